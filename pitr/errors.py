@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every failure that pitr reports, as a type: what happened, its exit code, and what to do about it.
+
+The exit codes are a promise to scripts (docs/design.md): 1 failed, 2 usage, 3 damage found, 4 no such point,
+VM or disk, 5 busy, 6 the engine or imageio refused or is unreachable, 128+N on signal N.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+class PitrError(Exception):
+    """A failure with a message for a person, and `advice`: what to do next ("" when there is none)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+
+class UsageError(PitrError):
+    """The command was called in a way that cannot be carried out."""
+
+    exit_code = 2
+
+
+class RepositoryError(PitrError):
+    """The repository cannot be opened, created or written."""
+
+
+class DamageError(PitrError):
+    """Something stored is missing or is not what was written.
+
+    `damage` holds the findings as the JSON documents of docs/json.md (DAMAGE), when there are any to list.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message, advice or "Run 'pitr verify' to see everything that is damaged.")
+
+
+class FormatError(PitrError):
+    """A stream that comes from outside is not in the format that it should be in."""
+
+
+class NoSuchError(PitrError):
+    """What was named does not exist."""
+
+    exit_code = 4
+
+
+class NoSuchPoint(NoSuchError):
+    pass
+
+
+class NoSuchVM(NoSuchError):
+    pass
+
+
+class NoSuchDisk(NoSuchError):
+    pass
+
+
+class BusyError(PitrError):
+    """Another pitr works on this VM or repository."""
+
+    exit_code = 5
+
+
+class EngineError(PitrError):
+    """The engine refused, failed or cannot be reached."""
+
+    exit_code = 6
+
+
+class LoginError(EngineError):
+    """The engine does not accept the user name and password."""
+
+
+class EngineBusy(EngineError):
+    """The engine answered 409: something else works on the VM or disk."""
+
+
+class CheckpointGone(EngineError):
+    """The checkpoint that an incremental backup starts from is not usable any more."""
+
+
+class ImageioError(EngineError):
+    """ovirt-imageio refused, failed or cannot be reached."""
+
+
+class ProgramMissing(PitrError):
+    """A program that pitr calls is not installed; the advice names the Debian package."""
+
+
+class ProgramFailed(PitrError):
+    """A program that pitr calls has failed; the message holds what it said."""
+
+
+class LabError(PitrError):
+    """The local oVirt could not be started or has failed."""
+
+
+class Interrupted(PitrError):
+    """A signal asked pitr to stop."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+        self.exit_code = 128 + signum

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one place that runs other programs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from pitr.errors import ProgramFailed, ProgramMissing
+
+#: Program to the Debian package that has it.
+DEBIAN_PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "qemu-nbd": "qemu-utils",
+    "qemu-io": "qemu-utils",
+    "qemu-storage-daemon": "qemu-system-common",
+    "mke2fs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
+    "zstd": "zstd",
+}
+
+
+def require(*programs: str) -> None:
+    """Check that all `programs` are on PATH.
+
+    Raises ProgramMissing, one line with the Debian packages of all that are missing.
+    """
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        packages = sorted({DEBIAN_PACKAGES.get(program, program) for program in missing})
+        raise ProgramMissing(
+            f"these programs are not installed: {', '.join(missing)}",
+            f"On Debian: apt-get install {' '.join(packages)}",
+        )
+
+
+def run(
+    command: Sequence[str], *, timeout_s: float | None = None, env: Mapping[str, str] | None = None
+) -> str:
+    """Run `command` to its end and return its standard output.
+
+    Raises ProgramMissing, or ProgramFailed with the last lines of its standard error.
+    """
+    try:
+        done = subprocess.run(
+            list(command), capture_output=True, check=False, timeout=timeout_s, env=env, text=True, errors="replace"
+        )
+    except FileNotFoundError:
+        require(command[0])
+        raise
+    except subprocess.TimeoutExpired:
+        raise ProgramFailed(f"{command[0]} did not end within {timeout_s:.0f} s") from None
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip())[-2000:]
+        raise ProgramFailed(f"{command[0]} failed with exit code {done.returncode}: {said}")
+    return done.stdout
