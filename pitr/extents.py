@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Extents of a disk as arrays: which ranges hold data, which are zero, and (in neither) which are unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pitr.errors import FormatError
+
+Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+#: No disk is larger; start + length of anything below it stays inside 64 signed bits.
+MAX_SIZE = 1 << 60
+
+
+class Extent(NamedTuple):
+    """A range of a disk, in bytes."""
+
+    start: int
+    length: int
+    zero: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExtentMap:
+    """Sorted, disjoint ranges of one disk: three arrays of one length.
+
+    `start` and `length` are bytes (int64), `zero` says zero (True) or data (False). What no range covers is
+    unchanged; a map without such gaps over `[0, size)` describes a whole disk.
+    """
+
+    start: Int64Array
+    length: Int64Array
+    zero: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __iter__(self) -> Iterator[Extent]:
+        for start, length, zero in zip(
+            self.start.tolist(), self.length.tolist(), self.zero.tolist(), strict=True
+        ):
+            yield Extent(start, length, zero)
+
+    @property
+    def data_bytes(self) -> int:
+        return int(self.length[~self.zero].sum())
+
+    @property
+    def zero_bytes(self) -> int:
+        return int(self.length[self.zero].sum())
+
+    def covers(self, size: int) -> bool:
+        """Whether the ranges cover `[0, size)` without a gap and nothing beyond."""
+        if len(self) == 0:
+            return size == 0
+        ends = self.start + self.length
+        return bool(self.start[0] == 0 and ends[-1] == size and (self.start[1:] == ends[:-1]).all())
+
+    @classmethod
+    def of(cls, extents: Iterable[tuple[int, int, bool]]) -> ExtentMap:
+        """Make a map from (start, length, zero) triples that are sorted and disjoint."""
+        rows = list(extents)
+        return cls(
+            np.fromiter((row[0] for row in rows), np.int64, len(rows)),
+            np.fromiter((row[1] for row in rows), np.int64, len(rows)),
+            np.fromiter((row[2] for row in rows), np.bool_, len(rows)),
+        )
+
+    @classmethod
+    def all_zero(cls, size: int) -> ExtentMap:
+        return cls.of([(0, size, True)] if size else [])
+
+    def checked(self, size: int, *, whole: bool) -> ExtentMap:
+        """Return this map after checking that it is one of a disk of `size` bytes.
+
+        For maps that come from outside. `whole` demands that nothing is left out. Raises FormatError on ranges
+        that are empty, negative, unsorted, overlapping or beyond the end.
+        """
+        if not 0 <= size <= MAX_SIZE:
+            raise FormatError(f"a disk size of {size} bytes is not possible")
+        if len(self):
+            in_range = (
+                (self.start >= 0) & (self.start <= size) & (self.length > 0) & (self.length <= size - self.start)
+            )
+            if not in_range.all():
+                bad = int(np.flatnonzero(~in_range)[0])
+                raise FormatError(
+                    f"an extent at {self.start[bad]} of {self.length[bad]} bytes lies outside of a disk of {size} bytes"
+                )
+            if (self.start[1:] < self.start[:-1] + self.length[:-1]).any():
+                raise FormatError("extents overlap or are not in order")
+        if whole and not self.covers(size):
+            raise FormatError(f"the extents do not cover the whole disk of {size} bytes")
+        return self
+
+    def merged(self) -> ExtentMap:
+        """Join neighbours that touch and are of one kind."""
+        if len(self) < 2:
+            return self
+        ends = self.start + self.length
+        first = np.ones(len(self), np.bool_)
+        first[1:] = (self.start[1:] != ends[:-1]) | (self.zero[1:] != self.zero[:-1])
+        at = np.flatnonzero(first)
+        last = np.append(at[1:] - 1, len(self) - 1)
+        return ExtentMap(self.start[at], ends[last] - self.start[at], self.zero[at])
