@@ -93,6 +93,17 @@ class ImageioError(EngineError):
     """ovirt-imageio refused, failed or cannot be reached."""
 
 
+class NbdError(PitrError):
+    """An NBD server refused, failed or cannot be reached.
+
+    `connection_lost`: the connection broke or the server was silent, so that a new connection may do better.
+    """
+
+    def __init__(self, message: str, advice: str = "", *, connection_lost: bool = False) -> None:
+        super().__init__(message, advice)
+        self.connection_lost = connection_lost
+
+
 class ProgramMissing(PitrError):
     """A program that pitr calls is not installed; the advice names the Debian package."""
 

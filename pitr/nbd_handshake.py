@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The beginning of an NBD connection: the fixed newstyle handshake, and exact reads and writes on its socket.
+
+Follows the NBD project's doc/proto.md. The server is not trusted: every length that it sends is bounded
+before anything is allocated, and every field is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pitr.errors import NbdError
+from pitr.extents import MAX_SIZE
+
+#: A path of a unix socket, or (host, port).
+Address = str | tuple[str, int]
+
+CONTEXT: Final = b"base:allocation"
+#: The largest payload that servers must accept from clients that know nothing about them.
+DEFAULT_MAXIMUM_BLOCK: Final = 32 << 20
+
+FLAG_READ_ONLY: Final = 1 << 1
+FLAG_FLUSH: Final = 1 << 2
+FLAG_TRIM: Final = 1 << 5
+FLAG_WRITE_ZEROES: Final = 1 << 6
+FLAG_MULTI_CONNECTION: Final = 1 << 8
+
+_SERVER_MAGIC: Final = b"NBDMAGIC"
+_OPTION_MAGIC: Final = b"IHAVEOPT"
+_OPTION_REPLY_MAGIC: Final = 0x0003E889045565A9
+
+_HANDSHAKE_FIXED: Final = 1 << 0
+_HANDSHAKE_NO_ZEROES: Final = 1 << 1
+
+_OPTION_GO: Final = 7
+_OPTION_STRUCTURED_REPLY: Final = 8
+_OPTION_SET_META_CONTEXT: Final = 10
+
+_REPLY_ACK: Final = 1
+_REPLY_INFO: Final = 3
+_REPLY_META_CONTEXT: Final = 4
+_REPLY_IS_ERROR: Final = 1 << 31
+_REPLY_ERRORS: Final = {
+    1: "it does not support this",
+    2: "its policy forbids it",
+    3: "it calls the request invalid",
+    4: "its platform does not support this",
+    5: "it demands TLS",
+    6: "it has no export of this name",
+    7: "it is shutting down",
+    8: "it demands other block sizes",
+    9: "the request is too big for it",
+}
+
+_INFO_EXPORT: Final = 0
+_INFO_BLOCK_SIZE: Final = 3
+
+_GREETING: Final = struct.Struct(">8s8sH")
+_OPTION: Final = struct.Struct(">8sLL")
+_OPTION_REPLY: Final = struct.Struct(">QLLL")
+
+#: A reply to an option holds at most a name or a text, which the protocol limits to 4096 bytes.
+_MAX_OPTION_REPLY: Final = 4096 + 64
+#: More replies than this to one option is a server that never ends.
+_MAX_OPTION_REPLIES: Final = 256
+_MAX_EXPORT_NAME: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What the server says of an export: `size` and block sizes in bytes, its transmission `flags`."""
+
+    size: int
+    flags: int
+    minimum_block: int
+    maximum_block: int
+    structured: bool
+    #: The id of the base:allocation context, None when the server does not have it.
+    context_id: int | None
+
+
+def printable(text: bytes) -> str:
+    """Decode what a server said, without anything that a terminal would act on."""
+    return "".join(c if c.isprintable() else "?" for c in text.decode("utf-8", "replace"))
+
+
+class Wire:
+    """A socket that sends and receives exact lengths. Raises NbdError, and cannot be used after one.
+
+    `name` stands for the server in messages. Whoever opened it closes it.
+    """
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        self.name = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
+        self._socket = _connected(address, timeout_s, self.name)
+
+    def receive_into(self, view: memoryview) -> None:
+        with self._translated():
+            while view:
+                count = self._socket.recv_into(view)
+                if count == 0:
+                    raise NbdError(
+                        f"the NBD server at {self.name} closed the connection", connection_lost=True
+                    )
+                view = view[count:]
+
+    def receive(self, length: int) -> bytes:
+        data = bytearray(length)
+        self.receive_into(memoryview(data))
+        return bytes(data)
+
+    def send(self, header: bytes, payload: bytes | memoryview = b"") -> None:
+        with self._translated():
+            if not payload:
+                self._socket.sendall(header)
+                return
+            # One call for both: a header alone would travel in a packet, and wake the server, of its own.
+            sent = self._socket.sendmsg([header, payload])
+            if sent < len(header):
+                self._socket.sendall(header[sent:])
+                sent = len(header)
+            self._socket.sendall(memoryview(payload)[sent - len(header) :])
+
+    @contextlib.contextmanager
+    def patience(self, timeout_s: float) -> Iterator[None]:
+        """Wait up to `timeout_s` seconds for every answer inside of the block."""
+        before = self._socket.gettimeout()
+        self._socket.settimeout(timeout_s)
+        try:
+            yield
+        finally:
+            self._socket.settimeout(before)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:
+            message = f"the NBD server at {self.name} did not answer within {self._socket.gettimeout():g} s"
+            raise NbdError(message, connection_lost=True) from None
+        except OSError as error:
+            message = f"the connection to the NBD server at {self.name} broke: {error.strerror or error}"
+            raise NbdError(message, connection_lost=True) from error
+
+
+def _connected(address: Address, timeout_s: float, name: str) -> socket.socket:
+    try:
+        if isinstance(address, tuple):
+            connection = socket.create_connection(address, timeout_s)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(address)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+    except OSError as error:
+        message = f"cannot connect to the NBD server at {name}: {error.strerror or error}"
+        raise NbdError(
+            message, "Check that the server runs and listens there.", connection_lost=True
+        ) from error
+
+
+def negotiate(wire: Wire, export: str) -> Export:
+    """Open the export named `export` on a new connection, with structured replies where the server has them.
+
+    Raises NbdError when the server refuses or does not follow the protocol.
+    """
+    name = export.encode()
+    if len(name) > _MAX_EXPORT_NAME:
+        raise NbdError(f"an NBD export name of {len(name)} bytes is too long")
+    magic, option_magic, flags = _GREETING.unpack(wire.receive(_GREETING.size))
+    if magic != _SERVER_MAGIC or option_magic != _OPTION_MAGIC or not flags & _HANDSHAKE_FIXED:
+        raise NbdError(f"what listens at {wire.name} is not a (fixed newstyle) NBD server")
+    wire.send(struct.pack(">L", flags & (_HANDSHAKE_FIXED | _HANDSHAKE_NO_ZEROES)))
+
+    named = struct.pack(">L", len(name)) + name
+    structured = _ask(wire, _OPTION_STRUCTURED_REPLY, b"").accepted
+    context_id = None
+    if structured:
+        query = struct.pack(">LL", 1, len(CONTEXT)) + CONTEXT
+        answer = _ask(wire, _OPTION_SET_META_CONTEXT, named + query)
+        if answer.accepted:
+            context_id = _context_id(wire, answer.replies)
+
+    answer = _ask(wire, _OPTION_GO, named + struct.pack(">HH", 1, _INFO_BLOCK_SIZE))
+    if not answer.accepted:
+        raise NbdError(f"the NBD server at {wire.name} refuses the export {export!r}: {answer.refusal}")
+    return _export(wire, answer.replies, structured, context_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    accepted: bool
+    #: (reply type, its data)
+    replies: list[tuple[int, bytes]]
+    refusal: str
+
+
+def _ask(wire: Wire, option: int, data: bytes) -> _Answer:
+    wire.send(_OPTION.pack(_OPTION_MAGIC, option, len(data)) + data)
+    replies: list[tuple[int, bytes]] = []
+    while len(replies) < _MAX_OPTION_REPLIES:
+        magic, for_option, kind, length = _OPTION_REPLY.unpack(wire.receive(_OPTION_REPLY.size))
+        if magic != _OPTION_REPLY_MAGIC or for_option != option or length > _MAX_OPTION_REPLY:
+            break
+        payload = wire.receive(length)
+        if kind == _REPLY_ACK:
+            return _Answer(True, replies, "")
+        if kind & _REPLY_IS_ERROR:
+            reason = _REPLY_ERRORS.get(kind ^ _REPLY_IS_ERROR, f"error {kind ^ _REPLY_IS_ERROR}")
+            return _Answer(False, [], f"{reason}: {printable(payload)}" if payload else reason)
+        replies.append((kind, payload))
+    raise _broken(wire, f"a wrong reply to option {option}")
+
+
+def _context_id(wire: Wire, replies: list[tuple[int, bytes]]) -> int | None:
+    found = None
+    for kind, payload in replies:
+        if kind != _REPLY_META_CONTEXT or len(payload) < 4 or payload[4:] != CONTEXT or found is not None:
+            raise _broken(wire, "a wrong list of contexts")
+        found = int.from_bytes(payload[:4], "big")
+    return found
+
+
+def _export(wire: Wire, replies: list[tuple[int, bytes]], structured: bool, context_id: int | None) -> Export:
+    size = None
+    flags = 0
+    minimum, maximum = 1, DEFAULT_MAXIMUM_BLOCK
+    for kind, payload in replies:
+        information = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else -1
+        if kind != _REPLY_INFO or information < 0:
+            raise _broken(wire, "a wrong description of its export")
+        if information == _INFO_EXPORT:
+            if len(payload) != 12:
+                raise _broken(wire, "a wrong description of its export")
+            size, flags = struct.unpack(">QH", payload[2:])
+        elif information == _INFO_BLOCK_SIZE:
+            if len(payload) != 14:
+                raise _broken(wire, "wrong block sizes")
+            minimum, _preferred, maximum = struct.unpack(">LLL", payload[2:])
+            # The protocol's own bounds; a tiny maximum would mean millions of requests.
+            if not 1 <= minimum <= 1 << 16 or minimum & (minimum - 1) or maximum < max(minimum, 512):
+                raise _broken(wire, "wrong block sizes")
+    if size is None or size > MAX_SIZE:
+        raise _broken(wire, "no possible size of its export")
+    maximum = min(maximum, DEFAULT_MAXIMUM_BLOCK)
+    return Export(size, flags, minimum, maximum - maximum % minimum, structured, context_id)
+
+
+def _broken(wire: Wire, what: str) -> NbdError:
+    return NbdError(f"the NBD server at {wire.name} does not follow the protocol: it sent {what}")

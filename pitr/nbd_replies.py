@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The server's half of an NBD exchange: simple and structured replies, checked field by field.
+
+The server is not trusted: a reply must carry the handle of the one request that is open, may deliver each
+byte of it only once, and must have delivered all of them when it says that it is done.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import numpy as np
+
+from pitr.errors import NbdError
+from pitr.extents import Int64Array
+from pitr.nbd_handshake import Export, Wire, printable
+
+_SIMPLE_MAGIC: Final = 0x67446698
+_STRUCTURED_MAGIC: Final = 0x668E33EF
+_SIMPLE: Final = struct.Struct(">LQ")
+_STRUCTURED: Final = struct.Struct(">HHQL")
+
+_DONE: Final = 1 << 0
+_NONE: Final = 0
+_DATA: Final = 1
+_HOLE: Final = 2
+_BLOCK_STATUS: Final = 5
+_IS_ERROR: Final = 1 << 15
+_ERROR_OFFSET: Final = _IS_ERROR + 2
+
+#: One million extents in one answer; qemu sends at most 128 thousand.
+_MAX_STATUS: Final = 4 + (8 << 20)
+_MAX_ERROR: Final = 4096 + 64
+
+_ERRORS: Final = {
+    1: "operation not permitted",
+    5: "input/output error",
+    12: "out of memory",
+    22: "invalid request",
+    28: "no space left",
+    75: "value too large",
+    95: "not supported",
+    108: "shutting down",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Consecutive ranges in bytes, and the flags of the base:allocation context of each."""
+
+    length: Int64Array
+    flags: Int64Array
+
+
+@dataclass(slots=True)
+class Reply:
+    """A whole answer: why the server refused ("" when it did not), and the block status if it sent one."""
+
+    refusal: str = ""
+    status: Status | None = None
+
+
+def receive(wire: Wire, export: Export, handle: int, offset: int, into: memoryview | None) -> Reply:
+    """Receive all of the answer to request `handle`; `into` takes the bytes of a read at `offset`.
+
+    Raises NbdError when the connection breaks or the server does not follow the protocol: after that the
+    connection cannot be used. A refusal is returned: the connection is fine.
+    """
+    return _Receiving(wire, export, handle, offset, into).whole()
+
+
+class _Receiving:
+    def __init__(self, wire: Wire, export: Export, handle: int, offset: int, into: memoryview | None) -> None:
+        self._wire = wire
+        self._export = export
+        self._handle = handle
+        self._offset = offset
+        self._into = into
+        self._reply = Reply()
+        #: (start, end) of what has come, relative to `into`.
+        self._delivered: list[tuple[int, int]] = []
+        self._missing = len(into) if into is not None else 0
+
+    def whole(self) -> Reply:
+        magic = self._magic()
+        if magic == _SIMPLE_MAGIC:
+            return self._simple()
+        done = False
+        while not done:
+            if magic != _STRUCTURED_MAGIC or not self._export.structured:
+                self._broken("a reply that does not begin as one")
+            flags, kind, handle, length = _STRUCTURED.unpack(self._wire.receive(_STRUCTURED.size))
+            if handle != self._handle:
+                self._broken("a reply to another request")
+            self._chunk(kind, length)
+            done = bool(flags & _DONE)
+            if not done:
+                if kind == _NONE:
+                    self._broken("an empty chunk that is not the last")
+                magic = self._magic()
+        if self._into is not None and not self._reply.refusal:
+            self._check_delivered()
+        return self._reply
+
+    def _magic(self) -> int:
+        return int.from_bytes(self._wire.receive(4), "big")
+
+    def _simple(self) -> Reply:
+        error, handle = _SIMPLE.unpack(self._wire.receive(_SIMPLE.size))
+        if handle != self._handle:
+            self._broken("a reply to another request")
+        if error:
+            return Reply(_ERRORS.get(error, f"error {error}"))
+        if self._into is not None:
+            if self._export.structured:
+                self._broken("a simple reply to a structured read")
+            self._wire.receive_into(self._into)
+        return self._reply
+
+    def _chunk(self, kind: int, length: int) -> None:
+        if kind == _NONE and length == 0:
+            return
+        if kind == _DATA and self._into is not None and length > 8:
+            (offset,) = struct.unpack(">Q", self._wire.receive(8))
+            self._wire.receive_into(self._deliver(offset, length - 8))
+        elif kind == _HOLE and self._into is not None and length == 12:
+            offset, count = struct.unpack(">QL", self._wire.receive(12))
+            np.frombuffer(self._deliver(offset, count), np.uint8)[:] = 0
+        elif kind == _BLOCK_STATUS and self._into is None and self._reply.status is None:
+            self._reply.status = self._status(length)
+        elif kind & _IS_ERROR and 6 <= length <= _MAX_ERROR:
+            self._error(kind, self._wire.receive(length))
+        else:
+            self._broken(f"a chunk of type {kind} and {length} bytes")
+
+    def _deliver(self, offset: int, length: int) -> memoryview:
+        """Return the place for a piece of the read, and note that it has come."""
+        if self._into is None or length == 0 or length > self._missing:
+            self._broken("more data than was asked for")
+        start = offset - self._offset
+        if start < 0 or start + length > len(self._into):
+            self._broken("data that was not asked for")
+        self._missing -= length
+        self._delivered.append((start, start + length))
+        return self._into[start : start + length]
+
+    def _check_delivered(self) -> None:
+        end = 0
+        for start, next_end in sorted(self._delivered):
+            if start != end:
+                self._broken("some data twice")
+            end = next_end
+        if self._missing:
+            self._broken("less data than was asked for")
+
+    def _status(self, length: int) -> Status:
+        if length > _MAX_STATUS or length < 4 + 8 or (length - 4) % 8:
+            self._broken(f"a block status of {length} bytes")
+        payload = self._wire.receive(length)
+        if int.from_bytes(payload[:4], "big") != self._export.context_id:
+            self._broken("a block status of another context")
+        pairs = np.frombuffer(payload, ">u4", offset=4).astype(np.int64).reshape(-1, 2)
+        if (pairs[:, 0] == 0).any():
+            self._broken("an extent of no length")
+        return Status(pairs[:, 0], pairs[:, 1])
+
+    def _error(self, kind: int, payload: bytes) -> None:
+        error, text_length = struct.unpack(">LH", payload[:6])
+        extra = 8 if kind == _ERROR_OFFSET else 0
+        if error == 0 or text_length > len(payload) - 6 - extra:
+            self._broken("a wrong error")
+        refusal = _ERRORS.get(error, f"error {error}")
+        text = printable(payload[6 : 6 + text_length])
+        self._reply.refusal = self._reply.refusal or (f"{refusal} ({text})" if text else refusal)
+
+    def _broken(self, what: str) -> NoReturn:
+        raise NbdError(f"the NBD server at {self._wire.name} does not follow the protocol: it sent {what}")
