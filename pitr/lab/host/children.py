@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Child processes that never outlive the process that started them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pitr.errors import LabError
+from pitr.lab.host import launcher
+
+_POLL_S = 0.005
+
+
+class Child:
+    """A running program; its output goes to a log file."""
+
+    def __init__(self, process: subprocess.Popen[bytes], name: str, log: Path, log_offset: int) -> None:
+        self._process = process
+        self._log = log
+        self._log_offset = log_offset
+        self.name = name
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def output(self) -> str:
+        """What was logged since this program started (other programs share the log)."""
+        with self._log.open("rb") as log:
+            log.seek(self._log_offset)
+            return log.read().decode(errors="replace")
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_until(self, ready: Callable[[], bool], timeout_s: float = 20) -> None:
+        """Wait for `ready()`. Raises LabError, with what the program said, when it ends or stays unready."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            if not self.is_alive():
+                code = self._process.returncode
+                raise LabError(f"{self.name} ended with code {code}: {self.output().strip()[-1000:]}")
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.name} was not ready within {timeout_s:.0f} s")
+            time.sleep(_POLL_S)
+
+    def stop(self, timeout_s: float = 30) -> None:
+        """Ask the program to end, and wait; a program that does not listen is killed. Safe to call twice."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the program as a power failure would."""
+        self._process.kill()
+        self._process.wait()
+
+
+class Children:
+    """Starts programs; a context manager. Whoever starts a program stops it.
+
+    The kernel's parent-death signal follows the *thread* that started a child. All children are therefore
+    started from one thread that lives as long as this object, not from a request handler's that ends soon.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lab-children")
+
+    def start(self, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> Child:
+        """Start `command` with its output in the log, and return at once."""
+        return self._thread.submit(self._start, command, pass_fds).result()
+
+    def _start(self, command: Sequence[str], pass_fds: Sequence[int]) -> Child:
+        with self._log.open("ab") as log:
+            log_offset = log.tell()
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=pass_fds,
+                # Ctrl-C in a terminal goes to the whole process group; children are to be closed in order.
+                start_new_session=True,
+            )
+            return Child(process, Path(command[0]).name, self._log, log_offset)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()

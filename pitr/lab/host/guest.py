@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest does with its disk."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from pitr import nbd
+
+
+class Guest:
+    """One disk as its running VM sees it; for one thread at a time. Whoever opens it closes it.
+
+    Offsets and lengths are bytes. Raises NbdError, when the VM was stopped for example.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = nbd.Client(*nbd.parse_url(url))
+
+    @property
+    def size(self) -> int:
+        return self._client.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        self._client.read_into(offset, memoryview(data))
+        return bytes(data)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write data; zeroes among it stay data on the disk."""
+        self._client.write(offset, data)
+
+    def zero(self, offset: int, length: int, *, unmap: bool) -> None:
+        """Zero a range by a command (qemu-io's `write -z`, with `unmap` `write -z -u`), not by data."""
+        self._client.zero(offset, length, unmap=unmap)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Tell the disk that a range is free: whole clusters of a qcow2 volume read as zero afterwards."""
+        self._client.discard(offset, length)
+
+    def flush(self) -> None:
+        self._client.flush()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()

@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host of the local oVirt: a real ovirt-imageio daemon and real qemu, in one folder."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pitr.errors import LabError
+from pitr.lab.host import filesystem
+from pitr.lab.host.backup import Backup, BackupDisk
+from pitr.lab.host.children import Children
+from pitr.lab.host.cold_backup import ColdBackup
+from pitr.lab.host.daemon import ImageioDaemon
+from pitr.lab.host.guest import Guest
+from pitr.lab.host.image_server import ImageServer
+from pitr.lab.host.live_backup import LiveBackup
+from pitr.lab.host.pki import make_pki
+from pitr.lab.host.running_vm import RunningVM
+from pitr.lab.host.volume import (
+    QEMU_FORMATS,
+    Volume,
+    change_bitmap,
+    convert_to_raw,
+    create_image,
+    stored_bitmaps,
+)
+from pitr.process import require
+
+#: The kernel ends socket paths at 107 bytes; the longest name below the folder has less than this.
+_MAX_FOLDER = 107 - 24
+_VOLUME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Host:
+    """One host; a context manager that starts and ends everything. May be used by several threads.
+
+    All it makes is in `folder`, which must exist and be short; the caller removes the folder afterwards.
+    `log` gets what all programs print (default: a file in the folder). Sizes, offsets and lengths are bytes.
+    Raises ProgramMissing, ProgramFailed and LabError.
+    """
+
+    def __init__(
+        self, folder: Path, *, tls: bool = True, unix_socket: bool = True, log: Path | None = None
+    ) -> None:
+        if len(os.fsencode(folder)) > _MAX_FOLDER:
+            raise LabError(f"the lab's folder {folder} has a path too long for unix sockets")
+        self._folder = folder
+        self._tls = tls
+        self._unix_socket = unix_socket
+        self._log = log or folder / "host.log"
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._volumes: dict[str, Volume] = {}
+        #: Checkpoints of each volume, oldest first: qemu keeps bitmaps, but not their order.
+        self._history: dict[str, list[str]] = {}
+        self._vms: dict[str, RunningVM] = {}
+        self._backups: dict[str, Backup] = {}
+        self._live: dict[str, str] = {}
+        self._served: dict[str, ImageServer] = {}
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        require("qemu-img", "qemu-nbd", "qemu-storage-daemon", *filesystem.missing_programs())
+        with ExitStack() as closing:
+            for name in ("s", "scratch", "volumes"):
+                (self._folder / name).mkdir()
+            self._children = closing.enter_context(Children(self._log))
+            pki = make_pki(self._folder / "pki")
+            self.cafile, self.certificate, self.private_key = pki.cafile, pki.certificate, pki.private_key
+            self._daemon = ImageioDaemon(
+                self._children, self._folder / "imageio", pki, tls=self._tls, unix_socket=self._unix_socket
+            )
+            closing.callback(self._daemon.close)
+            self._closing = closing.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        # Everything is tried, whatever fails on the way: no process is left.
+        with self._lock, self._closing as closing:
+            for vm in self._vms.values():
+                closing.callback(vm.close)
+            for server in self._served.values():
+                closing.callback(server.close)
+            for backup in self._backups.values():
+                closing.callback(backup.close)
+            for open_now in (self._vms, self._served, self._backups):
+                open_now.clear()
+
+    # Volumes
+
+    def create_volume(
+        self, volume_id: str, size: int, format: str, *, content: Path | None = None, sparse: bool = True
+    ) -> Volume:
+        """Create a volume of `format` "cow" or "raw", empty or with the bytes of the raw image `content`."""
+        with self._lock:
+            if not _VOLUME_ID.fullmatch(volume_id) or format not in QEMU_FORMATS:
+                raise LabError(f"a volume {volume_id!r} of format {format!r} is not possible")
+            if volume_id in self._volumes:
+                raise LabError(f"volume {volume_id} exists already")
+            path = self._folder / "volumes" / f"{volume_id}.{QEMU_FORMATS[format]}"
+            volume = Volume(volume_id, path, size, format, f"v{next(self._numbers)}")
+            try:
+                create_image(volume, content=content, sparse=sparse)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            self._volumes[volume_id] = volume
+            self._history[volume_id] = []
+            return volume
+
+    def volume(self, volume_id: str) -> Volume:
+        try:
+            return self._volumes[volume_id]
+        except KeyError:
+            raise LabError(f"there is no volume {volume_id}") from None
+
+    def delete_volume(self, volume_id: str) -> None:
+        with self._lock:
+            volume = self._free_volume(volume_id)
+            volume.path.unlink()
+            del self._volumes[volume_id], self._history[volume_id]
+
+    def copy_content(self, volume_id: str, target: Path) -> None:
+        """Copy what the guest sees of a volume now into the new sparse raw file `target`."""
+        with self._lock:
+            volume = self.volume(volume_id)
+            vm = self._vm_of(volume)
+            if vm is not None:
+                convert_to_raw(vm.guest_url(volume), "raw", target)
+            elif volume_id in self._served:
+                convert_to_raw(self._served[volume_id].url, "raw", target)
+            else:
+                convert_to_raw(str(volume.path), volume.qemu_format, target)
+
+    # VMs
+
+    def start_vm(self, vm_id: str, volume_ids: Sequence[str]) -> None:
+        with self._lock:
+            if vm_id in self._vms:
+                raise LabError(f"VM {vm_id} runs already")
+            volumes = [self._free_volume(volume_id) for volume_id in volume_ids]
+            socket = self._folder / "s" / f"m{next(self._numbers)}"
+            self._vms[vm_id] = RunningVM(self._children, socket, volumes)
+
+    def stop_vm(self, vm_id: str) -> None:
+        """Shut the VM down. Its checkpoints stay; a backup that runs is lost, as on a real host."""
+        with self._lock, ExitStack() as closing:
+            closing.callback(self._vm(vm_id).close)
+            del self._vms[vm_id]
+            for backup_id in [backup_id for backup_id, owner in self._live.items() if owner == vm_id]:
+                closing.callback(self._backups.pop(backup_id).close)
+                del self._live[backup_id]
+
+    def is_running(self, vm_id: str) -> bool:
+        return vm_id in self._vms
+
+    def attach(self, vm_id: str, volume_id: str) -> None:
+        """Plug a volume into a running VM."""
+        with self._lock:
+            self._vm(vm_id).attach(self._free_volume(volume_id))
+
+    def detach(self, vm_id: str, volume_id: str) -> None:
+        """Unplug a volume from a running VM; refused while a backup reads it."""
+        with self._lock:
+            self._vm(vm_id).detach(self._plugged(vm_id, volume_id))
+
+    def guest(self, vm_id: str, volume_id: str) -> Guest:
+        """Open a running VM's way to its disk; the caller closes it."""
+        with self._lock:
+            return Guest(self._vm(vm_id).guest_url(self._plugged(vm_id, volume_id)))
+
+    # Backups
+
+    def begin_backup(
+        self, vm_id: str | None, backup_id: str, volumes: Mapping[str, str | None], checkpoint_id: str | None
+    ) -> None:
+        """Fix a point in time of `volumes` and make it readable, until end_backup.
+
+        `volumes` maps volume ids to the checkpoint to read incrementally from, or to None for a full. Those
+        that can keep bitmaps get the checkpoint `checkpoint_id`, if it is not None. A VM that does not run,
+        or None, means volumes that nobody has open.
+        """
+        with self._lock:
+            if backup_id in self._backups:
+                raise LabError(f"backup {backup_id} runs already")
+            vm = self._vms.get(vm_id) if vm_id is not None else None
+            disks = []
+            for volume_id, since in volumes.items():
+                volume = self._free_volume(volume_id) if vm is None else self._plugged(str(vm_id), volume_id)
+                disks.append(self._plan(volume, since, checkpoint_id))
+            name = f"b{next(self._numbers)}"
+            if vm is None:
+                self._backups[backup_id] = ColdBackup(self._children, name, self._folder / "s", disks)
+            else:
+                self._backups[backup_id] = LiveBackup(vm, name, self._folder / "scratch", disks)
+                self._live[backup_id] = str(vm_id)
+            for disk in disks:
+                if disk.checkpoint is not None:
+                    self._history[disk.volume.id].append(disk.checkpoint)
+
+    def backup_export(self, backup_id: str, volume_id: str) -> str:
+        """The NBD URL for a ticket."""
+        with self._lock:
+            try:
+                return self._backups[backup_id].urls[volume_id]
+            except KeyError:
+                raise LabError(f"there is no backup {backup_id} of volume {volume_id}") from None
+
+    def end_backup(self, backup_id: str) -> None:
+        """Take a backup down; its checkpoint stays."""
+        with self._lock:
+            if backup_id not in self._backups:
+                raise LabError(f"there is no backup {backup_id}")
+            self._live.pop(backup_id, None)
+            self._backups.pop(backup_id).close()
+
+    # Checkpoints
+
+    def checkpoints(self, volume_id: str) -> list[str]:
+        """The checkpoints of a volume that have a bitmap, oldest first."""
+        with self._lock:
+            volume = self.volume(volume_id)
+            vm = self._vm_of(volume)
+            found = stored_bitmaps(volume) if vm is None else vm.bitmaps(volume)
+            return [checkpoint for checkpoint in self._history[volume_id] if checkpoint in found]
+
+    def delete_checkpoint(self, volume_ids: Sequence[str], checkpoint_id: str) -> None:
+        """Delete a checkpoint: what changed after it then counts as changed after its parent.
+
+        Volumes without the checkpoint are left alone. Refused while a VM that is down is backed up.
+        """
+        with self._lock:
+            for volume_id in volume_ids:
+                volume = self.volume(volume_id)
+                history = self._history[volume_id]
+                if checkpoint_id not in history:
+                    continue
+                at = history.index(checkpoint_id)
+                parent = history[at - 1] if at > 0 else None
+                active = at == len(history) - 1
+                vm = self._vm_of(volume)
+                if vm is not None:
+                    vm.delete_bitmap(volume, checkpoint_id, parent=parent, active=active)
+                else:
+                    self._free_volume(volume_id)
+                    if parent is not None:
+                        enable = ["--enable"] if active else []
+                        change_bitmap(volume, parent, [*enable, "--merge", checkpoint_id])
+                    change_bitmap(volume, checkpoint_id, ["--remove"])
+                del history[at]
+
+    # Plain image transfers
+
+    def serve_volume(self, volume_id: str, *, read_only: bool) -> str:
+        """Serve a volume that nothing else uses, and return the NBD URL for a ticket; until stop_serving."""
+        with self._lock:
+            volume = self._free_volume(volume_id)
+            socket = self._folder / "s" / f"n{next(self._numbers)}"
+            server = ImageServer(self._children, volume, socket, read_only=read_only)
+            self._served[volume_id] = server
+            return server.url
+
+    def stop_serving(self, volume_id: str) -> None:
+        with self._lock:
+            if volume_id not in self._served:
+                raise LabError(f"volume {volume_id} is not served")
+            self._served.pop(volume_id).close()
+
+    # The imageio daemon
+
+    @property
+    def images_url(self) -> str:
+        """What a ticket id is appended to (after a slash) to make a transfer URL."""
+        return self._daemon.images_url
+
+    def add_ticket(
+        self,
+        ticket_id: str,
+        *,
+        nbd_url: str,
+        size: int,
+        ops: Sequence[str],
+        dirty: bool = False,
+        sparse: bool = True,
+        timeout_s: int = 300,
+        inactivity_timeout_s: int = 60,
+        transfer_id: str | None = None,
+    ) -> None:
+        """Let clients of the daemon "read" or "write" an image, as `ops` says, until the ticket goes."""
+        ticket: dict[str, object] = {
+            "uuid": ticket_id,
+            "url": nbd_url,
+            "size": size,
+            "ops": list(ops),
+            "dirty": dirty,
+            "sparse": sparse,
+            "timeout": timeout_s,
+            "inactivity_timeout": inactivity_timeout_s,
+        }
+        if transfer_id is not None:
+            ticket["transfer_id"] = transfer_id
+        self._daemon.add_ticket(ticket)
+
+    def ticket(self, ticket_id: str) -> dict[str, Any] | None:
+        """The daemon's view of a ticket: transferred, idle_time, active...; None when there is none."""
+        return self._daemon.ticket(ticket_id)
+
+    def remove_ticket(self, ticket_id: str) -> bool:
+        """Remove a ticket. False when operations still run: cancelled, but to be removed again."""
+        return self._daemon.remove_ticket(ticket_id)
+
+    def restart_daemon(self) -> None:
+        """End the imageio daemon and start it on the same port, without tickets."""
+        with self._lock:
+            self._daemon.restart()
+
+    def _plan(self, volume: Volume, since: str | None, checkpoint_id: str | None) -> BackupDisk:
+        history = self._history[volume.id]
+        if since is not None and since not in history:
+            raise LabError(f"volume {volume.id} has no checkpoint {since}")
+        if checkpoint_id is not None and checkpoint_id in history:
+            raise LabError(f"volume {volume.id} has a checkpoint {checkpoint_id} already")
+        return BackupDisk(
+            volume,
+            changed=tuple(history[history.index(since) :]) if since is not None else None,
+            active=history[-1] if history else None,
+            checkpoint=checkpoint_id if volume.keeps_bitmaps else None,
+        )
+
+    def _vm(self, vm_id: str) -> RunningVM:
+        try:
+            return self._vms[vm_id]
+        except KeyError:
+            raise LabError(f"VM {vm_id} does not run") from None
+
+    def _vm_of(self, volume: Volume) -> RunningVM | None:
+        return next((vm for vm in self._vms.values() if vm.has(volume)), None)
+
+    def _plugged(self, vm_id: str, volume_id: str) -> Volume:
+        volume = self.volume(volume_id)
+        if not self._vm(vm_id).has(volume):
+            raise LabError(f"volume {volume_id} is not plugged into VM {vm_id}")
+        return volume
+
+    def _free_volume(self, volume_id: str) -> Volume:
+        """A volume that nothing has open: qemu lets either one VM have an image, or qemu-img, or servers."""
+        volume = self.volume(volume_id)
+        if self._vm_of(volume) is not None:
+            raise LabError(f"volume {volume_id} belongs to a running VM")
+        if volume_id in self._served:
+            raise LabError(f"volume {volume_id} is being transferred")
+        if any(volume_id in backup.urls for backup in self._backups.values()):
+            raise LabError(f"volume {volume_id} is being backed up")
+        return volume

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""qemu-nbd in front of an image file that no VM has open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pitr.lab.host.children import Child, Children
+from pitr.lab.host.volume import Volume
+
+#: What the engine's host uses; imageio opens as many connections for one ticket.
+_CONNECTIONS = 8
+
+
+class ImageServer:
+    """One volume as a raw disk over NBD. Whoever opens it closes it; `url` is what a ticket needs.
+
+    With `bitmap` the server tells which ranges that bitmap marks as dirty. Raises LabError when qemu-nbd
+    refuses.
+    """
+
+    def __init__(
+        self, children: Children, volume: Volume, socket: Path, *, read_only: bool, bitmap: str | None = None
+    ) -> None:
+        self.volume = volume
+        self.read_only = read_only
+        self.socket = socket
+        self.url = f"nbd:unix:{socket}:exportname={volume.node}"
+        # qemu-nbd writes it once it listens.
+        self._pid_file = socket.with_suffix(".pid")
+        self._child = self._start(children, bitmap)
+
+    def _start(self, children: Children, bitmap: str | None) -> Child:
+        command = [
+            "qemu-nbd",
+            "--persistent",
+            f"--shared={_CONNECTIONS}",
+            f"--format={self.volume.qemu_format}",
+            f"--socket={self.socket}",
+            f"--export-name={self.volume.node}",
+            f"--pid-file={self._pid_file}",
+            "--discard=unmap",
+        ]
+        if self.read_only:
+            command.append("--read-only")
+        if bitmap is not None:
+            command.append(f"--bitmap={bitmap}")
+        child = children.start([*command, str(self.volume.path)])
+        try:
+            child.wait_until(self._pid_file.exists)
+        except BaseException:
+            child.kill()
+            raise
+        return child
+
+    def close(self) -> None:
+        self._child.stop()
+        self._pid_file.unlink(missing_ok=True)
+        self.socket.unlink(missing_ok=True)

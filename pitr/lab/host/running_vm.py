@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A running VM: its volumes in a qemu-storage-daemon, each writable by the guest over NBD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pitr.errors import LabError
+from pitr.lab.host.children import Children
+from pitr.lab.host.storage_daemon import StorageDaemon
+from pitr.lab.host.volume import Volume
+
+
+class RunningVM:
+    """The block layer of one VM. Whoever opens it closes it, which is a clean shutdown. Raises LabError."""
+
+    def __init__(self, children: Children, nbd_socket: Path, volumes: Iterable[Volume]) -> None:
+        self._volumes: dict[str, Volume] = {}
+        self.daemon = StorageDaemon(children, nbd_socket)
+        try:
+            for volume in volumes:
+                self.attach(volume)
+        except BaseException:
+            self.close()
+            raise
+
+    def attach(self, volume: Volume) -> None:
+        """Plug a volume in; the guest may write to it from now on."""
+        if self.has(volume):
+            raise LabError(f"volume {volume.id} is plugged in already")
+        self.daemon.execute(
+            "blockdev-add",
+            {
+                "driver": volume.qemu_format,
+                "node-name": volume.node,
+                # A guest's discard is to reach the image; what it writes as zeroes is to stay data.
+                "discard": "unmap",
+                "detect-zeroes": "off",
+                "file": {"driver": "file", "filename": str(volume.path), "discard": "unmap"},
+            },
+        )
+        try:
+            self.daemon.add_export(_guest_export(volume), volume.node, writable=True)
+        except BaseException:
+            self.daemon.execute("blockdev-del", {"node-name": volume.node})
+            raise
+        self._volumes[volume.id] = volume
+
+    def detach(self, volume: Volume) -> None:
+        """Unplug a volume; its bitmaps are stored in the image. Fails while a backup reads it."""
+        self.daemon.remove_export(_guest_export(volume))
+        try:
+            self.daemon.execute("blockdev-del", {"node-name": volume.node})
+        except BaseException:
+            self.daemon.add_export(_guest_export(volume), volume.node, writable=True)
+            raise
+        del self._volumes[volume.id]
+
+    def has(self, volume: Volume) -> bool:
+        return volume.id in self._volumes
+
+    def guest_url(self, volume: Volume) -> str:
+        return self.daemon.export_url(_guest_export(volume))
+
+    def bitmaps(self, volume: Volume) -> set[str]:
+        return self.daemon.bitmaps(volume.node)
+
+    def delete_bitmap(self, volume: Volume, bitmap: str, *, parent: str | None, active: bool) -> None:
+        """Remove a bitmap after adding what it marks to `parent`; an active one makes its parent active."""
+        actions: list[tuple[str, dict[str, object]]] = []
+        if parent is not None:
+            if active:
+                # First of all: between the actions the guest may write.
+                actions.append(("block-dirty-bitmap-enable", {"node": volume.node, "name": parent}))
+            actions.append(
+                ("block-dirty-bitmap-merge", {"node": volume.node, "target": parent, "bitmaps": [bitmap]})
+            )
+        actions.append(("block-dirty-bitmap-remove", {"node": volume.node, "name": bitmap}))
+        self.daemon.transaction(actions)
+
+    def close(self) -> None:
+        self.daemon.close()
+
+
+def _guest_export(volume: Volume) -> str:
+    return f"guest-{volume.node}"

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A disk's image file on the host, and what can be done with it while nobody has it open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pitr.errors import LabError
+from pitr.process import run
+
+#: The engine's names of formats, and qemu's.
+QEMU_FORMATS = {"cow": "qcow2", "raw": "raw"}
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """One disk's image file. `size` is the disk's (bytes), `format` the engine's word: "cow" or "raw"."""
+
+    id: str
+    path: Path
+    size: int
+    format: str
+    #: A name that qemu takes: node names end at 31 bytes, an id has 36.
+    node: str
+
+    @property
+    def qemu_format(self) -> str:
+        return QEMU_FORMATS[self.format]
+
+    @property
+    def keeps_bitmaps(self) -> bool:
+        """Only qcow2 can store a bitmap, and so be backed up incrementally."""
+        return self.format == "cow"
+
+
+def create_image(volume: Volume, *, content: Path | None, sparse: bool) -> None:
+    """Create the image file, empty or with the bytes of the raw image `content` at its beginning.
+
+    Raises LabError on a size that qemu would round, or when the content is longer than the disk.
+    """
+    if volume.size <= 0 or volume.size % 512:
+        raise LabError(f"a disk of {volume.size} bytes is not possible: sizes are multiples of 512")
+    if content is not None and content.stat().st_size > volume.size:
+        raise LabError(f"{content} is longer than the disk of {volume.size} bytes")
+    options = [] if sparse else ["-o", "preallocation=falloc"]
+    run(["qemu-img", "create", "-q", "-f", volume.qemu_format, *options, str(volume.path), str(volume.size)])
+    if content is not None:
+        command = ["qemu-img", "convert", "-n", "--target-is-zero", "-f", "raw", "-O", volume.qemu_format]
+        run([*command, str(content), str(volume.path)])
+
+
+def convert_to_raw(source: str, source_format: str, target: Path) -> None:
+    """Copy what a guest sees of `source` (a file or an NBD URL) into the new sparse raw file `target`."""
+    run(["qemu-img", "convert", "-f", source_format, "-O", "raw", source, str(target)])
+
+
+def change_bitmap(volume: Volume, bitmap: str, actions: Sequence[str]) -> None:
+    """Run `qemu-img bitmap` with `actions` (such as ["--add", "--merge", OTHER]), done in their order."""
+    run(["qemu-img", "bitmap", "-f", volume.qemu_format, *actions, str(volume.path), bitmap])
+
+
+def stored_bitmaps(volume: Volume) -> set[str]:
+    """The names of the bitmaps in the image file, also while a server has it open for reading."""
+    command = [
+        "qemu-img",
+        "info",
+        "--force-share",
+        "--output=json",
+        "-f",
+        volume.qemu_format,
+        str(volume.path),
+    ]
+    described = json.loads(run(command))
+    found = described.get("format-specific", {}).get("data", {}).get("bitmaps", [])
+    return {bitmap["name"] for bitmap in found}
