@@ -135,6 +135,11 @@ class Client:
         return self._export.maximum_block
 
     @property
+    def closed(self) -> bool:
+        """True when this client cannot be used: closed, or in the middle of an exchange that failed."""
+        return self._dead
+
+    @property
     def read_only(self) -> bool:
         return bool(self._export.flags & FLAG_READ_ONLY)
 

@@ -30,9 +30,10 @@ def retrying(
     """Call `operation` until it returns, and return what it returns.
 
     An exception for which `transient` is true leads to another call, up to `retries` of them, after pauses
-    (seconds) that double from `first_pause_s` to `longest_pause_s`, plus a little at random, so that workers which
-    failed together do not come back together. `on_retry` is told the exception and the pause before it begins.
-    Any other exception, the last one, KeyboardInterrupt and whatever `sleep` raises come out as they are.
+    (seconds) that double from `first_pause_s` to `longest_pause_s`, plus a little at random, so that workers
+    which failed together do not come back together. `on_retry` is told the exception and the pause before it
+    begins. Any other exception, the last one, KeyboardInterrupt and whatever `sleep` raises come out as they
+    are.
     """
 
     def is_transient(error: BaseException) -> bool:

@@ -76,4 +76,14 @@ class Sink(Protocol):
     def open_writer(self) -> Writer: ...
 
     def flush(self) -> None:
-        """Make everything written so far durable; called once after all writers are closed."""
+        """Make everything written so far durable, and finish what was begun (a file gets its name only now).
+
+        Called once, after all writers are closed.
+        """
+
+    def abort(self) -> None:
+        """Undo what was created, as far as it is the sink's own (a partial file); nothing else is touched.
+
+        Called instead of `flush`, or after it (then it does nothing), after all writers are closed; harmless
+        when done twice. A transfer is cancelled by whoever opened it.
+        """

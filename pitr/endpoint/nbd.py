@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks behind an NBD server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.memory import check_range
+from pitr.errors import NbdError, UsageError
+from pitr.extents import ExtentMap
+from pitr.nbd import Client, parse_url
+from pitr.retry import retrying
+
+T = TypeVar("T")
+
+#: What qemu's servers are started with by oVirt; more connections do not make a disk faster.
+MAX_CONNECTIONS: Final = 8
+
+
+class ClientPool(Closes):
+    """Connections to one export, each used by one thread at a time, kept open between uses.
+
+    Kept, because qemu-nbd without --persistent ends with its last client, and because a flush on one
+    connection covers the writes of another one only if the server says so. Whoever opens the pool closes
+    it.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._address, self._export = parse_url(url)
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        first = self._connected()
+        self._idle = [first]
+        self.size = first.size
+        self.read_only = first.read_only
+        # A server that does not say that several connections see the same disk may also accept only one.
+        self.max_connections = MAX_CONNECTIONS if first.can_multi else 1
+
+    def take(self) -> Client:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._connected()
+
+    def give_back(self, client: Client) -> None:
+        if client.closed:
+            client.close()
+            return
+        with self._lock:
+            self._idle.append(client)
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for client in idle:
+            client.close()
+
+    def _connected(self) -> Client:
+        return Client(self._address, self._export, self._timeout_s)
+
+
+class NbdSource(Closes):
+    """A source that reads an export of an NBD server; closing it closes the connections that it keeps.
+
+    Raises NbdError when the server refuses, UsageError when the URL is not one. A lost connection is opened
+    anew for the range concerned.
+    """
+
+    def __init__(
+        self, url: str, *, timeout_s: float = 60, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._sleep = sleep
+        self._pool = ClientPool(url, timeout_s)
+
+    @property
+    def size(self) -> int:
+        return self._pool.size
+
+    @property
+    def max_readers(self) -> int:
+        return self._pool.max_connections
+
+    def extents(self) -> ExtentMap:
+        with self.open_reader() as reader:
+            return reader.extents()
+
+    def open_reader(self) -> NbdReader:
+        return NbdReader(self._pool, self._sleep)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class NbdReader(Closes):
+    def __init__(self, pool: ClientPool, sleep: Callable[[float], None]) -> None:
+        self._pool = pool
+        self._sleep = sleep
+        self._client: Client | None = None
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        at = 0
+        for offset, length in ranges:
+            self._read(offset, buffer[at : at + length])
+            at += length
+
+    def extents(self) -> ExtentMap:
+        return self._retrying(Client.extents)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._pool.give_back(self._client)
+            self._client = None
+
+    def _read(self, offset: int, view: memoryview) -> None:
+        self._retrying(lambda client: client.read_into(offset, view))
+
+    def _retrying(self, operation: Callable[[Client], T]) -> T:
+        def attempt() -> T:
+            if self._client is None:
+                self._client = self._pool.take()
+            try:
+                return operation(self._client)
+            except NbdError as error:
+                if error.connection_lost:
+                    self._client.close()
+                    self._client = None
+                raise
+
+        return retrying(attempt, transient=connection_lost, sleep=self._sleep)
+
+
+class NbdSink:
+    """A sink that writes an export of an NBD server in place.
+
+    `reads_zero` is what the caller knows of it. A connection that is lost is final: nobody can tell whether
+    the server that answers the next one still has what this one acknowledged and had not flushed. Raises
+    NbdError, and UsageError when the export is too small or read-only. `flush` and `abort` close the
+    connections.
+    """
+
+    def __init__(
+        self, url: str, size: int | None = None, *, reads_zero: bool = False, timeout_s: float = 60
+    ) -> None:
+        self._pool = ClientPool(url, timeout_s)
+        self._reads_zero = reads_zero
+        problem = ""
+        if self._pool.read_only:
+            problem = "the NBD export is read-only"
+        elif size is not None and self._pool.size < size:
+            problem = f"the NBD export has {self._pool.size} bytes, the disk {size}"
+        if problem:
+            self._pool.close()
+            raise UsageError(problem)
+        self.size = self._pool.size if size is None else size
+
+    @property
+    def max_writers(self) -> int:
+        return self._pool.max_connections
+
+    @property
+    def reads_zero(self) -> bool:
+        return self._reads_zero
+
+    def open_writer(self) -> NbdWriter:
+        return NbdWriter(self._pool, self.size)
+
+    def flush(self) -> None:
+        client = self._pool.take()
+        self._pool.give_back(client)
+        client.flush()
+        self._pool.close()
+
+    def abort(self) -> None:
+        self._pool.close()
+
+
+class NbdWriter(Closes):
+    def __init__(self, pool: ClientPool, size: int) -> None:
+        self._pool = pool
+        self._size = size
+        self._client: Client | None = None
+
+    def write(self, offset: int, data: memoryview) -> None:
+        check_range(offset, len(data), self._size)
+        self._opened().write(offset, data)
+
+    def zero(self, offset: int, length: int) -> None:
+        check_range(offset, length, self._size)
+        self._opened().zero(offset, length)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._pool.give_back(self._client)
+            self._client = None
+
+    def _opened(self) -> Client:
+        if self._client is None:
+            self._client = self._pool.take()
+        return self._client
+
+
+def connection_lost(error: Exception) -> bool:
+    return isinstance(error, NbdError) and error.connection_lost

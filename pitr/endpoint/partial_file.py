@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A file that gets its name only when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pitr.errors import PitrError, UsageError
+
+SUFFIX: Final = ".pitr-partial"
+
+
+class PartialFile:
+    """A new file `path` + ".pitr-partial" that becomes `path` with `commit` or disappears with `abort`.
+
+    It is created here, empty, readable by its owner only. Raises UsageError when the target or a partial file
+    exists already: another pitr may be writing it.
+    """
+
+    def __init__(self, target: Path) -> None:
+        # Absolute, because qemu takes "name:rest" for a protocol; the folder itself is resolved by the
+        # system.
+        self.target = target.absolute()
+        self.path = self.target.with_name(self.target.name + SUFFIX)
+        self._refuse_existing()
+        with file_errors(self.path):
+            try:
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            except FileExistsError:
+                raise UsageError(
+                    f"{self.path} exists already",
+                    "Another pitr is writing it, or was killed: remove it if none is running.",
+                ) from None
+        self._pending = True
+
+    def commit(self) -> None:
+        """Make the content durable, give the file its name, and make that durable too."""
+        with file_errors(self.target):
+            _fsync(self.path, os.O_RDWR)
+            self._refuse_existing()
+            self.path.rename(self.target)
+            self._pending = False
+            _fsync(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+    def abort(self) -> None:
+        """Remove the partial file; nothing to do after `commit`."""
+        if self._pending:
+            with file_errors(self.path):
+                self.path.unlink(missing_ok=True)
+            self._pending = False
+
+    def _refuse_existing(self) -> None:
+        if os.path.lexists(self.target):
+            raise UsageError(f"{self.target} exists already", "Name another file, or remove this one first.")
+
+
+@contextlib.contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError on `path` into a PitrError that names it and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        advice = ""
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            advice = "Make room there, or restore to another place."
+        raise PitrError(f"{path}: {error.strerror or error}", advice) from error
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

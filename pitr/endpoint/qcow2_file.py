@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks in qcow2 files (and whatever else qemu reads), through a qemu-nbd of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.nbd import NbdReader, NbdSink, NbdSource, NbdWriter
+from pitr.endpoint.partial_file import PartialFile
+from pitr.endpoint.qemu_nbd import QemuNbd
+from pitr.errors import UsageError
+from pitr.extents import ExtentMap
+from pitr.process import require, run
+
+#: qemu rounds a disk's size up to whole sectors.
+SECTOR: Final = 512
+
+
+class Qcow2FileSource(Closes):
+    """A source that reads an image file of any format that qemu knows, with its backing files.
+
+    Closing it stops qemu-nbd. Raises ProgramMissing, ProgramFailed and NbdError.
+    """
+
+    def __init__(self, path: Path, image_format: str = "qcow2") -> None:
+        self._server = QemuNbd(path, image_format, read_only=True)
+        try:
+            self._source = NbdSource(self._server.url)
+        except BaseException:
+            self._server.close()
+            raise
+
+    @property
+    def size(self) -> int:
+        return self._source.size
+
+    @property
+    def max_readers(self) -> int:
+        return self._source.max_readers
+
+    def extents(self) -> ExtentMap:
+        return self._source.extents()
+
+    def open_reader(self) -> NbdReader:
+        return self._source.open_reader()
+
+    def close(self) -> None:
+        self._source.close()
+        self._server.close()
+
+
+class Qcow2FileSink:
+    """A sink that writes a new qcow2 file of `size` bytes, which gets its name with `flush`.
+
+    Raises UsageError when the target exists already or the size is not a multiple of 512, which qcow2
+    cannot hold; ProgramMissing, ProgramFailed, NbdError and PitrError when it cannot be written.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        require("qemu-img", "qemu-nbd")
+        if size % SECTOR:
+            raise UsageError(
+                f"a disk of {size} bytes does not fit a qcow2 file: the size is not a multiple of {SECTOR}",
+                "Use the raw format.",
+            )
+        self._partial = PartialFile(path)
+        try:
+            run(["qemu-img", "create", "-q", "-f", "qcow2", str(self._partial.path), str(size)])
+            self._server = QemuNbd(self._partial.path, "qcow2", read_only=False)
+            try:
+                self._sink = NbdSink(self._server.url, size, reads_zero=True)
+            except BaseException:
+                self._server.close()
+                raise
+        except BaseException:
+            self._partial.abort()
+            raise
+
+    @property
+    def max_writers(self) -> int:
+        return self._sink.max_writers
+
+    @property
+    def reads_zero(self) -> bool:
+        return True
+
+    def open_writer(self) -> NbdWriter:
+        return self._sink.open_writer()
+
+    def flush(self) -> None:
+        self._sink.flush()
+        self._server.stop()
+        self._partial.commit()
+
+    def abort(self) -> None:
+        self._sink.abort()
+        self._server.kill()
+        self._partial.abort()

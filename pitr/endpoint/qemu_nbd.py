@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A qemu-nbd of our own in front of one image file."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.nbd import MAX_CONNECTIONS
+from pitr.errors import NbdError, ProgramFailed
+from pitr.nbd import Client
+from pitr.process import require
+
+_START_TIMEOUT_S: Final = 20.0
+_POLL_S: Final = 0.01
+#: Closing an image writes back what qemu still holds of its tables.
+_STOP_TIMEOUT_S: Final = 600.0
+
+
+class QemuNbd(Closes):
+    """A qemu-nbd that serves the image file `path` on a unix socket in a private folder, until it is closed.
+
+    `image_format` is given, never guessed: a guest could write another format's header. A flush makes durable
+    (cache=writeback), zeroes become holes where they may. The process ends with the thread that started it,
+    so that nothing is left behind if pitr is killed. Raises ProgramMissing, and ProgramFailed with what
+    qemu-nbd said.
+    """
+
+    def __init__(self, path: Path, image_format: str, *, read_only: bool) -> None:
+        require("qemu-nbd")
+        self._folder = tempfile.TemporaryDirectory(prefix="pitr-")
+        folder = Path(self._folder.name)
+        self._socket = str(folder / "nbd")
+        self._said = folder / "stderr"
+        command = [
+            "qemu-nbd",
+            "--persistent",
+            f"--shared={MAX_CONNECTIONS}",
+            f"--socket={self._socket}",
+            f"--format={image_format}",
+            "--cache=writeback",
+            "--discard=unmap",
+            *(["--read-only"] if read_only else []),
+            # Absolute: qemu takes "name:rest" for a protocol.
+            str(path.absolute()),
+        ]
+        # setpriv belongs to util-linux; without it qemu-nbd works too, but outlives a pitr that is killed.
+        launcher = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+        try:
+            with self._said.open("wb") as said:
+                self._process = subprocess.Popen(
+                    [*launcher, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    # Ctrl-C reaches the whole group of the terminal; qemu-nbd must outlive the last flush.
+                    process_group=0,
+                )
+            try:
+                self._wait()
+            except BaseException:
+                self.kill()
+                raise
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    @property
+    def url(self) -> str:
+        return f"nbd:unix:{self._socket}"
+
+    def stop(self) -> None:
+        """End it orderly: raises ProgramFailed when it did not close the image."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            code = self._process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise ProgramFailed(f"qemu-nbd did not end within {_STOP_TIMEOUT_S:.0f} s") from None
+        said = self._words()
+        self.close()
+        if code != 0:
+            raise ProgramFailed(f"qemu-nbd failed with exit code {code}: {said}")
+
+    def kill(self) -> None:
+        """End it at once, and remove its folder."""
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+        self.kill()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            if self._process.poll() is not None:
+                raise ProgramFailed(f"qemu-nbd failed: {self._words()}")
+            try:
+                Client(self._socket, timeout_s=_START_TIMEOUT_S).close()
+                return
+            except NbdError as error:
+                if not error.connection_lost or time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
+
+    def _words(self) -> str:
+        said = self._said.read_text(errors="replace").strip() if self._said.exists() else ""
+        return said[-2000:]

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks in raw image files and on block devices."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.memory import check_range
+from pitr.endpoint.partial_file import PartialFile, file_errors
+from pitr.errors import PitrError, UsageError
+from pitr.extents import ExtentMap
+
+MAX_CONNECTIONS: Final = 8
+
+_ZERO_PIECE: Final = 1 << 20
+_FALLOC_KEEP_SIZE: Final = 0x01
+_FALLOC_PUNCH_HOLE: Final = 0x02
+#: linux/fs.h: _IO(0x12, 127); takes offset and length as two 64-bit integers.
+_BLKZEROOUT: Final = 0x127F
+_UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EPERM})
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class RawFileSource(Closes):
+    """A source that reads a raw image file or a block device; its holes are the zero extents.
+
+    The file must not change meanwhile. Closing it closes the file, after the readers. Raises PitrError.
+    """
+
+    def __init__(self, path: Path, *, max_readers: int = MAX_CONNECTIONS) -> None:
+        self._path = path
+        self._max_readers = max_readers
+        with file_errors(path):
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def max_readers(self) -> int:
+        return self._max_readers
+
+    def extents(self) -> ExtentMap:
+        with file_errors(self._path):
+            return ExtentMap.of(self._ranges()).checked(self._size, whole=True)
+
+    def open_reader(self) -> RawFileReader:
+        return RawFileReader(self._path, self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _ranges(self) -> Iterator[tuple[int, int, bool]]:
+        position = 0
+        while position < self._size:
+            data = self._next_data(position)
+            if data > position:
+                yield position, data - position, True
+            if data < self._size:
+                # A file has a hole at its end always.
+                position = min(os.lseek(self._descriptor, data, os.SEEK_HOLE), self._size)
+                yield data, position - data, False
+            else:
+                position = self._size
+
+    def _next_data(self, position: int) -> int:
+        try:
+            return min(os.lseek(self._descriptor, position, os.SEEK_DATA), self._size)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return self._size
+            if error.errno == errno.EINVAL:
+                # A block device, or a file system that cannot tell: all is data.
+                return position
+            raise
+
+
+class RawFileReader(Closes):
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        at = 0
+        with file_errors(self._path):
+            for offset, length in ranges:
+                self._read(offset, buffer[at : at + length])
+                at += length
+
+    def close(self) -> None:
+        """Nothing to close: the file is the source's."""
+
+    def _read(self, offset: int, view: memoryview) -> None:
+        while view:
+            count = os.preadv(self._descriptor, [view], offset)
+            if count == 0:
+                raise PitrError(f"{self._path} ends at {offset}: it has become shorter meanwhile")
+            view = view[count:]
+            offset += count
+
+
+class RawFileSink:
+    """A sink that writes a new raw image file, sparse, which gets its name with `flush`.
+
+    A block device is written in place: what is beyond the disk's `size` on it stays, and it does not read
+    as zero. Raises UsageError when the target exists already or a block device is too small or in use,
+    PitrError when it cannot be written.
+    """
+
+    def __init__(self, path: Path, size: int, *, max_writers: int = MAX_CONNECTIONS) -> None:
+        self._max_writers = max_writers
+        self._size = size
+        self._partial: PartialFile | None = None
+        if path.is_block_device():
+            self._path = path
+            self._descriptor = _opened_device(path, size)
+            return
+        self._partial = PartialFile(path)
+        self._path = self._partial.path
+        self._descriptor = -1
+        try:
+            with file_errors(self._path):
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+                os.ftruncate(self._descriptor, size)
+        except BaseException:
+            self.abort()
+            raise
+
+    @property
+    def max_writers(self) -> int:
+        return self._max_writers
+
+    @property
+    def reads_zero(self) -> bool:
+        return self._partial is not None
+
+    def open_writer(self) -> RawFileWriter:
+        return RawFileWriter(self._path, self._descriptor, self._size)
+
+    def flush(self) -> None:
+        with file_errors(self._path):
+            os.fsync(self._descriptor)
+        self._close()
+        if self._partial is not None:
+            self._partial.commit()
+
+    def abort(self) -> None:
+        self._close()
+        if self._partial is not None:
+            self._partial.abort()
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class RawFileWriter(Closes):
+    def __init__(self, path: Path, descriptor: int, size: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._size = size
+        self._can_zero = True
+
+    def write(self, offset: int, data: memoryview) -> None:
+        check_range(offset, len(data), self._size)
+        with file_errors(self._path):
+            while data:
+                count = os.pwrite(self._descriptor, data, offset)
+                data = data[count:]
+                offset += count
+
+    def zero(self, offset: int, length: int) -> None:
+        check_range(offset, length, self._size)
+        if length == 0:
+            return
+        if self._can_zero:
+            with file_errors(self._path):
+                self._can_zero = _zeroed(self._descriptor, offset, length)
+        if not self._can_zero:
+            zeroes = memoryview(bytes(min(length, _ZERO_PIECE)))
+            for start in range(offset, offset + length, _ZERO_PIECE):
+                self.write(start, zeroes[: min(_ZERO_PIECE, offset + length - start)])
+
+    def close(self) -> None:
+        """Nothing to close: the file is the sink's."""
+
+
+def _opened_device(path: Path, size: int) -> int:
+    with file_errors(path):
+        try:
+            # Without O_CREAT this asks a block device to be used by nobody else, a mounted file system
+            # above all.
+            descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise UsageError(f"{path} is in use", "Unmount it, or name another block device.") from None
+            raise
+        capacity = os.lseek(descriptor, 0, os.SEEK_END)
+    if capacity < size:
+        os.close(descriptor)
+        raise UsageError(f"{path} has {capacity} bytes, the disk needs {size}")
+    return descriptor
+
+
+def _zeroed(descriptor: int, offset: int, length: int) -> bool:
+    """Zero a range without writing it; False when the file or device cannot do that here."""
+    if stat.S_ISBLK(os.fstat(descriptor).st_mode):
+        try:
+            fcntl.ioctl(descriptor, _BLKZEROOUT, struct.pack("=QQ", offset, length))
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return False
+            raise
+        return True
+    if _libc.fallocate(descriptor, _FALLOC_PUNCH_HOLE | _FALLOC_KEEP_SIZE, offset, length) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _UNSUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code))
