@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One backup on the engine: started, waited for, and finalized whatever happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from ovirtsdk4 import types
+
+from pitr.engine import faults
+from pitr.engine.checkpoints import get_checkpoint
+from pitr.engine.connection import Engine
+from pitr.engine.faults import EngineFault
+from pitr.engine.values import enum_text, required, utc
+from pitr.engine.vms import VM, get_vm
+from pitr.engine.wait import pauses
+from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
+
+Mode = Literal["live", "cold", "hybrid"]
+
+#: The engine takes no longer description.
+_LONGEST_DESCRIPTION = 1024
+#: How long after READY the checkpoint's id and the disks' modes may still be missing.
+_LATE_S = 30.0
+#: An abandoned backup gets this long to become ready: finalized earlier it fails, maybe with the checkpoints.
+_GRACE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackupDisk:
+    """A disk in a backup. Only with `incremental` are the unchanged ranges left out."""
+
+    disk_id: str
+    incremental: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartedBackup:
+    """What the engine says of a backup that is ready. All times are UTC by the engine's clock.
+
+    The disks' content is that of an instant in [lo, hi]. `checkpoint_id` is None when the engine makes none
+    (no disk is qcow2). The three dates are the engine's own, from which lo and hi were taken.
+    """
+
+    id: str
+    vm_id: str
+    mode: Mode
+    lo: datetime
+    hi: datetime
+    from_checkpoint_id: str | None
+    checkpoint_id: str | None
+    disks: tuple[BackupDisk, ...]
+    creation_date: datetime
+    ready_date: datetime
+    checkpoint_date: datetime | None
+
+
+def start_backup(
+    engine: Engine,
+    vm: VM,
+    disk_ids: Sequence[str],
+    *,
+    backup_id: str,
+    from_checkpoint_id: str | None = None,
+    description: str = "",
+    require_consistency: bool = False,
+    busy_wait_s: float = 0.0,
+    timeout_s: float = 900.0,
+) -> Backup:
+    """Return the backup of these disks of `vm`, which starts when it is entered.
+
+    `backup_id` is a UUID of the caller's: recorded beforehand, it lets a later run clean up. An incremental
+    backup starts `from_checkpoint_id`. A VM that is busy is waited for up to `busy_wait_s`; each phase of the
+    engine's up to `timeout_s`.
+    """
+    return Backup(
+        engine,
+        vm,
+        tuple(disk_ids),
+        backup_id=backup_id,
+        from_checkpoint_id=from_checkpoint_id,
+        description=description,
+        require_consistency=require_consistency,
+        busy_wait_s=busy_wait_s,
+        timeout_s=timeout_s,
+    )
+
+
+class Backup:
+    """A backup of one VM; a context manager.
+
+    Entering it returns when the engine is ready to hand out the data, and raises CheckpointGone (take a
+    full), EngineBusy, NoSuchVM, NoSuchDisk or EngineError; then nothing is left on the engine. Leaving it
+    finalizes. `succeeded` then tells whether the engine calls the backup a success, None before that.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        vm: VM,
+        disk_ids: tuple[str, ...],
+        *,
+        backup_id: str,
+        from_checkpoint_id: str | None,
+        description: str,
+        require_consistency: bool,
+        busy_wait_s: float,
+        timeout_s: float,
+    ) -> None:
+        self.id = backup_id
+        self.vm = vm
+        self.succeeded: bool | None = None
+        self._engine = engine
+        self._disk_ids = disk_ids
+        self._from_checkpoint_id = from_checkpoint_id
+        self._description = description[:_LONGEST_DESCRIPTION]
+        self._require_consistency = require_consistency
+        self._busy_wait_s = busy_wait_s
+        self._timeout_s = timeout_s
+        self._started: StartedBackup | None = None
+
+    @property
+    def started(self) -> StartedBackup:
+        """What the engine says of the backup. Raises EngineError before the backup is entered."""
+        if self._started is None:
+            raise EngineError(f"backup {self.id} has not started")
+        return self._started
+
+    def __enter__(self) -> Self:
+        vm = get_vm(self._engine, self.vm.id)
+        try:
+            self._post_when_free()
+            self._started = self._read_ready(self._wait_until_ready(), running=vm.running)
+        except BaseException as error:
+            self._abandon(error)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._abandon(error)
+            return
+        try:
+            self.finalize()
+        except BaseException as failure:
+            self._abandon(failure)
+            raise
+
+    def check_still_ready(self) -> None:
+        """Check that the engine still holds the backup. Raises EngineError when it does not."""
+        found = self._get()
+        phase = "gone" if found is None else enum_text(found.phase)
+        if phase != "ready":
+            raise EngineError(
+                f"{self._name} ended on the engine too early (it is {phase})",
+                "See the engine's events, then take the backup again.",
+            )
+
+    def finalize(self) -> bool:
+        """End the backup and wait for its end; return whether the engine calls it a success. May be repeated.
+
+        Transfers of the backup that still run are waited for. Raises EngineError when no end comes.
+        """
+        if self.succeeded is None:
+            self.succeeded = self._finalize(self._timeout_s)
+        return self.succeeded
+
+    # -- starting
+
+    def _post_when_free(self) -> None:
+        for left in pauses(self._busy_wait_s, self._engine.poll_interval_s):
+            try:
+                self._post()
+                return
+            except EngineBusy as busy:
+                if left <= 0:
+                    raise
+                self._engine.log.debug("%s; waiting", busy.message)
+
+    def _post(self) -> None:
+        new = types.Backup(
+            id=self.id,
+            description=self._description or None,
+            from_checkpoint_id=self._from_checkpoint_id,
+            disks=[types.Disk(id=disk_id) for disk_id in self._disk_ids],
+        )
+        what = f"starting a backup of VM {self.vm.name!r}"
+        consistency = True if self._require_consistency else None
+        for tries_left in (2, 1, 0):
+            try:
+                self._engine.call(
+                    what,
+                    lambda system: self._services(system).add(new, require_consistency=consistency),
+                    idempotent=False,
+                )
+                return
+            except EngineFault as fault:
+                # A lost answer, or a request that the SDK sent twice: the id tells whether the backup exists.
+                found = self._get()
+                if found is not None and enum_text(found.phase) != "failed":
+                    self._engine.log.info("%s; but the backup exists, going on", fault.message)
+                    return
+                if found is not None or not fault.transient or tries_left == 0:
+                    raise self._meaning(fault) from fault
+
+    def _meaning(self, fault: EngineFault) -> EngineError | NoSuchVM | NoSuchDisk:
+        """The refusal of a backup as the type that the caller can act on."""
+        if fault.missing:
+            return NoSuchVM(f"VM {self.vm.name!r} ({self.vm.id}) does not exist any more")
+        if fault.status == 400 and "not exist" in fault.detail.lower() and "disk" in fault.detail.lower():
+            return NoSuchDisk(fault.message, fault.advice)
+        if self._from_checkpoint_id is not None:
+            gone = faults.as_checkpoint_gone(fault, self._from_checkpoint_id)
+            if gone is not None:
+                return gone
+        return faults.as_busy(fault) if fault.busy else fault
+
+    def _wait_until_ready(self) -> Any:
+        phase = "unknown"
+        for _ in pauses(self._timeout_s, self._engine.poll_interval_s):
+            found = self._get()
+            phase = "gone" if found is None else enum_text(found.phase)
+            if found is not None and phase == "ready":
+                return found
+            if phase in ("failed", "succeeded", "finalizing", "gone"):
+                raise self._start_failed(phase)
+        raise EngineError(
+            f"{self._name} is not ready after {self._timeout_s:.0f} s (it is {phase})",
+            "See the engine's events; the next run starts anew.",
+        )
+
+    def _start_failed(self, phase: str) -> EngineError:
+        message = f"{self._name} did not become ready (it is {phase})"
+        if self._from_checkpoint_id is not None and phase == "failed":
+            return CheckpointGone(
+                f"{message}; it was incremental from checkpoint {self._from_checkpoint_id}",
+                "Take a full backup.",
+            )
+        return EngineError(message, "See the engine's events, and the log of the host that the VM runs on.")
+
+    # -- reading
+
+    def _read_ready(self, first_ready: Any, *, running: bool) -> StartedBackup:
+        # The modification date is rewritten with each update: only the first ready answer's is any good.
+        created = utc(first_ready.creation_date, "the date of the backup")
+        if created is None:
+            raise EngineError(f"the engine's answer lacks the date of backup {self.id}")
+        ready = utc(first_ready.modification_date, "the backup's date of modification") or created
+        hybrid = first_ready.snapshot is not None and bool(first_ready.snapshot.id)
+        disks, any_cow = self._read_disks()
+        checkpoint_id = first_ready.to_checkpoint_id or (self._late_checkpoint_id() if any_cow else None)
+        checkpoint = (
+            get_checkpoint(self._engine, self.vm.id, checkpoint_id) if checkpoint_id is not None else None
+        )
+        checkpoint_date = checkpoint.created if checkpoint is not None else None
+        mode: Mode = "hybrid" if hybrid else "live" if running else "cold"
+        lo, hi = point_interval(mode, created, ready, checkpoint_date)
+        return StartedBackup(
+            id=self.id,
+            vm_id=self.vm.id,
+            mode=mode,
+            lo=lo,
+            hi=hi,
+            from_checkpoint_id=self._from_checkpoint_id,
+            checkpoint_id=checkpoint_id,
+            disks=disks,
+            creation_date=created,
+            ready_date=ready,
+            checkpoint_date=checkpoint_date,
+        )
+
+    def _read_disks(self) -> tuple[tuple[BackupDisk, ...], bool]:
+        """The disks in the order asked for, and whether any may join a checkpoint (raw ones do not)."""
+        missing: list[str] = []
+        for _ in pauses(_LATE_S, self._engine.poll_interval_s):
+            listed = {
+                required(disk.id, "a disk's id"): disk
+                for disk in self._engine.call(
+                    f"listing the disks of backup {self.id}",
+                    lambda system: self._service(system).disks_service().list(),
+                )
+            }
+            missing = [disk_id for disk_id in self._disk_ids if disk_id not in listed]
+            if not missing:
+                found = [listed[disk_id] for disk_id in self._disk_ids]
+                disks = tuple(
+                    # No mode is full: reading too much is right, reading too little is not.
+                    BackupDisk(disk.id, disk.backup_mode == types.DiskBackupMode.INCREMENTAL)
+                    for disk in found
+                )
+                return disks, any(disk.format != types.DiskFormat.RAW for disk in found)
+        raise EngineError(
+            f"backup {self.id} does not cover the disks {', '.join(missing)} that were asked for"
+        )
+
+    def _late_checkpoint_id(self) -> str | None:
+        for _ in pauses(_LATE_S, self._engine.poll_interval_s):
+            found = self._get()
+            if found is None or enum_text(found.phase) in ("failed", "succeeded"):
+                self.check_still_ready()
+            elif found.to_checkpoint_id:
+                return str(found.to_checkpoint_id)
+        self._engine.log.info("backup %s has no checkpoint: the next one cannot be incremental", self.id)
+        return None
+
+    # -- ending
+
+    def _abandon(self, error: BaseException) -> None:
+        """End the backup after `error`; what does not work is added to it as a note."""
+        try:
+            if self.succeeded is None and not self._has_ended():
+                if self._started is None:
+                    # Not ready after all is no matter here: finalizing it says what there is to say.
+                    with suppress(EngineError):
+                        self._wait_for_phase(("ready", "failed", "succeeded"), min(_GRACE_S, self._timeout_s))
+                self.succeeded = self._finalize(self._timeout_s)
+        except EngineError as problem:
+            error.add_note(f"{self._name} could not be finalized: {problem}")
+
+    def _has_ended(self) -> bool:
+        found = self._get()
+        return found is None or enum_text(found.phase) in ("failed", "succeeded")
+
+    def _finalize(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        for left in pauses(timeout_s, self._engine.poll_interval_s):
+            try:
+                self._engine.call(
+                    f"finalizing backup {self.id}", lambda system: self._service(system).finalize()
+                )
+                break
+            except EngineFault as fault:
+                if fault.missing:
+                    # Kept for minutes after its end, so it never was, or its end is long past.
+                    return False
+                phase = self._phase()
+                if phase in ("succeeded", "failed", "finalizing", "gone"):
+                    break
+                # A transfer that still runs, a phase that lags behind: these pass.
+                if fault.status not in (400, 409) or left <= 0:
+                    raise faults.as_busy(fault) if fault.busy else fault from fault
+                self._engine.log.debug("%s; waiting", fault.message)
+        phase = self._wait_for_phase(("succeeded", "failed"), max(deadline - time.monotonic(), 0.0))
+        # The engine forgets a success sooner than a failure, and only what has ended.
+        return phase in ("succeeded", "gone")
+
+    def _wait_for_phase(self, wanted: tuple[str, ...], timeout_s: float) -> str:
+        phase = "unknown"
+        for _ in pauses(timeout_s, self._engine.poll_interval_s):
+            phase = self._phase()
+            if phase in wanted or phase == "gone":
+                return phase
+        raise EngineError(
+            f"{self._name} is still {phase} after {timeout_s:.0f} s",
+            "See the engine's events; it can be finalized through the engine's API.",
+        )
+
+    def _phase(self) -> str:
+        found = self._get()
+        return "gone" if found is None else enum_text(found.phase)
+
+    # -- the engine's entities
+
+    @property
+    def _name(self) -> str:
+        return f"backup {self.id} of VM {self.vm.name!r}"
+
+    def _get(self) -> Any | None:
+        try:
+            return self._engine.call(f"reading backup {self.id}", lambda system: self._service(system).get())
+        except EngineFault as fault:
+            if fault.missing:
+                return None
+            raise
+
+    def _services(self, system: Any) -> Any:
+        return system.vms_service().vm_service(self.vm.id).backups_service()
+
+    def _service(self, system: Any) -> Any:
+        return self._services(system).backup_service(self.id)
+
+
+def point_interval(
+    mode: Mode, created: datetime, ready: datetime, checkpoint: datetime | None
+) -> tuple[datetime, datetime]:
+    """Return [lo, hi] of the instant that the disks are of, from the engine's dates of one backup.
+
+    The date of a live backup's checkpoint is set before the instant, that of a hybrid one after it; the
+    backup's own dates enclose both. A clock that was set back gives an interval of no length.
+    """
+    lo = checkpoint if mode == "live" and checkpoint is not None else created
+    hi = checkpoint if mode == "hybrid" and checkpoint is not None else ready
+    return min(lo, hi), hi

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checkpoints: the engine's, from which incremental backups start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pitr.engine import faults
+from pitr.engine.connection import Engine
+from pitr.engine.faults import EngineFault
+from pitr.engine.values import enum_text, required, utc
+from pitr.engine.wait import pauses
+from pitr.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint; `created` is UTC by the engine's clock. One that is not `valid` is of no use any more."""
+
+    id: str
+    parent_id: str | None
+    created: datetime
+    valid: bool
+
+
+def list_checkpoints(engine: Engine, vm_id: str) -> list[Checkpoint]:
+    """Return the VM's checkpoints, root to leaf, as the engine lists them. Raises EngineError."""
+    found = engine.call(
+        f"listing the checkpoints of VM {vm_id}", lambda system: _service(system, vm_id).list()
+    )
+    return [_read(checkpoint) for checkpoint in found]
+
+
+def get_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str) -> Checkpoint | None:
+    """Return the checkpoint, None if it does not exist (any more). Raises EngineError."""
+    try:
+        found = engine.call(
+            f"reading checkpoint {checkpoint_id}",
+            lambda system: _service(system, vm_id).checkpoint_service(checkpoint_id).get(),
+        )
+    except EngineFault as fault:
+        if fault.missing:
+            return None
+        raise
+    return _read(found)
+
+
+def checkpoint_disk_ids(engine: Engine, vm_id: str, checkpoint_id: str) -> frozenset[str]:
+    """Return the ids of the disks that the checkpoint covers, none if it is gone. Raises EngineError."""
+    try:
+        disks = engine.call(
+            f"listing the disks of checkpoint {checkpoint_id}",
+            lambda system: _service(system, vm_id).checkpoint_service(checkpoint_id).disks_service().list(),
+        )
+    except EngineFault as fault:
+        if fault.missing:
+            return frozenset()
+        raise
+    return frozenset(required(disk.id, "a disk's id") for disk in disks)
+
+
+def delete_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str, timeout_s: float = 60.0) -> None:
+    """Delete the checkpoint and wait until it is gone; one that does not exist is fine.
+
+    Raises EngineBusy at once while a backup of the VM runs, EngineError.
+    """
+    for _ in pauses(timeout_s, engine.poll_interval_s):
+        try:
+            engine.call(
+                f"deleting checkpoint {checkpoint_id}",
+                lambda system: _service(system, vm_id).checkpoint_service(checkpoint_id).remove(),
+            )
+        except EngineFault as fault:
+            if fault.missing:
+                return
+            if fault.status == 409:
+                raise faults.as_busy(fault) from fault
+            raise
+        if get_checkpoint(engine, vm_id, checkpoint_id) is None:
+            return
+    raise EngineError(f"checkpoint {checkpoint_id} was deleted, but still exists after {timeout_s:.0f} s")
+
+
+def _service(system: Any, vm_id: str) -> Any:
+    return system.vms_service().vm_service(vm_id).checkpoints_service()
+
+
+def _read(checkpoint: Any) -> Checkpoint:
+    checkpoint_id = required(checkpoint.id, "a checkpoint's id")
+    created = utc(checkpoint.creation_date, f"the date of checkpoint {checkpoint_id}")
+    if created is None:
+        raise EngineError(f"the engine's answer lacks the date of checkpoint {checkpoint_id}")
+    return Checkpoint(
+        id=checkpoint_id,
+        parent_id=checkpoint.parent_id or None,
+        created=created,
+        # A state that the SDK does not know reads as none; if it means no good, the engine refuses it.
+        valid=enum_text(checkpoint.state, absent="created") == "created",
+    )

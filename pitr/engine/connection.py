@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One engine: the login, one SDK connection per thread, and the one function for every SDK call."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import ovirtsdk4
+import pycurl
+
+from pitr.engine import faults, sso
+from pitr.engine.config import EngineConfig
+from pitr.engine.faults import EngineFault
+from pitr.retry import FIRST_PAUSE_S, retrying
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A connection to one engine; a context manager, to be used by any number of threads.
+
+    Entering it logs in, so that a wrong password, URL or CA shows before anything is begun. `poll_interval_s`
+    is the longest pause between two looks at something that is waited for; `retry_pause_s` the first before a
+    call is tried again. `close()` logs out and never raises.
+
+    Raises LoginError and EngineError, each with one clear line.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        log: logging.Logger | None = None,
+        poll_interval_s: float = 2.0,
+        request_timeout_s: float = 180.0,
+        retry_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
+        self.config = config
+        self.log = log or logging.getLogger("pitr.engine")
+        self.poll_interval_s = poll_interval_s
+        self.where = urlsplit(config.url).netloc
+        self._request_timeout_s = request_timeout_s
+        self._retry_pause_s = retry_pause_s
+        self._login = _Login(config)
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connections: set[_Connection] = set()
+        self._reached = False
+        self._version: str | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.log.debug("the engine at %s is of version %s", self.where, self.version)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def version(self) -> str:
+        """The engine's version; the first look logs in."""
+        if self._version is None:
+            info = self.call("logging in", lambda system: system.get()).product_info
+            version = None if info is None else info.version
+            self._version = str((version and version.full_version) or (info and info.name) or "unknown")
+        return self._version
+
+    def call(self, what: str, operation: Callable[[Any], T], *, idempotent: bool = True) -> T:
+        """Return `operation(system_service)`; `what` names it in error messages ("reading VM x").
+
+        A lost or late answer and a 5xx are tried again, up to five times after growing pauses, if
+        `idempotent` or if nothing reached the engine. The operation must do SDK calls only: it may run several times.
+        An expired login is renewed once per call.
+
+        Raises EngineFault (an EngineError), LoginError.
+        """
+
+        def transient(error: Exception) -> bool:
+            if not isinstance(error, EngineFault) or not error.transient:
+                return False
+            # Nobody listening is final at first (a wrong URL), and a restart of the engine later on.
+            return self._reached if error.unsent else idempotent
+
+        return retrying(
+            lambda: self._call_once(what, operation),
+            transient=transient,
+            first_pause_s=self._retry_pause_s,
+            on_retry=lambda error, pause: self.log.info("%s; trying again in %.1f s", error, pause),
+        )
+
+    def _call_once(self, what: str, operation: Callable[[Any], T]) -> T:
+        connection = self._connection(what)
+        connection.forget_status()
+        started = time.monotonic()
+        try:
+            result = operation(connection.system_service())
+        except Exception as error:
+            if not _is_from_sdk(error):
+                self._discard(connection)
+                raise
+            if connection.last_status is None:
+                self._discard(connection)
+            else:
+                self._reached = True
+            raise faults.from_sdk(
+                error, what=what, where=self.where, status=connection.last_status
+            ) from error
+        except BaseException:
+            # What was interrupted is still under way in the SDK's curl handle and would answer another call.
+            self._discard(connection)
+            raise
+        self._reached = True
+        self.log.debug("%s: done in %.3f s", what, time.monotonic() - started)
+        return result
+
+    def _connection(self, what: str) -> _Connection:
+        connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is None or connection.closed:
+            try:
+                connection = _Connection(self.config, self._login, self._request_timeout_s)
+            except ovirtsdk4.Error as error:
+                raise faults.from_sdk(error, what=what, where=self.where, status=None) from error
+            self._local.connection = connection
+            with self._lock:
+                self._connections.add(connection)
+        return connection
+
+    def _discard(self, connection: _Connection) -> None:
+        self._local.connection = None
+        with self._lock:
+            self._connections.discard(connection)
+        connection.shut()
+
+    def close(self) -> None:
+        """Log out and release all connections, those of other threads too. Never raises, may be repeated."""
+        with self._lock:
+            connections, self._connections = self._connections, set()
+        for connection in connections:
+            connection.shut()
+        problem = self._login.end()
+        if problem:
+            self.log.debug("logging out of %s: %s", self.where, problem)
+
+
+class _Login:
+    """The token that all threads share; renewed by the first that finds it expired."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._token: str | None = None
+
+    def token(self, refused: str | None) -> str:
+        """Return a token other than `refused`, a new one if need be. Raises LoginError, EngineError."""
+        with self._lock:
+            if self._token is None or self._token == refused:
+                self._token = None
+                self._token = sso.login(self._config)
+            return self._token
+
+    def end(self) -> str | None:
+        """Log out; return None, or why that did not work."""
+        with self._lock:
+            token, self._token = self._token, None
+        return None if token is None else sso.logout(self._config, token)
+
+
+class _Connection(ovirtsdk4.Connection):  # type: ignore[misc]
+    """The SDK's connection, with a shared login, the status of the last answer, and a quiet end."""
+
+    def __init__(self, config: EngineConfig, login: _Login, timeout_s: float) -> None:
+        super().__init__(
+            url=config.url,
+            username=config.username,
+            password=config.password,
+            ca_file=None if config.cafile is None else str(config.cafile),
+            insecure=not config.secure,
+            timeout=max(1, round(timeout_s)),
+        )
+        self._login = login
+        self.last_status: int | None = None
+        self.closed = False
+
+    def forget_status(self) -> None:
+        self.last_status = None
+
+    def _get_access_token(self) -> str:
+        return self._login.token(refused=self._sso_token)
+
+    def wait(self, context: Any, failed_auth: bool = False) -> Any:
+        response = super().wait(context, failed_auth)
+        self.last_status = response.code
+        return response
+
+    def shut(self) -> None:
+        """Release the connection without logging out: the token is shared."""
+        self.closed = True
+        # Another thread may be in the middle of a request: then libcurl refuses.
+        with suppress(pycurl.error, ovirtsdk4.Error):
+            self.close(logout=False)
+
+
+def _is_from_sdk(error: Exception) -> bool:
+    # The SDK's XML reader raises Exception itself; headers and numbers that it cannot take, the other two.
+    return (
+        isinstance(error, (ovirtsdk4.Error, pycurl.error, TypeError, ValueError)) or type(error) is Exception
+    )

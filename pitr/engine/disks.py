@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks: what a VM has, creating, attaching and deleting them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ovirtsdk4 import types
+
+from pitr.engine import faults
+from pitr.engine.connection import Engine
+from pitr.engine.faults import EngineFault
+from pitr.engine.values import enum_text, is_path_segment, required
+from pitr.engine.wait import pauses
+from pitr.errors import EngineError, NoSuchDisk, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk. `size` is what the guest sees, in bytes.
+
+    `format` is "raw" or "cow" (qcow2), `storage_type` "image", "lun"…; `interface`, `bootable` and `active`
+    belong to the attachment: None, False, False when the disk was not looked up through a VM.
+    """
+
+    id: str
+    name: str
+    size: int
+    format: str
+    sparse: bool
+    interface: str | None
+    bootable: bool
+    active: bool
+    backup_enabled: bool
+    storage_type: str
+    content_type: str
+    shareable: bool
+    storage_domain_ids: tuple[str, ...]
+    status: str
+
+
+def vm_disks(engine: Engine, vm_id: str) -> list[Disk]:
+    """Return the VM's disks, the bootable ones first, then by name. Raises EngineError."""
+    disks = [_read(_get(engine, disk_id), found) for disk_id, found in _attachments(engine, vm_id).items()]
+    return sorted(disks, key=lambda disk: (not disk.bootable, disk.name, disk.id))
+
+
+def get_disk(engine: Engine, disk_id: str) -> Disk:
+    """Return the disk with this id. Raises NoSuchDisk, EngineError."""
+    return _read(_get(engine, disk_id), None)
+
+
+def create_disk(
+    engine: Engine,
+    *,
+    name: str,
+    size: int,
+    format: str,
+    sparse: bool,
+    storage_domain_id: str,
+    backup_enabled: bool,
+    description: str = "",
+    disk_id: str | None = None,
+    initial_size: int | None = None,
+    timeout_s: float = 600.0,
+) -> Disk:
+    """Create a disk of `size` bytes and return it when it is ready to be written; it reads as zeroes.
+
+    `disk_id` is the id that it gets (made up when None); `initial_size` in bytes matters for a sparse disk on
+    block storage. A disk that does not become ready, for any reason, is removed again.
+
+    Raises UsageError for an unknown format or an id that is taken, EngineError.
+    """
+    if format not in ("raw", "cow"):
+        raise UsageError(f"a disk's format is raw or cow, not {format!r}")
+    if disk_id is None:
+        disk_id = str(uuid.uuid4())
+    elif disk_exists(engine, disk_id):
+        # Checked first: after a failure this function removes the disk with this id.
+        raise UsageError(
+            f"a disk with the id {disk_id} exists already", "Leave the id out, or delete the disk."
+        )
+    new = types.Disk(
+        id=disk_id,
+        name=name,
+        description=description,
+        format=types.DiskFormat(format),
+        sparse=sparse,
+        provisioned_size=size,
+        initial_size=initial_size,
+        backup=types.DiskBackup.INCREMENTAL if backup_enabled else types.DiskBackup.NONE,
+        content_type=types.DiskContentType.DATA,
+        storage_domains=[types.StorageDomain(id=storage_domain_id)],
+    )
+    with _removed_on_failure(engine, disk_id, timeout_s):
+        _post(engine, new)
+        disk = wait_until_ok(engine, disk_id, timeout_s)
+        if disk.size < size:
+            raise EngineError(f"the engine made disk {disk_id} of {disk.size} bytes instead of {size}")
+        return disk
+
+
+def wait_until_ok(engine: Engine, disk_id: str, timeout_s: float) -> Disk:
+    """Return the disk once nothing works on it any more.
+
+    Raises EngineError when it is illegal, does not exist (any more) or is not ready within `timeout_s`.
+    """
+    disk = None
+    for _ in pauses(timeout_s, engine.poll_interval_s):
+        try:
+            disk = get_disk(engine, disk_id)
+        except NoSuchDisk as error:
+            raise EngineError(
+                f"disk {disk_id} has disappeared: the engine could not finish it", "See the engine's events."
+            ) from error
+        if disk.status == "ok":
+            return disk
+        if disk.status == "illegal":
+            raise EngineError(
+                f"disk {disk_id} ({disk.name!r}) is illegal", "See the engine's events, then delete it."
+            )
+    status = "unknown" if disk is None else disk.status
+    raise EngineError(
+        f"disk {disk_id} is still {status} after {timeout_s:.0f} s",
+        "See the engine's events and running tasks.",
+    )
+
+
+def delete_disk(engine: Engine, disk_id: str, timeout_s: float = 300.0) -> None:
+    """Delete the disk and wait until it is gone; one that does not exist is fine.
+
+    A locked disk is waited for. Raises EngineBusy when it stays locked, EngineError.
+    """
+    last: EngineFault | None = None
+    for _ in pauses(timeout_s, engine.poll_interval_s):
+        try:
+            engine.call(
+                f"deleting disk {disk_id}",
+                lambda system: system.disks_service().disk_service(disk_id).remove(),
+            )
+        except EngineFault as fault:
+            if fault.missing:
+                return
+            if not fault.busy:
+                raise
+            last = fault
+            continue
+        last = None
+        if not disk_exists(engine, disk_id):
+            return
+    if last is not None:
+        raise faults.as_busy(last)
+    raise EngineError(f"disk {disk_id} was deleted, but still exists after {timeout_s:.0f} s")
+
+
+def attach_disk(
+    engine: Engine, vm_id: str, disk_id: str, *, interface: str = "virtio_scsi", bootable: bool, active: bool
+) -> None:
+    """Attach the disk to the VM; `interface` is "virtio_scsi", "virtio", "sata"…
+
+    Raises UsageError for an interface that does not exist, NoSuchVM, EngineBusy, EngineError.
+    """
+    try:
+        kind = types.DiskInterface(interface)
+    except ValueError:
+        known = ", ".join(item.value for item in types.DiskInterface)
+        raise UsageError(f"there is no disk interface {interface!r}", f"Known: {known}.") from None
+    attachment = types.DiskAttachment(
+        disk=types.Disk(id=disk_id), interface=kind, bootable=bootable, active=active
+    )
+    try:
+        engine.call(
+            f"attaching disk {disk_id} to VM {vm_id}",
+            lambda system: system.vms_service().vm_service(vm_id).disk_attachments_service().add(attachment),
+            idempotent=False,
+        )
+    except EngineFault as fault:
+        # The answer may be lost, or the SDK have sent the request twice: the attachment itself tells.
+        if (fault.transient or fault.status in (400, 409)) and _is_attached(engine, vm_id, disk_id):
+            return
+        if fault.busy:
+            raise faults.as_busy(fault) from fault
+        raise
+
+
+def disk_exists(engine: Engine, disk_id: str) -> bool:
+    """Whether the disk exists. Raises EngineError."""
+    try:
+        get_disk(engine, disk_id)
+    except NoSuchDisk:
+        return False
+    return True
+
+
+def _is_attached(engine: Engine, vm_id: str, disk_id: str) -> bool:
+    return disk_id in _attachments(engine, vm_id)
+
+
+def _attachments(engine: Engine, vm_id: str) -> dict[str, Any]:
+    found = engine.call(
+        f"listing the disks of VM {vm_id}",
+        lambda system: system.vms_service().vm_service(vm_id).disk_attachments_service().list(),
+    )
+    # An attachment has its disk's id.
+    return {required(attachment.id, "the id of a disk attachment"): attachment for attachment in found}
+
+
+def _post(engine: Engine, new: Any) -> None:
+    try:
+        engine.call(
+            f"creating disk {new.name!r}", lambda system: system.disks_service().add(new), idempotent=False
+        )
+    except EngineFault as fault:
+        # After a lost answer the id tells; after a refusal too, as the SDK may have sent the request twice.
+        if not disk_exists(engine, new.id):
+            if fault.busy:
+                raise faults.as_busy(fault) from fault
+            raise
+        engine.log.info("%s; but disk %s exists, going on", fault.message, new.id)
+
+
+@contextmanager
+def _removed_on_failure(engine: Engine, disk_id: str, timeout_s: float) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        try:
+            delete_disk(engine, disk_id, timeout_s)
+        except EngineError as problem:
+            error.add_note(f"disk {disk_id} could not be removed: {problem}")
+        raise
+
+
+def _get(engine: Engine, disk_id: str) -> Any:
+    if not is_path_segment(disk_id):
+        raise NoSuchDisk(f"there is no disk with the id {disk_id!r}")
+    try:
+        return engine.call(
+            f"reading disk {disk_id}", lambda system: system.disks_service().disk_service(disk_id).get()
+        )
+    except EngineFault as fault:
+        if fault.missing:
+            raise NoSuchDisk(
+                f"there is no disk with the id {disk_id} on the engine at {engine.where}"
+            ) from fault
+        raise
+
+
+def _read(disk: Any, attachment: Any | None) -> Disk:
+    disk_id = required(disk.id, "a disk's id")
+    storage_type = enum_text(disk.storage_type, absent="image")
+    if disk.provisioned_size is None and storage_type == "image":
+        raise EngineError(f"the engine's answer lacks the size of disk {disk_id}")
+    interface = attachment.interface if attachment is not None else None
+    domains = [domain.id for domain in disk.storage_domains or () if domain.id]
+    if not domains and disk.storage_domain is not None and disk.storage_domain.id:
+        domains = [disk.storage_domain.id]
+    return Disk(
+        id=disk_id,
+        name=disk.alias or disk.name or disk_id,
+        size=disk.provisioned_size or 0,
+        format=enum_text(disk.format, absent="raw"),
+        sparse=bool(disk.sparse),
+        interface=interface.value if interface is not None else None,
+        bootable=bool(attachment is not None and attachment.bootable),
+        # An attachment that does not tell is active, which is what the engine makes of a new one.
+        active=attachment is not None and attachment.active is not False,
+        backup_enabled=disk.backup == types.DiskBackup.INCREMENTAL,
+        storage_type=storage_type,
+        content_type=enum_text(disk.content_type, absent="data"),
+        shareable=bool(disk.shareable),
+        storage_domain_ids=tuple(domains),
+        status=enum_text(disk.status, absent="ok" if storage_type == "lun" else "unknown"),
+    )

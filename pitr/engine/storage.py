@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Storage domains: where new disks can lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pitr.engine.connection import Engine
+from pitr.engine.faults import EngineFault
+from pitr.engine.values import enum_text, required
+
+_BLOCK_STORAGE = frozenset({"iscsi", "fcp"})
+
+
+@dataclass(frozen=True, slots=True)
+class StorageDomain:
+    """A storage domain. `type` is "data", "iso"…, `storage_type` "nfs", "iscsi"…"""
+
+    id: str
+    name: str
+    type: str
+    storage_type: str
+    is_block: bool
+    active: bool
+    data_center_ids: tuple[str, ...]
+
+
+def storage_domains(engine: Engine) -> list[StorageDomain]:
+    """Return all storage domains that the user may see, by name. Raises EngineError."""
+    found = engine.call("listing storage domains", lambda system: system.storage_domains_service().list())
+    return sorted((_read(engine, domain) for domain in found), key=lambda domain: (domain.name, domain.id))
+
+
+def _read(engine: Engine, domain: Any) -> StorageDomain:
+    domain_id = required(domain.id, "a storage domain's id")
+    centers = tuple(center.id for center in domain.data_centers or () if center.id)
+    if not centers and domain.data_center is not None and domain.data_center.id:
+        centers = (domain.data_center.id,)
+    storage_type = enum_text(domain.storage.type) if domain.storage is not None else "unknown"
+    return StorageDomain(
+        id=domain_id,
+        name=required(domain.name, "a storage domain's name"),
+        type=enum_text(domain.type),
+        storage_type=storage_type,
+        is_block=storage_type in _BLOCK_STORAGE,
+        active=_is_active(engine, domain, centers),
+        data_center_ids=centers,
+    )
+
+
+def _is_active(engine: Engine, domain: Any, data_center_ids: tuple[str, ...]) -> bool:
+    """Whether disks can be created there. An attached domain has its status only below its data center."""
+    if domain.status is not None or not data_center_ids:
+        return enum_text(domain.status, absent="active") == "active"
+    return any(_is_active_in(engine, domain.id, center_id) for center_id in data_center_ids)
+
+
+def _is_active_in(engine: Engine, domain_id: str, data_center_id: str) -> bool:
+    def read(system: Any) -> Any:
+        center = system.data_centers_service().data_center_service(data_center_id)
+        return center.storage_domains_service().storage_domain_service(domain_id).get()
+
+    try:
+        attached = engine.call(f"reading storage domain {domain_id}", read)
+    except EngineFault as fault:
+        if fault.status not in (403, 404):
+            raise
+        # Not to be seen there: creating a disk tells.
+        engine.log.debug("%s", fault.message)
+        return True
+    return enum_text(attached.status, absent="active") == "active"

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Image transfers: the engine opens a disk for imageio, and closes it again whatever happens."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from ovirtsdk4 import types
+
+from pitr.engine import faults
+from pitr.engine.connection import Engine
+from pitr.engine.disks import disk_exists, get_disk, wait_until_ok
+from pitr.engine.faults import EngineFault
+from pitr.engine.local_host import VDSM_ID_FILE, local_host_id
+from pitr.engine.values import enum_text, required
+from pitr.engine.wait import pauses
+from pitr.errors import EngineError
+
+#: How long nothing may happen on a transfer before the engine ends it: long enough for a tape that rewinds,
+#: short enough that what a killed pitr leaves behind does not lock a disk for hours.
+INACTIVITY_TIMEOUT_S = 900.0
+
+_ENDED = ("finished_success", "finished_failure", "gone")
+#: From these no transfer gets on by itself.
+_BROKEN = frozenset(
+    {
+        "cancelled",
+        "cancelled_system",
+        "cancelled_user",
+        "finalizing_cleanup",
+        "finalizing_failure",
+        "finalizing_success",
+        "finished_cleanup",
+        "finished_failure",
+        "finished_success",
+        "gone",
+        "paused_system",
+        "paused_user",
+    }
+)
+
+
+def start_download(
+    engine: Engine,
+    disk_id: str,
+    *,
+    backup_id: str | None = None,
+    inactivity_timeout_s: float = INACTIVITY_TIMEOUT_S,
+    timeout_s: float = 600.0,
+    vdsm_id_file: Path = VDSM_ID_FILE,
+) -> Transfer:
+    """Return the transfer that reads the disk, now or as of a ready backup; entering it starts it."""
+    return Transfer(
+        engine,
+        disk_id,
+        direction="download",
+        backup_id=backup_id,
+        inactivity_timeout_s=inactivity_timeout_s,
+        timeout_s=timeout_s,
+        vdsm_id_file=vdsm_id_file,
+    )
+
+
+def start_upload(
+    engine: Engine,
+    disk_id: str,
+    *,
+    inactivity_timeout_s: float = INACTIVITY_TIMEOUT_S,
+    timeout_s: float = 600.0,
+    vdsm_id_file: Path = VDSM_ID_FILE,
+) -> Transfer:
+    """Return the transfer that writes the disk; entering starts it.
+
+    The disk must be new: an upload that fails **deletes** its disk, and the engine does not ask whose it was.
+    """
+    return Transfer(
+        engine,
+        disk_id,
+        direction="upload",
+        backup_id=None,
+        inactivity_timeout_s=inactivity_timeout_s,
+        timeout_s=timeout_s,
+        vdsm_id_file=vdsm_id_file,
+    )
+
+
+class Transfer:
+    """An image transfer; a context manager.
+
+    Entering it returns when data can flow, and raises EngineBusy (the disk is locked) or EngineError.
+    Leaving it finalizes and waits for the end (an upload's disk is "ok" then); on an error a download is
+    finalized too, an upload is cancelled. All clients of the transfer must be closed before. `transfer_url`
+    and `proxy_url` hold a secret, the ticket.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        disk_id: str,
+        *,
+        direction: Literal["download", "upload"],
+        backup_id: str | None,
+        inactivity_timeout_s: float,
+        timeout_s: float,
+        vdsm_id_file: Path,
+    ) -> None:
+        self.disk_id = disk_id
+        self.direction = direction
+        self._engine = engine
+        self._backup_id = backup_id
+        self._inactivity_timeout_s = inactivity_timeout_s
+        self._timeout_s = timeout_s
+        self._vdsm_id_file = vdsm_id_file
+        self._id: str | None = None
+        self._transfer_url: str | None = None
+        self._proxy_url: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The engine's id of the transfer. Raises EngineError before it is entered."""
+        return self._known(self._id)
+
+    @property
+    def transfer_url(self) -> str:
+        """Where imageio serves the disk. Raises EngineError before the transfer is entered."""
+        return self._known(self._transfer_url)
+
+    @property
+    def proxy_url(self) -> str | None:
+        """The same through the engine's proxy, for a network that does not reach the host."""
+        return self._proxy_url
+
+    def __enter__(self) -> Self:
+        before = self._unfinished_ids()
+        try:
+            self._post()
+            self._wait_until_transferring()
+        except BaseException as error:
+            self._abandon(error, before)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._abandon(error)
+            return
+        try:
+            self._finish()
+        except BaseException as failure:
+            self._abandon(failure)
+            raise
+
+    # -- starting
+
+    def _post(self) -> None:
+        host_id = local_host_id(self._engine, get_disk(self._engine, self.disk_id), self._vdsm_id_file)
+        new = types.ImageTransfer(
+            disk=types.Disk(id=self.disk_id),
+            backup=None if self._backup_id is None else types.Backup(id=self._backup_id),
+            host=None if host_id is None else types.Host(id=host_id),
+            direction=types.ImageTransferDirection(self.direction),
+            # What the guest sees, whatever the disk's own format: the engine's side converts.
+            format=types.DiskFormat.RAW,
+            # A paused upload keeps its disk locked until a person comes; a cancelled one removes the disk.
+            timeout_policy=types.ImageTransferTimeoutPolicy.CANCEL,
+            inactivity_timeout=max(1, round(self._inactivity_timeout_s)),
+        )
+        try:
+            answer = self._engine.call(
+                f"starting the {self.direction} of disk {self.disk_id}",
+                lambda system: system.image_transfers_service().add(new),
+                idempotent=False,
+            )
+        except EngineFault as fault:
+            if fault.busy:
+                raise faults.as_busy(fault) from fault
+            raise
+        self._id = required(answer.id, "the id of the transfer")
+        self._keep_urls(answer)
+
+    def _wait_until_transferring(self) -> None:
+        phase = "unknown"
+        for _ in pauses(self._timeout_s, self._engine.poll_interval_s):
+            found = self._get()
+            phase = _phase(found)
+            self._keep_urls(found)
+            if phase in _BROKEN:
+                raise EngineError(
+                    f"{self._name} did not start (it is {phase})",
+                    "See the engine's events, and the log of ovirt-imageio on the host.",
+                )
+            if phase == "transferring" and self._transfer_url is not None:
+                return
+        raise EngineError(
+            f"{self._name} has not started after {self._timeout_s:.0f} s (it is {phase})",
+            "See the engine's events.",
+        )
+
+    def _keep_urls(self, found: Any | None) -> None:
+        # Both vanish from the answers as soon as the transfer is finalized.
+        if found is not None:
+            self._transfer_url = self._transfer_url or found.transfer_url
+            self._proxy_url = self._proxy_url or found.proxy_url
+
+    # -- ending
+
+    def _finish(self) -> None:
+        phase = self._end("finalize")
+        # The engine forgets a transfer minutes after its end: then the disk tells.
+        if phase == "finished_success" or (phase == "gone" and self.direction == "download"):
+            if self.direction == "upload":
+                wait_until_ok(self._engine, self.disk_id, self._timeout_s)
+            return
+        if phase == "gone" and disk_exists(self._engine, self.disk_id):
+            wait_until_ok(self._engine, self.disk_id, self._timeout_s)
+            return
+        raise EngineError(
+            f"{self._name} failed at its end (it is {phase})",
+            "See the engine's events"
+            + (
+                "; the engine removes the disk."
+                if self.direction == "upload"
+                else ", and the log of ovirt-imageio."
+            ),
+        )
+
+    def _abandon(self, error: BaseException, before: frozenset[str] | None = None) -> None:
+        """End the transfer after `error`; what does not work is added to it as a note.
+
+        `before`: the transfers of this disk from before the request, whose answer may have been lost.
+        """
+        try:
+            if self._id is None and before is not None:
+                started = self._unfinished_ids() - before
+                if len(started) > 1:
+                    error.add_note(
+                        f"{len(started)} transfers of disk {self.disk_id} began at once; none was ended"
+                    )
+                    return
+                self._id = next(iter(started), None)
+            if self._id is None or _phase(self._get()) in _ENDED:
+                return
+            if self.direction == "download":
+                try:
+                    self._end("finalize")
+                    return
+                except EngineError as problem:
+                    self._engine.log.debug("%s; cancelling", problem)
+            self._end("cancel")
+        except EngineError as problem:
+            error.add_note(f"{self._name} could not be ended: {problem}")
+
+    def _end(self, action: Literal["finalize", "cancel"]) -> str:
+        """Finalize or cancel, wait for the end and return its phase. Raises EngineError when none comes."""
+        deadline = time.monotonic() + self._timeout_s
+        for left in pauses(self._timeout_s, self._engine.poll_interval_s):
+            try:
+                self._engine.call(
+                    f"{action}: {self._name}", lambda system: getattr(self._service(system), action)()
+                )
+                break
+            except EngineFault as fault:
+                if fault.missing or _phase(self._get()) in _ENDED:
+                    break
+                # The daemon still counts an operation of a client that was just closed.
+                if fault.status not in (400, 409, 500) or left <= 0:
+                    raise
+                self._engine.log.debug("%s; waiting", fault.message)
+        phase = "unknown"
+        # An answer of 200 says nothing, not even that the transfer exists: the phase does.
+        for _ in pauses(max(deadline - time.monotonic(), 0.0), self._engine.poll_interval_s):
+            phase = _phase(self._get())
+            if phase in _ENDED:
+                return phase
+        raise EngineError(
+            f"{self._name} has not ended after {self._timeout_s:.0f} s (it is {phase})",
+            "See the engine's events; it can be cancelled on the engine.",
+        )
+
+    # -- the engine's entities
+
+    @property
+    def _name(self) -> str:
+        return f"the {self.direction} of disk {self.disk_id} (transfer {self._id})"
+
+    def _known(self, value: str | None) -> str:
+        if value is None:
+            raise EngineError(f"the {self.direction} of disk {self.disk_id} has not started")
+        return value
+
+    def _unfinished_ids(self) -> frozenset[str]:
+        found = self._engine.call(
+            "listing image transfers", lambda system: system.image_transfers_service().list()
+        )
+        return frozenset(
+            required(transfer.id, "the id of a transfer")
+            for transfer in found
+            if _phase(transfer) not in _ENDED and self._is_mine(transfer)
+        )
+
+    def _is_mine(self, transfer: Any) -> bool:
+        """Whether the transfer is of this disk and direction; the answer calls the disk an image."""
+        entity = transfer.image or transfer.disk
+        return (
+            entity is not None
+            and entity.id == self.disk_id
+            and enum_text(transfer.direction) == self.direction
+        )
+
+    def _get(self) -> Any | None:
+        try:
+            return self._engine.call(
+                f"reading transfer {self._id}", lambda system: self._service(system).get()
+            )
+        except EngineFault as fault:
+            if fault.missing:
+                return None
+            raise
+
+    def _service(self, system: Any) -> Any:
+        return system.image_transfers_service().image_transfer_service(self._id)
+
+
+def _phase(found: Any | None) -> str:
+    return "gone" if found is None else enum_text(found.phase)
