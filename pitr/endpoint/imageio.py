@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks of oVirt through ovirt-imageio: the data path of backup and restore.
+
+Data goes through the client library, which switches to the host's unix socket or to the proxy by itself; each
+reader and writer has one client, opened in its own thread when it is needed first and replaced after a
+failure, because a client that failed is dead. At no time are there more connections than the server offers:
+the one that asks for the extents is closed before a reader opens, the one that flushes opens after all
+writers are closed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from ovirt_imageio.client import ImageioClient
+
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.coalesce import Scatter, Span, spans
+from pitr.endpoint.imageio_errors import StatusError
+from pitr.endpoint.imageio_extents import Context, parse_extents
+from pitr.endpoint.imageio_http import (
+    ANSWER_TIMEOUT_S,
+    ImageioAddress,
+    ImageioSession,
+    Options,
+    ask,
+    trying,
+)
+from pitr.errors import CheckpointGone, FormatError, ImageioError
+from pitr.extents import ExtentMap
+
+T = TypeVar("T")
+
+__all__ = ["ImageioAddress", "ImageioReader", "ImageioSink", "ImageioSource", "ImageioWriter"]
+
+#: Reading across a gap costs less than another request.
+MAX_GAP: Final = 256 << 10
+#: A request that fails is made again from its beginning.
+MAX_REQUEST: Final = 64 << 20
+#: Concurrent zeroes of 1 GiB have timed out on iSCSI; the library's own limit is this one too.
+MAX_ZERO: Final = 128 << 20
+#: What the library reads and sends at once.
+BUFFER_SIZE: Final = 256 << 10
+
+
+class ImageioSource:
+    """A source that downloads a disk of an open transfer.
+
+    In the zero context all of the disk is to be copied, in the dirty one what was written or zeroed since the
+    checkpoint. The extents are asked for once. `sleep` pauses between tries. Raises ImageioError, and
+    CheckpointGone when the server has no dirty extents.
+    """
+
+    def __init__(
+        self,
+        transfer: ImageioAddress,
+        context: Context = "zero",
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transfer = transfer
+        self._context: Context = context
+        self._timeout_s = timeout_s
+        self._sleep = sleep
+        self._known: tuple[Options, int, ExtentMap] | None = None
+
+    @property
+    def size(self) -> int:
+        """Size of the disk: the end of its last extent. What the engine reports may be smaller."""
+        return self._described()[1]
+
+    @property
+    def max_readers(self) -> int:
+        return self._described()[0].max_readers
+
+    def extents(self) -> ExtentMap:
+        return self._described()[2]
+
+    def open_reader(self) -> ImageioReader:
+        return ImageioReader(self._transfer, self._sleep)
+
+    def _described(self) -> tuple[Options, int, ExtentMap]:
+        if self._known is None:
+            what = f"list the {self._context} extents"
+            options, body = ask(
+                self._transfer, what, self._listed, timeout_s=self._timeout_s, sleep=self._sleep
+            )
+            try:
+                self._known = (options, *parse_extents(body, self._context))
+            except FormatError as error:
+                message = f"ovirt-imageio at {self._transfer.host} sent wrong extents: {error.message}"
+                raise ImageioError(message) from error
+        return self._known
+
+    def _listed(self, session: ImageioSession) -> tuple[Options, bytes]:
+        options = session.options()
+        try:
+            return options, session.extents(self._context)
+        except StatusError as error:
+            if self._context == "dirty" and error.code == http.client.NOT_FOUND:
+                raise CheckpointGone(
+                    f"ovirt-imageio at {self._transfer.host} cannot tell what changed since the checkpoint",
+                    "Take a full backup.",
+                ) from None
+            raise
+
+
+class ImageioSink:
+    """A sink that uploads a disk of an open transfer.
+
+    `reads_zero` is what the caller knows of the disk: a new one does. Nothing is durable before `flush`.
+    Whoever opened the transfer finalizes or cancels it: `abort` does nothing. Raises ImageioError.
+    """
+
+    def __init__(
+        self,
+        transfer: ImageioAddress,
+        *,
+        reads_zero: bool,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transfer = transfer
+        self._reads_zero = reads_zero
+        self._timeout_s = timeout_s
+        self._sleep = sleep
+        self._options: Options | None = None
+
+    @property
+    def max_writers(self) -> int:
+        if self._options is None:
+            self._options = ask(self._transfer, "tell its options", ImageioSession.options, sleep=self._sleep)
+        return self._options.max_writers
+
+    @property
+    def reads_zero(self) -> bool:
+        return self._reads_zero
+
+    def open_writer(self) -> ImageioWriter:
+        return ImageioWriter(self._transfer, self._timeout_s, self._sleep)
+
+    def flush(self) -> None:
+        ask(
+            self._transfer,
+            "flush the disk",
+            ImageioSession.flush,
+            timeout_s=self._timeout_s,
+            sleep=self._sleep,
+        )
+
+    def abort(self) -> None:
+        pass
+
+
+class _Link(Closes):
+    """The one client of a reader or writer: opened when needed, dropped when anything fails."""
+
+    def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
+        self.transfer = transfer
+        self._sleep = sleep
+        self._client: ImageioClient | None = None
+
+    @property
+    def client(self) -> ImageioClient:
+        if self._client is None:
+            cafile = None if self.transfer.cafile is None else str(self.transfer.cafile)
+            self._client = ImageioClient(
+                self.transfer.transfer_url,
+                cafile=cafile,
+                secure=self.transfer.secure,
+                proxy_url=self.transfer.proxy_url,
+                buffer_size=BUFFER_SIZE,
+            )
+        return self._client
+
+    def trying(self, what: str, operation: Callable[[], T]) -> T:
+        def attempt() -> T:
+            try:
+                return operation()
+            except BaseException:
+                # Half of an answer may be left on the connection, after Ctrl-C too.
+                self.close()
+                raise
+
+        return trying(self.transfer, what, attempt, sleep=self._sleep)
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+class ImageioReader(Closes):
+    def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
+        self._link = _Link(transfer, sleep)
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        at = 0
+        for span in spans(ranges, gap=MAX_GAP, limit=MAX_REQUEST):
+            length = sum(length for _, length in span.pieces)
+            target = buffer[at : at + length]
+
+            def read(span: Span = span, target: memoryview = target) -> None:
+                self._link.client.write_to(Scatter(span, target), span.start, span.length)
+
+            self._link.trying(f"read {span.length} bytes at {span.start}", read)
+            at += length
+
+    def close(self) -> None:
+        self._link.close()
+
+
+class ImageioWriter(Closes):
+    def __init__(self, transfer: ImageioAddress, timeout_s: float, sleep: Callable[[float], None]) -> None:
+        self._link = _Link(transfer, sleep)
+        self._timeout_s = timeout_s
+        self._slow_zero = False
+
+    def write(self, offset: int, data: memoryview) -> None:
+        for at in range(0, len(data), MAX_REQUEST):
+            piece = data[at : at + MAX_REQUEST]
+
+            def put(start: int = offset + at, piece: memoryview = piece) -> None:
+                self._link.client.read_from(_Given(piece), start, len(piece))
+
+            self._link.trying(f"write {len(piece)} bytes at {offset + at}", put)
+
+    def zero(self, offset: int, length: int) -> None:
+        for start in range(offset, offset + length, MAX_ZERO):
+            count = min(MAX_ZERO, offset + length - start)
+
+            def zero(start: int = start, count: int = count) -> None:
+                self._zero(start, count)
+
+            self._link.trying(f"zero {count} bytes at {start}", zero)
+
+    def close(self) -> None:
+        self._link.close()
+
+    def _zero(self, offset: int, length: int) -> None:
+        if not self._slow_zero:
+            try:
+                self._link.client.zero(offset, length)
+            except TimeoutError:
+                # This storage writes its zeroes: from now on wait longer than the library does.
+                self._slow_zero = True
+                raise
+            return
+        self._link.close()
+        with ImageioSession(self._link.transfer, self._timeout_s) as session:
+            session.zero(offset, length)
+
+
+class _Given:
+    """A file-like object that gives out `data` once."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = min(len(buffer), len(self._data))
+        buffer[:count] = self._data[:count]
+        self._data = self._data[count:]
+        return count

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Requests to ovirt-imageio that may take long.
+
+The client library waits 60 s for any answer (10 s on the unix socket). On large or slow disks listing the
+extents, flushing and zeroing take longer; these requests wait for half an hour, on a connection of their
+own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import orjson
+
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.imageio_errors import StatusError, is_expected, is_transient, translated
+from pitr.endpoint.imageio_extents import Context
+from pitr.errors import ImageioError
+from pitr.retry import retrying
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S: Final = 10.0
+ANSWER_TIMEOUT_S: Final = 1800.0
+#: 14 million extents; a body that is larger is no list of extents of a disk.
+MAX_BODY: Final = 1 << 30
+#: More connections to one disk than this make nothing faster, whatever a server offers.
+MAX_CONNECTIONS: Final = 32
+
+# A host that vanished is noticed in two minutes, although an answer may take half an hour.
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageioAddress:
+    """Where a transfer's data is, as the engine says. The URLs hold the ticket, a secret: never shown.
+
+    `proxy_url` is used when the host of `transfer_url` cannot be reached; `secure=False` trusts any
+    certificate. Raises ImageioError when a URL is not one.
+    """
+
+    transfer_url: str = field(repr=False)
+    proxy_url: str | None = field(default=None, repr=False)
+    cafile: str | Path | None = None
+    secure: bool = True
+
+    def __post_init__(self) -> None:
+        for url in self.urls:
+            try:
+                parts = urlsplit(url)
+                known = (
+                    parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and parts.path
+                )
+            except ValueError:
+                known = False
+            if not known:
+                raise ImageioError("the engine gave a transfer URL that is none")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return (self.transfer_url,) if self.proxy_url is None else (self.transfer_url, self.proxy_url)
+
+    @property
+    def host(self) -> str:
+        """The host and port, for messages."""
+        return urlsplit(self.transfer_url).netloc.rpartition("@")[2]
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown: the ticket."""
+        return tuple({urlsplit(url).path.rpartition("/")[2] for url in self.urls} - {""})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How many connections of each kind the server serves at once."""
+
+    max_readers: int = 1
+    max_writers: int = 1
+
+
+class ImageioSession(Closes):
+    """One connection for requests that may take up to `timeout_s` seconds. Raises OSError, HTTPException and
+    StatusError; `ask` turns them into ImageioError."""
+
+    def __init__(self, address: ImageioAddress, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._connection, self._path = _connected(address)
+        self._connection.sock.settimeout(timeout_s)
+        # For the case that the server closes after an answer: http.client connects again by itself.
+        self._connection.timeout = timeout_s
+
+    def options(self) -> Options:
+        response = self._response("OPTIONS", self._path)
+        body = self._body(response)
+        # Old daemons and proxies know no OPTIONS: one connection always works.
+        if response.status in {204, 405}:
+            return Options()
+        _check(response, body)
+        try:
+            values = orjson.loads(body)
+        except ValueError:
+            values = None
+        return _options(values)
+
+    def extents(self, context: Context) -> bytes:
+        """Return the JSON list of the disk's extents as the server sent it."""
+        response = self._response("GET", f"{self._path}/extents?context={context}")
+        body = self._body(response)
+        _check(response, body)
+        return body
+
+    def flush(self) -> None:
+        self._patch({"op": "flush"})
+
+    def zero(self, offset: int, length: int) -> None:
+        """Zero a range, without making that durable."""
+        self._patch({"op": "zero", "offset": offset, "size": length, "flush": False})
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _patch(self, operation: dict[str, Any]) -> None:
+        headers = {"Content-Type": "application/json"}
+        response = self._response("PATCH", self._path, orjson.dumps(operation), headers)
+        _check(response, self._body(response))
+
+    def _response(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> http.client.HTTPResponse:
+        self._connection.request(method, path, body, headers or {})
+        return self._connection.getresponse()
+
+    def _body(self, response: http.client.HTTPResponse) -> bytes:
+        length = response.length
+        if length is not None and length > MAX_BODY:
+            raise http.client.HTTPException(f"an answer of {length} bytes")
+        body = response.read(MAX_BODY + 1)
+        if length is not None and len(body) < length:
+            raise http.client.IncompleteRead(b"", length - len(body))
+        if len(body) > MAX_BODY:
+            raise http.client.HTTPException(f"an answer of more than {MAX_BODY} bytes")
+        return body
+
+
+def ask(
+    address: ImageioAddress,
+    what: str,
+    question: Callable[[ImageioSession], T],
+    *,
+    timeout_s: float = ANSWER_TIMEOUT_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Ask `question` on a connection of its own, again after transient failures; raises ImageioError."""
+
+    def attempt() -> T:
+        with ImageioSession(address, timeout_s) as session:
+            return question(session)
+
+    return trying(address, what, attempt, sleep=sleep)
+
+
+def trying(
+    address: ImageioAddress, what: str, attempt: Callable[[], T], *, sleep: Callable[[float], None]
+) -> T:
+    """Call `attempt`, again after transient failures; raises ImageioError with `what` in its message."""
+    try:
+        return retrying(attempt, transient=is_transient, sleep=sleep)
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        # The server's words hold the ticket; a traceback must not show them.
+        raise translated(error, address.host, what, address.secrets) from None
+
+
+def _connected(address: ImageioAddress) -> tuple[http.client.HTTPConnection, str]:
+    *others, last = address.urls
+    for url in others:
+        try:
+            return _connected_to(urlsplit(url), address)
+        except OSError:
+            # The engine names the proxy for hosts that cannot be reached from everywhere.
+            continue
+    return _connected_to(urlsplit(last), address)
+
+
+def _connected_to(url: SplitResult, address: ImageioAddress) -> tuple[http.client.HTTPConnection, str]:
+    host = url.hostname or ""
+    connection: http.client.HTTPConnection
+    if url.scheme == "https":
+        context = ssl.create_default_context(cafile=address.cafile)
+        if not address.secure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, url.port, timeout=CONNECT_TIMEOUT_S, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, url.port, timeout=CONNECT_TIMEOUT_S)
+    try:
+        connection.connect()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE:
+            connection.sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, url.path
+
+
+def _check(response: http.client.HTTPResponse, body: bytes) -> None:
+    if response.status != http.client.OK:
+        raise StatusError(response.status, body[:1000].decode("utf-8", "replace"))
+
+
+def _options(values: Any) -> Options:
+    if not isinstance(values, dict):
+        return Options()
+    counts = [values.get(name, 1) for name in ("max_readers", "max_writers")]
+    readers, writers = (min(max(c, 1), MAX_CONNECTIONS) if type(c) is int else 1 for c in counts)
+    return Options(readers, writers)
