@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Extent indexes: where in a blob each range of the disk is (schema/index.sql)."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pitr import schema, sqlite
+from pitr.errors import FormatError
+from pitr.extents import MAX_SIZE, ExtentMap, Int64Array
+
+_APPLICATION_ID = 0x70697478
+_VERSION = 1
+
+
+class Row(NamedTuple):
+    """One row of the extent table; for a zero range the last three are None."""
+
+    start: int
+    length: int
+    blob_offset: int | None
+    blob_length: int | None
+    digest: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    """The index's own word on what it is the index of."""
+
+    stream_id: str
+    backup_id: str
+    disk_id: str
+    kind: str
+    size: int
+    parent_stream_id: str | None
+    frame_size: int
+    blob_size: int
+    blob_digest: str
+
+
+class IndexWriter:
+    """Writes a new index file. Rows come in the order of the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite.connect(path, create=True)
+        # The file is new, is not read before it is finished, and is synced as a whole by the store.
+        self._connection.execute("PRAGMA journal_mode = OFF")
+        self._connection.execute("PRAGMA synchronous = OFF")
+        self._connection.executescript(schema.read("index.sql"))
+        self._connection.execute("BEGIN")
+        self.rows = 0
+
+    def add(self, rows: list[Row]) -> None:
+        self._connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", rows)
+        self.rows += len(rows)
+
+    def finish(self, stream: StreamRow) -> None:
+        self._connection.execute(
+            "INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                stream.stream_id,
+                stream.backup_id,
+                stream.disk_id,
+                stream.kind,
+                stream.size,
+                stream.parent_stream_id,
+                stream.frame_size,
+                stream.blob_size,
+                stream.blob_digest,
+            ),
+        )
+        self._connection.execute("COMMIT")
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Index:
+    """A finished index file, opened for reading. Used by one thread at a time.
+
+    Everything that SQLite cannot make sense of raises FormatError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._reading():
+            self._connection = sqlite.connect_read_only(path, immutable=True)
+        try:
+            self.stream = self._read_stream()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            raise FormatError(f"the extent index {self._path.name} cannot be read: {error}") from None
+
+    def _read_stream(self) -> StreamRow:
+        with self._reading():
+            application_id = self._connection.execute("PRAGMA application_id").fetchone()[0]
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if application_id != _APPLICATION_ID:
+                raise FormatError(f"{self._path.name} is not an extent index")
+            if version != _VERSION:
+                raise FormatError(f"{self._path.name} is an extent index of the unknown version {version}")
+            rows = self._connection.execute("SELECT * FROM stream").fetchall()
+            if len(rows) != 1:
+                raise FormatError(f"{self._path.name} names {len(rows)} streams instead of one")
+            return StreamRow(*rows[0])
+
+    def count(self) -> int:
+        with self._reading():
+            return int(self._connection.execute("SELECT count(*) FROM extent").fetchone()[0])
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in the order of the disk."""
+        with self._reading():
+            for row in self._connection.execute(
+                "SELECT start, length, blob_offset, blob_length, digest FROM extent ORDER BY start"
+            ):
+                yield Row(*row)
+
+    def extents(self) -> ExtentMap:
+        """The rows as a checked extent map, one range a row: what the resolver works on."""
+        columns = self._columns("start, length, blob_offset IS NULL", 3)
+        extents = ExtentMap(columns[0], columns[1], columns[2].astype(np.bool_))
+        if self.stream.kind != "incremental" and not extents.covers(self.stream.size):
+            raise FormatError(f"the extent index {self._path.name} of a full stream does not cover the disk")
+        return extents.checked(self.stream.size, whole=False)
+
+    def frames(self) -> Frames:
+        """Where each frame lies, checked against the sizes of frame and blob."""
+        columns = self._columns("start, length, blob_offset, blob_length", 4, "WHERE blob_offset IS NOT NULL")
+        with self._reading():
+            digests = b"".join(
+                row[0]
+                for row in self._connection.execute(
+                    "SELECT digest FROM extent WHERE blob_offset IS NOT NULL ORDER BY start"
+                )
+            )
+        frames = Frames(*columns, np.frombuffer(digests, np.uint8))
+        frames.check(self.stream)
+        return frames
+
+    def _columns(self, columns: str, width: int, where: str = "") -> list[Int64Array]:
+        with self._reading():
+            cursor = self._connection.execute(f"SELECT {columns} FROM extent {where} ORDER BY start")  # noqa: S608
+            flat = np.fromiter(_flatten(cursor), np.int64)
+        table = flat.reshape(-1, width)
+        return [np.ascontiguousarray(table[:, column]) for column in range(width)]
+
+
+def _flatten(rows: Iterable[tuple[int, ...]]) -> Iterator[int]:
+    return itertools.chain.from_iterable(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """The frames of one stream, in the order of the disk: four int64 arrays of one length, in bytes, and 32 bytes
+    of digest for each.
+    """
+
+    start: Int64Array
+    length: Int64Array
+    blob_offset: Int64Array
+    blob_length: Int64Array
+    digests: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def digest(self, frame: int) -> bytes:
+        return self.digests[32 * frame : 32 * frame + 32].tobytes()
+
+    def check(self, stream: StreamRow) -> None:
+        """Raise FormatError when a frame is not one that could be in this stream's blob."""
+        if len(self.digests) != 32 * len(self):
+            raise FormatError("the extent index has digests of a wrong length")
+        size = stream.frame_size
+        if not 0 < size <= MAX_SIZE:
+            raise FormatError(f"the extent index names a frame size of {size}")
+        bad = (
+            (self.blob_offset < 0)
+            | (self.blob_length <= 0)
+            | (self.blob_length > stream.blob_size)
+            | (self.blob_offset > stream.blob_size - self.blob_length)
+            | (self.start // size != (self.start + self.length - 1) // size)
+        )
+        bad[1:] |= self.blob_offset[1:] < self.blob_offset[:-1] + self.blob_length[:-1]
+        if bad.any():
+            at = int(self.start[np.flatnonzero(bad)[0]])
+            raise FormatError(f"the extent index names an impossible frame for the range at {at}")

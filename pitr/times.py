@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one place that reads and writes times. Everything stored is UTC; people read and type local time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, tzinfo
+
+from pitr.errors import FormatError, UsageError
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def to_text(time: datetime) -> str:
+    """UTC as in the JSON output and the records: 2020-06-30T22:00:00Z, with a fraction only where there is one."""
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
+
+
+def to_sortable(time: datetime) -> str:
+    """UTC with a fixed number of digits, so that texts sort as times do."""
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def to_object_name(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def from_text(text: str) -> datetime:
+    """Read a stored time. Raises FormatError when it is not one or has no zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"not a time: {text!r}") from error
+    if time.tzinfo is None:
+        raise FormatError(f"a time without a zone: {text!r}")
+    return time.astimezone(UTC)
+
+
+def for_people(time: datetime, zone: tzinfo | None = None) -> str:
+    """Local time with its zone, to the second: 2020-06-30 22:00:00 CEST."""
+    local = time.astimezone(zone)
+    return f"{local:%Y-%m-%d %H:%M:%S} {_zone_name(local)}"
+
+
+def _zone_name(local: datetime) -> str:
+    name = local.tzname() or ""
+    return name if name.isalpha() else f"{local:%z}"
+
+
+def duration(seconds: float) -> str:
+    """A span for people: 0.4 s, 12 s, 3 min 20 s, 5 h 2 min, 3 days 4 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, name, smaller, smaller_name in (
+        (86400, "days", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit:
+            high, rest = divmod(whole, unit)
+            low = rest // smaller
+            if high == 1 and name == "days":
+                name = "day"
+            return f"{high} {name} {low} {smaller_name}" if low else f"{high} {name}"
+    return f"{whole} s"
+
+
+def parse_at(text: str, zone: tzinfo | None = None) -> datetime:
+    """Read the TIME of `--at`: ISO 8601, local time where no zone is given; "now" is now.
+
+    `zone` stands for the machine's own when None. Raises UsageError when it is no time, or when the local time
+    happened twice or never (a clock was changed): the message shows both readings.
+    """
+    if text.strip().lower() in ("now", "latest"):
+        return now()
+    try:
+        time = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is not a time",
+            "Write 2020-06-30T22:00 (local time), 2020-06-30T22:00Z, 2020-06-30T22:00+02:00 or now.",
+        ) from None
+    try:
+        return time.astimezone(UTC) if time.tzinfo is not None else _local_to_utc(time, text, zone)
+    except (OverflowError, OSError, ValueError):
+        raise UsageError(f"{text!r} is out of range", "Give a year between 1971 and 9998.") from None
+
+
+def _local_to_utc(time: datetime, text: str, zone: tzinfo | None) -> datetime:
+    first, second = (time.replace(fold=fold, tzinfo=zone).astimezone(UTC) for fold in (0, 1))
+    if first == second:
+        return first
+    readings = " or ".join(
+        f"{reading.astimezone(zone).isoformat(timespec='minutes' if not time.second else 'auto')}"
+        for reading in sorted((first, second))
+    )
+    exists = first.astimezone(zone).replace(tzinfo=None, fold=0) == time.replace(fold=0)
+    what = "happened twice" if exists else "never happened"
+    raise UsageError(
+        f"the local time {text} {what} (the clock was changed then)", f"Give it with its zone: {readings}."
+    )

@@ -1,0 +1,25 @@
+-- The extent index of one stream (docs/format.md). Written once, read-only afterwards.
+PRAGMA application_id = 0x70697478; -- "pitx"
+PRAGMA user_version = 1;
+
+-- One row: what the commit record says of the stream, so that an index found alone can be told from another's.
+CREATE TABLE stream (
+    stream_id        TEXT NOT NULL,
+    backup_id        TEXT NOT NULL,
+    disk_id          TEXT NOT NULL,
+    kind             TEXT NOT NULL CHECK (kind IN ('full', 'incremental', 'synthetic')),
+    size             INTEGER NOT NULL, -- of the disk, bytes
+    parent_stream_id TEXT,
+    frame_size       INTEGER NOT NULL, -- bytes
+    blob_size        INTEGER NOT NULL, -- bytes
+    blob_digest      TEXT NOT NULL     -- BLAKE3, hex
+);
+
+-- One row is one frame of data or one range of zeroes.
+CREATE TABLE extent (
+    start       INTEGER PRIMARY KEY, -- on the disk, bytes
+    length      INTEGER NOT NULL,    -- on the disk, bytes
+    blob_offset INTEGER,             -- of the frame in the blob; NULL: the range is zero
+    blob_length INTEGER,             -- of the frame in the blob, compressed
+    digest      BLOB                 -- BLAKE3 of the frame's uncompressed bytes, 32 bytes
+);
