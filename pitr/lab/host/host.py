@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -157,9 +158,18 @@ class Host:
         with self._lock, ExitStack() as closing:
             closing.callback(self._vm(vm_id).close)
             del self._vms[vm_id]
-            for backup_id in [backup_id for backup_id, owner in self._live.items() if owner == vm_id]:
-                closing.callback(self._backups.pop(backup_id).close)
-                del self._live[backup_id]
+            for backup in self._pop_live_backups(vm_id):
+                closing.callback(backup.close)
+
+    def crash_vm(self, vm_id: str) -> None:
+        """End the VM as a power failure would: the checkpoints of its volumes are lost, and its backups."""
+        with self._lock:
+            self._vm(vm_id).crash()
+            del self._vms[vm_id]
+            for backup in self._pop_live_backups(vm_id):
+                # What was in qemu is gone with it; only files are left to remove.
+                with contextlib.suppress(LabError):
+                    backup.close()
 
     def is_running(self, vm_id: str) -> bool:
         return vm_id in self._vms
@@ -172,7 +182,10 @@ class Host:
     def detach(self, vm_id: str, volume_id: str) -> None:
         """Unplug a volume from a running VM; refused while a backup reads it."""
         with self._lock:
-            self._vm(vm_id).detach(self._plugged(vm_id, volume_id))
+            volume = self._plugged(vm_id, volume_id)
+            if self._is_backed_up(volume):
+                raise LabError(f"volume {volume_id} is being backed up")
+            self._vm(vm_id).detach(volume)
 
     def guest(self, vm_id: str, volume_id: str) -> Guest:
         """Open a running VM's way to its disk; the caller closes it."""
@@ -227,12 +240,16 @@ class Host:
     # Checkpoints
 
     def checkpoints(self, volume_id: str) -> list[str]:
-        """The checkpoints of a volume that have a bitmap, oldest first."""
+        """The checkpoints of a volume whose bitmaps qemu has and can use, oldest first."""
         with self._lock:
             volume = self.volume(volume_id)
+            if not volume.keeps_bitmaps:
+                return []
             vm = self._vm_of(volume)
             found = stored_bitmaps(volume) if vm is None else vm.bitmaps(volume)
-            return [checkpoint for checkpoint in self._history[volume_id] if checkpoint in found]
+            usable = [checkpoint for checkpoint in self._history[volume_id] if checkpoint in found]
+            self._history[volume_id] = usable
+            return list(usable)
 
     def delete_checkpoint(self, volume_ids: Sequence[str], checkpoint_id: str) -> None:
         """Delete a checkpoint: what changed after it then counts as changed after its parent.
@@ -242,7 +259,7 @@ class Host:
         with self._lock:
             for volume_id in volume_ids:
                 volume = self.volume(volume_id)
-                history = self._history[volume_id]
+                history = self.checkpoints(volume_id)
                 if checkpoint_id not in history:
                     continue
                 at = history.index(checkpoint_id)
@@ -257,7 +274,7 @@ class Host:
                         enable = ["--enable"] if active else []
                         change_bitmap(volume, parent, [*enable, "--merge", checkpoint_id])
                     change_bitmap(volume, checkpoint_id, ["--remove"])
-                del history[at]
+                self._history[volume_id].remove(checkpoint_id)
 
     # Plain image transfers
 
@@ -325,7 +342,7 @@ class Host:
             self._daemon.restart()
 
     def _plan(self, volume: Volume, since: str | None, checkpoint_id: str | None) -> BackupDisk:
-        history = self._history[volume.id]
+        history = self.checkpoints(volume.id)
         if since is not None and since not in history:
             raise LabError(f"volume {volume.id} has no checkpoint {since}")
         if checkpoint_id is not None and checkpoint_id in history:
@@ -352,6 +369,15 @@ class Host:
             raise LabError(f"volume {volume_id} is not plugged into VM {vm_id}")
         return volume
 
+    def _is_backed_up(self, volume: Volume) -> bool:
+        return any(volume.id in backup.urls for backup in self._backups.values())
+
+    def _pop_live_backups(self, vm_id: str) -> list[Backup]:
+        ids = [backup_id for backup_id, owner in self._live.items() if owner == vm_id]
+        for backup_id in ids:
+            del self._live[backup_id]
+        return [self._backups.pop(backup_id) for backup_id in ids]
+
     def _free_volume(self, volume_id: str) -> Volume:
         """A volume that nothing has open: qemu lets either one VM have an image, or qemu-img, or servers."""
         volume = self.volume(volume_id)
@@ -359,6 +385,6 @@ class Host:
             raise LabError(f"volume {volume_id} belongs to a running VM")
         if volume_id in self._served:
             raise LabError(f"volume {volume_id} is being transferred")
-        if any(volume_id in backup.urls for backup in self._backups.values()):
+        if self._is_backed_up(volume):
             raise LabError(f"volume {volume_id} is being backed up")
         return volume

@@ -38,6 +38,8 @@ class Monitor:
 
     def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Run a QMP command and return its result, as JSON values."""
+        if self._loop.is_closed():
+            raise LabError(f"qemu cannot {command}: its monitor is closed")
         try:
             return self._run(self._client.execute(command, dict(arguments or {})))
         except TimeoutError as error:

@@ -93,15 +93,22 @@ class StorageDaemon:
         self._wait_until_gone("query-block-jobs", "device", job)
 
     def bitmaps(self, node: str) -> set[str]:
-        """The names of all dirty bitmaps of a node."""
+        """The names of all usable dirty bitmaps of a node."""
         for described in self.execute("query-named-block-nodes", {"flat": True}):
             if described["node-name"] == node:
-                return {bitmap["name"] for bitmap in described.get("dirty-bitmaps", [])}
+                found = described.get("dirty-bitmaps", [])
+                return {bitmap["name"] for bitmap in found if not bitmap.get("inconsistent", False)}
         raise LabError(f"qemu knows no node {node}")
 
     def close(self) -> None:
         self._monitor.close()
         self._child.stop()
+        self._nbd_socket.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """End the daemon as a power failure would, instead of closing it."""
+        self._child.kill()
+        self._monitor.close()
         self._nbd_socket.unlink(missing_ok=True)
 
     def _wait_until_gone(self, query: str, key: str, name: str) -> None:

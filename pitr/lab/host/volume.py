@@ -63,7 +63,7 @@ def change_bitmap(volume: Volume, bitmap: str, actions: Sequence[str]) -> None:
 
 
 def stored_bitmaps(volume: Volume) -> set[str]:
-    """The names of the bitmaps in the image file, also while a server has it open for reading."""
+    """The names of the usable bitmaps in the image file, also while a server has it open for reading."""
     command = [
         "qemu-img",
         "info",
@@ -75,4 +75,5 @@ def stored_bitmaps(volume: Volume) -> set[str]:
     ]
     described = json.loads(run(command))
     found = described.get("format-specific", {}).get("data", {}).get("bitmaps", [])
-    return {bitmap["name"] for bitmap in found}
+    # A qemu that crashed leaves its bitmaps "in use": nobody knows what they missed.
+    return {bitmap["name"] for bitmap in found if "in-use" not in bitmap["flags"]}

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from host_helpers import children_of
+
+from pitr.lab.host import Host
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a path short enough for unix sockets; pytest's own are too long."""
+    with tempfile.TemporaryDirectory(prefix="pitr-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def host(folder: Path) -> Iterator[Host]:
+    """A host that is checked to leave no process and no socket behind."""
+    before = set(children_of(os.getpid()))
+    with Host(folder) as host:
+        yield host
+    assert set(children_of(os.getpid())) <= before
+    assert [path for path in folder.rglob("*") if path.is_socket()] == []
