@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A simulated oVirt engine: what the unmodified SDK and ovirt-img see of one."""
+
+from pitr.lab.engine.clock import Clock
+from pitr.lab.engine.simulator import Simulator
+
+__all__ = ["Clock", "Simulator"]

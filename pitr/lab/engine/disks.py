@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks: created in the background, locked while something works on them, deleted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pitr.errors import PitrError
+from pitr.lab.engine import checkpoints, events
+from pitr.lab.engine.installation import Installation
+from pitr.lab.engine.refusals import conflict, disks_locked, incomplete
+from pitr.lab.engine.state import Disk, StorageDomain, new_id
+
+#: The host rounds a new disk's size up to this, while the engine reports the size that was asked for.
+VOLUME_ALIGNMENT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class NewDisk:
+    """What a client asks for; None where it says nothing."""
+
+    id: str | None
+    name: str | None
+    size: int | None
+    format: str | None
+    sparse: bool | None
+    incremental: bool
+    storage_domain: str | None
+    description: str = ""
+    content_type: str = "data"
+    initial_size: int | None = None
+    shareable: bool = False
+
+
+def create(installation: Installation, wanted: NewDisk, correlation_id: str | None = None) -> Disk:
+    """Start to create a disk and return it, locked. Raises Refusal: 400 incomplete, 409 impossible."""
+    state = installation.state
+    with state.lock:
+        disk = _checked(installation, wanted)
+        state.disks[disk.id] = disk
+    job = events.start_job(installation, f"Creating Disk {disk.name}", correlation_id)
+
+    def work() -> None:
+        installation.lag()
+        try:
+            if installation.faults.happens("disk creation"):
+                raise PitrError("a disk creation that was told to fail")
+            volume_size = -(-disk.size // VOLUME_ALIGNMENT) * VOLUME_ALIGNMENT
+            with installation.host_lock:
+                installation.host.create_volume(disk.id, volume_size, disk.format, sparse=disk.sparse)
+                disk.has_volume = True
+        except PitrError:
+            with state.lock:
+                disk.status = "illegal"
+                events.end_job(installation, job, succeeded=False)
+            return
+        installation.lag()
+        with state.lock:
+            disk.status = "ok"
+            events.end_job(installation, job, succeeded=True)
+
+    installation.workers.start(f"disk {disk.id[:8]}", work)
+    return disk
+
+
+def delete(installation: Installation, disk_id: str) -> None:
+    """Delete a disk. Raises Refusal: Missing, or 409 while it is locked or in use."""
+    state = installation.state
+    with installation.host_lock:
+        with state.lock:
+            disk = state.disk(disk_id)
+            if disk.status == "locked":
+                raise disks_locked("remove Virtual Disk", [disk.name])
+            running = [vm.name for vm in state.vms_of(disk_id) if vm.running]
+            if running:
+                raise conflict(f"Cannot remove Virtual Disk. The disk is used by VMs that run: {running[0]}")
+        drop(installation, disk)
+
+
+def drop(installation: Installation, disk: Disk) -> None:
+    """Make a disk disappear with all that refers to it, whatever its status."""
+    state = installation.state
+    with installation.host_lock:
+        with state.lock:
+            owners = state.vms_of(disk.id)
+            del state.disks[disk.id]
+            for vm in owners:
+                del vm.attachments[disk.id]
+        for vm in owners:
+            checkpoints.forget_disk(installation, vm, disk.id)
+        if disk.has_volume:
+            installation.host.delete_volume(disk.id)
+
+
+def storage_domain_named(installation: Installation, name_or_id: str) -> StorageDomain:
+    """The storage domain with this id or name. Raises Refusal (404)."""
+    state = installation.state
+    with state.lock:
+        for domain in state.storage_domains.values():
+            if name_or_id in {domain.id, domain.name}:
+                return domain
+        return state.storage_domain(name_or_id)
+
+
+def _checked(installation: Installation, wanted: NewDisk) -> Disk:
+    if wanted.size is None or wanted.format is None:
+        raise incomplete("Disk", "provisionedSize, format")
+    if wanted.storage_domain is None:
+        raise incomplete("Disk", "storageDomains.storageDomain.id|name")
+    domain = storage_domain_named(installation, wanted.storage_domain)
+    sparse = wanted.format == "cow" if wanted.sparse is None else wanted.sparse
+    if wanted.id is not None and wanted.id in installation.state.disks:
+        raise conflict(f"Cannot add Virtual Disk. The disk ID {wanted.id} already exists.")
+    if wanted.size <= 0 or wanted.size % 512:
+        raise conflict(f"Cannot add Virtual Disk. The disk size {wanted.size} is not possible.")
+    if wanted.format == "raw" and wanted.incremental:
+        raise conflict("Cannot add Virtual Disk. Incremental backup is not supported for RAW disks.")
+    if wanted.format == "raw" and sparse and domain.is_block:
+        raise conflict(
+            "Cannot add Virtual Disk. "
+            "Disk configuration (RAW Sparse) is incompatible with the storage domain type."
+        )
+    if wanted.format == "cow" and not sparse and not wanted.incremental:
+        raise conflict(
+            "Cannot add Virtual Disk. "
+            "Disk configuration (COW Preallocated) is incompatible with the storage domain type."
+        )
+    if not domain.active:
+        raise conflict(f"Cannot add Virtual Disk. The storage domain {domain.name} is not active.")
+    disk_id = wanted.id or new_id()
+    return Disk(
+        id=disk_id,
+        name=wanted.name or f"disk-{disk_id[:8]}",
+        size=wanted.size,
+        format=wanted.format,
+        sparse=sparse,
+        incremental=wanted.incremental,
+        storage_domain_id=domain.id,
+        description=wanted.description,
+        content_type=wanted.content_type,
+        initial_size=wanted.initial_size,
+        shareable=wanted.shareable,
+    )

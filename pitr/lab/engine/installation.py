@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all parts of the simulated engine share: its state, its host, its clock, its threads."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from pitr.lab.engine.clock import Clock
+from pitr.lab.engine.faults import Faults
+from pitr.lab.engine.state import State
+from pitr.lab.engine.workers import Workers
+from pitr.lab.host.host import Host
+
+
+@dataclass(slots=True)
+class Installation:
+    """One installed oVirt.
+
+    Take `host_lock` around work on the host's volumes and VMs (tickets need none), never while holding the
+    state's lock: work on the host is slow, and answers to polling clients must not wait for it.
+    """
+
+    host: Host
+    clock: Clock
+    faults: Faults
+    phase_lag_s: float
+    state: State = field(default_factory=State)
+    workers: Workers = field(default_factory=Workers)
+    host_lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def lag(self) -> None:
+        """Let the time pass that the engine needs to notice a change."""
+        self.workers.sleep(self.phase_lag_s)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the engine says when it refuses: the status and the text are all that a client gets to see."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):  # noqa: N818 - an answer to a client, not a bug
+    """A request is answered with `status` and a fault; without a detail the body is empty."""
+
+    def __init__(self, status: int, detail: str | None, reason: str = "Operation Failed") -> None:
+        super().__init__(f"{status} {detail or ''}")
+        self.status = status
+        self.detail = detail
+        self.reason = reason
+
+
+class Missing(Refusal):
+    """A named entity does not exist: 404, and the body is empty."""
+
+    def __init__(self, what: str, entity_id: str) -> None:
+        super().__init__(404, None)
+        self.add_note(f"no {what} {entity_id}")
+
+
+def conflict(text: str) -> Refusal:
+    """409: the request is valid, but not now."""
+    return Refusal(409, f"[{text}]")
+
+
+def bad_request(text: str) -> Refusal:
+    """400: the request cannot be carried out."""
+    return Refusal(400, f"[{text}]")
+
+
+def incomplete(entity: str, fields: str) -> Refusal:
+    """400: a required field is not in the body."""
+    return Refusal(400, f"{entity} [{fields}] required for add", "Incomplete parameters")
+
+
+def during_backup() -> Refusal:
+    return conflict("Cannot backup VM. The VM is during a backup operation.")
+
+
+def vm_not_up_or_down() -> Refusal:
+    return conflict("Cannot backup VM. The Virtual Machine should be in Up or Down status.")
+
+
+def vm_previews_snapshot() -> Refusal:
+    return conflict("Cannot backup VM. VM is previewing a Snapshot.")
+
+
+def disks_locked(action: str, names: list[str]) -> Refusal:
+    return conflict(
+        f"Cannot {action}. The following disks are locked: {', '.join(names)}. "
+        "Please try again in a few minutes."
+    )
+
+
+def disks_not_active(vm_name: str, names: list[str]) -> Refusal:
+    return conflict(
+        f"Cannot backup VM. The following disks are not active on VM {vm_name}: {', '.join(names)}"
+    )
+
+
+def active_transfer() -> Refusal:
+    return conflict("Cannot stop VM backup. There is an active image transfer for VM backup")
+
+
+def backup_not_ready(phase: str) -> Refusal:
+    return conflict(
+        "Cannot transfer Virtual Disk. "
+        f"The VM backup is not in READY phase, backup phase is {phase.upper()}. "
+        "Please try again when the backup is in READY phase."
+    )
+
+
+def backup_not_ready_to_stop(phase: str) -> Refusal:
+    return bad_request(
+        f"Cannot stop VM backup. The VM backup is not in READY phase, backup phase is {phase.upper()}."
+    )
+
+
+def backup_already(phase: str) -> Refusal:
+    # The one text that the engine writes in lower case.
+    return bad_request(
+        f"cannot stop vm backup. the vm backup is already in '{phase}' phase, no need to finalize it."
+    )
+
+
+def checkpoint_missing(checkpoint_id: str) -> Refusal:
+    return bad_request(f"Cannot backup VM. Checkpoint ID {checkpoint_id} doesn't exist.")
+
+
+def checkpoint_invalid(checkpoint_id: str) -> Refusal:
+    return bad_request(f"Cannot backup VM. Checkpoint ID {checkpoint_id} is invalid and should be removed.")
+
+
+def disks_missing(disk_ids: list[str]) -> Refusal:
+    return bad_request(f"Cannot backup VM. The following disk(s) ID(s) does not exist: {', '.join(disk_ids)}")
+
+
+def backup_exists(backup_id: str) -> Refusal:
+    return bad_request(f"Cannot backup VM. backup ID {backup_id} already exists.")
+
+
+def format_not_applicable() -> Refusal:
+    return bad_request("Cannot transfer Virtual Disk. The specified format is not applicable for VM backup.")
+
+
+def chain_lost() -> Refusal:
+    return Refusal(400, "[]")

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A transfer's life in the background: a ticket in front of the daemon, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+from pitr.errors import LabError, PitrError, ProgramFailed
+from pitr.lab.engine import disks
+from pitr.lab.engine.installation import Installation
+from pitr.lab.engine.state import Backup, Disk, Transfer, new_id
+from pitr.process import run
+
+log = logging.getLogger("pitr.lab.engine")
+
+#: How often the daemon is asked what a ticket does. Its idle time counts in whole seconds.
+POLL_S = 0.5
+#: A ticket has to outlive any pause that the inactivity timeout allows.
+TICKET_MARGIN_S = 240
+#: The requests that do not end a transfer, and the phases that they lead to.
+_GO_ON = {"pause": "paused_user", "pause by system": "paused_system", "resume": "transferring"}
+
+
+def start(installation: Installation, transfer: Transfer, disk: Disk, backup: Backup | None) -> None:
+    """Let `transfer` run through its phases in a thread of its own."""
+    work = _Run(installation, transfer, disk, backup)
+    installation.workers.start(f"transfer {transfer.id[:8]}", work.run)
+
+
+class _Run:
+    def __init__(
+        self, installation: Installation, transfer: Transfer, disk: Disk, backup: Backup | None
+    ) -> None:
+        self._installation = installation
+        self._state = installation.state
+        self._transfer = transfer
+        self._disk = disk
+        self._backup = backup
+        self._serving = False
+
+    def run(self) -> None:
+        request = "resume"
+        while request in _GO_ON:
+            if request == "resume":
+                self._installation.lag()
+                if not self._open():
+                    request = "cancel by system"
+                    break
+            else:
+                self._pause(_GO_ON[request])
+            request = self._await_request()
+        if request == "finalize":
+            self._finalize()
+        elif request == "cancel":
+            self._cancel()
+        else:
+            self._stop_by_system()
+
+    @property
+    def _is_download(self) -> bool:
+        return self._transfer.direction == "download"
+
+    def _set_phase(self, phase: str) -> None:
+        with self._state.lock:
+            self._transfer.phase = phase
+            if self._transfer.ended:
+                self._transfer.ended_at = time.monotonic()
+            self._state.lock.notify_all()
+
+    def _open(self) -> bool:
+        """Make the disk reachable and give out a ticket; False when the host cannot."""
+        host, transfer, disk = self._installation.host, self._transfer, self._disk
+        ticket_id = new_id()
+        dirty = self._backup is not None and self._backup.disks[disk.id] is not None
+        try:
+            with self._installation.host_lock:
+                if self._backup is not None:
+                    url = host.backup_export(self._backup.id, disk.id)
+                else:
+                    url = host.serve_volume(disk.id, read_only=self._is_download)
+                    self._serving = True
+            host.add_ticket(
+                ticket_id,
+                nbd_url=url,
+                size=disk.size,
+                ops=["read" if self._is_download else "write"],
+                dirty=dirty,
+                sparse=disk.sparse,
+                timeout_s=transfer.inactivity_timeout_s + TICKET_MARGIN_S,
+                inactivity_timeout_s=transfer.inactivity_timeout_s,
+                transfer_id=transfer.id,
+            )
+        except PitrError as error:
+            log.warning("transfer %s cannot start: %s", transfer.id, error.message)
+            return False
+        with self._state.lock:
+            transfer.ticket_id = ticket_id
+            self._set_phase("transferring")
+        return True
+
+    def _await_request(self) -> str:
+        """Wait for what is to be done next, while watching the ticket."""
+        while True:
+            with self._state.lock:
+                if self._transfer.asked is None:
+                    self._state.lock.wait(POLL_S)
+                asked, ticket_id = self._transfer.asked, self._transfer.ticket_id
+                # Ends keep their request: a second one must not change them.
+                if asked in {"pause", "resume"}:
+                    self._transfer.asked = None
+            self._installation.workers.sleep(0)
+            if asked is not None:
+                return asked
+            if ticket_id is not None and self._is_abandoned(ticket_id):
+                policy = self._transfer.timeout_policy
+                if policy == "cancel" or (policy == "legacy" and self._is_download):
+                    return "cancel by system"
+                return "pause by system"
+
+    def _is_abandoned(self, ticket_id: str) -> bool:
+        try:
+            ticket = self._installation.host.ticket(ticket_id)
+        except LabError:
+            # The daemon is being restarted; the next look finds the ticket, or that it is gone.
+            return False
+        if ticket is None:
+            return True
+        with self._state.lock:
+            self._transfer.transferred = ticket.get("transferred", 0)
+            self._transfer.active = bool(ticket["active"])
+        return not ticket["active"] and ticket["idle_time"] >= self._transfer.inactivity_timeout_s
+
+    def _close(self) -> None:
+        """Take the ticket and the way to the disk away; waits for the operations that still run."""
+        with self._state.lock:
+            ticket_id, self._transfer.ticket_id = self._transfer.ticket_id, None
+        while ticket_id is not None:
+            try:
+                if self._installation.host.remove_ticket(ticket_id):
+                    break
+            except LabError:
+                if self._installation.workers.closing:
+                    raise
+            self._installation.workers.sleep(0.1)
+        if self._serving:
+            with self._installation.host_lock:
+                self._installation.host.stop_serving(self._disk.id)
+            self._serving = False
+
+    def _finalize(self) -> None:
+        self._set_phase("finalizing_success")
+        self._close()
+        self._installation.lag()
+        if self._is_download:
+            self._unlock_disk()
+            self._set_phase("finished_success")
+            return
+        try:
+            self._verify()
+        except PitrError:
+            self._set_phase("finalizing_failure")
+            self._installation.lag()
+            self._end_badly()
+            return
+        self._unlock_disk()
+        self._set_phase("finished_success")
+
+    def _cancel(self) -> None:
+        self._set_phase("cancelled_user")
+        self._installation.lag()
+        self._set_phase("finalizing_cleanup")
+        self._close()
+        self._installation.lag()
+        self._set_phase("finished_cleanup")
+        self._end_badly()
+
+    def _stop_by_system(self) -> None:
+        self._set_phase("cancelled_system")
+        self._installation.lag()
+        self._set_phase("finalizing_failure")
+        self._close()
+        self._end_badly()
+
+    def _pause(self, phase: str) -> None:
+        self._close()
+        self._set_phase(phase)
+
+    def _end_badly(self) -> None:
+        """An upload that does not succeed takes its disk with it, new or not."""
+        if self._is_download:
+            self._unlock_disk()
+        else:
+            disks.drop(self._installation, self._disk)
+        self._installation.lag()
+        self._set_phase("finished_failure")
+
+    def _unlock_disk(self) -> None:
+        # Even when the disk's backup goes on: a backup's state cannot be read from its disks.
+        with self._state.lock:
+            self._disk.status = "ok"
+
+    def _verify(self) -> None:
+        """Check the volume as the host does after an upload. Raises ProgramFailed or LabError."""
+        if self._installation.faults.happens("upload verification"):
+            raise LabError("an upload that was told to be damaged")
+        volume = self._installation.host.volume(self._disk.id)
+        with self._installation.host_lock:
+            said = run(["qemu-img", "info", "--output=json", str(volume.path)])
+        info = json.loads(said)
+        if info["format"] != volume.qemu_format or info["virtual-size"] < self._disk.size:
+            raise ProgramFailed(f"disk {self._disk.id} is not what it should be after the upload: {said}")

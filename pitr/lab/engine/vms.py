@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VMs: added, started and stopped, disks attached and detached."""
+
+from __future__ import annotations
+
+from pitr.errors import LabError
+from pitr.lab.engine import checkpoints, disks, events, ovf
+from pitr.lab.engine.installation import Installation
+from pitr.lab.engine.refusals import Missing, Refusal, bad_request, conflict, disks_locked
+from pitr.lab.engine.state import VM, Attachment, new_id
+
+#: How long a live backup may take to fail when its VM stops.
+BACKUP_FAILS_WITHIN_S = 30.0
+
+
+def add(
+    installation: Installation,
+    name: str,
+    *,
+    vm_id: str | None = None,
+    compat: str = "4.6",
+    description: str = "",
+    memory: int = 1 << 30,
+) -> VM:
+    """Add a VM without disks, down. Raises Refusal (409) when the name or the id is taken."""
+    state = installation.state
+    with state.lock:
+        if any(vm.name == name for vm in state.vms.values()):
+            raise conflict(
+                "Cannot add VM. The VM name is already in use, please choose a unique name and try again."
+            )
+        if vm_id is not None and vm_id in state.vms:
+            raise conflict("Cannot import VM. The VM ID is already in use.")
+        vm = VM(
+            id=vm_id or new_id(),
+            name=name,
+            created=installation.clock.now(),
+            compat=compat,
+            description=description,
+            memory=memory,
+        )
+        state.vms[vm.id] = vm
+        return vm
+
+
+def add_from_ovf(installation: Installation, document: str, *, regenerate_ids: bool, name: str | None) -> VM:
+    """Add a VM from its saved configuration. Existing disks are attached by the ids in it, best effort.
+
+    A disk that cannot be attached is only an event. Raises Refusal: 400 on a bad document, 409 when taken.
+    """
+    try:
+        configuration = ovf.read(document)
+    except ValueError as error:
+        raise bad_request(f"Cannot import VM. Invalid OVF configuration: {error}") from None
+    vm = add(
+        installation,
+        name or configuration.name,
+        vm_id=None if regenerate_ids else configuration.vm_id,
+        compat=configuration.compat,
+        description=configuration.description,
+        memory=configuration.memory,
+    )
+    for attachment in configuration.attachments:
+        try:
+            attach(installation, vm.id, attachment)
+        except Refusal:
+            events.record(
+                installation,
+                events.DISK_ATTACH_FAILED,
+                f"Failed to attach disk {attachment.disk_id} to VM {vm.name}.",
+                subject_id=vm.id,
+                vm_id=vm.id,
+            )
+    return vm
+
+
+def configuration(installation: Installation, vm: VM) -> str:
+    """The VM's OVF."""
+    with installation.state.lock:
+        return ovf.write(vm, [installation.state.disk(disk_id) for disk_id in vm.attachments])
+
+
+def start(installation: Installation, vm_id: str) -> None:
+    """Start the VM. Raises LabError when it runs, or while something works on it."""
+    state = installation.state
+    with installation.host_lock:
+        with state.lock:
+            vm = state.vm(vm_id)
+            if vm.running:
+                raise LabError(f"VM {vm.name} runs already")
+            if state.running_backup(vm_id) is not None:
+                raise LabError(f"VM {vm.name} is during a backup")
+            busy = [each for each in vm.attachments if state.active_transfers(disk_id=each)]
+            if busy:
+                raise LabError(f"disk {busy[0]} of VM {vm.name} is being transferred")
+        installation.host.start_vm(vm_id, list(vm.attachments))
+        with state.lock:
+            vm.status = "up"
+
+
+def stop(installation: Installation, vm_id: str) -> None:
+    """Stop the VM; a live backup of it fails first. Raises LabError when it is down, or a backup starts."""
+    state = installation.state
+    with state.lock:
+        vm = state.vm(vm_id)
+        if not vm.running:
+            raise LabError(f"VM {vm.name} is down already")
+        backup = state.running_backup(vm_id)
+        if backup is not None:
+            if backup.phase != "ready":
+                raise LabError(f"VM {vm.name} is during a backup that is {backup.phase}")
+            backup.abort_asked = True
+            state.lock.notify_all()
+            if not state.lock.wait_for(lambda: backup.ended, timeout=BACKUP_FAILS_WITHIN_S):
+                raise LabError(f"the backup of VM {vm.name} does not end")
+    with installation.host_lock:
+        installation.host.stop_vm(vm_id)
+        with state.lock:
+            vm.status = "down"
+
+
+def attach(installation: Installation, vm_id: str, attachment: Attachment) -> None:
+    """Attach a disk; a running VM gets it at once when it is active. Raises Refusal."""
+    state = installation.state
+    with installation.host_lock:
+        with state.lock:
+            vm = state.vm(vm_id)
+            disk = state.disk(attachment.disk_id)
+            others = [other.name for other in state.vms_of(disk.id)]
+            if others and not (disk.shareable and vm.name not in others):
+                raise conflict(
+                    f"Cannot attach Virtual Disk. The disk {disk.name} is already attached to VM {others[0]}."
+                )
+            if disk.status == "locked":
+                raise disks_locked("attach Virtual Disk", [disk.name])
+            vm.attachments[disk.id] = attachment
+            hot = vm.running and attachment.active
+        if hot:
+            installation.host.attach(vm_id, disk.id)
+
+
+def detach(installation: Installation, vm_id: str, disk_id: str, *, delete: bool = False) -> None:
+    """Detach a disk, which takes it out of the VM's checkpoints; `delete` it as well. Raises Refusal."""
+    state = installation.state
+    with installation.host_lock:
+        with state.lock:
+            vm = state.vm(vm_id)
+            if disk_id not in vm.attachments:
+                raise Missing("disk attachment", disk_id)
+            disk = state.disk(disk_id)
+            if state.running_backup(vm_id) is not None:
+                raise conflict("Cannot detach Virtual Disk. The VM is during a backup operation.")
+            if disk.status == "locked":
+                raise disks_locked("detach Virtual Disk", [disk.name])
+            if vm.running and delete:
+                raise conflict("Cannot remove Virtual Disk. The VM is not down.")
+            attachment = vm.attachments.pop(disk_id)
+            hot = vm.running and attachment.active
+        if hot:
+            installation.host.detach(vm_id, disk_id)
+        checkpoints.forget_disk(installation, vm, disk_id)
+        if delete:
+            disks.drop(installation, disk)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The threads that the engine's long operations run in, and how they all end together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+log = logging.getLogger("pitr.lab.engine")
+
+
+class Closing(Exception):  # noqa: N818 - not an error
+    """The engine shuts down: whoever waits gives up."""
+
+
+class Workers:
+    """Starts threads and waits for them at the end. `failures` keeps what any of them died from."""
+
+    def __init__(self) -> None:
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self.failures: list[BaseException] = []
+
+    @property
+    def closing(self) -> bool:
+        return self._closing.is_set()
+
+    def start(self, name: str, work: Callable[[], None]) -> None:
+        """Run `work` in a thread. After close() nothing is started any more."""
+        thread = threading.Thread(target=self._run, args=(name, work), name=f"lab {name}", daemon=True)
+        with self._lock:
+            if self.closing:
+                return
+            self._threads = [known for known in self._threads if known.is_alive()]
+            self._threads.append(thread)
+            thread.start()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`; raises Closing as soon as the engine shuts down."""
+        if self._closing.wait(seconds):
+            raise Closing
+
+    def close(self) -> None:
+        """Wake and join all threads."""
+        with self._lock:
+            self._closing.set()
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Closing:
+            return
+        except Exception as error:
+            if not self.closing:
+                log.exception("%s failed", name)
+                self.failures.append(error)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's folder: short, private, and gone when the lab is gone, however that happens."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+#: Unix sockets are in the folder, and their paths are limited to 107 bytes.
+_PREFIX = "pitr-lab-"
+_LOCK = "lock"
+
+
+@contextmanager
+def lab_folder(folder: Path | None, *, close: Callable[[], None]) -> Iterator[Path]:
+    """The folder to work in: `folder`, which stays, or else a temporary one that is removed at the end.
+
+    When the interpreter exits, or SIGTERM would end the process, `close` is called: it has to end the lab.
+    """
+    with _called_at_the_end(close):
+        if folder is not None:
+            yield folder
+            return
+        _remove_abandoned(Path(tempfile.gettempdir()))
+        made = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = _take_lock(made)
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made)
+            if lock is not None:
+                os.close(lock)
+
+
+@contextmanager
+def _called_at_the_end(close: Callable[[], None]) -> Iterator[None]:
+    def on_sigterm(signum: int, _frame: FrameType | None) -> None:
+        close()
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+    # A program with a handler of its own ends in its own way, and leaves the lab's context on it.
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, on_sigterm)
+    atexit.register(close)
+    try:
+        yield
+    finally:
+        atexit.unregister(close)
+        if is_ours and signal.getsignal(signal.SIGTERM) is on_sigterm:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of labs that were killed: nobody holds their locks any more."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not (folder / _LOCK).is_file():
+            continue
+        lock = _take_lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _take_lock(folder: Path) -> int | None:
+    """Lock a folder, until the descriptor is closed or its process dies. None when another has it."""
+    try:
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The local oVirt as one thing: an engine, a host, and VMs that a test can fill and run."""
+
+from __future__ import annotations
+
+import configparser
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pitr.lab.engine import disks, vms
+from pitr.lab.engine.clock import Clock
+from pitr.lab.engine.simulator import Simulator
+from pitr.lab.engine.state import Attachment, Disk, StorageDomain, new_id
+from pitr.lab.folder import lab_folder
+from pitr.lab.host.guest import Guest
+from pitr.lab.host.host import Host
+
+USERNAME = "admin@internal"
+
+
+class Lab:
+    """A local oVirt; a context manager. Everything it makes is in one folder and goes with it.
+
+    `folder` must exist and be short (unix sockets are in it); without one a temporary folder is used. With
+    `unix_socket=False` clients on this machine have to use TLS. Raises ProgramMissing and LabError.
+    """
+
+    def __init__(
+        self, folder: Path | None = None, *, phase_lag_s: float = 0.05, unix_socket: bool = True
+    ) -> None:
+        self._folder = folder
+        self._phase_lag_s = phase_lag_s
+        self._unix_socket = unix_socket
+        self._closing = ExitStack()
+        self.clock = Clock()
+        self.username = USERNAME
+        self.password = secrets.token_urlsafe(12)
+        self.storage_domain = "data"
+
+    def __enter__(self) -> Self:
+        with ExitStack() as closing:
+            folder = closing.enter_context(lab_folder(self._folder, close=self.close))
+            self.password_file = folder / "password"
+            self.password_file.touch(mode=0o600)
+            self.password_file.write_text(f"{self.password}\n")
+            self.host = closing.enter_context(Host(folder, unix_socket=self._unix_socket))
+            self.cafile = self.host.cafile
+            self.engine = closing.enter_context(
+                Simulator(
+                    self.host,
+                    self.clock,
+                    username=self.username,
+                    password=self.password,
+                    phase_lag_s=self._phase_lag_s,
+                )
+            )
+            self.engine_url = self.engine.url
+            self.add_storage_domain(self.storage_domain)
+            self._closing = closing.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self._closing.__exit__(kind, error, trace)
+
+    def close(self) -> None:
+        """End everything, as leaving the context does; a second time does nothing."""
+        self._closing.close()
+
+    def environment(self) -> dict[str, str]:
+        """The variables that let `pitr` find this engine."""
+        return {
+            "PITR_ENGINE_URL": self.engine_url,
+            "PITR_USERNAME": self.username,
+            "PITR_PASSWORD_FILE": str(self.password_file),
+            "PITR_CAFILE": str(self.cafile),
+        }
+
+    def write_ovirt_img_config(self, path: Path, section: str = "lab") -> None:
+        """Write a configuration file of ovirt-img with a section for this engine, readable by its owner."""
+        config = configparser.ConfigParser(interpolation=None)
+        config[section] = {
+            "engine_url": self.engine_url,
+            "username": self.username,
+            "password": self.password,
+            "cafile": str(self.cafile),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        with path.open("w") as file:
+            config.write(file)
+
+    def add_storage_domain(
+        self, name: str, *, storage_type: str = "nfs", active: bool = True
+    ) -> StorageDomain:
+        """Add a data domain; `storage_type` "iscsi" or "fcp" is block storage."""
+        return self.engine.add_storage_domain(name, storage_type=storage_type, active=active)
+
+    def add_vm(
+        self, name: str, *, compat: str = "4.6", description: str = "", storage_domain: str | None = None
+    ) -> LabVM:
+        """Add a VM, down, without disks; its disks go to `storage_domain`.
+
+        Compatibility below 4.7 is backed up live or cold, from 4.7 on from a snapshot.
+        """
+        vm = vms.add(self.engine.installation, name, compat=compat, description=description)
+        return LabVM(self, vm.id, name, storage_domain or self.storage_domain)
+
+    def add_disk(
+        self,
+        name: str,
+        size: int,
+        *,
+        format: str = "cow",
+        sparse: bool = True,
+        content: Path | None = None,
+        incremental: bool = True,
+        storage_domain: str | None = None,
+    ) -> LabDisk:
+        """Add a disk that belongs to no VM. `size` in bytes; `content`: a raw image with its first bytes."""
+        domain = disks.storage_domain_named(self.engine.installation, storage_domain or self.storage_domain)
+        disk = Disk(
+            id=new_id(),
+            name=name,
+            size=size,
+            format=format,
+            sparse=sparse,
+            incremental=incremental and format == "cow",
+            storage_domain_id=domain.id,
+            status="ok",
+            has_volume=True,
+        )
+        with self.engine.installation.host_lock:
+            self.host.create_volume(disk.id, size, format, content=content, sparse=sparse)
+        with self.engine.state.lock:
+            self.engine.state.disks[disk.id] = disk
+        return LabDisk(self, disk)
+
+    def vm(self, name_or_id: str) -> LabVM:
+        """Any VM on the engine, also one that a restore created. Raises LookupError."""
+        with self.engine.state.lock:
+            for vm in self.engine.state.vms.values():
+                if name_or_id in {vm.id, vm.name}:
+                    return LabVM(self, vm.id, vm.name, self.storage_domain)
+        raise LookupError(f"there is no VM {name_or_id}")
+
+    def disk(self, disk_id: str) -> LabDisk:
+        """Any disk on the engine, also one that a restore created. Raises LookupError."""
+        with self.engine.state.lock:
+            if disk_id not in self.engine.state.disks:
+                raise LookupError(f"there is no disk {disk_id}")
+            return LabDisk(self, self.engine.state.disks[disk_id])
+
+    @property
+    def disks(self) -> list[LabDisk]:
+        """All disks on the engine, without the scratch disks of backups."""
+        with self.engine.state.lock:
+            known = self.engine.state.disks.values()
+            return [LabDisk(self, disk) for disk in known if disk.content_type != "backup_scratch"]
+
+    def open_transfers(self) -> list[str]:
+        """The ids of the transfers that have not ended."""
+        with self.engine.state.lock:
+            return [transfer.id for transfer in self.engine.state.active_transfers()]
+
+    def open_backups(self) -> list[str]:
+        """The ids of the backups that have not ended."""
+        with self.engine.state.lock:
+            return [backup.id for backup in self.engine.state.backups.values() if not backup.ended]
+
+    def locked_disks(self) -> list[str]:
+        """The ids of the disks that are locked."""
+        with self.engine.state.lock:
+            return [disk.id for disk in self.engine.state.disks.values() if disk.status == "locked"]
+
+
+class LabVM:
+    """One VM of the lab."""
+
+    def __init__(self, lab: Lab, vm_id: str, name: str, storage_domain: str) -> None:
+        self.lab = lab
+        self.id = vm_id
+        self.name = name
+        self._storage_domain = storage_domain
+
+    @property
+    def running(self) -> bool:
+        return self.lab.host.is_running(self.id)
+
+    @property
+    def disks(self) -> list[LabDisk]:
+        """The VM's disks in the order in which they were attached."""
+        with self.lab.engine.state.lock:
+            attached = list(self.lab.engine.state.vm(self.id).attachments)
+            return [self.lab.disk(disk_id) for disk_id in attached]
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The ids of the VM's checkpoints, root to leaf."""
+        with self.lab.engine.state.lock:
+            return [checkpoint.id for checkpoint in self.lab.engine.state.vm(self.id).checkpoints]
+
+    def start(self) -> None:
+        """Start the VM. Raises LabError when it cannot be started now."""
+        vms.start(self.lab.engine.installation, self.id)
+
+    def stop(self) -> None:
+        """Stop the VM. A live backup that is ready fails; raises LabError while one starts or ends."""
+        vms.stop(self.lab.engine.installation, self.id)
+
+    def add_disk(
+        self,
+        name: str,
+        size: int,
+        *,
+        format: str = "cow",
+        sparse: bool = True,
+        content: Path | None = None,
+        bootable: bool = False,
+        incremental: bool = True,
+    ) -> LabDisk:
+        """Add a disk of `size` bytes and attach it; a running VM can use it at once."""
+        disk = self.lab.add_disk(
+            name,
+            size,
+            format=format,
+            sparse=sparse,
+            content=content,
+            incremental=incremental,
+            storage_domain=self._storage_domain,
+        )
+        self.attach(disk, bootable=bootable)
+        return disk
+
+    def attach(self, disk: LabDisk, *, bootable: bool = False) -> None:
+        vms.attach(self.lab.engine.installation, self.id, Attachment(disk.id, bootable=bootable))
+
+    def detach(self, disk: LabDisk) -> None:
+        """Detach a disk, which takes it out of the VM's checkpoints."""
+        vms.detach(self.lab.engine.installation, self.id, disk.id)
+
+
+class LabDisk:
+    """One disk of the lab; `size` in bytes, `format` "cow" or "raw"."""
+
+    def __init__(self, lab: Lab, disk: Disk) -> None:
+        self.lab = lab
+        self.id = disk.id
+        self.name = disk.name
+        self.size = disk.size
+        self.format = disk.format
+
+    @property
+    def image(self) -> Path:
+        """The image file; only to be looked at while no VM and no transfer uses it."""
+        return self.lab.host.volume(self.id).path
+
+    @property
+    def status(self) -> str:
+        """What the engine says now. Raises Refusal when the disk is gone."""
+        with self.lab.engine.state.lock:
+            return self.lab.engine.state.disk(self.id).status
+
+    def guest(self) -> Guest:
+        """The running VM's way to its disk; the caller closes it. Raises LabError when no VM runs with it."""
+        with self.lab.engine.state.lock:
+            owners = self.lab.engine.state.vms_of(self.id)
+            running = [vm.id for vm in owners if vm.running]
+            vm_id = (running or [vm.id for vm in owners] or [""])[0]
+        return self.lab.host.guest(vm_id, self.id)
+
+    def copy_content(self, path: Path) -> None:
+        """Copy the disk's exact bytes to the new sparse raw file `path`: the oracle of tests."""
+        self.lab.host.copy_content(self.id, path)
