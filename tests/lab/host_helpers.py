@@ -79,15 +79,26 @@ def content(host: Host, volume_id: str, folder: Path) -> bytes:
 def children_of(pid: int) -> list[int]:
     """The processes that `pid` started and that have not ended."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(word) for word in (task / "children").read_text().split()]
-    return [child for child in found if is_running(child)]
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            state, parent = _state_and_parent(int(folder.name))
+            if parent == pid and state not in _ENDED:
+                found.append(int(folder.name))
+    return found
 
 
 def is_running(pid: int) -> bool:
+    return _state_and_parent(pid)[0] not in _ENDED
+
+
+#: A zombie, dead, and gone.
+_ENDED = ("Z", "X", "")
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
     try:
-        # The state follows the name, which is in parentheses and may hold anything.
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
+        # Both follow the name, which is in parentheses and may hold anything.
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return "", 0
+    return words[0], int(words[1])

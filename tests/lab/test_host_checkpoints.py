@@ -65,7 +65,7 @@ def test_a_random_history_is_rebuilt_from_incrementals_with_the_vm_up_or_down(
 
 
 def chain(host: Host, *, running: bool) -> dict[str, bytes]:
-    """Checkpoints c1, c2, c3, each with what the disk held; after each the guest wrote to one more cluster."""
+    """Checkpoints c1, c2, c3, each with what the disk held; after each the guest wrote one more cluster."""
     host.create_volume("disk", MIB, "cow")
     host.start_vm("vm", ["disk"])
     points: dict[str, bytes] = {}

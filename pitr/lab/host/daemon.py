@@ -82,7 +82,9 @@ class ImageioDaemon:
             try:
                 _ask(client.del_ticket, ticket_id)
             except _RefusedError as refusal:
-                if refusal.status == HTTPStatus.CONFLICT:
+                # 409 is the answer for a ticket in use. Under load the daemon was seen to answer 500 when
+                # an operation had just ended and its connection was still closing; asked again, it obeys.
+                if refusal.status in (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR):
                     return False
                 raise
         return True

@@ -50,10 +50,14 @@ class ImageServer:
             child.wait_until(self._pid_file.exists)
         except BaseException:
             child.kill()
+            self._remove_files()
             raise
         return child
 
     def close(self) -> None:
         self._child.stop()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         self._pid_file.unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
