@@ -176,12 +176,12 @@ class Backup:
     # -- starting
 
     def _post_when_free(self) -> None:
-        for left in pauses(self._busy_wait_s, self._engine.poll_interval_s):
+        for last in pauses(self._busy_wait_s, self._engine.poll_interval_s):
             try:
                 self._post()
                 return
             except EngineBusy as busy:
-                if left <= 0:
+                if last:
                     raise
                 self._engine.log.debug("%s; waiting", busy.message)
 
@@ -331,7 +331,7 @@ class Backup:
 
     def _finalize(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
-        for left in pauses(timeout_s, self._engine.poll_interval_s):
+        for last in pauses(timeout_s, self._engine.poll_interval_s):
             try:
                 self._engine.call(
                     f"finalizing backup {self.id}", lambda system: self._service(system).finalize()
@@ -345,7 +345,7 @@ class Backup:
                 if phase in ("succeeded", "failed", "finalizing", "gone"):
                     break
                 # A transfer that still runs, a phase that lags behind: these pass.
-                if fault.status not in (400, 409) or left <= 0:
+                if fault.status not in (400, 409) or last:
                     raise faults.as_busy(fault) if fault.busy else fault from fault
                 self._engine.log.debug("%s; waiting", fault.message)
         phase = self._wait_for_phase(("succeeded", "failed"), max(deadline - time.monotonic(), 0.0))

@@ -81,8 +81,8 @@ class Engine:
         """Return `operation(system_service)`; `what` names it in error messages ("reading VM x").
 
         A lost or late answer and a 5xx are tried again, up to five times after growing pauses, if
-        `idempotent` or if nothing reached the engine. The operation must do SDK calls only: it may run several times.
-        An expired login is renewed once per call.
+        `idempotent` or if nothing reached the engine. The operation must do SDK calls only: it may run
+        several times. An expired login is renewed once per call.
 
         Raises EngineFault (an EngineError), LoginError.
         """

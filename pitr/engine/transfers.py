@@ -211,13 +211,13 @@ class Transfer:
 
     def _finish(self) -> None:
         phase = self._end("finalize")
-        # The engine forgets a transfer minutes after its end: then the disk tells.
-        if phase == "finished_success" or (phase == "gone" and self.direction == "download"):
+        # The engine forgets a transfer minutes after its end: then an upload's disk tells how it ended.
+        ended_well = phase == "finished_success" or (
+            phase == "gone" and (self.direction == "download" or disk_exists(self._engine, self.disk_id))
+        )
+        if ended_well:
             if self.direction == "upload":
                 wait_until_ok(self._engine, self.disk_id, self._timeout_s)
-            return
-        if phase == "gone" and disk_exists(self._engine, self.disk_id):
-            wait_until_ok(self._engine, self.disk_id, self._timeout_s)
             return
         raise EngineError(
             f"{self._name} failed at its end (it is {phase})",
@@ -258,7 +258,7 @@ class Transfer:
     def _end(self, action: Literal["finalize", "cancel"]) -> str:
         """Finalize or cancel, wait for the end and return its phase. Raises EngineError when none comes."""
         deadline = time.monotonic() + self._timeout_s
-        for left in pauses(self._timeout_s, self._engine.poll_interval_s):
+        for last in pauses(self._timeout_s, self._engine.poll_interval_s):
             try:
                 self._engine.call(
                     f"{action}: {self._name}", lambda system: getattr(self._service(system), action)()
@@ -268,7 +268,7 @@ class Transfer:
                 if fault.missing or _phase(self._get()) in _ENDED:
                     break
                 # The daemon still counts an operation of a client that was just closed.
-                if fault.status not in (400, 409, 500) or left <= 0:
+                if fault.status not in (400, 409, 500) or last:
                     raise
                 self._engine.log.debug("%s; waiting", fault.message)
         phase = "unknown"

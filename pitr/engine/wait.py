@@ -10,18 +10,17 @@ from collections.abc import Iterator
 _SHORTEST_S = 0.05
 
 
-def pauses(timeout_s: float, longest_s: float) -> Iterator[float]:
-    """Yield the seconds left at once, then after each pause, until `timeout_s` have passed.
+def pauses(timeout_s: float, longest_s: float) -> Iterator[bool]:
+    """Yield at once, then after each pause, until `timeout_s` have passed: False, and True the last time.
 
-    The pauses grow to `longest_s`. The last yield comes at the deadline itself: a state that was reached
-    just in time is still seen.
+    The pauses grow to `longest_s`. The last time comes at the deadline itself: a state that was reached just
+    in time is still seen.
     """
     deadline = time.monotonic() + timeout_s
     pause = min(_SHORTEST_S, longest_s)
     while True:
         left = deadline - time.monotonic()
-        yield max(left, 0.0)
-        left = deadline - time.monotonic()
+        yield left <= 0
         if left <= 0:
             return
         time.sleep(min(pause, left))
