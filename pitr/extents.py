@@ -87,7 +87,10 @@ class ExtentMap:
             raise FormatError(f"a disk size of {size} bytes is not possible")
         if len(self):
             in_range = (
-                (self.start >= 0) & (self.start <= size) & (self.length > 0) & (self.length <= size - self.start)
+                (self.start >= 0)
+                & (self.start <= size)
+                & (self.length > 0)
+                & (self.length <= size - self.start)
             )
             if not in_range.all():
                 bad = int(np.flatnonzero(~in_range)[0])

@@ -159,7 +159,8 @@ class Index:
                     "SELECT digest FROM extent WHERE blob_offset IS NOT NULL ORDER BY start"
                 )
             )
-        frames = Frames(*columns, np.frombuffer(digests, np.uint8))
+        start, length, offset, stored = columns
+        frames = Frames(start, length, offset, stored, np.frombuffer(digests, np.uint8))
         frames.check(self.stream)
         return frames
 

@@ -92,11 +92,7 @@ class VMName:
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """One VM at one point in time: what its commit record says.
-
-    The VM's state that it holds is of a moment in `[lo, point]`. `configuration` is the VM's OVF, or None when
-    the engine gave none.
-    """
+    """One VM at one point in time. The VM's state that it holds is of a moment in `[lo, point]`."""
 
     backup_id: str
     vm: VMName
@@ -111,7 +107,6 @@ class Backup:
     consistency: str
     streams: tuple[Stream, ...]
     left_out: tuple[LeftOut, ...]
-    configuration: str | None
     duration_ms: int
     pitr_version: str
 
@@ -121,3 +116,11 @@ class Backup:
 
     def stream_of(self, disk_id: str) -> Stream | None:
         return next((stream for stream in self.streams if stream.disk_id == disk_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a commit record holds: the backup, and the VM's configuration (OVF), None when the engine gave none."""
+
+    backup: Backup
+    configuration: str | None

@@ -44,7 +44,13 @@ def run(
     """
     try:
         done = subprocess.run(
-            list(command), capture_output=True, check=False, timeout=timeout_s, env=env, text=True, errors="replace"
+            list(command),
+            capture_output=True,
+            check=False,
+            timeout=timeout_s,
+            env=env,
+            text=True,
+            errors="replace",
         )
     except FileNotFoundError:
         require(command[0])

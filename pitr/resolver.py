@@ -79,7 +79,9 @@ def resolve(layers: Sequence[Layer]) -> PointMap:
 
     row = combined.row
     written = row >= 0
-    layer_of = np.where(written, np.searchsorted(bases, row, side="right") - 1, NEVER_WRITTEN).astype(np.int32)
+    layer_of = np.where(written, np.searchsorted(bases, row, side="right") - 1, NEVER_WRITTEN).astype(
+        np.int32
+    )
     zero = np.ones(len(row), np.bool_)
     all_zero = np.concatenate([layer.extents.zero for layer in layers])
     zero[written] = all_zero[row[written]]

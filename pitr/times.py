@@ -61,9 +61,8 @@ def duration(seconds: float) -> str:
         if whole >= unit:
             high, rest = divmod(whole, unit)
             low = rest // smaller
-            if high == 1 and name == "days":
-                name = "day"
-            return f"{high} {name} {low} {smaller_name}" if low else f"{high} {name}"
+            shown = f"{high} day" if (high, name) == (1, "days") else f"{high} {name}"
+            return f"{shown} {low} {smaller_name}" if low else shown
     return f"{whole} s"
 
 

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Looking backups up, and keeping what is looked up equal to the records.
+
+The catalog also remembers the digest of each record, so that a record that changed or went is noticed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from pitr import schema, sqlite, times
+from pitr.catalog import rows
+from pitr.errors import RepositoryError
+from pitr.model import Backup, StoredObject, VMName
+
+APPLICATION_ID = 0x70697463
+VERSION = 1
+_TABLES = ("point", "stream", "left_out")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the catalog remembers of a record."""
+
+    backup_id: str
+    name: str
+    record: StoredObject
+
+
+class Catalog:
+    """An open catalog; a context manager. Failures of SQLite are raised as RepositoryError."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        connection.row_factory = sqlite3.Row
+        self._connection = connection
+
+    @classmethod
+    def create(cls, path: Path | None) -> Self:
+        """Make an empty catalog in a new file, or in memory."""
+        connection = sqlite3.connect(":memory:", isolation_level=None) if path is None else None
+        catalog = cls(connection or sqlite.connect(path or Path(), create=True))
+        with catalog._errors():
+            catalog._connection.executescript(f"BEGIN; {schema.read('catalog.sql')} COMMIT;")
+        return catalog
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Self:
+        """Open the catalog file. Raises CatalogUnusable when it is none, or of another version."""
+        try:
+            connection = sqlite.connect_read_only(path) if read_only else sqlite.connect(path)
+        except sqlite3.Error as error:
+            raise CatalogUnusable(f"the catalog cannot be opened: {error}") from error
+        catalog = cls(connection)
+        try:
+            with catalog._errors():
+                found = [
+                    catalog._connection.execute(f"PRAGMA {what}").fetchone()[0]
+                    for what in ("application_id", "user_version")
+                ]
+        except RepositoryError as error:
+            catalog.close()
+            raise CatalogUnusable(error.message) from error
+        if found != [APPLICATION_ID, VERSION]:
+            catalog.close()
+            raise CatalogUnusable("the catalog is of another version of pitr")
+        return catalog
+
+    def copy_in_memory(self) -> Catalog:
+        """A copy that can be written to where the file cannot."""
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        with self._errors():
+            self._connection.backup(connection)
+        return Catalog(connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            _raise(error)
+
+    # Writing
+
+    def add(self, entries: Sequence[tuple[Backup, str, StoredObject]]) -> None:
+        """Add backups with the names of their records and what those are, all or none of them."""
+        with self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                for backup, name, record in entries:
+                    self._insert("point", [rows.point_row(backup, name, record)])
+                    self._insert("stream", rows.stream_rows(backup))
+                    self._insert("left_out", rows.left_out_rows(backup))
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def _insert(self, table: str, documents: list[dict[str, Any]]) -> None:
+        if documents:
+            columns = list(documents[0])
+            marks = ", ".join(f":{column}" for column in columns)
+            # Two processes that both find a new record both add it.
+            self._connection.executemany(
+                f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608
+                documents,
+            )
+
+    # Reading
+
+    def known(self, vm_id: str | None = None) -> dict[str, Known]:
+        """What is remembered of each record, by the record's name."""
+        where, values = ("WHERE vm_id = ?", [vm_id]) if vm_id is not None else ("", [])
+        query = f"SELECT backup_id, record_name, record_size, record_digest FROM point {where}"  # noqa: S608
+        return {
+            row["record_name"]: Known(
+                row["backup_id"], row["record_name"], StoredObject(row["record_size"], row["record_digest"])
+            )
+            for row in self._all(query, values)
+        }
+
+    def known_record(self, backup_id: str) -> Known | None:
+        found = self._all(
+            "SELECT record_name, record_size, record_digest FROM point WHERE backup_id = ?", [backup_id]
+        )
+        return next(
+            (
+                Known(backup_id, row[0], StoredObject(row["record_size"], row["record_digest"]))
+                for row in found
+            ),
+            None,
+        )
+
+    def vms(self) -> list[VMName]:
+        """All VMs, each with the name that it had last, by name."""
+        found = self._all(
+            "SELECT vm_id, vm_name, max(point) FROM point GROUP BY vm_id ORDER BY vm_name, vm_id"
+        )
+        return [VMName(row["vm_id"], row["vm_name"]) for row in found]
+
+    def points(self, vm_id: str | None = None) -> list[Backup]:
+        """All backups, newest first."""
+        where, values = ("WHERE vm_id = ?", [vm_id]) if vm_id is not None else ("", [])
+        return self._backups(where, values)
+
+    def get(self, backup_id: str) -> Backup | None:
+        return next(iter(self._backups("WHERE backup_id = ?", [backup_id])), None)
+
+    def with_prefix(self, prefix: str) -> list[Backup]:
+        """The backups whose id begins with `prefix`, at most ten of them."""
+        return self._backups("WHERE substr(backup_id, 1, ?) = ?", [len(prefix), prefix], limit=10)
+
+    def newest_until(self, vm_id: str, time: datetime) -> Backup | None:
+        """The newest backup of the VM with `point <= time`."""
+        where = "WHERE vm_id = ? AND point <= ?"
+        return next(iter(self._backups(where, [vm_id, times.to_sortable(time)], limit=1)), None)
+
+    def first_after(self, vm_id: str, time: datetime) -> Backup | None:
+        where = "WHERE vm_id = ? AND point > ?"
+        found = self._backups(where, [vm_id, times.to_sortable(time)], limit=1, order="ASC")
+        return next(iter(found), None)
+
+    def children(self, backup_id: str) -> list[str]:
+        found = self._all("SELECT backup_id FROM point WHERE parent_id = ? ORDER BY backup_id", [backup_id])
+        return [row["backup_id"] for row in found]
+
+    def dependants(self, stream_id: str) -> list[str]:
+        """The ids of the backups with a stream that stands on this one, its own included, oldest first."""
+        found = self._all(
+            """
+            WITH RECURSIVE above (stream_id, backup_id) AS (
+                SELECT stream_id, backup_id FROM stream WHERE stream_id = ?
+                UNION
+                SELECT stream.stream_id, stream.backup_id FROM stream
+                JOIN above ON stream.parent_stream_id = above.stream_id
+            )
+            SELECT DISTINCT point.backup_id FROM above JOIN point USING (backup_id)
+            ORDER BY point.point, point.backup_id
+            """,
+            [stream_id],
+        )
+        return [row["backup_id"] for row in found]
+
+    def dump(self) -> dict[str, list[dict[str, Any]]]:
+        """Every row of every table, in order."""
+        return {
+            table: [dict(row) for row in self._all(f"SELECT * FROM {table} ORDER BY 1, 2", [])]  # noqa: S608
+            for table in _TABLES
+        }
+
+    def _backups(
+        self, where: str, values: list[Any], *, limit: int = -1, order: str = "DESC"
+    ) -> list[Backup]:
+        chosen = f"SELECT * FROM point {where} ORDER BY point {order}, backup_id {order} LIMIT ?"  # noqa: S608
+        points = self._all(chosen, [*values, limit])
+        if not points:
+            return []
+        streams: dict[str, list[sqlite3.Row]] = defaultdict(list)
+        left_out: dict[str, list[sqlite3.Row]] = defaultdict(list)
+        # One query for all backups of a list, one for each of a few.
+        subset = f"SELECT backup_id FROM ({chosen})"  # noqa: S608
+        for table, found in (("stream", streams), ("left_out", left_out)):
+            order_by = "backup_id, position" if table == "stream" else "backup_id, disk_id"
+            query = f"SELECT * FROM {table} WHERE backup_id IN ({subset}) ORDER BY {order_by}"  # noqa: S608
+            for row in self._all(query, [*values, limit]):
+                found[row["backup_id"]].append(row)
+        return [
+            rows.backup_from(point, streams[point["backup_id"]], left_out[point["backup_id"]])
+            for point in points
+        ]
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with self._errors():
+            found: list[sqlite3.Row] = self._connection.execute(query, values).fetchall()
+            return found
+
+
+class CatalogUnusable(RepositoryError):
+    """The catalog file cannot be used; it can be made again from the records."""
+
+
+def _raise(error: sqlite3.Error) -> NoReturn:
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        raise RepositoryError("the catalog is locked by another process", "Try again in a moment.") from error
+    raise RepositoryError(
+        f"the catalog cannot be used: {error}", "Make it again from the records: pitr catalog rebuild."
+    ) from error

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Backups as rows of the catalog, and back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from pitr import times
+from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, StoredObject, Stream, VMName
+
+
+def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[str, Any]:
+    return {
+        "backup_id": backup.backup_id,
+        "vm_id": backup.vm.id,
+        "vm_name": backup.vm.name,
+        "kind": backup.kind.value,
+        "reason": backup.reason,
+        "point": times.to_sortable(backup.point),
+        "lo": times.to_sortable(backup.lo),
+        "parent_id": backup.parent_id,
+        "checkpoint_id": backup.checkpoint_id,
+        "from_checkpoint_id": backup.from_checkpoint_id,
+        "mode": backup.mode.value,
+        "consistency": backup.consistency,
+        "stored_bytes": backup.stored_bytes,
+        "duration_ms": backup.duration_ms,
+        "pitr_version": backup.pitr_version,
+        "record_name": record_name,
+        "record_size": record.size,
+        "record_digest": record.digest,
+    }
+
+
+def stream_rows(backup: Backup) -> list[dict[str, Any]]:
+    return [
+        {
+            "stream_id": stream.stream_id,
+            "backup_id": backup.backup_id,
+            "disk_id": stream.disk_id,
+            "name": stream.name,
+            "kind": stream.kind.value,
+            "reason": stream.reason,
+            "size": stream.size,
+            "parent_stream_id": stream.parent_stream_id,
+            "frame_size": stream.frame_size,
+            "data_bytes": stream.data_bytes,
+            "zero_bytes": stream.zero_bytes,
+            "extents": stream.extents,
+            "blob_size": stream.blob.size,
+            "blob_digest": stream.blob.digest,
+            "index_size": stream.index.size,
+            "index_digest": stream.index.digest,
+            "format": stream.settings.format,
+            "sparse": int(stream.settings.sparse),
+            "interface": stream.settings.interface,
+            "bootable": int(stream.settings.bootable),
+            "active": int(stream.settings.active),
+            "backup_enabled": int(stream.settings.backup_enabled),
+            "storage_domain_id": stream.settings.storage_domain_id,
+            "position": position,
+        }
+        for position, stream in enumerate(backup.streams)
+    ]
+
+
+def left_out_rows(backup: Backup) -> list[dict[str, Any]]:
+    return [
+        {"backup_id": backup.backup_id, "disk_id": disk.disk_id, "name": disk.name, "reason": disk.reason}
+        for disk in backup.left_out
+    ]
+
+
+def backup_from(
+    point: sqlite3.Row, streams: Iterable[sqlite3.Row], left_out: Iterable[sqlite3.Row]
+) -> Backup:
+    return Backup(
+        backup_id=point["backup_id"],
+        vm=VMName(point["vm_id"], point["vm_name"]),
+        kind=Kind(point["kind"]),
+        reason=point["reason"],
+        point=times.from_text(point["point"]),
+        lo=times.from_text(point["lo"]),
+        parent_id=point["parent_id"],
+        checkpoint_id=point["checkpoint_id"],
+        from_checkpoint_id=point["from_checkpoint_id"],
+        mode=Mode(point["mode"]),
+        consistency=point["consistency"],
+        streams=tuple(_stream_from(stream) for stream in streams),
+        left_out=tuple(LeftOut(disk["disk_id"], disk["name"], disk["reason"]) for disk in left_out),
+        duration_ms=point["duration_ms"],
+        pitr_version=point["pitr_version"],
+    )
+
+
+def _stream_from(row: sqlite3.Row) -> Stream:
+    return Stream(
+        stream_id=row["stream_id"],
+        disk_id=row["disk_id"],
+        name=row["name"],
+        kind=Kind(row["kind"]),
+        reason=row["reason"],
+        size=row["size"],
+        parent_stream_id=row["parent_stream_id"],
+        frame_size=row["frame_size"],
+        data_bytes=row["data_bytes"],
+        zero_bytes=row["zero_bytes"],
+        extents=row["extents"],
+        blob=StoredObject(row["blob_size"], row["blob_digest"]),
+        index=StoredObject(row["index_size"], row["index_digest"]),
+        settings=DiskSettings(
+            format=row["format"],
+            sparse=bool(row["sparse"]),
+            interface=row["interface"],
+            bootable=bool(row["bootable"]),
+            active=bool(row["active"]),
+            backup_enabled=bool(row["backup_enabled"]),
+            storage_domain_id=row["storage_domain_id"],
+        ),
+    )

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Damage: what is stored and is not as it was written, as a value and as an error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pitr.errors import DamageError
+from pitr.model import Stream
+
+How = Literal["missing", "corrupt", "truncated", "inconsistent"]
+What = Literal["blob", "index", "record", "frame", "parent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One finding. `start` and `length` are bytes: of the disk for a frame, else of the object; None if unknown.
+
+    `points_lost` are the ids of all backups that cannot be restored whole because of it.
+    """
+
+    backup_id: str | None
+    disk_id: str | None
+    stream_id: str | None
+    kind: How
+    what: What
+    message: str
+    start: int | None = None
+    length: int | None = None
+    points_lost: tuple[str, ...] = ()
+
+    def losing(self, points: tuple[str, ...]) -> Damage:
+        return replace(self, points_lost=points)
+
+
+class StoredDamage(DamageError):
+    """Something stored is damaged; `damage` says what."""
+
+    def __init__(self, damage: Damage) -> None:
+        super().__init__(damage.message)
+        self.damage = damage
+
+
+def of_stream(
+    backup_id: str,
+    stream: Stream,
+    kind: How,
+    what: What,
+    message: str,
+    start: int | None = None,
+    length: int | None = None,
+) -> StoredDamage:
+    where = f"{what} of stream {stream.stream_id} (disk {stream.disk_id}, backup {backup_id})"
+    return StoredDamage(
+        Damage(backup_id, stream.disk_id, stream.stream_id, kind, what, f"{where}: {message}", start, length)
+    )

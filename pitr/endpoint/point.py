@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A disk at a point in time, as a source: the frames that a resolved chain names, read from their blobs.
+
+Each frame's digest is compared before its bytes are given out. Within one call of `read_ranges` a frame is read
+and decompressed once, however many pieces of it are asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from pitr.blob import Decompressor, digest_of
+from pitr.damage import of_stream
+from pitr.endpoint.closing import Closes
+from pitr.errors import FormatError
+from pitr.extents import ExtentMap
+from pitr.index import Frames
+from pitr.model import Backup, Stream
+from pitr.resolver import PointMap
+from pitr.store import StoredFile
+
+#: Frames that follow each other in a blob with no more than this between them (header text) are read at once.
+_MAX_GAP = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """One stream of the chain, opened: its frames and its blob."""
+
+    backup: Backup
+    stream: Stream
+    frames: Frames
+    blob: StoredFile
+
+
+class PointSource(Closes):
+    """A point's disk. `chain` is in the order of the map's layers, newest first. Closing it closes the blobs."""
+
+    max_readers = 1 << 10
+
+    def __init__(self, point_map: PointMap, chain: Sequence[StoredStream]) -> None:
+        self._map = point_map
+        self._chain = chain
+        self._end = point_map.start + point_map.length
+        self._lock = threading.Lock()
+        self.frames_read = 0
+        self.bytes_read = 0
+
+    @property
+    def size(self) -> int:
+        return self._map.size
+
+    def extents(self) -> ExtentMap:
+        return self._map.extents()
+
+    def open_reader(self) -> PointReader:
+        return PointReader(self)
+
+    def close(self) -> None:
+        for stored in self._chain:
+            stored.blob.close()
+
+    def pieces(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        """The data pieces in `[start, end)`: (start, end, layer), cut at its bounds."""
+        first = int(np.searchsorted(self._end, start, side="right"))
+        last = int(np.searchsorted(self._map.start, end, side="left"))
+        window = slice(first, last)
+        return [
+            (max(piece_start, start), min(piece_end, end), layer)
+            for piece_start, piece_end, layer, zero in zip(
+                self._map.start[window].tolist(),
+                self._end[window].tolist(),
+                self._map.layer[window].tolist(),
+                self._map.zero[window].tolist(),
+                strict=True,
+            )
+            if not zero
+        ]
+
+    def stored(self, layer: int) -> StoredStream:
+        return self._chain[layer]
+
+    def count(self, frames: int, stored_bytes: int) -> None:
+        with self._lock:
+            self.frames_read += frames
+            self.bytes_read += stored_bytes
+
+
+class PointReader(Closes):
+    """One worker's way into a point."""
+
+    def __init__(self, source: PointSource) -> None:
+        self._source = source
+        self._decompressor = Decompressor()
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
+        # (piece start, piece end, where it goes in the buffer), by layer
+        wanted: dict[int, list[tuple[int, int, int]]] = {}
+        at = 0
+        for offset, length in ranges:
+            covered = offset
+            for start, end, layer in self._source.pieces(offset, offset + length):
+                if start != covered:
+                    break
+                wanted.setdefault(layer, []).append((start, end, at + start - offset))
+                covered = end
+            if covered != offset + length:
+                raise ValueError(f"the point has no data at {covered}: ask for data extents only")
+            at += length
+        for layer, pieces in wanted.items():
+            self._read_layer(self._source.stored(layer), pieces, buffer)
+
+    def _read_layer(
+        self, stored: StoredStream, pieces: Sequence[tuple[int, int, int]], buffer: memoryview
+    ) -> None:
+        starts = np.fromiter((piece[0] for piece in pieces), np.int64, len(pieces))
+        numbers = np.searchsorted(stored.frames.start, starts, side="right") - 1
+        needed = np.unique(numbers).tolist()
+        data = dict(zip(needed, self._frames(stored, needed), strict=True))
+        for (start, end, target), number in zip(pieces, numbers.tolist(), strict=True):
+            begin = start - int(stored.frames.start[number])
+            buffer[target : target + end - start] = data[number][begin : begin + end - start]
+
+    def _frames(self, stored: StoredStream, needed: Sequence[int]) -> list[memoryview]:
+        """The uncompressed bytes of some frames, each proven to be what was stored."""
+        frames = stored.frames
+        result: list[memoryview] = []
+        for run in _runs(frames, needed):
+            offset = int(frames.blob_offset[run[0]])
+            end = int(frames.blob_offset[run[-1]] + frames.blob_length[run[-1]])
+            stored_bytes = stored.blob.read_at(offset, end - offset)
+            for number in run:
+                begin = int(frames.blob_offset[number]) - offset
+                frame = stored_bytes[begin : begin + int(frames.blob_length[number])]
+                result.append(memoryview(self._checked(stored, number, frame)))
+        self._source.count(len(needed), sum(int(frames.blob_length[number]) for number in needed))
+        return result
+
+    def _checked(self, stored: StoredStream, number: int, frame: bytes) -> bytes:
+        return read_frame(stored, number, frame, self._decompressor)
+
+    def close(self) -> None:
+        pass
+
+
+def read_frame(stored: StoredStream, number: int, frame: bytes, decompressor: Decompressor) -> bytes:
+    """Decompress a frame and compare its digest. Raises StoredDamage that names its range of the disk."""
+    start, length = int(stored.frames.start[number]), int(stored.frames.length[number])
+    try:
+        data = decompressor.decompress(frame, length)
+        if digest_of(data) != stored.frames.digest(number):
+            raise FormatError("the digest of its data does not match")
+    except FormatError as error:
+        raise of_stream(
+            stored.backup.backup_id, stored.stream, "corrupt", "frame", error.message, start, length
+        ) from None
+    return data
+
+
+def _runs(frames: Frames, needed: Sequence[int]) -> list[list[int]]:
+    """Group frames that lie side by side in the blob."""
+    runs = [[needed[0]]]
+    for before, number in pairwise(needed):
+        end = int(frames.blob_offset[before] + frames.blob_length[before])
+        if int(frames.blob_offset[number]) - end <= _MAX_GAP:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs

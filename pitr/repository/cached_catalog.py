@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalog file of a repository: opened, completed with records that it lacks, checked and made again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pitr.catalog import Catalog
+from pitr.catalog.catalog import CatalogUnusable
+from pitr.damage import StoredDamage
+from pitr.model import Backup, Record, StoredObject
+from pitr.repository import names
+from pitr.store import Store
+
+ReadRecord = Callable[[str], tuple[Record, StoredObject]]
+Entry = tuple[Backup, str, StoredObject]
+
+
+def open_catalog(path: Path, store: Store, read_record: ReadRecord) -> Catalog:
+    """Open the catalog and add the records that it lacks: a process may have died before it did so.
+
+    Nothing is taken away: a record that is gone stays known, so that its loss is noticed. Damaged records are
+    left to `verify`. Where the file cannot be written, what is missing is added in memory.
+    """
+    catalog = _open(path)
+    known = catalog.known()
+    missing = sorted(name for name in store.list(names.BACKUPS) if name not in known)
+    if not missing:
+        return catalog
+    entries, _ = _read(missing, read_record)
+    if not entries:
+        return catalog
+    if not _writable(path):
+        read_only, catalog = catalog, catalog.copy_in_memory()
+        read_only.close()
+    catalog.add(entries)
+    return catalog
+
+
+def _open(path: Path) -> Catalog:
+    try:
+        return Catalog.open(path, read_only=not _writable(path))
+    except CatalogUnusable:
+        if not _writable(path):
+            return Catalog.create(None)
+        path.unlink(missing_ok=True)
+        return _create(path)
+
+
+def _create(path: Path) -> Catalog:
+    handle = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    os.close(handle)
+    return Catalog.create(path)
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path if path.exists() else path.parent, os.W_OK)
+
+
+def _read(found: Sequence[str], read_record: ReadRecord) -> tuple[list[Entry], list[str]]:
+    """The readable ones of these records, and what is wrong with the others."""
+    entries: list[Entry] = []
+    damage: list[str] = []
+    for name in found:
+        try:
+            record, stored = read_record(name)
+        except StoredDamage as error:
+            damage.append(error.message)
+        else:
+            entries.append((record.backup, name, stored))
+    return entries, damage
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the catalog and the records do not agree on, a line each; `damaged` tells of records themselves."""
+
+    points: int
+    streams: int
+    differences: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+
+def compare(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
+    """Compare the catalog file, as it is, with the records."""
+    entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
+    with _fresh(None, entries) as fresh, _as_is(path) as catalog:
+        return _compared(catalog, fresh, damaged)
+
+
+def rebuild(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
+    """Make the catalog file again from the records; tell what was different.
+
+    The new file replaces the old one when it is complete.
+    """
+    entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
+    scratch = store.scratch_file()
+    with _as_is(path) as old, _fresh(scratch, entries) as fresh:
+        comparison = _compared(old, fresh, damaged)
+    scratch.chmod(0o600)
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    scratch.replace(path)
+    # A journal of the old file must never be played back into the new one.
+    for suffix in ("-journal", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).unlink()
+    return comparison
+
+
+def _fresh(path: Path | None, entries: Sequence[Entry]) -> Catalog:
+    catalog = Catalog.create(path)
+    catalog.add(entries)
+    return catalog
+
+
+def _as_is(path: Path) -> Catalog:
+    try:
+        return Catalog.open(path, read_only=True)
+    except CatalogUnusable:
+        return Catalog.create(None)
+
+
+def _compared(catalog: Catalog, fresh: Catalog, damaged: Sequence[str]) -> Comparison:
+    have, should = catalog.dump(), fresh.dump()
+    differences = [f"record: {message}" for message in damaged]
+    for table, rows in should.items():
+        key = {"point": ("backup_id",), "stream": ("stream_id",), "left_out": ("backup_id", "disk_id")}[table]
+        old = {tuple(row[part] for part in key): row for row in have[table]}
+        new = {tuple(row[part] for part in key): row for row in rows}
+        for name in sorted(old.keys() | new.keys()):
+            shown = " ".join(str(part) for part in name)
+            if name not in new:
+                differences.append(f"{table} {shown}: in the catalog, but there is no such record")
+            elif name not in old:
+                differences.append(f"{table} {shown}: in the records, but not in the catalog")
+            elif old[name] != new[name]:
+                columns = ", ".join(column for column in new[name] if old[name][column] != new[name][column])
+                differences.append(f"{table} {shown}: the catalog has another {columns}")
+    return Comparison(len(should["point"]), len(should["stream"]), tuple(differences), tuple(damaged))

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Locks: one pitr at a time writes backups of a VM.
+
+A lock is held on an open file, so that the lock of a process that died is free at once. The file's text tells
+others who holds it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+
+from pitr import times
+from pitr.errors import BusyError, FormatError, RepositoryError
+
+
+@contextmanager
+def hold(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs; `what` names what it stands for, for people.
+
+    Raises BusyError at once when another process holds it.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"another pitr works on {what}: {_holder(handle)}", "Wait until it has ended, or stop it."
+            ) from None
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": times.to_text(times.now())}
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, orjson.dumps(holder), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    try:
+        holder = orjson.loads(os.pread(handle, 4096, 0))
+        since = times.for_people(times.from_text(holder["since"]))
+        return f"process {int(holder['pid'])} on {holder['host']!s:.255}, since {since}"
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, FormatError):
+        return "it has not said who it is yet"

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the objects of a repository are: the one place that knows their names."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pitr import times
+
+REPOSITORY = "repository.json"
+STREAMS = "streams"
+BACKUPS = "backups"
+
+
+def blob(disk_id: str, stream_id: str) -> str:
+    return f"{STREAMS}/{disk_id}/{stream_id}.sparse.zst"
+
+
+def index(disk_id: str, stream_id: str) -> str:
+    return f"{STREAMS}/{disk_id}/{stream_id}.index.db"
+
+
+def record(vm_id: str, point: datetime, backup_id: str) -> str:
+    return f"{BACKUPS}/{vm_id}/{times.to_object_name(point)}-{backup_id}.json"
+
+
+def records_of(vm_id: str | None) -> str:
+    """The folder of a VM's records, or of all."""
+    return BACKUPS if vm_id is None else f"{BACKUPS}/{vm_id}"

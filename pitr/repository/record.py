@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commit records: a backup as the JSON object that commits it (schema/record.schema.json)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pitr import times
+from pitr.errors import FormatError
+from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
+from pitr.repository import canonical
+
+FORMAT = 1
+_SCHEMA = "record.schema.json"
+
+
+def encode(record: Record) -> bytes:
+    backup = record.backup
+    document = {
+        "format": FORMAT,
+        "backup_id": backup.backup_id,
+        "vm": asdict(backup.vm),
+        "kind": backup.kind.value,
+        "reason": backup.reason,
+        "point": times.to_text(backup.point),
+        "lo": times.to_text(backup.lo),
+        "parent_id": backup.parent_id,
+        "checkpoint_id": backup.checkpoint_id,
+        "from_checkpoint_id": backup.from_checkpoint_id,
+        "mode": backup.mode.value,
+        "consistency": backup.consistency,
+        "disks": [_stream_document(stream) for stream in backup.streams],
+        "left_out": [asdict(disk) for disk in backup.left_out],
+        "configuration": None
+        if record.configuration is None
+        else {"type": "ovf", "data": record.configuration},
+        "duration_ms": backup.duration_ms,
+        "pitr_version": backup.pitr_version,
+    }
+    return canonical.encode(document)
+
+
+def decode(stored: bytes) -> Record:
+    """Read a record. Raises FormatError when anything about it is not as it was written."""
+    document = canonical.decode(stored, _SCHEMA)
+    configuration = document["configuration"]
+    backup = Backup(
+        backup_id=document["backup_id"],
+        vm=VMName(**document["vm"]),
+        kind=Kind(document["kind"]),
+        reason=document["reason"],
+        point=times.from_text(document["point"]),
+        lo=times.from_text(document["lo"]),
+        parent_id=document["parent_id"],
+        checkpoint_id=document["checkpoint_id"],
+        from_checkpoint_id=document["from_checkpoint_id"],
+        mode=Mode(document["mode"]),
+        consistency=document["consistency"],
+        streams=tuple(_stream(disk) for disk in document["disks"]),
+        left_out=tuple(LeftOut(**disk) for disk in document["left_out"]),
+        duration_ms=document["duration_ms"],
+        pitr_version=document["pitr_version"],
+    )
+    check(backup)
+    return Record(backup, None if configuration is None else configuration["data"])
+
+
+def check(backup: Backup) -> None:
+    """Raise FormatError when a record contradicts itself."""
+    if backup.lo > backup.point:
+        raise FormatError("the record's interval ends before it begins")
+    disks = [stream.disk_id for stream in backup.streams]
+    if len(set(disks)) != len(disks) or len({stream.stream_id for stream in backup.streams}) != len(disks):
+        raise FormatError("the record names a disk or a stream twice")
+    incremental = [stream for stream in backup.streams if stream.kind is Kind.INCREMENTAL]
+    if bool(incremental) != (backup.kind is Kind.INCREMENTAL):
+        raise FormatError(f"the record says {backup.kind} and its streams do not")
+    if bool(incremental) != (backup.parent_id is not None):
+        raise FormatError("the record's parent and its streams' kinds do not fit")
+    for stream in backup.streams:
+        if (stream.parent_stream_id is None) == (stream.kind is Kind.INCREMENTAL):
+            raise FormatError(f"the {stream.kind} stream {stream.stream_id} has a wrong parent")
+
+
+def _stream_document(stream: Stream) -> dict[str, Any]:
+    return {**asdict(stream), "kind": stream.kind.value}
+
+
+def _stream(document: dict[str, Any]) -> Stream:
+    return Stream(
+        **{
+            **document,
+            "kind": Kind(document["kind"]),
+            "blob": StoredObject(**document["blob"]),
+            "index": StoredObject(**document["index"]),
+            "settings": DiskSettings(**document["settings"]),
+        }
+    )

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A repository: opened or made, written to backup by backup, and looked into."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Self
+
+from blake3 import blake3
+
+from pitr import times
+from pitr.blob import DEFAULT_LEVEL, FRAME_SIZE
+from pitr.catalog import Catalog
+from pitr.damage import Damage, How, StoredDamage, of_stream
+from pitr.errors import DamageError, FormatError, RepositoryError
+from pitr.index import Index
+from pitr.model import Backup, Record, StoredObject, Stream, VMName
+from pitr.repository import canonical, lock, names, record
+from pitr.repository.cached_catalog import open_catalog
+from pitr.repository.stream_sink import NewStream, StreamSink
+from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile
+
+FORMAT = 1
+#: What a repository may ask of a reader beyond the format; this pitr knows none.
+KNOWN_FEATURES: frozenset[str] = frozenset()
+_SCHEMA = "repository.schema.json"
+_DIGEST_CHUNK = 1 << 22
+
+
+class Repository:
+    """An open repository; a context manager."""
+
+    def __init__(self, path: Path, store: PosixStore, repository_id: str) -> None:
+        self.path = path
+        self.store = store
+        self.id = repository_id
+        self._catalog: Catalog | None = None
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make a repository in a folder that is empty or does not exist. Raises RepositoryError."""
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if (path / names.REPOSITORY).exists():
+                raise RepositoryError(
+                    f"{path} is a repository already", "Use it: it needs no other 'pitr init'."
+                )
+            if any(path.iterdir()):
+                raise RepositoryError(
+                    f"{path} is not empty", "Name a folder that is empty or does not exist yet."
+                )
+            path.chmod(0o700)
+        except OSError as error:
+            raise RepositoryError(f"cannot make a repository in {path}: {error.strerror}") from error
+        store = PosixStore(path)
+        repository_id = str(uuid.uuid4())
+        document = {
+            "id": repository_id,
+            "format": FORMAT,
+            "required_features": sorted(KNOWN_FEATURES),
+            "created": times.to_text(times.now()),
+        }
+        try:
+            store.create(names.REPOSITORY, canonical.encode(document))
+        except ObjectExists:
+            raise RepositoryError(f"{path} is a repository already") from None
+        return cls(path, store, repository_id)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a repository. Raises RepositoryError when there is none that this pitr can read."""
+        store = PosixStore(path)
+        try:
+            stored = store.read(names.REPOSITORY, limit=canonical.MAX_SIZE)
+        except ObjectMissing:
+            raise RepositoryError(
+                f"there is no repository in {path}", "Make one with 'pitr init', or name another with --repo."
+            ) from None
+        try:
+            document = canonical.decode(stored, _SCHEMA)
+        except FormatError as error:
+            raise StoredDamage(
+                Damage(None, None, None, "corrupt", "record", f"{path / names.REPOSITORY}: {error.message}")
+            ) from None
+        unknown = sorted(set(document["required_features"]) - KNOWN_FEATURES)
+        if document["format"] != FORMAT or unknown:
+            what = f"format {document['format']}" + (f" with {', '.join(unknown)}" if unknown else "")
+            raise RepositoryError(f"the repository in {path} needs a newer pitr ({what})", "Update pitr.")
+        return cls(path, store, document["id"])
+
+    def close(self) -> None:
+        if self._catalog is not None:
+            self._catalog.close()
+            self._catalog = None
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog, with all records that are there."""
+        if self._catalog is None:
+            self._catalog = open_catalog(self.catalog_path, self.store, self.read_record)
+        return self._catalog
+
+    @property
+    def catalog_path(self) -> Path:
+        return self.path / "catalog.db"
+
+    def forget_catalog(self) -> None:
+        """Close the catalog, so that the next use opens the file as it then is."""
+        if self._catalog is not None:
+            self._catalog.close()
+            self._catalog = None
+
+    # Writing
+
+    def lock_vm(self, vm: VMName) -> AbstractContextManager[None]:
+        """Hold the right to write backups of a VM. Raises BusyError at once when another process has it."""
+        return lock.hold(self.path / "locks" / f"{vm.id}.lock", f"the VM {vm.name}")
+
+    def new_stream(
+        self,
+        new: NewStream,
+        size: int,
+        meta: Mapping[str, Any],
+        *,
+        level: int = DEFAULT_LEVEL,
+        frame_size: int = FRAME_SIZE,
+    ) -> StreamSink:
+        return StreamSink(self.store, new, size, meta, level=level, frame_size=frame_size)
+
+    def drop_stream(self, disk_id: str, stream_id: str) -> None:
+        """Remove a stream that no record names."""
+        self.store.delete(names.index(disk_id, stream_id))
+        self.store.delete(names.blob(disk_id, stream_id))
+
+    def commit(self, new: Record) -> None:
+        """Commit a backup whose streams are all stored: from now on it is a point."""
+        record.check(new.backup)
+        stored = record.encode(new)
+        name = names.record(new.backup.vm.id, new.backup.point, new.backup.backup_id)
+        self.store.create(name, stored)
+        self.catalog.add([(new.backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))])
+
+    # Reading
+
+    def read_record(self, name: str) -> tuple[Record, StoredObject]:
+        """Read a record by the name of its object, whatever the catalog says. Raises StoredDamage."""
+        try:
+            stored = self.store.read(name, limit=canonical.MAX_SIZE)
+        except ObjectMissing:
+            raise _record_damage(None, "missing", f"the record {name} is missing") from None
+        try:
+            found = record.decode(stored)
+        except FormatError as error:
+            raise _record_damage(None, "corrupt", f"the record {name} is damaged: {error.message}") from None
+        backup = found.backup
+        if names.record(backup.vm.id, backup.point, backup.backup_id) != name:
+            raise _record_damage(
+                backup.backup_id, "inconsistent", f"the record {name} is that of backup {backup.backup_id}"
+            )
+        return found, StoredObject(len(stored), blake3(stored).hexdigest())
+
+    def record_of(self, backup_id: str) -> Record:
+        """The record of a backup that the catalog knows, compared with what it remembers. Raises StoredDamage."""
+        known = self.catalog.known_record(backup_id)
+        if known is None:
+            raise _record_damage(backup_id, "missing", f"the record of backup {backup_id} is missing")
+        try:
+            found, stored = self.read_record(known.name)
+        except StoredDamage as error:
+            damage = error.damage
+            raise _record_damage(backup_id, damage.kind, damage.message) from None
+        if stored != known.record:
+            raise _record_damage(
+                backup_id, "inconsistent", f"the record {known.name} is not the one that was written"
+            )
+        return found
+
+    def chain(self, backup: Backup, stream: Stream) -> list[tuple[Backup, Stream]]:
+        """The streams that `stream` stands on, itself first, the full last. Raises StoredDamage for a gap."""
+        found = [(backup, stream)]
+        seen = {stream.stream_id}
+        while stream.parent_stream_id is not None:
+            if backup.parent_id is None:
+                raise of_stream(
+                    backup.backup_id, stream, "inconsistent", "parent", "its backup has no parent"
+                )
+            try:
+                parent_backup = self.record_of(backup.parent_id).backup
+            except StoredDamage as error:
+                raise of_stream(
+                    backup.backup_id,
+                    stream,
+                    error.damage.kind,
+                    "parent",
+                    f"its parent, stream {stream.parent_stream_id} of backup {backup.parent_id}, is lost: "
+                    f"{error.damage.message}",
+                ) from None
+            parent = parent_backup.stream_of(stream.disk_id)
+            if parent is None or parent.stream_id != stream.parent_stream_id or parent.stream_id in seen:
+                raise of_stream(
+                    backup.backup_id,
+                    stream,
+                    "inconsistent",
+                    "parent",
+                    f"its parent, stream {stream.parent_stream_id}, is not in backup {backup.parent_id}",
+                )
+            backup, stream = parent_backup, parent
+            seen.add(stream.stream_id)
+            found.append((backup, stream))
+        return found
+
+    def open_blob(self, backup: Backup, stream: Stream) -> StoredFile:
+        """Open a blob after comparing its size with the record's. Raises StoredDamage."""
+        file = self._open(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
+        try:
+            _compare_size(backup, stream, "blob", file.size, stream.blob.size)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def open_index(self, backup: Backup, stream: Stream) -> Index:
+        """Open an extent index after comparing its bytes with the record's digest. Raises StoredDamage."""
+        name = names.index(stream.disk_id, stream.stream_id)
+        with self._open(backup, stream, "index", name) as file:
+            _compare_size(backup, stream, "index", file.size, stream.index.size)
+            digest = blake3()
+            for offset in range(0, file.size, _DIGEST_CHUNK):
+                digest.update(file.read_at(offset, _DIGEST_CHUNK))
+        if digest.hexdigest() != stream.index.digest:
+            raise of_stream(backup.backup_id, stream, "corrupt", "index", "its digest does not match")
+        try:
+            opened = Index(self.store.local_file(name))
+        except FormatError as error:
+            raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
+        said = opened.stream
+        if (
+            (said.stream_id, said.backup_id, said.disk_id)
+            != (stream.stream_id, backup.backup_id, stream.disk_id)
+            or (said.kind, said.size, said.frame_size) != (stream.kind.value, stream.size, stream.frame_size)
+            or (said.parent_stream_id, said.blob_size, said.blob_digest)
+            != (stream.parent_stream_id, stream.blob.size, stream.blob.digest)
+        ):
+            opened.close()
+            raise of_stream(backup.backup_id, stream, "inconsistent", "index", "it is not of this stream")
+        return opened
+
+    def _open(self, backup: Backup, stream: Stream, what: Any, name: str) -> StoredFile:
+        try:
+            return self.store.open(name)
+        except ObjectMissing:
+            raise of_stream(backup.backup_id, stream, "missing", what, "it is missing") from None
+        except RepositoryError as error:
+            raise of_stream(backup.backup_id, stream, "corrupt", what, error.message) from error
+
+
+def default_path() -> Path | None:
+    """The repository that the environment names."""
+    value = os.environ.get("PITR_REPO")
+    return Path(value) if value else None
+
+
+def _compare_size(backup: Backup, stream: Stream, what: Any, found: int, recorded: int) -> None:
+    if found != recorded:
+        kind: How = "truncated" if found < recorded else "inconsistent"
+        message = f"it has {found} bytes instead of {recorded}"
+        raise of_stream(
+            backup.backup_id, stream, kind, what, message, min(found, recorded), abs(found - recorded)
+        )
+
+
+def _record_damage(backup_id: str | None, kind: Any, message: str) -> DamageError:
+    return StoredDamage(Damage(backup_id, None, None, kind, "record", message))

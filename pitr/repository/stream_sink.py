@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A new stream in the repository, as a sink of the copy engine.
+
+Workers cut what they are given at the frame grid, find the zeroes in it, compress and digest it, all in
+parallel; the results are put into the blob one after the other, in the order of the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+from pitr import index
+from pitr.blob import FRAME_SIZE, BlobWriter, Compressor, digest_of
+from pitr.endpoint.closing import Closes
+from pitr.errors import FormatError
+from pitr.model import DiskSettings, Kind, StoredObject, Stream
+from pitr.repository import names
+from pitr.store import Store
+
+#: Zeroes inside of data are found in blocks of this size: the cluster of qcow2 and the usual granularity of dirty
+#: bitmaps, so that a restored qcow2 image needs no cluster for them.
+ZERO_BLOCK = 1 << 16
+_WORDS = ZERO_BLOCK // 8
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class NewStream:
+    """What is known of a stream before its first byte."""
+
+    stream_id: str
+    backup_id: str
+    disk_id: str
+    name: str
+    kind: Kind
+    reason: str | None
+    parent_stream_id: str | None
+    settings: DiskSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A frame of data, or a zero range (`frame` and `digest` are None)."""
+
+    start: int
+    length: int
+    frame: bytes | None = None
+    digest: bytes | None = None
+
+
+class StreamWriter(Closes):
+    """One worker's way in: compresses and digests; `take` hands over what came of it."""
+
+    def __init__(self, frame_size: int, level: int) -> None:
+        self._frame_size = frame_size
+        self._compressor = Compressor(level)
+        self._pieces: list[Piece] = []
+
+    def write(self, offset: int, data: memoryview) -> None:
+        for start, length, zero in cut(offset, data, self._frame_size):
+            if zero:
+                self._pieces.append(Piece(start, length))
+            else:
+                view = data[start - offset : start - offset + length]
+                self._pieces.append(Piece(start, length, self._compressor.compress(view), digest_of(view)))
+
+    def zero(self, offset: int, length: int) -> None:
+        self._pieces.append(Piece(offset, length))
+
+    def take(self) -> Sequence[Piece]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def close(self) -> None:
+        self._pieces.clear()
+
+
+def cut(offset: int, data: memoryview, frame_size: int) -> list[tuple[int, int, bool]]:
+    """Cut `data` of the disk at `offset` into (start, length, zero) runs that do not cross the frame grid."""
+    end = offset + len(data)
+    runs: list[tuple[int, int, bool]] = []
+    start = offset
+    while start < end:
+        stop = min(end, (start // frame_size + 1) * frame_size)
+        runs += _zero_runs(start, data[start - offset : stop - offset])
+        start = stop
+    return runs
+
+
+def _zero_runs(offset: int, data: memoryview) -> list[tuple[int, int, bool]]:
+    """Tell the zero blocks of one frame from the rest; blocks lie on a grid of the disk."""
+    head = min(-offset % ZERO_BLOCK, len(data))
+    bounds = [head] if head else []
+    zero = [not np.frombuffer(data[:head], np.uint8).any()] if head else []
+    whole = (len(data) - head) // ZERO_BLOCK
+    if whole:
+        blocks = np.frombuffer(data, np.uint64, whole * _WORDS, head).reshape(whole, _WORDS)
+        suspects = blocks[:, 0] == 0
+        if suspects.any():
+            suspects[suspects] = ~blocks[suspects].any(axis=1)
+        zero += suspects.tolist()
+        bounds += range(head + ZERO_BLOCK, head + whole * ZERO_BLOCK + 1, ZERO_BLOCK)
+    if (bounds[-1] if bounds else 0) < len(data):
+        zero.append(not np.frombuffer(data[bounds[-1] if bounds else 0 :], np.uint8).any())
+        bounds.append(len(data))
+    runs: list[tuple[int, int, bool]] = []
+    start = 0
+    for at, bound in enumerate(bounds):
+        if at + 1 == len(bounds) or zero[at + 1] != zero[at]:
+            runs.append((offset + start, bound - start, zero[at]))
+            start = bound
+    return runs
+
+
+class StreamSink:
+    """Writes one new stream: a blob and its index. A context manager: left without `finish`, it leaves nothing.
+
+    `size` is that of the disk in bytes; `meta` goes into the stream's meta header beside what the format asks for.
+    """
+
+    max_writers = 1 << 10
+    reads_zero = False
+
+    def __init__(
+        self,
+        store: Store,
+        new: NewStream,
+        size: int,
+        meta: Mapping[str, Any],
+        *,
+        level: int,
+        frame_size: int = FRAME_SIZE,
+    ) -> None:
+        self._store = store
+        self._new = new
+        self._size = size
+        self._level = level
+        self._frame_size = frame_size
+        self._end = 0
+        self._zero_start: int | None = None
+        self._data_bytes = 0
+        self._zero_bytes = 0
+        self._rows: list[index.Row] = []
+        self._stream: Stream | None = None
+        with ExitStack() as stack:
+            self._blob_object = stack.enter_context(store.new(names.blob(new.disk_id, new.stream_id)))
+            self._index_path = store.scratch_file()
+            stack.callback(self._index_path.unlink, missing_ok=True)
+            self._index = index.IndexWriter(self._index_path)
+            stack.callback(self._index.close)
+            self._blob = BlobWriter(self._blob_object.write, meta)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> StreamSink:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+        if self._stream is None:
+            self.abort()
+
+    @property
+    def stream(self) -> Stream:
+        """The finished stream; before `flush` there is none."""
+        if self._stream is None:
+            raise ValueError("the stream is not finished")
+        return self._stream
+
+    def open_writer(self) -> StreamWriter:
+        return StreamWriter(self._frame_size, self._level)
+
+    def append(self, pieces: Sequence[Piece]) -> None:
+        """Put the next pieces of the disk into the blob; one caller at a time."""
+        for piece in pieces:
+            if piece.start < self._end or piece.start + piece.length > self._size:
+                raise FormatError(
+                    f"the extent at {piece.start} is out of order or beyond the end of the disk"
+                )
+            if piece.start > self._end:
+                self._end_zero()
+                if self._new.kind is not Kind.INCREMENTAL:
+                    raise FormatError(f"a full stream must not leave out {self._end} to {piece.start}")
+            if piece.frame is None or piece.digest is None:
+                if self._zero_start is None:
+                    self._zero_start = piece.start
+            else:
+                self._end_zero()
+                offset = self._blob.add_data(piece.start, piece.length, piece.frame)
+                self._add_row(index.Row(piece.start, piece.length, offset, len(piece.frame), piece.digest))
+                self._data_bytes += piece.length
+            self._end = piece.start + piece.length
+
+    def flush(self) -> None:
+        """End the stream: make the blob durable, then its index."""
+        self._end_zero()
+        if self._new.kind is not Kind.INCREMENTAL and self._end != self._size:
+            raise FormatError(f"a full stream must not end at {self._end} of {self._size} bytes")
+        digest = self._blob.finish()
+        self._index.add(self._rows)
+        self._index.finish(
+            index.StreamRow(
+                stream_id=self._new.stream_id,
+                backup_id=self._new.backup_id,
+                disk_id=self._new.disk_id,
+                kind=self._new.kind.value,
+                size=self._size,
+                parent_stream_id=self._new.parent_stream_id,
+                frame_size=self._frame_size,
+                blob_size=self._blob.size,
+                blob_digest=digest,
+            )
+        )
+        self._blob_object.commit()
+        stored_index = self._store_index()
+        self._stream = Stream(
+            stream_id=self._new.stream_id,
+            disk_id=self._new.disk_id,
+            name=self._new.name,
+            kind=self._new.kind,
+            reason=self._new.reason,
+            size=self._size,
+            parent_stream_id=self._new.parent_stream_id,
+            frame_size=self._frame_size,
+            data_bytes=self._data_bytes,
+            zero_bytes=self._zero_bytes,
+            extents=self._index.rows,
+            blob=StoredObject(self._blob.size, digest),
+            index=stored_index,
+            settings=self._new.settings,
+        )
+
+    def abort(self) -> None:
+        """Remove what is in the store already. Only for a stream that no record names."""
+        self._stream = None
+        self._store.delete(names.index(self._new.disk_id, self._new.stream_id))
+        self._store.delete(names.blob(self._new.disk_id, self._new.stream_id))
+
+    def _store_index(self) -> StoredObject:
+        digest = blake3()
+        size = 0
+        with (
+            self._index_path.open("rb") as file,
+            self._store.new(names.index(self._new.disk_id, self._new.stream_id)) as new,
+        ):
+            while chunk := file.read(FRAME_SIZE):
+                new.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            new.commit()
+        return StoredObject(size, digest.hexdigest())
+
+    def _end_zero(self) -> None:
+        if self._zero_start is None:
+            return
+        start, length = self._zero_start, self._end - self._zero_start
+        self._blob.add_zero(start, length)
+        self._add_row(index.Row(start, length, None, None, None))
+        self._zero_bytes += length
+        self._zero_start = None
+
+    def _add_row(self, row: index.Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS_AT_ONCE:
+            self._index.add(self._rows)
+            self._rows.clear()

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A store in a folder of a POSIX file system.
+
+An object is written to a scratch file, synced, renamed to its name, and its folder is synced: after a crash it is
+there whole or not at all. Files are 0600 and folders 0700, whatever the umask says.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pitr.errors import RepositoryError
+from pitr.store.base import ObjectExists, ObjectMissing, check_name
+from pitr.store.scratch import Scratch
+
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
+
+
+@contextmanager
+def _io_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = ""
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            advice = "Free some space (see 'pitr prune') and run the command again."
+        elif error.errno == 30:  # EROFS
+            advice = "The repository's file system is read-only; only reading commands work on it."
+        raise RepositoryError(f"{what}: {error.strerror or error}", advice) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class PosixStore:
+    """A store in `folder`, which must exist. The caller closes it, which removes its scratch files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._scratch = Scratch(folder / "tmp")
+
+    def close(self) -> None:
+        self._scratch.close()
+
+    def new(self, name: str) -> _NewFile:
+        target = self._path(name)
+        with _io_errors(f"cannot write {name}"):
+            return _NewFile(self, name, target, self._scratch.file())
+
+    def create(self, name: str, data: bytes) -> None:
+        with self.new(name) as new:
+            new.write(data)
+            new.commit()
+
+    def open(self, name: str) -> _OpenFile:
+        with _io_errors(f"cannot read {name}"):
+            try:
+                # A repository holds no symbolic links: one would lead reads out of it.
+                handle = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                raise ObjectMissing(name) from None
+            return _OpenFile(name, handle)
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        with self.open(name) as file:
+            if file.size > limit:
+                raise RepositoryError(
+                    f"{name} is {file.size} bytes long, more than the {limit} that it may be"
+                )
+            return file.read_at(0, file.size)
+
+    def size(self, name: str) -> int:
+        with _io_errors(f"cannot read {name}"):
+            try:
+                status = os.lstat(self._path(name))
+            except (FileNotFoundError, NotADirectoryError):
+                raise ObjectMissing(name) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise RepositoryError(f"{name} is not a regular file")
+        return status.st_size
+
+    def list(self, prefix: str) -> Iterator[str]:
+        check_name(prefix)
+        with _io_errors(f"cannot list {prefix}"):
+            yield from self._walk(prefix)
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        try:
+            entries = os.scandir(self.folder / folder)
+        except FileNotFoundError:
+            return
+        with entries:
+            for entry in entries:
+                name = f"{folder}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(name)
+                else:
+                    yield name
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        with _io_errors(f"cannot delete {name}"):
+            try:
+                path.unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            sync_folder(path.parent)
+
+    def local_file(self, name: str) -> Path:
+        self.size(name)
+        return self._path(name)
+
+    def scratch_file(self) -> Path:
+        """A path for a temporary file on this store's file system; it is removed with the store's scratch."""
+        with _io_errors("cannot write temporary files"):
+            return self._scratch.file()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / check_name(name)
+
+    def make_folders(self, folder: Path) -> None:
+        """Make `folder` and what is missing above it, durably."""
+        if folder.is_dir():
+            return
+        self.make_folders(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=_FOLDER_MODE)
+            sync_folder(folder.parent)
+
+
+class _NewFile:
+    def __init__(self, store: PosixStore, name: str, target: Path, scratch: Path) -> None:
+        self._store = store
+        self._name = name
+        self._target = target
+        self._scratch = scratch
+        self._handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        with _io_errors(f"cannot write {self._name}"):
+            while view:
+                view = view[os.write(self._handle, view) :]
+
+    def commit(self) -> None:
+        with _io_errors(f"cannot write {self._name}"):
+            os.fsync(self._handle)
+            self._store.make_folders(self._target.parent)
+            try:
+                # A link, unlike a rename, never replaces what has the name already.
+                os.link(self._scratch, self._target)
+            except FileExistsError:
+                raise ObjectExists(self._name) from None
+            sync_folder(self._target.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        os.close(self._handle)
+        self._scratch.unlink(missing_ok=True)
+
+
+class _OpenFile:
+    def __init__(self, name: str, handle: int) -> None:
+        self._name = name
+        self._handle = handle
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(handle)
+            raise RepositoryError(f"{name} is not a regular file")
+        self._size = status.st_size
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        with _io_errors(f"cannot read {self._name}"):
+            data = os.pread(self._handle, length, offset)
+            if len(data) == length or not data:
+                return data
+            parts = [data]
+            got = len(data)
+            while got < length and (data := os.pread(self._handle, length - got, offset + got)):
+                parts.append(data)
+                got += len(data)
+            return b"".join(parts)
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        self.close()

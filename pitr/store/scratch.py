@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Scratch files of one process, and the removal of those that dead processes have left.
+
+Each process has a folder of its own with a lock file that it holds as long as it lives: a folder whose lock can be
+taken belongs to nobody any more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+_LOCK = "lock"
+
+
+class Scratch:
+    """Scratch files below `parent`. Nothing is made before the first file is asked for."""
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._folder: Path | None = None
+        self._lock = -1
+
+    def file(self) -> Path:
+        """A new path for a file that the caller creates."""
+        if self._folder is None:
+            self._folder = self._claim()
+        return self._folder / uuid.uuid4().hex
+
+    def close(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.close(self._lock)
+            self._folder = None
+
+    def _claim(self) -> Path:
+        self._parent.mkdir(mode=0o700, exist_ok=True)
+        self._sweep()
+        while True:
+            folder = self._parent / uuid.uuid4().hex
+            folder.mkdir(mode=0o700)
+            try:
+                handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # Another process may have swept the folder between its making and its locking.
+            if os.fstat(handle).st_nlink and folder.is_dir():
+                self._lock = handle
+                return folder
+            os.close(handle)
+
+    def _sweep(self) -> None:
+        for folder in list(self._parent.iterdir()):
+            try:
+                handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                # Not one of ours, or one that is being made just now.
+                continue
+            try:
+                with suppress(BlockingIOError):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The copy engine: `copy(source, sink)`, and several copies at once with one set of workers.
+
+A worker takes the next window of a copy, reads its data in as few requests as the source can, writes it and
+zeroes what is zero, so that each byte is written or zeroed at most once. A sink that stores things in the order of
+the disk (`append`) gets what its writers made in that order; workers that are too far ahead wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from pitr.endpoint.protocols import Reader, Sink, Source, Writer
+from pitr.transfer.plan import WINDOW, Work, plan
+
+DEFAULT_WORKERS = 4
+#: How many windows may wait, for each worker, until the one before them is stored.
+_AHEAD = 2
+#: The main thread looks for signals at least this often.
+_WAKE_S = 0.5
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all that are known so far), from any thread, one call at a time."""
+
+
+@runtime_checkable
+class OrderedSink(Protocol):
+    """A sink that stores what its writers made in the order of the disk."""
+
+    def append(self, made: Any) -> None:
+        """Store what a writer's `take` gave for the next window; one caller at a time."""
+
+
+@runtime_checkable
+class OrderedWriter(Protocol):
+    def take(self) -> Any:
+        """What came of the writes since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What one copy did, in bytes of the disk. `skipped` is zero that the sink holds already."""
+
+    size: int
+    written: int
+    zeroed: int
+    skipped: int
+
+
+class Copying(Protocol):
+    """One copy of several: opened by the worker that comes to it first.
+
+    What `open` gives is left after the last window is done and the sink is flushed, or with the error that
+    stopped the copy.
+    """
+
+    def open(self) -> AbstractContextManager[tuple[Source, Sink]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    source: Source
+    sink: Sink
+
+    def open(self) -> AbstractContextManager[tuple[Source, Sink]]:
+        return nullcontext((self.source, self.sink))
+
+
+def copy(
+    source: Source, sink: Sink, *, workers: int = DEFAULT_WORKERS, progress: Progress | None = None
+) -> Copied:
+    """Copy all extents of `source` to `sink`, and flush it. The caller closes both, and aborts a sink on an error."""
+    return copy_all([_Given(source, sink)], workers=workers, progress=progress)[0]
+
+
+def copy_all(
+    copies: Sequence[Copying], *, workers: int = DEFAULT_WORKERS, progress: Progress | None = None
+) -> list[Copied]:
+    """Do several copies with `workers` threads in all, and return what each did, in their order.
+
+    The first error stops all copies and is raised when all of them are closed; so does a signal's exception in
+    the calling thread.
+    """
+    pool = _Pool([_Task(copying) for copying in copies], progress)
+    threads = [
+        threading.Thread(target=pool.work, name=f"copy-{number}", daemon=True)
+        for number in range(max(1, workers) if copies else 0)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        pool.wait(threads)
+    except BaseException as error:
+        pool.stop(error)
+        raise
+    finally:
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+    if pool.error is not None:
+        raise pool.error
+    return [task.copied for task in pool.tasks]
+
+
+class Stopped(Exception):  # noqa: N818 - not a failure of its own
+    """Another copy has failed, or a signal came: this one is given up."""
+
+
+@dataclass(slots=True)
+class _Task:
+    """One copy and how far it is. Everything here is guarded by the pool's lock."""
+
+    copying: Copying
+    stack: ExitStack = field(default_factory=ExitStack)
+    source: Source | None = None
+    sink: Sink | None = None
+    works: Iterator[Work] = field(default_factory=lambda: iter(()))
+    opening: bool = False
+    exhausted: bool = False
+    closed: bool = False
+    workers: int = 0
+    limit: int = 1
+    next_number: int = 0
+    made: dict[int, Any] = field(default_factory=dict)
+    written: int = 0
+    zeroed: int = 0
+    skipped: int = 0
+
+    @property
+    def copied(self) -> Copied:
+        return Copied(self.source.size if self.source else 0, self.written, self.zeroed, self.skipped)
+
+    @property
+    def wants_worker(self) -> bool:
+        return not self.exhausted and not self.opening and self.workers < self.limit
+
+
+class _Pool:
+    def __init__(self, tasks: list[_Task], progress: Progress | None) -> None:
+        self.tasks = tasks
+        self.error: BaseException | None = None
+        self._progress = progress
+        self._done_bytes = 0
+        self._total_bytes = 0
+        self._stopped = False
+        self._changed = threading.Condition()
+
+    # The calling thread
+
+    def wait(self, threads: Sequence[threading.Thread]) -> None:
+        """Wait until all threads have ended, awake for signals."""
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(_WAKE_S)
+
+    def stop(self, error: BaseException) -> None:
+        with self._changed:
+            if self.error is None:
+                self.error = error
+            self._stopped = True
+            self._changed.notify_all()
+
+    # A worker
+
+    def work(self) -> None:
+        while (task := self._pick()) is not None:
+            try:
+                if task.source is None:
+                    self._open(task)
+                self._copy(task)
+            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+                self.stop(error)
+            self._leave(task)
+
+    def _pick(self) -> _Task | None:
+        """The copy that has the fewest workers of those that can use one more; None when there is no more to do."""
+        with self._changed:
+            while True:
+                if self._stopped or all(task.exhausted for task in self.tasks):
+                    return None
+                wanting = [task for task in self.tasks if task.wants_worker]
+                if wanting:
+                    task = min(wanting, key=lambda task: task.workers)
+                    task.workers += 1
+                    if task.source is None:
+                        task.opening = True
+                    return task
+                self._changed.wait()
+
+    def _open(self, task: _Task) -> None:
+        source, sink = task.stack.enter_context(task.copying.open())
+        extents = source.extents()
+        limit = max(1, min(source.max_readers, sink.max_writers))
+        with self._changed:
+            task.source, task.sink = source, sink
+            task.works = plan(extents)
+            task.limit = limit
+            task.opening = False
+            self._total_bytes += int(extents.length.sum())
+            self._changed.notify_all()
+
+    def _copy(self, task: _Task) -> None:
+        source, sink = task.source, task.sink
+        if source is None or sink is None:
+            raise RuntimeError("a copy that is not open has no windows")
+        with source.open_reader() as reader, sink.open_writer() as writer:
+            buffer = bytearray(0)
+            while (work := self._next(task)) is not None:
+                if len(buffer) < work.data_bytes:
+                    buffer = bytearray(WINDOW)
+                with memoryview(buffer) as view:
+                    done = _copy_window(work, reader, writer, view[: work.data_bytes], sink.reads_zero)
+                made = writer.take() if isinstance(writer, OrderedWriter) else None
+                self._deliver(task, work, made, done)
+
+    def _next(self, task: _Task) -> Work | None:
+        with self._changed:
+            work = None if self._stopped else next(task.works, None)
+            if work is None:
+                task.exhausted = True
+                self._changed.notify_all()
+                return None
+            ahead = _AHEAD * max(1, task.workers)
+            self._changed.wait_for(lambda: self._stopped or work.number < task.next_number + ahead)
+            return None if self._stopped else work
+
+    def _deliver(self, task: _Task, work: Work, made: Any, done: tuple[int, int, int]) -> None:
+        with self._changed:
+            if self._stopped:
+                return
+            task.written += done[0]
+            task.zeroed += done[1]
+            task.skipped += done[2]
+            task.made[work.number] = made
+            while task.next_number in task.made:
+                ready = task.made.pop(task.next_number)
+                if isinstance(task.sink, OrderedSink):
+                    task.sink.append(ready)
+                task.next_number += 1
+            self._done_bytes += sum(done)
+            if self._progress is not None:
+                self._progress(self._done_bytes, self._total_bytes)
+            self._changed.notify_all()
+
+    def _leave(self, task: _Task) -> None:
+        """Leave a copy; the last one closes it."""
+        with self._changed:
+            task.workers -= 1
+            task.opening = False
+            last = task.workers == 0 and (task.exhausted or self._stopped) and not task.closed
+            if last:
+                task.closed = True
+                task.exhausted = True
+            self._changed.notify_all()
+        if last:
+            self._close(task)
+
+    def _close(self, task: _Task) -> None:
+        failed = self.error
+        try:
+            if failed is None and task.sink is not None:
+                task.sink.flush()
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            failed = error
+            self.stop(error)
+        try:
+            if failed is None:
+                task.stack.close()
+            else:
+                given_up = Stopped("the copy was given up")
+                task.stack.__exit__(type(given_up), given_up, None)
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            self.stop(error)
+
+
+def _copy_window(
+    work: Work, reader: Reader, writer: Writer, buffer: memoryview, reads_zero: bool
+) -> tuple[int, int, int]:
+    """Copy one window through `buffer`; return the bytes written, zeroed and skipped."""
+    ranges = work.data_ranges
+    if ranges:
+        reader.read_ranges(ranges, buffer)
+    written = zeroed = skipped = at = 0
+    for extent in work.extents:
+        if not extent.zero:
+            writer.write(extent.start, buffer[at : at + extent.length])
+            at += extent.length
+            written += extent.length
+        elif reads_zero:
+            skipped += extent.length
+        else:
+            writer.zero(extent.start, extent.length)
+            zeroed += extent.length
+    return written, zeroed, skipped

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cutting a disk's extents into pieces of work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pitr.extents import Extent, ExtentMap
+
+#: Data is copied in windows that begin and end at multiples of this many bytes of the disk: large enough that a
+#: request costs little beside its data, small enough that a few of them for each worker stay small in memory.
+#: A multiple of every allowed frame size up to it, so that a frame belongs to one window.
+WINDOW = 8 << 20
+#: No longer request to zero: concurrent ones of 1 GiB have timed out on iSCSI storage.
+MAX_ZERO = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One piece of work: extents in the order of the disk. Works are numbered in that order."""
+
+    number: int
+    extents: tuple[Extent, ...]
+
+    @property
+    def data_ranges(self) -> list[tuple[int, int]]:
+        return [(extent.start, extent.length) for extent in self.extents if not extent.zero]
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(extent.length for extent in self.extents if not extent.zero)
+
+
+def plan(extents: ExtentMap, window: int = WINDOW, max_zero: int = MAX_ZERO) -> Iterator[Work]:
+    """Cut `extents` into works of one window of data each, zero ranges at most `max_zero` bytes long.
+
+    A zero range goes with the window that it begins in; one that is long is not cut at every window.
+    """
+    number = 0
+    gathered: list[Extent] = []
+    window_end = 0
+    for start, length, zero in extents.merged():
+        end = start + length
+        at = start
+        while at < end:
+            if gathered and at >= window_end:
+                yield Work(number, tuple(gathered))
+                number += 1
+                gathered = []
+            if not gathered:
+                window_end = (at // window + 1) * window
+            stop = min(end, at + max_zero if zero else window_end)
+            gathered.append(Extent(at, stop - at, zero))
+            at = stop
+    if gathered:
+        yield Work(number, tuple(gathered))
