@@ -16,12 +16,14 @@ from host_helpers import MIB, children_of, is_running
 
 from pitr.errors import LabError, NbdError
 from pitr.lab.host import Host
+from pitr.lab.host.children import Children
 
 #: A process with one of each child: imageio, qemu-storage-daemon, qemu-nbd.
 LAB = """
 import sys
 from pathlib import Path
 from pitr.lab.host import Host
+from pitr.lab.host.children import Children
 
 with Host(Path(sys.argv[1])) as host:
     for name in ("up", "down"):
@@ -87,6 +89,37 @@ def test_everything_open_is_closed_at_the_end(folder: Path) -> None:
     with pytest.raises(NbdError):
         guest.read(0, 1)
     guest.close()
+
+
+#: Deaf to the first two requests to end, as qemu-nbd is for a moment after its start; then it ends in order.
+HARD_OF_HEARING = """
+import signal, sys
+from pathlib import Path
+
+asked = 0
+
+def hear(signum, frame):
+    global asked
+    asked += 1
+    if asked == 3:
+        Path(sys.argv[2]).touch()
+        sys.exit()
+
+signal.signal(signal.SIGTERM, hear)
+Path(sys.argv[1]).touch()
+while True:
+    signal.pause()
+"""
+
+
+def test_a_program_that_misses_a_signal_is_asked_again(folder: Path) -> None:
+    ready, ended = folder / "ready", folder / "ended"
+    with Children(folder / "log") as children:
+        child = children.start([sys.executable, "-c", HARD_OF_HEARING, str(ready), str(ended)])
+        child.wait_until(ready.exists)
+        child.stop()
+    assert not child.is_alive()
+    assert ended.exists()
 
 
 def test_a_program_that_does_not_start_says_why(host: Host) -> None:

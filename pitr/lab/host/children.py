@@ -17,6 +17,7 @@ from pitr.errors import LabError
 from pitr.lab.host import launcher
 
 _POLL_S = 0.005
+_ASK_AGAIN_S = 0.2
 
 
 class Child:
@@ -27,10 +28,6 @@ class Child:
         self._log = log
         self._log_offset = log_offset
         self.name = name
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def output(self) -> str:
         """What was logged since this program started (other programs share the log)."""
@@ -54,11 +51,16 @@ class Child:
 
     def stop(self, timeout_s: float = 30) -> None:
         """Ask the program to end, and wait; a program that does not listen is killed. Safe to call twice."""
-        self._process.terminate()
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            # Again and again: qemu-nbd ignores the signal between writing its pid file and its main loop.
+            self._process.terminate()
+            try:
+                self._process.wait(_ASK_AGAIN_S)
+            except subprocess.TimeoutExpired:
+                continue
+            return
+        self.kill()
 
     def kill(self) -> None:
         """End the program as a power failure would."""

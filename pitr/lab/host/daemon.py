@@ -47,10 +47,6 @@ class ImageioDaemon:
     def images_url(self) -> str:
         return f"{'https' if self._tls else 'http'}://localhost:{self._port}/images"
 
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
     def restart(self) -> None:
         """End the daemon and start it again on the same port; tickets and open connections are lost."""
         self._child.stop()

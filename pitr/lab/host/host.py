@@ -137,11 +137,13 @@ class Host:
             volume = self.volume(volume_id)
             vm = self._vm_of(volume)
             if vm is not None:
-                convert_to_raw(vm.guest_url(volume), "raw", target)
+                source, source_format = vm.guest_url(volume), "raw"
             elif volume_id in self._served:
-                convert_to_raw(self._served[volume_id].url, "raw", target)
+                source, source_format = self._served[volume_id].url, "raw"
             else:
-                convert_to_raw(str(volume.path), volume.qemu_format, target)
+                source, source_format = str(volume.path), volume.qemu_format
+        # Outside of the lock: a large disk takes its time, and others go on meanwhile.
+        convert_to_raw(source, source_format, target)
 
     # VMs
 

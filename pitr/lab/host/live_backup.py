@@ -69,8 +69,8 @@ class LiveBackup:
         """Fix the point in time for all disks at once.
 
         The jobs come first: each keeps its disk quiet until the whole transaction is done, so that a write
-        is either in the point and in the bitmaps that end with it, or in neither. With the bitmaps first, a
-        write could slip in between while qemu looks for room for a new persistent bitmap.
+        is either in the point and in the bitmaps that end with it, or in neither. With the bitmaps first,
+        that would rest on qemu never serving the guest between two actions.
         """
         actions: list[tuple[str, dict[str, object]]] = [
             (

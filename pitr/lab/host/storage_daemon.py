@@ -51,10 +51,6 @@ class StorageDaemon:
             self.close()
             raise
 
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
     def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         return self._monitor.execute(command, arguments)
 
