@@ -122,7 +122,7 @@ class _Receiving:
     def _chunk(self, kind: int, length: int) -> None:
         if kind == _NONE and length == 0:
             return
-        if kind == _DATA and self._into is not None and length > 8:
+        if kind == _DATA and self._into is not None and 8 < length <= 8 + self._missing:
             (offset,) = struct.unpack(">Q", self._wire.receive(8))
             self._wire.receive_into(self._deliver(offset, length - 8))
         elif kind == _HOLE and self._into is not None and length == 12:

@@ -36,14 +36,15 @@ T = TypeVar("T")
 
 __all__ = ["ImageioAddress", "ImageioReader", "ImageioSink", "ImageioSource", "ImageioWriter"]
 
-#: Reading across a gap costs less than another request.
+#: Reading across a gap costs less than another request: on one host a GET of 4 KiB took 0.49 ms over the unix
+#: socket and 0.67 ms over TLS; 256 KiB more added 0.17 and 0.37 ms, 1 MiB more 0.58 and 1.31 ms.
 MAX_GAP: Final = 256 << 10
 #: A request that fails is made again from its beginning.
 MAX_REQUEST: Final = 64 << 20
 #: Concurrent zeroes of 1 GiB have timed out on iSCSI; the library's own limit is this one too.
 MAX_ZERO: Final = 128 << 20
-#: What the library reads and sends at once.
-BUFFER_SIZE: Final = 256 << 10
+#: What the library reads and sends at once, for each worker: from 128 KiB to 4 MiB it makes no difference.
+BUFFER_SIZE: Final = 1 << 20
 
 
 class ImageioSource:
