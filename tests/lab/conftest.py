@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engine_helpers import Client
 from host_helpers import children_of
 
+from pitr.lab import Lab
 from pitr.lab.host import Host
 
 
@@ -27,3 +29,21 @@ def host(folder: Path) -> Iterator[Host]:
         yield host
     assert set(children_of(os.getpid())) <= before
     assert [path for path in folder.rglob("*") if path.is_socket()] == []
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """A quick local oVirt, checked to end without a bug of its own and without anything left behind."""
+    before = set(children_of(os.getpid()))
+    with Lab(phase_lag_s=0.01) as lab:
+        yield lab
+        assert lab.engine.failures == []
+    assert set(children_of(os.getpid())) <= before
+    assert not lab.cafile.exists()
+
+
+@pytest.fixture
+def client(lab: Lab) -> Iterator[Client]:
+    """The unmodified SDK, logged in."""
+    with Client(lab) as client:
+        yield client

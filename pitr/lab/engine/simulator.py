@@ -44,7 +44,11 @@ class Simulator:
     ) -> None:
         with ExitStack() as closing:
             closing.callback(self._server.close)
-            closing.callback(self.installation.workers.close)
+            closing.callback(self.installation.workers.close, self._wake)
+
+    def _wake(self) -> None:
+        with self.state.lock:
+            self.state.lock.notify_all()
 
     @property
     def url(self) -> str:

@@ -42,11 +42,12 @@ class Workers:
         if self._closing.wait(seconds):
             raise Closing
 
-    def close(self) -> None:
-        """Wake and join all threads."""
+    def close(self, wake: Callable[[], None]) -> None:
+        """End and join all threads; `wake` is called to wake those that wait for something else."""
         with self._lock:
             self._closing.set()
             threads = list(self._threads)
+        wake()
         for thread in threads:
             thread.join()
 

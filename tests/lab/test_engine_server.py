@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The engine's server: login, injected faults, the clock, and a clean end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import ovirtsdk4
+import pytest
+from engine_helpers import READY, Client, refused
+from host_helpers import children_of
+
+from pitr.lab import Lab
+
+MIB = 1 << 20
+
+
+def test_a_wrong_password_is_denied(lab: Lab) -> None:
+    wrong = Client(lab, password="wrong")  # noqa: S106 - it is wrong
+    with pytest.raises(ovirtsdk4.AuthError, match="access_denied"):
+        wrong.system.get()
+
+
+def test_a_client_that_does_not_trust_the_ca_is_not_talked_to(lab: Lab) -> None:
+    stranger = Client(lab, ca_file=None)
+    with pytest.raises(ovirtsdk4.Error, match="certificate"):
+        stranger.system.get()
+    with Client(lab, ca_file=None, insecure=True) as careless:
+        assert careless.system.get().product_info.version.major == 4
+
+
+def test_an_expired_token_is_renewed_by_the_sdk_in_the_middle(lab: Lab, client: Client) -> None:
+    client.system.get()
+    lab.engine.faults.expire_tokens()
+    client.system.vms_service().list()
+    statuses = [request.status for request in lab.engine.requests]
+    assert statuses == [200, 200, 401, 200, 200]
+
+
+def test_a_connection_with_only_a_token_cannot_renew_it(lab: Lab, client: Client) -> None:
+    token = client.connection.authenticate()
+    other = Client(lab, username=None, password=None, token=token)
+    other.system.get()
+    lab.engine.faults.expire_tokens()
+    with pytest.raises(ovirtsdk4.AuthError):
+        other.system.get()
+
+
+def test_logging_out_ends_the_token(lab: Lab) -> None:
+    with Client(lab) as client:
+        client.system.get()
+        assert lab.engine.tokens.count == 1
+    assert lab.engine.tokens.count == 0
+
+
+def test_an_injected_answer_comes_once(lab: Lab, client: Client) -> None:
+    fault = "<fault><reason>Operation Failed</reason><detail>[injected]</detail></fault>"
+    lab.engine.faults.next("GET", r"/vms$", status=503, body=fault)
+    error = refused(lambda: client.system.vms_service().list(search="name=x"))
+    assert (error.code, error.fault.detail) == (503, "[injected]")
+    assert list(client.system.vms_service().list()) == []
+    assert ("GET", "/ovirt-engine/api/vms?search=name%3Dx", 503) in lab.engine.requests
+
+
+def test_a_request_may_be_carried_out_although_its_answer_is_lost(lab: Lab, client: Client) -> None:
+    vm = lab.add_vm("web1")
+    disk = vm.add_disk("system", MIB)
+    chosen = "11111111-2222-4333-8444-555555555555"
+    client.system.get()
+    # curl tries a reset keep-alive connection again by itself: both answers have to be lost.
+    lab.engine.faults.drop_connection("POST", r"/backups$", handled=True)
+    lab.engine.faults.drop_connection("POST", r"/backups$")
+    with pytest.raises(ovirtsdk4.Error):
+        client.post_backup(vm, [disk], backup_id=chosen)
+    lab.engine.faults.clear()
+    client.await_backup(vm, chosen, READY)
+    client.finalize_backup(vm, chosen)
+
+
+def test_a_stalled_request_is_answered_later(lab: Lab) -> None:
+    with Client(lab, timeout=1) as client:
+        client.system.get()
+        lab.engine.faults.stall(3, path="/api/vms$")
+        with pytest.raises(ovirtsdk4.Error):
+            client.system.vms_service().list()
+        assert list(client.system.vms_service().list()) == []
+
+
+def test_the_dates_of_answers_are_the_clock_s(lab: Lab, client: Client) -> None:
+    lab.clock.set("2020-06-30T22:00:00+02:00", frozen=True)
+    moment = datetime.fromisoformat("2020-06-30T22:00:00+02:00")
+    vm = lab.add_vm("web1")
+    disk = vm.add_disk("system", MIB)
+    vm.start()
+    ready = client.start_backup(vm, [disk])
+    assert (ready.creation_date, ready.modification_date) == (moment, moment)
+    assert ready.creation_date.utcoffset() == timedelta(hours=2)
+    (checkpoint,) = client.checkpoints(vm)
+    assert checkpoint.creation_date == moment
+    lab.clock.advance(60)
+    done = client.finalize_backup(vm, ready.id)
+    assert (done.creation_date, done.modification_date) == (moment, moment + timedelta(seconds=60))
+    lab.clock.resume()
+    assert client.system.get().time > moment + timedelta(seconds=60)
+
+
+@pytest.mark.parametrize(("compat", "running"), [("4.6", True), ("4.7", True), ("4.6", False)])
+def test_the_checkpoint_s_date_is_a_bound_of_the_true_instant(
+    lab: Lab, client: Client, compat: str, running: bool
+) -> None:
+    lab.clock.set("2024-02-29T12:00:00Z")
+    vm = lab.add_vm("web1", compat=compat)
+    disk = vm.add_disk("system", MIB)
+    if running:
+        vm.start()
+    ready = client.start_backup(vm, [disk])
+    (checkpoint,) = client.checkpoints(vm)
+    assert ready.creation_date <= checkpoint.creation_date <= ready.modification_date
+    modified = ready.modification_date
+    assert client.finalize_backup(vm, ready.id).modification_date > modified
+
+
+def test_the_lab_ends_with_work_in_progress_and_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    children = set(children_of(os.getpid()))
+    with Lab(phase_lag_s=0.01) as lab:
+        client = Client(lab)
+        vm = lab.add_vm("web1")
+        disk = vm.add_disk("system", MIB)
+        vm.start()
+        backup = client.start_backup(vm, [disk])
+        transfer = client.start_download(disk.id, backup.id)
+        lab.engine.phase_lag_s = 600
+        client.add_disk(size=MIB)
+        assert (lab.open_transfers(), lab.open_backups()) == ([transfer.id], [backup.id])
+    assert set(threading.enumerate()) == before
+    assert set(children_of(os.getpid())) == children
+    assert not lab.cafile.exists()
+
+
+PROGRAM = """
+import sys, time
+from pitr.lab import Lab
+lab = Lab()
+lab.__enter__()
+vm = lab.add_vm("web1")
+vm.add_disk("system", 1 << 20)
+vm.start()
+print(lab.cafile, flush=True)
+if sys.argv[1] == "exit":
+    sys.exit(0)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "SIGTERM", "SIGKILL"])
+def test_nothing_is_left_however_the_program_ends(end: str) -> None:
+    program = subprocess.Popen([sys.executable, "-c", PROGRAM, end], stdout=subprocess.PIPE, text=True)
+    with program:
+        assert program.stdout is not None
+        cafile = Path(program.stdout.readline().strip())
+        assert cafile.name
+        if end != "exit":
+            program.send_signal(signal.Signals[end])
+        code = program.wait()
+    assert code == (0 if end == "exit" else -signal.Signals[end])
+    if end == "SIGKILL":
+        # Nobody could tidy up: the next lab does.
+        with Lab():
+            pass
+    assert not cafile.exists()
+    assert not any(str(cafile.parent.parent) in command for command in _commands())
+
+
+def _commands() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def test_a_folder_of_the_caller_stays_but_is_empty_of_sockets(folder: Path) -> None:
+    with Lab(folder) as lab:
+        assert lab.password_file.stat().st_mode & 0o777 == 0o600
+        assert lab.password_file.read_text().strip() == lab.password
+        assert lab.environment()["PITR_CAFILE"] == str(lab.cafile)
+    assert folder.exists()
+    assert [path for path in folder.rglob("*") if path.is_socket()] == []

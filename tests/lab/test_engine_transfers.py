@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Image transfers: phases, URLs, tickets, and what becomes of the disks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import ovirtsdk4
+import pytest
+from engine_helpers import (
+    FINISHED_FAILURE,
+    FINISHED_SUCCESS,
+    TRANSFERRING,
+    Client,
+    content_of,
+    refused,
+    wait_for,
+)
+from ovirtsdk4 import types
+
+from pitr.lab import Lab
+
+PHASE = types.ImageTransferPhase
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+MIB = 1 << 20
+
+
+def test_an_upload_and_a_download_through_the_real_daemon(lab: Lab, client: Client, tmp_path: Path) -> None:
+    disk_id = client.add_disk(size=2 * MIB, name="new").id
+    client.await_disk(disk_id)
+    data = os.urandom(MIB)
+    upload = client.start_upload(disk_id)
+    assert lab.locked_disks() == [disk_id]
+    with client.imageio(upload) as imageio:
+        imageio.write(MIB // 2, data)
+        imageio.flush()
+    assert client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
+    assert lab.disk(disk_id).status == "ok"
+    expected = bytes(MIB // 2) + data + bytes(MIB // 2)
+    assert content_of(lab.disk(disk_id), tmp_path) == expected
+
+    download = client.start_download(disk_id)
+    found = bytearray(2 * MIB)
+    with client.imageio(download) as imageio:
+        imageio.read(0, memoryview(found))
+    assert client.finalize_transfer(download.id).phase == FINISHED_SUCCESS
+    assert found == expected
+
+
+def test_urls_exist_only_while_a_ticket_does(lab: Lab, client: Client) -> None:
+    lab.engine.phase_lag_s = 0.1
+    disk = lab.add_disk("lone", MIB)
+    transfer = client.post_transfer(disk.id, direction=types.ImageTransferDirection.DOWNLOAD)
+    assert (transfer.phase, transfer.transfer_url, transfer.proxy_url) == (PHASE.INITIALIZING, None, None)
+    assert transfer.image.id == disk.id
+    ready = client.await_transfer(transfer.id, TRANSFERRING)
+    assert ready.transfer_url.startswith(f"{lab.host.images_url}/")
+    assert ready.proxy_url is not None
+    client.transfer(transfer.id).finalize()
+    ending = client.await_transfer(transfer.id, PHASE.FINALIZING_SUCCESS)
+    assert client.transfer(transfer.id).get().transfer_url is None
+    assert ending.phase == PHASE.FINALIZING_SUCCESS
+    client.await_transfer(transfer.id, FINISHED_SUCCESS)
+    with pytest.raises(Exception, match="403|[Nn]o such ticket"), client.imageio(ready) as imageio:
+        imageio.read(0, bytearray(512))
+
+
+def test_a_cancelled_upload_passes_its_phases_and_deletes_the_disk(lab: Lab, client: Client) -> None:
+    lab.engine.phase_lag_s = 0.1
+    vm = lab.add_vm("web1")
+    disk = vm.add_disk("the only copy", MIB)
+    upload = client.start_upload(disk.id)
+    client.transfer(upload.id).cancel()
+    seen: list[types.ImageTransferPhase] = []
+
+    def look() -> types.ImageTransferPhase:
+        phase = client.transfer(upload.id).get().phase
+        if phase not in seen:
+            seen.append(phase)
+        return phase
+
+    wait_for(look, lambda phase: phase == FINISHED_FAILURE)
+    order = [
+        PHASE.TRANSFERRING,
+        PHASE.CANCELLED_USER,
+        PHASE.FINALIZING_CLEANUP,
+        PHASE.FINISHED_CLEANUP,
+        FINISHED_FAILURE,
+    ]
+    assert seen == [phase for phase in order if phase in seen]
+    assert {PHASE.CANCELLED_USER, PHASE.FINALIZING_CLEANUP} <= set(seen)
+    assert isinstance(refused(client.disk(disk.id).get), ovirtsdk4.NotFoundError)
+    assert vm.disks == []
+
+
+def test_a_cancelled_download_keeps_the_disk(lab: Lab, client: Client) -> None:
+    disk = lab.add_disk("lone", MIB)
+    download = client.start_download(disk.id)
+    assert client.cancel_transfer(download.id).phase == FINISHED_FAILURE
+    assert client.disk(disk.id).get().status == types.DiskStatus.OK
+
+
+def test_an_upload_that_is_damaged_fails_at_finalize_and_deletes_the_disk(lab: Lab, client: Client) -> None:
+    disk = lab.add_disk("lone", MIB)
+    upload = client.start_upload(disk.id)
+    lab.engine.faults.fail("upload verification")
+    assert client.finalize_transfer(upload.id).phase == FINISHED_FAILURE
+    assert lab.disks == []
+
+
+def test_finalize_cancel_and_extend_say_yes_to_a_missing_and_to_an_ended_transfer(
+    lab: Lab, client: Client
+) -> None:
+    ended = client.start_download(lab.add_disk("lone", MIB).id)
+    client.finalize_transfer(ended.id)
+    for transfer_id in (UNKNOWN, ended.id):
+        client.transfer(transfer_id).finalize()
+        client.transfer(transfer_id).cancel()
+        client.transfer(transfer_id).extend()
+    assert client.transfer(ended.id).get().phase == FINISHED_SUCCESS
+
+
+def test_pausing_and_resuming_an_upload(lab: Lab, client: Client) -> None:
+    disk = lab.add_disk("lone", MIB)
+    upload = client.start_upload(disk.id)
+    assert refused(client.transfer(upload.id).resume).code == 409
+    client.transfer(upload.id).pause()
+    paused = client.await_transfer(upload.id, PHASE.PAUSED_USER)
+    assert paused.transfer_url is None
+    client.transfer(upload.id).resume()
+    resumed = client.await_transfer(upload.id, TRANSFERRING)
+    with client.imageio(resumed) as imageio:
+        imageio.write(0, b"x" * 512)
+        imageio.flush()
+    assert client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
+
+
+def test_pausing_a_download_is_refused(lab: Lab, client: Client) -> None:
+    download = client.start_download(lab.add_disk("lone", MIB).id)
+    assert refused(client.transfer(download.id).pause).code == 400
+    client.finalize_transfer(download.id)
+
+
+@pytest.mark.parametrize(
+    ("direction", "policy", "phase"),
+    [
+        ("download", "legacy", PHASE.FINISHED_FAILURE),
+        ("upload", "legacy", PHASE.PAUSED_SYSTEM),
+        ("upload", "cancel", PHASE.FINISHED_FAILURE),
+    ],
+)
+def test_an_idle_transfer_is_stopped(
+    lab: Lab, client: Client, direction: str, policy: str, phase: types.ImageTransferPhase
+) -> None:
+    disk = lab.add_disk("lone", MIB)
+    transfer = client.post_transfer(
+        disk.id,
+        direction=types.ImageTransferDirection(direction),
+        timeout_policy=types.ImageTransferTimeoutPolicy(policy),
+        inactivity_timeout=1,
+    )
+    assert client.await_transfer(transfer.id, phase).inactivity_timeout == 1
+    assert (lab.disks == []) == (direction == "upload" and policy == "cancel")
+    client.cancel_transfer(transfer.id)
+
+
+def test_an_upload_waits_for_a_vm_that_is_down(lab: Lab, client: Client) -> None:
+    vm = lab.add_vm("web1")
+    disk = vm.add_disk("system", MIB)
+    vm.start()
+    error = refused(lambda: client.start_upload(disk.id))
+    assert error.code == 409
+    assert "which is not down" in error.fault.detail
+    vm.stop()
+    assert client.finalize_transfer(client.start_upload(disk.id).id).phase == FINISHED_SUCCESS
+
+
+def test_a_disk_in_transfer_is_locked_for_another(lab: Lab, client: Client) -> None:
+    disk = lab.add_disk("lone", MIB)
+    first = client.start_download(disk.id)
+    error = refused(lambda: client.start_download(disk.id))
+    assert error.code == 409
+    assert "The following disks are locked: lone" in error.fault.detail
+    assert refused(client.disk(disk.id).remove).code == 409
+    client.finalize_transfer(first.id)
+    client.disk(disk.id).remove()
+
+
+def test_finalizing_a_transfer_sets_its_disk_ok_while_the_backup_goes_on(lab: Lab, client: Client) -> None:
+    vm = lab.add_vm("web1")
+    first, second = vm.add_disk("first", MIB), vm.add_disk("second", MIB)
+    backup = client.start_backup(vm, [first, second])
+    assert sorted(lab.locked_disks()) == sorted([first.id, second.id])
+    client.finalize_transfer(client.start_download(first.id, backup.id).id)
+    assert lab.locked_disks() == [second.id]
+    client.finalize_backup(vm, backup.id)
+    assert lab.locked_disks() == []
+
+
+def test_dirty_extents_are_only_for_an_incremental_disk(lab: Lab, client: Client) -> None:
+    vm = lab.add_vm("web1")
+    disk = vm.add_disk("system", MIB)
+    backup = client.start_backup(vm, [disk])
+    download = client.start_download(disk.id, backup.id)
+    with client.imageio(download) as imageio, pytest.raises(Exception, match="dirty"):
+        list(imageio.extents("dirty"))
+    client.finalize_transfer(download.id)
+    client.finalize_backup(vm, backup.id)
+
+
+def test_a_transfer_whose_ticket_is_lost_ends(lab: Lab, client: Client) -> None:
+    disk = lab.add_disk("lone", MIB)
+    download = client.start_download(disk.id)
+    lab.host.restart_daemon()
+    assert client.await_transfer(download.id, FINISHED_FAILURE).transfer_url is None
+    assert lab.disk(disk.id).status == "ok"
