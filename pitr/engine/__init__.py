@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Talking to the oVirt engine, through its SDK. No type of the SDK leaves this package."""
 
-from pitr.engine.backups import Backup, BackupDisk, StartedBackup, start_backup
+from pitr.engine.backups import Backup as RunningBackup
+from pitr.engine.backups import BackupDisk, StartedBackup, start_backup
 from pitr.engine.checkpoints import (
     Checkpoint,
     checkpoint_disk_ids,
@@ -17,12 +18,12 @@ from pitr.engine.transfers import Transfer, start_download, start_upload
 from pitr.engine.vms import VM, configuration, find_vm, list_vms
 
 __all__ = [
-    "Backup",
     "BackupDisk",
     "Checkpoint",
     "Disk",
     "Engine",
     "EngineConfig",
+    "RunningBackup",
     "StartedBackup",
     "StorageDomain",
     "Transfer",

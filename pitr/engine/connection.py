@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,6 +22,9 @@ from pitr.engine.faults import EngineFault
 from pitr.retry import FIRST_PAUSE_S, retrying
 
 T = TypeVar("T")
+
+#: How long an interrupt waits for the answer to a request that changes the engine.
+_LAST_ANSWER_S = 15.0
 
 
 class Engine:
@@ -82,7 +86,8 @@ class Engine:
 
         A lost or late answer and a 5xx are tried again, up to five times after growing pauses, if
         `idempotent` or if nothing reached the engine. The operation must do SDK calls only: it may run
-        several times. An expired login is renewed once per call.
+        several times. An expired login is renewed once per call. An interrupt of what is not `idempotent` comes
+        out once the engine has answered, or not in a while: then what it did can be found and undone.
 
         Raises EngineFault (an EngineError), LoginError.
         """
@@ -93,8 +98,9 @@ class Engine:
             # Nobody listening is final at first (a wrong URL), and a restart of the engine later on.
             return self._reached if error.unsent else idempotent
 
+        once = self._call_once if idempotent else self._call_to_its_end
         return retrying(
-            lambda: self._call_once(what, operation),
+            lambda: once(what, operation),
             transient=transient,
             first_pause_s=self._retry_pause_s,
             on_retry=lambda error, pause: self.log.info("%s; trying again in %.1f s", error, pause),
@@ -125,6 +131,25 @@ class Engine:
         self.log.debug("%s: done in %.3f s", what, time.monotonic() - started)
         return result
 
+    def _call_to_its_end(self, what: str, operation: Callable[[Any], T]) -> T:
+        outcome: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(self._call_once(what, operation))
+            except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for the outcome
+                outcome.set_exception(error)
+            finally:
+                self._discard(getattr(self._local, "connection", None))
+
+        try:
+            threading.Thread(target=run, name="pitr-engine-call", daemon=True).start()
+            return outcome.result()
+        except BaseException:
+            # A request that is cut off is carried out all the same, but after the cleanup has looked for it.
+            wait([outcome], timeout=_LAST_ANSWER_S)
+            raise
+
     def _connection(self, what: str) -> _Connection:
         connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is None or connection.closed:
@@ -137,8 +162,10 @@ class Engine:
                 self._connections.add(connection)
         return connection
 
-    def _discard(self, connection: _Connection) -> None:
+    def _discard(self, connection: _Connection | None) -> None:
         self._local.connection = None
+        if connection is None:
+            return
         with self._lock:
             self._connections.discard(connection)
         connection.shut()
