@@ -68,25 +68,25 @@ class RawFileSource(Closes):
     def _ranges(self) -> Iterator[tuple[int, int, bool]]:
         position = 0
         while position < self._size:
-            data = self._next_data(position)
+            data = self._seek(position, os.SEEK_DATA)
             if data > position:
                 yield position, data - position, True
-            if data < self._size:
-                # A file has a hole at its end always.
-                position = min(os.lseek(self._descriptor, data, os.SEEK_HOLE), self._size)
+            position = self._seek(data, os.SEEK_HOLE)
+            if position > data:
                 yield data, position - data, False
-            else:
-                position = self._size
 
-    def _next_data(self, position: int) -> int:
+    def _seek(self, position: int, whence: int) -> int:
+        """Return where data, or a hole, begins at or after `position`; the end of the disk when none does."""
+        if position >= self._size:
+            return self._size
         try:
-            return min(os.lseek(self._descriptor, position, os.SEEK_DATA), self._size)
+            return min(os.lseek(self._descriptor, position, whence), self._size)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return self._size
             if error.errno == errno.EINVAL:
                 # A block device, or a file system that cannot tell: all is data.
-                return position
+                return position if whence == os.SEEK_DATA else self._size
             raise
 
 

@@ -187,6 +187,42 @@ def test_a_disk_that_does_not_fit_leaves_nothing(tmp_path: Path, small_files: No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def block_device(tmp_path: Path) -> Iterator[Path]:
+    """A loop device of 2 MiB full of x; where the kernel does not give one, tests that need it are skipped."""
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * (2 * MIB))
+    try:
+        device = run(["losetup", "--find", "--show", str(image)]).strip()
+    except (PitrError, FileNotFoundError) as error:
+        pytest.skip(f"no loop device: {error}")
+    try:
+        yield Path(device)
+    finally:
+        run(["losetup", "--detach", device])
+
+
+def test_a_block_device_is_written_in_place(block_device: Path) -> None:
+    sink = RawFileSink(block_device, MIB)
+    assert sink.reads_zero is False
+    with sink.open_writer() as writer:
+        writer.write(0, memoryview(b"a" * 4096))
+        writer.zero(4096, MIB - 4096)
+    sink.flush()
+    sink.abort()
+    with RawFileSource(block_device) as source, source.open_reader() as reader:
+        assert source.size == 2 * MIB
+        assert source.extents().covers(2 * MIB)
+        buffer = bytearray(2 * MIB)
+        reader.read_ranges([(0, 2 * MIB)], memoryview(buffer))
+    assert buffer == b"a" * 4096 + bytes(MIB - 4096) + b"x" * MIB
+
+
+def test_a_block_device_that_is_too_small_is_refused(block_device: Path) -> None:
+    with pytest.raises(UsageError, match="has 2097152 bytes, the disk needs 4194304"):
+        RawFileSink(block_device, 4 * MIB)
+
+
 def test_no_qemu_outlives_a_pitr_that_is_killed(tmp_path: Path) -> None:
     program = textwrap.dedent(
         """
