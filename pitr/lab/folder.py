@@ -20,11 +20,19 @@ _PREFIX = "pitr-lab-"
 _LOCK = "lock"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came while a lab was open. It unwinds the program, so that everything is closed in order.
+
+    A handler that closed the lab itself could wait for a lock that the interrupted code holds.
+    """
+
+
 @contextmanager
 def lab_folder(folder: Path | None, *, close: Callable[[], None]) -> Iterator[Path]:
     """The folder to work in: `folder`, which stays, or else a temporary one that is removed at the end.
 
-    When the interpreter exits, or SIGTERM would end the process, `close` is called: it has to end the lab.
+    When the interpreter exits with the lab open, `close` is called: it has to end the lab. SIGTERM becomes
+    Terminated, unless the program has a handler of its own.
     """
     with _called_at_the_end(close):
         if folder is not None:
@@ -44,9 +52,7 @@ def lab_folder(folder: Path | None, *, close: Callable[[], None]) -> Iterator[Pa
 @contextmanager
 def _called_at_the_end(close: Callable[[], None]) -> Iterator[None]:
     def on_sigterm(signum: int, _frame: FrameType | None) -> None:
-        close()
-        signal.signal(signum, signal.SIG_DFL)
-        os.kill(os.getpid(), signum)
+        raise Terminated(f"{signal.Signals(signum).name}")
 
     # A program with a handler of its own ends in its own way, and leaves the lab's context on it.
     is_ours = (

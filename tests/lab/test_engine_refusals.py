@@ -113,19 +113,21 @@ def test_finalizing_twice(site: Site) -> None:
 def test_finalizing_a_live_or_cold_backup_too_early_makes_it_fail(site: Site, running: bool) -> None:
     if running:
         site.vm.start()
-    site.lab.engine.phase_lag_s = 0.1
-    backup = site.client.post_backup(site.vm, [site.disk])
-    service = site.client.backups(site.vm).backup_service(backup.id)
-    check(refused(service.finalize), 400, "is not in READY phase, backup phase is ")
+    with site.lab.engine.phases_held():
+        backup = site.client.post_backup(site.vm, [site.disk])
+        service = site.client.backups(site.vm).backup_service(backup.id)
+        check(refused(service.finalize), 400, "is not in READY phase, backup phase is ")
     assert site.client.await_backup(site.vm, backup.id, READY, FAILED).phase == FAILED
     assert site.client.checkpoints(site.vm) == []
 
 
 def test_finalizing_a_hybrid_backup_too_early_is_fine(lab: Lab, client: Client) -> None:
     vm = lab.add_vm("web1", compat="4.7")
-    lab.engine.phase_lag_s = 0.1
-    backup = client.post_backup(vm, [vm.add_disk("system", 1 << 20)])
-    assert client.finalize_backup(vm, backup.id).phase == SUCCEEDED
+    with lab.engine.phases_held():
+        backup = client.post_backup(vm, [vm.add_disk("system", 1 << 20)])
+        client.backups(vm).backup_service(backup.id).finalize()
+    assert client.await_backup(vm, backup.id, SUCCEEDED, FAILED).phase == SUCCEEDED
+    assert "ready" not in lab.engine.phases_of(backup.id)
 
 
 def test_a_transfer_of_a_backup_that_is_not_ready(site: Site) -> None:
@@ -171,13 +173,12 @@ def test_missing_entities_are_404_with_an_empty_body(site: Site) -> None:
 def test_a_lost_chain_fails_the_request_and_blocks_the_vm_until_its_backup_has_failed(site: Site) -> None:
     since = site.client.backup_once(site.vm, [site.disk]).to_checkpoint_id
     site.lab.engine.lose_checkpoints(site.vm.id, at_next_backup=True)
-    site.lab.engine.phase_lag_s = 0.2
-    error = refused(lambda: site.client.post_backup(site.vm, [site.disk], since=since, backup_id=UNKNOWN))
-    assert (error.code, error.fault.detail) == (400, "[]")
-    assert site.client.checkpoints(site.vm) == []
-    blocked = refused(lambda: site.client.post_backup(site.vm, [site.disk]))
-    check(blocked, 409, "during a backup operation")
-    site.lab.engine.phase_lag_s = 0.01
+    with site.lab.engine.phases_held():
+        error = refused(lambda: site.client.post_backup(site.vm, [site.disk], since=since, backup_id=UNKNOWN))
+        assert (error.code, error.fault.detail) == (400, "[]")
+        assert site.client.checkpoints(site.vm) == []
+        blocked = refused(lambda: site.client.post_backup(site.vm, [site.disk]))
+        check(blocked, 409, "during a backup operation")
     assert site.client.await_backup(site.vm, UNKNOWN, FAILED).phase == FAILED
     codes = [event.code for event in site.client.system.events_service().list()]
     assert {10791, 10792} <= set(codes)

@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,49 +19,48 @@ SIZE = 10487296
 OVIRT_IMG = Path(sys.executable).with_name("ovirt-img")
 
 
-@pytest.fixture(params=[True, False], ids=["unix socket", "TLS"])
-def any_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(phase_lag_s=0.01, unix_socket=request.param) as lab:
-        yield lab
-
-
 def run_ovirt_img(folder: Path, *arguments: str) -> None:
     """Run it with the configuration in `folder`; raises CalledProcessError."""
     environment = os.environ | {"XDG_CONFIG_HOME": str(folder)}
     subprocess.run([str(OVIRT_IMG), *arguments], env=environment, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("format", ["raw", "qcow2"])
-def test_what_ovirt_img_uploads_it_downloads_again(any_lab: Lab, tmp_path: Path, format: str) -> None:
-    any_lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
+@pytest.mark.parametrize(("unix_socket", "format"), [(True, "raw"), (False, "qcow2")])
+def test_what_ovirt_img_uploads_it_downloads_again(tmp_path: Path, *, unix_socket: bool, format: str) -> None:
+    with Lab(phase_lag_s=0.01, unix_socket=unix_socket) as lab:
+        check_round_trip(lab, tmp_path, format)
+
+
+def check_round_trip(lab: Lab, tmp_path: Path, format: str) -> None:
+    lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
     image = tmp_path / "image.raw"
     with image.open("wb") as file:
         file.write(random.Random(2).randbytes(300_000))
         file.truncate(SIZE)
     run_ovirt_img(tmp_path, "upload-disk", "-c", "lab", "-s", "data", "-f", format, str(image))
-    (disk,) = any_lab.disks
+    (disk,) = lab.disks
     assert (disk.name, disk.size, disk.status) == ("image", SIZE, "ok")
     assert content_of(disk, tmp_path)[:SIZE] == image.read_bytes()
 
     copy = tmp_path / "copy.raw"
     run_ovirt_img(tmp_path, "download-disk", "-c", "lab", "-f", "raw", disk.id, str(copy))
     assert copy.read_bytes()[:SIZE] == image.read_bytes()
-    assert (any_lab.open_transfers(), any_lab.locked_disks()) == ([], [])
+    assert (lab.open_transfers(), lab.locked_disks()) == ([], [])
 
 
-def test_ovirt_img_fails_when_the_upload_is_found_damaged(any_lab: Lab, tmp_path: Path) -> None:
-    any_lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
+def test_ovirt_img_fails_when_the_upload_is_found_damaged(lab: Lab, tmp_path: Path) -> None:
+    lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
     image = tmp_path / "image.raw"
     image.write_bytes(bytes(1 << 20))
-    any_lab.engine.faults.fail("upload verification")
+    lab.engine.faults.fail("upload verification")
     with pytest.raises(subprocess.CalledProcessError):
         run_ovirt_img(tmp_path, "upload-disk", "-c", "lab", "-s", "data", str(image))
-    assert any_lab.disks == []
+    assert lab.disks == []
 
 
-def test_the_configuration_file_is_private(any_lab: Lab, tmp_path: Path) -> None:
+def test_the_configuration_file_is_private(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "conf" / "ovirt-img.conf"
-    any_lab.write_ovirt_img_config(path, section="other")
+    lab.write_ovirt_img_config(path, section="other")
     assert path.stat().st_mode & 0o777 == 0o600
     assert "[other]" in path.read_text()
-    assert json.dumps(any_lab.password)[1:-1] in path.read_text()
+    assert json.dumps(lab.password)[1:-1] in path.read_text()

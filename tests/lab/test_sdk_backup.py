@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from engine_helpers import FAILED, READY, SUCCEEDED, Client, content_of, wait_for
+from engine_helpers import FAILED, READY, SUCCEEDED, Client, content_of
 from ovirtsdk4 import types
 
 from pitr.errors import LabError
@@ -126,25 +126,16 @@ def test_no_checkpoint_when_all_disks_are_raw(lab: Lab, client: Client) -> None:
 def test_phases_come_in_the_order_of_the_mode(
     lab: Lab, client: Client, *, compat: str, running: bool, query: dict[str, str] | None, phases: list[str]
 ) -> None:
-    lab.engine.phase_lag_s = 0.05
     vm = lab.add_vm("web1", compat=compat)
     disk = vm.add_disk("system", 1 << 20)
     if running:
         vm.start()
-    backup = client.post_backup(vm, [disk], query=query)
-    seen = [backup.phase.value]
-    service = client.backups(vm).backup_service(backup.id)
-
-    def look() -> types.Backup:
-        answer = service.get()
-        if answer.phase.value != seen[-1]:
-            seen.append(answer.phase.value)
-        return answer
-
-    wait_for(look, lambda answer: answer.phase == READY)
-    service.finalize()
-    wait_for(look, lambda answer: answer.phase == SUCCEEDED)
-    assert seen == phases
+    with lab.engine.phases_held():
+        backup = client.post_backup(vm, [disk], query=query)
+        assert client.backups(vm).backup_service(backup.id).get().phase.value == phases[0]
+    client.await_backup(vm, backup.id, READY)
+    client.finalize_backup(vm, backup.id)
+    assert lab.engine.phases_of(backup.id) == phases
 
 
 def test_the_checkpoint_of_a_live_backup_comes_late_and_scratch_disks_come_and_go(
@@ -153,9 +144,10 @@ def test_the_checkpoint_of_a_live_backup_comes_late_and_scratch_disks_come_and_g
     vm = lab.add_vm("web1")
     disk = vm.add_disk("system", 1 << 20)
     vm.start()
-    backup = client.post_backup(vm, [disk])
-    assert backup.to_checkpoint_id is None
-    assert client.checkpoints(vm) == []
+    with lab.engine.phases_held():
+        backup = client.post_backup(vm, [disk])
+        assert backup.to_checkpoint_id is None
+        assert client.checkpoints(vm) == []
     client.await_backup(vm, backup.id, READY)
     scratch = [
         each
@@ -174,9 +166,9 @@ def test_a_hybrid_backup_has_a_snapshot_and_no_disks_before_it_is_ready(
     vm = lab.add_vm("web1", compat="4.7")
     disk = vm.add_disk("system", SIZE, content=image)
     vm.start()
-    backup = client.post_backup(vm, [disk])
-    assert client.modes(vm, backup.id) == {}
-    assert backup.to_checkpoint_id is not None
+    with lab.engine.phases_held():
+        backup = client.post_backup(vm, [disk])
+        assert client.modes(vm, backup.id) == {}
     ready = client.await_backup(vm, backup.id, READY)
     assert ready.snapshot.id in {each.id for each in client.vm(vm).snapshots_service().list()}
     full = client.read_backup(vm, disk, backup.id)

@@ -32,6 +32,7 @@ def set_phase(installation: Installation, backup: Backup, phase: str) -> None:
     """Every change of a backup rewrites its modification date."""
     with installation.state.lock:
         backup.phase = phase
+        backup.history.append(phase)
         backup.modified = installation.clock.now()
         if backup.ended:
             backup.ended_at = time.monotonic()

@@ -12,6 +12,8 @@ from pitr.lab.engine.state import State
 from pitr.lab.engine.workers import Workers
 from pitr.lab.host.host import Host
 
+HOLD_POLL_S = 0.005
+
 
 @dataclass(slots=True)
 class Installation:
@@ -28,7 +30,10 @@ class Installation:
     state: State = field(default_factory=State)
     workers: Workers = field(default_factory=Workers)
     host_lock: threading.RLock = field(default_factory=threading.RLock)
+    phases_held: bool = False
 
     def lag(self) -> None:
-        """Let the time pass that the engine needs to notice a change."""
+        """Let the time pass that the engine needs to notice a change, and longer while phases are held."""
         self.workers.sleep(self.phase_lag_s)
+        while self.phases_held:
+            self.workers.sleep(HOLD_POLL_S)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 
-class Refusal(Exception):  # noqa: N818 - an answer to a client, not a bug
+class Refusal(Exception):
     """A request is answered with `status` and a fault; without a detail the body is empty."""
 
     def __init__(self, status: int, detail: str | None, reason: str = "Operation Failed") -> None:

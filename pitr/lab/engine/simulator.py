@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -65,6 +66,22 @@ class Simulator:
     @phase_lag_s.setter
     def phase_lag_s(self, seconds: float) -> None:
         self.installation.phase_lag_s = seconds
+
+    @contextmanager
+    def phases_held(self) -> Iterator[None]:
+        """Let no background operation take its next step inside of this context."""
+        self.installation.phases_held = True
+        try:
+            yield
+        finally:
+            self.installation.phases_held = False
+
+    def phases_of(self, entity_id: str) -> list[str]:
+        """All phases that a backup or a transfer has been in, in order. Raises KeyError."""
+        with self.state.lock:
+            if entity_id in self.state.backups:
+                return list(self.state.backups[entity_id].history)
+            return list(self.state.transfers[entity_id].history)
 
     @property
     def requests(self) -> list[Request]:

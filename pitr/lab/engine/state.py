@@ -113,6 +113,7 @@ class Backup:
     require_consistency: bool = False
     correlation_id: str | None = None
     phase: str = "initializing"
+    history: list[str] = field(default_factory=lambda: ["initializing"])
     finalize_asked: bool = False
     abort_asked: bool = False
     scratch_ids: list[str] = field(default_factory=list)
@@ -136,6 +137,7 @@ class Transfer:
     timeout_policy: str
     shallow: bool = False
     phase: str = "initializing"
+    history: list[str] = field(default_factory=lambda: ["initializing"])
     ticket_id: str | None = None
     transferred: int = 0
     active: bool = False

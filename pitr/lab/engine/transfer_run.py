@@ -65,6 +65,7 @@ class _Run:
     def _set_phase(self, phase: str) -> None:
         with self._state.lock:
             self._transfer.phase = phase
+            self._transfer.history.append(phase)
             if self._transfer.ended:
                 self._transfer.ended_at = time.monotonic()
             self._state.lock.notify_all()

@@ -91,6 +91,7 @@ def resume(installation: Installation, transfer_id: str) -> None:
         if not transfer.phase.startswith("paused_"):
             raise refusals.conflict("Cannot resume image transfer. The image transfer is not paused.")
         transfer.phase = "resuming"
+        transfer.history.append("resuming")
         transfer.asked = "resume"
         state.lock.notify_all()
 

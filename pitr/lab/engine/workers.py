@@ -10,7 +10,7 @@ from collections.abc import Callable
 log = logging.getLogger("pitr.lab.engine")
 
 
-class Closing(Exception):  # noqa: N818 - not an error
+class Closing(Exception):
     """The engine shuts down: whoever waits gives up."""
 
 
