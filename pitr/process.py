@@ -6,6 +6,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 from pitr.errors import ProgramFailed, ProgramMissing
 
@@ -61,3 +63,24 @@ def run(
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise ProgramFailed(f"{command[0]} failed with exit code {done.returncode}: {said}")
     return done.stdout
+
+
+# A parent-death signal comes when the *thread* that started the child ends: this one lives as long as pitr does.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start")
+
+
+def start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start `command` in the background; what it says goes to `output`. The caller ends it.
+
+    It gets SIGTERM when pitr dies, and does not get the terminal's Ctrl-C: whoever uses it ends it in order.
+    """
+    # setpriv belongs to util-linux; without it the command works too, but outlives a pitr that is killed.
+    launcher = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    return _starter.submit(
+        subprocess.Popen,
+        [*launcher, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        process_group=0,
+    ).result()

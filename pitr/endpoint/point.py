@@ -8,7 +8,8 @@ and decompressed once, however many pieces of it are asked for.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,11 +22,48 @@ from pitr.errors import FormatError
 from pitr.extents import ExtentMap
 from pitr.index import Frames
 from pitr.model import Backup, Stream
+from pitr.repository import Repository
+from pitr.repository.chain import resolve_chain
 from pitr.resolver import PointMap
 from pitr.store import StoredFile
 
 #: Frames that follow each other in a blob with no more than this between them (header text) are read at once.
 _MAX_GAP = 4096
+
+
+def open_point(repository: Repository, backup: Backup, stream: Stream) -> PointSource:
+    """Open the disk that `stream` is of, as it was at the point of `backup`. The caller closes it.
+
+    Raises StoredDamage when the chain is not whole.
+    """
+    resolved = resolve_chain(repository, backup, stream)
+    needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
+    with ExitStack() as stack:
+        chain: dict[int, StoredStream] = {}
+        for layer, (owner, part) in enumerate(resolved.chain):
+            if layer not in needed:
+                continue
+            blob = stack.enter_context(repository.open_blob(owner, part))
+            chain[layer] = StoredStream(owner, part, _frames(repository, owner, part), blob)
+        stack.pop_all()
+        return PointSource(resolved.map, chain)
+
+
+def _frames(repository: Repository, backup: Backup, stream: Stream) -> Frames:
+    with repository.open_index(backup, stream) as index:
+        try:
+            return index.frames()
+        except FormatError as error:
+            raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What reading a whole point takes: frames, their stored bytes, and the streams that they are in."""
+
+    frames: int
+    stored_bytes: int
+    streams: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +77,14 @@ class StoredStream:
 
 
 class PointSource(Closes):
-    """A point's disk. `chain` is in the order of the map's layers, newest first. Closing it closes the blobs."""
+    """A point's disk. `chain` has the opened streams of the map's layers that hold live data.
+
+    Closing it closes the blobs. `frames_read` and `bytes_read` count what the readers took from them.
+    """
 
     max_readers = 1 << 10
 
-    def __init__(self, point_map: PointMap, chain: Sequence[StoredStream]) -> None:
+    def __init__(self, point_map: PointMap, chain: Mapping[int, StoredStream]) -> None:
         self._map = point_map
         self._chain = chain
         self._end = point_map.start + point_map.length
@@ -62,7 +103,7 @@ class PointSource(Closes):
         return PointReader(self)
 
     def close(self) -> None:
-        for stored in self._chain:
+        for stored in self._chain.values():
             stored.blob.close()
 
     def pieces(self, start: int, end: int) -> list[tuple[int, int, int]]:
@@ -81,6 +122,16 @@ class PointSource(Closes):
             )
             if not zero
         ]
+
+    def needed(self) -> Needed:
+        """What it takes to read all of it, each frame once."""
+        frames = stored_bytes = 0
+        for layer, stored in self._chain.items():
+            starts = self._map.start[(self._map.layer == layer) & ~self._map.zero]
+            numbers = np.unique(np.searchsorted(stored.frames.start, starts, side="right") - 1)
+            frames += len(numbers)
+            stored_bytes += int(stored.frames.blob_length[numbers].sum())
+        return Needed(frames, stored_bytes, len(self._chain))
 
     def stored(self, layer: int) -> StoredStream:
         return self._chain[layer]

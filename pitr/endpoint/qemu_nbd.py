@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import tempfile
 import time
@@ -15,7 +14,7 @@ from pitr.endpoint.closing import Closes
 from pitr.endpoint.nbd import MAX_CONNECTIONS
 from pitr.errors import NbdError, ProgramFailed
 from pitr.nbd import Client
-from pitr.process import require
+from pitr.process import require, start
 
 _START_TIMEOUT_S: Final = 20.0
 _POLL_S: Final = 0.01
@@ -27,8 +26,7 @@ class QemuNbd(Closes):
     """A qemu-nbd that serves the image file `path` on a unix socket in a private folder, until it is closed.
 
     `image_format` is given, never guessed: a guest could write another format's header. A flush makes durable
-    (cache=writeback), zeroes become holes where they may. The process ends with the thread that started it,
-    so that nothing is left behind if pitr is killed. Raises ProgramMissing, and ProgramFailed with what
+    (cache=writeback), zeroes become holes where they may. The process ends when pitr is killed. Raises ProgramMissing, and ProgramFailed with what
     qemu-nbd said.
     """
 
@@ -50,18 +48,9 @@ class QemuNbd(Closes):
             # Absolute: qemu takes "name:rest" for a protocol.
             str(path.absolute()),
         ]
-        # setpriv belongs to util-linux; without it qemu-nbd works too, but outlives a pitr that is killed.
-        launcher = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
         try:
             with self._said.open("wb") as said:
-                self._process = subprocess.Popen(
-                    [*launcher, *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
-                    # Ctrl-C reaches the whole group of the terminal; qemu-nbd must outlive the last flush.
-                    process_group=0,
-                )
+                self._process = start(command, said)
             try:
                 self._wait()
             except BaseException:

@@ -15,8 +15,8 @@ from blake3 import blake3
 from pitr import times
 from pitr.blob import DEFAULT_LEVEL, FRAME_SIZE
 from pitr.catalog import Catalog
-from pitr.damage import Damage, How, StoredDamage, of_stream
-from pitr.errors import DamageError, FormatError, RepositoryError
+from pitr.damage import Damage, How, StoredDamage, What, of_stream
+from pitr.errors import FormatError, RepositoryError
 from pitr.index import Index
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
@@ -220,6 +220,16 @@ class Repository:
             found.append((backup, stream))
         return found
 
+    def check_sizes(self, backup: Backup, stream: Stream) -> None:
+        """Compare the sizes of a stream's blob and index with the record's. Raises StoredDamage."""
+        objects: tuple[tuple[What, str, StoredObject], ...] = (
+            ("blob", names.blob(stream.disk_id, stream.stream_id), stream.blob),
+            ("index", names.index(stream.disk_id, stream.stream_id), stream.index),
+        )
+        for what, name, recorded in objects:
+            with self._open(backup, stream, what, name) as file:
+                _compare_size(backup, stream, what, file.size, recorded.size)
+
     def open_blob(self, backup: Backup, stream: Stream) -> StoredFile:
         """Open a blob after comparing its size with the record's. Raises StoredDamage."""
         file = self._open(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
@@ -256,7 +266,7 @@ class Repository:
             raise of_stream(backup.backup_id, stream, "inconsistent", "index", "it is not of this stream")
         return opened
 
-    def _open(self, backup: Backup, stream: Stream, what: Any, name: str) -> StoredFile:
+    def _open(self, backup: Backup, stream: Stream, what: What, name: str) -> StoredFile:
         try:
             return self.store.open(name)
         except ObjectMissing:
@@ -271,7 +281,7 @@ def default_path() -> Path | None:
     return Path(value) if value else None
 
 
-def _compare_size(backup: Backup, stream: Stream, what: Any, found: int, recorded: int) -> None:
+def _compare_size(backup: Backup, stream: Stream, what: What, found: int, recorded: int) -> None:
     if found != recorded:
         kind: How = "truncated" if found < recorded else "inconsistent"
         message = f"it has {found} bytes instead of {recorded}"
@@ -280,5 +290,5 @@ def _compare_size(backup: Backup, stream: Stream, what: Any, found: int, recorde
         )
 
 
-def _record_damage(backup_id: str | None, kind: Any, message: str) -> DamageError:
+def _record_damage(backup_id: str | None, kind: How, message: str) -> StoredDamage:
     return StoredDamage(Damage(backup_id, None, None, kind, "record", message))

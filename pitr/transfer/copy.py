@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 
 @runtime_checkable
-class OrderedSink(Protocol):
+class OrderedSink(Sink, Protocol):
     """A sink that stores what its writers made in the order of the disk."""
 
     def append(self, made: Any) -> None:
@@ -36,7 +36,7 @@ class OrderedSink(Protocol):
 
 
 @runtime_checkable
-class OrderedWriter(Protocol):
+class OrderedWriter(Writer, Protocol):
     def take(self) -> Any:
         """What came of the writes since the last call."""
 
@@ -106,7 +106,7 @@ def copy_all(
     return [task.copied for task in pool.tasks]
 
 
-class Stopped(Exception):  # noqa: N818 - not a failure of its own
+class Stopped(Exception):
     """Another copy has failed, or a signal came: this one is given up."""
 
 
@@ -146,7 +146,7 @@ class _Pool:
         self._progress = progress
         self._done_bytes = 0
         self._total_bytes = 0
-        self._stopped = False
+        self._stopped = threading.Event()
         self._changed = threading.Condition()
 
     # The calling thread
@@ -161,7 +161,7 @@ class _Pool:
         with self._changed:
             if self.error is None:
                 self.error = error
-            self._stopped = True
+            self._stopped.set()
             self._changed.notify_all()
 
     # A worker
@@ -180,7 +180,7 @@ class _Pool:
         """The copy that has the fewest workers of those that can use one more; None when there is no more to do."""
         with self._changed:
             while True:
-                if self._stopped or all(task.exhausted for task in self.tasks):
+                if self._stopped.is_set() or all(task.exhausted for task in self.tasks):
                     return None
                 wanting = [task for task in self.tasks if task.wants_worker]
                 if wanting:
@@ -219,18 +219,18 @@ class _Pool:
 
     def _next(self, task: _Task) -> Work | None:
         with self._changed:
-            work = None if self._stopped else next(task.works, None)
+            work = None if self._stopped.is_set() else next(task.works, None)
             if work is None:
                 task.exhausted = True
                 self._changed.notify_all()
                 return None
             ahead = _AHEAD * max(1, task.workers)
-            self._changed.wait_for(lambda: self._stopped or work.number < task.next_number + ahead)
-            return None if self._stopped else work
+            self._changed.wait_for(lambda: self._stopped.is_set() or work.number < task.next_number + ahead)
+            return None if self._stopped.is_set() else work
 
     def _deliver(self, task: _Task, work: Work, made: Any, done: tuple[int, int, int]) -> None:
         with self._changed:
-            if self._stopped:
+            if self._stopped.is_set():
                 return
             task.written += done[0]
             task.zeroed += done[1]
@@ -251,7 +251,7 @@ class _Pool:
         with self._changed:
             task.workers -= 1
             task.opening = False
-            last = task.workers == 0 and (task.exhausted or self._stopped) and not task.closed
+            last = task.workers == 0 and (task.exhausted or self._stopped.is_set()) and not task.closed
             if last:
                 task.closed = True
                 task.exhausted = True

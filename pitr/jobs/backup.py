@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Backup: one VM, one point in time, all its disks."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pitr import __version__, times
+from pitr import engine as ovirt
+from pitr.blob import DEFAULT_LEVEL
+from pitr.damage import StoredDamage
+from pitr.endpoint.imageio import ImageioAddress, ImageioSource
+from pitr.endpoint.protocols import Sink, Source
+from pitr.errors import CheckpointGone, EngineError, NoSuchDisk, UsageError
+from pitr.jobs.presence import check_present
+from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stream, VMName
+from pitr.repository import Repository
+from pitr.repository.stream_sink import NewStream
+from pitr.transfer import copy_all
+from pitr.transfer.copy import DEFAULT_WORKERS, Progress
+from pitr.units import printable
+
+#: After an incremental backup that could not start, the engine needs some time until the VM is free again.
+_BUSY_AFTER_FAILURE_S = 120.0
+
+Notify = Callable[[str], None]
+"""Called with one line that a person should see while the work goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """How to back up. `full` and `incremental` are what was asked for; with neither, incremental where possible.
+
+    `disks`: names or ids of the only disks to take; all when empty. Without `fallback` a backup that was to be
+    incremental and cannot be is refused instead of being taken in full.
+    """
+
+    full: bool = False
+    incremental: bool = False
+    fallback: bool = True
+    disks: tuple[str, ...] = ()
+    require_consistency: bool = False
+    level: int = DEFAULT_LEVEL
+    workers: int = DEFAULT_WORKERS
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What an incremental backup starts from; without a parent, why it has to be a full."""
+
+    parent: Backup | None
+    reason: str | None
+
+
+def back_up(
+    repository: Repository,
+    engine: ovirt.Engine,
+    name: str,
+    options: BackupOptions,
+    *,
+    progress: Progress | None = None,
+    notify: Notify,
+) -> Backup:
+    """Back up the VM with this name or id, and return the new point, which is committed.
+
+    Whatever happens, nothing is left running on the engine, and without a commit nothing is left in the
+    repository.
+    """
+    vm = ovirt.find_vm(engine, name)
+    with repository.lock_vm(VMName(vm.id, vm.name)):
+        return _Run(repository, engine, vm, options, progress, notify).run()
+
+
+class _Run:
+    def __init__(
+        self,
+        repository: Repository,
+        engine: ovirt.Engine,
+        vm: ovirt.VM,
+        options: BackupOptions,
+        progress: Progress | None,
+        notify: Notify,
+    ) -> None:
+        self.repository = repository
+        self.engine = engine
+        self.vm = vm
+        self.options = options
+        self.progress = progress
+        self.notify = notify
+        self.backup_id = str(uuid.uuid4())
+
+    def run(self) -> Backup:
+        started_at = time.monotonic()
+        disks, left_out = self._disks()
+        for disk in left_out:
+            self.notify(f"disk {printable(disk.name)} ({disk.disk_id}) is left out: {disk.reason}")
+        base = self._base()
+        with ExitStack() as cleanup:
+            with self._running(disks, base) as (running, base):
+                started = running.started
+                streams = self._copy(started, disks, base, cleanup)
+                configuration = ovirt.configuration(self.engine, self.vm.id)
+                if configuration is None:
+                    self.notify(
+                        f"the engine gave no configuration of VM {printable(self.vm.name)}: it is not saved"
+                    )
+                running.check_still_ready()
+            if not running.succeeded:
+                self.notify(
+                    f"the engine calls backup {started.id} failed after all data was read: the point is whole; "
+                    "see the engine's events"
+                )
+            backup = self._point(started, base, streams, left_out, started_at)
+            self.repository.commit(Record(backup, configuration))
+            cleanup.pop_all()
+        return backup
+
+    # What to back up, and from where
+
+    def _disks(self) -> tuple[list[ovirt.Disk], list[LeftOut]]:
+        disks: list[ovirt.Disk] = []
+        left_out: list[LeftOut] = []
+        attached = ovirt.vm_disks(self.engine, self.vm.id)
+        for name in self.options.disks:
+            matching = [disk for disk in attached if name in (disk.id, disk.name)]
+            if not matching:
+                have = ", ".join(f"{printable(disk.name)} ({disk.id})" for disk in attached)
+                raise NoSuchDisk(
+                    f"VM {printable(self.vm.name)} has no disk {name!r}", f"It has: {have or 'none'}."
+                )
+            if len({disk.id for disk in matching}) > 1 and not any(disk.id == name for disk in matching):
+                ids = ", ".join(disk.id for disk in matching)
+                raise UsageError(f"several disks are named {name!r}", f"Use one of their ids: {ids}.")
+        for disk in attached:
+            reason = self._why_not(disk)
+            if reason is None:
+                disks.append(disk)
+            else:
+                left_out.append(LeftOut(disk.id, disk.name, reason))
+        if not disks:
+            why = "; ".join(f"{printable(disk.name)}: {disk.reason}" for disk in left_out)
+            raise UsageError(
+                f"VM {printable(self.vm.name)} has no disk that can be backed up",
+                f"Left out: {why}." if why else "",
+            )
+        return disks, left_out
+
+    def _why_not(self, disk: ovirt.Disk) -> str | None:
+        if self.options.disks and disk.id not in self.options.disks and disk.name not in self.options.disks:
+            return "not asked for"
+        if disk.storage_type != "image":
+            return f"its storage is of type {disk.storage_type}: the engine has no image of it to back up"
+        if disk.shareable:
+            return "it is shareable: the engine cannot tell what changes on it"
+        if not disk.active:
+            return "it is not active in the VM"
+        return None
+
+    def _base(self) -> _Base:
+        """Find the newest backup whose checkpoint the engine still has, and whose chain is here."""
+        if self.options.full:
+            return _Base(None, "asked for")
+        ours = {
+            backup.checkpoint_id: backup
+            for backup in self.repository.catalog.points(self.vm.id)
+            if backup.checkpoint_id is not None
+        }
+        if not self.repository.catalog.points(self.vm.id):
+            return self.no_base("the repository holds no backup of this VM yet")
+        if not ours:
+            return self.no_base("no backup of this VM has a checkpoint (the engine makes none for raw disks)")
+        on_engine = ovirt.list_checkpoints(self.engine, self.vm.id)
+        # The engine lists its checkpoints from the root to the leaf: lineage counts, not the clock.
+        for checkpoint in reversed(on_engine):
+            backup = ours.get(checkpoint.id)
+            if backup is None or not checkpoint.valid:
+                continue
+            try:
+                check_present(self.repository, backup)
+            except StoredDamage as error:
+                return self.no_base(f"the chain of the last backup is damaged ({error.message})")
+            return _Base(backup, None)
+        newest = next(iter(ours))
+        state = "invalid" if any(checkpoint.id == newest for checkpoint in on_engine) else "gone"
+        return self.no_base(f"the checkpoint {newest} of the last backup is {state} on the engine")
+
+    def no_base(self, reason: str) -> _Base:
+        if self.options.incremental and not self.options.fallback:
+            raise CheckpointGone(
+                f"no incremental backup of VM {printable(self.vm.name)} is possible: {reason}",
+                "Leave out --no-fallback to take a full backup.",
+            )
+        return _Base(None, reason)
+
+    @contextmanager
+    def _running(
+        self, disks: Sequence[ovirt.Disk], base: _Base
+    ) -> Iterator[tuple[ovirt.RunningBackup, _Base]]:
+        """Hold a backup on the engine; where the checkpoint turns out to be of no use, a full one."""
+        with ExitStack() as stack:
+            running = None
+            busy_wait_s = 0.0
+            if base.parent is not None:
+                try:
+                    running = stack.enter_context(self._on_engine(disks, base, busy_wait_s))
+                except CheckpointGone as error:
+                    base = self.no_base(error.message)
+                    busy_wait_s = _BUSY_AFTER_FAILURE_S
+                    # The engine may know the id of what failed for some time.
+                    self.backup_id = str(uuid.uuid4())
+            if running is None:
+                if not self.options.full:
+                    self.notify(f"taking a full backup of VM {printable(self.vm.name)}: {base.reason}")
+                running = stack.enter_context(self._on_engine(disks, base, busy_wait_s))
+            yield running, base
+
+    def _on_engine(self, disks: Sequence[ovirt.Disk], base: _Base, busy_wait_s: float) -> ovirt.RunningBackup:
+        return ovirt.start_backup(
+            self.engine,
+            self.vm,
+            [disk.id for disk in disks],
+            backup_id=self.backup_id,
+            from_checkpoint_id=base.parent.checkpoint_id if base.parent else None,
+            description=f"pitr backup of {self.vm.name}",
+            require_consistency=self.options.require_consistency,
+            busy_wait_s=busy_wait_s,
+        )
+
+    # Data
+
+    def _copy(
+        self, started: ovirt.StartedBackup, disks: Sequence[ovirt.Disk], base: _Base, cleanup: ExitStack
+    ) -> list[Stream]:
+        by_id = {disk.id: disk for disk in disks}
+        unexpected = [disk.disk_id for disk in started.disks if disk.disk_id not in by_id]
+        missing = by_id.keys() - {disk.disk_id for disk in started.disks}
+        if unexpected or missing:
+            raise EngineError(
+                "the engine's backup holds other disks than asked for "
+                f"(missing: {', '.join(sorted(missing)) or 'none'}; not asked for: {', '.join(unexpected) or 'none'})"
+            )
+        copies = [
+            _DiskCopy(self, started, by_id[disk.disk_id], disk.incremental, base, cleanup)
+            for disk in started.disks
+        ]
+        copy_all(copies, workers=self.options.workers, progress=self.progress)
+        order = [disk.id for disk in disks]
+        streams = [copy.stream for copy in copies if copy.stream is not None]
+        return sorted(streams, key=lambda stream: order.index(stream.disk_id))
+
+    def _point(
+        self,
+        started: ovirt.StartedBackup,
+        base: _Base,
+        streams: Sequence[Stream],
+        left_out: Sequence[LeftOut],
+        started_at: float,
+    ) -> Backup:
+        incremental = any(stream.kind is Kind.INCREMENTAL for stream in streams)
+        reason = None
+        if not incremental:
+            reason = base.reason or "; ".join(sorted({stream.reason for stream in streams if stream.reason}))
+        return Backup(
+            backup_id=started.id,
+            vm=VMName(self.vm.id, self.vm.name),
+            kind=Kind.INCREMENTAL if incremental else Kind.FULL,
+            reason=reason,
+            point=started.hi,
+            lo=started.lo,
+            parent_id=base.parent.backup_id if base.parent and incremental else None,
+            checkpoint_id=started.checkpoint_id,
+            from_checkpoint_id=started.from_checkpoint_id,
+            mode=Mode(started.mode),
+            # No field of the engine's tells whether freezing the guest's file systems has worked.
+            consistency="required" if self.options.require_consistency else "unknown",
+            streams=tuple(streams),
+            left_out=tuple(left_out),
+            duration_ms=round((time.monotonic() - started_at) * 1000),
+            pitr_version=__version__,
+        )
+
+
+class _DiskCopy:
+    """One disk of a backup: from a transfer to a new stream."""
+
+    def __init__(
+        self,
+        run: _Run,
+        started: ovirt.StartedBackup,
+        disk: ovirt.Disk,
+        incremental: bool,
+        base: _Base,
+        cleanup: ExitStack,
+    ) -> None:
+        self._run = run
+        self._started = started
+        self._disk = disk
+        self._incremental = incremental
+        self._base = base
+        self._cleanup = cleanup
+        self.stream: Stream | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Source, Sink]]:
+        run, disk = self._run, self._disk
+        with ovirt.start_download(run.engine, disk.id, backup_id=self._started.id) as transfer:
+            address = ImageioAddress(
+                transfer.transfer_url, transfer.proxy_url, run.engine.config.cafile, run.engine.config.secure
+            )
+            new, source = self._source(address)
+            meta = self._meta(new, source)
+            with run.repository.new_stream(new, source.size, meta, level=run.options.level) as sink:
+                yield source, sink
+            self.stream = sink.stream
+            self._cleanup.callback(run.repository.drop_stream, disk.id, new.stream_id)
+
+    def _source(self, address: ImageioAddress) -> tuple[NewStream, ImageioSource]:
+        parent = self._base.parent.stream_of(self._disk.id) if self._base.parent else None
+        reason = self._base.reason
+        if self._incremental and parent is not None:
+            source = ImageioSource(address, "dirty")
+            try:
+                source.extents()
+            except CheckpointGone as error:
+                reason = self._run.no_base(error.message).reason
+            else:
+                return self._new(Kind.INCREMENTAL, None, parent.stream_id), source
+        elif self._incremental:
+            reason = "the backup that it would stand on does not hold the disk"
+        elif self._base.parent is not None:
+            reason = "it is raw" if self._disk.format == "raw" else "the checkpoint does not hold it"
+        # What the engine gives for an incremental can be read whole as well.
+        return self._new(Kind.FULL, reason, None), ImageioSource(address, "zero")
+
+    def _new(self, kind: Kind, reason: str | None, parent_stream_id: str | None) -> NewStream:
+        disk = self._disk
+        return NewStream(
+            stream_id=str(uuid.uuid4()),
+            backup_id=self._started.id,
+            disk_id=disk.id,
+            name=disk.name,
+            kind=kind,
+            reason=reason,
+            parent_stream_id=parent_stream_id,
+            settings=DiskSettings(
+                format=disk.format,
+                sparse=disk.sparse,
+                interface=disk.interface,
+                bootable=disk.bootable,
+                active=disk.active,
+                backup_enabled=disk.backup_enabled,
+                storage_domain_id=disk.storage_domain_ids[0] if disk.storage_domain_ids else None,
+            ),
+        )
+
+    def _meta(self, new: NewStream, source: ImageioSource) -> dict[str, object]:
+        """What a blob that is found alone tells of itself (docs/format.md)."""
+        return {
+            "virtual-size": source.size,
+            "data-size": source.extents().data_bytes,
+            "date": times.to_text(self._started.hi),
+            "incremental": new.kind is Kind.INCREMENTAL,
+            "stream-id": new.stream_id,
+            "parent-stream-id": new.parent_stream_id,
+            "backup-id": new.backup_id,
+            "disk-id": new.disk_id,
+            "disk-name": new.name,
+            "vm-id": self._run.vm.id,
+            "vm-name": self._run.vm.name,
+            "checkpoint-id": self._started.checkpoint_id,
+        }

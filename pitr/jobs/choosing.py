@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which VM, which point, which disks: what was typed, found in the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pitr import times
+from pitr.catalog import Catalog
+from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
+from pitr.model import Backup, Stream, VMName
+from pitr.units import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A point that was asked for: its age at the time asked for, and the time of the next later point."""
+
+    backup: Backup
+    age_s: float
+    next_point: datetime | None
+
+
+def vm_named(catalog: Catalog, name: str) -> VMName:
+    """The VM with this id or name. Raises NoSuchVM, and UsageError when several have the name."""
+    vms = catalog.vms()
+    found = [vm for vm in vms if vm.id == name] or [vm for vm in vms if vm.name == name]
+    if not found:
+        known = ", ".join(printable(vm.name) for vm in vms)
+        raise NoSuchVM(
+            f"the repository holds no backup of a VM {name!r}",
+            f"It holds backups of: {known}." if known else "It holds no backups at all.",
+        )
+    if len(found) > 1:
+        ids = ", ".join(vm.id for vm in found)
+        raise UsageError(f"several VMs are named {name!r}", f"Use one of their ids: {ids}.")
+    return found[0]
+
+
+def only_vm(catalog: Catalog) -> VMName:
+    """The only VM of the repository. Raises UsageError that lists them when there are several."""
+    vms = catalog.vms()
+    if not vms:
+        raise NoSuchVM("the repository holds no backups", "Take one with 'pitr backup VM'.")
+    if len(vms) > 1:
+        names = ", ".join(f"{printable(vm.name)} ({vm.id})" for vm in vms)
+        raise UsageError("the repository holds backups of several VMs", f"Name one of them: {names}.")
+    return vms[0]
+
+
+def point_at(catalog: Catalog, vm: VMName, time: datetime) -> Choice:
+    """The newest point of the VM at or before `time`. Raises NoSuchPoint with the first point's time."""
+    backup = catalog.newest_until(vm.id, time)
+    later = catalog.first_after(vm.id, time)
+    if backup is None:
+        if later is None:
+            raise NoSuchPoint(f"there is no point of VM {printable(vm.name)}")
+        raise NoSuchPoint(
+            f"there is no point of VM {printable(vm.name)} at or before {times.for_people(time)}",
+            f"The first point is of {times.for_people(later.point)} ({times.to_text(later.point)}).",
+        )
+    return Choice(backup, (time - backup.point).total_seconds(), later.point if later else None)
+
+
+def point_named(catalog: Catalog, name: str, vm: VMName | None = None) -> Choice:
+    """The point whose id is, or begins with, `name`. Raises NoSuchPoint and UsageError."""
+    exact = catalog.get(name)
+    found = [exact] if exact else (catalog.with_prefix(name) if len(name) >= 4 else [])
+    found = [backup for backup in found if vm is None or backup.vm.id == vm.id]
+    if not found:
+        of_vm = f" of VM {printable(vm.name)}" if vm else ""
+        raise NoSuchPoint(
+            f"there is no point {name!r}{of_vm}",
+            "'pitr list' shows all points; four characters of an id are enough.",
+        )
+    if len(found) > 1:
+        ids = ", ".join(backup.backup_id for backup in found)
+        raise UsageError(f"several points begin with {name!r}", f"Write more of the id: {ids}.")
+    later = catalog.first_after(found[0].vm.id, found[0].point)
+    return Choice(found[0], 0.0, later.point if later else None)
+
+
+def streams_of(backup: Backup, disks: Sequence[str]) -> list[Stream]:
+    """The streams of the disks that are named by id or name; all when none are named. Raises NoSuchDisk."""
+    if not disks:
+        return list(backup.streams)
+    chosen: list[Stream] = []
+    for disk in disks:
+        found = [stream for stream in backup.streams if stream.disk_id == disk] or [
+            stream for stream in backup.streams if stream.name == disk
+        ]
+        if not found:
+            have = ", ".join(f"{printable(stream.name)} ({stream.disk_id})" for stream in backup.streams)
+            raise NoSuchDisk(
+                f"the point {backup.backup_id} holds no disk {disk!r}", f"It holds: {have or 'none'}."
+            )
+        if len(found) > 1:
+            ids = ", ".join(stream.disk_id for stream in found)
+            raise UsageError(f"several disks are named {disk!r}", f"Use one of their ids: {ids}.")
+        if found[0] not in chosen:
+            chosen.append(found[0])
+    return chosen

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Restore: disks of a point to a target, and the plan of it.
+
+Each byte is written or zeroed once. A restore that fails takes back what it has made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from pitr.endpoint.point import PointSource, open_point
+from pitr.endpoint.protocols import Sink, Source
+from pitr.model import Backup, Stream
+from pitr.repository import Repository
+from pitr.transfer import Copied, copy_all
+from pitr.transfer.copy import DEFAULT_WORKERS, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One disk that was restored, or would be. `target` is the new disk's id or the file; None when not known yet.
+
+    Bytes written, zeroed and skipped are of the disk and add up to its size; `bytes_read` are stored bytes.
+    """
+
+    disk_id: str
+    name: str
+    target: str | None
+    size: int
+    bytes_written: int
+    bytes_zeroed: int
+    bytes_skipped: int
+    bytes_read: int
+    frames_read: int
+    streams: int
+    duration_s: float
+
+
+class Target(Protocol):
+    """Where a restore goes, for all disks of it."""
+
+    def reads_zero(self, stream: Stream) -> bool:
+        """Whether what is made for this disk reads as zero."""
+
+    def expected_name(self, stream: Stream) -> str | None:
+        """The name of what will be made for this disk, if it is known beforehand."""
+
+    def sink(self, stream: Stream, source: PointSource) -> AbstractContextManager[tuple[str, Sink]]:
+        """Make the target for one disk: its name, and the sink. Left with an error, it is removed again."""
+
+    def finish(self) -> None:
+        """Called when all disks are restored."""
+
+    def undo(self) -> None:
+        """Remove all that was made, after another disk's failure."""
+
+
+def plan(repository: Repository, backup: Backup, streams: Sequence[Stream], target: Target) -> list[Restored]:
+    """What a restore would do; nothing is written, and no blob is read. Raises StoredDamage."""
+    planned: list[Restored] = []
+    for stream in streams:
+        with open_point(repository, backup, stream) as source:
+            extents = source.extents()
+            needed = source.needed()
+            skips = target.reads_zero(stream)
+            planned.append(
+                Restored(
+                    disk_id=stream.disk_id,
+                    name=stream.name,
+                    target=target.expected_name(stream),
+                    size=source.size,
+                    bytes_written=extents.data_bytes,
+                    bytes_zeroed=0 if skips else extents.zero_bytes,
+                    bytes_skipped=extents.zero_bytes if skips else 0,
+                    bytes_read=needed.stored_bytes,
+                    frames_read=needed.frames,
+                    streams=needed.streams,
+                    duration_s=0.0,
+                )
+            )
+    return planned
+
+
+def restore(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    target: Target,
+    *,
+    workers: int = DEFAULT_WORKERS,
+    progress: Progress | None = None,
+) -> list[Restored]:
+    """Restore these disks of the point to `target`. Raises StoredDamage before anything damaged is written."""
+    with ExitStack() as failure:
+        failure.callback(target.undo)
+        copies = [_DiskCopy(repository, backup, stream, target) for stream in streams]
+        copied = copy_all(copies, workers=workers, progress=progress)
+        target.finish()
+        failure.pop_all()
+    return [copy.restored(done) for copy, done in zip(copies, copied, strict=True)]
+
+
+class _DiskCopy:
+    """One disk of a restore: from its point to what the target makes for it."""
+
+    def __init__(self, repository: Repository, backup: Backup, stream: Stream, target: Target) -> None:
+        self._repository = repository
+        self._backup = backup
+        self._stream = stream
+        self._target = target
+        self._name: str | None = None
+        self._frames_read = 0
+        self._bytes_read = 0
+        self._streams = 0
+        self._duration_s = 0.0
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Source, Sink]]:
+        started_at = time.monotonic()
+        with (
+            open_point(self._repository, self._backup, self._stream) as source,
+            self._target.sink(self._stream, source) as (name, sink),
+        ):
+            self._name = name
+            yield source, sink
+            self._frames_read, self._bytes_read = source.frames_read, source.bytes_read
+            self._streams = source.needed().streams
+        self._duration_s = time.monotonic() - started_at
+
+    def restored(self, copied: Copied) -> Restored:
+        return Restored(
+            disk_id=self._stream.disk_id,
+            name=self._stream.name,
+            target=self._name,
+            size=copied.size,
+            bytes_written=copied.written,
+            bytes_zeroed=copied.zeroed,
+            bytes_skipped=copied.skipped,
+            bytes_read=self._bytes_read,
+            frames_read=self._frames_read,
+            streams=self._streams,
+            duration_s=self._duration_s,
+        )

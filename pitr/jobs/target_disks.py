@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Restoring to new disks on the engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from pitr import engine as ovirt
+from pitr import times
+from pitr.endpoint.imageio import ImageioAddress, ImageioSink
+from pitr.endpoint.point import PointSource
+from pitr.endpoint.protocols import Sink
+from pitr.errors import NoSuchDisk, PitrError, UsageError
+from pitr.jobs.backup import Notify
+from pitr.model import Backup, Stream
+from pitr.units import printable
+
+
+class NewDisksTarget:
+    """A new disk for each disk of the point, like the old one; attached to a VM when all are restored, if wanted.
+
+    `storage_domain` is a name or an id; when None, where the old disk was, else the only active data domain.
+    Raises UsageError when there is no way to choose one, NoSuchVM.
+    """
+
+    def __init__(
+        self,
+        engine: ovirt.Engine,
+        backup: Backup,
+        streams: Sequence[Stream],
+        *,
+        storage_domain: str | None,
+        attach_to: str | None,
+        notify: Notify,
+    ) -> None:
+        self._engine = engine
+        self._backup = backup
+        self._notify = notify
+        domains = [
+            domain for domain in ovirt.storage_domains(engine) if domain.type == "data" and domain.active
+        ]
+        self._domains = {stream.disk_id: _choose(domains, stream, storage_domain) for stream in streams}
+        self._streams = list(streams)
+        self._vm = ovirt.find_vm(engine, attach_to) if attach_to is not None else None
+        self._made: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def reads_zero(self, stream: Stream) -> bool:
+        # A raw disk on block storage is what the storage held there before.
+        domain = self._domains[stream.disk_id]
+        return _format(stream, domain) == "cow" or (stream.settings.sparse and not domain.is_block)
+
+    def expected_name(self, stream: Stream) -> str | None:
+        return None
+
+    @contextmanager
+    def sink(self, stream: Stream, source: PointSource) -> Iterator[tuple[str, Sink]]:
+        domain = self._domains[stream.disk_id]
+        disk_format = _format(stream, domain)
+        sparse = stream.settings.sparse or disk_format == "cow"
+        disk = ovirt.create_disk(
+            self._engine,
+            name=self._name(stream),
+            size=source.size,
+            format=disk_format,
+            sparse=sparse,
+            storage_domain_id=domain.id,
+            backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
+            description=f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"[
+                :250
+            ],
+            initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
+        )
+        with self._lock:
+            self._made[stream.disk_id] = disk.id
+        with ovirt.start_upload(self._engine, disk.id) as transfer:
+            config = self._engine.config
+            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
+            yield disk.id, ImageioSink(address, reads_zero=self.reads_zero(stream))
+
+    def finish(self) -> None:
+        if self._vm is None:
+            return
+        for stream in self._streams:
+            ovirt.attach_disk(
+                self._engine,
+                self._vm.id,
+                self._made[stream.disk_id],
+                interface=stream.settings.interface or "virtio_scsi",
+                bootable=stream.settings.bootable,
+                active=True,
+            )
+
+    def undo(self) -> None:
+        """Remove all new disks; a cancelled upload has removed its own already."""
+        for disk_id in self._made.values():
+            try:
+                ovirt.delete_disk(self._engine, disk_id)
+            except NoSuchDisk:
+                continue
+            except PitrError as error:
+                self._notify(
+                    f"the new disk {disk_id} could not be removed: {error.message}; remove it by hand"
+                )
+
+    def _name(self, stream: Stream) -> str:
+        """The old name; where the old disk is still there, with the point's time, so that nobody mixes them up."""
+        try:
+            ovirt.get_disk(self._engine, stream.disk_id)
+        except NoSuchDisk:
+            return stream.name
+        return f"{stream.name}_restored_{self._backup.point:%Y%m%dT%H%M%SZ}"
+
+
+def _format(stream: Stream, domain: ovirt.StorageDomain) -> str:
+    # The engine makes no sparse raw disks on block storage.
+    if stream.settings.format == "raw" and stream.settings.sparse and domain.is_block:
+        return "cow"
+    return "raw" if stream.settings.format == "raw" else "cow"
+
+
+def _choose(
+    domains: Sequence[ovirt.StorageDomain], stream: Stream, wanted: str | None
+) -> ovirt.StorageDomain:
+    listed = ", ".join(f"{printable(domain.name)} ({domain.id})" for domain in domains) or "none"
+    if wanted is not None:
+        found = [domain for domain in domains if wanted in (domain.id, domain.name)]
+        if len(found) != 1:
+            raise UsageError(f"there is no active data storage domain {wanted!r}", f"There are: {listed}.")
+        return found[0]
+    original = [domain for domain in domains if domain.id == stream.settings.storage_domain_id]
+    if original:
+        return original[0]
+    if len(domains) == 1:
+        return domains[0]
+    raise UsageError(
+        f"the storage domain that disk {printable(stream.name)} was on is not there",
+        f"Choose one with --storage-domain: {listed}.",
+    )
