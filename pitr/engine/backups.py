@@ -6,10 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from ovirtsdk4 import types
 
@@ -17,12 +15,11 @@ from pitr.engine import faults
 from pitr.engine.checkpoints import get_checkpoint
 from pitr.engine.connection import Engine
 from pitr.engine.faults import EngineFault
+from pitr.engine.started_backup import BackupDisk, Mode, StartedBackup, point_interval
 from pitr.engine.values import enum_text, required, utc
 from pitr.engine.vms import VM, get_vm
 from pitr.engine.wait import pauses
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
-
-Mode = Literal["live", "cold", "hybrid"]
 
 #: The engine takes no longer description.
 _LONGEST_DESCRIPTION = 1024
@@ -30,35 +27,6 @@ _LONGEST_DESCRIPTION = 1024
 _LATE_S = 30.0
 #: An abandoned backup gets this long to become ready: finalized earlier it fails, maybe with the checkpoints.
 _GRACE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class BackupDisk:
-    """A disk in a backup. Only with `incremental` are the unchanged ranges left out."""
-
-    disk_id: str
-    incremental: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StartedBackup:
-    """What the engine says of a backup that is ready. All times are UTC by the engine's clock.
-
-    The disks' content is that of an instant in [lo, hi]. `checkpoint_id` is None when the engine makes none
-    (no disk is qcow2). The three dates are the engine's own, from which lo and hi were taken.
-    """
-
-    id: str
-    vm_id: str
-    mode: Mode
-    lo: datetime
-    hi: datetime
-    from_checkpoint_id: str | None
-    checkpoint_id: str | None
-    disks: tuple[BackupDisk, ...]
-    creation_date: datetime
-    ready_date: datetime
-    checkpoint_date: datetime | None
 
 
 def start_backup(
@@ -72,14 +40,14 @@ def start_backup(
     require_consistency: bool = False,
     busy_wait_s: float = 0.0,
     timeout_s: float = 900.0,
-) -> Backup:
+) -> RunningBackup:
     """Return the backup of these disks of `vm`, which starts when it is entered.
 
     `backup_id` is a UUID of the caller's: recorded beforehand, it lets a later run clean up. An incremental
     backup starts `from_checkpoint_id`. A VM that is busy is waited for up to `busy_wait_s`; each phase of the
     engine's up to `timeout_s`.
     """
-    return Backup(
+    return RunningBackup(
         engine,
         vm,
         tuple(disk_ids),
@@ -92,7 +60,7 @@ def start_backup(
     )
 
 
-class Backup:
+class RunningBackup:
     """A backup of one VM; a context manager.
 
     Entering it returns when the engine is ready to hand out the data, and raises CheckpointGone (take a
@@ -281,13 +249,7 @@ class Backup:
         """The disks in the order asked for, and whether any may join a checkpoint (raw ones do not)."""
         missing: list[str] = []
         for _ in pauses(_LATE_S, self._engine.poll_interval_s):
-            listed = {
-                required(disk.id, "a disk's id"): disk
-                for disk in self._engine.call(
-                    f"listing the disks of backup {self.id}",
-                    lambda system: self._service(system).disks_service().list(),
-                )
-            }
+            listed = self._listed_disks()
             missing = [disk_id for disk_id in self._disk_ids if disk_id not in listed]
             if not missing:
                 found = [listed[disk_id] for disk_id in self._disk_ids]
@@ -313,21 +275,31 @@ class Backup:
 
     # -- ending
 
+    def has_ended(self) -> bool:
+        """Whether the engine has no such backup, or one that has ended. Raises EngineError."""
+        found = self._get()
+        return found is None or enum_text(found.phase) in ("failed", "succeeded")
+
+    def end_early(self) -> bool:
+        """End the backup in whatever state it is; return whether there was anything to end. May be repeated.
+
+        Raises EngineError when no end comes.
+        """
+        if self.succeeded is not None or self.has_ended():
+            return False
+        if self._started is None:
+            # Not ready after all is no matter here: finalizing it says what there is to say.
+            with suppress(EngineError):
+                self._wait_for_phase(("ready", "failed", "succeeded"), min(_GRACE_S, self._timeout_s))
+        self.succeeded = self._finalize(self._timeout_s)
+        return True
+
     def _abandon(self, error: BaseException) -> None:
         """End the backup after `error`; what does not work is added to it as a note."""
         try:
-            if self.succeeded is None and not self._has_ended():
-                if self._started is None:
-                    # Not ready after all is no matter here: finalizing it says what there is to say.
-                    with suppress(EngineError):
-                        self._wait_for_phase(("ready", "failed", "succeeded"), min(_GRACE_S, self._timeout_s))
-                self.succeeded = self._finalize(self._timeout_s)
+            self.end_early()
         except EngineError as problem:
             error.add_note(f"{self._name} could not be finalized: {problem}")
-
-    def _has_ended(self) -> bool:
-        found = self._get()
-        return found is None or enum_text(found.phase) in ("failed", "succeeded")
 
     def _finalize(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -369,6 +341,17 @@ class Backup:
 
     # -- the engine's entities
 
+    def listed_disk_ids(self) -> list[str]:
+        """The ids of the disks that the engine lists for the backup. Raises EngineError."""
+        return list(self._listed_disks())
+
+    def _listed_disks(self) -> dict[str, Any]:
+        found = self._engine.call(
+            f"listing the disks of backup {self.id}",
+            lambda system: self._service(system).disks_service().list(),
+        )
+        return {required(disk.id, "a disk's id"): disk for disk in found}
+
     @property
     def _name(self) -> str:
         return f"backup {self.id} of VM {self.vm.name!r}"
@@ -386,16 +369,3 @@ class Backup:
 
     def _service(self, system: Any) -> Any:
         return self._services(system).backup_service(self.id)
-
-
-def point_interval(
-    mode: Mode, created: datetime, ready: datetime, checkpoint: datetime | None
-) -> tuple[datetime, datetime]:
-    """Return [lo, hi] of the instant that the disks are of, from the engine's dates of one backup.
-
-    The date of a live backup's checkpoint is set before the instant, that of a hybrid one after it; the
-    backup's own dates enclose both. A clock that was set back gives an interval of no length.
-    """
-    lo = checkpoint if mode == "live" and checkpoint is not None else created
-    hi = checkpoint if mode == "hybrid" and checkpoint is not None else ready
-    return min(lo, hi), hi

@@ -32,7 +32,7 @@ class Engine:
 
     Entering it logs in, so that a wrong password, URL or CA shows before anything is begun. `poll_interval_s`
     is the longest pause between two looks at something that is waited for; `retry_pause_s` the first before a
-    call is tried again. `close()` logs out and never raises.
+    call is tried again; `request_timeout_s` bounds one request. `close()` logs out and never raises.
 
     Raises LoginError and EngineError, each with one clear line.
     """
@@ -43,7 +43,7 @@ class Engine:
         *,
         log: logging.Logger | None = None,
         poll_interval_s: float = 2.0,
-        request_timeout_s: float = 180.0,
+        request_timeout_s: float = 120.0,
         retry_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         self.config = config

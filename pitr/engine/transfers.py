@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -22,6 +23,8 @@ from pitr.errors import EngineError
 #: How long nothing may happen on a transfer before the engine ends it: long enough for a tape that rewinds,
 #: short enough that what a killed pitr leaves behind does not lock a disk for hours.
 INACTIVITY_TIMEOUT_S = 900.0
+
+Direction = Literal["download", "upload"]
 
 _ENDED = ("finished_success", "finished_failure", "gone")
 #: From these no transfer gets on by itself.
@@ -101,7 +104,7 @@ class Transfer:
         engine: Engine,
         disk_id: str,
         *,
-        direction: Literal["download", "upload"],
+        direction: Direction,
         backup_id: str | None,
         inactivity_timeout_s: float,
         timeout_s: float,
@@ -117,6 +120,27 @@ class Transfer:
         self._id: str | None = None
         self._transfer_url: str | None = None
         self._proxy_url: str | None = None
+
+    @classmethod
+    def left_behind(
+        cls, engine: Engine, disk_id: str, direction: Direction, *, timeout_s: float = 600.0
+    ) -> list[Transfer]:
+        """Return the transfers of the disk that have not ended, whoever began them, for `end_early` only."""
+        probe = cls(
+            engine,
+            disk_id,
+            direction=direction,
+            backup_id=None,
+            inactivity_timeout_s=INACTIVITY_TIMEOUT_S,
+            timeout_s=timeout_s,
+            vdsm_id_file=VDSM_ID_FILE,
+        )
+        found = []
+        for transfer_id in sorted(probe._unfinished_ids()):
+            transfer = copy(probe)
+            transfer._id = transfer_id
+            found.append(transfer)
+        return found
 
     @property
     def id(self) -> str:
@@ -229,6 +253,23 @@ class Transfer:
             ),
         )
 
+    def end_early(self) -> bool:
+        """End the transfer without success; return whether there was anything to end. May be repeated.
+
+        A download is finalized, for it has nothing to lose; an upload is cancelled, and its disk goes with it.
+        Raises EngineError when no end comes.
+        """
+        if self._id is None or _phase(self._get()) in _ENDED:
+            return False
+        if self.direction == "download":
+            try:
+                self._end("finalize")
+                return True
+            except EngineError as problem:
+                self._engine.log.info("%s; cancelling", problem)
+        self._end("cancel")
+        return True
+
     def _abandon(self, error: BaseException, before: frozenset[str] | None = None) -> None:
         """End the transfer after `error`; what does not work is added to it as a note.
 
@@ -243,15 +284,7 @@ class Transfer:
                     )
                     return
                 self._id = next(iter(started), None)
-            if self._id is None or _phase(self._get()) in _ENDED:
-                return
-            if self.direction == "download":
-                try:
-                    self._end("finalize")
-                    return
-                except EngineError as problem:
-                    self._engine.log.debug("%s; cancelling", problem)
-            self._end("cancel")
+            self.end_early()
         except EngineError as problem:
             error.add_note(f"{self._name} could not be ended: {problem}")
 

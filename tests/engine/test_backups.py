@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from engine_script import DONE, DROP, MISSING, Answer, Script, fault
 
-from pitr.engine import VM, Backup, BackupDisk, Engine, backups, start_backup
-from pitr.engine.backups import point_interval
+from pitr.engine import VM, BackupDisk, Engine, RunningBackup, backups, start_backup
+from pitr.engine.started_backup import point_interval
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
 
 B = "/vms/v1/backups"
@@ -67,7 +67,7 @@ def finalizable(script: Script, end: str = "succeeded") -> None:
     script.on("POST", f"{ONE}/finalize", Answer(200, DONE.body, then=begin))
 
 
-def start(engine: Engine, *disk_ids: str, **changes: Any) -> Backup:
+def start(engine: Engine, *disk_ids: str, **changes: Any) -> RunningBackup:
     vm = VM("v1", "web1", True, "up", None, None, None)
     values: dict[str, Any] = {"backup_id": "b1", "from_checkpoint_id": "c1", "timeout_s": 5.0} | changes
     return start_backup(engine, vm, disk_ids or ("d1", "d2"), **values)

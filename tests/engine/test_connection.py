@@ -162,6 +162,17 @@ def test_what_is_transient_is_tried_again(engine: Engine, script: Script, troubl
     assert engine.version == "4.5.6"
 
 
+def test_an_answer_that_is_late_is_asked_for_again(script: Script) -> None:
+    waiting = threading.Event()
+    script.on("GET", "", Answer(body=VERSION, then=lambda: waiting.wait(30)), VERSION)
+    try:
+        with Engine(config_of(script), retry_pause_s=0.01, request_timeout_s=1) as engine:
+            assert engine.version == "4.5.6"
+    finally:
+        waiting.set()
+    assert script.asked("GET", "") == 2
+
+
 def test_trying_again_comes_to_an_end(engine: Engine, script: Script) -> None:
     script.on("GET", "", HTML)
     with pytest.raises(EngineError, match=r"logging in: the engine at .* answered 503") as caught:

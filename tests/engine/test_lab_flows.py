@@ -20,8 +20,8 @@ import pytest
 from ovirt_imageio.client import ImageioClient
 
 from pitr.engine import (
-    Backup,
     Engine,
+    RunningBackup,
     Transfer,
     attach_disk,
     checkpoint_disk_ids,
@@ -29,6 +29,7 @@ from pitr.engine import (
     create_disk,
     delete_checkpoint,
     delete_disk,
+    end_leftovers,
     find_vm,
     get_disk,
     list_checkpoints,
@@ -92,7 +93,7 @@ def web(lab: Lab) -> LabVM:
 
 def begin(
     engine: Engine, vm: LabVM, *disks: LabDisk, since: str | None = None, busy_wait_s: float = 0.0
-) -> Backup:
+) -> RunningBackup:
     return start_backup(
         engine,
         find_vm(engine, vm.id),
@@ -270,6 +271,17 @@ def test_a_lost_answer_to_a_transfer_leaves_none_open(lab: Lab, engine: Engine, 
     ):
         pass
     assert lab.open_transfers() == lab.open_backups() == []
+
+
+def test_what_a_killed_run_left_is_ended_by_its_id(lab: Lab, engine: Engine, web: LabVM) -> None:
+    killed = begin(engine, web)
+    killed.__enter__()
+    start_download(engine, web.disks[0].id, backup_id=killed.id).__enter__()
+    vm = find_vm(engine, web.id)
+    assert end_leftovers(engine, vm, killed.id, timeout_s=20)
+    assert lab.open_transfers() == lab.open_backups() == []
+    assert not end_leftovers(engine, vm, killed.id, timeout_s=20)
+    assert not end_leftovers(engine, vm, str(uuid.uuid4()), timeout_s=20)
 
 
 def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine, tmp_path: Path) -> None:
