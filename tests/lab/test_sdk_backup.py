@@ -261,6 +261,39 @@ def test_a_live_backup_fails_when_its_vm_stops(lab: Lab, client: Client) -> None
         vm.stop()
 
 
+def test_after_a_crash_an_incremental_fails_and_a_full_starts_a_new_chain(
+    lab: Lab, client: Client, tmp_path: Path
+) -> None:
+    vm = lab.add_vm("web1")
+    disk = vm.add_disk("system", SIZE)
+    vm.start()
+    lost = client.backup_once(vm, [disk]).to_checkpoint_id
+    running = client.start_backup(vm, [disk])
+    vm.crash()
+    client.await_backup(vm, running.id, FAILED)
+    assert [each.id for each in client.checkpoints(vm)] == [lost]
+    vm.start()
+    failed = client.post_backup(vm, [disk], since=lost)
+    client.await_backup(vm, failed.id, FAILED)
+    since = client.backup_once(vm, [disk]).to_checkpoint_id
+    with disk.guest() as guest:
+        guest.write(0, b"news")
+    backup = client.start_backup(vm, [disk], since=since)
+    assert client.read_backup(vm, disk, backup.id, base=bytes(SIZE)) == content_of(disk, tmp_path)
+    client.finalize_backup(vm, backup.id)
+    assert lab.locked_disks() == []
+
+
+def test_a_hybrid_backup_succeeds_although_its_snapshot_is_left(lab: Lab, client: Client) -> None:
+    vm = lab.add_vm("web1", compat="4.7")
+    lab.engine.faults.fail("snapshot removal")
+    done = client.backup_once(vm, [vm.add_disk("system", 1 << 20)])
+    assert done.phase == SUCCEEDED
+    assert 10813 in {event.code for event in client.system.events_service().list(search=done.id)}
+    left = [each.description for each in client.vm(vm).snapshots_service().list()]
+    assert left == ["Active VM", "Auto-generated for Backup VM"]
+
+
 def test_ended_backups_and_transfers_vanish_after_a_while(lab: Lab, client: Client) -> None:
     vm = lab.add_vm("web1")
     disk = vm.add_disk("system", 1 << 20)

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from pitr.errors import LabError, PitrError
 from pitr.lab.engine import checkpoints, events
 from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.state import VM, Backup, Checkpoint, Disk, new_id
+
+log = logging.getLogger("pitr.lab.engine")
 
 
 def start(installation: Installation, vm: VM, backup: Backup) -> None:
@@ -59,17 +62,25 @@ class _Run:
 
     def fail(self, why: str) -> None:
         """End the backup in phase failed, with nothing of it left on the host or among the checkpoints."""
+        try:
+            self._take_back()
+        except PitrError as error:
+            # The host has lost it already, with the VM for example.
+            log.warning("what is left of backup %s: %s", self._backup.id, error.message)
+        self._release_disks()
+        self._record(events.BACKUP_FAILED, f"Backup {self._backup.id} for VM {self._vm.name} failed: {why}.")
+        set_phase(self._installation, self._backup, "failed")
+
+    def _take_back(self) -> None:
         with self._installation.host_lock:
-            if self._begun:
-                self._installation.host.end_backup(self._backup.id)
             if self._checkpoint is not None:
                 with self._state.lock:
                     if self._checkpoint in self._vm.checkpoints:
                         checkpoints.take_out(self._vm, self._checkpoint)
+            if self._begun:
+                self._installation.host.end_backup(self._backup.id)
+            if self._checkpoint is not None:
                 checkpoints.remove_bitmaps(self._installation, [self._checkpoint])
-        self._release_disks()
-        self._record(events.BACKUP_FAILED, f"Backup {self._backup.id} for VM {self._vm.name} failed: {why}.")
-        set_phase(self._installation, self._backup, "failed")
 
     def _begin(self) -> None:
         backup = self._backup
@@ -157,6 +168,10 @@ class _Run:
             set_phase(installation, backup, "failed")
             return
         installation.lag()
+        if backup.snapshot_id is not None and installation.faults.happens("snapshot removal"):
+            with self._state.lock:
+                self._vm.snapshots_left.append(backup.snapshot_id)
+            self._record(events.SNAPSHOT_LEFT, f"The snapshot of backup {backup.id} cannot be removed.")
         self._release_disks()
         self._record(events.BACKUP_SUCCEEDED, f"Backup {backup.id} for VM {self._vm.name} succeeded.")
         set_phase(installation, backup, "succeeded")

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Happening = Literal["backup start", "upload verification", "disk creation", "configuration"]
+#: Operations that can be told to fail, and "configuration": a VM's OVF is absent for once.
+Happening = Literal[
+    "backup start", "snapshot removal", "upload verification", "disk creation", "configuration"
+]
 
 
 @dataclass(slots=True)

@@ -112,9 +112,10 @@ class Routes:
             vm = self._state.vm(path["vm"])
             shown = [render.snapshot(vm.id, vm.id, "Active VM", "active")]
             backup = self._state.running_backup(vm.id)
-            if backup is not None and backup.snapshot_id is not None:
+            now = [backup.snapshot_id] if backup is not None and backup.snapshot_id is not None else []
+            for snapshot_id in [*vm.snapshots_left, *now]:
                 name = "Auto-generated for Backup VM"
-                shown.append(render.snapshot(vm.id, backup.snapshot_id, name, "regular"))
+                shown.append(render.snapshot(vm.id, snapshot_id, name, "regular"))
         return _collection("snapshots", shown)
 
     # Disk attachments

@@ -88,6 +88,7 @@ class VM:
     previewing: bool = False
     freeze_fails: bool = False
     chain_breaks: bool = False
+    snapshots_left: list[str] = field(default_factory=list)
     attachments: dict[str, Attachment] = field(default_factory=dict)
     checkpoints: list[Checkpoint] = field(default_factory=list)
 

@@ -93,7 +93,8 @@ def start(installation: Installation, vm_id: str) -> None:
             busy = [each for each in vm.attachments if state.active_transfers(disk_id=each)]
             if busy:
                 raise LabError(f"disk {busy[0]} of VM {vm.name} is being transferred")
-        installation.host.start_vm(vm_id, list(vm.attachments))
+        plugged = [disk_id for disk_id, attachment in vm.attachments.items() if attachment.active]
+        installation.host.start_vm(vm_id, plugged)
         with state.lock:
             vm.status = "up"
 
@@ -117,6 +118,20 @@ def stop(installation: Installation, vm_id: str) -> None:
         installation.host.stop_vm(vm_id)
         with state.lock:
             vm.status = "down"
+
+
+def crash(installation: Installation, vm_id: str) -> None:
+    """End the VM as a power failure of its host would: its bitmaps are lost, a running backup fails."""
+    state = installation.state
+    with installation.host_lock:
+        installation.host.crash_vm(vm_id)
+        with state.lock:
+            vm = state.vm(vm_id)
+            vm.status = "down"
+            backup = state.running_backup(vm_id)
+            if backup is not None:
+                backup.abort_asked = True
+            state.lock.notify_all()
 
 
 def attach(installation: Installation, vm_id: str, attachment: Attachment) -> None:
