@@ -14,6 +14,7 @@ from ovirtsdk4 import types
 from pitr.engine import faults
 from pitr.engine.checkpoints import get_checkpoint
 from pitr.engine.connection import Engine
+from pitr.engine.disks import get_disk
 from pitr.engine.faults import EngineFault
 from pitr.engine.started_backup import BackupDisk, Mode, StartedBackup, point_interval
 from pitr.engine.values import enum_text, required, utc
@@ -258,10 +259,15 @@ class RunningBackup:
                     BackupDisk(disk.id, disk.backup_mode == types.DiskBackupMode.INCREMENTAL)
                     for disk in found
                 )
-                return disks, any(disk.format != types.DiskFormat.RAW for disk in found)
+                return disks, any(self._is_cow(disk) for disk in found)
         raise EngineError(
             f"backup {self.id} does not cover the disks {', '.join(missing)} that were asked for"
         )
+
+    def _is_cow(self, listed: Any) -> bool:
+        if listed.format is None:
+            return get_disk(self._engine, listed.id).format == "cow"
+        return bool(listed.format == types.DiskFormat.COW)
 
     def _late_checkpoint_id(self) -> str | None:
         for _ in pauses(_LATE_S, self._engine.poll_interval_s):

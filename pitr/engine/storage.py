@@ -64,7 +64,7 @@ def _is_active_in(engine: Engine, domain_id: str, data_center_id: str) -> bool:
     try:
         attached = engine.call(f"reading storage domain {domain_id}", read)
     except EngineFault as fault:
-        if fault.status not in (403, 404):
+        if fault.status is None or fault.status >= 500:
             raise
         # Not to be seen there: creating a disk tells.
         engine.log.debug("%s", fault.message)

@@ -122,7 +122,7 @@ def _clusters(engine: Engine, vm: Any) -> Mapping[str, Any]:
             lambda system: system.clusters_service().cluster_service(cluster_id).get(),
         )
     except EngineFault as fault:
-        if fault.status not in (403, 404):
+        if fault.status is None or fault.status >= 500:
             raise
         engine.log.debug("%s", fault.message)
         return {}

@@ -110,6 +110,15 @@ def test_raw_disks_make_no_checkpoint_and_none_is_waited_for(
     with start(engine, "d2", from_checkpoint_id=None) as running:
         assert running.started.checkpoint_id is None
         assert running.started.lo == datetime(2020, 6, 30, 19, 59, tzinfo=UTC)
+    good.on(
+        "GET",
+        "/disks/d2",
+        '<disk id="d2"><provisioned_size>512</provisioned_size><format>raw</format></disk>',
+    )
+    good.on("GET", f"{ONE}/disks", '<disks><disk id="d2"><backup_mode>full</backup_mode></disk></disks>')
+    good.on("GET", ONE, backup("ready", more=""))
+    with start(engine, "d2", from_checkpoint_id=None) as running:
+        assert running.started.checkpoint_id is None
     monkeypatch.setattr(backups, "_LATE_S", 0.1)
     good.on("GET", ONE, backup("ready", more=""))
     good.on("GET", f"{ONE}/disks", disks(("d1", "cow", "")))
