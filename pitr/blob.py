@@ -66,6 +66,15 @@ class Decompressor:
             raise FormatError(f"a frame holds {len(data)} bytes, not {length}")
         return data
 
+    def first_text(self, frames: bytes, limit: int) -> bytes:
+        """Decompress the header text frame that `frames` begin with, of at most `limit` bytes."""
+        try:
+            if zstandard.get_frame_parameters(frames).content_size > limit:
+                raise FormatError("the first frame is larger than header text is")
+            return self._zstd.decompressobj().decompress(frames)
+        except zstandard.ZstdError as error:
+            raise FormatError(f"the first frame cannot be decompressed: {error}") from None
+
     def decompress_text(self, frames: bytes, limit: int) -> bytes:
         """Decompress header text: one or more frames, of at most `limit` bytes in all."""
         text = b""

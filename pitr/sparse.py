@@ -85,6 +85,8 @@ class SparseReader:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._left = 0
+        #: Bytes of the stream that were read.
+        self.position = 0
         kind, _, length = parse_header(self._take(HEADER_SIZE))
         if kind != _META:
             raise FormatError("the stream does not begin with its meta header")
@@ -141,6 +143,7 @@ class SparseReader:
                 raise FormatError("the stream ends too early")
             parts.append(part)
             length -= len(part)
+            self.position += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

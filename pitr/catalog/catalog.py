@@ -175,8 +175,20 @@ class Catalog:
         found = self._backups(where, [vm_id, times.to_sortable(time)], limit=1, order="ASC")
         return next(iter(found), None)
 
-    def children(self, backup_id: str) -> list[str]:
-        found = self._all("SELECT backup_id FROM point WHERE parent_id = ? ORDER BY backup_id", [backup_id])
+    def descendants(self, backup_id: str) -> list[str]:
+        """The ids of the backups that stand on this one, its own included, oldest first."""
+        found = self._all(
+            """
+            WITH RECURSIVE above (backup_id) AS (
+                VALUES (?)
+                UNION
+                SELECT point.backup_id FROM point JOIN above ON point.parent_id = above.backup_id
+            )
+            SELECT above.backup_id FROM above LEFT JOIN point USING (backup_id)
+            ORDER BY point.point, above.backup_id
+            """,
+            [backup_id],
+        )
         return [row["backup_id"] for row in found]
 
     def dependants(self, stream_id: str) -> list[str]:

@@ -26,8 +26,8 @@ class QemuNbd(Closes):
     """A qemu-nbd that serves the image file `path` on a unix socket in a private folder, until it is closed.
 
     `image_format` is given, never guessed: a guest could write another format's header. A flush makes durable
-    (cache=writeback), zeroes become holes where they may. The process ends when pitr is killed. Raises ProgramMissing, and ProgramFailed with what
-    qemu-nbd said.
+    (cache=writeback), zeroes become holes where they may. The process ends when pitr is killed.
+    Raises ProgramMissing, and ProgramFailed with what qemu-nbd said.
     """
 
     def __init__(self, path: Path, image_format: str, *, read_only: bool) -> None:

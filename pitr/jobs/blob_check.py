@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checking a blob against its index: every byte of it is either a frame that the index names, or header text that
+follows from the index.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import BytesIO
+from threading import local
+
+from blake3 import blake3
+
+from pitr import sparse
+from pitr.blob import Decompressor, digest_of
+from pitr.damage import StoredDamage, of_stream
+from pitr.errors import FormatError
+from pitr.index import Row
+from pitr.model import Backup, Kind, Stream
+from pitr.store import StoredFile
+
+#: Stored bytes that are read and checked at once, roughly.
+_CHUNK = 8 << 20
+#: The meta header with its JSON, compressed, is never longer.
+_HEAD = sparse.MAX_META_SIZE
+_TEXT_LIMIT = 1 << 30
+
+
+@dataclass(slots=True)
+class BlobChecked:
+    """What was read of one blob, and what is wrong with it."""
+
+    frames: int = 0
+    bytes: int = 0
+    damage: list[StoredDamage] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Stored bytes from `begin` to `end`, with the text and frames in them: rows before a frame go into its text."""
+
+    begin: int
+    end: int
+    rows: tuple[Row, ...]
+    first: bool
+    last: bool
+
+
+def check_head(backup: Backup, stream: Stream, blob: StoredFile) -> None:
+    """Check that the blob begins as this stream does, which tells a swapped blob. Raises StoredDamage."""
+    try:
+        text = Decompressor().first_text(blob.read_at(0, min(_HEAD, blob.size)), sparse.MAX_META_SIZE)
+        _check_meta(stream, text)
+    except FormatError as error:
+        raise of_stream(backup.backup_id, stream, "corrupt", "blob", error.message, 0) from None
+
+
+def check_blob(
+    backup: Backup,
+    stream: Stream,
+    blob: StoredFile,
+    rows: Sequence[Row],
+    *,
+    sample_percent: float | None,
+    workers: int,
+    advance: Callable[[int], None],
+) -> BlobChecked:
+    """Read and check the whole blob, or with `sample_percent` only that part of it."""
+    checked = BlobChecked()
+    digest = blake3()
+    checker = _Checker(backup, stream, blob)
+    with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="verify") as pool:
+        waiting: deque[Future[_PartChecked]] = deque()
+
+        def take() -> None:
+            part = waiting.popleft().result()
+            digest.update(part.stored)
+            checked.frames += part.frames
+            checked.bytes += len(part.stored)
+            checked.damage += part.damage
+            advance(len(part.stored))
+
+        for part in _parts(stream, rows):
+            if sample_percent is not None and random.uniform(0, 100) >= sample_percent:  # noqa: S311
+                advance(part.end - part.begin)
+                continue
+            waiting.append(pool.submit(checker.check, part))
+            if len(waiting) > 2 * workers:
+                take()
+        while waiting:
+            take()
+    if sample_percent is None and digest.hexdigest() != stream.blob.digest and not checked.damage:
+        checked.damage.append(
+            of_stream(backup.backup_id, stream, "corrupt", "blob", "the digest of its bytes does not match")
+        )
+    return checked
+
+
+def _parts(stream: Stream, rows: Sequence[Row]) -> Iterator[_Part]:
+    """Cut the blob after frames, so that each part begins with header text."""
+    begin = 0
+    gathered: list[Row] = []
+    for row in rows:
+        gathered.append(row)
+        if row.blob_offset is None or row.blob_length is None:
+            continue
+        end = row.blob_offset + row.blob_length
+        if end - begin >= _CHUNK:
+            yield _Part(begin, end, tuple(gathered), first=begin == 0, last=False)
+            begin, gathered = end, []
+    yield _Part(begin, stream.blob.size, tuple(gathered), first=begin == 0, last=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _PartChecked:
+    stored: bytes
+    frames: int
+    damage: tuple[StoredDamage, ...]
+
+
+class _Checker:
+    """Checks parts of one blob, in any number of threads."""
+
+    def __init__(self, backup: Backup, stream: Stream, blob: StoredFile) -> None:
+        self._backup = backup
+        self._stream = stream
+        self._blob = blob
+        self._local = local()
+
+    def check(self, part: _Part) -> _PartChecked:
+        if not hasattr(self._local, "decompressor"):
+            self._local.decompressor = Decompressor()
+        decompressor: Decompressor = self._local.decompressor
+        stored = self._blob.read_at(part.begin, part.end - part.begin)
+        damage: list[StoredDamage] = []
+        frames = 0
+        at = part.begin
+        expected = b"" if part.first else sparse.TAIL
+        first = part.first
+        for row in part.rows:
+            if row.blob_offset is None or row.blob_length is None:
+                expected += sparse.zero_header(row.start, row.length)
+                continue
+            expected += sparse.data_header(row.start, row.length)
+            text = stored[at - part.begin : row.blob_offset - part.begin]
+            self._text(decompressor, text, expected, at, first, damage)
+            frame = stored[row.blob_offset - part.begin : row.blob_offset + row.blob_length - part.begin]
+            self._frame(decompressor, row, frame, damage)
+            frames += 1
+            at = row.blob_offset + row.blob_length
+            expected, first = sparse.TAIL, False
+        if part.last:
+            self._text(decompressor, stored[at - part.begin :], expected + sparse.STOP, at, first, damage)
+        return _PartChecked(stored, frames, tuple(damage))
+
+    def _frame(self, decompressor: Decompressor, row: Row, frame: bytes, damage: list[StoredDamage]) -> None:
+        try:
+            if digest_of(decompressor.decompress(frame, row.length)) != row.digest:
+                raise FormatError("the digest of its data does not match")
+        except FormatError as error:
+            damage.append(
+                of_stream(
+                    self._backup.backup_id,
+                    self._stream,
+                    "corrupt",
+                    "frame",
+                    error.message,
+                    row.start,
+                    row.length,
+                )
+            )
+
+    def _text(
+        self,
+        decompressor: Decompressor,
+        stored: bytes,
+        expected: bytes,
+        offset: int,
+        first: bool,
+        damage: list[StoredDamage],
+    ) -> None:
+        try:
+            limit = len(expected) + (sparse.MAX_META_SIZE if first else 0)
+            text = decompressor.decompress_text(stored, min(limit, _TEXT_LIMIT))
+            if first:
+                text = text[_check_meta(self._stream, text) :]
+            if text != expected:
+                raise FormatError("its header text is not what the index says")
+        except FormatError as error:
+            damage.append(
+                of_stream(
+                    self._backup.backup_id,
+                    self._stream,
+                    "corrupt",
+                    "blob",
+                    error.message,
+                    offset,
+                    len(stored),
+                )
+            )
+
+
+def _check_meta(stream: Stream, text: bytes) -> int:
+    """Check the meta header that `text` begins with; return its length. Raises FormatError."""
+    reader = sparse.SparseReader(BytesIO(text))
+    said = reader.meta.get("stream-id")
+    if said != stream.stream_id:
+        raise FormatError(f"it is the blob of the stream {str(said)[:64]!r}")
+    if reader.virtual_size != stream.size or reader.incremental != (stream.kind is Kind.INCREMENTAL):
+        raise FormatError("its meta header does not fit the record")
+    return reader.position
