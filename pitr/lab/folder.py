@@ -45,8 +45,7 @@ def lab_folder(folder: Path | None, *, close: Callable[[], None]) -> Iterator[Pa
             yield made
         finally:
             shutil.rmtree(made)
-            if lock is not None:
-                os.close(lock)
+            os.close(lock)
 
 
 @contextmanager
@@ -73,23 +72,31 @@ def _called_at_the_end(close: Callable[[], None]) -> Iterator[None]:
 def _remove_abandoned(parent: Path) -> None:
     """Remove the folders of labs that were killed: nobody holds their locks any more."""
     for folder in parent.glob(f"{_PREFIX}*"):
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid() or not (folder / _LOCK).is_file():
+        try:
+            is_mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC) if is_mine else None
+        except OSError:
+            # Just made, or just removed by another.
             continue
-        lock = _take_lock(folder)
-        if lock is not None:
+        if lock is None:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
             shutil.rmtree(folder, ignore_errors=True)
+        finally:
             os.close(lock)
 
 
-def _take_lock(folder: Path) -> int | None:
-    """Lock a folder, until the descriptor is closed or its process dies. None when another has it."""
-    try:
-        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
+def _take_lock(folder: Path) -> int:
+    """Lock a new folder until the descriptor is closed or its process dies.
+
+    The lock gets its name when it is held: a folder whose lock is there and free is an abandoned one.
+    """
+    new = folder / f"{_LOCK}.new"
+    lock = os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    new.rename(folder / _LOCK)
     return lock
