@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Self
 
 from pitr import schema, sqlite, times
 from pitr.catalog import rows
-from pitr.errors import RepositoryError
+from pitr.errors import RepositoryError, UsageError
 from pitr.model import Backup, StoredObject, VMName
 
 APPLICATION_ID = 0x70697463
@@ -207,6 +207,20 @@ class Catalog:
             [stream_id],
         )
         return [row["backup_id"] for row in found]
+
+    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run a query that changes nothing; return the columns' names and the rows. Raises UsageError."""
+        self._connection.execute("PRAGMA query_only = ON")
+        try:
+            cursor = self._connection.execute(sql)
+            columns = [column[0] for column in cursor.description or ()]
+            return columns, [tuple(row) for row in cursor.fetchall()]
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise UsageError(
+                f"the query failed: {error}", "See schema/catalog.sql for the tables."
+            ) from error
+        finally:
+            self._connection.execute("PRAGMA query_only = OFF")
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:
         """Every row of every table, in order."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from pitr import __version__, times
@@ -15,10 +15,10 @@ from pitr.blob import DEFAULT_LEVEL
 from pitr.damage import StoredDamage
 from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.endpoint.protocols import Sink, Source
-from pitr.errors import CheckpointGone, EngineError, NoSuchDisk, UsageError
+from pitr.errors import CheckpointGone, EngineError, NoSuchDisk, PitrError, UsageError
 from pitr.jobs.presence import check_present
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stream, VMName
-from pitr.repository import Repository
+from pitr.repository import Repository, pending
 from pitr.repository.stream_sink import NewStream
 from pitr.transfer import copy_all
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
@@ -75,6 +75,38 @@ def back_up(
         return _Run(repository, engine, vm, options, progress, notify).run()
 
 
+@dataclass(frozen=True, slots=True)
+class BackupPlan:
+    """What a backup would do: `disks` would be read, incrementally from the checkpoint where there is one."""
+
+    vm_id: str
+    vm_name: str
+    kind: str
+    reason: str | None
+    from_checkpoint_id: str | None
+    disks: tuple[ovirt.Disk, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def plan_backup(
+    repository: Repository, engine: ovirt.Engine, name: str, options: BackupOptions
+) -> BackupPlan:
+    """Tell what `back_up` would do; nothing is written, and the engine is only asked."""
+    vm = ovirt.find_vm(engine, name)
+    run = _Run(repository, engine, vm, options, None, lambda line: None)
+    disks, left_out = run.choose_disks()
+    base = run.choose_base()
+    return BackupPlan(
+        vm_id=vm.id,
+        vm_name=vm.name,
+        kind=Kind.INCREMENTAL.value if base.parent else Kind.FULL.value,
+        reason=base.reason,
+        from_checkpoint_id=base.parent.checkpoint_id if base.parent else None,
+        disks=tuple(disks),
+        left_out=tuple(left_out),
+    )
+
+
 class _Run:
     def __init__(
         self,
@@ -95,10 +127,11 @@ class _Run:
 
     def run(self) -> Backup:
         started_at = time.monotonic()
-        disks, left_out = self._disks()
+        self._end_leftovers()
+        disks, left_out = self.choose_disks()
         for disk in left_out:
             self.notify(f"disk {printable(disk.name)} ({disk.disk_id}) is left out: {disk.reason}")
-        base = self._base()
+        base = self.choose_base()
         with ExitStack() as cleanup:
             with self._running(disks, base) as (running, base):
                 started = running.started
@@ -121,7 +154,7 @@ class _Run:
 
     # What to back up, and from where
 
-    def _disks(self) -> tuple[list[ovirt.Disk], list[LeftOut]]:
+    def choose_disks(self) -> tuple[list[ovirt.Disk], list[LeftOut]]:
         disks: list[ovirt.Disk] = []
         left_out: list[LeftOut] = []
         attached = ovirt.vm_disks(self.engine, self.vm.id)
@@ -160,7 +193,7 @@ class _Run:
             return "it is not active in the VM"
         return None
 
-    def _base(self) -> _Base:
+    def choose_base(self) -> _Base:
         """Find the newest backup whose checkpoint the engine still has, and whose chain is here."""
         if self.options.full:
             return _Base(None, "asked for")
@@ -218,17 +251,40 @@ class _Run:
                 running = stack.enter_context(self._on_engine(disks, base, busy_wait_s))
             yield running, base
 
-    def _on_engine(self, disks: Sequence[ovirt.Disk], base: _Base, busy_wait_s: float) -> ovirt.RunningBackup:
-        return ovirt.start_backup(
+    @contextmanager
+    def _on_engine(
+        self, disks: Sequence[ovirt.Disk], base: _Base, busy_wait_s: float
+    ) -> Iterator[ovirt.RunningBackup]:
+        """Hold one backup on the engine; its id is written down as long as it may be open there."""
+        store, vm_id, backup_id = self.repository.store, self.vm.id, self.backup_id
+        running = ovirt.start_backup(
             self.engine,
             self.vm,
             [disk.id for disk in disks],
-            backup_id=self.backup_id,
+            backup_id=backup_id,
             from_checkpoint_id=base.parent.checkpoint_id if base.parent else None,
             description=f"pitr backup of {self.vm.name}",
             require_consistency=self.options.require_consistency,
             busy_wait_s=busy_wait_s,
         )
+        pending.add(store, vm_id, backup_id)
+        try:
+            with running:
+                yield running
+        except BaseException:
+            # Where the engine cannot tell, the next run asks again.
+            with suppress(PitrError):
+                if running.has_ended():
+                    pending.remove(store, vm_id, backup_id)
+            raise
+        pending.remove(store, vm_id, backup_id)
+
+    def _end_leftovers(self) -> None:
+        """End what an earlier run, killed or cut off, has left open on the engine."""
+        for backup_id in list(pending.of_vm(self.repository.store, self.vm.id)):
+            if ovirt.end_leftovers(self.engine, self.vm, backup_id):
+                self.notify(f"ended backup {backup_id}, which an earlier run had left open on the engine")
+            pending.remove(self.repository.store, self.vm.id, backup_id)
 
     # Data
 

@@ -102,3 +102,17 @@ def streams_of(backup: Backup, disks: Sequence[str]) -> list[Stream]:
         if found[0] not in chosen:
             chosen.append(found[0])
     return chosen
+
+
+def ancestry(catalog: Catalog, backup: Backup) -> list[Backup]:
+    """The backups that this one stands on, from the full to itself; as far as the catalog knows them."""
+    chain = [backup]
+    seen = {backup.backup_id}
+    while backup.parent_id is not None and backup.parent_id not in seen:
+        parent = catalog.get(backup.parent_id)
+        if parent is None:
+            break
+        chain.append(parent)
+        seen.add(parent.backup_id)
+        backup = parent
+    return chain[::-1]

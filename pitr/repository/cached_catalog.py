@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pitr.catalog import Catalog
 from pitr.catalog.catalog import CatalogUnusable
@@ -18,6 +19,7 @@ from pitr.store import Store
 
 ReadRecord = Callable[[str], tuple[Record, StoredObject]]
 Entry = tuple[Backup, str, StoredObject]
+Row = dict[str, Any]
 
 
 def open_catalog(path: Path, store: Store, read_record: ReadRecord) -> Catalog:
@@ -88,8 +90,8 @@ class Comparison:
 def compare(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
     """Compare the catalog file, as it is, with the records."""
     entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
-    with _fresh(None, entries) as fresh, _as_is(path) as catalog:
-        return _compared(catalog, fresh, damaged)
+    with _fresh(None, entries) as fresh:
+        return _compared(path, fresh, damaged)
 
 
 def rebuild(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
@@ -99,8 +101,8 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
     """
     entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
     scratch = store.scratch_file()
-    with _as_is(path) as old, _fresh(scratch, entries) as fresh:
-        comparison = _compared(old, fresh, damaged)
+    with _fresh(scratch, entries) as fresh:
+        comparison = _compared(path, fresh, damaged)
     scratch.chmod(0o600)
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
@@ -118,27 +120,30 @@ def _fresh(path: Path | None, entries: Sequence[Entry]) -> Catalog:
     return catalog
 
 
-def _as_is(path: Path) -> Catalog:
-    try:
-        return Catalog.open(path, read_only=True)
-    except CatalogUnusable:
-        return Catalog.create(None)
-
-
-def _compared(catalog: Catalog, fresh: Catalog, damaged: Sequence[str]) -> Comparison:
-    have, should = catalog.dump(), fresh.dump()
+def _compared(path: Path, fresh: Catalog, damaged: Sequence[str]) -> Comparison:
+    should = fresh.dump()
     differences = [f"record: {message}" for message in damaged]
-    for table, rows in should.items():
-        key = {"point": ("backup_id",), "stream": ("stream_id",), "left_out": ("backup_id", "disk_id")}[table]
-        old = {tuple(row[part] for part in key): row for row in have[table]}
-        new = {tuple(row[part] for part in key): row for row in rows}
-        for name in sorted(old.keys() | new.keys()):
-            shown = " ".join(str(part) for part in name)
-            if name not in new:
-                differences.append(f"{table} {shown}: in the catalog, but there is no such record")
-            elif name not in old:
-                differences.append(f"{table} {shown}: in the records, but not in the catalog")
-            elif old[name] != new[name]:
-                columns = ", ".join(column for column in new[name] if old[name][column] != new[name][column])
-                differences.append(f"{table} {shown}: the catalog has another {columns}")
+    try:
+        with Catalog.open(path, read_only=True) as catalog:
+            have = catalog.dump()
+    except CatalogUnusable:
+        differences.append("there is no catalog file that can be used")
+    else:
+        for table, rows in should.items():
+            differences += _differing(table, have[table], rows)
     return Comparison(len(should["point"]), len(should["stream"]), tuple(differences), tuple(damaged))
+
+
+def _differing(table: str, have: Sequence[Row], should: Sequence[Row]) -> Iterator[str]:
+    key = {"point": ("backup_id",), "stream": ("stream_id",), "left_out": ("backup_id", "disk_id")}[table]
+    old = {tuple(row[part] for part in key): row for row in have}
+    new = {tuple(row[part] for part in key): row for row in should}
+    for name in sorted(old.keys() | new.keys()):
+        shown = " ".join(str(part) for part in name)
+        if name not in new:
+            yield f"{table} {shown}: in the catalog, but there is no such record"
+        elif name not in old:
+            yield f"{table} {shown}: in the records, but not in the catalog"
+        elif old[name] != new[name]:
+            columns = ", ".join(column for column in new[name] if old[name][column] != new[name][column])
+            yield f"{table} {shown}: the catalog has another {columns}"

@@ -10,6 +10,7 @@ from pitr import times
 REPOSITORY = "repository.json"
 STREAMS = "streams"
 BACKUPS = "backups"
+PENDING = "pending"
 
 
 def blob(disk_id: str, stream_id: str) -> str:
@@ -27,3 +28,11 @@ def record(vm_id: str, point: datetime, backup_id: str) -> str:
 def records_of(vm_id: str | None) -> str:
     """The folder of a VM's records, or of all."""
     return BACKUPS if vm_id is None else f"{BACKUPS}/{vm_id}"
+
+
+def pending(vm_id: str, backup_id: str) -> str:
+    return f"{PENDING}/{vm_id}/{backup_id}"
+
+
+def pending_of(vm_id: str) -> str:
+    return f"{PENDING}/{vm_id}"

@@ -20,7 +20,7 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.index import Index
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
-from pitr.repository.cached_catalog import open_catalog
+from pitr.repository.cached_catalog import Comparison, compare, open_catalog, rebuild
 from pitr.repository.stream_sink import NewStream, StreamSink
 from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile
 
@@ -115,11 +115,16 @@ class Repository:
     def catalog_path(self) -> Path:
         return self.path / "catalog.db"
 
-    def forget_catalog(self) -> None:
-        """Close the catalog, so that the next use opens the file as it then is."""
+    def check_catalog(self) -> Comparison:
+        """Compare the catalog file, as it is, with the records."""
+        return compare(self.catalog_path, self.store, self.read_record)
+
+    def rebuild_catalog(self) -> Comparison:
+        """Make the catalog file again from the records; tell what was different."""
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
+        return rebuild(self.catalog_path, self.store, self.read_record)
 
     # Writing
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pitr catalog rebuild|check|query`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pitr.cli.options import Common, with_common
+from pitr.errors import DamageError
+
+if TYPE_CHECKING:
+    from pitr.repository.cached_catalog import Comparison
+
+app = typer.Typer(
+    help="Look into the catalog, a SQLite database of all points, and make it again from the records.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("rebuild")
+@with_common()
+def rebuild(common: Common) -> None:
+    """Make the catalog again from the commit records, and tell what was different.
+
+    The catalog remembers records that are gone; a rebuild forgets them: run 'pitr verify' first.
+    """
+    with common.repository() as repository:
+        comparison = repository.rebuild_catalog()
+    # What was different is mended now; only damaged records remain a reason to fail.
+    _show(common, comparison, ok=not comparison.damaged)
+
+
+@app.command("check")
+@with_common()
+def check(common: Common) -> None:
+    """Compare the catalog with the commit records; exit code 3 when they differ."""
+    with common.repository() as repository:
+        comparison = repository.check_catalog()
+    _show(common, comparison, ok=not comparison.differences)
+
+
+@app.command("query")
+@with_common()
+def query(
+    common: Common,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="A query; nothing can be changed with it.")],
+) -> None:
+    """Query the catalog with SQL. The tables point, stream and left_out are described in docs/format.md.
+
+    Example: pitr catalog query "SELECT vm_name, count(*) AS points FROM point GROUP BY vm_name"
+    """
+    with common.repository() as repository:
+        columns, rows = repository.catalog.query(sql)
+    if common.out.json:
+        common.out.document({"rows": [dict(zip(columns, row, strict=True)) for row in rows]})
+    else:
+        from pitr.cli import tables
+
+        shown = (["" if cell is None else str(cell) for cell in row] for row in rows)
+        common.out.show(tables.table(columns, shown))
+
+
+def _show(common: Common, comparison: Comparison, *, ok: bool) -> None:
+    if common.out.json:
+        common.out.document(
+            {
+                "ok": ok,
+                "points": comparison.points,
+                "streams": comparison.streams,
+                "differences": list(comparison.differences),
+            }
+        )
+    else:
+        common.out.show(f"The records hold {comparison.points} points with {comparison.streams} streams.")
+        common.out.show(*comparison.differences or ("The catalog and the records agree.",))
+    if not ok:
+        raise typer.Exit(DamageError.exit_code)

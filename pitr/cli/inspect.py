@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pitr list`, `pitr show` and `pitr extents`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pitr.cli.options import Common, with_common
+from pitr.errors import UsageError
+
+if TYPE_CHECKING:
+    from pitr.jobs.resolved import Range
+
+
+@with_common()
+def list_points(
+    common: Common,
+    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help="Name or id; left out: all VMs.")] = None,
+) -> None:
+    """List the points in time that can be restored, newest first.
+
+    Example: pitr list web1
+    """
+    from pitr.jobs import choosing
+
+    with common.repository() as repository:
+        chosen = choosing.vm_named(repository.catalog, vm) if vm is not None else None
+        points = repository.catalog.points(chosen.id if chosen else None)
+    if common.out.json:
+        from pitr.cli import documents
+
+        common.out.document({"points": [documents.point(backup) for backup in points]})
+    else:
+        from pitr.cli import tables
+
+        common.out.show(tables.points(points))
+
+
+@with_common()
+def show(
+    common: Common,
+    point: Annotated[str, typer.Argument(metavar="POINT", help="A backup id, or the beginning of one.")],
+) -> None:
+    """Show one point: its disks, times, checkpoint and the chain that it stands on.
+
+    Example: pitr show 1c2d3e4f
+    """
+    from pitr.jobs import choosing
+
+    with common.repository() as repository:
+        backup = choosing.point_named(repository.catalog, point).backup
+        chain = choosing.ancestry(repository.catalog, backup)
+    if common.out.json:
+        from pitr.cli import documents
+
+        common.out.document(
+            {"point": documents.point(backup), "chain": [documents.point(link) for link in chain]}
+        )
+    else:
+        from pitr.cli import tables
+
+        common.out.show(tables.one_point(backup, chain))
+
+
+@with_common()
+def extents(
+    common: Common,
+    point: Annotated[str, typer.Argument(metavar="POINT", help="A backup id, or the beginning of one.")],
+    disk: Annotated[
+        str | None,
+        typer.Option("--disk", metavar="DISK", help="Name or id; left out: the only disk of the point."),
+    ] = None,
+) -> None:
+    """Show the resolved map of a disk at a point: which backup each range comes from.
+
+    Example: pitr extents 1c2d3e4f --disk system
+    """
+    from pitr.jobs import choosing
+    from pitr.jobs.resolved import ranges
+
+    with common.repository() as repository:
+        backup = choosing.point_named(repository.catalog, point).backup
+        streams = choosing.streams_of(backup, [disk] if disk is not None else [])
+        if len(streams) != 1:
+            names = ", ".join(f"{stream.name} ({stream.disk_id})" for stream in streams)
+            raise UsageError("the point holds several disks", f"Choose one with --disk: {names}.")
+        found = ranges(repository, backup, streams[0])
+    if common.out.json:
+        document = {
+            "disk_id": streams[0].disk_id,
+            "size": streams[0].size,
+            "extents": [_document(one) for one in found],
+        }
+        common.out.document(document)
+        return
+    from pitr.cli import tables
+    from pitr.units import human_size
+
+    common.out.show(
+        tables.table(
+            ("Start", "Length", "", "State", "From backup"),
+            (
+                (
+                    str(one.start),
+                    str(one.length),
+                    human_size(one.length),
+                    "zero" if one.zero else "data",
+                    one.backup_id or "never written",
+                )
+                for one in found
+            ),
+            right=("Start", "Length", ""),
+        )
+    )
+
+
+def _document(one: Range) -> dict[str, object]:
+    return {"start": one.start, "length": one.length, "zero": one.zero, "backup_id": one.backup_id}

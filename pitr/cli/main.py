@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The program `pitr`: runs a command, and turns whatever happens into one clear line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from pitr.cli.output import Output
+from pitr.errors import Interrupted, PitrError, UsageError
+
+#: The base of the command line library's own errors; it has no public name in all its versions.
+_LibraryError: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the exit code (docs/cli.md)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    output = Output(json=wants_json(given))
+    for signum in _SIGNALS:
+        signal.signal(signum, _interrupt)
+    _allow_many_files()
+    try:
+        return _run(given)
+    except _LibraryError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error)  # noqa: T201 - the help text itself
+            return UsageError.exit_code
+        usage = UsageError(str(getattr(error, "message", error)), _help_hint(error))
+        return output.failure(usage)
+    except PitrError as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        return output.failure(error)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`pitr list | head`); nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # noqa: BLE001 - the last resort: a defect of pitr's, said as one
+        if "--debug" in given:
+            traceback.print_exc()
+        return output.failure(_defect(error))
+
+
+def _run(arguments: list[str]) -> int:
+    from pitr.cli.app import app
+
+    result = app(arguments, prog_name="pitr", standalone_mode=False)
+    sys.stdout.flush()
+    return result if isinstance(result, int) else 0
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Whether JSON is asked for, also where the rest of the command line makes no sense."""
+    for at, argument in enumerate(arguments):
+        if argument in ("--output", "-o") and arguments[at + 1 : at + 2] == ["json"]:
+            return True
+        if argument in ("--output=json", "-ojson"):
+            return True
+    return False
+
+
+def _help_hint(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f"See '{context.command_path} --help'." if context is not None else "See 'pitr --help'."
+
+
+def _defect(error: Exception) -> PitrError:
+    return PitrError(
+        f"a defect in pitr: {type(error).__name__}: {error}",
+        "Run it again with --debug and report what it prints.",
+    )
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(signum)
+
+
+def _allow_many_files() -> None:
+    """A long chain has a blob for each stream."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options that commands share. They may stand before or after the command's name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pitr.cli.output import Output
+from pitr.errors import UsageError
+
+if TYPE_CHECKING:
+    from pitr.engine import Engine
+    from pitr.repository import Repository
+
+_REPOSITORY = "Repository"
+_ENGINE = "Engine"
+_GENERAL = "General"
+
+RepoOption = Annotated[
+    Path | None,
+    typer.Option("--repo", metavar="FOLDER", envvar="PITR_REPO", help="The repository."),
+]
+OutputOption = Annotated[
+    str | None, typer.Option("--output", "-o", metavar="text|json", help="How to print the result (text).")
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="On a failure print a traceback too, and log what is done.")
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config", "-c", metavar="SECTION", help="Section of ovirt-img.conf with the engine's settings."
+    ),
+]
+EngineUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine-url", metavar="URL", help="The engine, https://engine.example.com [env: PITR_ENGINE_URL]."
+    ),
+]
+UsernameOption = Annotated[
+    str | None, typer.Option("--username", help="User of the engine, admin@internal [env: PITR_USERNAME].")
+]
+PasswordFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--password-file", metavar="FILE", help="File with the user's password [env: PITR_PASSWORD_FILE]."
+    ),
+]
+CafileOption = Annotated[
+    Path | None,
+    typer.Option("--cafile", metavar="FILE", help="The engine's CA certificate [env: PITR_CAFILE]."),
+]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Do not check the engine's certificate (not recommended).")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What the shared options say."""
+
+    repo: Path | None = None
+    output: str | None = None
+    debug: bool = False
+    config: str | None = None
+    engine_url: str | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    cafile: Path | None = None
+    insecure: bool = False
+
+    def over(self, other: Common) -> Common:
+        """These options, and those of `other` where these say nothing."""
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(other, **{name: value for name, value in given.items() if value})
+
+    @property
+    def out(self) -> Output:
+        if self.output not in (None, "text", "json"):
+            raise UsageError(f"--output is text or json, not {self.output!r}")
+        return Output(json=self.output == "json")
+
+    def repository_path(self) -> Path:
+        if self.repo is None:
+            raise UsageError("no repository is named", "Name it with --repo FOLDER or in PITR_REPO.")
+        return self.repo
+
+    @contextmanager
+    def repository(self) -> Iterator[Repository]:
+        from pitr.repository import Repository
+
+        with Repository.open(self.repository_path()) as repository:
+            yield repository
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        import getpass
+        import sys
+
+        from pitr.engine import Engine, load_config
+
+        config = load_config(
+            section=self.config,
+            engine_url=self.engine_url,
+            username=self.username,
+            password_file=self.password_file,
+            cafile=self.cafile,
+            insecure=self.insecure,
+            prompt=getpass.getpass if sys.stdin.isatty() else None,
+        )
+        with Engine(config) as engine:
+            yield engine
+
+
+_GENERAL_OPTIONS = {"repo": RepoOption, "output": OutputOption, "debug": DebugOption}
+_ENGINE_OPTIONS = {
+    "config": ConfigOption,
+    "engine_url": EngineUrlOption,
+    "username": UsernameOption,
+    "password_file": PasswordFileOption,
+    "cafile": CafileOption,
+    "insecure": InsecureOption,
+}
+
+
+def with_common(*, engine: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the shared options; the function gets them as its first argument, a Common."""
+    options: dict[str, Any] = {**(_ENGINE_OPTIONS if engine else {}), **_GENERAL_OPTIONS}
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        shared = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=False if name in ("debug", "insecure") else None,
+                annotation=annotation,
+            )
+            for name, annotation in options.items()
+        ]
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
+
+        @wraps(function)
+        def command(**values: Any) -> Any:
+            given = Common(**{name: values.pop(name) for name in options})
+            common = given.over(before_the_command)
+            _start_logging(common)
+            return function(common, **values)
+
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate
+
+
+before_the_command = Common()
+
+
+def remember(common: Common) -> None:
+    """Keep the options that stand before the command's name."""
+    global before_the_command  # noqa: PLW0603 - one command line in a process
+    before_the_command = common
+
+
+def _start_logging(common: Common) -> None:
+    import logging
+
+    logging.basicConfig(
+        level=logging.DEBUG if common.debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    # These print headers and addresses, and with them tokens and tickets.
+    for name in ("urllib3", "ovirt_imageio", "backends", "backends.http"):
+        logging.getLogger(name).setLevel(logging.WARNING)

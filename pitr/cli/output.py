@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is printed: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pitr.errors import PitrError
+from pitr.units import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+#: Where there is no terminal, tables are as wide as they are useful.
+_WIDTH_WITHOUT_TERMINAL = 140
+
+
+class Output:
+    """Prints as text or JSON. In JSON there is exactly one document on standard output."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+
+    def document(self, document: dict[str, Any]) -> None:
+        import orjson
+
+        sys.stdout.buffer.write(
+            orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        )
+        sys.stdout.flush()
+
+    def show(self, *renderables: RenderableType) -> None:
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
+        console = Console(width=width, highlight=False, soft_wrap=False)
+        for renderable in renderables:
+            console.print(renderable, markup=False)
+
+    def notify(self, message: str) -> None:
+        """One line that a person should see while the work goes on."""
+        print(f"pitr: {one_line(message)}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def failure(self, error: PitrError) -> int:
+        """Say what failed; return its exit code."""
+        self.notify(f"{error.message}{'' if error.message.endswith('.') else '.'} {error.advice}".strip())
+        for note in getattr(error, "__notes__", ()):
+            self.notify(note)
+        if self.json:
+            self.document(error_document(error))
+        return error.exit_code
+
+
+def error_document(error: PitrError) -> dict[str, Any]:
+    return {"error": {"type": type(error).__name__, "message": error.message, "advice": error.advice}}
+
+
+def one_line(message: str) -> str:
+    return printable(" ".join(message.split()))

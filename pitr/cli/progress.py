@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Progress of long work, on standard error: a bar on a terminal, a line of JSON now and then with `--output json`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pitr.cli.output import Output
+from pitr.transfer.copy import Progress
+
+_JSON_PAUSE_S = 1.0
+
+
+@contextmanager
+def showing(output: Output, what: str) -> Iterator[Progress | None]:
+    """Show progress of `what` while the block runs; the block calls what it gets with (bytes done, in all)."""
+    if output.json:
+        yield _json_progress(what)
+    elif sys.stderr.isatty():
+        with _bar(what) as progress:
+            yield progress
+    else:
+        yield None
+
+
+def _json_progress(what: str) -> Progress:
+    import orjson
+
+    started = time.monotonic()
+    last = started - _JSON_PAUSE_S
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _JSON_PAUSE_S and done < total:
+            return
+        last = now
+        line = {
+            "progress": {"what": what, "done": done, "total": total, "elapsed_s": round(now - started, 3)}
+        }
+        sys.stderr.buffer.write(orjson.dumps(line) + b"\n")
+        sys.stderr.flush()
+
+    return progress
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import (
+        Progress as Bar,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield progress

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tables and trees for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from pitr import times
+from pitr.model import Backup, Kind, Stream
+from pitr.units import human_size, printable
+
+if TYPE_CHECKING:
+    from pitr.damage import Damage
+    from pitr.jobs.restore import Restored
+
+_SHORT_ID = 8
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> Table:
+    """A plain table; the columns named in `right` are numbers."""
+    right = set(right)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    return made
+
+
+def points(backups: Sequence[Backup]) -> RenderableType:
+    if not backups:
+        return Text("The repository holds no points.")
+    return table(
+        ("Point", "VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full"),
+        (
+            (
+                times.for_people(backup.point),
+                backup.vm.name,
+                backup.kind.value,
+                str(len(backup.streams)),
+                human_size(sum(stream.data_bytes + stream.zero_bytes for stream in backup.streams)),
+                human_size(backup.stored_bytes),
+                times.duration(backup.duration_ms / 1000),
+                backup.backup_id[:_SHORT_ID],
+                why_full(backup),
+            )
+            for backup in backups
+        ),
+        right=("Disks", "Changed", "Stored", "Took"),
+    )
+
+
+def why_full(backup: Backup) -> str:
+    """Why a backup, or disks of it, are full."""
+    if backup.kind is not Kind.INCREMENTAL:
+        return backup.reason or ""
+    full = [stream for stream in backup.streams if stream.kind is Kind.FULL]
+    return "; ".join(f"{stream.name}: {stream.reason or 'full'}" for stream in full)
+
+
+def disks(streams: Sequence[Stream]) -> RenderableType:
+    return table(
+        ("Disk", "Kind", "Size", "Data", "Zero", "Stored", "Extents", "Format", "Id"),
+        (
+            (
+                stream.name,
+                stream.kind.value,
+                human_size(stream.size),
+                human_size(stream.data_bytes),
+                human_size(stream.zero_bytes),
+                human_size(stream.stored_bytes),
+                str(stream.extents),
+                "qcow2" if stream.settings.format == "cow" else stream.settings.format,
+                stream.disk_id,
+            )
+            for stream in streams
+        ),
+        right=("Size", "Data", "Zero", "Stored", "Extents"),
+    )
+
+
+def one_point(backup: Backup, chain: Sequence[Backup]) -> RenderableType:
+    """All about one point; `chain` goes from the full to the point."""
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    for name, value in (
+        ("Point", f"{times.for_people(backup.point)}  ({times.to_text(backup.point)})"),
+        ("State of", f"{times.for_people(backup.lo)} to {times.for_people(backup.point)}"),
+        ("VM", f"{backup.vm.name} ({backup.vm.id})"),
+        ("Backup", backup.backup_id),
+        ("Kind", backup.kind.value + (f": {why_full(backup)}" if why_full(backup) else "")),
+        ("Mode", f"{backup.mode.value}, consistency {backup.consistency}"),
+        ("Checkpoint", backup.checkpoint_id or "none"),
+        ("Stored", f"{human_size(backup.stored_bytes)} in {times.duration(backup.duration_ms / 1000)}"),
+    ):
+        facts.add_row(name, Text(printable(value)))
+    parts: list[RenderableType] = [facts, disks(backup.streams)]
+    parts += [
+        Text(f"Left out: {printable(disk.name)} ({disk.disk_id}): {printable(disk.reason)}")
+        for disk in backup.left_out
+    ]
+    parts += [Text("Chain", style="bold"), chain_tree(chain)]
+    return Group(*parts)
+
+
+def chain_tree(chain: Sequence[Backup]) -> RenderableType:
+    root: Tree | None = None
+    node: Tree | None = None
+    for backup in chain:
+        label = Text(
+            f"{times.for_people(backup.point)}  {backup.kind.value}  {human_size(backup.stored_bytes)} stored  "
+            f"{backup.backup_id}"
+        )
+        if node is None:
+            root = node = Tree(label)
+        else:
+            node = node.add(label)
+    return root or Text("none")
+
+
+def restored(results: Sequence[Restored], *, planned: bool) -> RenderableType:
+    return table(
+        (
+            "Disk",
+            "New disk or file",
+            "Size",
+            "To write" if planned else "Written",
+            "Zeroed",
+            "Skipped",
+            "Read",
+            "Took",
+        ),
+        (
+            (
+                result.name,
+                result.target or "a new disk",
+                human_size(result.size),
+                human_size(result.bytes_written),
+                human_size(result.bytes_zeroed),
+                human_size(result.bytes_skipped),
+                human_size(result.bytes_read),
+                "" if planned else times.duration(result.duration_s),
+            )
+            for result in results
+        ),
+        right=("Size", "To write", "Written", "Zeroed", "Skipped", "Read", "Took"),
+    )
+
+
+def damage(found: Sequence[Damage]) -> RenderableType:
+    return table(
+        ("Damage", "What", "Points lost"),
+        ((one.kind, one.message, ", ".join(point[:_SHORT_ID] for point in one.points_lost)) for one in found),
+    )

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pitr verify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pitr import times
+from pitr.cli.options import Common, with_common
+from pitr.errors import DamageError, UsageError
+from pitr.units import human_size
+
+if TYPE_CHECKING:
+    from pitr.jobs.verify import Scope
+    from pitr.repository import Repository
+
+
+@with_common()
+def verify(
+    common: Common,
+    vm: Annotated[
+        str | None, typer.Argument(metavar="[VM]", help="Name or id; left out: everything in the repository.")
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="Only the newest point at or before TIME, with its chain."),
+    ] = None,
+    point: Annotated[
+        str | None, typer.Option("--point", metavar="ID", help="Only this point, with its chain.")
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Records, names, sizes, indexes and links: finds what is missing or swapped."
+        ),
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every byte of every blob (the default).")] = False,
+    sample: Annotated[
+        float | None,
+        typer.Option(
+            "--sample",
+            min=0.0,
+            max=100.0,
+            metavar="PERCENT",
+            help="Read only that much of the data, drawn anew.",
+        ),
+    ] = None,
+    max_workers: Annotated[int, typer.Option("--max-workers", min=1, max=64, help="Threads.")] = 4,
+) -> None:
+    """Compare what is stored with what was written. What is missing is damage; exit code 3 when there is any.
+
+    Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00
+    """
+    from pitr.cli import documents, tables
+    from pitr.cli.progress import showing
+    from pitr.jobs import verify as job
+
+    if sum((quick, full, sample is not None)) > 1:
+        raise UsageError("--quick, --full and --sample exclude each other")
+    with common.repository() as repository:
+        scope = _scope(repository, vm, at, point)
+        with showing(common.out, "verify") as progress:
+            result = job.verify(
+                repository,
+                scope,
+                "quick" if quick else "full",
+                sample_percent=sample,
+                workers=max_workers,
+                progress=progress,
+            )
+    if common.out.json:
+        common.out.document(documents.verified(result))
+    else:
+        checked = f"{result.points} points, {result.streams} streams"
+        if result.frames:
+            checked += f", {result.frames} frames, {human_size(result.bytes)} read"
+        if result.ok:
+            common.out.show(f"All is well ({result.level}): {checked}.")
+        else:
+            lost = {point for found in result.damage for point in found.points_lost}
+            common.out.show(
+                f"DAMAGE FOUND ({result.level}): {len(result.damage)} findings, {len(lost)} points lost; {checked}.",
+                tables.damage(result.damage),
+            )
+    if not result.ok:
+        raise typer.Exit(DamageError.exit_code)
+
+
+def _scope(repository: Repository, vm: str | None, at: str | None, point: str | None) -> Scope:
+    from pitr.jobs import choosing
+    from pitr.jobs.verify import Scope
+
+    catalog = repository.catalog
+    if at is not None and point is not None:
+        raise UsageError("--at and --point exclude each other")
+    chosen = choosing.vm_named(catalog, vm) if vm is not None else None
+    if point is not None:
+        return Scope(backup=choosing.point_named(catalog, point, chosen).backup)
+    if at is not None:
+        at_vm = chosen or choosing.only_vm(catalog)
+        return Scope(backup=choosing.point_at(catalog, at_vm, times.parse_at(at)).backup)
+    return Scope(vm_id=chosen.id if chosen else None)
