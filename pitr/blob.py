@@ -71,7 +71,7 @@ class Decompressor:
         try:
             if zstandard.get_frame_parameters(frames).content_size > limit:
                 raise FormatError("the first frame is larger than header text is")
-            return self._zstd.decompressobj().decompress(frames)
+            return self._zstd.decompress(frames)
         except zstandard.ZstdError as error:
             raise FormatError(f"the first frame cannot be decompressed: {error}") from None
 
@@ -80,11 +80,14 @@ class Decompressor:
         text = b""
         while frames:
             try:
-                machine = self._zstd.decompressobj()
                 claimed = zstandard.get_frame_parameters(frames).content_size
                 if claimed > limit - len(text):
                     raise FormatError(f"header text claims {claimed} bytes")
-                text += machine.decompress(frames)
+                # A frame can hold far more than it claims. In one go, that is an error; piece by piece, as is
+                # needed to find the end of the frame, zstd would notice it after giving it all out.
+                text += self._zstd.decompress(frames)
+                machine = self._zstd.decompressobj()
+                machine.decompress(frames)
             except zstandard.ZstdError as error:
                 raise FormatError(f"header text cannot be decompressed: {error}") from None
             if not machine.eof:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pitr import schema, sqlite
-from pitr.errors import FormatError
+from pitr.errors import FormatError, RepositoryError
 from pitr.extents import MAX_SIZE, ExtentMap, Int64Array
 
 _APPLICATION_ID = 0x70697478
@@ -47,37 +47,48 @@ class StreamRow:
 
 
 class IndexWriter:
-    """Writes a new index file. Rows come in the order of the disk."""
+    """Writes a new index file. Rows come in the order of the disk. Raises RepositoryError, as for a full disk."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite.connect(path, create=True)
-        # The file is new, is not read before it is finished, and is synced as a whole by the store.
-        self._connection.execute("PRAGMA journal_mode = OFF")
-        self._connection.execute("PRAGMA synchronous = OFF")
-        self._connection.executescript(schema.read("index.sql"))
-        self._connection.execute("BEGIN")
+        self._path = path
+        with self._writing():
+            self._connection = sqlite.connect(path, create=True)
+            # The file is new, is not read before it is finished, and is synced as a whole by the store.
+            self._connection.execute("PRAGMA journal_mode = OFF")
+            self._connection.execute("PRAGMA synchronous = OFF")
+            self._connection.executescript(schema.read("index.sql"))
+            self._connection.execute("BEGIN")
         self.rows = 0
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RepositoryError(f"cannot write the extent index {self._path.name}: {error}") from error
+
     def add(self, rows: list[Row]) -> None:
-        self._connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", rows)
+        with self._writing():
+            self._connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", rows)
         self.rows += len(rows)
 
     def finish(self, stream: StreamRow) -> None:
-        self._connection.execute(
-            "INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                stream.stream_id,
-                stream.backup_id,
-                stream.disk_id,
-                stream.kind,
-                stream.size,
-                stream.parent_stream_id,
-                stream.frame_size,
-                stream.blob_size,
-                stream.blob_digest,
-            ),
-        )
-        self._connection.execute("COMMIT")
+        with self._writing():
+            self._connection.execute(
+                "INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    stream.stream_id,
+                    stream.backup_id,
+                    stream.disk_id,
+                    stream.kind,
+                    stream.size,
+                    stream.parent_stream_id,
+                    stream.frame_size,
+                    stream.blob_size,
+                    stream.blob_digest,
+                ),
+            )
+            self._connection.execute("COMMIT")
         self.close()
 
     def close(self) -> None:

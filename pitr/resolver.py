@@ -75,7 +75,7 @@ def resolve(layers: Sequence[Layer]) -> PointMap:
     for layer, base in zip(layers, bases[:-1], strict=True):
         limit = min(limit, layer.size)
         pieces.append(_clipped(layer.extents, int(base), limit))
-    combined = _filled(_combine(pieces), size)
+    combined = _filled(_combine([piece for piece in pieces if len(piece.start)] or pieces[:1]), size)
 
     row = combined.row
     written = row >= 0
@@ -97,7 +97,7 @@ def _clipped(extents: ExtentMap, base: int, limit: int) -> _Pieces:
 
 
 def _combine(pieces: Sequence[_Pieces]) -> _Pieces:
-    """Lay each of `pieces` over all that follow it."""
+    """Lay each of `pieces`, none of them empty beside others, over all that follow it."""
     if len(pieces) == 1:
         return pieces[0]
     weights = np.cumsum([len(piece.start) for piece in pieces])

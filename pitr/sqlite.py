@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
@@ -14,7 +15,7 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     """Open a database for writing. The caller closes it. Transactions are begun by hand."""
     mode = "rwc" if create else "rw"
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}",
+        f"file:{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,
@@ -28,7 +29,7 @@ def connect_read_only(path: Path, *, immutable: bool = False) -> sqlite3.Connect
     """Open a database for reading. `immutable`: nobody writes to it any more, no lock is taken."""
     options = "mode=ro&immutable=1" if immutable else "mode=ro"
     connection = sqlite3.connect(
-        f"file:{quote(str(path))}?{options}",
+        f"file:{quote(os.fsencode(path))}?{options}",
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,

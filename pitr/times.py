@@ -34,12 +34,19 @@ def from_text(text: str) -> datetime:
         raise FormatError(f"not a time: {text!r}") from error
     if time.tzinfo is None:
         raise FormatError(f"a time without a zone: {text!r}")
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise FormatError(f"a time out of range: {text!r}") from error
 
 
 def for_people(time: datetime, zone: tzinfo | None = None) -> str:
     """Local time with its zone, to the second: 2020-06-30 22:00:00 CEST."""
-    local = time.astimezone(zone)
+    try:
+        local = time.astimezone(zone)
+    except (OverflowError, OSError, ValueError):
+        # The first and the last hours that there are have no local time everywhere.
+        local = time.astimezone(UTC)
     return f"{local:%Y-%m-%d %H:%M:%S} {_zone_name(local)}"
 
 

@@ -8,21 +8,22 @@ import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from blake3 import blake3
 
 from pitr import times
-from pitr.blob import DEFAULT_LEVEL, FRAME_SIZE
 from pitr.catalog import Catalog
 from pitr.damage import Damage, How, StoredDamage, What, of_stream
 from pitr.errors import FormatError, RepositoryError
-from pitr.index import Index
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
 from pitr.repository.cached_catalog import Comparison, compare, open_catalog, rebuild
-from pitr.repository.stream_sink import NewStream, StreamSink
 from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile
+
+if TYPE_CHECKING:
+    from pitr.index import Index
+    from pitr.repository.stream_sink import NewStream, StreamSink
 
 FORMAT = 1
 #: What a repository may ask of a reader beyond the format; this pitr knows none.
@@ -138,10 +139,12 @@ class Repository:
         size: int,
         meta: Mapping[str, Any],
         *,
-        level: int = DEFAULT_LEVEL,
-        frame_size: int = FRAME_SIZE,
+        level: int,
     ) -> StreamSink:
-        return StreamSink(self.store, new, size, meta, level=level, frame_size=frame_size)
+        """Begin a stream of a disk of `size` bytes; see StreamSink."""
+        from pitr.repository.stream_sink import StreamSink  # noqa: PLC0415 - a list of points needs no arrays
+
+        return StreamSink(self.store, new, size, meta, level=level)
 
     def drop_stream(self, disk_id: str, stream_id: str) -> None:
         """Remove a stream that no record names."""
@@ -247,6 +250,8 @@ class Repository:
 
     def open_index(self, backup: Backup, stream: Stream) -> Index:
         """Open an extent index after comparing its bytes with the record's digest. Raises StoredDamage."""
+        from pitr.index import Index  # noqa: PLC0415 - a list of points needs no arrays
+
         name = names.index(stream.disk_id, stream.stream_id)
         with self._open(backup, stream, "index", name) as file:
             _compare_size(backup, stream, "index", file.size, stream.index.size)

@@ -34,9 +34,14 @@ class ObjectExists(RepositoryError):
         self.name = name
 
 
+def is_name(name: str) -> bool:
+    """Whether `name` can name an object."""
+    return len(name) <= _MAX_NAME and _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> str:
     """Return `name` if it can name an object. Raises RepositoryError: names may come from outside."""
-    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
+    if not is_name(name):
         raise RepositoryError(f"not a name for an object: {name[:100]!r}")
     return name
 
@@ -93,7 +98,7 @@ class Store(Protocol):
         """Size in bytes. Raises ObjectMissing."""
 
     def list(self, prefix: str) -> Iterator[str]:
-        """The names of all objects in the folder `prefix` and below, in any order."""
+        """The names of all objects in the folder `prefix` and below, in any order; what else lies there is skipped."""
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""

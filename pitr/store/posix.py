@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from pitr.errors import RepositoryError
-from pitr.store.base import ObjectExists, ObjectMissing, check_name
+from pitr.store.base import ObjectExists, ObjectMissing, check_name, is_name
 from pitr.store.scratch import Scratch
 
 _FOLDER_MODE = 0o700
@@ -69,7 +69,9 @@ class PosixStore:
         with _io_errors(f"cannot read {name}"):
             try:
                 # A repository holds no symbolic links: one would lead reads out of it.
-                handle = os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                # Nor does it hold pipes: without O_NONBLOCK, opening one would wait for its writer.
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+                handle = os.open(self._path(name), flags)
             except (FileNotFoundError, NotADirectoryError):
                 raise ObjectMissing(name) from None
             return _OpenFile(name, handle)
@@ -105,6 +107,9 @@ class PosixStore:
         with entries:
             for entry in entries:
                 name = f"{folder}/{entry.name}"
+                # What can be no object's name is no object: an editor's or NFS's hidden file, a copy "x (1)".
+                if not is_name(name):
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     yield from self._walk(name)
                 else:
@@ -138,6 +143,7 @@ class PosixStore:
         self.make_folders(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir(mode=_FOLDER_MODE)
+            folder.chmod(_FOLDER_MODE)  # a strict umask may have taken the owner's own rights away
             sync_folder(folder.parent)
 
 
@@ -148,6 +154,7 @@ class _NewFile:
         self._target = target
         self._scratch = scratch
         self._handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        os.fchmod(self._handle, _FILE_MODE)
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)

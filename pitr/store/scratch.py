@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -24,12 +25,15 @@ class Scratch:
         self._parent = parent
         self._folder: Path | None = None
         self._lock = -1
+        self._claiming = threading.Lock()
 
     def file(self) -> Path:
         """A new path for a file that the caller creates."""
-        if self._folder is None:
-            self._folder = self._claim()
-        return self._folder / uuid.uuid4().hex
+        # The disks of a backup are begun by several threads at once.
+        with self._claiming:
+            if self._folder is None:
+                self._folder = self._claim()
+            return self._folder / uuid.uuid4().hex
 
     def close(self) -> None:
         if self._folder is not None:
@@ -38,11 +42,12 @@ class Scratch:
             self._folder = None
 
     def _claim(self) -> Path:
-        self._parent.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            self._make(self._parent)
         self._sweep()
         while True:
             folder = self._parent / uuid.uuid4().hex
-            folder.mkdir(mode=0o700)
+            self._make(folder)
             try:
                 handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
@@ -53,6 +58,11 @@ class Scratch:
                 self._lock = handle
                 return folder
             os.close(handle)
+
+    @staticmethod
+    def _make(folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        folder.chmod(0o700)  # a strict umask may have taken the owner's own rights away
 
     def _sweep(self) -> None:
         for folder in list(self._parent.iterdir()):
