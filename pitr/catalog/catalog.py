@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -167,13 +168,18 @@ class Catalog:
 
     def newest_until(self, vm_id: str, time: datetime) -> Backup | None:
         """The newest backup of the VM with `point <= time`."""
-        where = "WHERE vm_id = ? AND point <= ?"
-        return next(iter(self._backups(where, [vm_id, times.to_sortable(time)], limit=1)), None)
+        return self._nearest(vm_id, "max(point)", "point <= ?", time, 0)
 
     def first_after(self, vm_id: str, time: datetime) -> Backup | None:
-        where = "WHERE vm_id = ? AND point > ?"
-        found = self._backups(where, [vm_id, times.to_sortable(time)], limit=1, order="ASC")
-        return next(iter(found), None)
+        """The oldest backup of the VM with `point > time`."""
+        return self._nearest(vm_id, "min(point)", "point > ?", time, -1)
+
+    def _nearest(self, vm_id: str, which: str, where: str, time: datetime, position: int) -> Backup | None:
+        nearest = f"SELECT {which} FROM point WHERE vm_id = ? AND {where}"  # noqa: S608
+        found = self._backups(
+            f"WHERE vm_id = ? AND point = ({nearest})", [vm_id, vm_id, times.to_sortable(time)]
+        )
+        return found[position] if found else None
 
     def descendants(self, backup_id: str) -> list[str]:
         """The ids of the backups that stand on this one, its own included, oldest first."""
@@ -254,6 +260,28 @@ class Catalog:
         with self._errors():
             found: list[sqlite3.Row] = self._connection.execute(query, values).fetchall()
             return found
+
+
+def _by_lineage(backups: list[Backup]) -> list[Backup]:
+    """Put backups of one and the same time, newest first, in the order of their lineage: clocks are coarse."""
+    ordered: list[Backup] = []
+    for _, group in groupby(backups, key=lambda backup: backup.point):
+        same_time = list(group)
+        if len(same_time) > 1:
+            parents = {backup.backup_id: backup.parent_id for backup in same_time}
+            same_time.sort(key=lambda backup: _generation(backup.backup_id, parents), reverse=True)
+        ordered += same_time
+    return ordered
+
+
+def _generation(backup_id: str, parents: Mapping[str, str | None]) -> int:
+    """How many of the backups in `parents` this one stands on."""
+    seen = {backup_id}
+    parent = parents.get(backup_id)
+    while parent is not None and parent in parents and parent not in seen:
+        seen.add(parent)
+        parent = parents[parent]
+    return len(seen) - 1
 
 
 class CatalogUnusable(RepositoryError):
