@@ -235,10 +235,9 @@ class Catalog:
             for table in _TABLES
         }
 
-    def _backups(
-        self, where: str, values: list[Any], *, limit: int = -1, order: str = "DESC"
-    ) -> list[Backup]:
-        chosen = f"SELECT * FROM point {where} ORDER BY point {order}, backup_id {order} LIMIT ?"  # noqa: S608
+    def _backups(self, where: str, values: list[Any], *, limit: int = -1) -> list[Backup]:
+        """The chosen backups, newest first."""
+        chosen = f"SELECT * FROM point {where} ORDER BY point DESC, backup_id DESC LIMIT ?"  # noqa: S608
         points = self._all(chosen, [*values, limit])
         if not points:
             return []
@@ -251,10 +250,12 @@ class Catalog:
             query = f"SELECT * FROM {table} WHERE backup_id IN ({subset}) ORDER BY {order_by}"  # noqa: S608
             for row in self._all(query, [*values, limit]):
                 found[row["backup_id"]].append(row)
-        return [
-            rows.backup_from(point, streams[point["backup_id"]], left_out[point["backup_id"]])
-            for point in points
-        ]
+        return _by_lineage(
+            [
+                rows.backup_from(point, streams[point["backup_id"]], left_out[point["backup_id"]])
+                for point in points
+            ]
+        )
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._errors():
