@@ -331,8 +331,9 @@ class _Run:
             checkpoint_id=started.checkpoint_id,
             from_checkpoint_id=started.from_checkpoint_id,
             mode=Mode(started.mode),
-            # No field of the engine's tells whether freezing the guest's file systems has worked.
-            consistency="required" if self.options.require_consistency else "unknown",
+            # No field of the engine's tells whether freezing the guest's file systems has worked; a live backup
+            # that requires it fails where it does not, a hybrid one pays no heed.
+            consistency="frozen" if self.options.require_consistency and started.mode == "live" else "unknown",
             streams=tuple(streams),
             left_out=tuple(left_out),
             duration_ms=round((time.monotonic() - started_at) * 1000),
