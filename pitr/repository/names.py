@@ -10,6 +10,8 @@ from pitr import times
 REPOSITORY = "repository.json"
 STREAMS = "streams"
 BACKUPS = "backups"
+#: No VM's lock has this name: an id does not begin with a dot.
+CATALOG_LOCK = "locks/.catalog"
 PENDING = "pending"
 
 
@@ -23,6 +25,10 @@ def index(disk_id: str, stream_id: str) -> str:
 
 def record(vm_id: str, point: datetime, backup_id: str) -> str:
     return f"{BACKUPS}/{vm_id}/{times.to_object_name(point)}-{backup_id}.json"
+
+
+def lock(vm_id: str) -> str:
+    return f"locks/{vm_id}.lock"
 
 
 def records_of(vm_id: str | None) -> str:

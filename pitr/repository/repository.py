@@ -19,7 +19,7 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
 from pitr.repository.cached_catalog import Comparison, compare, open_catalog, rebuild
-from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile
+from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile, check_name
 
 if TYPE_CHECKING:
     from pitr.index import Index
@@ -40,6 +40,8 @@ class Repository:
         self.store = store
         self.id = repository_id
         self._catalog: Catalog | None = None
+        # Streams that a record names, or may name: they are not to be dropped any more.
+        self._recorded: set[str] = set()
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -94,9 +96,7 @@ class Repository:
         return cls(path, store, document["id"])
 
     def close(self) -> None:
-        if self._catalog is not None:
-            self._catalog.close()
-            self._catalog = None
+        self._forget_catalog()
         self.store.close()
 
     def __enter__(self) -> Self:
@@ -122,16 +122,19 @@ class Repository:
 
     def rebuild_catalog(self) -> Comparison:
         """Make the catalog file again from the records; tell what was different."""
+        self._forget_catalog()
+        return rebuild(self.catalog_path, self.store, self.read_record)
+
+    def _forget_catalog(self) -> None:
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
-        return rebuild(self.catalog_path, self.store, self.read_record)
 
     # Writing
 
     def lock_vm(self, vm: VMName) -> AbstractContextManager[None]:
         """Hold the right to write backups of a VM. Raises BusyError at once when another process has it."""
-        return lock.hold(self.path / "locks" / f"{vm.id}.lock", f"the VM {vm.name}")
+        return lock.hold(self.path / check_name(names.lock(vm.id)), f"the VM {vm.name}")
 
     def new_stream(
         self,
@@ -147,17 +150,43 @@ class Repository:
         return StreamSink(self.store, new, size, meta, level=level)
 
     def drop_stream(self, disk_id: str, stream_id: str) -> None:
-        """Remove a stream that no record names."""
+        """Remove a stream, unless its record was written (or may have been: then it is left to `prune`)."""
+        if stream_id in self._recorded:
+            return
         self.store.delete(names.index(disk_id, stream_id))
         self.store.delete(names.blob(disk_id, stream_id))
 
     def commit(self, new: Record) -> None:
-        """Commit a backup whose streams are all stored: from now on it is a point."""
-        record.check(new.backup)
+        """Commit a backup whose streams are all stored: from now on it is a point.
+
+        Raises FormatError for a record that no reader would accept, and RepositoryError.
+        """
         stored = record.encode(new)
+        if len(stored) > canonical.MAX_SIZE or record.decode(stored) != new:
+            raise FormatError(f"the record of backup {new.backup.backup_id} would not be readable")
         name = names.record(new.backup.vm.id, new.backup.point, new.backup.backup_id)
-        self.store.create(name, stored)
-        self.catalog.add([(new.backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))])
+        streams = {stream.stream_id for stream in new.backup.streams}
+        # From here on a signal or an error can come when the record is there already.
+        self._recorded |= streams
+        try:
+            self.store.create(name, stored)
+        except BaseException:
+            if not self._may_be_stored(name, stored):
+                self._recorded -= streams
+            raise
+        try:
+            self.catalog.add([(new.backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))])
+        except RepositoryError:
+            # The record is the commit: a catalog that lacks it takes it up when it is opened again.
+            self._forget_catalog()
+
+    def _may_be_stored(self, name: str, stored: bytes) -> bool:
+        try:
+            return self.store.read(name, limit=canonical.MAX_SIZE) == stored
+        except ObjectMissing:
+            return False
+        except RepositoryError:
+            return True
 
     # Reading
 
@@ -167,6 +196,8 @@ class Repository:
             stored = self.store.read(name, limit=canonical.MAX_SIZE)
         except ObjectMissing:
             raise _record_damage(None, "missing", f"the record {name} is missing") from None
+        except RepositoryError as error:
+            raise _record_damage(None, "corrupt", error.message) from error
         try:
             found = record.decode(stored)
         except FormatError as error:
