@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -53,25 +53,29 @@ class Catalog:
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Self:
-        """Open the catalog file. Raises CatalogUnusable when it is none, or of another version."""
-        try:
-            connection = sqlite.connect_read_only(path) if read_only else sqlite.connect(path)
-        except sqlite3.Error as error:
-            raise CatalogUnusable(f"the catalog cannot be opened: {error}") from error
-        catalog = cls(connection)
-        try:
-            with catalog._errors():
+        """Open the catalog file.
+
+        Raises CatalogUnusable when there is none, when it is something else, and when it is of another version;
+        RepositoryError when it is there and cannot be reached (locked, an error of the disk).
+        """
+        with ExitStack() as stack:
+            try:
+                connection = sqlite.connect_read_only(path) if read_only else sqlite.connect(path)
+                stack.callback(connection.close)
                 found = [
-                    catalog._connection.execute(f"PRAGMA {what}").fetchone()[0]
+                    connection.execute(f"PRAGMA {what}").fetchone()[0]
                     for what in ("application_id", "user_version")
                 ]
-        except RepositoryError as error:
-            catalog.close()
-            raise CatalogUnusable(error.message) from error
-        if found != [APPLICATION_ID, VERSION]:
-            catalog.close()
-            raise CatalogUnusable("the catalog is of another version of pitr")
-        return catalog
+            except sqlite3.OperationalError as error:
+                if path.exists():
+                    _raise(error)
+                raise CatalogUnusable("there is no catalog") from error
+            except sqlite3.Error as error:
+                raise CatalogUnusable(f"this is no catalog: {error}") from error
+            if found != [APPLICATION_ID, VERSION]:
+                raise CatalogUnusable("the catalog is of another version of pitr")
+            stack.pop_all()
+        return cls(connection)
 
     def copy_in_memory(self) -> Catalog:
         """A copy that can be written to where the file cannot."""
@@ -104,23 +108,23 @@ class Catalog:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 for backup, name, record in entries:
-                    self._insert("point", [rows.point_row(backup, name, record)])
-                    self._insert("stream", rows.stream_rows(backup))
-                    self._insert("left_out", rows.left_out_rows(backup))
+                    # Two processes that both find a new record both add it.
+                    if self._insert("point", [rows.point_row(backup, name, record)]):
+                        self._insert("stream", rows.stream_rows(backup))
+                        self._insert("left_out", rows.left_out_rows(backup))
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
 
-    def _insert(self, table: str, documents: list[dict[str, Any]]) -> None:
-        if documents:
-            columns = list(documents[0])
-            marks = ", ".join(f":{column}" for column in columns)
-            # Two processes that both find a new record both add it.
-            self._connection.executemany(
-                f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608
-                documents,
-            )
+    def _insert(self, table: str, documents: list[dict[str, Any]]) -> int:
+        """Insert rows that are not there yet; return how many those were."""
+        if not documents:
+            return 0
+        columns = list(documents[0])
+        marks = ", ".join(f":{column}" for column in columns)
+        query = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+        return self._connection.executemany(query, documents).rowcount
 
     # Reading
 

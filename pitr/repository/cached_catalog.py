@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 from pitr.catalog import Catalog
 from pitr.catalog.catalog import CatalogUnusable
 from pitr.damage import StoredDamage
+from pitr.errors import RepositoryError
 from pitr.model import Backup, Record, StoredObject
-from pitr.repository import names
+from pitr.repository import lock, names
 from pitr.store import Store
 
 ReadRecord = Callable[[str], tuple[Record, StoredObject]]
@@ -28,39 +29,81 @@ def open_catalog(path: Path, store: Store, read_record: ReadRecord) -> Catalog:
     Nothing is taken away: a record that is gone stays known, so that its loss is noticed. Damaged records are
     left to `verify`. Where the file cannot be written, what is missing is added in memory.
     """
-    catalog = _open(path)
-    known = catalog.known()
-    missing = sorted(name for name in store.list(names.BACKUPS) if name not in known)
-    if not missing:
-        return catalog
-    entries, _ = _read(missing, read_record)
-    if not entries:
-        return catalog
-    if not _writable(path):
-        read_only, catalog = catalog, catalog.copy_in_memory()
-        read_only.close()
-    catalog.add(entries)
-    return catalog
-
-
-def _open(path: Path) -> Catalog:
+    catalog = _open(path, store)
     try:
-        return Catalog.open(path, read_only=not _writable(path))
-    except CatalogUnusable:
-        if not _writable(path):
+        known = catalog.known()
+        missing = sorted(name for name in store.list(names.BACKUPS) if name not in known)
+        entries = _read(missing, read_record)[0] if missing else []
+        return _completed(catalog, entries, _writable(path)) if entries else catalog
+    except BaseException:
+        catalog.close()
+        raise
+
+
+def _completed(catalog: Catalog, entries: Sequence[Entry], writable: bool) -> Catalog:
+    if writable:
+        # A disk that is full must not keep anybody from restoring: then it is as for a read-only repository.
+        with suppress(RepositoryError):
+            catalog.add(entries)
+            return catalog
+    in_memory = catalog.copy_in_memory()
+    catalog.close()
+    in_memory.add(entries)
+    return in_memory
+
+
+def _open(path: Path, store: Store) -> Catalog:
+    if not _writable(path):
+        try:
+            return Catalog.open(path, read_only=True)
+        except RepositoryError:
             return Catalog.create(None)
-        path.unlink(missing_ok=True)
-        return _create(path)
+    try:
+        return Catalog.open(path)
+    except CatalogUnusable:
+        return _made_anew(path, store)
 
 
-def _create(path: Path) -> Catalog:
-    handle = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
-    os.close(handle)
-    return Catalog.create(path)
+def _made_anew(path: Path, store: Store) -> Catalog:
+    """Put an empty catalog in the place of one that is none. Where that fails, one in memory has to do."""
+    try:
+        with _replacing(path):
+            try:
+                # Another process may have been quicker.
+                return Catalog.open(path)
+            except CatalogUnusable:
+                scratch = _scratch(store)
+                Catalog.create(scratch).close()
+                _replace(path, scratch)
+                return Catalog.open(path)
+    except (RepositoryError, OSError):
+        return Catalog.create(None)
+
+
+def _replacing(path: Path) -> AbstractContextManager[None]:
+    """Hold the right to put another file in the place of the catalog."""
+    return lock.wait_for(path.parent / names.CATALOG_LOCK, "the catalog")
+
+
+def _scratch(store: Store) -> Path:
+    scratch = store.scratch_file()
+    scratch.touch(mode=0o600)
+    scratch.chmod(0o600)
+    return scratch
+
+
+def _replace(path: Path, scratch: Path) -> None:
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    # A journal of the old file must never be played back into the new one, wherever this is interrupted.
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    scratch.replace(path)
 
 
 def _writable(path: Path) -> bool:
-    return os.access(path if path.exists() else path.parent, os.W_OK)
+    # SQLite puts its journal into the folder.
+    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
 def _read(found: Sequence[str], read_record: ReadRecord) -> tuple[list[Entry], list[str]]:
@@ -100,17 +143,14 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
     The new file replaces the old one when it is complete.
     """
     entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
-    scratch = store.scratch_file()
-    with _fresh(scratch, entries) as fresh:
-        comparison = _compared(path, fresh, damaged)
-    scratch.chmod(0o600)
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
-    scratch.replace(path)
-    # A journal of the old file must never be played back into the new one.
-    for suffix in ("-journal", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).unlink()
+    try:
+        scratch = _scratch(store)
+        with _fresh(scratch, entries) as fresh:
+            comparison = _compared(path, fresh, damaged)
+        with _replacing(path):
+            _replace(path, scratch)
+    except OSError as error:
+        raise RepositoryError(f"the catalog cannot be written: {error.strerror}") from error
     return comparison
 
 
@@ -126,7 +166,7 @@ def _compared(path: Path, fresh: Catalog, damaged: Sequence[str]) -> Comparison:
     try:
         with Catalog.open(path, read_only=True) as catalog:
             have = catalog.dump()
-    except CatalogUnusable:
+    except RepositoryError:
         differences.append("there is no catalog file that can be used")
     else:
         for table, rows in should.items():

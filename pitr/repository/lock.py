@@ -26,24 +26,44 @@ def hold(path: Path, what: str) -> Iterator[None]:
 
     Raises BusyError at once when another process holds it.
     """
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+    handle = _open(path, what)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": times.to_text(times.now())}
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, orjson.dumps(holder), 0)
         except BlockingIOError:
             raise BusyError(
                 f"another pitr works on {what}: {_holder(handle)}", "Wait until it has ended, or stop it."
             ) from None
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": times.to_text(times.now())}
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, orjson.dumps(holder), 0)
+        except OSError as error:
+            raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def wait_for(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs, after waiting for it: for what takes a moment only."""
+    handle = _open(path, what)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open(path: Path, what: str) -> int:
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
 
 
 def _holder(handle: int) -> str:
