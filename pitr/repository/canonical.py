@@ -34,7 +34,12 @@ def decode(stored: bytes, schema_name: str) -> dict[str, Any]:
         raise FormatError(f"not JSON: {error}") from None
     if not isinstance(document, dict):
         raise FormatError("not a JSON object")
-    if orjson.dumps(document, option=orjson.OPT_SORT_KEYS) != stored:
+    try:
+        canonical = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        # What is nested deeper than this can be read, but not written.
+        raise FormatError(f"not a document that could have been written: {error}") from None
+    if canonical != stored or _has_fraction(document):
         raise FormatError("not in the form in which it was written")
     digest = document.pop("digest", None)
     if blake3(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest() != digest:
@@ -42,6 +47,14 @@ def decode(stored: bytes, schema_name: str) -> dict[str, Any]:
     document["digest"] = digest
     _validate(document, schema_name)
     return document
+
+
+def _has_fraction(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_fraction, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_fraction, value))
+    return isinstance(value, float)
 
 
 def _validate(document: dict[str, Any], schema_name: str) -> None:
