@@ -23,9 +23,12 @@ def file_names(streams: Sequence[Stream], extension: str) -> dict[str, str]:
     stems = {stream.disk_id: safe(stream.name) for stream in streams}
     # Some file systems do not tell upper case from lower.
     clashes = Counter(stem.casefold() for stem in stems.values())
-    return {
-        disk_id: f"{stem}{extension}"
-        if stem and clashes[stem.casefold()] == 1
-        else f"{stem}-{disk_id}{extension}".lstrip("-")
+    with_id = {disk_id: f"{stem}-{disk_id}".lstrip("-") for disk_id, stem in stems.items()}
+    chosen = {
+        disk_id: stem if stem and clashes[stem.casefold()] == 1 else with_id[disk_id]
         for disk_id, stem in stems.items()
     }
+    if len({name.casefold() for name in chosen.values()}) < len(chosen):
+        # A disk can be named as another one's name with its id.
+        chosen = with_id
+    return {disk_id: f"{name}{extension}" for disk_id, name in chosen.items()}
