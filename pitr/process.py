@@ -19,6 +19,7 @@ DEBIAN_PACKAGES = {
     "qemu-storage-daemon": "qemu-system-common",
     "mke2fs": "e2fsprogs",
     "e2fsck": "e2fsprogs",
+    "debugfs": "e2fsprogs",
     "zstd": "zstd",
 }
 

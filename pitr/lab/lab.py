@@ -162,6 +162,12 @@ class Lab:
             known = self.engine.state.disks.values()
             return [LabDisk(self, disk) for disk in known if disk.content_type != "backup_scratch"]
 
+    def transferred(self, disk_id: str) -> int:
+        """The bytes that the imageio daemon counted in all finished transfers of a disk."""
+        with self.engine.state.lock:
+            transfers = self.engine.state.transfers.values()
+            return sum(transfer.transferred for transfer in transfers if transfer.disk_id == disk_id)
+
     def open_transfers(self) -> list[str]:
         """The ids of the transfers that have not ended."""
         with self.engine.state.lock:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from typing import Any
 
 from pitr.errors import LabError, PitrError, ProgramFailed
 from pitr.lab.engine import disks
@@ -122,16 +123,22 @@ class _Run:
 
     def _is_abandoned(self, ticket_id: str) -> bool:
         try:
-            ticket = self._installation.host.ticket(ticket_id)
+            ticket = self._look_at(ticket_id)
         except LabError:
             # The daemon is being restarted; the next look finds the ticket, or that it is gone.
             return False
         if ticket is None:
             return True
-        with self._state.lock:
-            self._transfer.transferred = ticket.get("transferred", 0)
-            self._transfer.active = bool(ticket["active"])
         return not ticket["active"] and ticket["idle_time"] >= self._transfer.inactivity_timeout_s
+
+    def _look_at(self, ticket_id: str) -> dict[str, Any] | None:
+        """What the daemon says of a ticket now; the transfer shows it to clients."""
+        ticket = self._installation.host.ticket(ticket_id)
+        if ticket is not None:
+            with self._state.lock:
+                self._transfer.transferred = ticket.get("transferred", 0)
+                self._transfer.active = bool(ticket["active"])
+        return ticket
 
     def _close(self) -> None:
         """Take the ticket and the way to the disk away; waits for the operations that still run."""
@@ -139,6 +146,8 @@ class _Run:
             ticket_id, self._transfer.ticket_id = self._transfer.ticket_id, None
         while ticket_id is not None:
             try:
+                # The daemon's count goes with the ticket.
+                self._look_at(ticket_id)
                 if self._installation.host.remove_ticket(ticket_id):
                     break
             except LabError:
