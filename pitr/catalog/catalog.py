@@ -6,9 +6,10 @@ The catalog also remembers the digest of each record, so that a record that chan
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -102,20 +103,51 @@ class Catalog:
 
     # Writing
 
-    def add(self, entries: Sequence[tuple[Backup, str, StoredObject]]) -> None:
-        """Add backups with the names of their records and what those are, all or none of them."""
+    def add(
+        self,
+        entries: Sequence[tuple[Backup, str, StoredObject]],
+        *,
+        is_there: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        """Add backups with the names of their records and what those are, all or none of them.
+
+        A record that `is_there` does not find any more was removed meanwhile, and is not added.
+        """
         with self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 for backup, name, record in entries:
                     # Two processes that both find a new record both add it.
-                    if self._insert("point", [rows.point_row(backup, name, record)]):
+                    if is_there(name) and self._insert("point", [rows.point_row(backup, name, record)]):
                         self._insert("stream", rows.stream_rows(backup))
                         self._insert("left_out", rows.left_out_rows(backup))
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+    def remove(self, backup_ids: Sequence[str], delete: Callable[[], None]) -> None:
+        """Forget backups, then call `delete` to remove their records, in which time nobody else can add any.
+
+        Wherever this is interrupted, no record is gone that the catalog knows: that would be damage.
+        """
+        query = "DELETE FROM {} WHERE backup_id IN (SELECT value FROM json_each(?))"
+        chosen = [json.dumps(list(backup_ids))]
+        with self._errors():
+            while True:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    found = [self._connection.execute(query.format(table), chosen) for table in _TABLES[::-1]]
+                    # Another process may have read the records before and added them since.
+                    again = any(cursor.rowcount for cursor in found)
+                    if not again:
+                        delete()
+                except BaseException:
+                    self._connection.execute("ROLLBACK")
+                    raise
+                self._connection.execute("COMMIT")
+                if not again:
+                    return
 
     def _insert(self, table: str, documents: list[dict[str, Any]]) -> int:
         """Insert rows that are not there yet; return how many those were."""

@@ -95,7 +95,7 @@ def restore(
     progress: Progress | None = None,
 ) -> list[Restored]:
     """Restore these disks of the point to `target`. Raises StoredDamage before anything damaged is written."""
-    with ExitStack() as failure:
+    with repository.reading_vm(backup.vm), ExitStack() as failure:
         failure.callback(target.undo)
         copies = [_DiskCopy(repository, backup, stream, target) for stream in streams]
         copied = copy_all(copies, workers=workers, progress=progress)

@@ -8,13 +8,14 @@ and its digest compared.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pitr.damage import Damage, StoredDamage, of_stream
 from pitr.errors import FormatError, RepositoryError
 from pitr.jobs.blob_check import BlobChecked, check_blob, check_head
-from pitr.model import Backup, Stream
+from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, names
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 
@@ -56,8 +57,18 @@ def verify(
 ) -> Verified:
     """Verify what `scope` names. With `sample_percent` only that part of the frames, drawn anew each time, is read."""
     run = _Run(repository, level, sample_percent, workers, progress)
-    run.verify(scope)
+    with ExitStack() as stack:
+        # What is removed while it is looked at would be taken for lost.
+        for vm in _vms(repository, scope):
+            stack.enter_context(repository.reading_vm(vm))
+        run.verify(scope)
     return run.result
+
+
+def _vms(repository: Repository, scope: Scope) -> list[VMName]:
+    if scope.backup is not None:
+        return [scope.backup.vm]
+    return [vm for vm in repository.catalog.vms() if scope.vm_id in (None, vm.id)]
 
 
 class _Run:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pitr.damage import StoredDamage
 from pitr.errors import RepositoryError
 from pitr.model import Backup, Record, StoredObject
 from pitr.repository import lock, names
-from pitr.store import Store
+from pitr.store import ObjectMissing, Store
 
 ReadRecord = Callable[[str], tuple[Record, StoredObject]]
 Entry = tuple[Backup, str, StoredObject]
@@ -34,22 +35,30 @@ def open_catalog(path: Path, store: Store, read_record: ReadRecord) -> Catalog:
         known = catalog.known()
         missing = sorted(name for name in store.list(names.BACKUPS) if name not in known)
         entries = _read(missing, read_record)[0] if missing else []
-        return _completed(catalog, entries, _writable(path)) if entries else catalog
+        return _completed(catalog, store, entries, _writable(path)) if entries else catalog
     except BaseException:
         catalog.close()
         raise
 
 
-def _completed(catalog: Catalog, entries: Sequence[Entry], writable: bool) -> Catalog:
+def _completed(catalog: Catalog, store: Store, entries: Sequence[Entry], writable: bool) -> Catalog:
     if writable:
         # A disk that is full must not keep anybody from restoring: then it is as for a read-only repository.
         with suppress(RepositoryError):
-            catalog.add(entries)
+            catalog.add(entries, is_there=partial(_is_there, store))
             return catalog
     in_memory = catalog.copy_in_memory()
     catalog.close()
     in_memory.add(entries)
     return in_memory
+
+
+def _is_there(store: Store, name: str) -> bool:
+    try:
+        store.size(name)
+    except ObjectMissing:
+        return False
+    return True
 
 
 def _open(path: Path, store: Store) -> Catalog:
@@ -142,12 +151,13 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
 
     The new file replaces the old one when it is complete.
     """
-    entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
     try:
-        scratch = _scratch(store)
-        with _fresh(scratch, entries) as fresh:
-            comparison = _compared(path, fresh, damaged)
+        # Read under the lock: records that are removed meanwhile must not come back as lost ones.
         with _replacing(path):
+            entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
+            scratch = _scratch(store)
+            with _fresh(scratch, entries) as fresh:
+                comparison = _compared(path, fresh, damaged)
             _replace(path, scratch)
     except OSError as error:
         raise RepositoryError(f"the catalog cannot be written: {error.strerror}") from error

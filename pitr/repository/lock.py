@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Locks: one pitr at a time writes backups of a VM.
+"""Locks: one pitr at a time writes or removes backups of a VM, and none removes what another one reads.
 
 A lock is held on an open file, so that the lock of a process that died is free at once. The file's text tells
 others who holds it.
@@ -7,6 +7,7 @@ others who holds it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -19,6 +20,8 @@ import orjson
 from pitr import times
 from pitr.errors import BusyError, FormatError, RepositoryError
 
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
@@ -30,9 +33,37 @@ def hold(path: Path, what: str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": times.to_text(times.now())}
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, orjson.dumps(holder), 0)
+            _sign(handle)
+        except BlockingIOError:
+            raise BusyError(
+                f"another pitr works on {what}: {_holder(handle)}", "Wait until it has ended, or stop it."
+            ) from None
+        except OSError as error:
+            raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def share(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` together with others that share it, against those that `hold` it.
+
+    Raises BusyError at once when another process holds it alone. Where no lock file can be made, as on a read-only
+    file system, nothing is held: who can write there at the same time has to wait for readers by other means.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _sign(handle)
         except BlockingIOError:
             raise BusyError(
                 f"another pitr works on {what}: {_holder(handle)}", "Wait until it has ended, or stop it."
@@ -64,6 +95,12 @@ def _open(path: Path, what: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+
+
+def _sign(handle: int) -> None:
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": times.to_text(times.now())}
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, orjson.dumps(holder), 0)
 
 
 def _holder(handle: int) -> str:

@@ -31,6 +31,10 @@ def lock(vm_id: str) -> str:
     return f"locks/{vm_id}.lock"
 
 
+def readers_lock(vm_id: str) -> str:
+    return f"locks/{vm_id}.readers"
+
+
 def records_of(vm_id: str | None) -> str:
     """The folder of a VM's records, or of all."""
     return BACKUPS if vm_id is None else f"{BACKUPS}/{vm_id}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +19,7 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
 from pitr.repository.cached_catalog import Comparison, compare, open_catalog, rebuild
-from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile, check_name
+from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile, check_name, is_name
 
 if TYPE_CHECKING:
     from pitr.index import Index
@@ -136,6 +136,22 @@ class Repository:
         """Hold the right to write backups of a VM. Raises BusyError at once when another process has it."""
         return lock.hold(self.path / check_name(names.lock(vm.id)), f"the VM {vm.name}")
 
+    def locked_vms(self) -> list[str]:
+        """The ids of the VMs whose backups are, or ever were, written here."""
+        folder = self.path / "locks"
+        return [path.stem for path in folder.glob("*.lock") if is_name(names.lock(path.stem))]
+
+    def reading_vm(self, vm: VMName) -> AbstractContextManager[None]:
+        """Keep the points of a VM from being removed while they are read. Raises BusyError while some are."""
+        return lock.share(self.path / check_name(names.readers_lock(vm.id)), f"the points of VM {vm.name}")
+
+    @contextmanager
+    def removing_from_vm(self, vm: VMName) -> Iterator[None]:
+        """Hold the right to remove points of a VM: nobody backs it up or reads its points. Raises BusyError."""
+        readers = self.path / check_name(names.readers_lock(vm.id))
+        with self.lock_vm(vm), lock.hold(readers, f"the points of VM {vm.name}"):
+            yield
+
     def new_stream(
         self,
         new: NewStream,
@@ -179,6 +195,26 @@ class Repository:
         except RepositoryError:
             # The record is the commit: a catalog that lacks it takes it up when it is opened again.
             self._forget_catalog()
+
+    def remove(self, backups: Sequence[Backup]) -> None:
+        """Remove the records of backups in this order, which must have each before what it stands on.
+
+        Their streams stay, named by no record any more. The caller holds `removing_from_vm`.
+        """
+        ids = {backup.backup_id for backup in backups}
+        known = {one.backup_id: one.name for one in self.catalog.known().values() if one.backup_id in ids}
+
+        def delete() -> None:
+            for backup in backups:
+                self.store.delete(known[backup.backup_id])
+
+        # Not the catalog in memory of a repository that cannot be written, and not a file that is being replaced.
+        self._forget_catalog()
+        with (
+            lock.wait_for(self.path / names.CATALOG_LOCK, "the catalog"),
+            Catalog.open(self.catalog_path) as catalog,
+        ):
+            catalog.remove([backup.backup_id for backup in backups], delete)
 
     def _may_be_stored(self, name: str, stored: bytes) -> bool:
         try:

@@ -21,7 +21,7 @@ from pitr.endpoint.closing import Closes
 from pitr.errors import FormatError
 from pitr.model import DiskSettings, Kind, StoredObject, Stream
 from pitr.repository import names
-from pitr.store import Store
+from pitr.store import NewObject, ObjectExists, Store
 
 #: Zeroes inside of data are found in blocks of this size: the cluster of qcow2 and the usual granularity of dirty
 #: bitmaps, so that a restored qcow2 image needs no cluster for them.
@@ -148,6 +148,7 @@ class StreamSink:
         self._zero_bytes = 0
         self._rows: list[index.Row] = []
         self._stream: Stream | None = None
+        self._stored: list[str] = []
         with ExitStack() as stack:
             self._blob_object = stack.enter_context(store.new(names.blob(new.disk_id, new.stream_id)))
             self._index_path = store.scratch_file()
@@ -216,7 +217,7 @@ class StreamSink:
                 blob_digest=digest,
             )
         )
-        self._blob_object.commit()
+        self._commit(self._blob_object, names.blob(self._new.disk_id, self._new.stream_id))
         stored_index = self._store_index()
         self._stream = Stream(
             stream_id=self._new.stream_id,
@@ -238,21 +239,28 @@ class StreamSink:
     def abort(self) -> None:
         """Remove what is in the store already. Only for a stream that no record names."""
         self._stream = None
-        self._store.delete(names.index(self._new.disk_id, self._new.stream_id))
-        self._store.delete(names.blob(self._new.disk_id, self._new.stream_id))
+        while self._stored:
+            self._store.delete(self._stored.pop())
+
+    def _commit(self, new: NewObject, name: str) -> None:
+        # An error can come when the object is there already.
+        self._stored.append(name)
+        try:
+            new.commit()
+        except ObjectExists:
+            self._stored.remove(name)
+            raise
 
     def _store_index(self) -> StoredObject:
         digest = blake3()
         size = 0
-        with (
-            self._index_path.open("rb") as file,
-            self._store.new(names.index(self._new.disk_id, self._new.stream_id)) as new,
-        ):
+        name = names.index(self._new.disk_id, self._new.stream_id)
+        with self._index_path.open("rb") as file, self._store.new(name) as new:
             while chunk := file.read(FRAME_SIZE):
                 new.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
-            new.commit()
+            self._commit(new, name)
         return StoredObject(size, digest.hexdigest())
 
     def _end_zero(self) -> None:

@@ -1,7 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Stores: bytes under names. Everything below a repository goes through one."""
 
-from pitr.store.base import NewObject, ObjectExists, ObjectMissing, Store, StoredFile, check_name
+from pitr.store.base import NewObject, ObjectExists, ObjectMissing, Store, StoredFile, check_name, is_name
 from pitr.store.posix import PosixStore
 
-__all__ = ["NewObject", "ObjectExists", "ObjectMissing", "PosixStore", "Store", "StoredFile", "check_name"]
+__all__ = [
+    "NewObject",
+    "ObjectExists",
+    "ObjectMissing",
+    "PosixStore",
+    "Store",
+    "StoredFile",
+    "check_name",
+    "is_name",
+]

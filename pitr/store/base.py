@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -96,6 +97,9 @@ class Store(Protocol):
 
     def size(self, name: str) -> int:
         """Size in bytes. Raises ObjectMissing."""
+
+    def written(self, name: str) -> datetime:
+        """When the object was written (UTC, by the store's clock). Raises ObjectMissing."""
 
     def list(self, prefix: str) -> Iterator[str]:
         """The names of all objects in the folder `prefix` and below, in any order; what else lies there is skipped."""

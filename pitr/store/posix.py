@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -85,6 +86,12 @@ class PosixStore:
             return file.read_at(0, file.size)
 
     def size(self, name: str) -> int:
+        return self._status(name).st_size
+
+    def written(self, name: str) -> datetime:
+        return datetime.fromtimestamp(self._status(name).st_mtime, UTC)
+
+    def _status(self, name: str) -> os.stat_result:
         with _io_errors(f"cannot read {name}"):
             try:
                 status = os.lstat(self._path(name))
@@ -92,7 +99,7 @@ class PosixStore:
                 raise ObjectMissing(name) from None
         if not stat.S_ISREG(status.st_mode):
             raise RepositoryError(f"{name} is not a regular file")
-        return status.st_size
+        return status
 
     def list(self, prefix: str) -> Iterator[str]:
         check_name(prefix)

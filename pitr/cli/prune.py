@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pitr prune`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pitr.cli.options import Common, with_common
+from pitr.errors import UsageError
+
+if TYPE_CHECKING:
+    from pitr.jobs.prune import Pruned
+
+_SPAN = re.compile(r"(\d{1,6})([hdwmy])")
+_UNITS = {
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+    "m": timedelta(days=30),
+    "y": timedelta(days=365),
+}
+
+
+@with_common()
+def prune(
+    common: Common,
+    keep_last: Annotated[
+        int | None, typer.Option("--keep-last", min=1, metavar="N", help="The N newest points.")
+    ] = None,
+    keep_daily: Annotated[
+        int | None,
+        typer.Option("--keep-daily", min=1, metavar="N", help="The newest point of each of the last N days."),
+    ] = None,
+    keep_weekly: Annotated[
+        int | None, typer.Option("--keep-weekly", min=1, metavar="N", help="… of each of the last N weeks.")
+    ] = None,
+    keep_monthly: Annotated[
+        int | None, typer.Option("--keep-monthly", min=1, metavar="N", help="… of each of the last N months.")
+    ] = None,
+    keep_within: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-within", metavar="SPAN", help="All within this span before the newest: 36h, 30d, 8w, 6m."
+        ),
+    ] = None,
+    vm: Annotated[
+        list[str] | None,
+        typer.Option("--vm", metavar="VM", help="Only points of this VM; repeatable. Left out: of all VMs."),
+    ] = None,
+    grace: Annotated[
+        str,
+        typer.Option(
+            "--grace", metavar="SPAN", help="Data that no point names (of failed backups) is kept so long."
+        ),
+    ] = "1d",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be removed; remove nothing.")
+    ] = False,
+) -> None:
+    """Remove old points. A point that any rule keeps stays, with all the points that it stands on.
+
+    Days, weeks and months are those in which there are points, in local time.
+
+    Example: pitr prune --keep-within 7d --keep-daily 30 --keep-monthly 12 --dry-run
+    """
+    from pitr.jobs import choosing
+    from pitr.jobs import prune as job
+    from pitr.jobs.retention import Retention
+
+    retention = Retention(
+        last=keep_last,
+        daily=keep_daily,
+        weekly=keep_weekly,
+        monthly=keep_monthly,
+        within=_span("--keep-within", keep_within) if keep_within is not None else None,
+    )
+    if retention.is_empty:
+        raise UsageError(
+            "nothing says what to keep",
+            "Give at least one of --keep-last, --keep-daily, --keep-weekly, --keep-monthly, --keep-within.",
+        )
+    with common.repository() as repository:
+        catalog = repository.catalog
+        vms = [choosing.vm_named(catalog, name) for name in dict.fromkeys(vm)] if vm else catalog.vms()
+        done = job.prune(
+            repository,
+            retention,
+            list(dict.fromkeys(vms)),
+            dry_run=dry_run,
+            grace=_span("--grace", grace),
+            notify=common.out.notify,
+        )
+    _show(common, done, dry_run)
+
+
+def _span(option: str, text: str) -> timedelta:
+    found = _SPAN.fullmatch(text.strip().lower())
+    if found is None:
+        raise UsageError(f"{option} is a span such as 36h, 30d, 8w, 6m or 1y, not {text!r}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _show(common: Common, done: Pruned, dry_run: bool) -> None:
+    from pitr.cli import documents, tables
+    from pitr.units import human_size
+
+    if common.out.json:
+        common.out.document(
+            {
+                "dry_run": dry_run,
+                "removed": [documents.point(backup) for backup in done.removed],
+                "kept": [documents.point(backup) for backup in done.kept],
+                "unreferenced": done.unreferenced,
+                "freed_bytes": done.freed_bytes,
+                "created": [],
+            }
+        )
+        return
+    would = "Would remove" if dry_run else "Removed"
+    common.out.show(f"{would} {len(done.removed)} points, {len(done.kept)} are kept.")
+    if done.removed:
+        common.out.show(tables.points(done.removed))
+    if done.unreferenced:
+        common.out.show(f"{would} {len(done.unreferenced)} objects that no point names:", *done.unreferenced)
+    common.out.show(f"{'Would free' if dry_run else 'Freed'} {human_size(done.freed_bytes)}.")

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which points of a VM are kept: rules such as "the last of each of seven days", as a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+
+from pitr.model import Backup
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What to keep; a point is kept if any rule keeps it. None: no such rule.
+
+    `last`: that many of the newest. `daily`, `weekly`, `monthly`: the newest point of each of that many days, ISO
+    weeks, months in which there are any, the newest ones. `within`: all that are at most so much older than the
+    newest point, which is what counts when backups have stopped.
+    """
+
+    last: int | None = None
+    daily: int | None = None
+    weekly: int | None = None
+    monthly: int | None = None
+    within: timedelta | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return all(rule is None for rule in (self.last, self.daily, self.weekly, self.monthly, self.within))
+
+
+def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None) -> list[Backup]:
+    """The points of one VM that `retention` keeps, with all that they stand on, in the order given (newest first).
+
+    Days begin at midnight in `zone`, None being that of this machine.
+    """
+    chosen: set[str] = set()
+    if retention.last is not None:
+        chosen.update(backup.backup_id for backup in points[: retention.last])
+    if retention.within is not None and points:
+        limit = points[0].point - retention.within
+        chosen.update(backup.backup_id for backup in points if backup.point >= limit)
+    calendars: tuple[tuple[int | None, Callable[[datetime], tuple[int, ...]]], ...] = (
+        (retention.daily, lambda time: (time.year, time.month, time.day)),
+        (retention.weekly, lambda time: time.isocalendar()[:2]),
+        (retention.monthly, lambda time: (time.year, time.month)),
+    )
+    for count, period in calendars:
+        newest_of: dict[tuple[int, ...], str] = {}
+        for backup in points:
+            newest_of.setdefault(period(backup.point.astimezone(zone)), backup.backup_id)
+        chosen.update(list(newest_of.values())[: count or 0])
+    needed = _with_ancestors(points, chosen)
+    return [backup for backup in points if backup.backup_id in needed]
+
+
+def _with_ancestors(points: Sequence[Backup], chosen: set[str]) -> set[str]:
+    parents = {backup.backup_id: backup.parent_id for backup in points}
+    needed: set[str] = set()
+    for backup_id in chosen:
+        current: str | None = backup_id
+        while current is not None and current not in needed:
+            needed.add(current)
+            current = parents.get(current)
+    return needed
