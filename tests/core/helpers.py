@@ -89,6 +89,7 @@ def meta_of(new: NewStream, size: int) -> dict[str, object]:
         "date": "2020-06-29T22:00:00Z",
         "incremental": new.kind is Kind.INCREMENTAL,
         "stream-id": new.stream_id,
+        "parent-stream-id": new.parent_stream_id,
     }
 
 

@@ -108,7 +108,6 @@ def _with_header(header: bytes) -> bytes:
         b"zero 0000000000000000\n0000000000000200\r\n",
         bytes(40),
         b"\xff" * 40,
-        "zero ٠٠٠٠٠٠٠٠٠٠ 00000000000".encode().ljust(40)[:40],
     ],
 )
 def test_headers_of_another_form_are_refused(header: bytes) -> None:
