@@ -26,6 +26,8 @@ def rebuild(common: Common) -> None:
     """Make the catalog again from the commit records, and tell what was different.
 
     The catalog remembers records that are gone; a rebuild forgets them: run 'pitr verify' first.
+
+    Example: pitr catalog rebuild
     """
     with common.repository() as repository:
         comparison = repository.rebuild_catalog()
@@ -36,7 +38,10 @@ def rebuild(common: Common) -> None:
 @app.command("check")
 @with_common()
 def check(common: Common) -> None:
-    """Compare the catalog with the commit records; exit code 3 when they differ."""
+    """Compare the catalog with the commit records; exit code 3 when they differ.
+
+    Example: pitr catalog check
+    """
     with common.repository() as repository:
         comparison = repository.check_catalog()
     _show(common, comparison, ok=not comparison.differences)

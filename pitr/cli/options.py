@@ -132,6 +132,11 @@ _ENGINE_OPTIONS = {
 }
 
 
+def shared_names() -> frozenset[str]:
+    """The names of all shared options."""
+    return frozenset({**_ENGINE_OPTIONS, **_GENERAL_OPTIONS})
+
+
 def with_common(*, engine: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the shared options; the function gets them as its first argument, a Common."""
     options: dict[str, Any] = {**(_ENGINE_OPTIONS if engine else {}), **_GENERAL_OPTIONS}

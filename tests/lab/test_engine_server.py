@@ -22,7 +22,7 @@ MIB = 1 << 20
 
 
 def test_a_wrong_password_is_denied(lab: Lab) -> None:
-    wrong = Client(lab, password="wrong")  # noqa: S106 - it is wrong
+    wrong = Client(lab, password="wrong")
     with pytest.raises(ovirtsdk4.AuthError, match="access_denied"):
         wrong.system.get()
 

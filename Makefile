@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# On a fresh Debian machine `make demo` and `make test` install what is missing and go.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# For the C parts of the oVirt packages, the local oVirt and the tests.
+PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd
+# More workers than this only wait for the disk.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
+
+.PHONY: help demo test check format docs bench venv install-system clean
+
+help:
+	@echo "make demo            the whole story on a local oVirt: backups, a disaster, a restore, the proof"
+	@echo "make test            all tests (PYTEST='-k name' for some)"
+	@echo "make check           format, lint, types"
+	@echo "make format          bring the code into format"
+	@echo "make docs            write docs/cli.md again from the commands' help"
+	@echo "make bench           measure; the figures of bench/"
+	@echo "make venv            $(VENV) with pitr and all that its development needs"
+	@echo "make install-system  Debian's packages, those that are missing"
+	@echo "make clean           remove what the others made"
+
+demo: venv
+	@$(BIN)/pitr demo
+
+test: venv
+	@$(BIN)/pytest -n $(WORKERS) $(PYTEST)
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: venv
+	@$(BIN)/python -m pitr.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
+
+bench: venv
+	@$(BIN)/python bench/run $(BENCH)
+
+venv: install-system $(VENV)/installed
+
+# An older Python than 3.11, or one without venv, is passed over.
+$(VENV)/installed: pyproject.toml
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	    for python in python3.13 python3.12 python3.11 python3 /usr/bin/python3; do \
+	        $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	        echo "Making $(VENV) with $$python"; \
+	        exec $$python -m venv --clear $(VENV); \
+	    done; \
+	    echo "No Python of version 3.11 or later is installed" >&2; exit 1; }
+	@echo "Installing pitr and its Python packages into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+install-system:
+	@if ! command -v dpkg-query >/dev/null; then \
+	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd; do \
+	        PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing="$$missing $$program"; \
+	    done; \
+	    [ -z "$$missing" ] && exit 0; \
+	    echo "Not a Debian machine: install these programs first:$$missing" >&2; exit 1; \
+	fi; \
+	for package in $(PACKAGES); do \
+	    [ "$$(dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null)" = installed ] \
+	        || missing="$$missing $$package"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	echo "Installing Debian packages:$$missing"; \
+	[ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$sudo apt-get update -q \
+	    && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
