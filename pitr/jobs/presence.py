@@ -8,7 +8,11 @@ from pitr.repository import Repository
 
 
 def check_present(repository: Repository, backup: Backup) -> None:
-    """Check that all blobs and indexes of the backup's chains are there with their sizes. Raises StoredDamage."""
+    """Check that the record, and all blobs and indexes of the backup's chains with their sizes, are there.
+
+    Raises StoredDamage.
+    """
+    repository.record_of(backup.backup_id)
     for stream in backup.streams:
         for owner, part in repository.chain(backup, stream):
             repository.check_sizes(owner, part)

@@ -22,6 +22,8 @@ class ResolvedChain:
 
 def resolve_chain(repository: Repository, backup: Backup, stream: Stream) -> ResolvedChain:
     """Check and combine the chain that `stream` stands on. Raises StoredDamage; nothing is guessed."""
+    # The catalog may still know what a record said that is gone or changed since: that point is damaged as well.
+    repository.record_of(backup.backup_id)
     chain = repository.chain(backup, stream)
     return ResolvedChain(resolve([_layer(repository, *link) for link in chain]), tuple(chain))
 
