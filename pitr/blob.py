@@ -41,6 +41,13 @@ class Compressor:
         return self._zstd.compress(data)
 
 
+class Plain:
+    """Leaves frames as they are, for streams that are piped out without compression."""
+
+    def compress(self, data: bytes | memoryview) -> bytes:
+        return bytes(data)
+
+
 class Decompressor:
     """Decompresses frames; one for each thread."""
 
@@ -99,12 +106,15 @@ class Decompressor:
 class BlobWriter:
     """Puts a blob together, extent by extent in the order of the disk.
 
-    `write` takes the bytes of the blob, piece by piece. Offsets that are given back are offsets in the blob.
+    `write` takes the bytes of the blob, piece by piece. Offsets that are given back are offsets in the blob. Not
+    `compressed`, it is the plain sparse stream.
     """
 
-    def __init__(self, write: Callable[[bytes], None], meta: Mapping[str, Any]) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], meta: Mapping[str, Any], *, compressed: bool = True
+    ) -> None:
         self._write = write
-        self._compressor = Compressor()
+        self._compressor: Compressor | Plain = Compressor() if compressed else Plain()
         self._digest = blake3()
         self._text = bytearray(sparse.meta_block(meta))
         self.size = 0

@@ -20,11 +20,12 @@ class Kind(StrEnum):
 
 
 class Mode(StrEnum):
-    """How the engine took a backup."""
+    """How the engine took a backup; "imported": pitr took it in from elsewhere."""
 
     LIVE = "live"
     COLD = "cold"
     HYBRID = "hybrid"
+    IMPORTED = "imported"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Stream:
     """One disk in one backup.
 
     `extents` counts the rows of the extent index; `parent_stream_id` is the stream that an incremental stands on.
+    `note` says what the source of an imported stream could not tell. `external` is None for a blob in the
+    repository, else how the blob was piped out: "zstd" (frames, as in the repository) or "none" (not compressed).
     """
 
     stream_id: str
@@ -69,6 +72,8 @@ class Stream:
     blob: StoredObject
     index: StoredObject
     settings: DiskSettings
+    note: str | None = None
+    external: str | None = None
 
     @property
     def stored_bytes(self) -> int:

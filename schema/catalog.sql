@@ -1,7 +1,7 @@
 -- The catalog: what all commit records say, for looking things up (docs/format.md). A cache: `pitr catalog rebuild`
 -- makes it again from the records, row for row. Times are UTC with microseconds, sizes are bytes, digests BLAKE3.
 PRAGMA application_id = 0x70697463; -- "pitc"
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 CREATE TABLE point (
     backup_id          TEXT PRIMARY KEY,
@@ -50,6 +50,8 @@ CREATE TABLE stream (
     active            INTEGER NOT NULL,
     backup_enabled    INTEGER NOT NULL,
     storage_domain_id TEXT,
+    note              TEXT,              -- what the source of an import could not tell
+    external          TEXT,              -- "zstd" or "none": the blob was piped out like this, and is not here
     position          INTEGER NOT NULL   -- among the streams of its backup
 ) WITHOUT ROWID;
 CREATE INDEX stream_by_backup ON stream (backup_id, position);

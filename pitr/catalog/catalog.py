@@ -23,7 +23,7 @@ from pitr.errors import RepositoryError, UsageError
 from pitr.model import Backup, StoredObject, VMName
 
 APPLICATION_ID = 0x70697463
-VERSION = 1
+VERSION = 2
 _TABLES = ("point", "stream", "left_out")
 
 

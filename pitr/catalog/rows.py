@@ -60,6 +60,8 @@ def stream_rows(backup: Backup) -> list[dict[str, Any]]:
             "active": int(stream.settings.active),
             "backup_enabled": int(stream.settings.backup_enabled),
             "storage_domain_id": stream.settings.storage_domain_id,
+            "note": stream.note,
+            "external": stream.external,
             "position": position,
         }
         for position, stream in enumerate(backup.streams)
@@ -119,4 +121,6 @@ def _stream_from(row: sqlite3.Row) -> Stream:
             backup_enabled=bool(row["backup_enabled"]),
             storage_domain_id=row["storage_domain_id"],
         ),
+        note=row["note"],
+        external=row["external"],
     )

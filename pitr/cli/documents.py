@@ -47,6 +47,8 @@ def disk(stream: Stream) -> dict[str, Any]:
         "zero_bytes": stream.zero_bytes,
         "stored_bytes": stream.stored_bytes,
         "extents": stream.extents,
+        "note": stream.note,
+        "external": stream.external,
     }
 
 

@@ -104,6 +104,16 @@ def one_point(backup: Backup, chain: Sequence[Backup]) -> RenderableType:
         facts.add_row(name, Text(printable(value)))
     parts: list[RenderableType] = [facts, disks(backup.streams)]
     parts += [
+        Text(f"Note on {printable(stream.name)}: {printable(stream.note)}")
+        for stream in backup.streams
+        if stream.note
+    ]
+    parts += [
+        Text(f"The blob of {printable(stream.name)} was piped out: it is not in the repository")
+        for stream in backup.streams
+        if stream.external
+    ]
+    parts += [
         Text(f"Left out: {printable(disk.name)} ({disk.disk_id}): {printable(disk.reason)}")
         for disk in backup.left_out
     ]

@@ -185,6 +185,10 @@ class _Run:
                         "it does not sum up to what the record says",
                     )
                 )
+        if stream.external:
+            # Not here to be looked at: nothing is said of it.
+            self._advance(stream.blob.size)
+            return
         try:
             with self._repository.open_blob(backup, stream) as blob:
                 if rows is None or not self._whole:

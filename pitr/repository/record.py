@@ -84,7 +84,11 @@ def check(backup: Backup) -> None:
 
 
 def _stream_document(stream: Stream) -> dict[str, Any]:
-    return {**asdict(stream), "kind": stream.kind.value}
+    document = {**asdict(stream), "kind": stream.kind.value}
+    # Readers of the first records know nothing of these two.
+    return {
+        key: value for key, value in document.items() if key not in ("note", "external") or value is not None
+    }
 
 
 def _stream(document: dict[str, Any]) -> Stream:

@@ -15,7 +15,7 @@ from blake3 import blake3
 from pitr import times
 from pitr.catalog import Catalog
 from pitr.damage import Damage, How, StoredDamage, What, of_stream
-from pitr.errors import FormatError, RepositoryError
+from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
 from pitr.repository.cached_catalog import Comparison, compare, open_catalog, rebuild
@@ -23,7 +23,7 @@ from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile, chec
 
 if TYPE_CHECKING:
     from pitr.index import Index
-    from pitr.repository.stream_sink import NewStream, StreamSink
+    from pitr.repository.stream_sink import ExternalBlob, NewStream, StreamSink
 
 FORMAT = 1
 #: What a repository may ask of a reader beyond the format; this pitr knows none.
@@ -159,11 +159,12 @@ class Repository:
         meta: Mapping[str, Any],
         *,
         level: int,
+        external: ExternalBlob | None = None,
     ) -> StreamSink:
         """Begin a stream of a disk of `size` bytes; see StreamSink."""
         from pitr.repository.stream_sink import StreamSink  # noqa: PLC0415 - a list of points needs no arrays
 
-        return StreamSink(self.store, new, size, meta, level=level)
+        return StreamSink(self.store, new, size, meta, level=level, external=external)
 
     def drop_stream(self, disk_id: str, stream_id: str) -> None:
         """Remove a stream, unless its record was written (or may have been: then it is left to `prune`)."""
@@ -301,12 +302,20 @@ class Repository:
             ("blob", names.blob(stream.disk_id, stream.stream_id), stream.blob),
             ("index", names.index(stream.disk_id, stream.stream_id), stream.index),
         )
-        for what, name, recorded in objects:
+        for what, name, recorded in objects[1:] if stream.external else objects:
             with self._open(backup, stream, what, name) as file:
                 _compare_size(backup, stream, what, file.size, recorded.size)
 
     def open_blob(self, backup: Backup, stream: Stream) -> StoredFile:
-        """Open a blob after comparing its size with the record's. Raises StoredDamage."""
+        """Open a blob after comparing its size with the record's.
+
+        Raises StoredDamage, and UsageError for one that was piped out and is not here.
+        """
+        if stream.external:
+            raise UsageError(
+                f"the blob of stream {stream.stream_id} (backup {backup.backup_id}) was piped out: it is not here",
+                "Restore with --get-command, a command that gives it back.",
+            )
         file = self._open(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
         try:
             _compare_size(backup, stream, "blob", file.size, stream.blob.size)

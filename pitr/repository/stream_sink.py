@@ -7,16 +7,17 @@ parallel; the results are put into the blob one after the other, in the order of
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from blake3 import blake3
 
 from pitr import index
-from pitr.blob import FRAME_SIZE, BlobWriter, Compressor, digest_of
+from pitr.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
 from pitr.endpoint.closing import Closes
 from pitr.errors import FormatError
 from pitr.model import DiskSettings, Kind, StoredObject, Stream
@@ -42,6 +43,7 @@ class NewStream:
     reason: str | None
     parent_stream_id: str | None
     settings: DiskSettings
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,11 @@ class Piece:
 
 
 class StreamWriter(Closes):
-    """One worker's way in: compresses and digests; `take` hands over what came of it."""
+    """One worker's way in: compresses and digests; `take` hands over what came of it. No `level`: no compression."""
 
-    def __init__(self, frame_size: int, level: int) -> None:
+    def __init__(self, frame_size: int, level: int | None) -> None:
         self._frame_size = frame_size
-        self._compressor = Compressor(level)
+        self._compressor: Compressor | Plain = Plain() if level is None else Compressor(level)
         self._pieces: list[Piece] = []
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -118,10 +120,24 @@ def _zero_runs(offset: int, data: memoryview) -> list[tuple[int, int, bool]]:
     return runs
 
 
+class ExternalBlob(ABC):
+    """Where a blob goes that is not kept in the repository. `compression`: "zstd" or "none"."""
+
+    compression: Literal["zstd", "none"]
+
+    @abstractmethod
+    def write(self, data: bytes) -> object: ...
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Return when whoever takes the blob has all of it; else raise."""
+
+
 class StreamSink:
     """Writes one new stream: a blob and its index. A context manager: left without `finish`, it leaves nothing.
 
     `size` is that of the disk in bytes; `meta` goes into the stream's meta header beside what the format asks for.
+    With `external` the blob is written there instead of to the repository, compressed or not.
     """
 
     max_writers = 1 << 10
@@ -136,7 +152,9 @@ class StreamSink:
         *,
         level: int,
         frame_size: int = FRAME_SIZE,
+        external: ExternalBlob | None = None,
     ) -> None:
+        self._external = external
         self._store = store
         self._new = new
         self._size = size
@@ -150,12 +168,15 @@ class StreamSink:
         self._stream: Stream | None = None
         self._stored: list[str] = []
         with ExitStack() as stack:
-            self._blob_object = stack.enter_context(store.new(names.blob(new.disk_id, new.stream_id)))
+            self._blob_object: NewObject | ExternalBlob = external or stack.enter_context(
+                store.new(names.blob(new.disk_id, new.stream_id))
+            )
             self._index_path = store.scratch_file()
             stack.callback(self._index_path.unlink, missing_ok=True)
             self._index = index.IndexWriter(self._index_path)
             stack.callback(self._index.close)
-            self._blob = BlobWriter(self._blob_object.write, meta)
+            compressed = external is None or external.compression == "zstd"
+            self._blob = BlobWriter(self._blob_object.write, meta, compressed=compressed)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> StreamSink:
@@ -174,7 +195,8 @@ class StreamSink:
         return self._stream
 
     def open_writer(self) -> StreamWriter:
-        return StreamWriter(self._frame_size, self._level)
+        plain = self._external is not None and self._external.compression == "none"
+        return StreamWriter(self._frame_size, None if plain else self._level)
 
     def append(self, pieces: Sequence[Piece]) -> None:
         """Put the next pieces of the disk into the blob; one caller at a time."""
@@ -217,7 +239,10 @@ class StreamSink:
                 blob_digest=digest,
             )
         )
-        self._commit(self._blob_object, names.blob(self._new.disk_id, self._new.stream_id))
+        if isinstance(self._blob_object, ExternalBlob):
+            self._blob_object.finish()
+        else:
+            self._commit(self._blob_object, names.blob(self._new.disk_id, self._new.stream_id))
         stored_index = self._store_index()
         self._stream = Stream(
             stream_id=self._new.stream_id,
@@ -234,6 +259,8 @@ class StreamSink:
             blob=StoredObject(self._blob.size, digest),
             index=stored_index,
             settings=self._new.settings,
+            note=self._new.note,
+            external=None if self._external is None else self._external.compression,
         )
 
     def abort(self) -> None:

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks as rbd diffs on pipes and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
+
+from pitr import rbd_diff
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.streamed import Passing, cut
+from pitr.errors import FormatError
+from pitr.extents import Extent
+
+
+class RbdDiffSink:
+    """A sink that writes an rbd diff, in the order of the disk, to `write`.
+
+    Without `from_snapshot` it is a diff from an empty disk. It has its end only after `flush`.
+    """
+
+    max_writers = 1 << 10
+    reads_zero = False
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        size: int,
+        *,
+        version: rbd_diff.Version = 1,
+        from_snapshot: str | None = None,
+        to_snapshot: str | None = None,
+    ) -> None:
+        self._write = write
+        self._version = version
+        self._size = size
+        self._end = 0
+        self._zero_start: int | None = None
+        write(rbd_diff.beginning(version, size, from_snapshot=from_snapshot, to_snapshot=to_snapshot))
+
+    def open_writer(self) -> RbdDiffWriter:
+        return RbdDiffWriter()
+
+    def append(self, pieces: Sequence[Passing]) -> None:
+        """Write the next pieces of the disk; one caller at a time."""
+        for extent, data in pieces:
+            if extent.start < self._end or extent.start + extent.length > self._size:
+                raise FormatError(
+                    f"the extent at {extent.start} is out of order or beyond the end of the disk"
+                )
+            if extent.start > self._end or data is not None:
+                self._end_zero()
+            if data is not None:
+                self._write(rbd_diff.write_header(self._version, extent.start, extent.length))
+                self._write(data)
+            elif self._zero_start is None:
+                self._zero_start = extent.start
+            self._end = extent.start + extent.length
+
+    def flush(self) -> None:
+        self._end_zero()
+        self._write(rbd_diff.ending(self._version))
+
+    def abort(self) -> None:
+        """Nothing: what was written is without an end."""
+
+    def _end_zero(self) -> None:
+        if self._zero_start is not None:
+            self._write(rbd_diff.zero_record(self._version, self._zero_start, self._end - self._zero_start))
+            self._zero_start = None
+
+
+class RbdDiffWriter(Closes):
+    """One worker's way in; `take` hands over what was written."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Passing] = []
+
+    def write(self, offset: int, data: memoryview) -> None:
+        for at in range(0, len(data), rbd_diff.MAX_WRITE):
+            part = bytes(data[at : at + rbd_diff.MAX_WRITE])
+            self._pieces.append(Passing(Extent(offset + at, len(part), False), part))
+
+    def zero(self, offset: int, length: int) -> None:
+        self._pieces.append(Passing(Extent(offset, length, True), None))
+
+    def take(self) -> Sequence[Passing]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def close(self) -> None:
+        self._pieces.clear()
+
+
+class RbdDiffSource:
+    """An rbd diff, version 1 or 2, that is read once from a binary file object, which the caller closes.
+
+    A diff from an empty disk is `whole`: what it leaves out is zero, and passes as such. Raises FormatError.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._reader = rbd_diff.RbdDiffReader(stream)
+
+    @property
+    def size(self) -> int:
+        return self._reader.size
+
+    @property
+    def whole(self) -> bool:
+        return self._reader.from_snapshot is None
+
+    @property
+    def from_snapshot(self) -> str | None:
+        return self._reader.from_snapshot
+
+    @property
+    def to_snapshot(self) -> str | None:
+        return self._reader.to_snapshot
+
+    def passing(self) -> Iterator[Passing]:
+        end = 0
+        for record in self._reader:
+            if self.whole:
+                yield from self._left_out(end, record.start)
+            yield from cut(Extent(record.start, record.length, record.zero), self._reader.read)
+            end = record.start + record.length
+        if self.whole:
+            yield from self._left_out(end, self.size)
+        if self._stream.read(1):
+            raise FormatError("something follows after the end of the rbd diff")
+
+    def _left_out(self, start: int, end: int) -> Iterator[Passing]:
+        if start < end:
+            yield from cut(Extent(start, end - start, True), self._reader.read)
