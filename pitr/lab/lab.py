@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import configparser
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Self
 from pitr.lab.engine import disks, vms
 from pitr.lab.engine.clock import Clock
 from pitr.lab.engine.simulator import Simulator
-from pitr.lab.engine.state import Attachment, Disk, StorageDomain, new_id
+from pitr.lab.engine.state import Attachment, Disk, StorageDomain, new_id, new_mac
 from pitr.lab.folder import lab_folder
 from pitr.lab.host.guest import Guest
 from pitr.lab.host.host import Host
@@ -101,13 +102,23 @@ class Lab:
         return self.engine.add_storage_domain(name, storage_type=storage_type, active=active)
 
     def add_vm(
-        self, name: str, *, compat: str = "4.6", description: str = "", storage_domain: str | None = None
+        self,
+        name: str,
+        *,
+        compat: str = "4.6",
+        description: str = "",
+        storage_domain: str | None = None,
+        tags: Sequence[str] = (),
+        nics: Sequence[str] = (),
     ) -> LabVM:
-        """Add a VM, down, without disks; its disks go to `storage_domain`.
+        """Add a VM, down, without disks; its disks go to `storage_domain`; `nics` are names.
 
         Compatibility below 4.7 is backed up live or cold, from 4.7 on from a snapshot.
         """
         vm = vms.add(self.engine.installation, name, compat=compat, description=description)
+        with self.engine.state.lock:
+            vm.tags.extend(tags)
+            vm.nics.update((nic, new_mac()) for nic in nics)
         return LabVM(self, vm.id, name, storage_domain or self.storage_domain)
 
     def add_disk(
@@ -120,6 +131,7 @@ class Lab:
         content: Path | None = None,
         incremental: bool = True,
         storage_domain: str | None = None,
+        shareable: bool = False,
     ) -> LabDisk:
         """Add a disk that belongs to no VM. `size` in bytes; `content`: a raw image with its first bytes."""
         domain = disks.storage_domain_named(self.engine.installation, storage_domain or self.storage_domain)
@@ -133,9 +145,27 @@ class Lab:
             storage_domain_id=domain.id,
             status="ok",
             has_volume=True,
+            shareable=shareable,
         )
         with self.engine.installation.host_lock:
             self.host.create_volume(disk.id, size, format, content=content, sparse=sparse)
+        with self.engine.state.lock:
+            self.engine.state.disks[disk.id] = disk
+        return LabDisk(self, disk)
+
+    def add_lun(self, name: str, size: int) -> LabDisk:
+        """Add a disk that is a LUN of its own, which has no image that could be backed up."""
+        disk = Disk(
+            id=new_id(),
+            name=name,
+            size=size,
+            format="raw",
+            sparse=False,
+            incremental=False,
+            storage_domain_id="",
+            status="ok",
+            storage_type="lun",
+        )
         with self.engine.state.lock:
             self.engine.state.disks[disk.id] = disk
         return LabDisk(self, disk)
@@ -210,6 +240,16 @@ class LabVM:
         with self.lab.engine.state.lock:
             return [checkpoint.id for checkpoint in self.lab.engine.state.vm(self.id).checkpoints]
 
+    @property
+    def nics(self) -> dict[str, str]:
+        """The MAC addresses of the VM's network interfaces, by name."""
+        with self.lab.engine.state.lock:
+            return dict(self.lab.engine.state.vm(self.id).nics)
+
+    def remove(self) -> None:
+        """Remove the VM, which is down, with all its disks."""
+        vms.remove(self.lab.engine.installation, self.id, detach_only=False)
+
     def start(self) -> None:
         """Start the VM. Raises LabError when it cannot be started now."""
         vms.start(self.lab.engine.installation, self.id)
@@ -274,6 +314,42 @@ class LabDisk:
         """What the engine says now. Raises Refusal when the disk is gone."""
         with self.lab.engine.state.lock:
             return self.lab.engine.state.disk(self.id).status
+
+    @property
+    def bootable(self) -> bool:
+        return self._attachment().bootable
+
+    @property
+    def interface(self) -> str:
+        return self._attachment().interface
+
+    def _attachment(self) -> Attachment:
+        with self.lab.engine.state.lock:
+            for vm in self.lab.engine.state.vms_of(self.id):
+                return vm.attachments[self.id]
+        raise LookupError(f"disk {self.id} is attached to no VM")
+
+    def rename(self, name: str) -> None:
+        self.name = name
+        with self.lab.engine.state.lock:
+            self.lab.engine.state.disk(self.id).name = name
+
+    def move(self, storage_domain: str) -> None:
+        """Move the disk to another storage domain, as far as the engine's clients can tell."""
+        domain = disks.storage_domain_named(self.lab.engine.installation, storage_domain)
+        with self.lab.engine.state.lock:
+            self.lab.engine.state.disk(self.id).storage_domain_id = domain.id
+
+    def grow(self, size: int) -> None:
+        """Make the disk larger; its checkpoints stay."""
+        disks.grow(self.lab.engine.installation, self.id, size)
+        self.size = size
+
+    def replace(self, size: int, format: str) -> None:
+        """Give the disk another size or format with the bytes that fit, as restoring a snapshot or a conversion
+        does; it leaves its VM's checkpoints. Nothing may use it."""
+        disks.replace(self.lab.engine.installation, self.id, size, format)
+        self.size, self.format = size, format
 
     def guest(self) -> Guest:
         """The running VM's way to its disk; the caller closes it. Raises LabError when no VM runs with it."""

@@ -99,9 +99,12 @@ class _Run:
             raise LabError("the guest's file systems cannot be frozen")
         if self._installation.faults.happens("backup start"):
             raise LabError("it was told to fail")
+        readable = dict(backup.disks)
+        if self._installation.faults.happens("bitmap"):
+            readable[next(iter(readable))] = None
         with self._installation.host_lock:
             self._installation.host.begin_backup(
-                self._vm.id, backup.id, backup.disks, self._checkpoint.id if self._checkpoint else None
+                self._vm.id, backup.id, readable, self._checkpoint.id if self._checkpoint else None
             )
             self._begun = True
         self._keep_checkpoint()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import dataclass
 
 from pitr.lab.engine import xml
 from pitr.lab.engine.backups import NewBackup
@@ -57,6 +58,23 @@ def new_transfer(request: ApiRequest) -> NewTransfer:
         timeout_policy=xml.text(root, "timeout_policy") or "legacy",
         shallow=bool(xml.truth(xml.text(root, "shallow"))),
         host_id=None if host is None else host.get("id"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedAttachment:
+    """What a client changes of an attachment and its disk; None where it says nothing."""
+
+    name: str | None
+    bootable: bool | None
+    interface: str | None
+
+
+def changed_attachment(root: ET.Element) -> ChangedAttachment:
+    return ChangedAttachment(
+        name=xml.text(root, "disk/name") or xml.text(root, "disk/alias"),
+        bootable=xml.truth(xml.text(root, "bootable")),
+        interface=xml.text(root, "interface"),
     )
 
 

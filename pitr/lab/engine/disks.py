@@ -92,6 +92,30 @@ def drop(installation: Installation, disk: Disk) -> None:
             installation.host.delete_volume(disk.id)
 
 
+def grow(installation: Installation, disk_id: str, size: int) -> None:
+    """Make a disk larger, whether its VM runs or not."""
+    with installation.host_lock:
+        installation.host.grow_volume(disk_id, size)
+        with installation.state.lock:
+            installation.state.disk(disk_id).size = size
+
+
+def replace(installation: Installation, disk_id: str, size: int, disk_format: str) -> None:
+    """Put another volume in the place of a disk's that nothing uses; the disk leaves all checkpoints."""
+    state = installation.state
+    with installation.host_lock:
+        with state.lock:
+            disk = state.disk(disk_id)
+            owners = state.vms_of(disk_id)
+        for vm in owners:
+            checkpoints.forget_disk(installation, vm, disk_id)
+        installation.host.replace_volume(disk_id, size, disk_format)
+        with state.lock:
+            disk.size, disk.format = size, disk_format
+            disk.incremental = disk_format == "cow"
+            disk.sparse = disk.sparse or disk_format == "cow"
+
+
 def storage_domain_named(installation: Installation, name_or_id: str) -> StorageDomain:
     """The storage domain with this id or name. Raises Refusal (404)."""
     state = installation.state

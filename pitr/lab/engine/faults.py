@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-#: Operations that can be told to fail, and "configuration": a VM's OVF is absent for once.
+#: Operations that can be told to fail. "configuration": a VM's OVF is absent for once; "bitmap": the host does not
+#: find the bitmaps of the first disk of a backup, though the engine calls that disk incremental.
 Happening = Literal[
-    "backup start", "snapshot removal", "upload verification", "disk creation", "configuration"
+    "backup start", "bitmap", "snapshot removal", "upload verification", "disk creation", "configuration"
 ]
 
 

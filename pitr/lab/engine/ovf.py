@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Configuration:
     description: str
     memory: int
     compat: str
+    nics: dict[str, str]
     attachments: tuple[Attachment, ...]
 
 
@@ -88,17 +90,23 @@ def read(document: str) -> Configuration:
         description=content.findtext("Description") or "",
         memory=int(megabytes or 1024) << 20,
         compat=content.findtext("ClusterCompatibilityVersion") or "4.6",
+        nics=_nics(content),
         attachments=tuple(_attachment(disk) for disk in envelope.iterfind("Section/Disk")),
     )
 
 
 def _write_content(envelope: ET.Element, vm: VM, disks: list[Disk]) -> None:
+    if vm.nics:
+        networks = ET.SubElement(envelope, "NetworkSection")
+        ET.SubElement(networks, "Info").text = "List of networks"
+        ET.SubElement(networks, "Network", _ovf(name="ovirtmgmt"))
     content = ET.SubElement(
         envelope, "Content", {f"{{{_OVF}}}id": "out", f"{{{_XSI}}}type": "ovf:VirtualSystem_Type"}
     )
     ET.SubElement(content, "Name").text = vm.name
     ET.SubElement(content, "Description").text = vm.description
     ET.SubElement(content, "CreationDate").text = vm.created.astimezone(UTC).strftime("%Y/%m/%d %H:%M:%S")
+    ET.SubElement(content, "ClusterName").text = "Default"
     ET.SubElement(content, "ClusterCompatibilityVersion").text = vm.compat
     system = ET.SubElement(
         content,
@@ -119,6 +127,19 @@ def _write_content(envelope: ET.Element, vm: VM, disks: list[Disk]) -> None:
             ResourceType=17,
             HostResource=f"{disk.id}/{disk.image_id}",
         )
+    for name, mac in vm.nics.items():
+        _item(
+            hardware,
+            Caption="Ethernet adapter on ovirtmgmt",
+            InstanceId=str(uuid.uuid4()),
+            ResourceType=10,
+            OtherResourceType="ovirtmgmt",
+            ResourceSubType=3,
+            Connection="ovirtmgmt",
+            Linked="true",
+            Name=name,
+            MACAddress=mac,
+        )
 
 
 def _item(hardware: ET.Element, **values: object) -> None:
@@ -129,6 +150,15 @@ def _item(hardware: ET.Element, **values: object) -> None:
 
 def _ovf(**attributes: object) -> dict[str, str]:
     return {f"{{{_OVF}}}{name}": str(value) for name, value in attributes.items()}
+
+
+def _nics(content: ET.Element) -> dict[str, str]:
+    """Names and MAC addresses; an address that is not there is empty."""
+    found = content.iterfind(f".//Item[{{{_RASD}}}ResourceType='10']")
+    return {
+        item.findtext(f"{{{_RASD}}}Name") or "": item.findtext(f"{{{_RASD}}}MACAddress") or ""
+        for item in found
+    }
 
 
 def _attachment(disk: ET.Element) -> Attachment:

@@ -41,6 +41,8 @@ def fault(detail: str, reason: str) -> ET.Element:
 
 
 def disk(installation: Installation, each: entities.Disk) -> ET.Element:
+    if each.storage_type == "lun":
+        return _lun(each)
     # The host's view is asked outside of the engine's lock: it may be busy for long.
     actual = _actual_size(installation, each)
     return element(
@@ -70,6 +72,21 @@ def disk(installation: Installation, each: entities.Disk) -> ET.Element:
                 "storage_domains",
                 [reference("storage_domain", "storagedomains", each.storage_domain_id)],
             ),
+        ],
+        href=f"{API}/disks/{each.id}",
+        id=each.id,
+    )
+
+
+def _lun(each: entities.Disk) -> ET.Element:
+    """A disk that is a LUN of its own: no image, no format, and the size belongs to the LUN."""
+    unit = element("logical_unit", leaves(size=each.size), id=each.image_id)
+    return element(
+        "disk",
+        [
+            *leaves(name=each.name, description=each.description, alias=each.name, content_type="data"),
+            *leaves(shareable=each.shareable, storage_type="lun"),
+            element("lun_storage", [element("logical_units", [unit])]),
         ],
         href=f"{API}/disks/{each.id}",
         id=each.id,
@@ -110,7 +127,7 @@ def vm(installation: Installation, each: entities.VM, *, all_content: bool = Fal
     if all_content and not installation.faults.happens("configuration"):
         configuration = leaves(data=vms.configuration(installation, each), type="ovf")
         initialization = element("initialization", [element("configuration", configuration)])
-    links = ("diskattachments", "snapshots", "backups", "checkpoints")
+    links = ("diskattachments", "snapshots", "backups", "checkpoints", "tags")
     return element(
         "vm",
         [
@@ -153,6 +170,10 @@ def backup(installation: Installation, each: entities.Backup) -> ET.Element:
         href=href,
         id=each.id,
     )
+
+
+def tag(name: str) -> ET.Element:
+    return element("tag", leaves(name=name), href=f"{API}/tags/{name}", id=name)
 
 
 def checkpoint(each: entities.Checkpoint) -> ET.Element:

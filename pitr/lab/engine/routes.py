@@ -106,6 +106,21 @@ class Routes:
         with self._state.lock:
             return Answer(200, self._render_vm(request, self._state.vm(path["vm"])))
 
+    @_route("DELETE", "/vms/{vm}")
+    def _remove_vm(self, request: ApiRequest, path: re.Match[str]) -> Answer:
+        vms.remove(self._installation, path["vm"], detach_only=request.flag("detach_only"))
+        return _done()
+
+    @_route("POST", "/vms/{vm}/start")
+    def _start_vm(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+        vms.start_asked(self._installation, path["vm"])
+        return _done()
+
+    @_route("GET", "/vms/{vm}/tags")
+    def _tags(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+        with self._state.lock:
+            return _collection("tags", [render.tag(name) for name in self._state.vm(path["vm"]).tags])
+
     @_route("GET", "/vms/{vm}/snapshots")
     def _snapshots(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
         with self._state.lock:
@@ -145,6 +160,12 @@ class Routes:
         attachment = bodies.new_attachment(root, str(disk.get("id")))
         vms.attach(self._installation, path["vm"], attachment)
         return _created(201, render.attachment(path["vm"], attachment))
+
+    @_route("PUT", "/vms/{vm}/diskattachments/{disk}")
+    def _update_attachment(self, request: ApiRequest, path: re.Match[str]) -> Answer:
+        wanted = bodies.changed_attachment(request.document("disk_attachment"))
+        changed = vms.change_attachment(self._installation, path["vm"], path["disk"], wanted)
+        return Answer(200, render.attachment(path["vm"], changed))
 
     @_route("DELETE", "/vms/{vm}/diskattachments/{disk}")
     def _detach(self, request: ApiRequest, path: re.Match[str]) -> Answer:
@@ -379,5 +400,12 @@ class Routes:
             fields["type"] = "data"
         else:
             fields["alias"] = entity.name
+            if isinstance(entity, VM) and "tag=" in request.search.replace(" ", ""):
+                return any(
+                    matches(
+                        request.search, {**fields, "tag": tag, "status": entity.status}, case_sensitive=False
+                    )
+                    for tag in entity.tags
+                )
             fields["status"] = entity.status
         return matches(request.search, fields, case_sensitive=request.case_sensitive)

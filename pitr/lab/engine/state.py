@@ -23,6 +23,10 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def new_mac() -> str:
+    return "56:6f" + "".join(f":{byte:02x}" for byte in uuid.uuid4().bytes[:4])
+
+
 @dataclass(slots=True)
 class StorageDomain:
     name: str
@@ -51,6 +55,7 @@ class Disk:
     content_type: str = "data"
     shareable: bool = False
     initial_size: int | None = None
+    storage_type: str = "image"
     image_id: str = field(default_factory=new_id)
     has_volume: bool = False
 
@@ -76,7 +81,7 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class VM:
-    """A VM; `compat` is its compatibility version, `checkpoints` go from root to leaf."""
+    """A VM; `compat` is its compatibility version, `checkpoints` go from root to leaf, `nics` are names and MACs."""
 
     id: str
     name: str
@@ -88,6 +93,8 @@ class VM:
     previewing: bool = False
     freeze_fails: bool = False
     chain_breaks: bool = False
+    tags: list[str] = field(default_factory=list)
+    nics: dict[str, str] = field(default_factory=dict)
     snapshots_left: list[str] = field(default_factory=list)
     attachments: dict[str, Attachment] = field(default_factory=dict)
     checkpoints: list[Checkpoint] = field(default_factory=list)

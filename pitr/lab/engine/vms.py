@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from pitr.errors import LabError
 from pitr.lab.engine import checkpoints, disks, events, ovf
+from pitr.lab.engine.bodies import ChangedAttachment
 from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.refusals import Missing, Refusal, bad_request, conflict, disks_locked
-from pitr.lab.engine.state import VM, Attachment, new_id
+from pitr.lab.engine.state import VM, Attachment, new_id, new_mac
 
 #: How long a live backup may take to fail when its VM stops.
 BACKUP_FAILS_WITHIN_S = 30.0
@@ -52,6 +53,9 @@ def add_from_ovf(installation: Installation, document: str, *, regenerate_ids: b
         configuration = ovf.read(document)
     except ValueError as error:
         raise bad_request(f"Cannot import VM. Invalid OVF configuration: {error}") from None
+    taken = {mac for other in installation.state.vms.values() for mac in other.nics.values()}
+    if not regenerate_ids and taken.intersection(configuration.nics.values()):
+        raise conflict("Cannot import VM. The MAC address of a network interface is already in use.")
     vm = add(
         installation,
         name or configuration.name,
@@ -60,6 +64,11 @@ def add_from_ovf(installation: Installation, document: str, *, regenerate_ids: b
         description=configuration.description,
         memory=configuration.memory,
     )
+    with installation.state.lock:
+        # As a new VM it gets new addresses; the pool also fills in those that the document leaves out.
+        vm.nics = {
+            nic: new_mac() if regenerate_ids or not mac else mac for nic, mac in configuration.nics.items()
+        }
     for attachment in configuration.attachments:
         try:
             attach(installation, vm.id, attachment)
@@ -93,10 +102,36 @@ def start(installation: Installation, vm_id: str) -> None:
             busy = [each for each in vm.attachments if state.active_transfers(disk_id=each)]
             if busy:
                 raise LabError(f"disk {busy[0]} of VM {vm.name} is being transferred")
-        plugged = [disk_id for disk_id, attachment in vm.attachments.items() if attachment.active]
+            plugged = [
+                disk_id
+                for disk_id, attachment in vm.attachments.items()
+                if attachment.active and state.disk(disk_id).has_volume
+            ]
         installation.host.start_vm(vm_id, plugged)
         with state.lock:
             vm.status = "up"
+
+
+def start_asked(installation: Installation, vm_id: str) -> None:
+    """Start the VM for a client. Raises Refusal (409) when it runs, or is busy."""
+    try:
+        start(installation, vm_id)
+    except LabError as error:
+        raise conflict(f"Cannot run VM. {error.message}.") from None
+
+
+def remove(installation: Installation, vm_id: str, *, detach_only: bool) -> None:
+    """Remove a VM that is down, and its disks unless `detach_only`. Raises Refusal."""
+    state = installation.state
+    with state.lock:
+        vm = state.vm(vm_id)
+        if vm.running:
+            raise conflict("Cannot remove VM. VM is running.")
+        attached = list(vm.attachments)
+    for disk_id in attached:
+        detach(installation, vm_id, disk_id, delete=not detach_only)
+    with state.lock:
+        del state.vms[vm_id]
 
 
 def stop(installation: Installation, vm_id: str) -> None:
@@ -148,10 +183,33 @@ def attach(installation: Installation, vm_id: str, attachment: Attachment) -> No
                 )
             if disk.status == "locked":
                 raise disks_locked("attach Virtual Disk", [disk.name])
+            if attachment.bootable and any(other.bootable for other in vm.attachments.values()):
+                raise conflict(f"Cannot attach Virtual Disk. VM {vm.name} has a bootable disk already.")
             vm.attachments[disk.id] = attachment
-            hot = vm.running and attachment.active
+            hot = vm.running and attachment.active and disk.has_volume
         if hot:
             installation.host.attach(vm_id, disk.id)
+
+
+def change_attachment(
+    installation: Installation, vm_id: str, disk_id: str, wanted: ChangedAttachment
+) -> Attachment:
+    """Change an attachment, or the name of its disk. Raises Refusal."""
+    state = installation.state
+    with state.lock:
+        vm = state.vm(vm_id)
+        if disk_id not in vm.attachments:
+            raise Missing("disk attachment", disk_id)
+        disk = state.disk(disk_id)
+        if disk.status == "locked":
+            raise disks_locked("edit Virtual Disk", [disk.name])
+        attachment = vm.attachments[disk_id]
+        if vm.running and (wanted.bootable is not None or wanted.interface is not None):
+            raise conflict("Cannot edit Virtual Disk. The VM is not down.")
+        disk.name = wanted.name or disk.name
+        attachment.bootable = attachment.bootable if wanted.bootable is None else wanted.bootable
+        attachment.interface = wanted.interface or attachment.interface
+        return attachment
 
 
 def detach(installation: Installation, vm_id: str, disk_id: str, *, delete: bool = False) -> None:
@@ -170,7 +228,7 @@ def detach(installation: Installation, vm_id: str, disk_id: str, *, delete: bool
             if vm.running and delete:
                 raise conflict("Cannot remove Virtual Disk. The VM is not down.")
             attachment = vm.attachments.pop(disk_id)
-            hot = vm.running and attachment.active
+            hot = vm.running and attachment.active and disk.has_volume
         if hot:
             installation.host.detach(vm_id, disk_id)
         checkpoints.forget_disk(installation, vm, disk_id)

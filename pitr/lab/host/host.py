@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +34,7 @@ from pitr.lab.host.volume import (
     create_image,
     stored_bitmaps,
 )
-from pitr.process import require
+from pitr.process import require, run
 
 #: The kernel ends socket paths at 107 bytes; the longest name below the folder has less than this.
 _MAX_FOLDER = 107 - 24
@@ -130,6 +131,31 @@ class Host:
             volume = self._free_volume(volume_id)
             volume.path.unlink()
             del self._volumes[volume_id], self._history[volume_id]
+
+    def grow_volume(self, volume_id: str, size: int) -> None:
+        """Make a volume larger; its checkpoints stay, and what is added reads as zero."""
+        with self._lock:
+            volume = self.volume(volume_id)
+            vm = self._vm_of(volume)
+            if vm is not None:
+                vm.resize(volume, size)
+            else:
+                self._free_volume(volume_id)
+                run(["qemu-img", "resize", "-q", "-f", volume.qemu_format, str(volume.path), str(size)])
+            self._volumes[volume_id] = replace(volume, size=size)
+
+    def replace_volume(self, volume_id: str, size: int, format: str) -> None:
+        """Make a volume that nothing uses anew, with the bytes that fit and without checkpoints."""
+        with self._lock:
+            self._free_volume(volume_id)
+            content = self._folder / "volumes" / f"{volume_id}.content"
+            self.copy_content(volume_id, content)
+            os.truncate(content, min(size, content.stat().st_size))
+            try:
+                self.delete_volume(volume_id)
+                self.create_volume(volume_id, size, format, content=content)
+            finally:
+                content.unlink()
 
     def copy_content(self, volume_id: str, target: Path) -> None:
         """Copy what the guest sees of a volume now into the new sparse raw file `target`."""

@@ -75,6 +75,14 @@ class RunningVM:
         actions.append(("block-dirty-bitmap-remove", {"node": volume.node, "name": bitmap}))
         self.daemon.transaction(actions)
 
+    def resize(self, volume: Volume, size: int) -> None:
+        """Make a volume larger; the guest's connections to it end, as an NBD export has one size for ever."""
+        self.daemon.remove_export(_guest_export(volume))
+        try:
+            self.daemon.execute("block_resize", {"node-name": volume.node, "size": size})
+        finally:
+            self.daemon.add_export(_guest_export(volume), volume.node, writable=True)
+
     def close(self) -> None:
         self.daemon.close()
 
