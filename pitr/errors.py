@@ -65,6 +65,10 @@ class NoSuchDisk(NoSuchError):
     pass
 
 
+class NothingToBackUp(NoSuchDisk):
+    """A VM has no disk that a backup could hold."""
+
+
 class BusyError(PitrError):
     """Another pitr works on this VM or repository."""
 

@@ -15,7 +15,7 @@ from pitr.blob import DEFAULT_LEVEL
 from pitr.damage import StoredDamage
 from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.endpoint.protocols import Sink, Source
-from pitr.errors import CheckpointGone, EngineError, NoSuchDisk, PitrError, UsageError
+from pitr.errors import CheckpointGone, EngineError, NoSuchDisk, NothingToBackUp, PitrError, UsageError
 from pitr.jobs.presence import check_present
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.repository import Repository, pending
@@ -35,7 +35,7 @@ Notify = Callable[[str], None]
 class BackupOptions:
     """How to back up. `full` and `incremental` are what was asked for; with neither, incremental where possible.
 
-    `disks`: names or ids of the only disks to take; all when empty. Without `fallback` a backup that was to be
+    `disks`: names or ids of the only disks to take; all when empty. `exclude_disks`: those to leave out. Without `fallback` a backup that was to be
     incremental and cannot be is refused instead of being taken in full.
     """
 
@@ -43,6 +43,7 @@ class BackupOptions:
     incremental: bool = False
     fallback: bool = True
     disks: tuple[str, ...] = ()
+    exclude_disks: tuple[str, ...] = ()
     require_consistency: bool = False
     level: int = DEFAULT_LEVEL
     workers: int = DEFAULT_WORKERS
@@ -124,6 +125,7 @@ class _Run:
         self.progress = progress
         self.notify = notify
         self.backup_id = str(uuid.uuid4())
+        self.with_chain: frozenset[str] = frozenset()
 
     def run(self) -> Backup:
         started_at = time.monotonic()
@@ -132,9 +134,15 @@ class _Run:
         for disk in left_out:
             self.notify(f"disk {printable(disk.name)} ({disk.disk_id}) is left out: {disk.reason}")
         base = self.choose_base()
+        self.with_chain = self._disks_with_chain()
         with ExitStack() as cleanup:
             with self._running(disks, base) as (running, base):
                 started = running.started
+                if self.options.require_consistency and started.mode == "hybrid":
+                    self.notify(
+                        f"the engine takes backups of VM {printable(self.vm.name)} from snapshots and pays no heed "
+                        "to --require-consistency: whether this point is consistent is unknown"
+                    )
                 streams = self._copy(started, disks, base, cleanup)
                 configuration = ovirt.configuration(self.engine, self.vm.id)
                 if configuration is None:
@@ -158,7 +166,7 @@ class _Run:
         disks: list[ovirt.Disk] = []
         left_out: list[LeftOut] = []
         attached = ovirt.vm_disks(self.engine, self.vm.id)
-        for name in self.options.disks:
+        for name in (*self.options.disks, *self.options.exclude_disks):
             matching = [disk for disk in attached if name in (disk.id, disk.name)]
             if not matching:
                 have = ", ".join(f"{printable(disk.name)} ({disk.id})" for disk in attached)
@@ -176,7 +184,7 @@ class _Run:
                 left_out.append(LeftOut(disk.id, disk.name, reason))
         if not disks:
             why = "; ".join(f"{printable(disk.name)}: {disk.reason}" for disk in left_out)
-            raise UsageError(
+            raise NothingToBackUp(
                 f"VM {printable(self.vm.name)} has no disk that can be backed up",
                 f"Left out: {why}." if why else "",
             )
@@ -185,6 +193,8 @@ class _Run:
     def _why_not(self, disk: ovirt.Disk) -> str | None:
         if self.options.disks and disk.id not in self.options.disks and disk.name not in self.options.disks:
             return "not asked for"
+        if disk.id in self.options.exclude_disks or disk.name in self.options.exclude_disks:
+            return "excluded"
         if disk.storage_type != "image":
             return f"its storage is of type {disk.storage_type}: the engine has no image of it to back up"
         if disk.shareable:
@@ -228,6 +238,15 @@ class _Run:
                 "Leave out --no-fallback to take a full backup.",
             )
         return _Base(None, reason)
+
+    def _disks_with_chain(self) -> frozenset[str]:
+        """The disks that an earlier backup holds with a checkpoint: a full of them is a surprise."""
+        return frozenset(
+            stream.disk_id
+            for backup in self.repository.catalog.points(self.vm.id)
+            for stream in backup.streams
+            if stream.settings.format == "cow"
+        )
 
     @contextmanager
     def _running(
@@ -389,7 +408,13 @@ class _DiskCopy:
         elif self._incremental:
             reason = "the backup that it would stand on does not hold the disk"
         elif self._base.parent is not None:
-            reason = "it is raw" if self._disk.format == "raw" else "the checkpoint does not hold it"
+            reason = "it is raw"
+            if self._disk.format != "raw":
+                reason = "the checkpoint does not hold it"
+                if self._disk.id in self._run.with_chain:
+                    reason = self._run.no_base(
+                        f"{reason}: disk {printable(self._disk.name)} was detached since, or left out of a backup"
+                    ).reason
         # What the engine gives for an incremental can be read whole as well.
         return self._new(Kind.FULL, reason, None), ImageioSource(address, "zero")
 
