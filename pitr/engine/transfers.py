@@ -24,6 +24,9 @@ from pitr.errors import EngineError
 #: short enough that what a killed pitr leaves behind does not lock a disk for hours.
 INACTIVITY_TIMEOUT_S = 900.0
 
+#: A disk that something else works on is often free again in a moment.
+_BUSY_S = 10.0
+
 Direction = Literal["download", "upload"]
 
 _ENDED = ("finished_success", "finished_failure", "gone")
@@ -194,18 +197,26 @@ class Transfer:
             timeout_policy=types.ImageTransferTimeoutPolicy.CANCEL,
             inactivity_timeout=max(1, round(self._inactivity_timeout_s)),
         )
-        try:
-            answer = self._engine.call(
-                f"starting the {self.direction} of disk {self.disk_id}",
-                lambda system: system.image_transfers_service().add(new),
-                idempotent=False,
-            )
-        except EngineFault as fault:
-            if fault.busy:
-                raise faults.as_busy(fault) from fault
-            raise
+        answer = self._add_when_free(new)
         self._id = required(answer.id, "the id of the transfer")
         self._keep_urls(answer)
+
+    def _add_when_free(self, new: Any) -> Any:
+        deadline = pauses(_BUSY_S, self._engine.poll_interval_s)
+        while True:
+            last = next(deadline)
+            try:
+                return self._engine.call(
+                    f"starting the {self.direction} of disk {self.disk_id}",
+                    lambda system: system.image_transfers_service().add(new),
+                    idempotent=False,
+                )
+            except EngineFault as fault:
+                if not fault.busy:
+                    raise
+                if last:
+                    raise faults.as_busy(fault) from fault
+                self._engine.log.debug("%s; waiting", fault.message)
 
     def _wait_until_transferring(self) -> None:
         phase = "unknown"

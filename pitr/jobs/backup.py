@@ -24,6 +24,8 @@ from pitr.transfer import copy_all
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import printable
 
+#: A VM or a disk that something else works on is often free again in a moment.
+_BUSY_S = 10.0
 #: After an incremental backup that could not start, the engine needs some time until the VM is free again.
 _BUSY_AFTER_FAILURE_S = 120.0
 
@@ -255,7 +257,7 @@ class _Run:
         """Hold a backup on the engine; where the checkpoint turns out to be of no use, a full one."""
         with ExitStack() as stack:
             running = None
-            busy_wait_s = 0.0
+            busy_wait_s = _BUSY_S
             if base.parent is not None:
                 try:
                     running = stack.enter_context(self._on_engine(disks, base, busy_wait_s))
@@ -352,7 +354,9 @@ class _Run:
             mode=Mode(started.mode),
             # No field of the engine's tells whether freezing the guest's file systems has worked; a live backup
             # that requires it fails where it does not, a hybrid one pays no heed.
-            consistency="frozen" if self.options.require_consistency and started.mode == "live" else "unknown",
+            consistency="frozen"
+            if self.options.require_consistency and started.mode == "live"
+            else "unknown",
             streams=tuple(streams),
             left_out=tuple(left_out),
             duration_ms=round((time.monotonic() - started_at) * 1000),

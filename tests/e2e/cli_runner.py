@@ -64,8 +64,14 @@ class Pitr:
     def with_environment(self, **changes: str) -> Pitr:
         return Pitr({**self.environment, **changes})
 
-    def __call__(self, *arguments: str | Path, code: int | None = 0) -> Result:
-        """Run a command that is to end with `code`; None: with any but 0."""
+    def __call__(self, *arguments: str | Path, code: int = 0) -> Result:
+        """Run a command that is to end with `code`."""
+        result = self.run(*arguments)
+        assert result.code == code, result
+        return result
+
+    def run(self, *arguments: str | Path) -> Result:
+        """Run a command, however it ends."""
         given = [str(argument) for argument in arguments]
         # Programs write bytes to both, too.
         printed = io.BytesIO(), io.BytesIO()
@@ -77,9 +83,7 @@ class Pitr:
             finally:
                 for signum, handler in handlers.items():
                     signal.signal(signum, handler)
-        result = Result(tuple(given), found, *(stream.getvalue().decode() for stream in printed))
-        assert result.code == code if code is not None else result.code != 0, result
-        return result
+        return Result(tuple(given), found, *(stream.getvalue().decode() for stream in printed))
 
     def json(self, *arguments: str | Path, code: int = 0) -> Any:
         """Run a command with `--output json` and return its document."""
