@@ -7,7 +7,7 @@ and its digest compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
@@ -140,13 +140,14 @@ class _Run:
 
     # Streams
 
-    def _streams(self, backups: Iterable[Backup]) -> list[tuple[Backup, Stream]]:
+    def _streams(self, backups: Sequence[Backup]) -> list[tuple[Backup, Stream]]:
         """Each stream of these backups and of those that they stand on, once, after a look at its parent."""
         found: dict[str, tuple[Backup, Stream]] = {}
+        read = {backup.backup_id: backup for backup in backups}
         for backup in backups:
             for stream in backup.streams:
                 try:
-                    for link in self._repository.chain(backup, stream):
+                    for link in self._repository.chain(backup, stream, read):
                         found.setdefault(link[1].stream_id, link)
                 except StoredDamage as error:
                     # What the chain lacks is found once more with each stream that stands on it.

@@ -262,8 +262,14 @@ class Repository:
             )
         return found
 
-    def chain(self, backup: Backup, stream: Stream) -> list[tuple[Backup, Stream]]:
-        """The streams that `stream` stands on, itself first, the full last. Raises StoredDamage for a gap."""
+    def chain(
+        self, backup: Backup, stream: Stream, read: Mapping[str, Backup] | None = None
+    ) -> list[tuple[Backup, Stream]]:
+        """The streams that `stream` stands on, itself first, the full last. Raises StoredDamage for a gap.
+
+        `read`: backups whose records the caller has read just now, by id; they are not read again.
+        """
+        read = read or {}
         found = [(backup, stream)]
         seen = {stream.stream_id}
         while stream.parent_stream_id is not None:
@@ -272,7 +278,7 @@ class Repository:
                     backup.backup_id, stream, "inconsistent", "parent", "its backup has no parent"
                 )
             try:
-                parent_backup = self.record_of(backup.parent_id).backup
+                parent_backup = read.get(backup.parent_id) or self.record_of(backup.parent_id).backup
             except StoredDamage as error:
                 raise of_stream(
                     backup.backup_id,
