@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error)  # noqa: T201 - the help text itself
             return UsageError.exit_code
-        usage = UsageError(str(getattr(error, "message", error)), _help_hint(error))
+        usage = UsageError(_words(error), _help_hint(error))
         return output.failure(usage)
     except PitrError as error:
         if "--debug" in given:
@@ -73,6 +73,12 @@ def wants_json(arguments: list[str]) -> bool:
 def _help_hint(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     return f"See '{context.command_path} --help'." if context is not None else "See 'pitr --help'."
+
+
+def _words(error: Exception) -> str:
+    # What is missing is told by this method only.
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return str(message).rstrip(".")
 
 
 def _defect(error: Exception) -> PitrError:

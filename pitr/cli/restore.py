@@ -86,15 +86,14 @@ def restore(
     from pitr.jobs import restore as job
 
     _check(at, point, to_new_disks, to_file, image_format, storage_domain, attach_to)
+    time = times.parse_at(at) if at is not None else None
     with common.repository() as repository, ExitStack() as stack:
         catalog = repository.catalog
         chosen_vm = choosing.vm_named(catalog, vm) if vm is not None else None
-        if point is not None:
-            choice = choosing.point_named(catalog, point, chosen_vm)
+        if time is not None:
+            choice = choosing.point_at(catalog, chosen_vm or choosing.only_vm(catalog), time)
         else:
-            choice = choosing.point_at(
-                catalog, chosen_vm or choosing.only_vm(catalog), times.parse_at(at or "")
-            )
+            choice = choosing.point_named(catalog, point or "", chosen_vm)
         streams = choosing.streams_of(choice.backup, disk or ())
         if not streams:
             raise UsageError(f"the point {choice.backup.backup_id} holds no disks")
