@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every command is documented, and what documents show exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pitr import errors
+from pitr.cli import reference
+from pitr.process import DEBIAN_PACKAGES
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = reference.commands()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_help_with_an_example(name: str) -> None:
+    text = " ".join((COMMANDS[name].help or "").split())
+    assert len(text) > 20
+    assert re.search(rf"Examples?: {name}\b", text), f"the help of '{name}' has no 'Example: {name} …'"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_option_and_argument_has_a_help(name: str) -> None:
+    without = [parameter.name for parameter in COMMANDS[name].params if not getattr(parameter, "help", None)]
+    assert not without
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_is_in_the_readme(name: str) -> None:
+    assert f"| `{name}` |" in README
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_json_document_is_described(name: str) -> None:
+    table = (ROOT / "docs/json.md").read_text().split("## Documents")[1].split("Notes:")[0]
+    command = name.removeprefix("pitr ")
+    assert re.search(rf"^\|[^|]*`{command}`", table, re.MULTILINE), f"docs/json.md has no row for `{command}`"
+
+
+def test_the_reference_is_fresh() -> None:
+    written = (ROOT / "docs/cli.md").read_text()
+    assert written == reference.markdown(), "docs/cli.md is stale: run 'make docs'"
+
+
+def test_every_exit_code_is_documented() -> None:
+    codes = {
+        error.exit_code
+        for error in vars(errors).values()
+        if isinstance(error, type) and issubclass(error, errors.PitrError)
+    }
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", reference.markdown(), re.MULTILINE)}
+    assert codes <= documented
+
+
+def _shown_commands() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            found = re.match(r"(?:    )?(?:\$ )?(pitr [a-z].*)", line)
+            if found and (line.startswith(("    ", "$ "))) and not line.endswith("[OPTION]..."):
+                yield page.name, found[1]
+
+
+@pytest.mark.parametrize(("page", "line"), list(_shown_commands()))
+def test_commands_that_documents_show_exist_with_their_options(page: str, line: str) -> None:
+    words = shlex.split(line.partition(" > ")[0].partition(" | ")[0], comments=True)
+    name = next((" ".join(words[:length]) for length in (3, 2) if " ".join(words[:length]) in COMMANDS), None)
+    assert name is not None, f"{page} shows a command that does not exist: {line}"
+    known = {option for parameter in COMMANDS[name].params for option in _spellings(parameter)}
+    unknown = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"} - known
+    assert not unknown, f"{page} shows options that '{name}' has not: {line}"
+
+
+def _spellings(parameter: Any) -> list[str]:
+    return [*parameter.opts, *getattr(parameter, "secondary_opts", [])]
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_makefile_installs_all_programs_that_pitr_calls() -> None:
+    line = re.search(r"^PACKAGES := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert line is not None
+    assert set(DEBIAN_PACKAGES.values()) <= set(line[1].split())
