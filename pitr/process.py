@@ -85,3 +85,24 @@ def start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         stderr=output,
         process_group=0,
     ).result()
+
+
+def start_piped(
+    command: Sequence[str], *, stdin: int = subprocess.DEVNULL, stdout: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `command` with a pipe to or from it (subprocess.PIPE), unbuffered; what it says goes where pitr's goes.
+
+    The caller ends it: it does not get the terminal's Ctrl-C. Its output, unless it is a pipe, goes to standard
+    error. Raises ProgramMissing.
+    """
+    if shutil.which(command[0]) is None:
+        raise ProgramMissing(f"the command {command[0]} is not there", "Check its name and PATH.")
+    launcher = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    return _starter.submit(
+        subprocess.Popen,
+        [*launcher, *command],
+        stdin=stdin,
+        stdout=2 if stdout is None else stdout,
+        bufsize=0,
+        process_group=0,
+    ).result()

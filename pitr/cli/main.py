@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import typer
 
-from pitr.cli.output import Output
+from pitr.cli.output import Output, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
 
 #: The base of the command line library's own errors; it has no public name in all its versions.
@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code (docs/cli.md)."""
     given = sys.argv[1:] if arguments is None else arguments
     output = Output(json=wants_json(given))
+    take_standard_output(taken=False)
     for signum in _SIGNALS:
         signal.signal(signum, _interrupt)
     _allow_many_files()

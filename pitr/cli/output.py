@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pitr.errors import PitrError
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 _WIDTH_WITHOUT_TERMINAL = 140
 
 
+@dataclass(slots=True)
+class _StandardOutput:
+    taken: bool = False
+
+
+_standard_output = _StandardOutput()
+
+
+def take_standard_output(*, taken: bool = True) -> None:
+    """From now on a stream goes to standard output; documents go to standard error, on one line."""
+    _standard_output.taken = taken
+
+
 class Output:
     """Prints as text or JSON. In JSON there is exactly one document on standard output."""
 
@@ -26,6 +40,9 @@ class Output:
     def document(self, document: dict[str, Any]) -> None:
         import orjson
 
+        if _standard_output.taken:
+            print(orjson.dumps(document).decode(), file=sys.stderr, flush=True)  # noqa: T201
+            return
         sys.stdout.buffer.write(
             orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         )

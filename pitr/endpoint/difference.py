@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is different on a disk between two points, in either direction, as a source.
+
+Found in the extent indexes alone: a range is unchanged where both points read the same frame, or frames of one
+place, length and digest, or where both are zero. No blob is read for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pitr.damage import of_stream
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.point import PointReader, PointSource, open_point
+from pitr.errors import FormatError
+from pitr.extents import BoolArray, ExtentMap, Int64Array
+from pitr.model import Backup, Stream
+from pitr.repository import Repository
+from pitr.repository.chain import resolve_chain
+
+_DIGEST = np.dtype("V32")
+
+
+def open_difference(
+    repository: Repository, since: tuple[Backup, Stream], backup: Backup, stream: Stream
+) -> DifferenceSource:
+    """Open what turns the disk at the point `since` into the disk at the point of `backup`. The caller closes it.
+
+    Raises StoredDamage when one of the chains is not whole.
+    """
+    changed = _changed(_content(repository, *since), _content(repository, backup, stream))
+    return DifferenceSource(open_point(repository, backup, stream), changed)
+
+
+class DifferenceSource(Closes):
+    """The ranges of a point that are different from another one. Closing it closes the point."""
+
+    def __init__(self, point: PointSource, changed: ExtentMap) -> None:
+        self._point = point
+        self._changed = changed
+
+    @property
+    def size(self) -> int:
+        return self._point.size
+
+    @property
+    def max_readers(self) -> int:
+        return self._point.max_readers
+
+    def extents(self) -> ExtentMap:
+        return self._changed
+
+    def open_reader(self) -> PointReader:
+        return self._point.open_reader()
+
+    def close(self) -> None:
+        self._point.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The pieces of a resolved disk: where each one's frame begins, its length and digest (nothing where zero)."""
+
+    size: int
+    start: Int64Array
+    zero: BoolArray
+    frame_start: Int64Array
+    frame_length: Int64Array
+    digest: npt.NDArray[np.void]
+
+
+def _content(repository: Repository, backup: Backup, stream: Stream) -> _Content:
+    resolved = resolve_chain(repository, backup, stream)
+    found = resolved.map
+    frame_start = np.full(len(found), -1, np.int64)
+    frame_length = np.zeros(len(found), np.int64)
+    digest = np.zeros(len(found), _DIGEST)
+    for layer in np.unique(found.layer[~found.zero]).tolist():
+        owner, part = resolved.chain[layer]
+        with repository.open_index(owner, part) as index:
+            try:
+                frames = index.frames()
+            except FormatError as error:
+                raise of_stream(owner.backup_id, part, "corrupt", "index", error.message) from None
+        mine = np.flatnonzero((found.layer == layer) & ~found.zero)
+        number = np.searchsorted(frames.start, found.start[mine], side="right") - 1
+        frame_start[mine] = frames.start[number]
+        frame_length[mine] = frames.length[number]
+        digest[mine] = frames.digests.view(_DIGEST)[number]
+    return _Content(found.size, found.start, found.zero, frame_start, frame_length, digest)
+
+
+def _changed(before: _Content, after: _Content) -> ExtentMap:
+    """The extents of `after` that are not the same in `before`. What grew is all of it changed."""
+    cuts = np.unique(np.concatenate((before.start, after.start, [before.size, after.size])))
+    cuts = cuts[cuts <= after.size]
+    start, length = cuts[:-1], np.diff(cuts)
+    if len(start) == 0:
+        return ExtentMap.of([])
+    new = np.searchsorted(after.start, start, side="right") - 1
+    common = start < before.size
+    old = np.searchsorted(before.start, start, side="right") - 1
+    # Beyond the end of the old disk there is no piece to compare with; any will do.
+    old = np.where(common & (old >= 0), old, 0)
+    same = np.zeros(len(start), np.bool_)
+    if before.size:
+        both_data = ~before.zero[old] & ~after.zero[new]
+        same_frame = (
+            (before.frame_start[old] == after.frame_start[new])
+            & (before.frame_length[old] == after.frame_length[new])
+            & (before.digest[old] == after.digest[new])
+        )
+        same = common & ((before.zero[old] & after.zero[new]) | (both_data & same_frame))
+    return ExtentMap(start[~same], length[~same], after.zero[new][~same]).merged()

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Any stream as zstd frames."""
+
+from __future__ import annotations
+
+from pitr.blob import FRAME_SIZE, Compressor
+from pitr.endpoint.output import Output
+
+
+class PackedOutput:
+    """Compresses what is written to it, a frame for each mebibyte, and writes it to `output`."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._compressor = Compressor()
+        self._buffer = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._buffer += data
+        while len(self._buffer) >= FRAME_SIZE:
+            self._output.write(self._compressor.compress(bytes(self._buffer[:FRAME_SIZE])))
+            del self._buffer[:FRAME_SIZE]
+
+    def finish(self) -> None:
+        """Write what is left; `output` is finished by whoever made it."""
+        self._output.write(self._compressor.compress(bytes(self._buffer)))
+        self._buffer.clear()

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Copying from what comes as a stream: one thread reads it front to back, workers write what has passed."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from pitr.endpoint.protocols import Sink
+from pitr.endpoint.streamed import Passing, StreamedSource
+from pitr.errors import UsageError
+from pitr.transfer.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter, Progress, Stopped
+from pitr.transfer.plan import WINDOW
+
+#: How many batches may wait for each worker.
+_AHEAD = 2
+#: A batch of zero ranges without data is small, but not for ever.
+_MAX_PASSING = 4096
+
+_Batch = list[Passing]
+
+
+def pour(
+    source: StreamedSource, sink: Sink, *, workers: int = DEFAULT_WORKERS, progress: Progress | None = None
+) -> Copied:
+    """Copy all that passes to `sink`, and flush it. The caller closes both, and aborts a sink on an error.
+
+    The calling thread reads the stream, so that a signal's exception ends the reading. Memory is bounded by the
+    workers and the engine's window, whatever comes.
+    """
+    return _Pouring(source, sink, max(1, min(workers, sink.max_writers)), progress).run()
+
+
+class _Pouring:
+    def __init__(self, source: StreamedSource, sink: Sink, workers: int, progress: Progress | None) -> None:
+        self._source = source
+        self._sink = sink
+        self._workers = workers
+        self._progress = progress
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[int, _Batch]] = deque()
+        self._unfinished = 0
+        self._ended = False
+        self._error: BaseException | None = None
+        self._made: dict[int, Any] = {}
+        self._next_made = 0
+        self._written = self._zeroed = self._skipped = 0
+
+    def run(self) -> Copied:
+        threads = [
+            threading.Thread(target=self._work, name=f"pour-{number}", daemon=True)
+            for number in range(self._workers)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for number, batch in enumerate(_batches(self._source.passing())):
+                self._put(number, batch)
+            self._end(None)
+        except BaseException as error:
+            self._end(error)
+            if not isinstance(error, Stopped):
+                raise
+        finally:
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+        if self._error is not None:
+            raise self._error
+        self._sink.flush()
+        return Copied(self._source.size, self._written, self._zeroed, self._skipped)
+
+    def _put(self, number: int, batch: _Batch) -> None:
+        with self._changed:
+            while self._error is None and self._unfinished >= self._workers * _AHEAD:
+                # Short, so that a signal is seen.
+                self._changed.wait(0.5)
+            if self._error is not None:
+                raise Stopped
+            self._waiting.append((number, batch))
+            self._unfinished += 1
+            self._changed.notify_all()
+
+    def _end(self, error: BaseException | None) -> None:
+        with self._changed:
+            self._ended = True
+            if error is not None and self._error is None:
+                self._error = error
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        try:
+            with self._sink.open_writer() as writer:
+                while (taken := self._take()) is not None:
+                    number, batch = taken
+                    counts = self._write(writer, batch)
+                    made = writer.take() if isinstance(writer, OrderedWriter) else None
+                    self._deliver(number, made, counts)
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            self._end(error)
+
+    def _take(self) -> tuple[int, _Batch] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ended)
+            if self._error is not None or not self._waiting:
+                return None
+            return self._waiting.popleft()
+
+    def _write(self, writer: Any, batch: _Batch) -> tuple[int, int, int]:
+        written = zeroed = skipped = 0
+        for extent, data in batch:
+            if data is not None:
+                writer.write(extent.start, memoryview(data))
+                written += extent.length
+            elif self._sink.reads_zero:
+                skipped += extent.length
+            else:
+                writer.zero(extent.start, extent.length)
+                zeroed += extent.length
+        return written, zeroed, skipped
+
+    def _deliver(self, number: int, made: Any, counts: tuple[int, int, int]) -> None:
+        with self._changed:
+            if self._error is not None:
+                return
+            self._made[number] = made
+            while self._next_made in self._made:
+                ready = self._made.pop(self._next_made)
+                if isinstance(self._sink, OrderedSink):
+                    self._sink.append(ready)
+                self._next_made += 1
+                self._unfinished -= 1
+            self._written += counts[0]
+            self._zeroed += counts[1]
+            self._skipped += counts[2]
+            if self._progress is not None:
+                self._progress(self._written + self._zeroed + self._skipped, self._source.size)
+            self._changed.notify_all()
+
+
+def _batches(passing: Iterator[Passing]) -> Iterator[_Batch]:
+    """Gather what passes by windows of data, so that a worker has enough to do at once."""
+    batch: _Batch = []
+    data_bytes = 0
+    for one in passing:
+        length = 0 if one.data is None else one.extent.length
+        if batch and (data_bytes + length > WINDOW or len(batch) >= _MAX_PASSING):
+            yield batch
+            batch, data_bytes = [], 0
+        batch.append(one)
+        data_bytes += length
+    if batch:
+        yield batch
+
+
+def check_whole(source: StreamedSource) -> None:
+    """Raise UsageError for a stream that holds only what changed."""
+    if not source.whole:
+        raise UsageError(
+            "the stream is incremental: it does not hold the whole disk",
+            "Import it into a repository that holds what it stands on, and restore from there.",
+        )
