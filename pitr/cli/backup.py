@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr.cli.options import Common, with_common
-from pitr.errors import Interrupted, PitrError, UsageError
+from pitr.cli.options import Common, MaxWorkersOption, with_common
+from pitr.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pitr.engine import Engine
     from pitr.jobs.backup import BackupOptions
-    from pitr.model import Backup
+    from pitr.jobs.fleet import Chosen
     from pitr.repository import Repository
 
 
@@ -22,7 +24,21 @@ def backup(
     common: Common,
     vms: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[VM]...", help="Names or ids; left out: the VMs that the repository knows."),
+        typer.Argument(
+            metavar="[VM]...",
+            help="Names or ids; left out: the VMs that the configuration names, else those in the repository.",
+        ),
+    ] = None,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="All VMs on the engine; those without a disk to back up are skipped."),
+    ] = False,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="TAG", help="The VMs with this tag on the engine; repeatable."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, max=64, metavar="N", help="How many VMs at a time (1).")
     ] = None,
     incremental: Annotated[
         bool,
@@ -38,24 +54,26 @@ def backup(
         list[str] | None,
         typer.Option("--disk", metavar="DISK", help="Only this disk, by name or id; repeatable."),
     ] = None,
+    exclude_disk: Annotated[
+        list[str] | None,
+        typer.Option("--exclude-disk", metavar="DISK", help="Leave out this disk; repeatable."),
+    ] = None,
     require_consistency: Annotated[
         bool,
         typer.Option("--require-consistency", help="Fail when the guest's file systems cannot be frozen."),
     ] = False,
     level: Annotated[int, typer.Option("--level", min=-7, max=19, help="zstd level.")] = 1,
-    max_workers: Annotated[
-        int,
-        typer.Option("--max-workers", min=1, max=64, help="Connections and threads, for all disks together."),
-    ] = 4,
+    max_workers: MaxWorkersOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be backed up, and from where.")
     ] = False,
 ) -> None:
     """Back up VMs: for each, all its disks at one point in time.
 
-    With neither --incremental nor --full: incremental where possible, else full, saying why.
+    With neither --incremental nor --full: incremental where possible, else full, saying why. Of several VMs one that
+    fails does not stop the others; the exit code is 1 then.
 
-    Examples: pitr backup web1 --full; pitr backup --incremental
+    Examples: pitr backup web1 --full; pitr backup --incremental; pitr backup --tag daily --jobs 4
     """
     from pitr.jobs.backup import BackupOptions
 
@@ -63,72 +81,106 @@ def backup(
         raise UsageError("--full and --incremental exclude each other")
     if full and no_fallback:
         raise UsageError("--no-fallback goes with incremental backups", "Leave out --full.")
-    chosen = BackupOptions(
+    if every and (vms or tag):
+        raise UsageError("--all leaves nothing to name", "Leave out the VMs and --tag, or --all.")
+    options = BackupOptions(
         full=full,
         incremental=incremental or no_fallback,
         fallback=not no_fallback,
         disks=tuple(disk or ()),
+        exclude_disks=tuple(exclude_disk or ()),
         require_consistency=require_consistency,
         level=level,
-        workers=max_workers,
+        workers=common.workers(max_workers),
     )
     with common.repository() as repository:
-        names = list(dict.fromkeys(vms)) if vms else _known_vms(repository)
-        if chosen.disks and len(names) > 1:
-            raise UsageError(
-                "--disk goes with one VM", f"Name the VM; these were chosen: {', '.join(names)}."
-            )
+        named, tags = _asked_for(common, repository, vms or (), tag or (), every)
         with common.engine() as engine:
+            from pitr.jobs import fleet
+
+            chosen = fleet.choose(engine, named, tags, every=every)
+            if (options.disks or options.exclude_disks) and len(chosen) > 1:
+                raise UsageError(
+                    "--disk and --exclude-disk go with one VM",
+                    f"Name the VM; these were chosen: {', '.join(vm.name for vm in chosen)}.",
+                )
             if dry_run:
-                _show_plans(common, repository, engine, names, chosen)
+                _show_plans(common, repository, engine, [vm.key for vm in chosen], options)
             else:
-                raise typer.Exit(_back_up_all(common, repository, engine, names, chosen))
+                raise typer.Exit(
+                    _back_up(common, repository, engine, chosen, options, jobs or common.settings.jobs or 1)
+                )
 
 
-def _known_vms(repository: Repository) -> list[str]:
-    known = [vm.id for vm in repository.catalog.vms()]
+def _asked_for(
+    common: Common, repository: Repository, vms: Sequence[str], tags: Sequence[str], every: bool
+) -> tuple[list[Chosen], list[str]]:
+    """The VMs and tags: those of the command line, else of the configuration, else what the repository knows."""
+    from pitr.jobs.fleet import Chosen
+
+    if not (vms or tags or every):
+        vms, tags = common.settings.vms, common.settings.tags
+    if vms or tags or every:
+        return [Chosen(name, name) for name in dict.fromkeys(vms)], list(tags)
+    known = [Chosen(vm.id, vm.name) for vm in repository.catalog.vms()]
     if not known:
         raise UsageError(
-            "no VM is named, and the repository knows none yet", "Name the VMs: pitr backup VM..."
+            "no VM is named, and the repository knows none yet",
+            "Name the VMs: pitr backup VM... (or --tag TAG, or --all).",
         )
-    return known
+    return known, []
 
 
-def _back_up_all(
-    common: Common, repository: Repository, engine: Engine, names: list[str], chosen: BackupOptions
+def _back_up(
+    common: Common,
+    repository: Repository,
+    engine: Engine,
+    chosen: Sequence[Chosen],
+    options: BackupOptions,
+    jobs: int,
 ) -> int:
     from pitr.cli import documents, tables
     from pitr.cli.output import error_document
-    from pitr.cli.progress import showing
-    from pitr.jobs.backup import back_up
+    from pitr.cli.progress import showing_each
+    from pitr.jobs import fleet
 
-    made: list[Backup] = []
-    failed: list[tuple[str, PitrError]] = []
-    for name in names:
-        try:
-            with showing(common.out, f"backup {name}") as progress:
-                made.append(
-                    back_up(repository, engine, name, chosen, progress=progress, notify=common.out.notify)
-                )
-        except Interrupted:
-            raise
-        except PitrError as error:
-            if len(names) == 1:
-                raise
-            failed.append((name, error))
-            common.out.notify(f"{name}: {error.message} {error.advice}")
+    with showing_each(common.out, "backup", [vm.name for vm in chosen]) as progress_of:
+        outcomes = fleet.back_up_fleet(
+            repository.path,
+            engine,
+            chosen,
+            options,
+            jobs=jobs,
+            progress_of=progress_of,
+            notify=common.out.notify,
+        )
+    made = [outcome.backup for outcome in outcomes if outcome.backup is not None]
+    failures = [(outcome, outcome.error) for outcome in outcomes if outcome.error is not None]
+    if len(chosen) == 1 and failures:
+        raise failures[0][1]
+    for outcome, error in failures:
+        common.out.notify(f"{outcome.vm.name}: {error.message}. {error.advice}")
     if common.out.json:
         common.out.document(
             {
                 "backups": [documents.point(backup) for backup in made],
-                "failed": [{"vm": name, **error_document(reason)} for name, reason in failed],
+                "failed": [
+                    {"vm": outcome.vm.name, **error_document(error)}
+                    for outcome, error in failures
+                    if outcome.failed
+                ],
+                "skipped": [
+                    {"vm": outcome.vm.name, "reason": error.message}
+                    for outcome, error in failures
+                    if outcome.skipped
+                ],
             }
         )
+    elif len(chosen) == 1:
+        common.out.show(tables.points(made))
     else:
-        common.out.show(tables.points(made)) if made else None
-        for name, reason in failed:
-            common.out.show(f"Failed: {name}: {reason.message}")
-    return 1 if failed else 0
+        common.out.show(tables.fleet(outcomes))
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
 
 
 def _show_plans(

@@ -17,8 +17,12 @@ from pitr.cli.output import Output
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
+    from pitr.config import Settings
     from pitr.engine import Engine
     from pitr.repository import Repository
+
+#: Connections and threads, for all disks together.
+DEFAULT_WORKERS = 4
 
 _REPOSITORY = "Repository"
 _ENGINE = "Engine"
@@ -64,6 +68,12 @@ InsecureOption = Annotated[
 ]
 
 
+MaxWorkersOption = Annotated[
+    int | None,
+    typer.Option("--max-workers", min=1, max=64, help="Connections and threads, for all disks together (4)."),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Common:
     """What the shared options say."""
@@ -89,10 +99,24 @@ class Common:
             raise UsageError(f"--output is text or json, not {self.output!r}")
         return Output(json=self.output == "json")
 
+    @property
+    def settings(self) -> Settings:
+        """What the configuration file says; the options and the environment come first."""
+        from pitr.config import load_settings
+
+        return load_settings()
+
+    def workers(self, given: int | None) -> int:
+        return given or self.settings.workers or DEFAULT_WORKERS
+
     def repository_path(self) -> Path:
-        if self.repo is None:
-            raise UsageError("no repository is named", "Name it with --repo FOLDER or in PITR_REPO.")
-        return self.repo
+        path = self.repo or self.settings.repository
+        if path is None:
+            raise UsageError(
+                "no repository is named",
+                "Name it with --repo FOLDER, in PITR_REPO, or as 'repository' in pitr's config.toml.",
+            )
+        return path
 
     @contextmanager
     def repository(self) -> Iterator[Repository]:
@@ -104,12 +128,17 @@ class Common:
     @contextmanager
     def engine(self) -> Iterator[Engine]:
         import getpass
+        import os
         import sys
 
         from pitr.engine import Engine, load_config
 
+        section = self.config
+        if section is None and not (self.engine_url or os.environ.get("PITR_ENGINE_URL")):
+            # A section is of one engine: its password is nothing for another one that was named.
+            section = self.settings.engine_section
         config = load_config(
-            section=self.config,
+            section=section,
             engine_url=self.engine_url,
             username=self.username,
             password_file=self.password_file,

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pitr.cli.output import Output
@@ -24,6 +25,41 @@ def showing(output: Output, what: str) -> Iterator[Progress | None]:
             yield progress
     else:
         yield None
+
+
+@contextmanager
+def showing_each(
+    output: Output, what: str, names: Sequence[str]
+) -> Iterator[Callable[[str], Progress | None]]:
+    """Show progress of `what` for several things at once; the block gets a function that gives each its callback.
+
+    In JSON each has lines of its own, on a terminal they share one bar.
+    """
+    if output.json:
+        yield lambda name: _json_progress(f"{what} {name}")
+    elif sys.stderr.isatty():
+        with _bar(f"{what} {names[0] if len(names) == 1 else f'{len(names)} VMs'}") as progress:
+            yield _Sum(progress).part
+    else:
+        yield lambda name: None
+
+
+class _Sum:
+    """Adds up the progress of several things."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._parts: dict[str, tuple[int, int]] = {}
+
+    def part(self, name: str) -> Progress:
+        def progress(done: int, total: int) -> None:
+            with self._lock:
+                self._parts[name] = (done, total)
+                done, total = (sum(column) for column in zip(*self._parts.values(), strict=True))
+                self._progress(done, total)
+
+        return progress
 
 
 def _json_progress(what: str) -> Progress:

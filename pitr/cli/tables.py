@@ -18,6 +18,7 @@ from pitr.units import human_size, printable
 
 if TYPE_CHECKING:
     from pitr.damage import Damage
+    from pitr.jobs.fleet import Outcome
     from pitr.jobs.restore import Restored
 
 _SHORT_ID = 8
@@ -54,6 +55,28 @@ def points(backups: Sequence[Backup]) -> RenderableType:
             for backup in backups
         ),
         right=("Disks", "Changed", "Stored", "Took"),
+    )
+
+
+def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
+    """What became of each VM of a backup of several."""
+    return table(
+        ("VM", "Result", "Point", "Disks", "Stored", "Took", "Id", "Why"),
+        (
+            (
+                outcome.vm.name,
+                backup.kind.value if backup else "skipped" if outcome.skipped else "FAILED",
+                times.for_people(backup.point) if backup else "",
+                str(len(backup.streams)) if backup else "",
+                human_size(backup.stored_bytes) if backup else "",
+                times.duration(outcome.duration_s),
+                backup.backup_id[:_SHORT_ID] if backup else "",
+                why_full(backup) if backup else outcome.error.message if outcome.error else "",
+            )
+            for outcome in outcomes
+            for backup in [outcome.backup]
+        ),
+        right=("Disks", "Stored", "Took"),
     )
 
 

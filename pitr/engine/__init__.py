@@ -16,7 +16,7 @@ from pitr.engine.leftovers import end_leftovers
 from pitr.engine.started_backup import BackupDisk, StartedBackup
 from pitr.engine.storage import StorageDomain, storage_domains
 from pitr.engine.transfers import Transfer, start_download, start_upload
-from pitr.engine.vms import VM, configuration, find_vm, list_vms
+from pitr.engine.vms import VM, configuration, find_vm, list_vms, vms_with_tag
 
 __all__ = [
     "BackupDisk",
@@ -47,4 +47,5 @@ __all__ = [
     "start_upload",
     "storage_domains",
     "vm_disks",
+    "vms_with_tag",
 ]

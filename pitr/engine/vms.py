@@ -68,11 +68,22 @@ def get_vm(engine: Engine, vm_id: str) -> VM:
 
 def list_vms(engine: Engine) -> list[VM]:
     """Return all VMs that the user may see, by name. Raises EngineError."""
+    return _all(engine, None)
+
+
+def vms_with_tag(engine: Engine, tag: str) -> list[VM]:
+    """Return the VMs that have the tag, by name. Raises UsageError for what is no tag, EngineError."""
+    if not _BARE_WORD.fullmatch(tag):
+        raise UsageError(f"{tag!r} is not a tag", "A tag has letters, digits, '_', '-' and '.' only.")
+    return _all(engine, f"tag={tag}")
+
+
+def _all(engine: Engine, search: str | None) -> list[VM]:
     clusters = {
         cluster.id: cluster
         for cluster in engine.call("listing clusters", lambda system: system.clusters_service().list())
     }
-    return sorted((_read(vm, clusters) for vm in _list(engine, None)), key=lambda vm: (vm.name, vm.id))
+    return sorted((_read(vm, clusters) for vm in _list(engine, search)), key=lambda vm: (vm.name, vm.id))
 
 
 def configuration(engine: Engine, vm_id: str, *, timeout_s: float = 10.0) -> str | None:

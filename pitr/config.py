@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configuration file: what a person would otherwise type each time.
+
+`config.toml` in the user's `pitr` folder and in `/etc/pitr`; the user's comes first, key by key. What is given on
+the command line or in the environment beats both. PITR_CONFIG names one file that is read instead of the two.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pitr.errors import UsageError
+
+SYSTEM_FILE = Path("/etc/pitr/config.toml")
+_RETENTION = ("keep_last", "keep_daily", "keep_weekly", "keep_monthly")
+_MOST_WORKERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says; None and empty where it says nothing. `files` are those that were read.
+
+    `retention` holds the rules of `pitr prune`: keep_last, keep_daily, keep_weekly and keep_monthly are numbers,
+    keep_within is a span such as "30d".
+    """
+
+    repository: Path | None = None
+    engine_section: str | None = None
+    vms: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    workers: int | None = None
+    jobs: int | None = None
+    retention: Mapping[str, int | str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+
+def load_settings(environ: Mapping[str, str] | None = None, system_file: Path = SYSTEM_FILE) -> Settings:
+    """Read the configuration. Raises UsageError that names the file and the key which is wrong.
+
+    A file that does not exist says nothing, unless PITR_CONFIG names it.
+    """
+    environ = os.environ if environ is None else environ
+    named = environ.get("PITR_CONFIG")
+    paths = [Path(named).expanduser()] if named else [system_file, _user_file(environ)]
+    merged: dict[str, Any] = {}
+    read: list[Path] = []
+    for path in paths:
+        document = _read(path, must_exist=bool(named))
+        if document is not None:
+            merged |= _checked(path, document)
+            read.append(path)
+    return Settings(**merged, files=tuple(read))
+
+
+def _user_file(environ: Mapping[str, str]) -> Path:
+    folder = environ.get("XDG_CONFIG_HOME")
+    home = environ.get("HOME")
+    base = Path(folder) if folder else (Path(home) if home else Path.home()) / ".config"
+    return base / "pitr" / "config.toml"
+
+
+def _read(path: Path, *, must_exist: bool) -> dict[str, Any] | None:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        if not must_exist:
+            return None
+        raise UsageError(f"there is no configuration file {path}", "PITR_CONFIG names it.") from None
+    except OSError as error:
+        raise UsageError(f"the configuration file {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration file {path} is not TOML: {error}") from None
+
+
+def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """The settings of one file as arguments of Settings."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
+        else:
+            flat[key] = value
+    found: dict[str, Any] = {}
+    retention: dict[str, int | str] = {}
+    for key, value in flat.items():
+        if key not in _KEYS:
+            raise UsageError(
+                f"{path}: there is no setting {key!r}", f"There are: {', '.join(sorted(_KEYS))}."
+            )
+        name, check = _KEYS[key]
+        try:
+            checked = check(value)
+        except ValueError as error:
+            raise UsageError(f"{path}: {key} {error}, not {value!r}") from None
+        if name == "retention":
+            retention[key.partition(".")[2]] = checked
+        else:
+            found[name] = checked
+    return found | ({"retention": retention} if retention else {})
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("is a text")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise ValueError("is a list of texts")
+    return tuple(dict.fromkeys(value))
+
+
+def _path(value: Any) -> Path:
+    return Path(_text(value)).expanduser()
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError("is a number from 1 on")
+    return value
+
+
+def _workers(value: Any) -> int:
+    if _count(value) > _MOST_WORKERS:
+        raise ValueError(f"is a number from 1 to {_MOST_WORKERS}")
+    return int(value)
+
+
+_KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "repository": ("repository", _path),
+    "workers": ("workers", _workers),
+    "jobs": ("jobs", _workers),
+    "engine.section": ("engine_section", _text),
+    "backup.vms": ("vms", _texts),
+    "backup.tags": ("tags", _texts),
+    **{f"retention.{key}": ("retention", _count) for key in _RETENTION},
+    "retention.keep_within": ("retention", _text),
+}
