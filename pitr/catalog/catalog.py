@@ -46,11 +46,18 @@ class Catalog:
     @classmethod
     def create(cls, path: Path | None) -> Self:
         """Make an empty catalog in a new file, or in memory."""
-        connection = sqlite3.connect(":memory:", isolation_level=None) if path is None else None
-        catalog = cls(connection or sqlite.connect(path or Path(), create=True))
-        with catalog._errors():
-            catalog._connection.executescript(f"BEGIN; {schema.read('catalog.sql')} COMMIT;")
-        return catalog
+        with ExitStack() as stack:
+            try:
+                if path is None:
+                    connection = sqlite3.connect(":memory:", isolation_level=None)
+                else:
+                    connection = sqlite.connect(path, create=True)
+                stack.callback(connection.close)
+                connection.executescript(f"BEGIN; {schema.read('catalog.sql')} COMMIT;")
+            except sqlite3.Error as error:
+                _raise(error)
+            stack.pop_all()
+        return cls(connection)
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Self:

@@ -172,7 +172,7 @@ class StreamSink:
                 store.new(names.blob(new.disk_id, new.stream_id))
             )
             self._index_path = store.scratch_file()
-            stack.callback(self._index_path.unlink, missing_ok=True)
+            stack.callback(store.drop_scratch, self._index_path)
             self._index = index.IndexWriter(self._index_path)
             stack.callback(self._index.close)
             compressed = external is None or external.compression == "zstd"

@@ -113,4 +113,7 @@ class Store(Protocol):
     def scratch_file(self) -> Path:
         """A path for a temporary local file that the caller makes; it is gone when the store is closed."""
 
+    def drop_scratch(self, path: Path) -> None:
+        """Remove a scratch file early; one that cannot be removed now goes when the store is closed, or later."""
+
     def close(self) -> None: ...

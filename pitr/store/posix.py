@@ -140,6 +140,10 @@ class PosixStore:
         with _io_errors("cannot write temporary files"):
             return self._scratch.file()
 
+    def drop_scratch(self, path: Path) -> None:
+        with suppress(OSError):
+            path.unlink()
+
     def _path(self, name: str) -> Path:
         return self.folder / check_name(name)
 
@@ -187,7 +191,7 @@ class _NewFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         os.close(self._handle)
-        self._scratch.unlink(missing_ok=True)
+        self._store.drop_scratch(self._scratch)
 
 
 class _OpenFile:

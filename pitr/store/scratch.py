@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import threading
 import uuid
@@ -16,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _LOCK = "lock"
+_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class Scratch:
@@ -66,10 +68,15 @@ class Scratch:
 
     def _sweep(self) -> None:
         for folder in list(self._parent.iterdir()):
+            if not _NAME.fullmatch(folder.name):
+                continue
             try:
-                handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                # Made if need be: its owner may have died before it made one, or while it removed all this. One that
+                # is alive, and has just made the folder, finds its lock gone and makes another.
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                handle = os.open(folder / _LOCK, flags, 0o600)
             except OSError:
-                # Not one of ours, or one that is being made just now.
+                # Not a folder, or one that another process is removing.
                 continue
             try:
                 with suppress(BlockingIOError):
