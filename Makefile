@@ -58,7 +58,8 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 install-system:
-	@if ! command -v dpkg-query >/dev/null; then \
+	@missing=; sudo=; \
+	if ! command -v dpkg-query >/dev/null; then \
 	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd; do \
 	        PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing="$$missing $$program"; \
 	    done; \
