@@ -36,34 +36,6 @@ def spans(ranges: Sequence[tuple[int, int]], *, gap: int, limit: int) -> Iterato
         yield Span(start, end - start, tuple(pieces))
 
 
-class Scatter:
-    """A file-like object that takes a span's bytes in order and puts its pieces into `target`.
-
-    `target` is exactly as long as all pieces together.
-    """
-
-    def __init__(self, span: Span, target: memoryview) -> None:
-        self._pieces = iter(span.pieces)
-        self._target = target
-        self._position = span.start
-        self._offset, self._missing = next(self._pieces)
-
-    def write(self, data: memoryview) -> int:
-        """Take the next bytes, which are the caller's again afterwards."""
-        end = self._position + len(data)
-        while self._missing and self._offset < end:
-            begin = self._offset - self._position
-            count = min(self._missing, end - self._offset)
-            self._target[:count] = data[begin : begin + count]
-            self._target = self._target[count:]
-            self._offset += count
-            self._missing -= count
-            if self._missing == 0:
-                self._offset, self._missing = next(self._pieces, (0, 0))
-        self._position = end
-        return len(data)
-
-
 def _cut(ranges: Sequence[tuple[int, int]], limit: int) -> Iterator[tuple[int, int]]:
     for offset, length in ranges:
         for start in range(offset, offset + length, limit):

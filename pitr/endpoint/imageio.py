@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Disks of oVirt through ovirt-imageio: the data path of backup and restore.
 
-Data goes through the client library, which switches to the host's unix socket or to the proxy by itself; each
-reader and writer has one client, opened in its own thread when it is needed first and replaced after a
-failure, because a client that failed is dead. At no time are there more connections than the server offers:
-the one that asks for the extents is closed before a reader opens, the one that flushes opens after all
-writers are closed.
+Data goes over the host's unix socket where that can be, else to the host, else to the proxy. Each reader and
+writer has one connection, opened in its own thread when it is needed first and replaced after a failure: half of
+an answer may be left on it, and a client of the library that failed is dead. At no time are there more
+connections than the server offers: the one that asks for the extents is closed before a reader opens, the one
+that flushes opens after all writers are closed.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from __future__ import annotations
 import http.client
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ovirt_imageio.client import ImageioClient
 
 from pitr.endpoint.closing import Closes
-from pitr.endpoint.coalesce import Scatter, Span, spans
+from pitr.endpoint.coalesce import Span, spans
 from pitr.endpoint.imageio_errors import StatusError
 from pitr.endpoint.imageio_extents import Context, parse_extents
 from pitr.endpoint.imageio_http import (
     ANSWER_TIMEOUT_S,
+    READ_TIMEOUT_S,
     ImageioAddress,
     ImageioSession,
     Options,
@@ -33,6 +34,7 @@ from pitr.errors import CheckpointGone, FormatError, ImageioError
 from pitr.extents import ExtentMap
 
 T = TypeVar("T")
+C = TypeVar("C", bound=ImageioClient | ImageioSession)
 
 __all__ = ["ImageioAddress", "ImageioReader", "ImageioSink", "ImageioSource", "ImageioWriter"]
 
@@ -157,26 +159,22 @@ class ImageioSink:
         pass
 
 
-class _Link(Closes):
-    """The one client of a reader or writer: opened when needed, dropped when anything fails."""
+class _Link(Closes, Generic[C]):
+    """The one connection of a reader or writer: opened when needed, dropped when anything fails."""
 
-    def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, transfer: ImageioAddress, connect: Callable[[ImageioAddress], C], sleep: Callable[[float], None]
+    ) -> None:
         self.transfer = transfer
+        self._connect = connect
         self._sleep = sleep
-        self._client: ImageioClient | None = None
+        self._connection: C | None = None
 
     @property
-    def client(self) -> ImageioClient:
-        if self._client is None:
-            cafile = None if self.transfer.cafile is None else str(self.transfer.cafile)
-            self._client = ImageioClient(
-                self.transfer.transfer_url,
-                cafile=cafile,
-                secure=self.transfer.secure,
-                proxy_url=self.transfer.proxy_url,
-                buffer_size=BUFFER_SIZE,
-            )
-        return self._client
+    def connection(self) -> C:
+        if self._connection is None:
+            self._connection = self._connect(self.transfer)
+        return self._connection
 
     def trying(self, what: str, operation: Callable[[], T]) -> T:
         def attempt() -> T:
@@ -190,14 +188,34 @@ class _Link(Closes):
         return trying(self.transfer, what, attempt, sleep=self._sleep)
 
     def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _session(transfer: ImageioAddress) -> ImageioSession:
+    session = ImageioSession(transfer, READ_TIMEOUT_S)
+    try:
+        session.go_local()
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _client(transfer: ImageioAddress) -> ImageioClient:
+    return ImageioClient(
+        transfer.transfer_url,
+        cafile=None if transfer.cafile is None else str(transfer.cafile),
+        secure=transfer.secure,
+        proxy_url=transfer.proxy_url,
+        buffer_size=BUFFER_SIZE,
+    )
 
 
 class ImageioReader(Closes):
     def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
-        self._link = _Link(transfer, sleep)
+        self._link = _Link(transfer, _session, sleep)
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
         at = 0
@@ -206,7 +224,7 @@ class ImageioReader(Closes):
             target = buffer[at : at + length]
 
             def read(span: Span = span, target: memoryview = target) -> None:
-                self._link.client.write_to(Scatter(span, target), span.start, span.length)
+                self._link.connection.read(span, target)
 
             self._link.trying(f"read {span.length} bytes at {span.start}", read)
             at += length
@@ -217,7 +235,7 @@ class ImageioReader(Closes):
 
 class ImageioWriter(Closes):
     def __init__(self, transfer: ImageioAddress, timeout_s: float, sleep: Callable[[float], None]) -> None:
-        self._link = _Link(transfer, sleep)
+        self._link = _Link(transfer, _client, sleep)
         self._timeout_s = timeout_s
         self._slow_zero = False
 
@@ -226,7 +244,7 @@ class ImageioWriter(Closes):
             piece = data[at : at + MAX_REQUEST]
 
             def put(start: int = offset + at, piece: memoryview = piece) -> None:
-                self._link.client.read_from(_Given(piece), start, len(piece))
+                self._link.connection.read_from(_Given(piece), start, len(piece))
 
             self._link.trying(f"write {len(piece)} bytes at {offset + at}", put)
 
@@ -245,7 +263,7 @@ class ImageioWriter(Closes):
     def _zero(self, offset: int, length: int) -> None:
         if not self._slow_zero:
             try:
-                self._link.client.zero(offset, length)
+                self._link.connection.zero(offset, length)
             except TimeoutError:
                 # This storage writes its zeroes: from now on wait longer than the library does.
                 self._slow_zero = True

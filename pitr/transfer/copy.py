@@ -86,21 +86,14 @@ def copy_all(
     the calling thread.
     """
     pool = _Pool([_Task(copying) for copying in copies], progress)
-    threads = [
-        threading.Thread(target=pool.work, name=f"copy-{number}", daemon=True)
-        for number in range(max(1, workers) if copies else 0)
-    ]
     try:
-        for thread in threads:
-            thread.start()
-        pool.wait(threads)
+        for number in range(max(1, workers) if copies else 0):
+            pool.start(f"copy-{number}")
+        pool.wait()
     except BaseException as error:
         pool.stop(error)
+        pool.wait_after_stop()
         raise
-    finally:
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
     if pool.error is not None:
         raise pool.error
     return [task.copied for task in pool.tasks]
@@ -125,6 +118,7 @@ class _Task:
     workers: int = 0
     limit: int = 1
     next_number: int = 0
+    storing: bool = False
     made: dict[int, Any] = field(default_factory=dict)
     written: int = 0
     zeroed: int = 0
@@ -148,14 +142,30 @@ class _Pool:
         self._total_bytes = 0
         self._stopped = threading.Event()
         self._changed = threading.Condition()
+        self._started = self._working = self._ended = 0
 
     # The calling thread
 
-    def wait(self, threads: Sequence[threading.Thread]) -> None:
-        """Wait until all threads have ended, awake for signals."""
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(_WAKE_S)
+    def start(self, name: str) -> None:
+        """Start one more worker."""
+        threading.Thread(target=self._work_to_the_end, name=name, daemon=True).start()
+        self._started += 1
+
+    def wait(self) -> None:
+        """Wait until all workers that were started have ended, awake for signals.
+
+        Joining the threads would not do: a join that a signal's exception interrupts takes its thread for ended
+        (CPython 3.11), so that the program would go on, and exit, while copies are still being closed.
+        """
+        with self._changed:
+            while self._ended < self._started:
+                self._changed.wait(_WAKE_S)
+
+    def wait_after_stop(self) -> None:
+        """Wait until no worker has anything open. One that begins to work only now finds nothing to do."""
+        with self._changed:
+            while self._working:
+                self._changed.wait(_WAKE_S)
 
     def stop(self, error: BaseException) -> None:
         with self._changed:
@@ -165,6 +175,19 @@ class _Pool:
             self._changed.notify_all()
 
     # A worker
+
+    def _work_to_the_end(self) -> None:
+        with self._changed:
+            self._working += 1
+        try:
+            self.work()
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            self.stop(error)
+        finally:
+            with self._changed:
+                self._working -= 1
+                self._ended += 1
+                self._changed.notify_all()
 
     def work(self) -> None:
         while (task := self._pick()) is not None:
@@ -236,15 +259,28 @@ class _Pool:
             task.zeroed += done[1]
             task.skipped += done[2]
             task.made[work.number] = made
-            while task.next_number in task.made:
-                ready = task.made.pop(task.next_number)
-                if isinstance(task.sink, OrderedSink):
-                    task.sink.append(ready)
-                task.next_number += 1
             self._done_bytes += sum(done)
             if self._progress is not None:
                 self._progress(self._done_bytes, self._total_bytes)
-            self._changed.notify_all()
+            if task.storing or task.next_number not in task.made:
+                return
+            task.storing = True
+        self._store(task)
+
+    def _store(self, task: _Task) -> None:
+        """Store all that is next in the order of the disk. One worker at a time; meanwhile the others go on."""
+        sink = task.sink if isinstance(task.sink, OrderedSink) else None
+        while True:
+            with self._changed:
+                if self._stopped.is_set() or task.next_number not in task.made:
+                    task.storing = False
+                    return
+                ready = task.made.pop(task.next_number)
+            if sink is not None:
+                sink.append(ready)
+            with self._changed:
+                task.next_number += 1
+                self._changed.notify_all()
 
     def _leave(self, task: _Task) -> None:
         """Leave a copy; the last one closes it."""

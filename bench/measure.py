@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all benchmarks share: runs in turn, medians, and results beside their goals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much to measure. `quick` is for a look, whose figures are no proof."""
+
+    quick: bool
+    disk_bytes: int
+    runs: int
+
+
+FULL = Size(quick=False, disk_bytes=4 * GIB, runs=5)
+QUICK = Size(quick=True, disk_bytes=768 * MIB, runs=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table: what pitr took beside what its peer took. `goal` bounds their ratio from above."""
+
+    name: str
+    pitr: float
+    peer: float
+    unit: str
+    goal: float | None = None
+    peer_name: str = ""
+    note: str = ""
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> float:
+        return self.pitr / self.peer
+
+    @property
+    def reached(self) -> bool | None:
+        return None if self.goal is None else self.ratio <= self.goal
+
+    def document(self) -> dict[str, object]:
+        return {**asdict(self), "ratio": round(self.ratio, 4), "reached": self.reached}
+
+
+def in_turn(runs: int, programs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Run all `programs` `runs` times, A B A B, and return what each gave: neighbours share the machine's mood."""
+    samples: dict[str, list[float]] = {name: [] for name in programs}
+    for turn in range(runs):
+        order = list(programs) if turn % 2 == 0 else list(programs)[::-1]
+        for name in order:
+            samples[name].append(programs[name]())
+    return samples
+
+
+def compared(
+    name: str,
+    samples: dict[str, list[float]],
+    pitr: str,
+    peer: str,
+    *,
+    goal: float | None,
+    unit: str = "s",
+    note: str = "",
+) -> Result:
+    """The result of one comparison: the medians of two of the samples."""
+    return Result(
+        name,
+        statistics.median(samples[pitr]),
+        statistics.median(samples[peer]),
+        unit,
+        goal,
+        peer_name=peer,
+        note=note,
+        samples={pitr: samples[pitr], peer: samples[peer]},
+    )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of `work`."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a child process took: wall and CPU seconds, its largest resident memory in bytes, what it printed."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    output: str
+
+
+def run_python(script: Path, *arguments: object, environment: dict[str, str] | None = None) -> Ran:
+    """Run a Python program to its end in a process of its own. Raises CalledProcessError."""
+    return run([sys.executable, str(script), *(str(argument) for argument in arguments)], environment)
+
+
+def run(command: Sequence[str], environment: dict[str, str] | None = None) -> Ran:
+    """Run a program to its end and measure it. Raises CalledProcessError, with what it printed."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            command, stdout=output, stderr=errors, env={**os.environ, **(environment or {})}
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        wall_s = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        printed = output.read().decode()
+        if child.returncode:
+            raise subprocess.CalledProcessError(
+                child.returncode, command, printed, errors.read().decode()[-2000:]
+            )
+    return Ran(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, printed)
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU time of `work` in this process, all its threads."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    work()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A temporary folder on the disk that TMPDIR names, with a path short enough for unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="pb-") as name:
+        yield Path(name)
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results for people."""
+    rows = [("what", "pitr", "peer", "", "ratio", "goal", "")]
+    for result in results:
+        goal = "" if result.goal is None else f"<= {result.goal:g}"
+        verdict = {None: "", True: "reached", False: "MISSED"}[result.reached]
+        rows.append(
+            (
+                result.name,
+                f"{result.pitr:.3g} {result.unit}",
+                f"{result.peer:.3g} {result.unit}",
+                result.peer_name,
+                f"{result.ratio:.2f}",
+                goal,
+                " ".join(part for part in (verdict, result.note) if part),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def main(benchmark: Callable[[Size], list[Result]]) -> None:
+    """Run one benchmark as a program: `--quick`, `--json`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="small sizes, one run")
+    parser.add_argument("--runs", type=int, help="how often each program runs")
+    parser.add_argument("--gib", type=float, help="size of the disk")
+    parser.add_argument("--json", action="store_true", help="print JSON with all samples")
+    given = parser.parse_args()
+    size = QUICK if given.quick else FULL
+    size = Size(
+        size.quick,
+        int(given.gib * GIB) // MIB * MIB if given.gib else size.disk_bytes,
+        given.runs or size.runs,
+    )
+    results = benchmark(size)
+    print(json.dumps([result.document() for result in results], indent=1) if given.json else table(results))

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One copy in a process of its own, so that its CPU time and memory are its own: `one_copy.py WHAT ARGUMENT…`.
+
+What the benchmarks call; it prints a JSON object with wall seconds of the copy alone, without starting Python.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime
+
+
+def pitr_backup(url: str, cafile: str, folder: str, level: str, context: str) -> dict[str, object]:
+    """From the daemon to a new stream in a repository: the data path of `pitr backup`."""
+    from pitr.endpoint.imageio import ImageioAddress, ImageioSource
+    from pitr.model import DiskSettings, Kind
+    from pitr.repository.stream_sink import NewStream, StreamSink
+    from pitr.store import PosixStore
+    from pitr.transfer import copy
+
+    path = Path(folder)
+    path.mkdir(exist_ok=True)
+    store = PosixStore(path)
+    source = ImageioSource(ImageioAddress(url, cafile=cafile), context)  # type: ignore[arg-type]
+    kind = Kind.INCREMENTAL if context == "dirty" else Kind.FULL
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    new = NewStream(ids[0], ids[1], ids[2], "disk", kind, None, None, DiskSettings())
+    start, before_s = time.perf_counter(), _cpu_s()
+    meta = {"virtual-size": source.size, "incremental": kind is Kind.INCREMENTAL}
+    with StreamSink(store, new, source.size, meta, level=int(level)) as sink:
+        copy(source, sink)
+        stream = sink.stream
+    store.close()
+    return {
+        "wall_s": time.perf_counter() - start,
+        "cpu_s": _cpu_s() - before_s,
+        "stored": stream.blob.size + stream.index.size,
+        "data": source.extents().data_bytes,
+        "rows": stream.extents,
+    }
+
+
+def client_download(url: str, cafile: str, target: str) -> dict[str, object]:
+    """imageio's own client, as `ovirt-img download-disk` calls it: to a new qcow2 image."""
+    from ovirt_imageio import client
+
+    Path(target).unlink(missing_ok=True)
+    start, before_s = time.perf_counter(), _cpu_s()
+    client.download(url, target, cafile, fmt="qcow2")
+    return {
+        "wall_s": time.perf_counter() - start,
+        "cpu_s": _cpu_s() - before_s,
+        "stored": Path(target).stat().st_size,
+    }
+
+
+def client_upload(image: str, url: str, cafile: str) -> dict[str, object]:
+    """imageio's own client, as `ovirt-img upload-disk` calls it."""
+    from ovirt_imageio import client
+
+    start, before_s = time.perf_counter(), _cpu_s()
+    client.upload(image, url, cafile, disk_is_zero=True)
+    return {"wall_s": time.perf_counter() - start, "cpu_s": _cpu_s() - before_s}
+
+
+def compress(image: str, level: str) -> dict[str, object]:
+    """Compress and digest the data of a raw image, one thread, nothing else: what the work itself costs."""
+    import os
+
+    from pitr.blob import FRAME_SIZE, Compressor, digest_of
+
+    compressor = Compressor(int(level))
+    stored = data = 0
+    spent = 0.0
+    with Path(image).open("rb", buffering=0) as file:
+        end = 0
+        size = os.fstat(file.fileno()).st_size
+        buffer = bytearray(FRAME_SIZE)
+        view = memoryview(buffer)
+        while end < size:
+            try:
+                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                break
+            end = min(os.lseek(file.fileno(), start, os.SEEK_HOLE), (start // FRAME_SIZE + 1) * FRAME_SIZE)
+            os.lseek(file.fileno(), start, os.SEEK_SET)
+            count = file.readinto(view[: end - start]) or 0
+            before = _cpu_s()
+            stored += len(compressor.compress(view[:count]))
+            digest_of(view[:count])
+            spent += _cpu_s() - before
+            data += count
+            end = start + count
+    return {"cpu_s": spent, "stored": stored, "data": data}
+
+
+COPIES: dict[str, Callable[..., dict[str, object]]] = {
+    "pitr-backup": pitr_backup,
+    "client-download": client_download,
+    "client-upload": client_upload,
+    "compress": compress,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(COPIES[sys.argv[1]](*sys.argv[2:])))

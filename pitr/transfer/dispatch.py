@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One `copy` for all sources: those that can be read anywhere, and those that come as a stream."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from pitr.endpoint.protocols import Sink, Source
+from pitr.endpoint.streamed import StreamedSource
+from pitr.transfer.copy import DEFAULT_WORKERS, Copied, Progress, copy
+from pitr.transfer.pour import pour
+
+
+def copy_any(
+    source: Source | StreamedSource,
+    sink: Sink,
+    *,
+    workers: int = DEFAULT_WORKERS,
+    progress: Progress | None = None,
+) -> Copied:
+    """Copy `source` to `sink`, and flush it. The caller closes both, and aborts a sink on an error."""
+    # Not isinstance: it would look at the size, for which some sources have to ask a server.
+    if hasattr(source, "passing"):
+        return pour(cast(StreamedSource, source), sink, workers=workers, progress=progress)
+    return copy(cast(Source, source), sink, workers=workers, progress=progress)
