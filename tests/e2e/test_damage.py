@@ -32,11 +32,11 @@ def chain(lab: Lab, pitr: Pitr, tmp_path: Path) -> list[tuple[Any, Path]]:
 
 def object_of(pitr: Pitr, point: Any, what: str) -> Path:
     (disk,) = point["disks"]
-    stem = pitr.repository / "streams" / disk["disk_id"] / disk["stream_id"]
+    folder, name = pitr.repository / "streams" / disk["disk_id"], disk["stream_id"]
     if what == "record":
-        (found,) = (pitr.repository / "backups" / point["vm"]["id"]).glob(f"*{point['backup_id']}.json")
-        return found
-    return Path(f"{stem}.sparse.zst" if what == "blob" else f"{stem}.index.db")
+        records = pitr.repository / "backups" / str(point["vm"]["id"])
+        return next(records.glob(f"*{point['backup_id']}.json"))
+    return Path(folder, f"{name}.sparse.zst" if what == "blob" else f"{name}.index.db")
 
 
 def flip_a_bit(path: Path) -> None:

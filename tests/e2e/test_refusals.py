@@ -223,10 +223,9 @@ def test_any_request_of_a_backup_refused(
     fault = "<fault><detail>[for a test]</detail><reason>Operation Failed</reason></fault>"
     with nothing_changed(lab, pitr):
         lab.engine.faults.next(method, path, status=status, body=fault, times=times)
-        arguments = ("backup", vm.name, "--full")
-        if path == r"/checkpoints$":
-            arguments = ("backup", vm.name)
-        failed = pitr(*arguments, code=6)
+        # A full asks for no checkpoints.
+        full = [] if path == r"/checkpoints$" else ["--full"]
+        failed = pitr("backup", vm.name, *full, code=6)
         assert_one_line(failed)
         lab.engine.faults.clear()
     pitr.backup(vm.name)
