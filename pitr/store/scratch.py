@@ -49,10 +49,11 @@ class Scratch:
         self._sweep()
         while True:
             folder = self._parent / uuid.uuid4().hex
-            self._make(folder)
             try:
+                self._make(folder)
                 handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
+                # Another process has swept it already.
                 continue
             fcntl.flock(handle, fcntl.LOCK_EX)
             # Another process may have swept the folder between its making and its locking.
