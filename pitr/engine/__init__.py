@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Talking to the oVirt engine, through its SDK. No type of the SDK leaves this package."""
 
+from pitr.engine.attachments import detach_disk, rename_attached_disk
 from pitr.engine.backups import RunningBackup, start_backup
 from pitr.engine.checkpoints import (
     Checkpoint,
@@ -13,14 +14,16 @@ from pitr.engine.config import EngineConfig, load_config
 from pitr.engine.connection import Engine
 from pitr.engine.disks import Disk, attach_disk, create_disk, delete_disk, get_disk, vm_disks
 from pitr.engine.leftovers import end_leftovers
+from pitr.engine.new_vms import Cluster, clusters, create_vm, delete_vm, start_vm, vm_with_name
 from pitr.engine.started_backup import BackupDisk, StartedBackup
 from pitr.engine.storage import StorageDomain, storage_domains
 from pitr.engine.transfers import Transfer, start_download, start_upload
-from pitr.engine.vms import VM, configuration, find_vm, list_vms, vms_with_tag
+from pitr.engine.vms import VM, configuration, find_vm, get_vm, list_vms, vms_with_tag
 
 __all__ = [
     "BackupDisk",
     "Checkpoint",
+    "Cluster",
     "Disk",
     "Engine",
     "EngineConfig",
@@ -31,21 +34,29 @@ __all__ = [
     "VM",
     "attach_disk",
     "checkpoint_disk_ids",
+    "clusters",
     "configuration",
     "create_disk",
+    "create_vm",
     "delete_checkpoint",
     "delete_disk",
+    "delete_vm",
+    "detach_disk",
     "end_leftovers",
     "find_vm",
     "get_checkpoint",
     "get_disk",
+    "get_vm",
     "list_checkpoints",
     "list_vms",
     "load_config",
+    "rename_attached_disk",
     "start_backup",
     "start_download",
     "start_upload",
+    "start_vm",
     "storage_domains",
     "vm_disks",
+    "vm_with_name",
     "vms_with_tag",
 ]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pitr import engine as ovirt
@@ -12,8 +12,10 @@ from pitr import times
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink
 from pitr.endpoint.point import PointSource
 from pitr.endpoint.protocols import Sink
-from pitr.errors import NoSuchDisk, PitrError, UsageError
+from pitr.errors import NoSuchDisk, PitrError
 from pitr.jobs.backup import Notify
+from pitr.jobs.checksum import Verifier
+from pitr.jobs.placing import place
 from pitr.model import Backup, Stream
 from pitr.units import printable
 
@@ -22,8 +24,12 @@ class NewDisksTarget:
     """A new disk for each disk of the point, like the old one; attached to a VM when all are restored, if wanted.
 
     `storage_domain` is a name or an id; when None, where the old disk was, else the only active data domain.
-    Raises UsageError when there is no way to choose one, NoSuchVM.
+    `disk_map` names other domains for some disks (pitr.jobs.placing). With `own_names` the new disks are named as the
+    old ones even where those are still there. With a `verifier` each disk is compared before its upload ends.
+    Raises UsageError when there is no way to choose a domain, NoSuchVM.
     """
+
+    vm_id: str | None = None
 
     def __init__(
         self,
@@ -32,19 +38,22 @@ class NewDisksTarget:
         streams: Sequence[Stream],
         *,
         storage_domain: str | None,
-        attach_to: str | None,
+        attach_to: str | None = None,
+        disk_map: Mapping[str, str] | None = None,
+        own_names: bool = False,
+        verifier: Verifier | None = None,
         notify: Notify,
     ) -> None:
         self._engine = engine
         self._backup = backup
         self._notify = notify
-        domains = [
-            domain for domain in ovirt.storage_domains(engine) if domain.type == "data" and domain.active
-        ]
-        self._domains = {stream.disk_id: _choose(domains, stream, storage_domain) for stream in streams}
+        self._own_names = own_names
+        self._verifier = verifier
+        self._domains = place(ovirt.storage_domains(engine), streams, storage_domain, disk_map or {})
         self._streams = list(streams)
         self._vm = ovirt.find_vm(engine, attach_to) if attach_to is not None else None
-        self._made: dict[str, str] = {}
+        self.made: dict[str, str] = {}
+        """The new disks' ids, by those of the old ones."""
         self._lock = threading.Lock()
 
     def reads_zero(self, stream: Stream) -> bool:
@@ -74,11 +83,14 @@ class NewDisksTarget:
             initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
         )
         with self._lock:
-            self._made[stream.disk_id] = disk.id
+            self.made[stream.disk_id] = disk.id
         with ovirt.start_upload(self._engine, disk.id) as transfer:
             config = self._engine.config
             address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
             yield disk.id, ImageioSink(address, reads_zero=self.reads_zero(stream))
+            if self._verifier is not None:
+                # A failure cancels the upload, and the disk goes with it.
+                self._verifier.check_on_server(stream.disk_id, printable(stream.name), source, address)
 
     def finish(self) -> None:
         if self._vm is None:
@@ -87,7 +99,7 @@ class NewDisksTarget:
             ovirt.attach_disk(
                 self._engine,
                 self._vm.id,
-                self._made[stream.disk_id],
+                self.made[stream.disk_id],
                 interface=stream.settings.interface or "virtio_scsi",
                 bootable=stream.settings.bootable,
                 active=True,
@@ -95,7 +107,7 @@ class NewDisksTarget:
 
     def undo(self) -> None:
         """Remove all new disks; a cancelled upload has removed its own already."""
-        for disk_id in self._made.values():
+        for disk_id in self.made.values():
             try:
                 ovirt.delete_disk(self._engine, disk_id)
             except NoSuchDisk:
@@ -107,6 +119,8 @@ class NewDisksTarget:
 
     def _name(self, stream: Stream) -> str:
         """The old name; where the old disk is still there, with the point's time, so that nobody mixes them up."""
+        if self._own_names:
+            return stream.name
         try:
             ovirt.get_disk(self._engine, stream.disk_id)
         except NoSuchDisk:
@@ -119,23 +133,3 @@ def _format(stream: Stream, domain: ovirt.StorageDomain) -> str:
     if stream.settings.format == "raw" and stream.settings.sparse and domain.is_block:
         return "cow"
     return "raw" if stream.settings.format == "raw" else "cow"
-
-
-def _choose(
-    domains: Sequence[ovirt.StorageDomain], stream: Stream, wanted: str | None
-) -> ovirt.StorageDomain:
-    listed = ", ".join(f"{printable(domain.name)} ({domain.id})" for domain in domains) or "none"
-    if wanted is not None:
-        found = [domain for domain in domains if wanted in (domain.id, domain.name)]
-        if len(found) != 1:
-            raise UsageError(f"there is no active data storage domain {wanted!r}", f"There are: {listed}.")
-        return found[0]
-    original = [domain for domain in domains if domain.id == stream.settings.storage_domain_id]
-    if original:
-        return original[0]
-    if len(domains) == 1:
-        return domains[0]
-    raise UsageError(
-        f"the storage domain that disk {printable(stream.name)} was on is not there",
-        f"Choose one with --storage-domain: {listed}.",
-    )

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A disk's place in a VM: taken, given up, and the name that goes with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ovirtsdk4 import types
+
+from pitr.engine import faults
+from pitr.engine.connection import Engine
+from pitr.engine.faults import EngineFault
+
+
+def detach_disk(engine: Engine, vm_id: str, disk_id: str) -> None:
+    """Detach the disk from the VM; the disk stays. One that is not attached is fine. Raises EngineBusy, EngineError."""
+    try:
+        engine.call(
+            f"detaching disk {disk_id} from VM {vm_id}",
+            lambda system: _service(system, vm_id, disk_id).remove(detach_only=True),
+        )
+    except EngineFault as fault:
+        if fault.missing:
+            return
+        raise faults.as_busy(fault) if fault.busy else fault from fault
+
+
+def rename_attached_disk(engine: Engine, vm_id: str, disk_id: str, name: str) -> None:
+    """Give a disk that is attached to the VM another name. Raises EngineBusy, EngineError."""
+    change = types.DiskAttachment(disk=types.Disk(name=name))
+    try:
+        engine.call(
+            f"renaming disk {disk_id}", lambda system: _service(system, vm_id, disk_id).update(change)
+        )
+    except EngineFault as fault:
+        raise faults.as_busy(fault) if fault.busy else fault from fault
+
+
+def _service(system: Any, vm_id: str, disk_id: str) -> Any:
+    attachments = system.vms_service().vm_service(vm_id).disk_attachments_service()
+    return attachments.attachment_service(disk_id)

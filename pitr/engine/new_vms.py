@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VMs that a restore makes: created from a saved configuration, started, and removed again after a failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ovirtsdk4 import types
+
+from pitr.engine import faults
+from pitr.engine.connection import Engine
+from pitr.engine.faults import EngineFault
+from pitr.engine.values import required
+from pitr.engine.vms import VM, find_vm, get_vm
+from pitr.engine.wait import pauses
+from pitr.errors import EngineBusy, EngineError, NoSuchVM, UsageError
+
+_STARTED = frozenset({"up", "powering_up", "reboot_in_progress"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    id: str
+    name: str
+
+
+def clusters(engine: Engine) -> list[Cluster]:
+    """Return all clusters that the user may see, by name. Raises EngineError."""
+    found = engine.call("listing clusters", lambda system: system.clusters_service().list())
+    read = (
+        Cluster(required(each.id, "a cluster's id"), required(each.name, "a cluster's name"))
+        for each in found
+    )
+    return sorted(read, key=lambda cluster: (cluster.name, cluster.id))
+
+
+def vm_with_name(engine: Engine, name: str) -> VM | None:
+    """Return the VM that has this name (or id), None when there is none. Raises UsageError for several, EngineError."""
+    try:
+        return find_vm(engine, name)
+    except NoSuchVM:
+        return None
+
+
+def create_vm(
+    engine: Engine,
+    configuration: str,
+    *,
+    name: str,
+    cluster_id: str,
+    regenerate_ids: bool,
+    timeout_s: float = 600.0,
+) -> VM:
+    """Create a VM from an OVF document and return it when it is down; nothing of it is left after a failure.
+
+    With `regenerate_ids` the VM and its devices get new ids; without, those of the document. Raises UsageError when
+    a VM has the name already, EngineBusy, EngineError.
+    """
+    if vm_with_name(engine, name) is not None:
+        # Checked first: after a lost answer the VM with this name is taken for the new one.
+        raise UsageError(f"there is a VM {name!r} on the engine already", "Choose another name.")
+    new = types.Vm(
+        name=name,
+        cluster=types.Cluster(id=cluster_id),
+        initialization=types.Initialization(
+            regenerate_ids=regenerate_ids,
+            configuration=types.Configuration(type=types.ConfigurationType.OVF, data=configuration),
+        ),
+    )
+    try:
+        vm_id = _post(engine, new, name)
+        return _wait_until_down(engine, vm_id, timeout_s)
+    except BaseException as error:
+        if isinstance(error, EngineFault) and not error.transient:
+            # Refused: whoever has the name now made that VM.
+            raise
+        try:
+            made = vm_with_name(engine, name)
+            if made is not None:
+                delete_vm(engine, made.id)
+        except EngineError as problem:
+            error.add_note(f"the new VM {name!r} could not be removed: {problem}")
+        raise
+
+
+def delete_vm(engine: Engine, vm_id: str, timeout_s: float = 300.0) -> None:
+    """Delete a VM that is down, but none of its disks; one that does not exist is fine. Raises EngineError."""
+    last: EngineFault | None = None
+    for _ in pauses(timeout_s, engine.poll_interval_s):
+        try:
+            engine.call(
+                f"deleting VM {vm_id}", lambda system: _service(system, vm_id).remove(detach_only=True)
+            )
+        except EngineFault as fault:
+            if fault.missing:
+                return
+            if not fault.busy:
+                raise
+            last = fault
+            continue
+        last = None
+        try:
+            get_vm(engine, vm_id)
+        except NoSuchVM:
+            return
+    if last is not None:
+        raise faults.as_busy(last)
+    raise EngineError(f"VM {vm_id} was deleted, but still exists after {timeout_s:.0f} s")
+
+
+def start_vm(engine: Engine, vm_id: str, timeout_s: float = 300.0) -> None:
+    """Start the VM and wait until it runs. Raises EngineError when it does not get there, EngineBusy."""
+    try:
+        engine.call(f"starting VM {vm_id}", lambda system: _service(system, vm_id).start(), idempotent=False)
+    except EngineFault as fault:
+        if not fault.transient and not get_vm(engine, vm_id).running:
+            raise EngineBusy(fault.message, fault.advice) if fault.busy else fault from fault
+    status = "unknown"
+    seen_running = False
+    for _ in pauses(timeout_s, engine.poll_interval_s):
+        status = get_vm(engine, vm_id).status
+        if status in _STARTED:
+            return
+        if status == "down" and seen_running:
+            break
+        seen_running = seen_running or status != "down"
+    raise EngineError(f"VM {vm_id} does not start (it is {status})", "See the engine's events.")
+
+
+def _post(engine: Engine, new: Any, name: str) -> str:
+    try:
+        made = engine.call(
+            f"creating VM {name!r}", lambda system: system.vms_service().add(new), idempotent=False
+        )
+        return required(made.id, "the new VM's id")
+    except EngineFault as fault:
+        # A lost answer: the name tells whether the VM was made.
+        found = vm_with_name(engine, name) if fault.transient else None
+        if found is None:
+            raise
+        return found.id
+
+
+def _wait_until_down(engine: Engine, vm_id: str, timeout_s: float) -> VM:
+    status = "unknown"
+    for _ in pauses(timeout_s, engine.poll_interval_s):
+        vm = get_vm(engine, vm_id)
+        status = vm.status
+        if status == "down":
+            return vm
+    raise EngineError(f"the new VM {vm_id} is still {status} after {timeout_s:.0f} s")
+
+
+def _service(system: Any, vm_id: str) -> Any:
+    return system.vms_service().vm_service(vm_id)
