@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from contextlib import contextmanager
@@ -49,7 +50,8 @@ def run(say: Say, *, keep: Path | None = None, columns: int | None = None) -> Re
             raise UsageError(f"{keep} exists already", "Name a folder that does not exist.") from None
     started = time.monotonic()
     with lab_folder(keep, close=_nothing) as folder, Lab() as lab, _closing_undisturbed():
-        variables = {"PITR_REPO": "repo", **lab.environment()}
+        # What this machine's configuration says about a real engine has nothing to do with the demo.
+        variables = {"PITR_CONFIG": os.devnull, "PITR_REPO": "repo", **lab.environment()}
         if columns is not None:
             variables["COLUMNS"] = str(columns)
         story = _Story(lab, folder.absolute(), Shell(folder.absolute(), variables, say))
