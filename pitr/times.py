@@ -26,6 +26,13 @@ def to_object_name(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
+def from_object_name(text: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 def from_text(text: str) -> datetime:
     """Read a stored time. Raises FormatError when it is not one or has no zone."""
     try:

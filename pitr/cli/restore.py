@@ -10,7 +10,7 @@ import typer
 
 from pitr import times
 from pitr.cli.options import Common, with_common
-from pitr.errors import UsageError
+from pitr.errors import DamageError, UsageError
 from pitr.units import printable
 
 if TYPE_CHECKING:
@@ -71,6 +71,13 @@ def restore(
         int,
         typer.Option("--max-workers", min=1, max=64, help="Connections and threads, for all disks together."),
     ] = 4,
+    keep_going: Annotated[
+        bool,
+        typer.Option(
+            "--keep-going",
+            help="Restore what is not damaged, list the damaged ranges (they read as zero), and exit with 3.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the point and what would be written; write nothing.")
     ] = False,
@@ -92,6 +99,8 @@ def restore(
         chosen_vm = choosing.vm_named(catalog, vm) if vm is not None else None
         if time is not None:
             choice = choosing.point_at(catalog, chosen_vm or choosing.only_vm(catalog), time)
+            if not keep_going:
+                choosing.check_none_lost(repository, choice.backup, time)
         else:
             choice = choosing.point_named(catalog, point or "", chosen_vm)
         streams = choosing.streams_of(choice.backup, disk or ())
@@ -102,13 +111,21 @@ def restore(
             common, stack, choice, streams, to_file, image_format or "raw", storage_domain, attach_to
         )
         if dry_run:
-            done = job.plan(repository, choice.backup, streams, target)
+            done = job.plan(repository, choice.backup, streams, target, keep_going=keep_going)
         else:
             with showing(common.out, f"restore {printable(choice.backup.vm.name)}") as progress:
                 done = job.restore(
-                    repository, choice.backup, streams, target, workers=max_workers, progress=progress
+                    repository,
+                    choice.backup,
+                    streams,
+                    target,
+                    keep_going=keep_going,
+                    workers=max_workers,
+                    progress=progress,
                 )
     _show(common, choice, done, dry_run)
+    if any(disk.damaged for disk in done):
+        raise typer.Exit(DamageError.exit_code)
 
 
 def _check(
@@ -176,6 +193,8 @@ def _show(common: Common, choice: Choice, done: Sequence[Restored], dry_run: boo
 
     if not common.out.json:
         common.out.show(tables.restored(done, planned=dry_run))
+        if any(disk.damaged for disk in done):
+            common.out.show("DAMAGED, reads as zero:", tables.damaged_ranges(done))
         return
     common.out.document(
         {

@@ -188,6 +188,18 @@ def restored(results: Sequence[Restored], *, planned: bool) -> RenderableType:
     )
 
 
+def damaged_ranges(results: Sequence[Restored]) -> RenderableType:
+    return table(
+        ("Disk", "Start", "Length", "", "Why"),
+        (
+            (disk.name, str(one.start), str(one.length), human_size(one.length), one.message)
+            for disk in results
+            for one in disk.damaged
+        ),
+        right=("Start", "Length", ""),
+    )
+
+
 def damage(found: Sequence[Damage]) -> RenderableType:
     return table(
         ("Damage", "What", "Points lost"),

@@ -59,6 +59,15 @@ def check_head(backup: Backup, stream: Stream, blob: StoredFile) -> None:
         raise of_stream(backup.backup_id, stream, "corrupt", "blob", error.message, 0) from None
 
 
+def check_digest(backup: Backup, stream: Stream, blob: StoredFile) -> None:
+    """Compare the digest of the whole blob, for one whose index is of no use. Raises StoredDamage."""
+    digest = blake3()
+    for offset in range(0, blob.size, _CHUNK):
+        digest.update(blob.read_at(offset, _CHUNK))
+    if digest.hexdigest() != stream.blob.digest:
+        raise of_stream(backup.backup_id, stream, "corrupt", "blob", "the digest of its bytes does not match")
+
+
 def check_blob(
     backup: Backup,
     stream: Stream,

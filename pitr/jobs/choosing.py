@@ -11,6 +11,7 @@ from pitr import times
 from pitr.catalog import Catalog
 from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
 from pitr.model import Backup, Stream, VMName
+from pitr.repository import Repository, names
 from pitr.units import printable
 
 
@@ -62,6 +63,18 @@ def point_at(catalog: Catalog, vm: VMName, time: datetime) -> Choice:
             f"The first point is of {times.for_people(later.point)} ({times.to_text(later.point)}).",
         )
     return Choice(backup, (time - backup.point).total_seconds(), later.point if later else None)
+
+
+def check_none_lost(repository: Repository, chosen: Backup, time: datetime) -> None:
+    """Check that no unreadable record is of a point after `chosen` that is not after `time`. Raises StoredDamage.
+
+    The catalog knows none that was damaged before it took it up: without this, an older point would be restored.
+    """
+    known = repository.catalog.known(chosen.vm.id)
+    for name in repository.store.list(names.records_of(chosen.vm.id)):
+        point = names.point_of_record(name)
+        if name not in known and (point is None or chosen.point <= point <= time):
+            repository.read_record(name)
 
 
 def point_named(catalog: Catalog, name: str, vm: VMName | None = None) -> Choice:

@@ -12,12 +12,17 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from pitr import times
+from pitr.damage import StoredDamage
 from pitr.endpoint.point import PointSource, open_point
 from pitr.endpoint.protocols import Sink, Source
+from pitr.endpoint.salvage import DamagedRange, SalvageSource, open_salvage
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.transfer import Copied, copy_all
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
+
+_POINTS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,7 @@ class Restored:
     """One disk that was restored, or would be. `target` is the new disk's id or the file; None when not known yet.
 
     Bytes written, zeroed and skipped are of the disk and add up to its size; `bytes_read` are stored bytes.
+    `damaged`: what could not be restored and reads as zero, when that was asked for.
     """
 
     disk_id: str
@@ -38,6 +44,7 @@ class Restored:
     frames_read: int
     streams: int
     duration_s: float
+    damaged: tuple[DamagedRange, ...] = ()
 
 
 class Target(Protocol):
@@ -59,29 +66,38 @@ class Target(Protocol):
         """Remove all that was made, after another disk's failure."""
 
 
-def plan(repository: Repository, backup: Backup, streams: Sequence[Stream], target: Target) -> list[Restored]:
+def plan(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    target: Target,
+    *,
+    keep_going: bool = False,
+) -> list[Restored]:
     """What a restore would do; nothing is written, and no blob is read. Raises StoredDamage."""
     planned: list[Restored] = []
-    for stream in streams:
-        with open_point(repository, backup, stream) as source:
-            extents = source.extents()
-            needed = source.needed()
-            skips = target.reads_zero(stream)
-            planned.append(
-                Restored(
-                    disk_id=stream.disk_id,
-                    name=stream.name,
-                    target=target.expected_name(stream),
-                    size=source.size,
-                    bytes_written=extents.data_bytes,
-                    bytes_zeroed=0 if skips else extents.zero_bytes,
-                    bytes_skipped=extents.zero_bytes if skips else 0,
-                    bytes_read=needed.stored_bytes,
-                    frames_read=needed.frames,
-                    streams=needed.streams,
-                    duration_s=0.0,
+    with _advising(repository, backup):
+        for stream in streams:
+            with _open(repository, backup, stream, keep_going) as source:
+                extents = source.extents()
+                needed = source.needed()
+                skips = target.reads_zero(stream)
+                planned.append(
+                    Restored(
+                        disk_id=stream.disk_id,
+                        name=stream.name,
+                        target=target.expected_name(stream),
+                        size=source.size,
+                        bytes_written=extents.data_bytes,
+                        bytes_zeroed=0 if skips else extents.zero_bytes,
+                        bytes_skipped=extents.zero_bytes if skips else 0,
+                        bytes_read=needed.stored_bytes,
+                        frames_read=needed.frames,
+                        streams=needed.streams,
+                        duration_s=0.0,
+                        damaged=_damaged(source),
+                    )
                 )
-            )
     return planned
 
 
@@ -91,44 +107,88 @@ def restore(
     streams: Sequence[Stream],
     target: Target,
     *,
+    keep_going: bool = False,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> list[Restored]:
-    """Restore these disks of the point to `target`. Raises StoredDamage before anything damaged is written."""
-    with repository.reading_vm(backup.vm), ExitStack() as failure:
+    """Restore these disks of the point to `target`. Raises StoredDamage before anything damaged is written.
+
+    With `keep_going` all that is not damaged is restored, and the rest is said in the result.
+    """
+    with (
+        repository.reading_vm(backup.vm),
+        _advising(repository, backup),
+        ExitStack() as failure,
+    ):
         failure.callback(target.undo)
-        copies = [_DiskCopy(repository, backup, stream, target) for stream in streams]
+        copies = [_DiskCopy(repository, backup, stream, target, keep_going) for stream in streams]
         copied = copy_all(copies, workers=workers, progress=progress)
         target.finish()
         failure.pop_all()
     return [copy.restored(done) for copy, done in zip(copies, copied, strict=True)]
 
 
+def _open(repository: Repository, backup: Backup, stream: Stream, keep_going: bool) -> PointSource:
+    return open_salvage(repository, backup, stream) if keep_going else open_point(repository, backup, stream)
+
+
+def _damaged(source: PointSource) -> tuple[DamagedRange, ...]:
+    return source.damaged() if isinstance(source, SalvageSource) else ()
+
+
+@contextmanager
+def _advising(repository: Repository, backup: Backup) -> Iterator[None]:
+    """Say with damage which points do not depend on it."""
+    try:
+        yield
+    except StoredDamage as error:
+        catalog, damage = repository.catalog, error.damage
+        if damage.stream_id is not None:
+            lost = catalog.dependants(damage.stream_id)
+        else:
+            lost = catalog.descendants(damage.backup_id or backup.backup_id)
+        whole = [point for point in catalog.points(backup.vm.id) if point.backup_id not in {*lost}]
+        shown = ", ".join(
+            f"{times.for_people(point.point)} ({point.backup_id})" for point in whole[:_POINTS_SHOWN]
+        )
+        more = f" and {len(whole) - _POINTS_SHOWN} more" if len(whole) > _POINTS_SHOWN else ""
+        error.advice = (
+            f"Points that do not depend on it: {shown or 'none'}{more}. "
+            "--keep-going restores what is not damaged; 'pitr verify' shows all damage."
+        )
+        raise
+
+
 class _DiskCopy:
     """One disk of a restore: from its point to what the target makes for it."""
 
-    def __init__(self, repository: Repository, backup: Backup, stream: Stream, target: Target) -> None:
+    def __init__(
+        self, repository: Repository, backup: Backup, stream: Stream, target: Target, keep_going: bool
+    ) -> None:
         self._repository = repository
         self._backup = backup
         self._stream = stream
         self._target = target
+        self._keep_going = keep_going
         self._name: str | None = None
         self._frames_read = 0
         self._bytes_read = 0
         self._streams = 0
         self._duration_s = 0.0
+        self._damaged: tuple[DamagedRange, ...] = ()
 
     @contextmanager
     def open(self) -> Iterator[tuple[Source, Sink]]:
         started_at = time.monotonic()
         with (
-            open_point(self._repository, self._backup, self._stream) as source,
+            _open(self._repository, self._backup, self._stream, self._keep_going) as source,
             self._target.sink(self._stream, source) as (name, sink),
         ):
             self._name = name
             yield source, sink
             self._frames_read, self._bytes_read = source.frames_read, source.bytes_read
             self._streams = source.needed().streams
+            self._damaged = _damaged(source)
         self._duration_s = time.monotonic() - started_at
 
     def restored(self, copied: Copied) -> Restored:
@@ -144,4 +204,5 @@ class _DiskCopy:
             frames_read=self._frames_read,
             streams=self._streams,
             duration_s=self._duration_s,
+            damaged=self._damaged,
         )

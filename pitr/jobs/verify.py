@@ -14,7 +14,7 @@ from typing import Literal
 
 from pitr.damage import Damage, StoredDamage, of_stream
 from pitr.errors import FormatError, RepositoryError
-from pitr.jobs.blob_check import BlobChecked, check_blob, check_head
+from pitr.jobs.blob_check import BlobChecked, check_blob, check_digest, check_head
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, names
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
@@ -112,6 +112,7 @@ class _Run:
                 backups.append(self._repository.record_of(record.backup_id).backup)
             except StoredDamage as error:
                 self._add_record(error.damage)
+        self._compare_with_catalog(backups, scope.vm_id)
         # A record that could not be read when the catalog took it up is known to nobody.
         for name in sorted(set(self._repository.store.list(names.records_of(scope.vm_id))) - known.keys()):
             try:
@@ -121,6 +122,16 @@ class _Run:
             except RepositoryError as error:
                 self._add_record(Damage(None, None, None, "corrupt", "record", error.message))
         return backups
+
+    def _compare_with_catalog(self, backups: Sequence[Backup], vm_id: str | None) -> None:
+        said = {backup.backup_id: backup for backup in self._catalog.points(vm_id)}
+        for backup in backups:
+            if said.get(backup.backup_id) != backup:
+                message = f"the catalog does not say of backup {backup.backup_id} what its record says"
+                advice = "make it again: pitr catalog rebuild"
+                self._add_record(
+                    Damage(backup.backup_id, None, None, "inconsistent", "record", f"{message}; {advice}")
+                )
 
     def _ancestry(self, backup: Backup) -> list[Backup]:
         found: list[Backup] = []
@@ -169,9 +180,9 @@ class _Run:
                 rows = list(index.rows()) if self._whole else []
         except StoredDamage as error:
             self._add(error)
-            # Without its index a blob can still be there, or not.
+            # Without its index a blob can still be what was written, or not.
             rows = None
-        except FormatError as error:
+        except (FormatError, RepositoryError) as error:
             self._add(of_stream(backup.backup_id, stream, "corrupt", "index", error.message))
             rows = None
         else:
@@ -192,7 +203,10 @@ class _Run:
             return
         try:
             with self._repository.open_blob(backup, stream) as blob:
-                if rows is None or not self._whole:
+                if rows is None and self._whole:
+                    check_digest(backup, stream, blob)
+                    self._advance(stream.blob.size)
+                elif rows is None or not self._whole:
                     check_head(backup, stream, blob)
                     self._advance(stream.blob.size)
                 else:
@@ -209,6 +223,8 @@ class _Run:
                     )
         except StoredDamage as error:
             self._add(error)
+        except RepositoryError as error:
+            self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message))
 
     def _count(self, checked: BlobChecked) -> None:
         self.result.frames += checked.frames

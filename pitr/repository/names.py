@@ -27,6 +27,11 @@ def record(vm_id: str, point: datetime, backup_id: str) -> str:
     return f"{BACKUPS}/{vm_id}/{times.to_object_name(point)}-{backup_id}.json"
 
 
+def point_of_record(name: str) -> datetime | None:
+    """The time that a record's name says, None when it is not the name of one."""
+    return times.from_object_name(name.rpartition("/")[2].partition("-")[0])
+
+
 def lock(vm_id: str) -> str:
     return f"locks/{vm_id}.lock"
 

@@ -270,6 +270,13 @@ class Repository:
         `read`: backups whose records the caller has read just now, by id; they are not read again.
         """
         read = read or {}
+        # What the catalog says of the point is not enough: its record may be lost, or say otherwise.
+        if backup.backup_id not in read and self.record_of(backup.backup_id).backup != backup:
+            raise _record_damage(
+                backup.backup_id,
+                "inconsistent",
+                f"the catalog and the record of backup {backup.backup_id} do not agree: see 'pitr catalog check'",
+            )
         found = [(backup, stream)]
         seen = {stream.stream_id}
         while stream.parent_stream_id is not None:

@@ -5,7 +5,7 @@ Counted are the calls of `os` that change something below one folder, and the st
 process that dies leaves what it has written; a power failure takes what was not synced, all or a part of it.
 """
 
-# ruff: noqa: PTH - pathlib itself goes through what is patched here
+# ruff: noqa: PTH
 from __future__ import annotations
 
 import errno
