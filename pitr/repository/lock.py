@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import orjson
@@ -99,8 +99,10 @@ def _open(path: Path, what: str) -> int:
 
 def _sign(handle: int) -> None:
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": times.to_text(times.now())}
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, orjson.dumps(holder), 0)
+    # On a full disk the lock is held all the same: there people restore, and prune.
+    with suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, orjson.dumps(holder), 0)
 
 
 def _holder(handle: int) -> str:

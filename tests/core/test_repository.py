@@ -244,6 +244,14 @@ def test_streams_whose_record_could_not_be_written_are_dropped(repository: Repos
     assert list(repository.store.list("backups")) == []
 
 
+def test_streams_of_a_removed_backup_can_be_dropped(repository: Repository) -> None:
+    backup = Writer(repository).add("64k:A")
+    repository.remove([backup])
+    repository.drop_stream(backup.streams[0].disk_id, backup.streams[0].stream_id)
+    assert list(repository.store.list("streams")) == []
+    assert repository.catalog.points() == []
+
+
 # Reading
 
 
@@ -377,6 +385,19 @@ def test_the_lock_of_a_killed_process_is_free(repository: Repository) -> None:
     holder.communicate()
     with repository.lock_vm(VM):
         pass
+
+
+def test_locks_are_held_on_a_full_disk_too(repository: Repository) -> None:
+    """People restore there, and prune; only who holds the lock cannot be told."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with repository.reading_vm(VM), pytest.raises(BusyError), repository.removing_from_vm(VM):
+            pass
+        with repository.removing_from_vm(VM), pytest.raises(BusyError, match="not said who"):
+            repository.reading_vm(VM).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_lock_is_free_after_an_error_and_taken_inside_of_itself(repository: Repository) -> None:
