@@ -5,7 +5,7 @@ Counted are the calls of `os` that change something below one folder, and the st
 process that dies leaves what it has written; a power failure takes what was not synced, all or a part of it.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH100, PTH113, PTH115, PTH118, PTH120, PTH202
 from __future__ import annotations
 
 import errno

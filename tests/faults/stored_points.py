@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from pitr.repository import Repository, names
 from pitr.transfer import copy
 
 MiB = 1 << 20
+#: `make soak` leaves nothing out.
+SOAK = "PITR_SOAK" in os.environ
 
 
 @dataclass

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ from typing import get_args
 import pytest
 from faulty_os import BROKEN, DIED, ENDURED, NOT_POSSIBLE, NOT_REACHED, REFUSED, Fault, run
 from memory_engine import MemoryEngine, MemoryVM
-from stored_points import Stored, chain_of_three, change, check_contents, check_verified, unnamed_files
+from stored_points import SOAK, Stored, chain_of_three, change, check_contents, check_verified, unnamed_files
 
 from pitr.jobs.prune import prune
 from pitr.jobs.retention import Retention
@@ -25,8 +24,6 @@ from pitr.repository import Repository
 
 #: More calls than any of the jobs makes.
 _ENDLESS = 2000
-#: `make soak` leaves nothing out.
-SOAK = "PITR_SOAK" in os.environ
 
 
 @pytest.fixture
