@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pitr import __version__
-from pitr.cli import backup, catalog, demo, export, init, inspect, options, prune, restore, verify
+from pitr.cli import backup, catalog, demo, export, import_, init, inspect, options, prune, restore, verify
 
 app = typer.Typer(
     name="pitr",
@@ -55,6 +55,7 @@ app.command("init")(init.init)
 app.command("backup")(backup.backup)
 app.command("restore")(restore.restore)
 app.command("export")(export.export)
+app.command("import")(import_.import_)
 app.command("verify")(verify.verify)
 app.command("prune")(prune.prune)
 app.command("list")(inspect.list_points)

@@ -51,7 +51,7 @@ class _Unpacked:
             raise FormatError(f"the stream cannot be decompressed: {error}") from None
 
 
-class _PutBack:
+class PutBack:
     """A stream with the bytes that were read to look at it."""
 
     def __init__(self, head: bytes, stream: Any) -> None:
@@ -73,7 +73,7 @@ def unpacked(stream: Any) -> BinaryIO:
     head = b""
     while len(head) < len(_ZSTD_MAGIC) and (part := stream.read(len(_ZSTD_MAGIC) - len(head))):
         head += part
-    whole = _PutBack(head, stream)
+    whole = PutBack(head, stream)
     return cast(BinaryIO, _Unpacked(whole) if head == _ZSTD_MAGIC else whole)
 
 

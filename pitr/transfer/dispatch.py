@@ -22,4 +22,4 @@ def copy_any(
     # Not isinstance: it would look at the size, for which some sources have to ask a server.
     if hasattr(source, "passing"):
         return pour(cast(StreamedSource, source), sink, workers=workers, progress=progress)
-    return copy(cast(Source, source), sink, workers=workers, progress=progress)
+    return copy(source, sink, workers=workers, progress=progress)

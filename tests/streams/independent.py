@@ -102,3 +102,103 @@ def run(
     assert done.returncode == code, (done.returncode, done.stderr.decode())
     assert b"Traceback" not in done.stderr and b"a defect" not in done.stderr, done.stderr.decode()
     return done
+
+
+def sparse_of(
+    disk: bytes,
+    extents: list[tuple[str, int, int]],
+    *,
+    incremental: bool,
+    date: str = "2020-06-30T10:00:00Z",
+    **more: object,
+) -> bytes:
+    """A stream as ovirt-imageio's example writes it."""
+    meta = {"virtual-size": len(disk), "data-size": 0, "date": date, "incremental": incremental, **more}
+    body = json.dumps(meta).encode()
+    parts = [b"meta %016x %016x\r\n" % (0, len(body)), body, b"\r\n"]
+    for kind, start, length in extents:
+        parts.append(b"%s %016x %016x\r\n" % (kind.encode(), start, length))
+        if kind == "data":
+            parts += [disk[start : start + length], b"\r\n"]
+    return b"".join([*parts, b"stop %016x %016x\r\n" % (0, 0)])
+
+
+def rbd_of(
+    disk: bytes,
+    records: list[tuple[str, int, int]],
+    *,
+    v2: bool = False,
+    from_snapshot: str | None = None,
+    to_snapshot: str | None = None,
+) -> bytes:
+    """An rbd diff as Ceph writes it."""
+
+    def record(tag: bytes, payload: bytes) -> bytes:
+        return tag + (struct.pack("<Q", len(payload)) if v2 else b"") + payload
+
+    parts = [b"rbd diff v2\n" if v2 else b"rbd diff v1\n"]
+    for tag, name in ((b"f", from_snapshot), (b"t", to_snapshot)):
+        if name is not None:
+            parts.append(record(tag, struct.pack("<I", len(name)) + name.encode()))
+    parts.append(record(b"s", struct.pack("<Q", len(disk))))
+    if v2:
+        parts.append(record(b"?", b"of a later version"))
+    for tag, start, length in records:
+        payload = struct.pack("<QQ", start, length) + (disk[start : start + length] if tag == "w" else b"")
+        parts.append(record(tag.encode(), payload))
+    return b"".join([*parts, b"e"])
+
+
+def virtnbdbackup_of(
+    disk: bytes,
+    extents: list[tuple[str, int, int]],
+    *,
+    incremental: bool,
+    checkpoint: str,
+    parent: str = "",
+    lz4_request: int | None = None,
+    disk_name: str = "sda",
+    date: str = "2021-03-04T05:06:07.123456",
+) -> bytes:
+    """A `.data` file of virtnbdbackup, version 1, or version 2 with an lz4 frame for each request."""
+    meta = {
+        "virtualSize": len(disk),
+        "dataSize": 0,
+        "date": date,
+        "diskName": disk_name,
+        "diskFormat": "qcow2",
+        "checkpointName": checkpoint,
+        "compressed": lz4_request is not None,
+        "compressionMethod": "lz4",
+        "parentCheckpoint": parent,
+        "incremental": incremental,
+        "streamVersion": 1 if lz4_request is None else 2,
+    }
+    body = json.dumps(meta).encode()
+    parts = [b"meta %016x %016x\r\n" % (0, len(body)), body, b"\r\n"]
+    sizes: list[object] = []
+    for kind, start, length in extents:
+        parts.append(b"%s %016x %016x\r\n" % (kind.encode(), start, length))
+        if kind != "data":
+            continue
+        if lz4_request is None:
+            parts.append(disk[start : start + length])
+        else:
+            import lz4.frame
+
+            frames = [
+                lz4.frame.compress(
+                    disk[at : min(at + lz4_request, start + length)],
+                    content_checksum=True,
+                    block_checksum=True,
+                )
+                for at in range(start, start + length, lz4_request)
+            ]
+            parts += frames
+            sizes.append(len(frames[0]) if len(frames) == 1 else {length: [len(frame) for frame in frames]})
+        parts.append(b"\r\n")
+    parts.append(b"stop %016x %016x\r\n" % (0, 0))
+    if lz4_request is not None:
+        listed = json.dumps(sizes).encode()
+        parts += [listed, b"\r\n", b"comp %016x %016x\r\n" % (0, len(listed))]
+    return b"".join(parts)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which kind of stream this is."""
+
+from __future__ import annotations
+
+from typing import BinaryIO, Literal, cast
+
+import orjson
+
+from pitr import virtnbdbackup
+from pitr.endpoint.input import PutBack, unpacked
+from pitr.endpoint.rbd_stream import RbdDiffSource
+from pitr.endpoint.sparse_stream import SparseStreamSource
+from pitr.endpoint.virtnbdbackup_stream import VirtnbdbackupSource
+from pitr.errors import FormatError
+from pitr.sparse import HEADER_SIZE, MAX_META_SIZE, parse_header
+
+StreamFormat = Literal["sparse", "rbd-diff", "virtnbdbackup"]
+KnownSource = SparseStreamSource | RbdDiffSource | VirtnbdbackupSource
+
+
+def open_stream(stream: BinaryIO, expected: StreamFormat | None = None) -> KnownSource:
+    """The source that `stream` begins as, compressed with zstd or not. The caller closes `stream`.
+
+    Raises FormatError when it is none of the known formats, or not the `expected` one.
+    """
+    plain = unpacked(stream)
+    head = _read(plain, HEADER_SIZE)
+    if head.startswith(b"rbd diff v"):
+        found: StreamFormat = "rbd-diff"
+    elif head.startswith(b"meta "):
+        _, _, length = parse_header(head)
+        if length > MAX_META_SIZE:
+            raise FormatError(f"the meta header claims {length} bytes of JSON")
+        body = _read(plain, length)
+        head += body
+        found = "virtnbdbackup" if _is_virtnbdbackup(body) else "sparse"
+    else:
+        raise FormatError(
+            "this is no sparse stream, rbd diff or stream of virtnbdbackup" if head else "the stream is empty"
+        )
+    if expected not in (None, found):
+        raise FormatError(f"the stream is not of the format {expected}: it is {found}")
+    whole = cast(BinaryIO, PutBack(head, plain))
+    if found == "rbd-diff":
+        return RbdDiffSource(whole)
+    return SparseStreamSource(whole) if found == "sparse" else VirtnbdbackupSource(whole)
+
+
+def _read(stream: BinaryIO, length: int) -> bytes:
+    data = b""
+    while len(data) < length and (part := stream.read(length - len(data))):
+        data += part
+    return data
+
+
+def _is_virtnbdbackup(body: bytes) -> bool:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(document, dict) and virtnbdbackup.is_meta(document)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks as virtnbdbackup's streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pitr.endpoint.streamed import Passing, cut
+from pitr.extents import Extent
+from pitr.virtnbdbackup import Meta, VirtnbdbackupReader
+
+
+class VirtnbdbackupSource:
+    """A stream of virtnbdbackup that is read once from a binary file object, which the caller closes.
+
+    What a full one leaves out was never written: it is zero, and passes as such. Raises FormatError.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._reader = VirtnbdbackupReader(stream)
+
+    @property
+    def meta(self) -> Meta:
+        return self._reader.meta
+
+    @property
+    def size(self) -> int:
+        return self.meta.size
+
+    @property
+    def whole(self) -> bool:
+        return not self.meta.incremental
+
+    def passing(self) -> Iterator[Passing]:
+        end = 0
+        for header in self._reader:
+            if self.whole:
+                yield from self._left_out(end, header.start)
+            yield from cut(Extent(header.start, header.length, header.zero), self._reader.read)
+            end = header.start + header.length
+        if self.whole:
+            yield from self._left_out(end, self.size)
+
+    def _left_out(self, start: int, end: int) -> Iterator[Passing]:
+        if start < end:
+            yield from cut(Extent(start, end - start, True), self._reader.read)
