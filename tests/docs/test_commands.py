@@ -13,6 +13,7 @@ import pytest
 
 from pitr import errors
 from pitr.cli import reference
+from pitr.config import load_settings
 from pitr.process import DEBIAN_PACKAGES
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_each_command_has_a_help_with_an_example(name: str) -> None:
     text = " ".join((COMMANDS[name].help or "").split())
     assert len(text) > 20
-    assert re.search(rf"Examples?: {name}\b", text), f"the help of '{name}' has no 'Example: {name} …'"
+    assert re.search(rf"Examples?: .*{name}\b", text), f"the help of '{name}' has no 'Example: {name} …'"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -87,6 +88,15 @@ def test_links_between_documents_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_configuration_that_the_readme_shows_is_one(tmp_path: Path) -> None:
+    shown = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert shown is not None
+    file = tmp_path / "config.toml"
+    file.write_text(shown[1])
+    settings = load_settings({"PITR_CONFIG": str(file)})
+    assert settings.vms == ("web1", "db1")
 
 
 def test_the_makefile_installs_all_programs_that_pitr_calls() -> None:
