@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pitr import times
-from pitr.cli.options import Common, with_common
+from pitr.cli import restore_targets
+from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import DamageError, UsageError
 from pitr.units import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pitr.jobs.choosing import Choice
-    from pitr.jobs.restore import Restored, Target
-    from pitr.model import Stream
+    from pitr.jobs.restore import Restored
 
 
 @with_common(engine=True)
@@ -64,13 +64,43 @@ def restore(
             "--storage-domain", metavar="SD", help="Where new disks go; left out: where the old ones were."
         ),
     ] = None,
+    disk_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--disk-map",
+            metavar="DISK=SD",
+            help="Another storage domain for this disk, or for all that were on the domain named DISK; repeatable.",
+        ),
+    ] = None,
     attach_to: Annotated[
         str | None, typer.Option("--attach-to", metavar="VM", help="Attach the new disks to this VM.")
     ] = None,
-    max_workers: Annotated[
-        int,
-        typer.Option("--max-workers", min=1, max=64, help="Connections and threads, for all disks together."),
-    ] = 4,
+    as_new_vm: Annotated[
+        str | None,
+        typer.Option(
+            "--as-new-vm", metavar="NAME", help="Restore to a new VM with the saved configuration, left down."
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", metavar="CLUSTER", help="Where the new VM goes; left out: as before."),
+    ] = None,
+    start: Annotated[bool, typer.Option("--start", help="Start the new VM.")] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Put the restored disks in place of the VM's, which is down; the old ones are kept, renamed.",
+        ),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Compare the checksum of what was stored with the repository's (always, with --replace).",
+        ),
+    ] = False,
+    max_workers: MaxWorkersOption = None,
     keep_going: Annotated[
         bool,
         typer.Option(
@@ -86,13 +116,35 @@ def restore(
 
     Each byte is written once; a frame's digest is checked before its bytes are written.
 
-    Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/
+    Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/;
+    pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start
     """
     from pitr.cli.progress import showing
     from pitr.jobs import choosing
     from pitr.jobs import restore as job
+    from pitr.jobs.checksum import Verifier
 
-    _check(at, point, to_new_disks, to_file, image_format, storage_domain, attach_to)
+    wanted = restore_targets.Wanted(
+        to_new_disks=to_new_disks,
+        to_file=to_file,
+        image_format=image_format,
+        as_new_vm=as_new_vm,
+        replace=replace,
+        storage_domain=storage_domain,
+        disk_map=tuple(disk_map or ()),
+        attach_to=attach_to,
+        cluster=cluster,
+        start=start,
+        verify=verify,
+        keep_going=keep_going,
+    )
+    wanted.check()
+    if (at is None) == (point is None):
+        raise UsageError(
+            "a restore needs one of --at and --point",
+            "Write --at 2020-06-30T22:00, or --point with an id of 'pitr list'.",
+        )
+    workers = common.workers(max_workers)
     time = times.parse_at(at) if at is not None else None
     with common.repository() as repository, ExitStack() as stack:
         catalog = repository.catalog
@@ -107,8 +159,9 @@ def restore(
         if not streams:
             raise UsageError(f"the point {choice.backup.backup_id} holds no disks")
         _say(common, choice)
-        target = _target(
-            common, stack, choice, streams, to_file, image_format or "raw", storage_domain, attach_to
+        verifier = Verifier(workers) if verify or replace else None
+        target = restore_targets.target_of(
+            common, stack, wanted, repository, choice.backup, streams, verifier
         )
         if dry_run:
             done = job.plan(repository, choice.backup, streams, target, keep_going=keep_going)
@@ -120,36 +173,12 @@ def restore(
                     streams,
                     target,
                     keep_going=keep_going,
-                    workers=max_workers,
+                    workers=workers,
                     progress=progress,
                 )
-    _show(common, choice, done, dry_run)
+    _show(common, choice, done, target.vm_id, verifier.checksums if verifier else {}, dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
-
-
-def _check(
-    at: str | None,
-    point: str | None,
-    to_new_disks: bool,
-    to_file: str | None,
-    image_format: str | None,
-    storage_domain: str | None,
-    attach_to: str | None,
-) -> None:
-    if (at is None) == (point is None):
-        raise UsageError(
-            "a restore needs one of --at and --point",
-            "Write --at 2020-06-30T22:00, or --point with an id of 'pitr list'.",
-        )
-    if to_file is not None and to_new_disks:
-        raise UsageError("--to-file and --to-new-disks exclude each other")
-    if to_file is None and image_format is not None:
-        raise UsageError("--format goes with --to-file")
-    if image_format not in (None, "raw", "qcow2"):
-        raise UsageError(f"--format is raw or qcow2, not {image_format!r}")
-    if to_file is not None and (storage_domain is not None or attach_to is not None):
-        raise UsageError("--storage-domain and --attach-to go with new disks, not with --to-file")
 
 
 def _say(common: Common, choice: Choice) -> None:
@@ -161,38 +190,22 @@ def _say(common: Common, choice: Choice) -> None:
     )
 
 
-def _target(
+def _show(
     common: Common,
-    stack: ExitStack,
     choice: Choice,
-    streams: Sequence[Stream],
-    to_file: str | None,
-    image_format: str,
-    storage_domain: str | None,
-    attach_to: str | None,
-) -> Target:
-    if to_file is not None:
-        from pitr.jobs.target_files import FilesTarget
-
-        return FilesTarget(to_file, cast(Literal["raw", "qcow2"], image_format), streams)
-    from pitr.jobs.target_disks import NewDisksTarget
-
-    engine = stack.enter_context(common.engine())
-    return NewDisksTarget(
-        engine,
-        choice.backup,
-        streams,
-        storage_domain=storage_domain,
-        attach_to=attach_to,
-        notify=common.out.notify,
-    )
-
-
-def _show(common: Common, choice: Choice, done: Sequence[Restored], dry_run: bool) -> None:
+    done: Sequence[Restored],
+    vm_id: str | None,
+    checksums: Mapping[str, str],
+    dry_run: bool,
+) -> None:
     from pitr.cli import documents, tables
 
     if not common.out.json:
         common.out.show(tables.restored(done, planned=dry_run))
+        if checksums:
+            common.out.show(f"Verified by checksum: {len(checksums)} of {len(done)} disks.")
+        if vm_id is not None:
+            common.out.show(f"VM {vm_id}")
         if any(disk.damaged for disk in done):
             common.out.show("DAMAGED, reads as zero:", tables.damaged_ranges(done))
         return
@@ -201,8 +214,8 @@ def _show(common: Common, choice: Choice, done: Sequence[Restored], dry_run: boo
             "point": documents.point(choice.backup),
             "age_s": choice.age_s,
             "next_point": times.to_text(choice.next_point) if choice.next_point else None,
-            "vm_id": None,
+            "vm_id": vm_id,
             "dry_run": dry_run,
-            "disks": [documents.restored(disk) for disk in done],
+            "disks": [{**documents.restored(disk), "checksum": checksums.get(disk.disk_id)} for disk in done],
         }
     )

@@ -17,7 +17,8 @@ from itertools import islice
 
 import orjson
 
-from pitr.endpoint.imageio_http import ImageioAddress, ImageioSession, ask
+from pitr.endpoint.imageio import ImageioSource
+from pitr.endpoint.imageio_http import ImageioAddress, ask
 from pitr.endpoint.protocols import Reader, Source
 from pitr.errors import DamageError, ImageioError
 from pitr.extents import ExtentMap
@@ -80,7 +81,9 @@ def checksum(
 
 def server_checksum(address: ImageioAddress) -> DiskChecksum:
     """What the daemon computes of the disk that an open transfer reaches. Raises ImageioError."""
-    size = ask(address, "tell the size of the disk", _size)
+    # The checksum is of the image on the host, which may be larger than the disk that a GET tells of: hosts round
+    # sizes up. The extents go up to the image's end.
+    size = ImageioSource(address).size
     answer = ask(
         address,
         "compute the disk's checksum",
@@ -127,10 +130,6 @@ class Verifier:
             f"({found.size} bytes)",
             "Restore again; if this stays, look at the storage and its host's log.",
         )
-
-
-def _size(session: ImageioSession) -> int:
-    return session.size()
 
 
 def _hash() -> hashlib.blake2b:

@@ -44,7 +44,8 @@ class ReplacedDisksTarget:
         self._streams = list(streams)
         self._notify = notify
         self._undo_swap = ExitStack()
-        self.vm_id: str = backup.vm.id
+        self._vm_id = backup.vm.id
+        self.vm_id: str | None = backup.vm.id
         self._check_down()
         self._current()
         self._disks = NewDisksTarget(
@@ -73,16 +74,16 @@ class ReplacedDisksTarget:
         for stream in self._streams:
             old = current.get(stream.disk_id)
             if old is not None:
-                ovirt.rename_attached_disk(self._engine, self.vm_id, old.id, f"{old.name}{suffix}")
+                ovirt.rename_attached_disk(self._engine, self._vm_id, old.id, f"{old.name}{suffix}")
                 self._undo_swap.callback(
-                    ovirt.rename_attached_disk, self._engine, self.vm_id, old.id, old.name
+                    ovirt.rename_attached_disk, self._engine, self._vm_id, old.id, old.name
                 )
                 self._undo_swap.callback(self._attach, old.id, old.interface, old.bootable, old.active)
-                ovirt.detach_disk(self._engine, self.vm_id, old.id)
+                ovirt.detach_disk(self._engine, self._vm_id, old.id)
         for stream in self._streams:
             old = current.get(stream.disk_id)
             new_id = self._disks.made[stream.disk_id]
-            self._undo_swap.callback(ovirt.detach_disk, self._engine, self.vm_id, new_id)
+            self._undo_swap.callback(ovirt.detach_disk, self._engine, self._vm_id, new_id)
             if old is not None:
                 self._attach(new_id, old.interface, old.bootable, old.active)
             else:
@@ -91,7 +92,7 @@ class ReplacedDisksTarget:
             old = current.get(stream.disk_id)
             name = old.name if old is not None else stream.name
             new_id = self._disks.made[stream.disk_id]
-            ovirt.rename_attached_disk(self._engine, self.vm_id, new_id, name)
+            ovirt.rename_attached_disk(self._engine, self._vm_id, new_id, name)
         self._undo_swap.pop_all()
         for old in (current[stream.disk_id] for stream in self._streams if stream.disk_id in current):
             self._notify(
@@ -103,13 +104,13 @@ class ReplacedDisksTarget:
             self._undo_swap.close()
         except PitrError as error:
             self._notify(
-                f"VM {self.vm_id} could not be put back as it was: {error.message}; its old disks are still there, "
+                f"VM {self._vm_id} could not be put back as it was: {error.message}; its old disks are still there, "
                 "attach them by hand"
             )
         self._disks.undo()
 
     def _check_down(self) -> None:
-        vm = ovirt.get_vm(self._engine, self.vm_id)
+        vm = ovirt.get_vm(self._engine, self._vm_id)
         if vm.status != "down":
             raise EngineBusy(
                 f"VM {printable(vm.name)} is {vm.status}: its disks can be replaced only while it is down",
@@ -118,7 +119,7 @@ class ReplacedDisksTarget:
 
     def _current(self) -> dict[str, ovirt.Disk]:
         """The VM's own disks by their ids. Raises EngineBusy while something works on one that is to go."""
-        current = {disk.id: disk for disk in ovirt.vm_disks(self._engine, self.vm_id)}
+        current = {disk.id: disk for disk in ovirt.vm_disks(self._engine, self._vm_id)}
         for stream in self._streams:
             disk = current.get(stream.disk_id)
             if disk is not None and disk.status == "locked":
@@ -131,7 +132,7 @@ class ReplacedDisksTarget:
     def _attach(self, disk_id: str, interface: str | None, bootable: bool, active: bool) -> None:
         ovirt.attach_disk(
             self._engine,
-            self.vm_id,
+            self._vm_id,
             disk_id,
             interface=interface or "virtio_scsi",
             bootable=bootable,

@@ -48,7 +48,9 @@ class Restored:
 
 
 class Target(Protocol):
-    """Where a restore goes, for all disks of it."""
+    """Where a restore goes, for all disks of it. `vm_id`: the VM that gets the disks, once it is there."""
+
+    vm_id: str | None
 
     def reads_zero(self, stream: Stream) -> bool:
         """Whether what is made for this disk reads as zero."""

@@ -52,6 +52,7 @@ class NewDisksTarget:
         self._domains = place(ovirt.storage_domains(engine), streams, storage_domain, disk_map or {})
         self._streams = list(streams)
         self._vm = ovirt.find_vm(engine, attach_to) if attach_to is not None else None
+        self.vm_id = self._vm.id if self._vm is not None else None
         self.made: dict[str, str] = {}
         """The new disks' ids, by those of the old ones."""
         self._lock = threading.Lock()

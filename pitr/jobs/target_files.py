@@ -10,11 +10,13 @@ from typing import Literal
 
 from pitr.endpoint.point import PointSource
 from pitr.endpoint.protocols import Sink
-from pitr.endpoint.qcow2_file import Qcow2FileSink
-from pitr.endpoint.raw_file import RawFileSink
+from pitr.endpoint.qcow2_file import Qcow2FileSink, Qcow2FileSource
+from pitr.endpoint.raw_file import RawFileSink, RawFileSource
 from pitr.errors import PitrError, UsageError
+from pitr.jobs.checksum import Verifier
 from pitr.jobs.file_names import file_names
 from pitr.model import Stream
+from pitr.units import printable
 
 ImageFormat = Literal["raw", "qcow2"]
 _EXTENSIONS = {"raw": ".raw", "qcow2": ".qcow2"}
@@ -24,10 +26,20 @@ class FilesTarget:
     """One image file for each disk: at `path`, or named after the disks in the folder `path`.
 
     `path` is a folder when there are several disks, when it is one already, or ends in "/". Raises UsageError
-    when a file is there already: nothing is written over.
+    when a file is there already: nothing is written over. With a `verifier` each file is read back and compared.
     """
 
-    def __init__(self, path: str, image_format: ImageFormat, streams: Sequence[Stream]) -> None:
+    vm_id: str | None = None
+
+    def __init__(
+        self,
+        path: str,
+        image_format: ImageFormat,
+        streams: Sequence[Stream],
+        *,
+        verifier: Verifier | None = None,
+    ) -> None:
+        self._verifier = verifier
         target = Path(path)
         self._format = image_format
         self._folder: Path | None = None
@@ -67,6 +79,10 @@ class FilesTarget:
             raise
         if not path.is_block_device():
             self._made.append(path)
+        if self._verifier is not None:
+            image = RawFileSource(path) if self._format == "raw" else Qcow2FileSource(path)
+            with image:
+                self._verifier.check_copy(stream.disk_id, printable(stream.name), source, image)
 
     def finish(self) -> None:
         pass
