@@ -10,18 +10,19 @@ IMAGE is made anew as a raw image. The blobs are those of one disk, oldest first
 import json
 import subprocess
 import sys
+from typing import IO, Any
 
 CHUNK = 1 << 20
 
 
-def take(stream, length):
+def take(stream: IO[bytes], length: int) -> bytes:
     data = stream.read(length)
     if len(data) != length:
         sys.exit("the stream ends too early")
     return data
 
 
-def apply(stream, image, parent):
+def apply(stream: IO[bytes], image: IO[bytes], parent: str | None) -> str:
     """Write one sparse stream over `image`; return the id of the stream, which the next one must name."""
     meta = {}
     while (header := take(stream, 40))[:4] != b"stop":
@@ -39,14 +40,14 @@ def apply(stream, image, parent):
                 image.write(take(stream, count) if kind == b"data" else bytes(count))
         if kind != b"zero" and take(stream, 2) != b"\r\n":
             sys.exit("not a sparse stream")
-    return meta["stream-id"]
+    return str(meta["stream-id"])
 
 
-def main(target, *blobs):
+def main(target: str, *blobs: str) -> None:
     stream_id = None
     with open(target, "wb") as image:  # noqa: PTH123
         for blob in blobs:
-            zstd = subprocess.Popen(["zstd", "-dc", "--", blob], stdout=subprocess.PIPE)
+            zstd: Any = subprocess.Popen(["zstd", "-dc", "--", blob], stdout=subprocess.PIPE)
             stream_id = apply(zstd.stdout, image, stream_id)
             if zstd.stdout.read(1) or zstd.wait() != 0:  # zstd compares its checksums
                 sys.exit(f"{blob} is damaged")

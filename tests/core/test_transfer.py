@@ -71,7 +71,7 @@ def test_nothing_to_copy_is_no_work() -> None:
 class _Dirty(MemorySink):
     """A sink that holds other data already, as a disk that is written over does."""
 
-    reads_zero = False  # type: ignore[assignment]
+    reads_zero = False
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -210,7 +210,7 @@ class _Writer(MemoryWriter):
 class _Sink(MemorySink):
     """An ordered sink; `appended` is what came, `ahead` how far writers were before the last append."""
 
-    reads_zero = False  # type: ignore[assignment]
+    reads_zero = False
 
     def __init__(self, size: int, watch: _Watch, max_writers: int = 4) -> None:
         super().__init__(size, max_writers=max_writers)
