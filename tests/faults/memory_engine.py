@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pitr.endpoint.memory import MemorySource
-from pitr.engine import VM, Checkpoint, Disk, StartedBackup
+from pitr.engine import VM, Checkpoint, Disk, Engine, StartedBackup
 from pitr.engine.started_backup import BackupDisk
 from pitr.extents import ExtentMap
 from pitr.jobs import backup as job
@@ -70,9 +70,10 @@ class MemoryEngine:
         return vm
 
     def back_up(self, repository: Repository, vm: MemoryVM, **options: Any) -> Backup:
+        engine = cast(Engine, self)
         return job.back_up(
-            repository, self, vm.id, BackupOptions(workers=2, **options), notify=lambda line: None
-        )  # type: ignore[arg-type]
+            repository, engine, vm.id, BackupOptions(workers=2, **options), notify=lambda line: None
+        )
 
     def source(self, url: str, context: str) -> MemorySource:
         content, before = self._sources[url]

@@ -39,7 +39,7 @@ def open_backup(host: Host, backup_id: str, volume_id: str, *, dirty: bool) -> I
 
 def extents_text(client: ImageioClient, context: str) -> str:
     """The extents as text, such as "64k:data 64k:zero 128k:unchanged"."""
-    words = []
+    words: list[tuple[int, str]] = []
     for extent in client.extents(context):
         unchanged = context == "dirty" and not extent.dirty
         state = "unchanged" if unchanged else "zero" if extent.zero else "data"

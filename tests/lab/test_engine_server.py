@@ -161,8 +161,9 @@ time.sleep(60)
 
 @pytest.mark.parametrize("end", ["exit", "SIGTERM", "SIGKILL"])
 def test_nothing_is_left_however_the_program_ends(end: str) -> None:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    program = subprocess.Popen([sys.executable, "-c", PROGRAM, end], **pipes, text=True)
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, end], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     with program:
         assert program.stdout is not None
         cafile = Path(program.stdout.readline().strip())

@@ -18,7 +18,7 @@ def apply_sparse(stream: bytes, disk: bytearray) -> tuple[dict[str, Any], list[t
     """Apply a plain sparse stream to `disk`; return its meta and its extents."""
     at = 0
     meta: dict[str, Any] = {}
-    extents = []
+    extents: list[tuple[str, int, int]] = []
     while True:
         kind, start, length = stream[at : at + 40].decode().split()
         begin, count = int(start, 16), int(length, 16)
@@ -143,9 +143,9 @@ def rbd_of(
     parts.append(record(b"s", struct.pack("<Q", len(disk))))
     if v2:
         parts.append(record(b"?", b"of a later version"))
-    for tag, start, length in records:
-        payload = struct.pack("<QQ", start, length) + (disk[start : start + length] if tag == "w" else b"")
-        parts.append(record(tag.encode(), payload))
+    for kind, start, length in records:
+        payload = struct.pack("<QQ", start, length) + (disk[start : start + length] if kind == "w" else b"")
+        parts.append(record(kind.encode(), payload))
     return b"".join([*parts, b"e"])
 
 

@@ -143,10 +143,8 @@ def test_a_chain_of_rbd_diffs(command: Pitr, tmp_path: Path, v2: bool) -> None:
         names = {"from_snapshot": f"s{number - 1}" if number else None, "to_snapshot": f"s{number}"}
         paths[-1].write_bytes(rbd_of(bytes(content), records, v2=v2, **names))
     where = ("--vm", "ceph", "--disk", "image", "--format", "rbd-diff")
-    points = imported(
-        *(command, *paths[:3], *where, "--time", "2021-01-01T00:00Z", "--time", "2021-01-02T00:00Z"),
-        *("--time", "2021-01-03T00:00Z"),
-    )
+    times = [word for day in (1, 2, 3) for word in ("--time", f"2021-01-0{day}T00:00Z")]
+    points = imported(command, *paths[:3], *where, *times)
     assert [point["point"] for point in points] == [f"2021-01-0{day}T00:00:00Z" for day in (1, 2, 3)]
     assert [point["checkpoint_id"] for point in points] == ["s0", "s1", "s2"]
     points += imported(command, paths[3], *where)
