@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,20 +18,25 @@ from pitr.errors import EngineError
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint; `created` is UTC by the engine's clock. One that is not `valid` is of no use any more."""
+    """A checkpoint; `created` is UTC by the engine's clock, None if not told.
+
+    One that is not `valid` is of no use any more, nor are those before it: what changed after them is not known.
+    """
 
     id: str
     parent_id: str | None
-    created: datetime
+    created: datetime | None
     valid: bool
 
 
 def list_checkpoints(engine: Engine, vm_id: str) -> list[Checkpoint]:
-    """Return the VM's checkpoints, root to leaf, as the engine lists them. Raises EngineError."""
+    """Return the VM's checkpoints, root to leaf: by their parents, not by their dates. Raises EngineError."""
     found = engine.call(
         f"listing the checkpoints of VM {vm_id}", lambda system: _service(system, vm_id).list()
     )
-    return [_read(checkpoint) for checkpoint in found]
+    checkpoints = [_read(checkpoint) for checkpoint in found]
+    parents = {checkpoint.id: checkpoint.parent_id for checkpoint in checkpoints}
+    return sorted(checkpoints, key=lambda checkpoint: len(_ancestors(checkpoint.id, parents)))
 
 
 def get_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str) -> Checkpoint | None:
@@ -83,19 +89,25 @@ def delete_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str, timeout_s:
     raise EngineError(f"checkpoint {checkpoint_id} was deleted, but still exists after {timeout_s:.0f} s")
 
 
+def _ancestors(checkpoint_id: str, parents: Mapping[str, str | None]) -> set[str]:
+    found: set[str] = set()
+    parent = parents.get(checkpoint_id)
+    while parent is not None and parent in parents and parent not in found:
+        found.add(parent)
+        parent = parents[parent]
+    return found
+
+
 def _service(system: Any, vm_id: str) -> Any:
     return system.vms_service().vm_service(vm_id).checkpoints_service()
 
 
 def _read(checkpoint: Any) -> Checkpoint:
     checkpoint_id = required(checkpoint.id, "a checkpoint's id")
-    created = utc(checkpoint.creation_date, f"the date of checkpoint {checkpoint_id}")
-    if created is None:
-        raise EngineError(f"the engine's answer lacks the date of checkpoint {checkpoint_id}")
     return Checkpoint(
         id=checkpoint_id,
         parent_id=checkpoint.parent_id or None,
-        created=created,
+        created=utc(checkpoint.creation_date, f"the date of checkpoint {checkpoint_id}"),
         # A state that the SDK does not know reads as none; if it means no good, the engine refuses it.
         valid=enum_text(checkpoint.state, absent="created") == "created",
     )

@@ -205,8 +205,13 @@ def _attachments(engine: Engine, vm_id: str) -> dict[str, Any]:
         f"listing the disks of VM {vm_id}",
         lambda system: system.vms_service().vm_service(vm_id).disk_attachments_service().list(),
     )
+    return {_disk_id(attachment): attachment for attachment in found}
+
+
+def _disk_id(attachment: Any) -> str:
     # An attachment has its disk's id.
-    return {required(attachment.id, "the id of a disk attachment"): attachment for attachment in found}
+    disk_id = attachment.id or (attachment.disk.id if attachment.disk is not None else None)
+    return required(disk_id, "the id of a disk attachment")
 
 
 def _post(engine: Engine, new: Any) -> None:

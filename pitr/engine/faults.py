@@ -145,7 +145,7 @@ def from_status(status: int, detail: str, *, what: str, where: str, reason: str 
         if words in detail.lower():
             advice = text
             break
-    return EngineFault(line, advice, status=status, detail=detail, transient=status >= 500)
+    return EngineFault(line, advice, status=status, detail=detail, transient=status >= 500 and status != 501)
 
 
 def as_busy(fault: EngineFault) -> EngineBusy:

@@ -41,7 +41,7 @@ def _read(engine: Engine, domain: Any) -> StorageDomain:
     return StorageDomain(
         id=domain_id,
         name=required(domain.name, "a storage domain's name"),
-        type=enum_text(domain.type),
+        type=enum_text(domain.type, absent="data"),
         storage_type=storage_type,
         is_block=storage_type in _BLOCK_STORAGE,
         active=_is_active(engine, domain, centers),
@@ -64,7 +64,7 @@ def _is_active_in(engine: Engine, domain_id: str, data_center_id: str) -> bool:
     try:
         attached = engine.call(f"reading storage domain {domain_id}", read)
     except EngineFault as fault:
-        if fault.status is None or fault.status >= 500:
+        if fault.status is None:
             raise
         # Not to be seen there: creating a disk tells.
         engine.log.debug("%s", fault.message)

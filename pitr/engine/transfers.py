@@ -353,7 +353,7 @@ class Transfer:
         return (
             entity is not None
             and entity.id == self.disk_id
-            and enum_text(transfer.direction) == self.direction
+            and enum_text(transfer.direction, absent=self.direction) == self.direction
         )
 
     def _get(self) -> Any | None:

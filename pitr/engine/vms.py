@@ -86,7 +86,7 @@ def _all(engine: Engine, search: str | None) -> list[VM]:
     return sorted((_read(vm, clusters) for vm in _list(engine, search)), key=lambda vm: (vm.name, vm.id))
 
 
-def configuration(engine: Engine, vm_id: str, *, timeout_s: float = 10.0) -> str | None:
+def configuration(engine: Engine, vm_id: str, *, timeout_s: float = 5.0) -> str | None:
     """Return the VM's configuration, an OVF document; None if the engine gives none within `timeout_s`.
 
     The engine leaves it out while the VM changes. Raises NoSuchVM, EngineError.
@@ -123,7 +123,7 @@ def _list(engine: Engine, search: str | None) -> list[Any]:
 
 
 def _clusters(engine: Engine, vm: Any) -> Mapping[str, Any]:
-    """The VM's cluster by its id; empty when it has none, or the user may not see it."""
+    """The VM's cluster by its id; empty when it has none, or the engine does not show it."""
     if vm.cluster is None or not vm.cluster.id:
         return {}
     cluster_id = vm.cluster.id
@@ -133,8 +133,9 @@ def _clusters(engine: Engine, vm: Any) -> Mapping[str, Any]:
             lambda system: system.clusters_service().cluster_service(cluster_id).get(),
         )
     except EngineFault as fault:
-        if fault.status is None or fault.status >= 500:
+        if fault.status is None:
             raise
+        # Good to know, and no reason to fail.
         engine.log.debug("%s", fault.message)
         return {}
     return {cluster_id: cluster}

@@ -214,24 +214,28 @@ class _Run:
             for backup in self.repository.catalog.points(self.vm.id)
             if backup.checkpoint_id is not None
         }
-        if not self.repository.catalog.points(self.vm.id):
-            return self.no_base("the repository holds no backup of this VM yet")
         if not ours:
-            return self.no_base("no backup of this VM has a checkpoint (the engine makes none for raw disks)")
+            any_point = self.repository.catalog.points(self.vm.id)
+            return self.no_base(
+                "no backup of this VM has a checkpoint (the engine makes none for raw disks)"
+                if any_point
+                else "the repository holds no backup of this VM yet"
+            )
         on_engine = ovirt.list_checkpoints(self.engine, self.vm.id)
         # The engine lists its checkpoints from the root to the leaf: lineage counts, not the clock.
         for checkpoint in reversed(on_engine):
             backup = ours.get(checkpoint.id)
-            if backup is None or not checkpoint.valid:
+            if not checkpoint.valid:
+                # What changed between two checkpoints is known only with all that lie between.
+                return self.no_base(f"the checkpoint {checkpoint.id} is invalid on the engine")
+            if backup is None:
                 continue
             try:
                 check_present(self.repository, backup)
             except StoredDamage as error:
                 return self.no_base(f"the chain of the last backup is damaged ({error.message})")
             return _Base(backup, None)
-        newest = next(iter(ours))
-        state = "invalid" if any(checkpoint.id == newest for checkpoint in on_engine) else "gone"
-        return self.no_base(f"the checkpoint {newest} of the last backup is {state} on the engine")
+        return self.no_base(f"the checkpoint {next(iter(ours))} of the last backup is gone on the engine")
 
     def no_base(self, reason: str) -> _Base:
         if self.options.incremental and not self.options.fallback:
