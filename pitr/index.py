@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pitr import schema, sqlite
 from pitr.errors import FormatError, RepositoryError
@@ -19,6 +20,7 @@ from pitr.extents import MAX_SIZE, ExtentMap, Int64Array
 
 _APPLICATION_ID = 0x70697478
 _VERSION = 1
+_ROWS_AT_ONCE = 1 << 16
 
 
 class Row(NamedTuple):
@@ -154,37 +156,41 @@ class Index:
 
     def extents(self) -> ExtentMap:
         """The rows as a checked extent map, one range a row: what the resolver works on."""
-        columns = self._columns("start, length, blob_offset IS NULL", 3)
-        extents = ExtentMap(columns[0], columns[1], columns[2].astype(np.bool_))
+        count = self.count()
+        extents = ExtentMap(np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.bool_))
+        columns = (extents.start, extents.length, extents.zero)
+        self._fill("SELECT start, length, blob_offset IS NULL FROM extent ORDER BY start", columns)
         if self.stream.kind != "incremental" and not extents.covers(self.stream.size):
             raise FormatError(f"the extent index {self._path.name} of a full stream does not cover the disk")
         return extents.checked(self.stream.size, whole=False)
 
     def frames(self) -> Frames:
         """Where each frame lies, checked against the sizes of frame and blob."""
-        columns = self._columns("start, length, blob_offset, blob_length", 4, "WHERE blob_offset IS NOT NULL")
+        where = "FROM extent WHERE blob_offset IS NOT NULL"
         with self._reading():
-            digests = b"".join(
-                row[0]
-                for row in self._connection.execute(
-                    "SELECT digest FROM extent WHERE blob_offset IS NOT NULL ORDER BY start"
-                )
-            )
-        start, length, offset, stored = columns
+            count = int(self._connection.execute(f"SELECT count(*) {where}").fetchone()[0])
+        start, length, offset, stored = (np.empty(count, np.int64) for _ in range(4))
+        query = f"SELECT start, length, blob_offset, blob_length {where} ORDER BY start"
+        self._fill(query, (start, length, offset, stored))
+        digests = bytearray()
+        with self._reading():
+            cursor = self._connection.execute(f"SELECT digest {where} ORDER BY start")
+            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+                digests += b"".join(row[0] for row in rows)
         frames = Frames(start, length, offset, stored, np.frombuffer(digests, np.uint8))
         frames.check(self.stream)
         return frames
 
-    def _columns(self, columns: str, width: int, where: str = "") -> list[Int64Array]:
+    def _fill(self, query: str, columns: Sequence[npt.NDArray[Any]]) -> None:
+        """Put the integers that `query` gives into `columns`: as objects, all at once would take ten times as much."""
+        count, width = len(columns[0]), len(columns)
         with self._reading():
-            cursor = self._connection.execute(f"SELECT {columns} FROM extent {where} ORDER BY start")  # noqa: S608
-            flat = np.fromiter(_flatten(cursor), np.int64)
-        table = flat.reshape(-1, width)
-        return [np.ascontiguousarray(table[:, column]) for column in range(width)]
-
-
-def _flatten(rows: Iterable[tuple[int, ...]]) -> Iterator[int]:
-    return itertools.chain.from_iterable(rows)
+            cells = itertools.chain.from_iterable(self._connection.execute(query))
+            for at in range(0, count, _ROWS_AT_ONCE):
+                rows = min(_ROWS_AT_ONCE, count - at)
+                table = np.fromiter(cells, np.int64, rows * width).reshape(rows, width)
+                for number, column in enumerate(columns):
+                    column[at : at + rows] = table[:, number]
 
 
 @dataclass(frozen=True, slots=True)

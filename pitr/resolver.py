@@ -3,13 +3,16 @@
 
 The newest stream counts first; each older one only fills what is still open; what is open at the end is zero.
 Laying one layer over another is associative, so layers are combined in pairs of about equal weight: the cost is
-that of sorting all extents, whatever the number of layers. Everything works on arrays.
+that of sorting all extents, whatever the number of layers. Everything works on arrays. Large disks are resolved one
+part after the other, so that what is needed on the way stays small beside the map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,11 @@ from pitr.extents import BoolArray, ExtentMap, Int64Array
 
 #: The layer of what no stream of the chain has ever written: it reads as zero.
 NEVER_WRITTEN = -1
+#: Resolving a row takes some 150 bytes for a moment: of this many rows that is nothing beside millions of extents.
+_PART = 1 << 18
+#: One row in so many says where the rows lie.
+_SAMPLE = 1 << 8
+_COLUMNS = ("start", "length", "layer", "row", "zero")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +78,92 @@ def resolve(layers: Sequence[Layer]) -> PointMap:
         raise ValueError("a chain has at least one stream")
     size = layers[0].size
     bases = np.cumsum([0, *(len(layer.extents) for layer in layers)])
+    limits = np.minimum.accumulate([layer.size for layer in layers]).tolist()
+    parts = [
+        _part(layers, bases, limits, start, end) for start, end in pairwise([0, *_cuts(layers, size), size])
+    ]
+    return _joined(parts, size)
+
+
+def _cuts(layers: Sequence[Layer], size: int) -> list[int]:
+    """Where to cut the disk, so that about _PART rows of all layers lie between two cuts."""
+    count = sum(len(layer.extents) for layer in layers)
+    if count <= _PART:
+        return []
+    samples = np.sort(np.concatenate([layer.extents.start[_SAMPLE // 2 :: _SAMPLE] for layer in layers]))
+    cuts = np.unique(samples[:: max(1, _PART // _SAMPLE)])
+    return [int(cut) for cut in cuts if 0 < cut < size]
+
+
+def _part(
+    layers: Sequence[Layer], bases: Int64Array, limits: Sequence[int], part_start: int, part_end: int
+) -> PointMap:
+    """Resolve `[part_start, part_end)` of the disk."""
     pieces: list[_Pieces] = []
-    limit = size
-    for layer, base in zip(layers, bases[:-1], strict=True):
-        limit = min(limit, layer.size)
-        pieces.append(_clipped(layer.extents, int(base), limit))
-    combined = _filled(_combine([piece for piece in pieces if len(piece.start)] or pieces[:1]), size)
+    zeros: list[BoolArray] = []
+    firsts: list[int] = []
+    base = 0
+    # Rows are numbered within the part, layer after layer.
+    part_bases = [0]
+    for layer, limit in zip(layers, limits, strict=True):
+        first, found = _clipped(layer.extents, base, part_start, min(part_end, limit))
+        count = len(found.start)
+        if count:
+            pieces.append(found)
+        zeros.append(layer.extents.zero[first : first + count])
+        firsts.append(first)
+        base += count
+        part_bases.append(base)
+    nothing = np.zeros(0, np.int64)
+    combined = _combine(pieces) if pieces else _Pieces(nothing, nothing, nothing)
+    combined = _filled(combined, part_start, part_end)
 
     row = combined.row
     written = row >= 0
-    layer_of = np.where(written, np.searchsorted(bases, row, side="right") - 1, NEVER_WRITTEN).astype(
+    layer_of = np.where(written, np.searchsorted(part_bases, row, side="right") - 1, NEVER_WRITTEN).astype(
         np.int32
     )
     zero = np.ones(len(row), np.bool_)
-    all_zero = np.concatenate([layer.extents.zero for layer in layers])
-    zero[written] = all_zero[row[written]]
-    own_row = np.where(written, row - bases[layer_of], -1)
-    return PointMap(size, combined.start, combined.end - combined.start, layer_of, own_row, zero)
+    zero[written] = np.concatenate(zeros)[row[written]]
+    shift = np.array(firsts, np.int64) - np.array(part_bases[:-1], np.int64)
+    own_row = np.where(written, row + shift[layer_of], -1)
+    return PointMap(part_end, combined.start, combined.end - combined.start, layer_of, own_row, zero)
 
 
-def _clipped(extents: ExtentMap, base: int, limit: int) -> _Pieces:
-    count = int(np.searchsorted(extents.start, limit, side="left"))
-    start = extents.start[:count]
-    end = np.minimum(start + extents.length[:count], limit)
-    return _Pieces(start, end, np.arange(base, base + count, dtype=np.int64))
+def _joined(parts: list[PointMap], size: int) -> PointMap:
+    """Put the parts one after the other, emptying the list; what the cuts have cut is one piece again."""
+    if len(parts) == 1:
+        return parts[0]
+    second_halves: list[int] = []
+    at = 0
+    for before, after in pairwise(parts):
+        at += len(before)
+        if before.layer[-1] == after.layer[0] and before.row[-1] == after.row[0]:
+            second_halves.append(at)
+    columns = {name: [getattr(part, name) for part in parts] for name in _COLUMNS}
+    parts.clear()
+    joined: dict[str, Any] = {}
+    for name in _COLUMNS:
+        column = np.concatenate(columns.pop(name))
+        if name == "length":
+            # Backwards: a piece may go over several cuts.
+            for second in reversed(second_halves):
+                column[second - 1] += column[second]
+        joined[name] = np.delete(column, second_halves) if second_halves else column
+    return PointMap(size, **joined)
+
+
+def _clipped(extents: ExtentMap, base: int, start: int, end: int) -> tuple[int, _Pieces]:
+    """The extents in `[start, end)`, cut at its bounds, and the row of the first; rows are counted from `base`."""
+    first = max(0, int(np.searchsorted(extents.start, start, side="right")) - 1)
+    if first < len(extents) and int(extents.start[first] + extents.length[first]) <= start:
+        first += 1
+    last = max(first, int(np.searchsorted(extents.start, end, side="left")))
+    starts = extents.start[first:last]
+    ends = np.minimum(starts + extents.length[first:last], end)
+    return first, _Pieces(
+        np.maximum(starts, start), ends, np.arange(base, base + last - first, dtype=np.int64)
+    )
 
 
 def _combine(pieces: Sequence[_Pieces]) -> _Pieces:
@@ -143,11 +213,10 @@ def _overlay(newer: _Pieces, older: _Pieces) -> _Pieces:
     )
 
 
-def _filled(pieces: _Pieces, size: int) -> _Pieces:
-    """Fill all gaps of `[0, size)` with pieces of row -1."""
+def _filled(pieces: _Pieces, start: int, end: int) -> _Pieces:
+    """Fill all gaps of `[start, end)` with pieces of row -1."""
+    count = 1 if start < end else 0
     whole = _Pieces(
-        np.zeros(1 if size else 0, np.int64),
-        np.full(1 if size else 0, size, np.int64),
-        np.full(1 if size else 0, -1, np.int64),
+        np.full(count, start, np.int64), np.full(count, end, np.int64), np.full(count, -1, np.int64)
     )
     return _overlay(pieces, whole)
