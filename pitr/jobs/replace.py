@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 
 from pitr import engine as ovirt
-from pitr.endpoint.point import PointSource
-from pitr.endpoint.protocols import Sink
+from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import EngineBusy, PitrError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
@@ -64,7 +63,7 @@ class ReplacedDisksTarget:
     def expected_name(self, stream: Stream) -> str | None:
         return self._disks.expected_name(stream)
 
-    def sink(self, stream: Stream, source: PointSource) -> AbstractContextManager[tuple[str, Sink]]:
+    def sink(self, stream: Stream, source: Source) -> AbstractContextManager[tuple[str, Sink]]:
         return self._disks.sink(stream, source)
 
     def finish(self) -> None:

@@ -58,7 +58,7 @@ class Target(Protocol):
     def expected_name(self, stream: Stream) -> str | None:
         """The name of what will be made for this disk, if it is known beforehand."""
 
-    def sink(self, stream: Stream, source: PointSource) -> AbstractContextManager[tuple[str, Sink]]:
+    def sink(self, stream: Stream, source: Source) -> AbstractContextManager[tuple[str, Sink]]:
         """Make the target for one disk: its name, and the sink. Left with an error, it is removed again."""
 
     def finish(self) -> None:

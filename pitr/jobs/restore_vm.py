@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 
 from pitr import engine as ovirt
 from pitr import ovf
-from pitr.endpoint.point import PointSource
-from pitr.endpoint.protocols import Sink
+from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import NoSuchVM, PitrError, UsageError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
@@ -77,7 +76,7 @@ class NewVMTarget:
     def expected_name(self, stream: Stream) -> str | None:
         return self._disks.expected_name(stream)
 
-    def sink(self, stream: Stream, source: PointSource) -> AbstractContextManager[tuple[str, Sink]]:
+    def sink(self, stream: Stream, source: Source) -> AbstractContextManager[tuple[str, Sink]]:
         return self._disks.sink(stream, source)
 
     def finish(self) -> None:

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pitr import engine as ovirt
 from pitr import times
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink
-from pitr.endpoint.point import PointSource
-from pitr.endpoint.protocols import Sink
+from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import NoSuchDisk, PitrError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
@@ -66,7 +65,7 @@ class NewDisksTarget:
         return None
 
     @contextmanager
-    def sink(self, stream: Stream, source: PointSource) -> Iterator[tuple[str, Sink]]:
+    def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
         domain = self._domains[stream.disk_id]
         disk_format = _format(stream, domain)
         sparse = stream.settings.sparse or disk_format == "cow"

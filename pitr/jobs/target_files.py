@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pitr.endpoint.point import PointSource
-from pitr.endpoint.protocols import Sink
+from pitr.endpoint.protocols import Sink, Source
 from pitr.endpoint.qcow2_file import Qcow2FileSink, Qcow2FileSource
 from pitr.endpoint.raw_file import RawFileSink, RawFileSource
 from pitr.errors import PitrError, UsageError
@@ -66,7 +65,7 @@ class FilesTarget:
         return str(self._paths[stream.disk_id])
 
     @contextmanager
-    def sink(self, stream: Stream, source: PointSource) -> Iterator[tuple[str, Sink]]:
+    def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
         path = self._paths[stream.disk_id]
         self._make_folder()
         sink: RawFileSink | Qcow2FileSink = (
