@@ -105,7 +105,7 @@ def _table(parameters: Any) -> str:
 
 def _spelling(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return f"`{_placeholder(parameter)}`"
+        return f"`{_placeholder(parameter)}`".replace("|", "\\|")
     value = "" if parameter.is_flag else f" {_placeholder(parameter)}"
     names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=len))
     return f"{names}{f' `{value.strip()}`' if value else ''}".replace("|", "\\|")
@@ -114,8 +114,15 @@ def _spelling(parameter: Any) -> str:
 def _placeholder(parameter: Any) -> str:
     if parameter.metavar:
         return str(parameter.metavar)
-    name = "N" if isinstance(parameter.default, int) else parameter.name.upper()
+    name = "N" if _is_number(parameter) else parameter.name.upper()
     return name if parameter.param_type_name == "option" or parameter.required else f"[{name}]"
+
+
+def _is_number(parameter: Any) -> bool:
+    # Where the type is to be found depends on the version of the library.
+    descriptor = getattr(parameter, "type_descriptor", None)
+    kind = descriptor.annotation if descriptor is not None else parameter.type.name
+    return any(word in str(kind) for word in ("int", "float"))
 
 
 def _meaning(parameter: Any) -> str:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ import pytest
 from pitr import errors
 from pitr.cli import reference
 from pitr.config import load_settings
+from pitr.damage import Damage
+from pitr.jobs.export import Exported
+from pitr.jobs.restore import Restored
+from pitr.lab.demo import Report, Step
+from pitr.model import LeftOut
 from pitr.process import DEBIAN_PACKAGES
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +52,26 @@ def test_each_json_document_is_described(name: str) -> None:
     table = (ROOT / "docs/json.md").read_text().split("## Documents")[1].split("Notes:")[0]
     command = name.removeprefix("pitr ")
     assert re.search(rf"^\|[^|]*`{command}`", table, re.MULTILINE), f"docs/json.md has no row for `{command}`"
+
+
+def _json_keys() -> set[str]:
+    """The keys that the documents of several commands are made of."""
+    tree = ast.parse((ROOT / "pitr/cli/documents.py").read_text())
+    literal = {
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    }
+    return literal | {
+        field.name for kind in (Damage, Exported, LeftOut, Restored, Report, Step) for field in fields(kind)
+    }
+
+
+@pytest.mark.parametrize("key", sorted(_json_keys()))
+def test_each_key_of_the_json_documents_is_described(key: str) -> None:
+    assert re.search(rf'"{key}"|`{key}`', (ROOT / "docs/json.md").read_text())
 
 
 def test_the_reference_is_fresh() -> None:
