@@ -62,7 +62,7 @@ def _json_keys() -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Dict)
         for key in node.keys
-        if isinstance(key, ast.Constant)
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
     }
     return literal | {
         field.name for kind in (Damage, Exported, LeftOut, Restored, Report, Step) for field in fields(kind)
