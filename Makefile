@@ -46,7 +46,7 @@ docs: venv
 	@$(BIN)/python -m pitr.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 
 bench: venv
-	@$(BIN)/python bench/run $(BENCH)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/run $(BENCH)
 
 venv: install-system $(VENV)/installed
 
