@@ -106,6 +106,13 @@ class ExtentMap:
             raise FormatError(f"the extents do not cover the whole disk of {size} bytes")
         return self
 
+    def clipped(self, size: int) -> ExtentMap:
+        """The part of the extents in `[0, size)`; they are sorted and disjoint."""
+        count = int(np.searchsorted(self.start, size, side="left"))
+        start = self.start[:count]
+        length = np.minimum(start + self.length[:count], size) - start
+        return ExtentMap(start, length, self.zero[:count])
+
     def merged(self) -> ExtentMap:
         """Join neighbours that touch and are of one kind."""
         if len(self) < 2:

@@ -53,7 +53,8 @@ class ImageioSource:
     """A source that downloads a disk of an open transfer.
 
     In the zero context all of the disk is to be copied, in the dirty one what was written or zeroed since the
-    checkpoint. The extents are asked for once. `sleep` pauses between tries. Raises ImageioError, and
+    checkpoint. `engine_size` is what the engine calls the disk's size: the image on the host may be longer, and its
+    end out of reach. The extents are asked for once. `sleep` pauses between tries. Raises ImageioError, and
     CheckpointGone when the server has no dirty extents.
     """
 
@@ -62,18 +63,20 @@ class ImageioSource:
         transfer: ImageioAddress,
         context: Context = "zero",
         *,
+        engine_size: int | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._transfer = transfer
         self._context: Context = context
+        self._engine_size = engine_size
         self._timeout_s = timeout_s
         self._sleep = sleep
         self._known: tuple[Options, int, ExtentMap] | None = None
 
     @property
     def size(self) -> int:
-        """Size of the disk: the end of its last extent. What the engine reports may be smaller."""
+        """Size of the disk: the end of its last extent that can be read. What the engine reports may be smaller."""
         return self._described()[1]
 
     @property
@@ -93,10 +96,20 @@ class ImageioSource:
                 self._transfer, what, self._listed, timeout_s=self._timeout_s, sleep=self._sleep
             )
             try:
-                self._known = (options, *parse_extents(body, self._context))
+                size, extents = parse_extents(body, self._context)
             except FormatError as error:
                 message = f"ovirt-imageio at {self._transfer.host} sent wrong extents: {error.message}"
                 raise ImageioError(message) from error
+            if self._engine_size is not None and size > self._engine_size:
+                # The engine gives a ticket for the size that it knows; the host rounded the image's up.
+                readable = ask(
+                    self._transfer,
+                    "tell the size of the disk",
+                    ImageioSession.readable_size,
+                    sleep=self._sleep,
+                )
+                size, extents = min(size, readable), extents.clipped(readable)
+            self._known = (options, size, extents)
         return self._known
 
     def _listed(self, session: ImageioSession) -> tuple[Options, bytes]:

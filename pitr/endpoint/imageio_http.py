@@ -155,6 +155,17 @@ class ImageioSession(Closes):
         _check(response, body)
         return body
 
+    def readable_size(self) -> int:
+        """Return how many bytes of the disk the ticket lets clients read."""
+        response = self._response("GET", self._path, headers={"Range": "bytes=0-0"})
+        body = self._body(response)
+        if response.status != http.client.PARTIAL_CONTENT:
+            raise StatusError(response.status, body[:1000].decode("utf-8", "replace"))
+        said = (response.getheader("Content-Range") or "").rpartition("/")[2]
+        if not said.isdecimal():
+            raise http.client.HTTPException("an answer without the size of the disk")
+        return int(said)
+
     def checksum(self, algorithm: str, block_size: int) -> bytes:
         """Return the JSON of the daemon's checksum of all that the disk holds now (pitr.jobs.checksum)."""
         response = self._response(

@@ -25,12 +25,14 @@ def place(
     """
     usable = [domain for domain in domains if domain.type == "data" and domain.active]
     names = {domain.id: domain.name for domain in domains}
+    disks = {key for stream in streams for key in (stream.disk_id, stream.name)}
     used: set[str] = set()
     placed: dict[str, StorageDomain] = {}
     for stream in streams:
         old = stream.settings.storage_domain_id
-        keys = [stream.disk_id, stream.name, *([old, names.get(old)] if old is not None else [])]
-        key = next((key for key in keys if key in disk_map), None)
+        # A name that a disk has is not that of a domain.
+        domain = [key for key in (old, names.get(old or "")) if key is not None and key not in disks]
+        key = next((key for key in (stream.disk_id, stream.name, *domain) if key in disk_map), None)
         if key is not None:
             used.add(key)
         placed[stream.disk_id] = _choose(usable, stream, disk_map[key] if key is not None else wanted)

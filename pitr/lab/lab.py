@@ -329,6 +329,10 @@ class LabDisk:
                 return vm.attachments[self.id]
         raise LookupError(f"disk {self.id} is attached to no VM")
 
+    def delete(self) -> None:
+        """Delete the disk, whatever it is attached to."""
+        disks.delete(self.lab.engine.installation, self.id)
+
     def rename(self, name: str) -> None:
         self.name = name
         with self.lab.engine.state.lock:

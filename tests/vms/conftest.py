@@ -40,6 +40,8 @@ def lab(vms_lab: Lab) -> Iterator[Lab]:
         if vm.running:
             vm.stop()
         vm.remove()
+    for disk in vms_lab.disks:
+        disk.delete()
 
 
 @pytest.fixture

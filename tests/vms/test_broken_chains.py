@@ -140,9 +140,9 @@ def test_checkpoints_of_another_product_are_left_alone(lab: Lab, pitr: Pitr, tmp
     assert other.backup(vm.name)["kind"] == "full"
     with vm.disks[0].guest() as guest:
         guest.write(0, b"D" * 4096)
-    theirs = vm.checkpoints[-1]
+    ours, theirs = vm.checkpoints
     with oracle_of(lab, tmp_path) as oracle:
         point: Any = pitr.backup(vm.name, "--incremental", "--no-fallback")
-    assert point["from_checkpoint_id"] == vm.checkpoints[0] != theirs
+    assert point["from_checkpoint_id"] == ours
     assert theirs in vm.checkpoints
     assert_restores(pitr, lab, point, oracle, tmp_path)
