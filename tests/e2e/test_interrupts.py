@@ -211,7 +211,7 @@ def at_request(lab: Lab, method: str, path: str, what: Callable[[], None]) -> It
 
     with mock.patch.object(lab.engine.faults, "take", hooked):
         yield
-    assert done
+    assert done, path
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
@@ -274,3 +274,29 @@ def test_new_disks_hold_what_the_point_held(lab: Lab, pitr: Pitr, vm: LabVM, tmp
         point = pitr.backup(vm.name)
     for disk in pitr.json("restore", "--point", point["backup_id"])["disks"]:
         assert_disk_is(lab, disk["target"], oracle[disk["disk_id"]], tmp_path)
+
+
+def test_a_second_signal_during_the_cleanup_leaves_nothing_that_the_next_run_does_not_end(
+    lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+    known = threading.Event()
+
+    def stop() -> None:
+        known.wait(60)
+        started[0].send_signal(signal.SIGTERM)
+
+    with (
+        at_request(lab, "POST", "/imagetransfers", stop),
+        at_request(lab, "POST", "/finalize", stop),
+        pitr.process("backup", vm.name) as process,
+    ):
+        started.append(process)
+        known.set()
+        result = ended(process)
+    assert result.code == 128 + signal.SIGTERM
+    wait_until(lambda: _settled(lab), "the engine to settle")
+    with oracle_of(lab, tmp_path) as oracle:
+        point = pitr.backup(vm.name)
+    assert nothing_open(lab)
+    assert_restores(pitr, lab, point, oracle, tmp_path)
