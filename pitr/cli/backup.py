@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pitr.cli import piping
 from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import UsageError
 
@@ -63,6 +65,26 @@ def backup(
         typer.Option("--require-consistency", help="Fail when the guest's file systems cannot be frozen."),
     ] = False,
     level: Annotated[int, typer.Option("--level", min=-7, max=19, help="zstd level.")] = 1,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="FILE|-",
+            help="Where the data of one disk goes instead of the repository: a new file, or - for standard output.",
+        ),
+    ] = None,
+    put_command: Annotated[
+        str | None,
+        typer.Option(
+            "--put-command",
+            metavar="COMMAND",
+            help="Takes the data of a disk on its standard input, instead of the repository: 'vendor-put {stream_id}'.",
+        ),
+    ] = None,
+    compress: Annotated[
+        str | None,
+        typer.Option("--compress", metavar="none|zstd", help="With --to or --put-command (zstd)."),
+    ] = None,
     max_workers: MaxWorkersOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be backed up, and from where.")
@@ -73,7 +95,11 @@ def backup(
     With neither --incremental nor --full: incremental where possible, else full, saying why. Of several VMs one that
     fails does not stop the others; the exit code is 1 then.
 
-    Examples: pitr backup web1 --full; pitr backup --incremental; pitr backup --tag daily --jobs 4
+    With --to and --put-command the repository keeps the index and the record only: 'pitr restore --get-command' reads
+    the data back. What they took counts only if pitr ends with 0; with --to - the result is on standard error.
+
+    Examples: pitr backup web1 --full; pitr backup --incremental; pitr backup --tag daily --jobs 4;
+    pitr backup web1 --disk system --to - | vendor-put
     """
     from pitr.jobs.backup import BackupOptions
 
@@ -83,6 +109,7 @@ def backup(
         raise UsageError("--no-fallback goes with incremental backups", "Leave out --full.")
     if every and (vms or tag):
         raise UsageError("--all leaves nothing to name", "Leave out the VMs and --tag, or --all.")
+    piping.check(to, put_command, compress)
     options = BackupOptions(
         full=full,
         incremental=incremental or no_fallback,
@@ -104,12 +131,17 @@ def backup(
                     "--disk and --exclude-disk go with one VM",
                     f"Name the VM; these were chosen: {', '.join(vm.name for vm in chosen)}.",
                 )
+            if to is not None and len(chosen) != 1:
+                raise UsageError("--to takes one disk of one VM", "Name it, or use --put-command.")
             if dry_run:
                 _show_plans(common, repository, engine, [vm.key for vm in chosen], options)
-            else:
-                raise typer.Exit(
-                    _back_up(common, repository, engine, chosen, options, jobs or common.settings.jobs or 1)
+                return
+            with piping.opened(to, put_command, compress) as piping_out:
+                options = replace(options, piping_out=piping_out)
+                code = _back_up(
+                    common, repository, engine, chosen, options, jobs or common.settings.jobs or 1
                 )
+    raise typer.Exit(code)
 
 
 def _asked_for(

@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from pitr import times
+from pitr.cli import piping
 from pitr.cli.options import Common, with_common
-from pitr.cli.output import take_standard_output
 from pitr.errors import UsageError
 from pitr.units import human_size, printable
 
 if TYPE_CHECKING:
-    from pitr.endpoint.output import Output
     from pitr.jobs.export import Exported
     from pitr.model import Backup, Stream
 
@@ -71,6 +69,7 @@ def export(
     pitr export --point 1c2d --since 9f8e --format rbd-diff | rbd import-diff - pool/image
     """
     from pitr.cli.progress import showing
+    from pitr.endpoint.wake import Wake
     from pitr.jobs import choosing
     from pitr.jobs import export as job
 
@@ -97,7 +96,7 @@ def export(
             names = ", ".join(f"{printable(stream.name)} ({stream.disk_id})" for stream in streams)
             raise UsageError("the point holds several disks", f"Choose one with --disk: {names}.")
         other = None if since is None else choosing.point_named(catalog, since, backup.vm).backup
-        with showing(common.out, f"export {printable(streams[0].name)}") as progress:
+        with Wake() as wake, showing(common.out, f"export {printable(streams[0].name)}") as progress:
             if stream_format == "raw":
                 done = job.export_raw(
                     repository, backup, streams[0], Path(to), workers=max_workers, progress=progress
@@ -107,28 +106,15 @@ def export(
                     repository,
                     backup,
                     streams[0],
-                    open_output(to, compress or ("zstd" if stream_format == "sparse" else "none")),
+                    piping.open_output(
+                        to, compress or ("zstd" if stream_format == "sparse" else "none"), wake
+                    ),
                     cast("job.StreamFormat", stream_format),
                     since=other,
                     workers=max_workers,
                     progress=progress,
                 )
     _show(common, backup, other, streams[0], done, stream_format)
-
-
-def open_output(to: str, compression: str) -> Output:
-    """Open what --to names. Raises UsageError for a terminal and for a file that exists."""
-    from pitr.endpoint.output import FileOutput, PipeOutput
-
-    if compression not in ("none", "zstd"):
-        raise UsageError(f"--compress is none or zstd, not {compression!r}")
-    chosen = cast(Literal["none", "zstd"], compression)
-    if to != "-":
-        return FileOutput(Path(to), chosen)
-    if sys.stdout.isatty():
-        raise UsageError("a stream does not go to a terminal", "Pipe it into a program, or name a file.")
-    take_standard_output()
-    return PipeOutput(sys.stdout.fileno(), chosen)
 
 
 def _show(

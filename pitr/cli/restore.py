@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pitr import times
-from pitr.cli import restore_targets
+from pitr.cli import restore_stream, restore_targets
 from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import DamageError, UsageError
 from pitr.units import printable
@@ -100,6 +100,22 @@ def restore(
             help="Compare the checksum of what was stored with the repository's (always, with --replace).",
         ),
     ] = False,
+    from_stream: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE|-",
+            help="Restore one stream of a whole disk, without a repository; - is standard input.",
+        ),
+    ] = None,
+    get_command: Annotated[
+        str | None,
+        typer.Option(
+            "--get-command",
+            metavar="COMMAND",
+            help="Gives back data that was piped out: 'vendor-get {stream_id}'. Each is read once, front to back.",
+        ),
+    ] = None,
     max_workers: MaxWorkersOption = None,
     keep_going: Annotated[
         bool,
@@ -117,7 +133,8 @@ def restore(
     Each byte is written once; a frame's digest is checked before its bytes are written.
 
     Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/;
-    pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start
+    pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start;
+    vendor-get 1234 | pitr restore --from - --to-file system.raw
     """
     from pitr.cli.progress import showing
     from pitr.jobs import choosing
@@ -139,6 +156,16 @@ def restore(
         keep_going=keep_going,
     )
     wanted.check()
+    if from_stream is not None:
+        if vm or at or point or get_command or dry_run:
+            raise UsageError("--from restores a stream: no point, VM or --get-command goes with it")
+        restore_stream.restore_stream(common, from_stream, wanted, disk or (), common.workers(max_workers))
+        return
+    if get_command is not None and (verify or replace or keep_going or dry_run):
+        raise UsageError(
+            "--get-command goes with none of --verify, --replace, --keep-going and --dry-run",
+            "What it gives can be read once only.",
+        )
     if (at is None) == (point is None):
         raise UsageError(
             "a restore needs one of --at and --point",
@@ -165,6 +192,15 @@ def restore(
         )
         if dry_run:
             done = job.plan(repository, choice.backup, streams, target, keep_going=keep_going)
+        elif get_command is not None:
+            from pitr.endpoint.commands import CommandTemplate
+            from pitr.jobs.restore_streamed import restore_from_commands
+
+            template = CommandTemplate.parse(get_command)
+            with showing(common.out, f"restore {printable(choice.backup.vm.name)}") as progress:
+                done = restore_from_commands(
+                    repository, choice.backup, streams, target, template, workers=workers, progress=progress
+                )
         else:
             with showing(common.out, f"restore {printable(choice.backup.vm.name)}") as progress:
                 done = job.restore(

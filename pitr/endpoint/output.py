@@ -31,7 +31,7 @@ _END_TIMEOUT_S = 5.0
 
 class Output(ExternalBlob):
     """Takes the bytes of one stream. `finish` or `abort` ends it, and `abort` after `finish` takes it back where
-    that is possible. Used by one thread at a time, made and ended in the main thread."""
+    that is possible. Used by one thread at a time."""
 
     def __init__(self, compression: Literal["zstd", "none"] = "zstd") -> None:
         self.compression = compression
@@ -44,14 +44,14 @@ class PipeOutput(Output):
     """Writes to a descriptor that is open already: a pipe, a socket, a file. It stays open.
 
     A reader that goes away before it has read all of it is an error, also where the last bytes are in the pipe
-    already. Raises PitrError.
+    already. Raises PitrError, also after a signal: `wake` stays the caller's.
     """
 
-    def __init__(self, descriptor: int, compression: Literal["zstd", "none"] = "zstd") -> None:
+    def __init__(self, descriptor: int, compression: Literal["zstd", "none"] = "zstd", *, wake: Wake) -> None:
         super().__init__(compression)
         self._is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
         self._descriptor = _not_blocking(descriptor) if self._is_pipe else os.dup(descriptor)
-        self._wake = Wake()
+        self._wake = wake
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -86,7 +86,6 @@ class PipeOutput(Output):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-            self._wake.close()
 
 
 class FileOutput(Output):
@@ -122,13 +121,15 @@ class CommandOutput(Output):
     """Starts a command and writes to its standard input. Its exit status is the truth: anything but 0 is a failure.
 
     On `abort` it is ended before its input ends, so that it never takes a part for the whole. Raises
-    ProgramMissing, ProgramFailed and PitrError.
+    ProgramMissing, ProgramFailed and PitrError, also after a signal: `wake` stays the caller's.
     """
 
-    def __init__(self, command: Sequence[str], compression: Literal["zstd", "none"] = "zstd") -> None:
+    def __init__(
+        self, command: Sequence[str], compression: Literal["zstd", "none"] = "zstd", *, wake: Wake
+    ) -> None:
         super().__init__(compression)
         self._name = command[0]
-        self._wake = Wake()
+        self._wake = wake
         self._process = start_piped(command, stdin=subprocess.PIPE)
         if self._process.stdin is None:
             raise RuntimeError("a process without the pipe that was asked for")
@@ -150,14 +151,12 @@ class CommandOutput(Output):
     def finish(self) -> None:
         self._stdin.close()
         code = self._ended(None)
-        self._wake.close()
         if code != 0:
             raise ProgramFailed(f"{self._name} failed with exit code {code}: the stream counts as not stored")
 
     def abort(self) -> None:
         end_command(self._process)
         self._stdin.close()
-        self._wake.close()
 
     def _ended(self, timeout_s: float | None) -> int | None:
         waited = 0.0

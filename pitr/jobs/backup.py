@@ -14,8 +14,10 @@ from pitr import engine as ovirt
 from pitr.blob import DEFAULT_LEVEL
 from pitr.damage import StoredDamage
 from pitr.endpoint.imageio import ImageioAddress, ImageioSource
+from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
 from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import CheckpointGone, EngineError, NoSuchDisk, NothingToBackUp, PitrError, UsageError
+from pitr.jobs.piping_out import PipingOut
 from pitr.jobs.presence import check_present
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.repository import Repository, pending
@@ -49,6 +51,7 @@ class BackupOptions:
     require_consistency: bool = False
     level: int = DEFAULT_LEVEL
     workers: int = DEFAULT_WORKERS
+    piping_out: PipingOut | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,8 @@ class _Run:
         started_at = time.monotonic()
         self._end_leftovers()
         disks, left_out = self.choose_disks()
+        if self.options.piping_out is not None:
+            self.options.piping_out.check(self.vm.name, len(disks))
         for disk in left_out:
             self.notify(f"disk {printable(disk.name)} ({disk.disk_id}) is left out: {disk.reason}")
         base = self.choose_base()
@@ -397,10 +402,38 @@ class _DiskCopy:
             )
             new, source = self._source(address)
             meta = self._meta(new, source)
+            if run.options.piping_out is not None:
+                with self._piping_out(run.options.piping_out, address, new, source, meta) as opened:
+                    yield opened
+                return
             with run.repository.new_stream(new, source.size, meta, level=run.options.level) as sink:
                 yield source, sink
             self.stream = sink.stream
             self._cleanup.callback(run.repository.drop_stream, disk.id, new.stream_id)
+
+    @contextmanager
+    def _piping_out(
+        self,
+        piping_out: PipingOut,
+        address: ImageioAddress,
+        new: NewStream,
+        source: ImageioSource,
+        meta: dict[str, object],
+    ) -> Iterator[tuple[Source, Sink]]:
+        """A stream whose blob goes elsewhere, at the speed at which it is taken there."""
+        run = self._run
+        output = piping_out.open(new, run.vm.id)
+        # Taken back also by what fails after the last byte of it.
+        self._cleanup.callback(output.abort)
+        with (
+            kept_alive(address),
+            run.repository.new_stream(
+                new, source.size, meta, level=run.options.level, external=output
+            ) as sink,
+        ):
+            yield KeptAliveSource(source), sink
+        self.stream = sink.stream
+        self._cleanup.callback(run.repository.drop_stream, new.disk_id, new.stream_id)
 
     def _source(self, address: ImageioAddress) -> tuple[NewStream, ImageioSource]:
         parent = self._base.parent.stream_of(self._disk.id) if self._base.parent else None

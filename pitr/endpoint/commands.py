@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands that a person writes down, with places for ids: `vendor-put {stream_id}`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from pitr.errors import UsageError
+
+_PLACE = re.compile(r"\{([^{}]*)\}")
+NAMES = ("stream_id", "disk_id", "backup_id", "vm_id")
+
+
+@dataclass(frozen=True, slots=True)
+class CommandTemplate:
+    """A command with places. It is split as a shell does, but no shell runs it: an id stays one argument."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> CommandTemplate:
+        """Raises UsageError when it cannot be split, is empty, or has an unknown place."""
+        try:
+            words = tuple(shlex.split(text))
+        except ValueError as error:
+            raise UsageError(f"the command {text!r} cannot be split into words: {error}") from None
+        if not words:
+            raise UsageError("the command is empty")
+        for word in words:
+            for place in _PLACE.findall(word):
+                if place not in NAMES:
+                    known = ", ".join(f"{{{name}}}" for name in NAMES)
+                    raise UsageError(f"the command has the unknown place {{{place}}}", f"There are {known}.")
+        return cls(words)
+
+    def filled(self, **ids: str) -> list[str]:
+        """The command's words with these ids in their places."""
+        return [_PLACE.sub(lambda match: ids[match.group(1)], word) for word in self.words]

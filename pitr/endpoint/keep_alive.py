@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Keeping a transfer open while nothing is read from it, because whoever takes the data is slow."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pitr.endpoint.imageio_http import ImageioAddress, ImageioSession, ask
+from pitr.endpoint.protocols import Reader, Source
+from pitr.errors import ImageioError
+from pitr.extents import ExtentMap
+
+_log = logging.getLogger(__name__)
+
+#: The engine ends a transfer that was idle for its inactivity timeout, which is 60 s where none was asked for.
+INTERVAL_S = 20.0
+
+
+@contextmanager
+def kept_alive(address: ImageioAddress, interval_s: float = INTERVAL_S) -> Iterator[None]:
+    """Ask for the transfer's options now and then: that counts as use. It takes one connection.
+
+    The engine's own "extend" does not count. A failure is left to those who read the data.
+    """
+    ended = threading.Event()
+
+    def ask_now_and_then() -> None:
+        while not ended.wait(interval_s):
+            try:
+                ask(address, "keep the transfer open", ImageioSession.options, timeout_s=interval_s)
+            except ImageioError as error:
+                _log.warning("%s", error.message)
+
+    thread = threading.Thread(target=ask_now_and_then, name="keep-alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class KeptAliveSource:
+    """A source on a transfer that is kept alive: one connection is left to that."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def size(self) -> int:
+        return self._source.size
+
+    @property
+    def max_readers(self) -> int:
+        return max(1, self._source.max_readers - 1)
+
+    def extents(self) -> ExtentMap:
+        return self._source.extents()
+
+    def open_reader(self) -> Reader:
+        return self._source.open_reader()

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Blobs of a backup that go elsewhere instead of into the repository: to a pipe, a file, or a command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pitr.endpoint.commands import CommandTemplate
+from pitr.endpoint.output import CommandOutput, Output
+from pitr.endpoint.sparse_stream import Compression
+from pitr.endpoint.wake import Wake
+from pitr.errors import UsageError
+from pitr.repository.stream_sink import NewStream
+from pitr.units import printable
+
+
+@dataclass(frozen=True, slots=True)
+class PipingOut:
+    """Either `output`, which takes one stream, or `command`, which is started for each stream."""
+
+    wake: Wake
+    output: Output | None = None
+    command: CommandTemplate | None = None
+    compression: Compression = "zstd"
+
+    def check(self, vm_name: str, disks: int) -> None:
+        """Raise UsageError where there are more disks than places for their streams."""
+        if self.command is None and disks != 1:
+            raise UsageError(
+                f"--to takes one disk, and VM {printable(vm_name)} has {disks} to back up",
+                "Name one with --disk, or use --put-command: it is started for each disk.",
+            )
+
+    def open(self, new: NewStream, vm_id: str) -> Output:
+        """Where the blob of this stream goes. The caller finishes or aborts it."""
+        if self.output is not None:
+            return self.output
+        if self.command is None:
+            raise RuntimeError("neither an output nor a command")
+        words = self.command.filled(
+            stream_id=new.stream_id, disk_id=new.disk_id, backup_id=new.backup_id, vm_id=vm_id
+        )
+        return CommandOutput(words, self.compression, wake=self.wake)

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Restore of what can only be read front to back: points whose blobs come from commands, and single streams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+from pitr import engine as ovirt
+from pitr.endpoint.chain_stream import ChainStream
+from pitr.endpoint.commands import CommandTemplate
+from pitr.endpoint.detect import KnownSource, open_stream
+from pitr.endpoint.imageio import ImageioAddress, ImageioSink
+from pitr.endpoint.input import from_command
+from pitr.endpoint.protocols import Sink
+from pitr.endpoint.qcow2_file import Qcow2FileSink
+from pitr.endpoint.raw_file import RawFileSink
+from pitr.errors import NoSuchDisk, PitrError, UsageError
+from pitr.jobs.restore import Restored, Target
+from pitr.jobs.taking_in import usable_name
+from pitr.model import Backup, Stream
+from pitr.repository import Repository
+from pitr.store import StoredFile
+from pitr.transfer.copy import DEFAULT_WORKERS, Progress
+from pitr.transfer.pour import check_whole, pour
+
+
+def restore_from_commands(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    target: Target,
+    get_command: CommandTemplate,
+    *,
+    workers: int = DEFAULT_WORKERS,
+    progress: Progress | None = None,
+) -> list[Restored]:
+    """Restore disks of a point whose blobs `get_command` gives back. Disks and blobs come one after the other.
+
+    Blobs that are in the repository are read from there. Raises StoredDamage before anything damaged is written,
+    ProgramFailed when a command fails, however much it gave before.
+    """
+
+    @contextmanager
+    def open_blob(owner: Backup, stream: Stream) -> Iterator[BinaryIO]:
+        if stream.external is None:
+            with repository.open_blob(owner, stream) as stored:
+                yield cast(BinaryIO, _FrontToBack(stored))
+            return
+        words = get_command.filled(
+            stream_id=stream.stream_id,
+            disk_id=stream.disk_id,
+            backup_id=owner.backup_id,
+            vm_id=owner.vm.id,
+        )
+        with from_command(words) as output:
+            yield output
+
+    done: list[Restored] = []
+    with repository.reading_vm(backup.vm), ExitStack() as failure:
+        failure.callback(target.undo)
+        for stream in streams:
+            started_at = time.monotonic()
+            source = ChainStream(repository, backup, stream, open_blob)
+            with target.sink(stream, source) as (name, sink):
+                copied = pour(source, sink, workers=workers, progress=progress)
+            done.append(
+                Restored(
+                    disk_id=stream.disk_id,
+                    name=stream.name,
+                    target=name,
+                    size=copied.size,
+                    bytes_written=copied.written,
+                    bytes_zeroed=copied.zeroed,
+                    bytes_skipped=copied.skipped,
+                    bytes_read=source.bytes_read,
+                    frames_read=source.frames_read,
+                    streams=source.streams_read,
+                    duration_s=time.monotonic() - started_at,
+                )
+            )
+        target.finish()
+        failure.pop_all()
+    return done
+
+
+class _FrontToBack:
+    """A stored blob as a stream."""
+
+    def __init__(self, stored: StoredFile) -> None:
+        self._stored = stored
+        self._position = 0
+
+    def read(self, length: int) -> bytes:
+        data = self._stored.read_at(self._position, length)
+        self._position += len(data)
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRestored:
+    """One stream that was restored; `target` is the new disk's id or the file. Bytes are of the disk."""
+
+    name: str
+    target: str
+    size: int
+    bytes_written: int
+    bytes_zeroed: int
+    bytes_skipped: int
+    duration_s: float
+
+
+def stream_to_file(
+    stream: BinaryIO,
+    path: Path,
+    image_format: Literal["raw", "qcow2"],
+    *,
+    workers: int = DEFAULT_WORKERS,
+    progress: Progress | None = None,
+) -> StreamRestored:
+    """Restore a stream that holds a whole disk to a new image file. Raises FormatError, UsageError, PitrError."""
+    started_at = time.monotonic()
+    source = _whole(stream)
+    make = RawFileSink if image_format == "raw" else Qcow2FileSink
+    sink = make(path, source.size)
+    try:
+        copied = pour(source, sink, workers=workers, progress=progress)
+    except BaseException:
+        sink.abort()
+        raise
+    name = _name(source) or path.stem
+    return StreamRestored(
+        name,
+        str(path),
+        copied.size,
+        copied.written,
+        copied.zeroed,
+        copied.skipped,
+        time.monotonic() - started_at,
+    )
+
+
+def stream_to_disk(
+    stream: BinaryIO,
+    engine: ovirt.Engine,
+    *,
+    name: str | None = None,
+    storage_domain: str | None = None,
+    workers: int = DEFAULT_WORKERS,
+    progress: Progress | None = None,
+) -> StreamRestored:
+    """Restore a stream that holds a whole disk to a new disk, which is removed again on an error.
+
+    How much data will come is not known before it came: on block storage the disk begins at its full size. Raises
+    FormatError, UsageError, EngineError and ImageioError.
+    """
+    started_at = time.monotonic()
+    source = _whole(stream)
+    chosen = name or _name(source)
+    if chosen is None:
+        raise UsageError("the stream does not say which disk it is of", "Name the new disk with --disk.")
+    domain = _domain(engine, storage_domain)
+    disk = ovirt.create_disk(
+        engine,
+        name=chosen,
+        size=source.size,
+        format="cow",
+        sparse=True,
+        storage_domain_id=domain.id,
+        backup_enabled=True,
+        description="Restored by pitr from a stream",
+        initial_size=source.size if domain.is_block else None,
+    )
+    try:
+        with ovirt.start_upload(engine, disk.id) as transfer:
+            config = engine.config
+            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
+            sink: Sink = ImageioSink(address, reads_zero=True)
+            copied = pour(source, sink, workers=workers, progress=progress)
+    except BaseException as error:
+        _remove(engine, disk.id, error)
+        raise
+    return StreamRestored(
+        chosen,
+        disk.id,
+        copied.size,
+        copied.written,
+        copied.zeroed,
+        copied.skipped,
+        time.monotonic() - started_at,
+    )
+
+
+def _whole(stream: BinaryIO) -> KnownSource:
+    source = open_stream(stream)
+    check_whole(source)
+    return source
+
+
+def _name(source: KnownSource) -> str | None:
+    meta: Any = getattr(source, "meta", None)
+    if isinstance(meta, dict):
+        return usable_name(meta.get("disk-name"))
+    return usable_name(getattr(meta, "disk_name", None))
+
+
+def _domain(engine: ovirt.Engine, wanted: str | None) -> ovirt.StorageDomain:
+    domains = [domain for domain in ovirt.storage_domains(engine) if domain.type == "data" and domain.active]
+    found = [domain for domain in domains if wanted in (None, domain.id, domain.name)]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{domain.name} ({domain.id})" for domain in domains) or "none"
+    if wanted is None:
+        raise UsageError(
+            "a stream does not say which storage domain its disk was on",
+            f"Choose one with --storage-domain: {listed}.",
+        )
+    raise UsageError(f"there is no active data storage domain {wanted!r}", f"There are: {listed}.")
+
+
+def _remove(engine: ovirt.Engine, disk_id: str, error: BaseException) -> None:
+    try:
+        ovirt.delete_disk(engine, disk_id)
+    except NoSuchDisk:
+        # A cancelled upload has removed it already.
+        return
+    except PitrError as problem:
+        error.add_note(f"the new disk {disk_id} could not be removed: {problem.message}; remove it by hand")
