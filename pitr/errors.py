@@ -43,6 +43,10 @@ class DamageError(PitrError):
         super().__init__(message, advice or "Run 'pitr verify' to see everything that is damaged.")
 
 
+class UntrackedChange(DamageError):
+    """A disk has changed where the engine says that it has not: no incremental backup of it can be trusted."""
+
+
 class FormatError(PitrError):
     """A stream that comes from outside is not in the format that it should be in."""
 

@@ -86,6 +86,16 @@ def backup(
         typer.Option("--compress", metavar="none|zstd", help="With --to or --put-command (zstd)."),
     ] = None,
     max_workers: MaxWorkersOption = None,
+    check_unchanged: Annotated[
+        float,
+        typer.Option(
+            "--check-unchanged",
+            min=0.0,
+            max=100.0,
+            metavar="PERCENT",
+            help="Read so much of what is claimed unchanged, ten frames at least, and compare it; 0: nothing.",
+        ),
+    ] = 0.1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be backed up, and from where.")
     ] = False,
@@ -119,6 +129,7 @@ def backup(
         require_consistency=require_consistency,
         level=level,
         workers=common.workers(max_workers),
+        check_unchanged=check_unchanged,
     )
     with common.repository() as repository:
         named, tags = _asked_for(common, repository, vms or (), tag or (), every)

@@ -13,7 +13,7 @@ from pitr.engine.checkpoints import (
 from pitr.engine.config import EngineConfig, load_config
 from pitr.engine.connection import Engine
 from pitr.engine.disks import Disk, attach_disk, create_disk, delete_disk, get_disk, vm_disks
-from pitr.engine.leftovers import end_leftovers
+from pitr.engine.leftovers import end_leftovers, is_left_over, leftover_checkpoint
 from pitr.engine.new_vms import Cluster, clusters, create_vm, delete_vm, start_vm, vm_with_name
 from pitr.engine.started_backup import BackupDisk, StartedBackup
 from pitr.engine.storage import StorageDomain, storage_domains
@@ -47,6 +47,8 @@ __all__ = [
     "get_checkpoint",
     "get_disk",
     "get_vm",
+    "is_left_over",
+    "leftover_checkpoint",
     "list_checkpoints",
     "list_vms",
     "load_config",

@@ -286,6 +286,11 @@ class RunningBackup:
         found = self._get()
         return found is None or enum_text(found.phase) in ("failed", "succeeded")
 
+    def checkpoint_id(self) -> str | None:
+        """The checkpoint that the engine says the backup has made; None for none, or none yet. Raises EngineError."""
+        found = self._get()
+        return None if found is None else found.to_checkpoint_id or None
+
     def end_early(self) -> bool:
         """End the backup in whatever state it is; return whether there was anything to end. May be repeated.
 

@@ -27,3 +27,13 @@ def end_leftovers(engine: Engine, vm: VM, backup_id: str, *, timeout_s: float = 
     engine.log.info("ending backup %s of VM %s, left behind", backup_id, vm.name)
     backup.end_early()
     return True
+
+
+def is_left_over(engine: Engine, vm: VM, backup_id: str) -> bool:
+    """Whether the backup that carries this id is open on the engine. Raises EngineError."""
+    return not start_backup(engine, vm, (), backup_id=backup_id).has_ended()
+
+
+def leftover_checkpoint(engine: Engine, vm: VM, backup_id: str) -> str | None:
+    """The id of the checkpoint that the backup has made, if the engine still knows. Raises EngineError."""
+    return start_backup(engine, vm, (), backup_id=backup_id).checkpoint_id()

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pitr import __version__, times
@@ -16,31 +16,35 @@ from pitr.damage import StoredDamage
 from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
 from pitr.endpoint.protocols import Sink, Source
-from pitr.errors import CheckpointGone, EngineError, NoSuchDisk, NothingToBackUp, PitrError, UsageError
+from pitr.errors import CheckpointGone, EngineError, UntrackedChange
+from pitr.jobs.choosing_disks import choose_disks
+from pitr.jobs.leftovers import end_of_vm, noted, remove_old_checkpoints
+from pitr.jobs.notify import Notify
 from pitr.jobs.piping_out import PipingOut
 from pitr.jobs.presence import check_present
+from pitr.jobs.unchanged import DEFAULT_PERCENT, check_unchanged, trust_again
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stream, VMName
-from pitr.repository import Repository, pending
+from pitr.repository import Repository, notes
 from pitr.repository.stream_sink import NewStream
 from pitr.transfer import copy_all
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import printable
+
+__all__ = ["BackupOptions", "BackupPlan", "Notify", "back_up", "plan_backup"]
 
 #: A VM or a disk that something else works on is often free again in a moment.
 _BUSY_S = 10.0
 #: After an incremental backup that could not start, the engine needs some time until the VM is free again.
 _BUSY_AFTER_FAILURE_S = 120.0
 
-Notify = Callable[[str], None]
-"""Called with one line that a person should see while the work goes on."""
-
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
     """How to back up. `full` and `incremental` are what was asked for; with neither, incremental where possible.
 
-    `disks`: names or ids of the only disks to take; all when empty. `exclude_disks`: those to leave out. Without `fallback` a backup that was to be
-    incremental and cannot be is refused instead of being taken in full.
+    `disks`: names or ids of the only disks to take; all when empty. `exclude_disks`: those to leave out. Without
+    `fallback` a backup that was to be incremental and cannot be is refused instead of being taken in full.
+    `check_unchanged`: the percentage of what is claimed unchanged that is compared with what is stored.
     """
 
     full: bool = False
@@ -52,6 +56,7 @@ class BackupOptions:
     level: int = DEFAULT_LEVEL
     workers: int = DEFAULT_WORKERS
     piping_out: PipingOut | None = None
+    check_unchanged: float = DEFAULT_PERCENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,11 @@ class _Run:
 
     def run(self) -> Backup:
         started_at = time.monotonic()
-        self._end_leftovers()
+        for leftover in end_of_vm(self.repository, self.engine, self.vm):
+            if leftover.is_open:
+                self.notify(
+                    f"ended backup {leftover.backup_id}, which an earlier run had left open on the engine"
+                )
         disks, left_out = self.choose_disks()
         if self.options.piping_out is not None:
             self.options.piping_out.check(self.vm.name, len(disks))
@@ -165,55 +174,26 @@ class _Run:
             backup = self._point(started, base, streams, left_out, started_at)
             self.repository.commit(Record(backup, configuration))
             cleanup.pop_all()
+        trust_again(self.repository, backup)
+        remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
         return backup
 
     # What to back up, and from where
 
     def choose_disks(self) -> tuple[list[ovirt.Disk], list[LeftOut]]:
-        disks: list[ovirt.Disk] = []
-        left_out: list[LeftOut] = []
         attached = ovirt.vm_disks(self.engine, self.vm.id)
-        for name in (*self.options.disks, *self.options.exclude_disks):
-            matching = [disk for disk in attached if name in (disk.id, disk.name)]
-            if not matching:
-                have = ", ".join(f"{printable(disk.name)} ({disk.id})" for disk in attached)
-                raise NoSuchDisk(
-                    f"VM {printable(self.vm.name)} has no disk {name!r}", f"It has: {have or 'none'}."
-                )
-            if len({disk.id for disk in matching}) > 1 and not any(disk.id == name for disk in matching):
-                ids = ", ".join(disk.id for disk in matching)
-                raise UsageError(f"several disks are named {name!r}", f"Use one of their ids: {ids}.")
-        for disk in attached:
-            reason = self._why_not(disk)
-            if reason is None:
-                disks.append(disk)
-            else:
-                left_out.append(LeftOut(disk.id, disk.name, reason))
-        if not disks:
-            why = "; ".join(f"{printable(disk.name)}: {disk.reason}" for disk in left_out)
-            raise NothingToBackUp(
-                f"VM {printable(self.vm.name)} has no disk that can be backed up",
-                f"Left out: {why}." if why else "",
-            )
-        return disks, left_out
-
-    def _why_not(self, disk: ovirt.Disk) -> str | None:
-        if self.options.disks and disk.id not in self.options.disks and disk.name not in self.options.disks:
-            return "not asked for"
-        if disk.id in self.options.exclude_disks or disk.name in self.options.exclude_disks:
-            return "excluded"
-        if disk.storage_type != "image":
-            return f"its storage is of type {disk.storage_type}: the engine has no image of it to back up"
-        if disk.shareable:
-            return "it is shareable: the engine cannot tell what changes on it"
-        if not disk.active:
-            return "it is not active in the VM"
-        return None
+        return choose_disks(attached, self.vm.name, self.options.disks, self.options.exclude_disks)
 
     def choose_base(self) -> _Base:
-        """Find the newest backup whose checkpoint the engine still has, and whose chain is here."""
+        """What to start from: nothing for a full, which is asked for or has a reason."""
         if self.options.full:
             return _Base(None, "asked for")
+        if any(notes.distrusted(self.repository.store, self.vm.id)):
+            return self.no_base("the last incremental found changes that the engine had missed")
+        return self._newest_base()
+
+    def _newest_base(self) -> _Base:
+        """Find the newest backup whose checkpoint the engine still has, and whose chain is here."""
         ours = {
             backup.checkpoint_id: backup
             for backup in self.repository.catalog.points(self.vm.id)
@@ -286,35 +266,18 @@ class _Run:
         self, disks: Sequence[ovirt.Disk], base: _Base, busy_wait_s: float
     ) -> Iterator[ovirt.RunningBackup]:
         """Hold one backup on the engine; its id is written down as long as it may be open there."""
-        store, vm_id, backup_id = self.repository.store, self.vm.id, self.backup_id
         running = ovirt.start_backup(
             self.engine,
             self.vm,
             [disk.id for disk in disks],
-            backup_id=backup_id,
+            backup_id=self.backup_id,
             from_checkpoint_id=base.parent.checkpoint_id if base.parent else None,
             description=f"pitr backup of {self.vm.name}",
             require_consistency=self.options.require_consistency,
             busy_wait_s=busy_wait_s,
         )
-        pending.add(store, vm_id, backup_id)
-        try:
-            with running:
-                yield running
-        except BaseException:
-            # Where the engine cannot tell, the next run asks again.
-            with suppress(PitrError):
-                if running.has_ended():
-                    pending.remove(store, vm_id, backup_id)
-            raise
-        pending.remove(store, vm_id, backup_id)
-
-    def _end_leftovers(self) -> None:
-        """End what an earlier run, killed or cut off, has left open on the engine."""
-        for backup_id in list(pending.of_vm(self.repository.store, self.vm.id)):
-            if ovirt.end_leftovers(self.engine, self.vm, backup_id):
-                self.notify(f"ended backup {backup_id}, which an earlier run had left open on the engine")
-            pending.remove(self.repository.store, self.vm.id, backup_id)
+        with noted(self.repository, self.vm.id, running):
+            yield running
 
     # Data
 
@@ -439,12 +402,13 @@ class _DiskCopy:
         parent = self._base.parent.stream_of(self._disk.id) if self._base.parent else None
         reason = self._base.reason
         if self._incremental and parent is not None:
-            source = ImageioSource(address, "dirty")
+            source = ImageioSource(address, "dirty", engine_size=self._disk.size)
             try:
                 source.extents()
             except CheckpointGone as error:
                 reason = self._run.no_base(error.message).reason
             else:
+                self._check_unchanged(self._base.parent, parent, source)
                 return self._new(Kind.INCREMENTAL, None, parent.stream_id), source
         elif self._incremental:
             reason = "the backup that it would stand on does not hold the disk"
@@ -457,7 +421,17 @@ class _DiskCopy:
                         f"{reason}: disk {printable(self._disk.name)} was detached since, or left out of a backup"
                     ).reason
         # What the engine gives for an incremental can be read whole as well.
-        return self._new(Kind.FULL, reason, None), ImageioSource(address, "zero")
+        return self._new(Kind.FULL, reason, None), ImageioSource(address, "zero", engine_size=self._disk.size)
+
+    def _check_unchanged(self, parent: Backup | None, stream: Stream, source: ImageioSource) -> None:
+        run = self._run
+        if parent is None or run.options.check_unchanged <= 0:
+            return
+        try:
+            check_unchanged(run.repository, parent, stream, source, run.options.check_unchanged)
+        except UntrackedChange:
+            notes.distrust(run.repository.store, run.vm.id, self._disk.id)
+            raise
 
     def _new(self, kind: Kind, reason: str | None, parent_stream_id: str | None) -> NewStream:
         disk = self._disk

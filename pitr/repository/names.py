@@ -45,6 +45,14 @@ def records_of(vm_id: str | None) -> str:
     return BACKUPS if vm_id is None else f"{BACKUPS}/{vm_id}"
 
 
+def checkpoint(vm_id: str, checkpoint_id: str) -> str:
+    return f"checkpoints/{vm_id}/{checkpoint_id}"
+
+
+def distrusted(vm_id: str, disk_id: str) -> str:
+    return f"distrusted/{vm_id}/{disk_id}"
+
+
 def pending(vm_id: str, backup_id: str) -> str:
     return f"{PENDING}/{vm_id}/{backup_id}"
 

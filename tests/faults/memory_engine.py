@@ -21,6 +21,7 @@ from pitr.engine import VM, Checkpoint, Disk, Engine, StartedBackup
 from pitr.engine.started_backup import BackupDisk
 from pitr.extents import ExtentMap
 from pitr.jobs import backup as job
+from pitr.jobs import leftovers
 from pitr.jobs.backup import BackupOptions
 from pitr.model import Backup
 from pitr.repository import Repository
@@ -52,7 +53,8 @@ class MemoryEngine:
         self._sources: dict[str, tuple[bytes, bytes | None]] = {}
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(job, "ovirt", _Functions(self))
+        for module in (job, leftovers):
+            monkeypatch.setattr(module, "ovirt", _Functions(self))
         monkeypatch.setattr(job, "ImageioAddress", lambda url, *_: url)
         monkeypatch.setattr(job, "ImageioSource", self.source)
 
@@ -75,7 +77,7 @@ class MemoryEngine:
             repository, engine, vm.id, BackupOptions(workers=2, **options), notify=lambda line: None
         )
 
-    def source(self, url: str, context: str) -> MemorySource:
+    def source(self, url: str, context: str, **_: Any) -> MemorySource:
         content, before = self._sources[url]
         extents = None if context == "zero" or before is None else self._dirty(content, before)
         return MemorySource(content, extents)
@@ -137,20 +139,20 @@ class _Running:
         from_checkpoint: str | None,
     ) -> None:
         self._engine, self._vm, self._disk_ids = engine, vm, disk_ids
-        self._id, self._from = backup_id, from_checkpoint
+        self.id, self._from = backup_id, from_checkpoint
         self.succeeded: bool | None = None
 
     def __enter__(self) -> _Running:
         engine, vm = self._engine, self._vm
         before = vm.checkpoints.get(self._from or "", {})
         for disk_id in self._disk_ids:
-            engine._sources[f"{self._id}/{disk_id}"] = (bytes(vm.disks[disk_id]), before.get(disk_id))
+            engine._sources[f"{self.id}/{disk_id}"] = (bytes(vm.disks[disk_id]), before.get(disk_id))
         checkpoint = str(uuid.uuid4())
         vm.checkpoints[checkpoint] = {disk_id: bytes(vm.disks[disk_id]) for disk_id in self._disk_ids}
         engine.backups += 1
         moment = _START + timedelta(minutes=engine.backups)
         self.started = StartedBackup(
-            id=self._id,
+            id=self.id,
             vm_id=vm.id,
             mode="live",
             lo=moment,

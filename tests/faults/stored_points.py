@@ -7,6 +7,7 @@ import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from memory_engine import MemoryEngine, MemoryVM
 
@@ -30,7 +31,7 @@ class Stored:
     engine: MemoryEngine
     contents: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
-    def back_up(self, vm: MemoryVM, path: Path | None = None, **options: bool) -> Backup:
+    def back_up(self, vm: MemoryVM, path: Path | None = None, **options: Any) -> Backup:
         with Repository.open(path or self.path) as repository:
             backup = self.engine.back_up(repository, vm, **options)
         self.contents[backup.backup_id] = {disk: bytes(content) for disk, content in vm.disks.items()}

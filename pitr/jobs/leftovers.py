@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What pitr has begun on the engine: noted before it begins, ended by the next run when the one before was killed.
+
+Only what is noted in the repository is touched: another product's backups, transfers and checkpoints are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from pitr import engine as ovirt
+from pitr.errors import EngineError, NoSuchVM, PitrError
+from pitr.jobs.notify import Notify
+from pitr.model import Backup, VMName
+from pitr.repository import Repository, notes, pending
+from pitr.units import printable
+
+
+@contextmanager
+def noted(repository: Repository, vm_id: str, running: ovirt.RunningBackup) -> Iterator[ovirt.RunningBackup]:
+    """Enter `running`; its id is written down as long as it may be open on the engine, its checkpoint for good."""
+    store = repository.store
+    pending.add(store, vm_id, running.id)
+    try:
+        with running:
+            checkpoint_id = running.started.checkpoint_id
+            if checkpoint_id is not None:
+                notes.add_checkpoint(store, vm_id, checkpoint_id)
+            yield running
+    except BaseException:
+        # Where the engine cannot tell, the next run asks again.
+        with suppress(PitrError):
+            if running.has_ended():
+                pending.remove(store, vm_id, running.id)
+        raise
+    pending.remove(store, vm_id, running.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A backup that a run noted and did not end: `is_open` on the engine, or only noted."""
+
+    vm: VMName
+    backup_id: str
+    is_open: bool
+
+
+def end_of_vm(
+    repository: Repository, engine: ovirt.Engine, vm: ovirt.VM, *, dry_run: bool = False
+) -> list[Leftover]:
+    """End what earlier runs, killed or cut off, have left open of a VM. The caller holds the VM's lock.
+
+    With `dry_run` it is only looked for. Raises EngineError.
+    """
+    store, found = repository.store, []
+    for backup_id in sorted(pending.of_vm(store, vm.id)):
+        checkpoint_id = ovirt.leftover_checkpoint(engine, vm, backup_id)
+        if checkpoint_id is not None and not dry_run:
+            notes.add_checkpoint(store, vm.id, checkpoint_id)
+        if dry_run:
+            was_open = ovirt.is_left_over(engine, vm, backup_id)
+        else:
+            was_open = ovirt.end_leftovers(engine, vm, backup_id)
+            pending.remove(store, vm.id, backup_id)
+        found.append(Leftover(VMName(vm.id, vm.name), backup_id, was_open))
+    return found
+
+
+def end_all(
+    repository: Repository,
+    engine: ovirt.Engine,
+    vms: Sequence[VMName],
+    *,
+    dry_run: bool = False,
+    notify: Notify,
+) -> list[Leftover]:
+    """End what earlier runs have left of these VMs. Raises BusyError for one that is being backed up, EngineError."""
+    found: list[Leftover] = []
+    for vm in vms:
+        try:
+            on_engine = ovirt.find_vm(engine, vm.id)
+        except NoSuchVM:
+            notify(
+                f"VM {printable(vm.name)} does not exist on the engine any more: nothing of it can be open"
+            )
+            continue
+        if dry_run:
+            found += end_of_vm(repository, engine, on_engine, dry_run=True)
+        else:
+            with repository.lock_vm(vm):
+                found += end_of_vm(repository, engine, on_engine)
+    return found
+
+
+def remove_old_checkpoints(
+    repository: Repository, engine: ovirt.Engine, vm: ovirt.VM, newest: Backup, notify: Notify
+) -> None:
+    """Remove pitr's checkpoints from before that of `newest`, oldest first: the next incremental starts there.
+
+    What cannot be removed is left to the next run: nothing depends on it.
+    """
+    store = repository.store
+    if newest.checkpoint_id is None:
+        return
+    ours = set(notes.checkpoints(store, vm.id))
+    ours |= {point.checkpoint_id or "" for point in repository.catalog.points(vm.id)}
+    try:
+        # Root to leaf, so that the oldest comes first.
+        on_engine = [checkpoint.id for checkpoint in ovirt.list_checkpoints(engine, vm.id)]
+        if newest.checkpoint_id not in on_engine:
+            return
+        for checkpoint_id in on_engine[: on_engine.index(newest.checkpoint_id)]:
+            if checkpoint_id in ours:
+                ovirt.delete_checkpoint(engine, vm.id, checkpoint_id)
+        for checkpoint_id in set(notes.checkpoints(store, vm.id)) - {newest.checkpoint_id}:
+            notes.remove_checkpoint(store, vm.id, checkpoint_id)
+    except EngineError as error:
+        notify(f"old checkpoints of VM {printable(vm.name)} stay for now: {error.message}")
