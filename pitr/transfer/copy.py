@@ -16,12 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from pitr.endpoint.protocols import Reader, Sink, Source, Writer
 from pitr.transfer.plan import WINDOW, Work, plan
+from pitr.transfer.workers import Workers
 
 DEFAULT_WORKERS = 4
 #: How many windows may wait, for each worker, until the one before them is stored.
 _AHEAD = 2
-#: The main thread looks for signals at least this often.
-_WAKE_S = 0.5
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all that are known so far), from any thread, one call at a time."""
@@ -86,13 +85,14 @@ def copy_all(
     the calling thread.
     """
     pool = _Pool([_Task(copying) for copying in copies], progress)
+    threads = Workers()
     try:
         for number in range(max(1, workers) if copies else 0):
-            pool.start(f"copy-{number}")
-        pool.wait()
+            threads.start(pool.work, f"copy-{number}")
+        threads.wait()
     except BaseException as error:
         pool.stop(error)
-        pool.wait_after_stop()
+        threads.wait_after_stop()
         raise
     if pool.error is not None:
         raise pool.error
@@ -142,30 +142,8 @@ class _Pool:
         self._total_bytes = 0
         self._stopped = threading.Event()
         self._changed = threading.Condition()
-        self._started = self._working = self._ended = 0
 
     # The calling thread
-
-    def start(self, name: str) -> None:
-        """Start one more worker."""
-        threading.Thread(target=self._work_to_the_end, name=name, daemon=True).start()
-        self._started += 1
-
-    def wait(self) -> None:
-        """Wait until all workers that were started have ended, awake for signals.
-
-        Joining the threads would not do: a join that a signal's exception interrupts takes its thread for ended
-        (CPython 3.11), so that the program would go on, and exit, while copies are still being closed.
-        """
-        with self._changed:
-            while self._ended < self._started:
-                self._changed.wait(_WAKE_S)
-
-    def wait_after_stop(self) -> None:
-        """Wait until no worker has anything open. One that begins to work only now finds nothing to do."""
-        with self._changed:
-            while self._working:
-                self._changed.wait(_WAKE_S)
 
     def stop(self, error: BaseException) -> None:
         with self._changed:
@@ -176,20 +154,13 @@ class _Pool:
 
     # A worker
 
-    def _work_to_the_end(self) -> None:
-        with self._changed:
-            self._working += 1
+    def work(self) -> None:
         try:
-            self.work()
+            self._work()
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             self.stop(error)
-        finally:
-            with self._changed:
-                self._working -= 1
-                self._ended += 1
-                self._changed.notify_all()
 
-    def work(self) -> None:
+    def _work(self) -> None:
         while (task := self._pick()) is not None:
             try:
                 if task.source is None:

@@ -13,6 +13,7 @@ from pitr.endpoint.streamed import Passing, StreamedSource
 from pitr.errors import UsageError
 from pitr.transfer.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter, Progress, Stopped
 from pitr.transfer.plan import WINDOW
+from pitr.transfer.workers import Workers
 
 #: How many batches may wait for each worker.
 _AHEAD = 2
@@ -49,24 +50,19 @@ class _Pouring:
         self._written = self._zeroed = self._skipped = 0
 
     def run(self) -> Copied:
-        threads = [
-            threading.Thread(target=self._work, name=f"pour-{number}", daemon=True)
-            for number in range(self._workers)
-        ]
+        threads = Workers()
         try:
-            for thread in threads:
-                thread.start()
+            for number in range(self._workers):
+                threads.start(self._work, f"pour-{number}")
             for number, batch in enumerate(_batches(self._source.passing())):
                 self._put(number, batch)
             self._end(None)
+            threads.wait()
         except BaseException as error:
             self._end(error)
+            threads.wait_after_stop()
             if not isinstance(error, Stopped):
                 raise
-        finally:
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
         if self._error is not None:
             raise self._error
         self._sink.flush()
