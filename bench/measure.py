@@ -69,6 +69,10 @@ def in_turn(runs: int, programs: dict[str, Callable[[], float]]) -> dict[str, li
     return samples
 
 
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
 def compared(
     name: str,
     samples: dict[str, list[float]],
@@ -82,8 +86,8 @@ def compared(
     """The result of one comparison: the medians of two of the samples."""
     return Result(
         name,
-        statistics.median(samples[pitr]),
-        statistics.median(samples[peer]),
+        median(samples[pitr]),
+        median(samples[peer]),
         unit,
         goal,
         peer_name=peer,

@@ -178,6 +178,10 @@ class Catalog:
             for row in self._all(query, values)
         }
 
+    def record_names(self) -> set[str]:
+        """The names of all records that are remembered."""
+        return {row[0] for row in self._all("SELECT record_name FROM point")}
+
     def known_record(self, backup_id: str) -> Known | None:
         found = self._all(
             "SELECT record_name, record_size, record_digest FROM point WHERE backup_id = ?", [backup_id]
@@ -192,8 +196,18 @@ class Catalog:
 
     def vms(self) -> list[VMName]:
         """All VMs, each with the name that it had last, by name."""
+        # From one VM to the next in the index: GROUP BY would look at every point, of which there may be 100,000.
         found = self._all(
-            "SELECT vm_id, vm_name, max(point) FROM point GROUP BY vm_id ORDER BY vm_name, vm_id"
+            """
+            WITH RECURSIVE vm (id) AS (
+                SELECT min(vm_id) FROM point
+                UNION ALL
+                SELECT (SELECT min(vm_id) FROM point WHERE vm_id > vm.id) FROM vm WHERE vm.id IS NOT NULL
+            )
+            SELECT id AS vm_id,
+                   (SELECT vm_name FROM point WHERE vm_id = id ORDER BY point DESC, backup_id DESC LIMIT 1) AS vm_name
+            FROM vm WHERE id IS NOT NULL ORDER BY vm_name, vm_id
+            """
         )
         return [VMName(row["vm_id"], row["vm_name"]) for row in found]
 
@@ -207,7 +221,9 @@ class Catalog:
 
     def with_prefix(self, prefix: str) -> list[Backup]:
         """The backups whose id begins with `prefix`, at most ten of them."""
-        return self._backups("WHERE substr(backup_id, 1, ?) = ?", [len(prefix), prefix], limit=10)
+        return self._backups(
+            "WHERE backup_id >= ? AND backup_id < ?", [prefix, f"{prefix}\U0010ffff"], limit=10
+        )
 
     def newest_until(self, vm_id: str, time: datetime) -> Backup | None:
         """The newest backup of the VM with `point <= time`."""

@@ -32,8 +32,7 @@ def open_catalog(path: Path, store: Store, read_record: ReadRecord) -> Catalog:
     """
     catalog = _open(path, store)
     try:
-        known = catalog.known()
-        missing = sorted(name for name in store.list(names.BACKUPS) if name not in known)
+        missing = sorted(store.list(names.BACKUPS, besides=catalog.record_names()))
         entries = _read(missing, read_record)[0] if missing else []
         return _completed(catalog, store, entries, _writable(path)) if entries else catalog
     except BaseException:

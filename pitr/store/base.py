@@ -7,7 +7,7 @@ Names are paths with "/" of parts made of letters, digits, ".", "_" and "-"; no 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -101,8 +101,11 @@ class Store(Protocol):
     def written(self, name: str) -> datetime:
         """When the object was written (UTC, by the store's clock). Raises ObjectMissing."""
 
-    def list(self, prefix: str) -> Iterator[str]:
-        """The names of all objects in the folder `prefix` and below, in any order; what else lies there is skipped."""
+    def list(self, prefix: str, *, besides: Container[str] = ()) -> Iterator[str]:
+        """The names of all objects in the folder `prefix` and below, in any order; what else lies there is skipped.
+
+        Names in `besides` are left out, which is quicker than to leave them out afterwards.
+        """
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,12 +101,12 @@ class PosixStore:
             raise RepositoryError(f"{name} is not a regular file")
         return status
 
-    def list(self, prefix: str) -> Iterator[str]:
+    def list(self, prefix: str, *, besides: Container[str] = ()) -> Iterator[str]:
         check_name(prefix)
         with _io_errors(f"cannot list {prefix}"):
-            yield from self._walk(prefix)
+            yield from self._walk(prefix, besides)
 
-    def _walk(self, folder: str) -> Iterator[str]:
+    def _walk(self, folder: str, besides: Container[str]) -> Iterator[str]:
         try:
             entries = os.scandir(self.folder / folder)
         except FileNotFoundError:
@@ -115,10 +115,10 @@ class PosixStore:
             for entry in entries:
                 name = f"{folder}/{entry.name}"
                 # What can be no object's name is no object: an editor's or NFS's hidden file, a copy "x (1)".
-                if not is_name(name):
+                if name in besides or not is_name(name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    yield from self._walk(name)
+                    yield from self._walk(name, besides)
                 else:
                     yield name
 
