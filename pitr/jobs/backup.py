@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from pitr import __version__, times
+from pitr import __version__
 from pitr import engine as ovirt
 from pitr.blob import DEFAULT_LEVEL
 from pitr.damage import StoredDamage
@@ -19,11 +19,12 @@ from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import CheckpointGone, EngineError, UntrackedChange
 from pitr.jobs.choosing_disks import choose_disks
 from pitr.jobs.leftovers import end_of_vm, noted, remove_old_checkpoints
+from pitr.jobs.new_streams import blob_meta, new_stream
 from pitr.jobs.notify import Notify
 from pitr.jobs.piping_out import PipingOut
 from pitr.jobs.presence import check_present
 from pitr.jobs.unchanged import DEFAULT_PERCENT, check_unchanged, trust_again
-from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stream, VMName
+from pitr.model import Backup, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.repository import Repository, notes
 from pitr.repository.stream_sink import NewStream
 from pitr.transfer import copy_all
@@ -364,7 +365,7 @@ class _DiskCopy:
                 transfer.transfer_url, transfer.proxy_url, run.engine.config.cafile, run.engine.config.secure
             )
             new, source = self._source(address)
-            meta = self._meta(new, source)
+            meta = blob_meta(new, source, run.vm, self._started)
             if run.options.piping_out is not None:
                 with self._piping_out(run.options.piping_out, address, new, source, meta) as opened:
                     yield opened
@@ -409,7 +410,8 @@ class _DiskCopy:
                 reason = self._run.no_base(error.message).reason
             else:
                 self._check_unchanged(self._base.parent, parent, source)
-                return self._new(Kind.INCREMENTAL, None, parent.stream_id), source
+                new = new_stream(self._started.id, self._disk, Kind.INCREMENTAL, None, parent.stream_id)
+                return new, source
         elif self._incremental:
             reason = "the backup that it would stand on does not hold the disk"
         elif self._base.parent is not None:
@@ -421,7 +423,8 @@ class _DiskCopy:
                         f"{reason}: disk {printable(self._disk.name)} was detached since, or left out of a backup"
                     ).reason
         # What the engine gives for an incremental can be read whole as well.
-        return self._new(Kind.FULL, reason, None), ImageioSource(address, "zero", engine_size=self._disk.size)
+        new = new_stream(self._started.id, self._disk, Kind.FULL, reason, None)
+        return new, ImageioSource(address, "zero", engine_size=self._disk.size)
 
     def _check_unchanged(self, parent: Backup | None, stream: Stream, source: ImageioSource) -> None:
         run = self._run
@@ -432,41 +435,3 @@ class _DiskCopy:
         except UntrackedChange:
             notes.distrust(run.repository.store, run.vm.id, self._disk.id)
             raise
-
-    def _new(self, kind: Kind, reason: str | None, parent_stream_id: str | None) -> NewStream:
-        disk = self._disk
-        return NewStream(
-            stream_id=str(uuid.uuid4()),
-            backup_id=self._started.id,
-            disk_id=disk.id,
-            name=disk.name,
-            kind=kind,
-            reason=reason,
-            parent_stream_id=parent_stream_id,
-            settings=DiskSettings(
-                format=disk.format,
-                sparse=disk.sparse,
-                interface=disk.interface,
-                bootable=disk.bootable,
-                active=disk.active,
-                backup_enabled=disk.backup_enabled,
-                storage_domain_id=disk.storage_domain_ids[0] if disk.storage_domain_ids else None,
-            ),
-        )
-
-    def _meta(self, new: NewStream, source: ImageioSource) -> dict[str, object]:
-        """What a blob that is found alone tells of itself (docs/format.md)."""
-        return {
-            "virtual-size": source.size,
-            "data-size": source.extents().data_bytes,
-            "date": times.to_text(self._started.hi),
-            "incremental": new.kind is Kind.INCREMENTAL,
-            "stream-id": new.stream_id,
-            "parent-stream-id": new.parent_stream_id,
-            "backup-id": new.backup_id,
-            "disk-id": new.disk_id,
-            "disk-name": new.name,
-            "vm-id": self._run.vm.id,
-            "vm-name": self._run.vm.name,
-            "checkpoint-id": self._started.checkpoint_id,
-        }

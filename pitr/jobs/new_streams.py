@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a backup knows of a stream before its first byte, and what the stream's blob tells of itself."""
+
+from __future__ import annotations
+
+import uuid
+
+from pitr import engine as ovirt
+from pitr import times
+from pitr.endpoint.imageio import ImageioSource
+from pitr.model import DiskSettings, Kind
+from pitr.repository.stream_sink import NewStream
+
+
+def new_stream(
+    backup_id: str, disk: ovirt.Disk, kind: Kind, reason: str | None, parent_stream_id: str | None
+) -> NewStream:
+    """A stream of `disk` with a new id; `reason` says why it is a full."""
+    return NewStream(
+        stream_id=str(uuid.uuid4()),
+        backup_id=backup_id,
+        disk_id=disk.id,
+        name=disk.name,
+        kind=kind,
+        reason=reason,
+        parent_stream_id=parent_stream_id,
+        settings=DiskSettings(
+            format=disk.format,
+            sparse=disk.sparse,
+            interface=disk.interface,
+            bootable=disk.bootable,
+            active=disk.active,
+            backup_enabled=disk.backup_enabled,
+            storage_domain_id=disk.storage_domain_ids[0] if disk.storage_domain_ids else None,
+        ),
+    )
+
+
+def blob_meta(
+    new: NewStream, source: ImageioSource, vm: ovirt.VM, started: ovirt.StartedBackup
+) -> dict[str, object]:
+    """What a blob that is found alone tells of itself (docs/format.md)."""
+    return {
+        "virtual-size": source.size,
+        "data-size": source.extents().data_bytes,
+        "date": times.to_text(started.hi),
+        "incremental": new.kind is Kind.INCREMENTAL,
+        "stream-id": new.stream_id,
+        "parent-stream-id": new.parent_stream_id,
+        "backup-id": new.backup_id,
+        "disk-id": new.disk_id,
+        "disk-name": new.name,
+        "vm-id": vm.id,
+        "vm-name": vm.name,
+        "checkpoint-id": started.checkpoint_id,
+    }
