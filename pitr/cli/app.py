@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from pitr import __version__
-from pitr.cli import backup, catalog, demo, export, import_, init, inspect, options, prune, restore, verify
+from pitr.cli import (
+    backup,
+    catalog,
+    demo,
+    doctor,
+    export,
+    import_,
+    init,
+    inspect,
+    options,
+    prune,
+    restore,
+    verify,
+)
 
 app = typer.Typer(
     name="pitr",
@@ -62,4 +75,5 @@ app.command("list")(inspect.list_points)
 app.command("show")(inspect.show)
 app.command("extents")(inspect.extents)
 app.add_typer(catalog.app, name="catalog")
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

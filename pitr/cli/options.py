@@ -18,7 +18,7 @@ from pitr.errors import UsageError
 
 if TYPE_CHECKING:
     from pitr.config import Settings
-    from pitr.engine import Engine
+    from pitr.engine import Engine, EngineConfig
     from pitr.repository import Repository
 
 #: Connections and threads, for all disks together.
@@ -125,19 +125,19 @@ class Common:
         with Repository.open(self.repository_path()) as repository:
             yield repository
 
-    @contextmanager
-    def engine(self) -> Iterator[Engine]:
+    def engine_config(self) -> EngineConfig:
+        """How to reach the engine. Raises UsageError when something is missing."""
         import getpass
         import os
         import sys
 
-        from pitr.engine import Engine, load_config
+        from pitr.engine import load_config
 
         section = self.config
         if section is None and not (self.engine_url or os.environ.get("PITR_ENGINE_URL")):
             # A section is of one engine: its password is nothing for another one that was named.
             section = self.settings.engine_section
-        config = load_config(
+        return load_config(
             section=section,
             engine_url=self.engine_url,
             username=self.username,
@@ -146,7 +146,12 @@ class Common:
             insecure=self.insecure,
             prompt=getpass.getpass if sys.stdin.isatty() else None,
         )
-        with Engine(config) as engine:
+
+    @contextmanager
+    def engine(self) -> Iterator[Engine]:
+        from pitr.engine import Engine
+
+        with Engine(self.engine_config()) as engine:
             yield engine
 
 

@@ -10,6 +10,7 @@ unix socket, 1.10 instead of 1.27 over TLS.
 from __future__ import annotations
 
 import http.client
+import logging
 import socket
 import ssl
 import time
@@ -29,6 +30,8 @@ from pitr.errors import ImageioError
 from pitr.retry import retrying
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 1800.0
@@ -103,20 +106,25 @@ class ImageioSession(Closes):
         self._connection.timeout = timeout_s
         self._gap = memoryview(b"")
 
-    def go_local(self) -> None:
-        """Go on over the server's unix socket where this machine is its host: half of the CPU time of TLS."""
+    def go_local(self) -> bool:
+        """Go on over the server's unix socket where this machine is its host: half of the CPU time of TLS.
+
+        Tells whether it is.
+        """
         name = self.options().unix_socket
         here, there = self._connection.sock.getsockname(), self._connection.sock.getpeername()
         if name is None or here[0] != there[0]:
-            return
+            return False
         connection = _UnixConnection(name, self._connection.timeout)
         try:
             connection.connect()
         except OSError:
             # A container shares the address, but not the file system.
-            return
+            return False
         self._connection.close()
         self._connection = connection
+        _log.debug("this is the disk's host: data goes through the unix socket %s", name)
+        return True
 
     def read(self, span: Span, target: memoryview) -> None:
         """Read the pieces of `span` one after the other into `target`, which is as long as all of them."""
@@ -245,6 +253,7 @@ def _connected(address: ImageioAddress) -> tuple[http.client.HTTPConnection, str
             return _connected_to(urlsplit(url), address)
         except OSError:
             # The engine names the proxy for hosts that cannot be reached from everywhere.
+            _log.info("%s cannot be reached from here: trying the engine's proxy", urlsplit(url).netloc)
             continue
     return _connected_to(urlsplit(last), address)
 

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The engine itself: its clock and its certificate."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from pitr.engine import faults
+from pitr.engine.config import EngineConfig
+from pitr.engine.connection import Engine
+from pitr.engine.values import utc
+
+_CONNECT_TIMEOUT_S = 10.0
+
+
+def engine_time(engine: Engine) -> datetime | None:
+    """What the engine's clock shows, in UTC; None if it does not tell. Raises EngineError."""
+    info = engine.call("reading the engine's clock", lambda system: system.get())
+    return utc(info.time, "its time")
+
+
+def certificate_end(config: EngineConfig) -> datetime | None:
+    """When the engine's certificate expires; None without TLS or where certificates are not checked.
+
+    Raises EngineError when it is not trusted, or the engine cannot be reached.
+    """
+    parts = urlsplit(config.url)
+    if parts.scheme != "https" or not config.secure:
+        return None
+    host, port = parts.hostname or "", parts.port or 443
+    context = ssl.create_default_context(cafile=None if config.cafile is None else str(config.cafile))
+    try:
+        with (
+            socket.create_connection((host, port), _CONNECT_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host) as connection,
+        ):
+            certificate = connection.getpeercert() or {}
+    except ssl.SSLCertVerificationError as error:
+        raise faults.untrusted(parts.netloc, error.verify_message) from error
+    except OSError as error:
+        raise faults.unreachable(parts.netloc, error.strerror or str(error)) from error
+    end = certificate.get("notAfter")
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(end), UTC) if isinstance(end, str) else None

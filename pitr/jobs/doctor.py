@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Doctor: look at all that backups and restores need, and say what to fix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pitr import __version__, times
+from pitr import engine as ovirt
+from pitr.config import Settings
+from pitr.endpoint.imageio import ImageioSink
+from pitr.endpoint.imageio_http import ImageioAddress, ImageioSession, ask
+from pitr.endpoint.memory import MemorySource
+from pitr.engine.server import certificate_end, engine_time
+from pitr.errors import ImageioError, PitrError, ProgramMissing
+from pitr.jobs.checksum import Verifier
+from pitr.process import require
+from pitr.repository import Repository
+from pitr.transfer import copy
+from pitr.units import human_size, printable
+
+_LIBRARIES = ("ovirt-engine-sdk-python", "ovirt-imageio")
+#: Programs that only some commands need.
+_PROGRAMS = ("qemu-img", "qemu-nbd", "zstd", "e2fsck")
+_CLOCK_SKEW_S = 60.0
+_CERTIFICATE_DAYS = 14
+_FREE_BYTES = 10 << 30
+_FREE_PART = 0.05
+_PROBE_SIZE = 1 << 20
+
+Status = Literal["ok", "warning", "failed", "skipped"]
+Configure = Callable[[], ovirt.EngineConfig]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, what was found, and what to do about it ("" when there is nothing to do)."""
+
+    name: str
+    status: Status
+    message: str
+    advice: str = ""
+
+
+def examine(
+    settings: Settings,
+    repository_path: Path | None,
+    configure: Configure,
+    *,
+    probe: bool,
+    storage_domain: str | None = None,
+) -> Iterator[Check]:
+    """Look at programs, configuration, repository and engine; with `probe` also at the way of the data.
+
+    The probe makes a disk of 1 MiB in `storage_domain` (name or id; None: any), writes, reads back and deletes it.
+    Nothing else is changed. Failures are results; only what is no failure of the installation is raised.
+    """
+    yield _versions()
+    yield _programs()
+    files = ", ".join(str(path) for path in settings.files)
+    yield Check("configuration", "ok", f"read from {files}" if files else "there is no configuration file")
+    yield from _repository(repository_path)
+    yield from _engine(configure, probe, storage_domain)
+
+
+def _versions() -> Check:
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    return Check("versions", "ok", f"pitr {__version__}, Python {python}, {libraries}")
+
+
+def _programs() -> Check:
+    try:
+        require(*_PROGRAMS)
+    except ProgramMissing as error:
+        return Check("programs", "warning", error.message, error.advice)
+    return Check("programs", "ok", f"{', '.join(_PROGRAMS)} are installed")
+
+
+def _repository(path: Path | None) -> Iterator[Check]:
+    if path is None:
+        yield Check(
+            "repository", "failed", "no repository is named", "Name it with --repo FOLDER or in PITR_REPO."
+        )
+        return
+    try:
+        with Repository.open(path) as repository:
+            points = len(repository.catalog.points())
+            vms = len(repository.catalog.vms())
+    except PitrError as error:
+        yield Check("repository", "failed", error.message, error.advice)
+        return
+    if not os.access(path, os.W_OK):
+        yield Check(
+            "repository",
+            "warning",
+            f"{path} cannot be written: no backup can be stored there",
+            "Let the user that runs pitr own it.",
+        )
+    else:
+        yield Check("repository", "ok", f"{path} holds {points} points of {vms} VMs")
+    usage = shutil.disk_usage(path)
+    scarce = usage.free < _FREE_BYTES or usage.free < usage.total * _FREE_PART
+    yield Check(
+        "free space",
+        "warning" if scarce else "ok",
+        f"{human_size(usage.free)} of {human_size(usage.total)} are free where the repository is",
+        "Make room, or remove old points with 'pitr prune'." if scarce else "",
+    )
+
+
+def _engine(configure: Configure, probe: bool, storage_domain: str | None) -> Iterator[Check]:
+    try:
+        config = configure()
+    except PitrError as error:
+        yield Check("engine", "failed", error.message, error.advice)
+        return
+    yield _checked("certificate", lambda: _certificate(config))
+    try:
+        engine = ovirt.Engine(config).__enter__()
+    except PitrError as error:
+        yield Check("login", "failed", error.message, error.advice)
+        return
+    with engine:
+        yield Check(
+            "login", "ok", f"{config.username} at {engine.where}, an engine of version {engine.version}"
+        )
+        yield _checked("clock", lambda: _clock(engine))
+        yield _checked("VMs", lambda: _vms(engine))
+        domains: list[ovirt.StorageDomain] = []
+        yield _checked("storage", lambda: _storage(engine, domains))
+        wanted = [domain for domain in domains if storage_domain in (None, domain.id, domain.name)]
+        if not probe:
+            yield Check("data path", "skipped", "not asked for")
+        elif not wanted:
+            yield Check("data path", "skipped", "there is no storage domain for a disk to probe it with")
+        else:
+            yield from _data_path(engine, wanted[0])
+
+
+def _checked(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()
+    except PitrError as error:
+        return Check(name, "failed", error.message, error.advice)
+
+
+def _certificate(config: ovirt.EngineConfig) -> Check:
+    end = certificate_end(config)
+    if end is None:
+        return Check(
+            "certificate",
+            "warning",
+            "the engine's certificate is not checked: anybody between could read the password",
+            "Give the engine's CA with --cafile instead of --insecure.",
+        )
+    soon = end - times.now() < timedelta(days=_CERTIFICATE_DAYS)
+    return Check(
+        "certificate",
+        "warning" if soon else "ok",
+        f"the engine's certificate is trusted {'but ends on' if soon else 'until'} {times.for_people(end)}",
+        "Renew it with engine-setup." if soon else "",
+    )
+
+
+def _clock(engine: ovirt.Engine) -> Check:
+    there = engine_time(engine)
+    if there is None:
+        return Check("clock", "warning", "the engine does not tell its time")
+    skew = (there - times.now()).total_seconds()
+    if abs(skew) < _CLOCK_SKEW_S:
+        return Check("clock", "ok", "this machine and the engine agree on the time")
+    order = "ahead of" if skew > 0 else "behind"
+    return Check(
+        "clock",
+        "warning",
+        f"the engine's clock is {times.duration(abs(skew))} {order} this machine's",
+        "Points are dated by the engine's clock: set both by NTP.",
+    )
+
+
+def _vms(engine: ovirt.Engine) -> Check:
+    count = len(ovirt.list_vms(engine))
+    if count == 0:
+        return Check(
+            "VMs", "warning", "the user sees no VMs", "Give it a role with backup permissions on them."
+        )
+    return Check("VMs", "ok", f"the user sees {count} VMs")
+
+
+def _storage(engine: ovirt.Engine, usable: list[ovirt.StorageDomain]) -> Check:
+    usable += [domain for domain in ovirt.storage_domains(engine) if domain.type == "data" and domain.active]
+    if not usable:
+        return Check(
+            "storage",
+            "warning",
+            "the user sees no active data storage domain: disks can be restored to files only",
+            "Give it a permission to create disks on one.",
+        )
+    names = ", ".join(printable(domain.name) for domain in usable)
+    return Check("storage", "ok", f"active data storage domains: {names}")
+
+
+# The way of the data
+
+
+def _data_path(engine: ovirt.Engine, domain: ovirt.StorageDomain) -> Iterator[Check]:
+    try:
+        with _probe_disk(engine, domain) as disk, ovirt.start_upload(engine, disk.id) as transfer:
+            yield Check("permissions", "ok", f"the user can make disks on {domain.name} and transfer them")
+            config = engine.config
+            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
+            yield from _ways(address)
+            source = MemorySource(os.urandom(_PROBE_SIZE))
+            copy(source, ImageioSink(address, reads_zero=True))
+            verifier = Verifier(1)
+            verifier.check_on_server(disk.id, disk.name, source, address)
+            yield Check("data path", "ok", "what was written to a disk was read back, with the same checksum")
+    except PitrError as error:
+        yield Check("data path", "failed", error.message, error.advice)
+
+
+@contextmanager
+def _probe_disk(engine: ovirt.Engine, domain: ovirt.StorageDomain) -> Iterator[ovirt.Disk]:
+    disk = ovirt.create_disk(
+        engine,
+        name=f"pitr-doctor-{uuid.uuid4().hex[:8]}",
+        size=_PROBE_SIZE,
+        format="cow",
+        sparse=True,
+        storage_domain_id=domain.id,
+        backup_enabled=False,
+        description="Made by pitr doctor for a moment",
+    )
+    try:
+        yield disk
+    except BaseException:
+        # A cancelled upload has deleted it already; what went wrong is what counts.
+        with suppress(PitrError):
+            ovirt.delete_disk(engine, disk.id)
+        raise
+    ovirt.delete_disk(engine, disk.id)
+
+
+def _ways(address: ImageioAddress) -> Iterator[Check]:
+    """Which of the two ways to the host work from here."""
+    direct = _reach(replace(address, proxy_url=None))
+    if isinstance(direct, PitrError):
+        proxy = _reach(replace(address, transfer_url=address.urls[-1], proxy_url=None))
+        if address.proxy_url is None or isinstance(proxy, PitrError):
+            yield Check("imageio", "failed", direct.message, direct.advice)
+        else:
+            yield Check(
+                "imageio",
+                "warning",
+                f"the host at {address.host} is reached only through the engine's proxy, which is slower",
+                "Open port 54322 of the hosts for this machine.",
+            )
+        return
+    yield Check(
+        "imageio",
+        "ok",
+        f"ovirt-imageio at {address.host} answers"
+        + (", here on its own host: data goes through its unix socket" if direct else ""),
+    )
+
+
+def _reach(address: ImageioAddress) -> bool | PitrError:
+    """Whether the daemon's unix socket is here, or why it cannot be reached."""
+    try:
+        return ask(address, "tell its options", ImageioSession.go_local)
+    except ImageioError as error:
+        return error
