@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -13,6 +14,7 @@ from pitr.cli.options import Common, with_common
 from pitr.errors import PitrError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from pitr.endpoint.detect import StreamFormat
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pitr.repository import Repository
 
 _STREAMS = ("sparse", "rbd-diff", "virtnbdbackup")
+_WORDS = ("virtnbdbackup", "qcow2")
 
 
 @with_common()
@@ -29,9 +32,10 @@ def import_(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE|-...",
+            metavar="[virtnbdbackup|qcow2] FILE|FOLDER|-...",
             help="Streams, from the oldest to the newest: one that does not say what it stands on stands on the "
-            "one before. - is standard input.",
+            "one before. - is standard input. After 'virtnbdbackup' the folder that it wrote to, after 'qcow2' "
+            "images that stand on each other.",
         ),
     ],
     vm: Annotated[
@@ -62,19 +66,27 @@ def import_(
     ] = None,
     max_workers: Annotated[int, typer.Option("--max-workers", min=1, max=64, help="Threads.")] = 4,
 ) -> None:
-    """Take in streams from elsewhere: each becomes a point in time with one disk.
+    """Take in backups from elsewhere: they become points in time.
 
-    oVirt sparse streams (of pitr, of ovirt-imageio's example), rbd diffs and virtnbdbackup's files, with or without
-    zstd around them. What a stream cannot tell is noted on its point (see 'pitr show').
+    Streams make points with one disk each: oVirt sparse streams (of pitr, of ovirt-imageio's example), rbd diffs and
+    virtnbdbackup's files, with or without zstd around them. A whole folder of virtnbdbackup, and qcow2 images as
+    backup_vm.py leaves them, make points with their original times. What a source cannot tell is noted on its
+    points (see 'pitr show').
 
-    Examples: vendor-get 1234 | pitr import -; pitr import --vm web1 --disk system full.diff monday.diff
+    Examples: vendor-get 1234 | pitr import -; pitr import --vm web1 --disk system full.diff monday.diff;
+    pitr import virtnbdbackup /srv/old/web1 --vm web1
     """
     if stream_format is not None and stream_format not in _STREAMS:
         raise UsageError(f"--format is one of {', '.join(_STREAMS)}, not {stream_format!r}")
-    if time and len(time) != len(sources):
-        raise UsageError(f"there are {len(sources)} files and {len(time)} times", "Give a --time for each.")
     if sources.count("-") > 1:
         raise UsageError("standard input can be read once only")
+    if sources[0] in _WORDS and len(sources) > 1:
+        if onto is not None or stream_format is not None:
+            raise UsageError(f"--onto and --format go with streams, not with {sources[0]!r}")
+        _show(common, _migrate(common, sources[0], sources[1:], vm, disk, time or (), max_workers))
+        return
+    if time and len(time) != len(sources):
+        raise UsageError(f"there are {len(sources)} files and {len(time)} times", "Give a --time for each.")
     given = [times.parse_at(text) for text in time] if time else [None] * len(sources)
     with common.repository() as repository:
         made: list[Backup] = []
@@ -132,6 +144,50 @@ def _import_one(common: Common, repository: Repository, name: str, options: Impo
         if stored.note:
             common.out.notify(f"note on {stored.name}: {stored.note}")
     return backup
+
+
+def _migrate(
+    common: Common,
+    word: str,
+    sources: Sequence[str],
+    vm: str | None,
+    disk: str | None,
+    time: Sequence[str],
+    workers: int,
+) -> list[Backup]:
+    from pitr.cli.progress import showing
+    from pitr.jobs import migrating
+
+    if vm is None:
+        raise UsageError("files do not say which VM they are of", "Name it with --vm.")
+
+    def done(backup: Backup) -> None:
+        common.out.notify(f"imported the point of {times.for_people(backup.point)}")
+
+    with common.repository() as repository, showing(common.out, f"import {word}") as progress:
+        if word == "qcow2":
+            if time and len(time) != len(sources):
+                raise UsageError(
+                    f"there are {len(sources)} files and {len(time)} times", "Give one for each."
+                )
+            return migrating.import_qcow2(
+                repository,
+                [Path(source) for source in sources],
+                vm,
+                disk=disk,
+                given=[times.parse_at(text) for text in time],
+                workers=workers,
+                progress=progress,
+                done=done,
+            )
+        if len(sources) != 1 or disk is not None or time:
+            raise UsageError(
+                "virtnbdbackup's files tell their disks and times",
+                "Name one folder, and neither --disk nor --time.",
+            )
+        return migrating.import_virtnbdbackup(
+            repository, Path(sources[0]), vm, workers=workers, progress=progress, done=done
+        )
 
 
 def _show(common: Common, made: list[Backup]) -> None:

@@ -78,9 +78,9 @@ def unpacked(stream: Any) -> BinaryIO:
 
 
 @contextmanager
-def open_input(name: str, standard_input: BinaryIO) -> Iterator[BinaryIO]:
-    """Open the file `name` for reading, or standard input for "-". Raises PitrError."""
-    if name == "-":
+def open_input(name: str, standard_input: BinaryIO | None = None) -> Iterator[BinaryIO]:
+    """Open the file `name` for reading; "-" is `standard_input` where there is one. Raises PitrError."""
+    if name == "-" and standard_input is not None:
         yield cast(BinaryIO, Input(standard_input, "standard input"))
         return
     path = Path(name)

@@ -162,6 +162,6 @@ def _times(
         return options.time, options.time, None
     found = taking_in.time_of(said.time)
     if found is not None:
-        return found[0], found[0], found[1]
+        return found.point, found.lo, found.note
     now = times.now()
     return now, parent[0].point if parent else taking_in.LONG_AGO, _NO_TIME

@@ -17,7 +17,7 @@ from pitr.blob import DEFAULT_LEVEL
 from pitr.catalog import Catalog
 from pitr.endpoint.protocols import Source
 from pitr.endpoint.streamed import StreamedSource
-from pitr.errors import PitrError, UsageError
+from pitr.errors import UsageError
 from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
 from pitr.repository import Repository
 from pitr.repository.stream_sink import NewStream
@@ -258,17 +258,29 @@ def usable_name(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_NAME else None
 
 
-def time_of(text: object) -> tuple[datetime, str | None] | None:
-    """The time that a source gives, and a note where it has no zone. None when it gives none that is one."""
+@dataclass(frozen=True, slots=True)
+class SourceTime:
+    """The earliest and the latest moment that a source's time can mean, and a note where it has no zone."""
+
+    lo: datetime
+    point: datetime
+    note: str | None
+
+
+def time_of(text: object) -> SourceTime | None:
+    """The time that a source gives; None when it gives none that is one.
+
+    A time without a zone is local time; one that happened twice, when clocks were set back, means both.
+    """
     if not isinstance(text, str):
         return None
     try:
         given = datetime.fromisoformat(text)
-        return times.parse_at(text), (
-            None if given.tzinfo else "the source gives its time without a zone: it was read as local time"
-        )
-    except (ValueError, PitrError):
+        readings = sorted(given.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+    except (ValueError, OverflowError, OSError):
         return None
+    note = None if given.tzinfo else "the source gives its time without a zone: it was read as local time"
+    return SourceTime(readings[0], readings[1], note)
 
 
 def notes(parts: Sequence[str | None]) -> str | None:
