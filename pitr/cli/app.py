@@ -13,6 +13,7 @@ from pitr.cli import (
     catalog,
     demo,
     doctor,
+    engine,
     export,
     import_,
     init,
@@ -75,5 +76,6 @@ app.command("list")(inspect.list_points)
 app.command("show")(inspect.show)
 app.command("extents")(inspect.extents)
 app.add_typer(catalog.app, name="catalog")
+app.add_typer(engine.app, name="engine")
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

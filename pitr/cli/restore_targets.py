@@ -94,8 +94,11 @@ def target_of(
 
         image_format = cast(Literal["raw", "qcow2"], wanted.image_format or "raw")
         return FilesTarget(wanted.to_file, image_format, streams, verifier=verifier)
+    from pitr.jobs.upload_notes import UploadNotes
+
     disk_map = wanted.map()
     engine = stack.enter_context(common.engine())
+    notes = UploadNotes(repository)
     if wanted.as_new_vm is not None:
         from pitr.jobs.restore_vm import NewVMTarget
 
@@ -109,6 +112,7 @@ def target_of(
             disk_map=disk_map,
             start=wanted.start,
             verifier=verifier,
+            notes=notes,
             notify=common.out.notify,
         )
     if wanted.replace:
@@ -122,6 +126,7 @@ def target_of(
             storage_domain=wanted.storage_domain,
             disk_map=disk_map,
             verifier=verifier or Verifier(1),
+            notes=notes,
             notify=common.out.notify,
         )
     from pitr.jobs.target_disks import NewDisksTarget
@@ -134,5 +139,6 @@ def target_of(
         disk_map=disk_map,
         attach_to=wanted.attach_to,
         verifier=verifier,
+        notes=notes,
         notify=common.out.notify,
     )

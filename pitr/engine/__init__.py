@@ -12,7 +12,7 @@ from pitr.engine.checkpoints import (
 )
 from pitr.engine.config import EngineConfig, load_config
 from pitr.engine.connection import Engine
-from pitr.engine.disks import Disk, attach_disk, create_disk, delete_disk, get_disk, vm_disks
+from pitr.engine.disks import Disk, attach_disk, create_disk, delete_disk, disk_exists, get_disk, vm_disks
 from pitr.engine.leftovers import end_leftovers, is_left_over, leftover_checkpoint
 from pitr.engine.new_vms import Cluster, clusters, create_vm, delete_vm, start_vm, vm_with_name
 from pitr.engine.started_backup import BackupDisk, StartedBackup
@@ -42,6 +42,7 @@ __all__ = [
     "delete_disk",
     "delete_vm",
     "detach_disk",
+    "disk_exists",
     "end_leftovers",
     "find_vm",
     "get_checkpoint",

@@ -14,7 +14,7 @@ from pitr import engine as ovirt
 from pitr.errors import EngineError, NoSuchVM, PitrError
 from pitr.jobs.notify import Notify
 from pitr.model import Backup, VMName
-from pitr.repository import Repository, notes, pending
+from pitr.repository import Repository, names, notes, pending
 from pitr.units import printable
 
 
@@ -66,6 +66,11 @@ def end_of_vm(
             pending.remove(store, vm.id, backup_id)
         found.append(Leftover(VMName(vm.id, vm.name), backup_id, was_open))
     return found
+
+
+def noted_vms(repository: Repository) -> list[str]:
+    """The ids of the VMs of which a backup is noted as begun."""
+    return sorted({name.split("/")[1] for name in repository.store.list(names.PENDING)})
 
 
 def end_all(

@@ -16,6 +16,7 @@ from pitr.errors import EngineBusy, PitrError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
 from pitr.jobs.target_disks import NewDisksTarget
+from pitr.jobs.upload_notes import UploadNotes
 from pitr.model import Backup, Stream
 from pitr.times import now
 from pitr.units import printable
@@ -37,6 +38,7 @@ class ReplacedDisksTarget:
         storage_domain: str | None,
         disk_map: Mapping[str, str],
         verifier: Verifier,
+        notes: UploadNotes,
         notify: Notify,
     ) -> None:
         self._engine = engine
@@ -54,6 +56,7 @@ class ReplacedDisksTarget:
             storage_domain=storage_domain,
             disk_map=disk_map,
             verifier=verifier,
+            notes=notes,
             notify=notify,
         )
 

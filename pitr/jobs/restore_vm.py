@@ -13,6 +13,7 @@ from pitr.errors import NoSuchVM, PitrError, UsageError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
 from pitr.jobs.target_disks import NewDisksTarget
+from pitr.jobs.upload_notes import UploadNotes
 from pitr.model import Record, Stream
 from pitr.units import printable
 
@@ -38,6 +39,7 @@ class NewVMTarget:
         disk_map: Mapping[str, str],
         start: bool,
         verifier: Verifier | None,
+        notes: UploadNotes,
         notify: Notify,
     ) -> None:
         backup = record.backup
@@ -66,6 +68,7 @@ class NewVMTarget:
             disk_map=disk_map,
             own_names=True,
             verifier=verifier,
+            notes=notes,
             notify=notify,
         )
         self.vm_id: str | None = None

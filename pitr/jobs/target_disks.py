@@ -15,6 +15,7 @@ from pitr.errors import NoSuchDisk, PitrError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
 from pitr.jobs.placing import place
+from pitr.jobs.upload_notes import UploadNotes
 from pitr.model import Backup, Stream
 from pitr.units import printable
 
@@ -41,6 +42,7 @@ class NewDisksTarget:
         disk_map: Mapping[str, str] | None = None,
         own_names: bool = False,
         verifier: Verifier | None = None,
+        notes: UploadNotes,
         notify: Notify,
     ) -> None:
         self._engine = engine
@@ -48,7 +50,12 @@ class NewDisksTarget:
         self._notify = notify
         self._own_names = own_names
         self._verifier = verifier
+        self._notes = notes
         self._domains = place(ovirt.storage_domains(engine), streams, storage_domain, disk_map or {})
+        for disk_id in notes.end_left_behind(engine, notify=notify):
+            notify(
+                f"ended the upload to disk {disk_id}, which an earlier restore had left open on the engine"
+            )
         self._streams = list(streams)
         self._vm = ovirt.find_vm(engine, attach_to) if attach_to is not None else None
         self.vm_id = self._vm.id if self._vm is not None else None
@@ -69,28 +76,32 @@ class NewDisksTarget:
         domain = self._domains[stream.disk_id]
         disk_format = _format(stream, domain)
         sparse = stream.settings.sparse or disk_format == "cow"
-        disk = ovirt.create_disk(
-            self._engine,
-            name=self._name(stream),
-            size=source.size,
-            format=disk_format,
-            sparse=sparse,
-            storage_domain_id=domain.id,
-            backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
-            description=f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"[
-                :250
-            ],
-            initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
-        )
-        with self._lock:
-            self.made[stream.disk_id] = disk.id
-        with ovirt.start_upload(self._engine, disk.id) as transfer:
-            config = self._engine.config
-            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
-            yield disk.id, ImageioSink(address, reads_zero=self.reads_zero(stream))
-            if self._verifier is not None:
-                # A failure cancels the upload, and the disk goes with it.
-                self._verifier.check_on_server(stream.disk_id, printable(stream.name), source, address)
+        with self._notes.new_disk() as disk_id:
+            disk = ovirt.create_disk(
+                self._engine,
+                disk_id=disk_id,
+                name=self._name(stream),
+                size=source.size,
+                format=disk_format,
+                sparse=sparse,
+                storage_domain_id=domain.id,
+                backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
+                description=f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"[
+                    :250
+                ],
+                initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
+            )
+            with self._lock:
+                self.made[stream.disk_id] = disk.id
+            with ovirt.start_upload(self._engine, disk.id) as transfer:
+                config = self._engine.config
+                address = ImageioAddress(
+                    transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure
+                )
+                yield disk.id, ImageioSink(address, reads_zero=self.reads_zero(stream))
+                if self._verifier is not None:
+                    # A failure cancels the upload, and the disk goes with it.
+                    self._verifier.check_on_server(stream.disk_id, printable(stream.name), source, address)
 
     def finish(self) -> None:
         if self._vm is None:

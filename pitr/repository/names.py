@@ -13,6 +13,7 @@ BACKUPS = "backups"
 #: No VM's lock has this name: an id does not begin with a dot.
 CATALOG_LOCK = "locks/.catalog"
 PENDING = "pending"
+UPLOADS = "uploads"
 
 
 def blob(disk_id: str, stream_id: str) -> str:
@@ -51,6 +52,14 @@ def checkpoint(vm_id: str, checkpoint_id: str) -> str:
 
 def distrusted(vm_id: str, disk_id: str) -> str:
     return f"distrusted/{vm_id}/{disk_id}"
+
+
+def upload(disk_id: str) -> str:
+    return f"{UPLOADS}/{disk_id}"
+
+
+def upload_lock(disk_id: str) -> str:
+    return f"locks/{disk_id}.upload"
 
 
 def pending(vm_id: str, backup_id: str) -> str:
