@@ -18,7 +18,8 @@ from cli_runner import Pitr, wait_until
 from disks_and_points import assert_disk_is, assert_same, make_vm, nothing_open
 from independent import apply_sparse, run, unzstd
 
-from pitr.jobs import backup as backup_job
+from pitr import engine
+from pitr.endpoint.keep_alive import kept_alive
 from pitr.lab import Lab, LabVM
 
 MiB = 1 << 20
@@ -252,12 +253,8 @@ def test_a_slow_consumer_does_not_lose_the_transfer(pitr: Pitr, lab: Lab, vm: La
     expected = oracle(lab, vm, tmp_path / "oracle")
     slow = f"sh -c 'sleep 6; cat > {tape}'"
     with (
-        mock.patch.object(
-            backup_job.ovirt,
-            "start_download",
-            partial(backup_job.ovirt.start_download, inactivity_timeout_s=2),
-        ),
-        mock.patch.object(backup_job, "kept_alive", partial(backup_job.kept_alive, interval_s=0.3)),
+        mock.patch("pitr.engine.start_download", partial(engine.start_download, inactivity_timeout_s=2)),
+        mock.patch("pitr.jobs.backup.kept_alive", partial(kept_alive, interval_s=0.3)),
     ):
         point = pitr.backup(vm.name, "--put-command", slow, "--compress", "none")
     pitr.json(
