@@ -331,7 +331,7 @@ class _Run:
             if self.options.require_consistency and started.mode == "live"
             else "unknown",
             streams=tuple(streams),
-            left_out=tuple(left_out),
+            left_out=tuple(sorted(left_out, key=lambda disk: disk.disk_id)),
             duration_ms=round((time.monotonic() - started_at) * 1000),
             pitr_version=__version__,
         )

@@ -58,7 +58,10 @@ def decode(stored: bytes) -> Record:
         mode=Mode(document["mode"]),
         consistency=document["consistency"],
         streams=tuple(_stream(disk) for disk in document["disks"]),
-        left_out=tuple(LeftOut(**disk) for disk in document["left_out"]),
+        # In the order of the catalog: the two are compared.
+        left_out=tuple(
+            sorted((LeftOut(**disk) for disk in document["left_out"]), key=lambda disk: disk.disk_id)
+        ),
         duration_ms=document["duration_ms"],
         pitr_version=document["pitr_version"],
     )

@@ -143,14 +143,16 @@ def test_any_number_of_workers(lab: Lab, pitr: Pitr, tmp_path: Path, workers: st
 def test_a_disk_of_many_tenants_a_lun_and_one_that_is_inactive_are_left_out(
     lab: Lab, pitr: Pitr, tmp_path: Path
 ) -> None:
-    vm = make_vm(lab, MiB, MiB, MiB)
+    vm = make_vm(lab, MiB, MiB, MiB, MiB)
     with lab.engine.state.lock:
         lab.engine.state.disks[vm.disks[1].id].shareable = True
-        lab.engine.state.vm(vm.id).attachments[vm.disks[2].id].active = False
+        for disk in vm.disks[2:]:
+            lab.engine.state.vm(vm.id).attachments[disk.id].active = False
     with oracle_of(lab, tmp_path) as oracle:
         point = pitr.backup(vm.name)
     assert [disk["name"] for disk in point["disks"]] == ["d0"]
-    assert [item["name"] for item in point["left_out"]] == ["d1", "d2"]
+    assert {item["name"] for item in point["left_out"]} == {"d1", "d2", "d3"}
+    assert pitr.json("list")["points"] == [point] and pitr.json("catalog", "check")["ok"]
     assert_restores(pitr, lab, point, oracle, tmp_path)
 
 
