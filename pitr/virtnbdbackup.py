@@ -243,7 +243,8 @@ def _parse(body: bytes) -> Meta:
     if compressed and document.get("compressionMethod", "lz4") != "lz4":
         raise FormatError(f"unknown compression: {document['compressionMethod']!r}")
     parent = document.get("parentCheckpoint") or None
-    checkpoint, disk_name = document["checkpointName"], document.get("diskName")
+    checkpoint: Any = document["checkpointName"]
+    disk_name: Any = document.get("diskName")
     for name in (checkpoint, disk_name, parent or ""):
         if not isinstance(name, str) or len(name) > _MAX_NAME:
             raise FormatError("the meta header's names are not names")

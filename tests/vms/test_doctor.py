@@ -69,7 +69,9 @@ def test_a_probe_that_fails_leaves_nothing(lab: Lab, pitr: Pitr) -> None:
 def test_a_host_that_only_the_proxy_reaches(lab: Lab, pitr: Pitr, monkeypatch: pytest.MonkeyPatch) -> None:
     from pitr.engine import Transfer
 
-    url = Transfer.transfer_url.fget
+    given = vars(Transfer)["transfer_url"]
+    assert isinstance(given, property)
+    url = given.fget
     assert url is not None
     nowhere = property(lambda self: re.sub(r":\d+/", ":1/", url(self)))
     monkeypatch.setattr(Transfer, "transfer_url", nowhere)

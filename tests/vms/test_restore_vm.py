@@ -164,7 +164,7 @@ def test_replace_that_fails_puts_the_old_disks_back(lab: Lab, pitr: Pitr, tmp_pa
     vm.stop()
     before = [(disk.id, disk.name, disk.bootable) for disk in vm.disks]
     if fault == "upload verification":
-        lab.engine.faults.fail(fault)
+        lab.engine.faults.fail("upload verification")
     elif fault == "attach":
         lab.engine.faults.next("POST", "diskattachments$", status=409, body="<fault/>")
     else:
