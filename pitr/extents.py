@@ -108,10 +108,15 @@ class ExtentMap:
 
     def clipped(self, size: int) -> ExtentMap:
         """The part of the extents in `[0, size)`; they are sorted and disjoint."""
-        count = int(np.searchsorted(self.start, size, side="left"))
-        start = self.start[:count]
-        length = np.minimum(start + self.length[:count], size) - start
-        return ExtentMap(start, length, self.zero[:count])
+        return self.between(0, size)
+
+    def between(self, start: int, end: int) -> ExtentMap:
+        """The part of the extents in `[start, end)`; they are sorted and disjoint."""
+        first = int(np.searchsorted(self.start + self.length, start, side="right"))
+        last = max(first, int(np.searchsorted(self.start, end, side="left")))
+        starts = np.maximum(self.start[first:last], start)
+        ends = np.minimum(self.start[first:last] + self.length[first:last], end)
+        return ExtentMap(starts, ends - starts, self.zero[first:last])
 
     def merged(self) -> ExtentMap:
         """Join neighbours that touch and are of one kind."""

@@ -13,6 +13,7 @@ from pitr.cli import (
     catalog,
     demo,
     doctor,
+    drill,
     engine,
     export,
     import_,
@@ -77,5 +78,6 @@ app.command("show")(inspect.show)
 app.command("extents")(inspect.extents)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(engine.app, name="engine")
+app.command("drill")(drill.drill)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pitr.damage import Damage
     from pitr.jobs.restore import Restored
     from pitr.jobs.verify import Verified
+    from pitr.repository.drills import Proven
 
 
 def point(backup: Backup) -> dict[str, Any]:
@@ -33,6 +34,12 @@ def point(backup: Backup) -> dict[str, Any]:
         "stored_bytes": backup.stored_bytes,
         "duration_s": backup.duration_ms / 1000,
     }
+
+
+def listed(backup: Backup, proven: Proven | None) -> dict[str, Any]:
+    """A point with its last rehearsal."""
+    last = {"time": times.to_text(proven.time), "ok": proven.ok} if proven is not None else None
+    return {**point(backup), "proven": last}
 
 
 def disk(stream: Stream) -> dict[str, Any]:

@@ -24,18 +24,22 @@ def list_points(
     Example: pitr list web1
     """
     from pitr.jobs import choosing
+    from pitr.repository import drills
 
     with common.repository() as repository:
         chosen = choosing.vm_named(repository.catalog, vm) if vm is not None else None
         points = repository.catalog.points(chosen.id if chosen else None)
+        proven = drills.last_proven(repository.store, chosen.id if chosen else None)
     if common.out.json:
         from pitr.cli import documents
 
-        common.out.document({"points": [documents.point(backup) for backup in points]})
+        common.out.document(
+            {"points": [documents.listed(backup, proven.get(backup.backup_id)) for backup in points]}
+        )
     else:
         from pitr.cli import tables
 
-        common.out.show(tables.points(points))
+        common.out.show(tables.points(points, proven))
 
 
 @with_common()
@@ -48,20 +52,24 @@ def show(
     Example: pitr show 1c2d3e4f
     """
     from pitr.jobs import choosing
+    from pitr.repository import drills
 
     with common.repository() as repository:
         backup = choosing.point_named(repository.catalog, point).backup
         chain = choosing.ancestry(repository.catalog, backup)
+        proven = drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)
     if common.out.json:
         from pitr.cli import documents
 
         common.out.document(
-            {"point": documents.point(backup), "chain": [documents.point(link) for link in chain]}
+            {"point": documents.listed(backup, proven), "chain": [documents.point(link) for link in chain]}
         )
     else:
         from pitr.cli import tables
 
         common.out.show(tables.one_point(backup, chain))
+        if proven is not None:
+            common.out.show(f"Last rehearsed: {tables.proven_text(proven)}")
 
 
 @with_common()

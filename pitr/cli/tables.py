@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pitr.damage import Damage
     from pitr.jobs.fleet import Outcome
     from pitr.jobs.restore import Restored
+    from pitr.repository.drills import Proven
 
 _SHORT_ID = 8
 
@@ -35,11 +36,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable
     return made
 
 
-def points(backups: Sequence[Backup]) -> RenderableType:
+def points(backups: Sequence[Backup], proven: Mapping[str, Proven] | None = None) -> RenderableType:
+    """A list of points; `proven`: their last rehearsals, by backup id."""
     if not backups:
         return Text("The repository holds no points.")
+    shown = {name: proven_text(last) for name, last in (proven or {}).items()}
     return table(
-        ("Point", "VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full"),
+        ("Point", "VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full")
+        + (("Proven",) if shown else ()),
         (
             (
                 times.for_people(backup.point),
@@ -51,6 +55,7 @@ def points(backups: Sequence[Backup]) -> RenderableType:
                 times.duration(backup.duration_ms / 1000),
                 backup.backup_id[:_SHORT_ID],
                 why_full(backup),
+                *([shown.get(backup.backup_id, "")] if shown else []),
             )
             for backup in backups
         ),
@@ -78,6 +83,10 @@ def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
         ),
         right=("Disks", "Stored", "Took"),
     )
+
+
+def proven_text(last: Proven) -> str:
+    return f"{'' if last.ok else 'FAILED '}{times.for_people(last.time)}"
 
 
 def why_full(backup: Backup) -> str:

@@ -18,7 +18,7 @@ from pitr.damage import StoredDamage
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs.retention import Retention, kept
 from pitr.model import Backup, VMName
-from pitr.repository import Repository, names
+from pitr.repository import Repository, drills, names
 from pitr.store import ObjectMissing
 
 #: What no record names is removed when it is older: nothing that is being written takes so long to get its record.
@@ -70,6 +70,7 @@ def _prune_vm(repository: Repository, retention: Retention, vm: VMName, dry_run:
     freed = sum(_stored(repository, backup) for backup in removed)
     if removed and not dry_run:
         repository.remove(removed)
+        drills.remove_of(repository.store, removed)
         for backup in removed:
             for stream in backup.streams:
                 repository.drop_stream(stream.disk_id, stream.stream_id)

@@ -13,6 +13,7 @@ BACKUPS = "backups"
 #: No VM's lock has this name: an id does not begin with a dot.
 CATALOG_LOCK = "locks/.catalog"
 PENDING = "pending"
+DRILLS = "drills"
 UPLOADS = "uploads"
 
 
@@ -60,6 +61,11 @@ def upload(disk_id: str) -> str:
 
 def upload_lock(disk_id: str) -> str:
     return f"locks/{disk_id}.upload"
+
+
+def drills_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
+    """The folder of the rehearsals of a point, of a VM's points, or of all."""
+    return "/".join(part for part in (DRILLS, vm_id, backup_id) if part is not None)
 
 
 def pending(vm_id: str, backup_id: str) -> str:

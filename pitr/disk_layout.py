@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a disk holds, as far as its own bytes tell: a partition table, partitions, file systems.
+
+Only signatures are read, a few KiB for each partition. Nothing here trusts what it reads: a table that points outside
+of the disk, or in circles, just ends there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+Read = Callable[[int, int], bytes]
+"""Gives `length` bytes at `offset`; both are within the disk."""
+
+_SECTOR = 512
+_MOST_PARTITIONS = 128
+#: Of a partition: the farthest signature below (btrfs) ends here.
+_PROBE_SIZE = 0x10000 + 0x48
+_EXTENDED = frozenset({0x05, 0x0F, 0x85})
+
+_SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
+    ("xfs", 0, b"XFSB"),
+    ("btrfs", 0x10040, b"_BHRfS_M"),
+    ("ntfs", 3, b"NTFS    "),
+    ("fat", 82, b"FAT32   "),
+    ("fat", 54, b"FAT1"),
+    ("swap", 4086, b"SWAPSPACE2"),
+    ("LVM physical volume", 512, b"LABELONE"),
+    ("LUKS", 0, b"LUKS\xba\xbe"),
+    ("ext", 1080, b"\x53\xef"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A range of the disk, in bytes, that can hold a file system; `number` is 0 for the disk as a whole."""
+
+    number: int
+    start: int
+    length: int
+    content: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`table` is "gpt", "mbr" or None; without one the only part is the disk itself."""
+
+    table: str | None
+    parts: tuple[Part, ...]
+
+
+def look_at(read: Read, size: int) -> Layout:
+    """Recognize what a disk of `size` bytes holds. Raises what `read` raises."""
+    table, ranges = _table(read, size)
+    whole = [(0, 0, size)]
+    parts = tuple(
+        Part(number, start, length, _content(read, start, length))
+        for number, start, length in (ranges if table else whole)
+    )
+    return Layout(table, parts)
+
+
+def _table(read: Read, size: int) -> tuple[str | None, list[tuple[int, int, int]]]:
+    if size < 2 * _SECTOR:
+        return None, []
+    gpt = _gpt(read, size)
+    if gpt is not None:
+        return "gpt", gpt
+    first = read(0, _SECTOR)
+    # A FAT or NTFS boot sector ends like an MBR: its entries then make no sense.
+    if first[510:] != b"\x55\xaa" or first[3:11] == b"NTFS    " or b"FAT" in (first[54:57], first[82:85]):
+        return None, []
+    found = list(_mbr(read, first, size))
+    return ("mbr", found) if found else (None, [])
+
+
+def _gpt(read: Read, size: int) -> list[tuple[int, int, int]] | None:
+    header = read(_SECTOR, min(_SECTOR, size - _SECTOR))
+    if header[:8] != b"EFI PART" or len(header) < 92:
+        return None
+    entries_at, count, entry_size = struct.unpack_from("<QII", header, 72)
+    if not 128 <= entry_size <= 4096 or not count:
+        return []
+    count = min(count, _MOST_PARTITIONS)
+    start = entries_at * _SECTOR
+    if start + count * entry_size > size:
+        return []
+    entries = read(start, count * entry_size)
+    found = []
+    for number in range(count):
+        entry = entries[number * entry_size : (number + 1) * entry_size]
+        first, last = struct.unpack_from("<QQ", entry, 32)
+        if any(entry[:16]) and 0 < first <= last and (last + 1) * _SECTOR <= size:
+            found.append((number + 1, first * _SECTOR, (last + 1 - first) * _SECTOR))
+    return found
+
+
+def _mbr(read: Read, sector: bytes, size: int) -> Iterator[tuple[int, int, int]]:
+    for number, (kind, first, count) in enumerate(_entries(sector), 1):
+        if kind in _EXTENDED:
+            yield from _logical(read, first, size)
+        elif _fits(kind, first, count, size):
+            yield number, first * _SECTOR, count * _SECTOR
+
+
+def _logical(read: Read, extended: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """The logical partitions: a list of sectors, each of which names the next."""
+    at, seen = extended, set[int]()
+    for number in range(5, 5 + _MOST_PARTITIONS):
+        if at in seen or at == 0 or (at + 1) * _SECTOR > size:
+            return
+        seen.add(at)
+        sector = read(at * _SECTOR, _SECTOR)
+        if sector[510:] != b"\x55\xaa":
+            return
+        (kind, first, count), (next_kind, next_first, _), *_ = _entries(sector)
+        if _fits(kind, at + first, count, size):
+            yield number, (at + first) * _SECTOR, count * _SECTOR
+        if next_kind not in _EXTENDED:
+            return
+        at = extended + next_first
+
+
+def _entries(sector: bytes) -> list[tuple[int, int, int]]:
+    """Type, first sector and number of sectors of the four entries."""
+    return [
+        (sector[offset + 4], *struct.unpack_from("<II", sector, offset + 8))
+        for offset in (446, 462, 478, 494)
+    ]
+
+
+def _fits(kind: int, first: int, count: int, size: int) -> bool:
+    return kind != 0 and first > 0 and count > 0 and (first + count) * _SECTOR <= size
+
+
+def _content(read: Read, start: int, length: int) -> str | None:
+    data = read(start, min(length, _PROBE_SIZE))
+    return next((name for name, at, magic in _SIGNATURES if data[at : at + len(magic)] == magic), None)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rehearsals of restores: what came of each is kept beside the points (schema/drill.schema.json).
+
+When a point was last proven is in the names, so that a list of points reads no objects.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from pitr import __version__, times
+from pitr.errors import FormatError
+from pitr.model import Backup
+from pitr.repository import canonical, names
+from pitr.store import Store
+
+FORMAT = 1
+_SCHEMA = "drill.schema.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `ok` is None where nothing can be told."""
+
+    what: str
+    ok: bool | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFindings:
+    disk_id: str
+    name: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(finding.ok is not False for finding in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """A rehearsal that has ended at `time`; `image`: restored to images, not only read."""
+
+    backup_id: str
+    vm_id: str
+    time: datetime
+    image: bool
+    duration_ms: int
+    disks: tuple[DiskFindings, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(disk.ok for disk in self.disks)
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """When a point was last rehearsed, and whether that went well."""
+
+    time: datetime
+    ok: bool
+
+
+def add(store: Store, drill: Drill) -> None:
+    """Keep what came of a rehearsal. Raises RepositoryError."""
+    document = {
+        "format": FORMAT,
+        "backup_id": drill.backup_id,
+        "vm_id": drill.vm_id,
+        "time": times.to_text(drill.time),
+        "ok": drill.ok,
+        "image": drill.image,
+        "duration_ms": drill.duration_ms,
+        "disks": [
+            {**asdict(disk), "findings": [asdict(each) for each in disk.findings]} for disk in drill.disks
+        ],
+        "pitr_version": __version__,
+    }
+    stored = canonical.encode(document)
+    canonical.decode(stored, _SCHEMA)
+    result = "ok" if drill.ok else "failed"
+    name = f"{times.to_object_name(drill.time)}-{uuid.uuid4().hex[:8]}-{result}.json"
+    store.create(f"{names.drills_of(drill.vm_id, drill.backup_id)}/{name}", stored)
+
+
+def last_proven(store: Store, vm_id: str | None = None) -> dict[str, Proven]:
+    """The last rehearsal of each point, by backup id."""
+    found: dict[str, Proven] = {}
+    for name in store.list(names.drills_of(vm_id)):
+        *_, backup_id, file_name = name.split("/")
+        time = times.from_object_name(file_name.partition("-")[0])
+        if time is None:
+            continue
+        proven = Proven(time, file_name.endswith("-ok.json"))
+        if backup_id not in found or found[backup_id].time < time:
+            found[backup_id] = proven
+    return found
+
+
+def remove_of(store: Store, backups: Iterable[Backup]) -> None:
+    """Forget the rehearsals of points that are removed."""
+    for backup in backups:
+        for name in list(store.list(names.drills_of(backup.vm.id, backup.backup_id))):
+            store.delete(name)
+
+
+def read(store: Store, name: str) -> Drill:
+    """Read what came of a rehearsal. Raises FormatError when it is not as it was written, RepositoryError."""
+    document = canonical.decode(store.read(name, limit=canonical.MAX_SIZE), _SCHEMA)
+    if document["format"] != FORMAT:
+        raise FormatError(f"{name} is of a newer pitr")
+    return Drill(
+        backup_id=document["backup_id"],
+        vm_id=document["vm_id"],
+        time=times.from_text(document["time"]),
+        image=document["image"],
+        duration_ms=document["duration_ms"],
+        disks=tuple(
+            DiskFindings(
+                disk["disk_id"], disk["name"], tuple(Finding(**finding) for finding in disk["findings"])
+            )
+            for disk in document["disks"]
+        ),
+    )
