@@ -91,7 +91,9 @@ def benchmark(size: Size) -> list[Result]:
 
         def choice() -> float:
             # The choice of the point; what it then says of a stream that is not there is not its time.
-            return measure.run([sys.executable, __file__, "choose", str(repository), vm, at], environment).wall_s
+            return measure.run(
+                [sys.executable, __file__, "choose", str(repository), vm, at], environment
+            ).wall_s
 
         programs = {
             "--version": wall("--version"),
@@ -105,7 +107,16 @@ def benchmark(size: Size) -> list[Result]:
         samples = measure.in_turn(runs, programs)
     start = measure.median(samples["--version"])
     results = [
-        Result(f"pitr {name}", measure.median(samples[name]), GOAL_START_S, "s", 1.0, "the goal", "", {name: samples[name]})
+        Result(
+            f"pitr {name}",
+            measure.median(samples[name]),
+            GOAL_START_S,
+            "s",
+            1.0,
+            "the goal",
+            "",
+            {name: samples[name]},
+        )
         for name in ("--version", "--help")
     ]
     for name in list(programs)[2:]:

@@ -105,10 +105,62 @@ def compress(image: str, level: str) -> dict[str, object]:
     return {"cpu_s": spent, "stored": stored, "data": data}
 
 
+def pitr_restore(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, object]:
+    """From a point in a repository to the daemon: the data path of `pitr restore --to-new-disks`."""
+    from pitr.endpoint.imageio import ImageioAddress, ImageioSink
+    from pitr.endpoint.point import open_point
+    from pitr.repository import Repository
+    from pitr.transfer import copy
+
+    with Repository.open(Path(repository)) as opened:
+        backup = opened.record_of(backup_id).backup
+        start, before_s = time.perf_counter(), _cpu_s()
+        with open_point(opened, backup, backup.streams[0]) as source:
+            needed = source.needed()
+            copied = copy(source, ImageioSink(ImageioAddress(url, cafile=cafile), reads_zero=True))
+            return {
+                "wall_s": time.perf_counter() - start,
+                "cpu_s": _cpu_s() - before_s,
+                "written": copied.written,
+                "frames_needed": needed.frames,
+                "frames_read": source.frames_read,
+            }
+
+
+def replay(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, object]:
+    """The naive restore: all streams of the chain, oldest first, each over the ones before."""
+    from pitr.endpoint.imageio import ImageioAddress, ImageioSink
+    from pitr.endpoint.point import PointSource, StoredStream
+    from pitr.repository import Repository
+    from pitr.resolver import Layer, resolve
+    from pitr.transfer import copy
+
+    class Stream(PointSource):
+        """One stream alone: what it does not hold is left as it is."""
+
+        def extents(self):  # type: ignore[no-untyped-def]
+            return own
+
+    written = 0
+    with Repository.open(Path(repository)) as opened:
+        backup = opened.record_of(backup_id).backup
+        start, before_s = time.perf_counter(), _cpu_s()
+        for number, (owner, stream) in enumerate(reversed(opened.chain(backup, backup.streams[0]))):
+            with opened.open_index(owner, stream) as index:
+                own, frames = index.extents(), index.frames()
+            stored = StoredStream(owner, stream, frames, opened.open_blob(owner, stream))
+            with Stream(resolve([Layer(own, stream.size)]), {0: stored}) as source:
+                sink = ImageioSink(ImageioAddress(url, cafile=cafile), reads_zero=number == 0)
+                written += copy(source, sink).written
+        return {"wall_s": time.perf_counter() - start, "cpu_s": _cpu_s() - before_s, "written": written}
+
+
 COPIES: dict[str, Callable[..., dict[str, object]]] = {
     "pitr-backup": pitr_backup,
     "client-download": client_download,
     "client-upload": client_upload,
+    "pitr-restore": pitr_restore,
+    "replay": replay,
     "compress": compress,
 }
 
