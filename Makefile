@@ -43,7 +43,7 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 docs: venv
-	@$(BIN)/python -m pitr.cli.reference > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
+	@new=docs/cli.md.$$$$; $(BIN)/python -m pitr.cli.reference > $$new && mv $$new docs/cli.md || { rm -f $$new; exit 1; }
 
 bench: venv
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/run $(BENCH)
