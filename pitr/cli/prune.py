@@ -13,7 +13,10 @@ from pitr.cli.options import Common, with_common
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pitr.jobs.prune import Pruned
+    from pitr.jobs.retention import Retention
 
 _SPAN = re.compile(r"(\d{1,6})([hdwmy])")
 _UNITS = {
@@ -65,23 +68,29 @@ def prune(
 
     Days, weeks and months are those in which there are points, in local time.
 
+    Without any rule those of [retention] in the configuration count.
+
     Example: pitr prune --keep-within 7d --keep-daily 30 --keep-monthly 12 --dry-run
     """
     from pitr.jobs import choosing
     from pitr.jobs import prune as job
-    from pitr.jobs.retention import Retention
 
-    retention = Retention(
-        last=keep_last,
-        daily=keep_daily,
-        weekly=keep_weekly,
-        monthly=keep_monthly,
-        within=_span("--keep-within", keep_within) if keep_within is not None else None,
-    )
+    given: dict[str, int | str | None] = {
+        "keep_last": keep_last,
+        "keep_daily": keep_daily,
+        "keep_weekly": keep_weekly,
+        "keep_monthly": keep_monthly,
+        "keep_within": keep_within,
+    }
+    retention = _retention(given)
+    if retention.is_empty:
+        # Rules that are typed replace those of the configuration: a mixture of both is what nobody meant.
+        retention = _retention(common.settings.retention)
     if retention.is_empty:
         raise UsageError(
             "nothing says what to keep",
-            "Give at least one of --keep-last, --keep-daily, --keep-weekly, --keep-monthly, --keep-within.",
+            "Give at least one of --keep-last, --keep-daily, --keep-weekly, --keep-monthly, --keep-within, or "
+            "[retention] in pitr's config.toml.",
         )
     with common.repository() as repository:
         catalog = repository.catalog
@@ -95,6 +104,18 @@ def prune(
             notify=common.out.notify,
         )
     _show(common, done, dry_run)
+
+
+def _retention(rules: Mapping[str, int | str | None]) -> Retention:
+    """The rules by the names of their options, as the command line and the configuration have them."""
+    from pitr.jobs.retention import Retention
+
+    counts = {name: rules.get(f"keep_{name}") for name in ("last", "daily", "weekly", "monthly")}
+    within = rules.get("keep_within")
+    return Retention(
+        **{name: int(count) if count is not None else None for name, count in counts.items()},
+        within=_span("--keep-within", str(within)) if within is not None else None,
+    )
 
 
 def _span(option: str, text: str) -> timedelta:

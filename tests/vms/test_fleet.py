@@ -86,6 +86,12 @@ def test_the_configuration_names_repository_vms_tags_and_engine(lab: Lab, pitr: 
     points = configured.json("backup")["backups"]
     assert {point["vm"]["name"] for point in points} == {"web0", "web1", "web2"}
     assert len(configured.json("backup", "web1")["backups"]) == 1
+    for _ in range(3):
+        configured.json("backup", "web1", "--full")
+    pruned = configured.json("prune", "--dry-run")
+    assert (len(pruned["removed"]), len(pruned["kept"])) == (2, 5)
+    assert len(configured.json("prune", "--dry-run", "--keep-last", "1")["removed"]) == 4
+    assert "[retention]" in pitr.with_environment(PITR_CONFIG="/dev/null")("prune", code=2).complaint
     # What is given comes first: this repository has nothing, that engine is not there.
     other = configured.with_environment(PITR_REPO=str(tmp_path / "other"))
     other("init")
