@@ -62,6 +62,17 @@ class MemorySink:
     def __init__(self, size: int, *, max_writers: int = 4) -> None:
         self.content = bytearray(size)
         self._max_writers = max_writers
+        self._reads_zero = True
+
+    @classmethod
+    def over(cls, content: bytearray, size: int, *, reads_zero: bool) -> MemorySink:
+        """A sink that writes into `content`. Raises UsageError when it is of another size."""
+        if len(content) != size:
+            raise UsageError(f"{len(content)} bytes do not hold a disk of {size} bytes")
+        sink = cls(0)
+        sink.content = content
+        sink._reads_zero = reads_zero
+        return sink
 
     @property
     def max_writers(self) -> int:
@@ -69,7 +80,7 @@ class MemorySink:
 
     @property
     def reads_zero(self) -> bool:
-        return True
+        return self._reads_zero
 
     def open_writer(self) -> MemoryWriter:
         return MemoryWriter(self.content)

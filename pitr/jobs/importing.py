@@ -14,7 +14,7 @@ from pitr.endpoint.detect import KnownSource, StreamFormat, open_stream
 from pitr.endpoint.rbd_stream import RbdDiffSource
 from pitr.endpoint.sparse_stream import SparseStreamSource
 from pitr.errors import UsageError
-from pitr.jobs import taking_in
+from pitr.jobs import identities, taking_in
 from pitr.jobs.taking_in import DiskToTakeIn, PointToTakeIn
 from pitr.model import Backup, DiskSettings, Stream
 from pitr.repository import Repository
@@ -71,24 +71,24 @@ def import_stream(
     """
     source = open_stream(stream, options.format)
     said = _said(source)
-    vm = taking_in.choose_vm(repository.catalog, options.vm, said.meta)
+    vm = identities.choose_vm(repository.catalog, options.vm, said.meta)
     with repository.lock_vm(vm):
         catalog = repository.catalog
-        disk = taking_in.choose_disk(catalog, vm, options.disk, said.disk_id, said.disk_name)
-        stream_id, backup_id = taking_in.free_ids(catalog, said.stream_id, said.backup_id)
+        disk = identities.choose_disk(catalog, vm, options.disk, said.disk_id, said.disk_name)
+        stream_id, backup_id = identities.free_ids(catalog, said.stream_id, said.backup_id)
         parent: tuple[Backup, Stream] | None = None
         if source.whole:
             if options.onto is not None:
                 raise UsageError("--onto goes with incremental streams: this one holds the whole disk")
         elif said.parent_stream_id is not None:
-            parent = taking_in.parent_by_stream(catalog, vm, disk.id, said.parent_stream_id)
+            parent = identities.parent_by_stream(catalog, vm, disk.id, said.parent_stream_id)
         elif options.onto is not None:
-            parent = taking_in.parent_at(options.onto, disk.id)
+            parent = identities.parent_at(options.onto, disk.id)
         elif said.parent_name is not None:
             what = "snapshot" if said.format == "rbd-diff" else "point"
-            parent = taking_in.parent_named(catalog, vm, disk.id, said.parent_name, what)
+            parent = identities.parent_named(catalog, vm, disk.id, said.parent_name, what)
         elif options.before is not None:
-            parent = taking_in.parent_at(options.before, disk.id)
+            parent = identities.parent_at(options.before, disk.id)
         else:
             raise UsageError(
                 "the stream is incremental and does not say what it stands on",
@@ -109,7 +109,6 @@ def import_stream(
                         disk_id=disk.id,
                         name=disk.name,
                         parent=parent,
-                        open=lambda: nullcontext(source),
                         settings=disk.settings or DiskSettings(),
                         note=taking_in.notes((said.note, time_note, None if disk.settings else _NO_SETTINGS)),
                         stream_id=stream_id,
@@ -119,20 +118,21 @@ def import_stream(
                 checkpoint_id=said.name,
                 from_checkpoint_id=None if source.whole else said.parent_name,
             ),
+            [lambda: nullcontext(source)],
             workers=options.workers,
             progress=progress,
         )
 
 
 def _said(source: KnownSource) -> _Said:
-    usable = taking_in.usable_id
+    usable = identities.usable_id
     if isinstance(source, SparseStreamSource):
         meta = source.meta
         return _Said(
             "sparse",
             meta,
             disk_id=usable(meta.get("disk-id")),
-            disk_name=taking_in.usable_name(meta.get("disk-name")),
+            disk_name=identities.usable_name(meta.get("disk-name")),
             stream_id=usable(meta.get("stream-id")),
             backup_id=usable(meta.get("backup-id")),
             time=meta.get("date"),
@@ -146,7 +146,7 @@ def _said(source: KnownSource) -> _Said:
     return _Said(
         "virtnbdbackup",
         {},
-        disk_name=taking_in.usable_name(described.disk_name),
+        disk_name=identities.usable_name(described.disk_name),
         time=described.date.isoformat() if described.date else None,
         name=described.checkpoint,
         parent_name=described.parent_checkpoint,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +17,8 @@ from pitr.endpoint.qcow2_layer import ImageInfo, Qcow2LayerSource, image_info
 from pitr.endpoint.streamed import StreamedSource
 from pitr.endpoint.virtnbdbackup_stream import VirtnbdbackupSource
 from pitr.errors import FormatError, PitrError, UsageError
-from pitr.jobs import taking_in
-from pitr.jobs.taking_in import DiskToTakeIn, PointToTakeIn, SourceTime
+from pitr.jobs import identities, taking_in
+from pitr.jobs.taking_in import DiskToTakeIn, OpenSource, PointToTakeIn, SourceTime
 from pitr.model import Backup, DiskSettings, Stream
 from pitr.repository import Repository
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
@@ -45,7 +45,7 @@ class _File:
     time: SourceTime
     checkpoint: str | None
     note: str | None
-    open: Callable[[], AbstractContextManager[Source | StreamedSource]]
+    open: OpenSource
 
 
 def import_virtnbdbackup(
@@ -137,7 +137,7 @@ def import_qcow2(
     files: list[_File] = []
     for number, path in enumerate(paths):
         name = _BACKUP_VM.fullmatch(path.name)
-        disk_id = taking_in.usable_id(name[3]) if name else None
+        disk_id = identities.usable_id(name[3]) if name else None
         parent = known[path].backing
         if parent is None and name and name[4] == "incremental":
             # Written without a backing file: it stands on the file before it that is of the same disk.
@@ -184,27 +184,26 @@ def _import(
     progress: Progress | None,
     done: Done,
 ) -> list[Backup]:
-    vm = taking_in.choose_vm(repository.catalog, vm_name, {})
+    vm = identities.choose_vm(repository.catalog, vm_name, {})
     made: list[Backup] = []
     stored: dict[Path, tuple[Backup, Stream]] = {}
-    identities: dict[tuple[str | None, str], taking_in.DiskIdentity] = {}
+    known: dict[tuple[str | None, str], identities.DiskIdentity] = {}
     with repository.lock_vm(vm):
         for group in _in_order(files):
             disks: list[DiskToTakeIn] = []
             for file in group:
                 key = (file.disk_id, file.disk_name)
-                if key not in identities:
-                    identities[key] = taking_in.choose_disk(
+                if key not in known:
+                    known[key] = identities.choose_disk(
                         repository.catalog, vm, None, file.disk_id, file.disk_name
                     )
-                identity = identities[key]
+                identity = known[key]
                 parent = stored[file.parent] if file.parent is not None else None
                 disks.append(
                     DiskToTakeIn(
                         identity.id,
                         identity.name,
                         parent,
-                        file.open,
                         identity.settings or DiskSettings(),
                         taking_in.notes((file.note, None if identity.settings else _NO_SETTINGS)),
                     )
@@ -221,7 +220,9 @@ def _import(
                 ),
             )
             try:
-                backup = taking_in.take_in(repository, new, workers=workers, progress=progress)
+                backup = taking_in.take_in(
+                    repository, new, [file.open for file in group], workers=workers, progress=progress
+                )
             except PitrError as error:
                 error.add_note(
                     f"it happened with {', '.join(file.path.name for file in group)}; points imported before: "
@@ -274,7 +275,7 @@ def _meta(path: Path) -> virtnbdbackup.Meta:
             raise FormatError(f"{path.name}: {error.message}") from None
 
 
-def _stream_opener(path: Path) -> Callable[[], AbstractContextManager[StreamedSource]]:
+def _stream_opener(path: Path) -> OpenSource:
     @contextmanager
     def opened() -> Iterator[StreamedSource]:
         with open_input(str(path)) as stream:
@@ -283,7 +284,7 @@ def _stream_opener(path: Path) -> Callable[[], AbstractContextManager[StreamedSo
     return opened
 
 
-def _image_opener(path: Path, *, whole: bool) -> Callable[[], AbstractContextManager[Source]]:
+def _image_opener(path: Path, *, whole: bool) -> OpenSource:
     @contextmanager
     def opened() -> Iterator[Source]:
         with Qcow2LayerSource(path, whole=whole) as source:

@@ -14,17 +14,17 @@ from pitr import engine as ovirt
 from pitr.endpoint.chain_stream import ChainStream
 from pitr.endpoint.commands import CommandTemplate
 from pitr.endpoint.detect import KnownSource, open_stream
+from pitr.endpoint.front_to_back import FrontToBack
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink
 from pitr.endpoint.input import from_command
 from pitr.endpoint.protocols import Sink
 from pitr.endpoint.qcow2_file import Qcow2FileSink
 from pitr.endpoint.raw_file import RawFileSink
 from pitr.errors import NoSuchDisk, PitrError, UsageError
+from pitr.jobs.identities import usable_name
 from pitr.jobs.restore import Restored, Target
-from pitr.jobs.taking_in import usable_name
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.store import StoredFile
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.transfer.pour import check_whole, pour
 
@@ -49,7 +49,7 @@ def restore_from_commands(
     def open_blob(owner: Backup, stream: Stream) -> Iterator[BinaryIO]:
         if stream.external is None:
             with repository.open_blob(owner, stream) as stored:
-                yield cast(BinaryIO, _FrontToBack(stored))
+                yield cast(BinaryIO, FrontToBack(stored))
             return
         words = get_command.filled(
             stream_id=stream.stream_id,
@@ -86,19 +86,6 @@ def restore_from_commands(
         target.finish()
         failure.pop_all()
     return done
-
-
-class _FrontToBack:
-    """A stored blob as a stream."""
-
-    def __init__(self, stored: StoredFile) -> None:
-        self._stored = stored
-        self._position = 0
-
-    def read(self, length: int) -> bytes:
-        data = self._stored.read_at(self._position, length)
-        self._position += len(data)
-        return data
 
 
 @dataclass(frozen=True, slots=True)
