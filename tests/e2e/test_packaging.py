@@ -76,7 +76,7 @@ def test_an_installed_pitr_works(wheel: Path, tmp_path: Path) -> None:
         ).stdout
 
     where = subprocess.run(
-        [python, "-c", "import pitr; print(pitr.__file__)"],
+        [python, "-I", "-c", "import pitr; print(pitr.__file__)"],
         check=True,
         capture_output=True,
         text=True,

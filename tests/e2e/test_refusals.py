@@ -43,10 +43,12 @@ def nothing_changed(lab: Lab, pitr: Pitr) -> Iterator[None]:
 
 
 def _files(repository: Path) -> set[Path]:
+    """What the repository holds, without the catalog, locks, and the notes of checkpoints to be removed."""
     return {
         path
         for path in repository.rglob("*")
-        if path.is_file() and path.parent.name != "locks" and "catalog.db" not in path.name
+        if path.is_file()
+        and path.relative_to(repository).parts[0] in ("repository.json", "streams", "backups")
     }
 
 
