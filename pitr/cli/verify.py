@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pitr import times
-from pitr.cli.options import Common, with_common
+from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import DamageError, UsageError
 from pitr.units import human_size
 
 if TYPE_CHECKING:
-    from pitr.jobs.verify import Scope
+    from pitr.jobs.verify import Scope, Verified
     from pitr.repository import Repository
 
 
-@with_common()
+@with_common(engine=True)
 def verify(
     common: Common,
     vm: Annotated[
@@ -47,29 +47,43 @@ def verify(
             help="Read only that much of the data, drawn anew.",
         ),
     ] = None,
-    max_workers: Annotated[int, typer.Option("--max-workers", min=1, max=64, help="Threads.")] = 4,
+    against_engine: Annotated[
+        bool,
+        typer.Option(
+            "--against-engine",
+            help="Compare the last points with what the VMs' disks hold now, by checksums that their hosts compute.",
+        ),
+    ] = False,
+    max_workers: MaxWorkersOption = None,
 ) -> None:
     """Compare what is stored with what was written. What is missing is damage; exit code 3 when there is any.
 
-    Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00
+    Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00;
+    pitr verify web1 --against-engine
     """
     from pitr.cli import documents, tables
     from pitr.cli.progress import showing
     from pitr.jobs import verify as job
 
-    if sum((quick, full, sample is not None)) > 1:
-        raise UsageError("--quick, --full and --sample exclude each other")
+    if sum((quick, full, sample is not None, against_engine)) > 1:
+        raise UsageError("--quick, --full, --sample and --against-engine exclude each other")
+    if against_engine and (at is not None or point is not None):
+        raise UsageError("--against-engine compares the last point: leave out --at and --point")
+    workers = common.workers(max_workers)
     with common.repository() as repository:
-        scope = _scope(repository, vm, at, point)
-        with showing(common.out, "verify") as progress:
-            result = job.verify(
-                repository,
-                scope,
-                "quick" if quick else "full",
-                sample_percent=sample,
-                workers=max_workers,
-                progress=progress,
-            )
+        if against_engine:
+            result = _against_engine(common, repository, vm, workers)
+        else:
+            scope = _scope(repository, vm, at, point)
+            with showing(common.out, "verify") as progress:
+                result = job.verify(
+                    repository,
+                    scope,
+                    "quick" if quick else "full",
+                    sample_percent=sample,
+                    workers=workers,
+                    progress=progress,
+                )
     if common.out.json:
         common.out.document(documents.verified(result))
     else:
@@ -86,6 +100,16 @@ def verify(
             )
     if not result.ok:
         raise typer.Exit(DamageError.exit_code)
+
+
+def _against_engine(common: Common, repository: Repository, vm: str | None, workers: int) -> Verified:
+    from pitr.jobs import choosing
+    from pitr.jobs.against_engine import verify_against_engine
+
+    catalog = repository.catalog
+    vms = [choosing.vm_named(catalog, vm)] if vm is not None else catalog.vms()
+    with common.engine() as engine:
+        return verify_against_engine(repository, engine, vms, workers=workers, notify=common.out.notify)
 
 
 def _scope(repository: Repository, vm: str | None, at: str | None, point: str | None) -> Scope:
