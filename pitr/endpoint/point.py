@@ -169,28 +169,27 @@ class PointReader(Closes):
     def _read_layer(
         self, stored: StoredStream, pieces: Sequence[tuple[int, int, int]], buffer: memoryview
     ) -> None:
-        starts = np.fromiter((piece[0] for piece in pieces), np.int64, len(pieces))
-        numbers = np.searchsorted(stored.frames.start, starts, side="right") - 1
-        needed = np.unique(numbers).tolist()
-        data = dict(zip(needed, self._frames(stored, needed), strict=True))
-        for (start, end, target), number in zip(pieces, numbers.tolist(), strict=True):
-            begin = start - int(stored.frames.start[number])
-            buffer[target : target + end - start] = data[number][begin : begin + end - start]
-
-    def _frames(self, stored: StoredStream, needed: Sequence[int]) -> list[memoryview]:
-        """The uncompressed bytes of some frames, each proven to be what was stored."""
+        """Copy the pieces of one stream, frame by frame, each proven to be what was stored."""
         frames = stored.frames
-        result: list[memoryview] = []
-        for run in _runs(frames, needed):
+        starts = np.fromiter((piece[0] for piece in pieces), np.int64, len(pieces))
+        by_frame: dict[int, list[tuple[int, int, int]]] = {}
+        numbers = (np.searchsorted(frames.start, starts, side="right") - 1).tolist()
+        for number, piece in zip(numbers, pieces, strict=True):
+            by_frame.setdefault(number, []).append(piece)
+        read = 0
+        for run in _runs(frames, list(by_frame)):
             offset = int(frames.blob_offset[run[0]])
             end = int(frames.blob_offset[run[-1]] + frames.blob_length[run[-1]])
             stored_bytes = stored.blob.read_at(offset, end - offset)
             for number in run:
-                begin = int(frames.blob_offset[number]) - offset
-                frame = stored_bytes[begin : begin + int(frames.blob_length[number])]
-                result.append(memoryview(self._checked(stored, number, frame)))
-        self._source.count(len(needed), sum(int(frames.blob_length[number]) for number in needed))
-        return result
+                begin, length = int(frames.blob_offset[number]) - offset, int(frames.blob_length[number])
+                read += length
+                data = memoryview(self._checked(stored, number, stored_bytes[begin : begin + length]))
+                frame_start = int(frames.start[number])
+                for piece_start, piece_end, target in by_frame[number]:
+                    part = data[piece_start - frame_start : piece_end - frame_start]
+                    buffer[target : target + len(part)] = part
+        self._source.count(len(by_frame), read)
 
     def _checked(self, stored: StoredStream, number: int, frame: bytes) -> bytes:
         return read_frame(stored, number, frame, self._decompressor)
