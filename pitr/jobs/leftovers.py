@@ -25,17 +25,21 @@ def noted(repository: Repository, vm_id: str, running: ovirt.RunningBackup) -> I
     pending.add(store, vm_id, running.id)
     try:
         with running:
-            checkpoint_id = running.started.checkpoint_id
-            if checkpoint_id is not None:
-                notes.add_checkpoint(store, vm_id, checkpoint_id)
+            _note_checkpoint(repository, vm_id, running.started.checkpoint_id)
             yield running
     except BaseException:
         # Where the engine cannot tell, the next run asks again.
         with suppress(PitrError):
             if running.has_ended():
+                _note_checkpoint(repository, vm_id, running.checkpoint_id())
                 pending.remove(store, vm_id, running.id)
         raise
     pending.remove(store, vm_id, running.id)
+
+
+def _note_checkpoint(repository: Repository, vm_id: str, checkpoint_id: str | None) -> None:
+    if checkpoint_id is not None:
+        notes.add_checkpoint(repository.store, vm_id, checkpoint_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,12 @@ def end_of_vm(
     """
     store, found = repository.store, []
     for backup_id in sorted(pending.of_vm(store, vm.id)):
-        checkpoint_id = ovirt.leftover_checkpoint(engine, vm, backup_id)
-        if checkpoint_id is not None and not dry_run:
-            notes.add_checkpoint(store, vm.id, checkpoint_id)
         if dry_run:
             was_open = ovirt.is_left_over(engine, vm, backup_id)
         else:
             was_open = ovirt.end_leftovers(engine, vm, backup_id)
+            # Only now it is certain whether there is one: the engine makes it while the backup starts.
+            _note_checkpoint(repository, vm.id, ovirt.leftover_checkpoint(engine, vm, backup_id))
             pending.remove(store, vm.id, backup_id)
         found.append(Leftover(VMName(vm.id, vm.name), backup_id, was_open))
     return found

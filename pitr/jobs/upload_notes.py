@@ -12,7 +12,7 @@ from pitr import engine as ovirt
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs.notify import Notify
 from pitr.repository import Repository, lock, names
-from pitr.store import check_name
+from pitr.store import check_name, is_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,10 @@ class UploadNotes:
         A disk without an upload is left: it may be whole, and in use by now. Raises EngineError.
         """
         ended: list[str] = []
-        for name in sorted(self.repository.store.list(names.UPLOADS)):
-            disk_id = name.rpartition("/")[2]
+        noted = {name.rpartition("/")[2] for name in self.repository.store.list(names.UPLOADS)}
+        # A lock without a note: its owner was killed in between, and nothing was begun yet.
+        locked = {path.stem for path in self.repository.path.glob(names.upload_lock("*"))}
+        for disk_id in sorted(noted | {one for one in locked if is_name(names.upload(one))}):
             # A restore that is alive holds its own.
             with suppress(BusyError), self._held(disk_id):
                 transfers = ovirt.Transfer.left_behind(engine, disk_id, "upload")
@@ -64,6 +66,8 @@ class UploadNotes:
     def _held(self, disk_id: str) -> Iterator[None]:
         path = self.repository.path / check_name(names.upload_lock(disk_id))
         with lock.hold(path, f"the upload to disk {disk_id}"):
-            yield
-            with suppress(OSError):
-                path.unlink()
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()

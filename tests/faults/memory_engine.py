@@ -169,6 +169,9 @@ class _Running:
     def __exit__(self, *_: object) -> None:
         self.succeeded = True
 
+    def checkpoint_id(self) -> str | None:
+        return self.started.checkpoint_id if hasattr(self, "started") else None
+
     def has_ended(self) -> bool:
         return True
 

@@ -34,13 +34,6 @@ def tmp_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> MemoryEngine:
-    engine = MemoryEngine()
-    engine.install(monkeypatch)
-    return engine
-
-
 def _inject_everywhere(
     tmp_path: Path, stored: Stored, vm: MemoryVM, fault: Fault, job: Callable[[Path], object], keeps: set[str]
 ) -> int:

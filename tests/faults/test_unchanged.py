@@ -20,13 +20,6 @@ from pitr.repository import Repository
 MiB = 1 << 20
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> MemoryEngine:
-    engine = MemoryEngine()
-    engine.install(monkeypatch)
-    return engine
-
-
 def test_an_untold_change_fails_the_incremental_and_the_next_backup_is_a_full(
     tmp_path: Path, engine: MemoryEngine
 ) -> None:

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from memory_engine import MemoryEngine
+from pitr_server import PitrServer
+
+from pitr.lab import Lab
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> MemoryEngine:
+    """An engine in memory under the real backup job."""
+    engine = MemoryEngine()
+    engine.install(monkeypatch)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """A local oVirt with short phases, for processes of pitr's."""
+    with Lab(phase_lag_s=0.01, unix_socket=False) as lab:
+        yield lab
+        assert lab.engine.failures == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def pitr(lab: Lab, folder: Path) -> Iterator[PitrServer]:
+    """Real processes of pitr's, for the lab's engine and a repository of the module's own."""
+    environment = {**lab.environment(), "PITR_REPO": str(folder / "repository"), "TZ": "UTC"}
+    with PitrServer(environment, folder) as server:
+        assert server.run("init").code == 0
+        yield server

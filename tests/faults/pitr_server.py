@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Real pitr processes, started quickly: one process that has everything imported forks one for each command line.
+
+It has no threads and holds nothing open, so that a fork of it is as good as a new process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended: its exit code, negative for a signal that killed it, and what it printed."""
+
+    code: int
+    out: str
+    said: str
+
+
+class PitrServer:
+    """Starts pitr processes with `environment`; a context manager. `folder` is for what they print."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+        self._environment = {**os.environ, **environment}
+        self._folder = folder
+        self._number = 0
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def start(self, *arguments: str) -> Running:
+        self._number += 1
+        out = self._folder / f"out{self._number}"
+        pid = self._ask({"run": arguments, "out": str(out)})
+        return Running(self, pid, out)
+
+    def run(self, *arguments: str) -> Done:
+        return self.start(*arguments).wait()
+
+    def _ask(self, request: object) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+class Running:
+    """One process of pitr's."""
+
+    def __init__(self, server: PitrServer, pid: int, out: Path) -> None:
+        self._server = server
+        self._out = out
+        self.pid = pid
+
+    def send(self, signum: int) -> None:
+        """Send a signal, if it still runs: nobody has waited for it, so that the id is still its own."""
+        os.kill(self.pid, signum)
+
+    def wait(self) -> Done:
+        code = self._server._ask({"wait": self.pid})
+        said = self._out.with_name(self._out.name + ".err")
+        done = Done(code, self._out.read_text(), said.read_text())
+        self._out.unlink()
+        said.unlink()
+        return done
+
+
+def _serve() -> None:
+    # All that any command needs, once.
+    import pitr.cli.app
+    import pitr.cli.main
+    import pitr.jobs.backup
+    import pitr.jobs.restore
+    import pitr.jobs.target_disks
+    import pitr.jobs.target_files
+    import pitr.jobs.verify
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+            sys.stdout.flush()
+            continue
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for name, handle in ((request["out"], 1), (request["out"] + ".err", 2)):
+                opened = os.open(name, os.O_CREAT | os.O_WRONLY, 0o600)
+                os.dup2(opened, handle)
+                os.close(opened)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            code = 70
+            try:
+                code = pitr.cli.main.main(request["run"])
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()
