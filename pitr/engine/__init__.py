@@ -15,6 +15,7 @@ from pitr.engine.connection import Engine
 from pitr.engine.disks import Disk, attach_disk, create_disk, delete_disk, disk_exists, get_disk, vm_disks
 from pitr.engine.leftovers import end_leftovers, is_left_over, leftover_checkpoint
 from pitr.engine.new_vms import Cluster, clusters, create_vm, delete_vm, start_vm, vm_with_name
+from pitr.engine.snapshots import backup_snapshots
 from pitr.engine.started_backup import BackupDisk, StartedBackup
 from pitr.engine.storage import StorageDomain, storage_domains
 from pitr.engine.transfers import Transfer, start_download, start_upload
@@ -33,6 +34,7 @@ __all__ = [
     "Transfer",
     "VM",
     "attach_disk",
+    "backup_snapshots",
     "checkpoint_disk_ids",
     "clusters",
     "configuration",

@@ -15,6 +15,7 @@ from pitr import engine as ovirt
 from pitr.damage import Damage, StoredDamage
 from pitr.endpoint.imageio import ImageioSource
 from pitr.endpoint.imageio_http import ImageioAddress
+from pitr.endpoint.keep_alive import kept_alive
 from pitr.endpoint.overlay import OverlaySource
 from pitr.endpoint.point import open_point
 from pitr.errors import CheckpointGone
@@ -136,9 +137,11 @@ def _verify_disk(
         ):
             config = engine.config
             address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
-            on_server = server_checksum(address)
-            source = OverlaySource(ImageioSource(address, "dirty", engine_size=disk.size), point)
-            expected = checksum(source, max(on_server.size, source.size), workers=workers)
+            # The engine ends a transfer that is idle while what has not changed is read from the repository.
+            with kept_alive(address):
+                on_server = server_checksum(address)
+                source = OverlaySource(ImageioSource(address, "dirty", engine_size=disk.size), point)
+                expected = checksum(source, max(on_server.size, source.size), workers=workers)
             result.frames += point.frames_read
             result.bytes += point.bytes_read
     except StoredDamage as error:

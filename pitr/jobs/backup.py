@@ -18,7 +18,7 @@ from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
 from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import CheckpointGone, EngineError, UntrackedChange
 from pitr.jobs.choosing_disks import choose_disks
-from pitr.jobs.leftovers import end_of_vm, noted, remove_old_checkpoints
+from pitr.jobs.leftovers import end_of_vm, noted, remove_old_checkpoints, tell_of_snapshots
 from pitr.jobs.new_streams import blob_meta, new_stream
 from pitr.jobs.notify import Notify
 from pitr.jobs.piping_out import PipingOut
@@ -176,6 +176,8 @@ class _Run:
             self.repository.commit(Record(backup, configuration))
             cleanup.pop_all()
         trust_again(self.repository, backup)
+        if started.mode == "hybrid":
+            tell_of_snapshots(self.engine, self.vm, self.notify)
         remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
         return backup
 

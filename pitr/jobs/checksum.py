@@ -19,6 +19,7 @@ import orjson
 
 from pitr.endpoint.imageio import ImageioSource
 from pitr.endpoint.imageio_http import ImageioAddress, ask
+from pitr.endpoint.keep_alive import kept_alive
 from pitr.endpoint.protocols import Reader, Source
 from pitr.errors import DamageError, ImageioError
 from pitr.extents import ExtentMap
@@ -110,8 +111,9 @@ class Verifier:
 
     def check_on_server(self, disk_id: str, name: str, source: Source, address: ImageioAddress) -> None:
         """Compare what the daemon holds with the point. Raises DamageError when it is not the same, ImageioError."""
-        on_server = server_checksum(address)
-        self._compare(disk_id, name, source, on_server)
+        # Reading a large point again takes longer than the engine lets a transfer be idle.
+        with kept_alive(address):
+            self._compare(disk_id, name, source, server_checksum(address))
 
     def check_copy(self, disk_id: str, name: str, source: Source, copied: Source) -> None:
         """Compare an image that can be read back with the point. Raises DamageError when it is not the same."""

@@ -278,6 +278,7 @@ def _ways(address: ImageioAddress) -> Iterator[Check]:
 def _reach(address: ImageioAddress) -> bool | PitrError:
     """Whether the daemon's unix socket is here, or why it cannot be reached."""
     try:
-        return ask(address, "tell its options", ImageioSession.go_local)
+        # Again at once: whoever waits for a doctor wants to know what is wrong now.
+        return ask(address, "tell its options", ImageioSession.go_local, sleep=lambda pause: None)
     except ImageioError as error:
         return error

@@ -126,3 +126,20 @@ def remove_old_checkpoints(
             notes.remove_checkpoint(store, vm.id, checkpoint_id)
     except EngineError as error:
         notify(f"old checkpoints of VM {printable(vm.name)} stay for now: {error.message}")
+
+
+def tell_of_snapshots(engine: ovirt.Engine, vm: ovirt.VM, notify: Notify) -> None:
+    """Tell of snapshots that the engine took for backups and did not remove: they grow, and slow the VM down.
+
+    A person removes them: the engine tried, and its events say why it could not.
+    """
+    try:
+        left = ovirt.backup_snapshots(engine, vm.id)
+    except EngineError as error:
+        notify(f"whether VM {printable(vm.name)} has snapshots left of backups is not known: {error.message}")
+        return
+    for snapshot_id in left:
+        notify(
+            f"VM {printable(vm.name)} still has snapshot {snapshot_id}, which the engine took for a backup: remove it "
+            "(event 10813 says why the engine could not)"
+        )

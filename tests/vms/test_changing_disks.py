@@ -132,3 +132,12 @@ def test_consistency_that_is_required_and_cannot_be_had_is_refused(lab: Lab, pit
     lab.engine.set_vm(vm.id, freeze_fails=True)
     pitr("backup", vm.name, "--require-consistency", code=6)
     assert pitr.backup(vm.name)["consistency"] == "unknown"
+
+
+def test_a_snapshot_that_the_engine_could_not_remove_is_told_of(lab: Lab, pitr: Pitr) -> None:
+    vm = make_vm(lab, MiB, compat="4.7")
+    assert "snapshot" not in pitr("backup", vm.name).stderr
+    lab.engine.faults.fail("snapshot removal")
+    told = pitr("backup", vm.name).stderr
+    (snapshot,) = lab.engine.state.vm(vm.id).snapshots_left
+    assert f"snapshot {snapshot}" in told

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Snapshots that backups leave behind: the engine calls a backup succeeded although its snapshot is still there."""
+
+from __future__ import annotations
+
+from pitr.engine.connection import Engine
+from pitr.engine.values import required
+
+#: What the engine calls the snapshot that it takes for a backup.
+_DESCRIPTION = "Auto-generated for Backup VM"
+
+
+def backup_snapshots(engine: Engine, vm_id: str) -> list[str]:
+    """Return the ids of the VM's snapshots that the engine took for backups. Raises EngineError."""
+    found = engine.call(
+        f"listing the snapshots of VM {vm_id}",
+        lambda system: system.vms_service().vm_service(vm_id).snapshots_service().list(),
+    )
+    return [
+        required(snapshot.id, "a snapshot's id")
+        for snapshot in found
+        if (snapshot.description or "").startswith(_DESCRIPTION)
+    ]
