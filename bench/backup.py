@@ -36,9 +36,8 @@ def _one_way(folder: Path, image: Path, size: Size, way: str, goal: float) -> li
         _, address = disks.ticket(host, url, size.disk_bytes, ops=("read",))
 
         def program(what: str, *arguments: object) -> float:
-            ran = measure.run_python(ONE_COPY, what, *arguments)
-            report: dict[str, float] = json.loads(ran.output)
-            reports.setdefault(what, []).append({**report, "peak": ran.peak_bytes})
+            report: dict[str, float] = json.loads(measure.run_python(ONE_COPY, what, *arguments).output)
+            reports.setdefault(what, []).append(report)
             return report.get("wall_s", 0.0)
 
         def pitr() -> float:

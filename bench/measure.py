@@ -105,11 +105,10 @@ def seconds(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a child process took: wall and CPU seconds, its largest resident memory in bytes, what it printed."""
+    """What a child process took: wall and CPU seconds; and what it printed."""
 
     wall_s: float
     cpu_s: float
-    peak_bytes: int
     output: str
 
 
@@ -135,7 +134,16 @@ def run(command: Sequence[str], environment: dict[str, str] | None = None) -> Ra
             raise subprocess.CalledProcessError(
                 child.returncode, command, printed, errors.read().decode()[-2000:]
             )
-    return Ran(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, printed)
+    return Ran(wall_s, usage.ru_utime + usage.ru_stime, printed)
+
+
+def peak_bytes() -> int:
+    """The largest resident memory of this process so far.
+
+    Not ru_maxrss: in a child, that begins with what its parent had.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

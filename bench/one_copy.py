@@ -165,4 +165,7 @@ COPIES: dict[str, Callable[..., dict[str, object]]] = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(COPIES[sys.argv[1]](*sys.argv[2:])))
+    import measure
+
+    report = COPIES[sys.argv[1]](*sys.argv[2:])
+    print(json.dumps({**report, "peak": measure.peak_bytes()}))

@@ -77,12 +77,10 @@ def read_rows(folder: Path) -> dict[str, object]:
 
 def resolve_chain(folder: Path) -> dict[str, object]:
     """Read and resolve the chain; tell the time and the most memory that it took."""
-    import resource
-
     from pitr.index import Index
     from pitr.resolver import Layer, resolve
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = measure.peak_bytes()
     start = time.perf_counter()
     layers = []
     for path in chain_files(folder):
@@ -96,7 +94,7 @@ def resolve_chain(folder: Path) -> dict[str, object]:
         "read_s": read_s,
         "rows": rows,
         "pieces": pieces,
-        "bytes_a_row": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / rows,
+        "bytes_a_row": (measure.peak_bytes() - before) / rows,
     }
 
 
