@@ -31,7 +31,7 @@ class Size:
 
 
 FULL = Size(quick=False, disk_bytes=4 * GIB, runs=5)
-QUICK = Size(quick=True, disk_bytes=768 * MIB, runs=1)
+QUICK = Size(quick=True, disk_bytes=512 * MIB, runs=1)
 
 
 @dataclass(frozen=True, slots=True)

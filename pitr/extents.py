@@ -44,7 +44,7 @@ class ExtentMap:
         return len(self.start)
 
     def __iter__(self) -> Iterator[Extent]:
-        # As objects, all at once would take ten times as much memory as the arrays.
+        # All at once, the objects would take five times as much memory as the arrays.
         for at in range(0, len(self), _OBJECTS_AT_ONCE):
             part = slice(at, at + _OBJECTS_AT_ONCE)
             yield from map(

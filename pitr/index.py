@@ -182,7 +182,7 @@ class Index:
         return frames
 
     def _fill(self, query: str, columns: Sequence[npt.NDArray[Any]]) -> None:
-        """Put the integers that `query` gives into `columns`: as objects, all at once would take ten times as much."""
+        """Put the integers that `query` gives into `columns`, some rows at a time: memory for no second copy."""
         count, width = len(columns[0]), len(columns)
         with self._reading():
             cells = itertools.chain.from_iterable(self._connection.execute(query))
