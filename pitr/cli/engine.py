@@ -38,22 +38,14 @@ def cleanup(
 
     Example: pitr engine cleanup web1 --dry-run
     """
-    from pitr.jobs import choosing, leftovers
+    from pitr.jobs import leftovers
     from pitr.jobs.upload_notes import UploadNotes
-    from pitr.model import VMName
 
-    with common.repository() as repository:
-        known = {one.id: one for one in repository.catalog.vms()}
-        if vm is None:
-            vms = [known.get(vm_id) or VMName(vm_id, vm_id) for vm_id in leftovers.noted_vms(repository)]
-        elif vm in leftovers.noted_vms(repository):
-            vms = [known.get(vm) or VMName(vm, vm)]
-        else:
-            vms = [choosing.vm_named(repository.catalog, vm)]
-        with common.engine() as engine:
-            notify = common.out.notify
-            found = leftovers.end_all(repository, engine, vms, dry_run=dry_run, notify=notify)
-            uploads = UploadNotes(repository).end_left_behind(engine, dry_run=dry_run, notify=notify)
+    with common.repository() as repository, common.engine() as engine:
+        notify = common.out.notify
+        vms = leftovers.noted_vms(repository) if vm is None else [vm]
+        found = leftovers.end_all(repository, engine, vms, dry_run=dry_run, notify=notify)
+        uploads = UploadNotes(repository).end_left_behind(engine, dry_run=dry_run, notify=notify)
     _show(common, found, uploads, dry_run)
 
 

@@ -79,26 +79,27 @@ def noted_vms(repository: Repository) -> list[str]:
 def end_all(
     repository: Repository,
     engine: ovirt.Engine,
-    vms: Sequence[VMName],
+    vms: Sequence[str],
     *,
     dry_run: bool = False,
     notify: Notify,
 ) -> list[Leftover]:
-    """End what earlier runs have left of these VMs. Raises BusyError for one that is being backed up, EngineError."""
+    """End what earlier runs have left of the VMs with these ids or names, as the engine knows them.
+
+    Raises BusyError for one that is being backed up, EngineError.
+    """
     found: list[Leftover] = []
-    for vm in vms:
+    for name in vms:
         try:
-            on_engine = ovirt.find_vm(engine, vm.id)
+            vm = ovirt.find_vm(engine, name)
         except NoSuchVM:
-            notify(
-                f"VM {printable(vm.name)} does not exist on the engine any more: nothing of it can be open"
-            )
+            notify(f"VM {printable(name)} does not exist on the engine: nothing of it can be open")
             continue
         if dry_run:
-            found += end_of_vm(repository, engine, on_engine, dry_run=True)
+            found += end_of_vm(repository, engine, vm, dry_run=True)
         else:
-            with repository.lock_vm(vm):
-                found += end_of_vm(repository, engine, on_engine)
+            with repository.lock_vm(VMName(vm.id, vm.name)):
+                found += end_of_vm(repository, engine, vm)
     return found
 
 

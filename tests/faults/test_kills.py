@@ -203,6 +203,7 @@ def test_a_killed_restore_to_a_file_says_what_is_in_the_way(
     target = folder / "image.raw"
     partial = folder / "image.raw.pitr-partial"
     partial.write_bytes(b"half of it")
+    assert pitr.run("backup", "web1").code == 0
     done = pitr.run("restore", "web1", "--at", "now", "--to-file", str(target))
     assert done.code == 2
     assert "was killed" in done.said
