@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pitr.repository.drills import Proven
 
 
-def point(backup: Backup) -> dict[str, Any]:
+def point(backup: Backup, proven: Proven | None = None) -> dict[str, Any]:
+    """A point; `proven` is its last rehearsal, which only lists look up."""
     return {
         "backup_id": backup.backup_id,
         "vm": {"id": backup.vm.id, "name": backup.vm.name},
@@ -33,13 +34,8 @@ def point(backup: Backup) -> dict[str, Any]:
         "left_out": [asdict(left_out) for left_out in backup.left_out],
         "stored_bytes": backup.stored_bytes,
         "duration_s": backup.duration_ms / 1000,
+        "proven": {"time": times.to_text(proven.time), "ok": proven.ok} if proven is not None else None,
     }
-
-
-def listed(backup: Backup, proven: Proven | None) -> dict[str, Any]:
-    """A point with its last rehearsal."""
-    last = {"time": times.to_text(proven.time), "ok": proven.ok} if proven is not None else None
-    return {**point(backup), "proven": last}
 
 
 def disk(stream: Stream) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def list_points(
         from pitr.cli import documents
 
         common.out.document(
-            {"points": [documents.listed(backup, proven.get(backup.backup_id)) for backup in points]}
+            {"points": [documents.point(backup, proven.get(backup.backup_id)) for backup in points]}
         )
     else:
         from pitr.cli import tables
@@ -62,7 +62,7 @@ def show(
         from pitr.cli import documents
 
         common.out.document(
-            {"point": documents.listed(backup, proven), "chain": [documents.point(link) for link in chain]}
+            {"point": documents.point(backup, proven), "chain": [documents.point(link) for link in chain]}
         )
     else:
         from pitr.cli import tables
