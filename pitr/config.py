@@ -26,7 +26,7 @@ class Settings:
     """What the configuration says; None and empty where it says nothing. `files` are those that were read.
 
     `retention` holds the rules of `pitr prune`: keep_last, keep_daily, keep_weekly and keep_monthly are numbers,
-    keep_within is a span such as "30d".
+    keep_within is a span such as "30d". The three commands take, give back and delete data that lies elsewhere.
     """
 
     repository: Path | None = None
@@ -36,6 +36,9 @@ class Settings:
     workers: int | None = None
     jobs: int | None = None
     retention: Mapping[str, int | str] = field(default_factory=dict)
+    put_command: str | None = None
+    get_command: str | None = None
+    delete_command: str | None = None
     files: tuple[Path, ...] = ()
 
 
@@ -142,4 +145,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "backup.tags": ("tags", _texts),
     **{f"retention.{key}": ("retention", _count) for key in _RETENTION},
     "retention.keep_within": ("retention", _text),
+    "store.put_command": ("put_command", _text),
+    "store.get_command": ("get_command", _text),
+    "store.delete_command": ("delete_command", _text),
 }

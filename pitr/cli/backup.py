@@ -106,7 +106,8 @@ def backup(
     fails does not stop the others; the exit code is 1 then.
 
     With --to and --put-command the repository keeps the index and the record only: 'pitr restore --get-command' reads
-    the data back. What they took counts only if pitr ends with 0; with --to - the result is on standard error.
+    the data back. What they took counts only if pitr ends with 0; with --to - the result is on standard error. The
+    configuration can name put_command, get_command and delete_command under [store], for all backups.
 
     Examples: pitr backup web1 --full; pitr backup --incremental; pitr backup --tag daily --jobs 4;
     pitr backup web1 --disk system --to - | vendor-put
@@ -119,6 +120,8 @@ def backup(
         raise UsageError("--no-fallback goes with incremental backups", "Leave out --full.")
     if every and (vms or tag):
         raise UsageError("--all leaves nothing to name", "Leave out the VMs and --tag, or --all.")
+    if to is None and put_command is None:
+        put_command = common.settings.put_command
     piping.check(to, put_command, compress)
     options = BackupOptions(
         full=full,

@@ -15,8 +15,9 @@ from pitr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pitr.jobs.prune import Pruned
+    from pitr.jobs.prune import DeleteElsewhere, Pruned
     from pitr.jobs.retention import Retention
+    from pitr.model import Backup, Stream
 
 _SPAN = re.compile(r"(\d{1,6})([hdwmy])")
 _UNITS = {
@@ -70,6 +71,9 @@ def prune(
 
     Without any rule those of [retention] in the configuration count.
 
+    Of data that lies elsewhere, delete_command under [store] in the configuration is told; where it fails, the exit
+    code is 1.
+
     Example: pitr prune --keep-within 7d --keep-daily 30 --keep-monthly 12 --dry-run
     """
     from pitr.jobs import choosing
@@ -101,9 +105,33 @@ def prune(
             list(dict.fromkeys(vms)),
             dry_run=dry_run,
             grace=_span("--grace", grace),
+            delete_elsewhere=_delete_elsewhere(common.settings.delete_command),
             notify=common.out.notify,
         )
     _show(common, done, dry_run)
+    if done.left_elsewhere and common.settings.delete_command is not None:
+        raise typer.Exit(1)
+
+
+def _delete_elsewhere(command: str | None) -> DeleteElsewhere | None:
+    if command is None:
+        return None
+    from pitr.endpoint.commands import CommandTemplate
+    from pitr.process import run
+
+    template = CommandTemplate.parse(command)
+
+    def delete(backup: Backup, stream: Stream) -> None:
+        run(
+            template.filled(
+                stream_id=stream.stream_id,
+                disk_id=stream.disk_id,
+                backup_id=backup.backup_id,
+                vm_id=backup.vm.id,
+            )
+        )
+
+    return delete
 
 
 def _retention(rules: Mapping[str, int | str | None]) -> Retention:
@@ -137,6 +165,7 @@ def _show(common: Common, done: Pruned, dry_run: bool) -> None:
                 "kept": [documents.point(backup) for backup in done.kept],
                 "unreferenced": done.unreferenced,
                 "freed_bytes": done.freed_bytes,
+                "left_elsewhere": done.left_elsewhere,
                 "created": [],
             }
         )

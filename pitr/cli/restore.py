@@ -17,8 +17,11 @@ from pitr.units import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pitr.endpoint.commands import CommandTemplate
     from pitr.jobs.choosing import Choice
-    from pitr.jobs.restore import Restored
+    from pitr.jobs.restore import Restored, Target
+    from pitr.model import Stream
+    from pitr.repository import Repository
 
 
 @with_common(engine=True)
@@ -136,9 +139,7 @@ def restore(
     pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start;
     vendor-get 1234 | pitr restore --from - --to-file system.raw
     """
-    from pitr.cli.progress import showing
     from pitr.jobs import choosing
-    from pitr.jobs import restore as job
     from pitr.jobs.checksum import Verifier
 
     wanted = restore_targets.Wanted(
@@ -161,11 +162,7 @@ def restore(
             raise UsageError("--from restores a stream: no point, VM or --get-command goes with it")
         restore_stream.restore_stream(common, from_stream, wanted, disk or (), common.workers(max_workers))
         return
-    if get_command is not None and (verify or replace or keep_going or dry_run):
-        raise UsageError(
-            "--get-command goes with none of --verify, --replace, --keep-going and --dry-run",
-            "What it gives can be read once only.",
-        )
+    restore_stream.check_get_command(get_command, wanted, dry_run)
     if (at is None) == (point is None):
         raise UsageError(
             "a restore needs one of --at and --point",
@@ -186,35 +183,46 @@ def restore(
         if not streams:
             raise UsageError(f"the point {choice.backup.backup_id} holds no disks")
         _say(common, choice)
+        template = restore_stream.template_for(
+            common, repository, choice.backup, streams, wanted, get_command, dry_run
+        )
         verifier = Verifier(workers) if verify or replace else None
         target = restore_targets.target_of(
             common, stack, wanted, repository, choice.backup, streams, verifier
         )
-        if dry_run:
-            done = job.plan(repository, choice.backup, streams, target, keep_going=keep_going)
-        elif get_command is not None:
-            from pitr.endpoint.commands import CommandTemplate
-            from pitr.jobs.restore_streamed import restore_from_commands
-
-            template = CommandTemplate.parse(get_command)
-            with showing(common.out, f"restore {printable(choice.backup.vm.name)}") as progress:
-                done = restore_from_commands(
-                    repository, choice.backup, streams, target, template, workers=workers, progress=progress
-                )
-        else:
-            with showing(common.out, f"restore {printable(choice.backup.vm.name)}") as progress:
-                done = job.restore(
-                    repository,
-                    choice.backup,
-                    streams,
-                    target,
-                    keep_going=keep_going,
-                    workers=workers,
-                    progress=progress,
-                )
+        done = _run(common, repository, choice, streams, target, template, keep_going, dry_run, workers)
     _show(common, choice, done, target.vm_id, verifier.checksums if verifier else {}, dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
+
+
+def _run(
+    common: Common,
+    repository: Repository,
+    choice: Choice,
+    streams: Sequence[Stream],
+    target: Target,
+    get_command: CommandTemplate | None,
+    keep_going: bool,
+    dry_run: bool,
+    workers: int,
+) -> list[Restored]:
+    from pitr.cli.progress import showing
+    from pitr.jobs import restore as job
+
+    backup = choice.backup
+    if dry_run:
+        return job.plan(repository, backup, streams, target, keep_going=keep_going)
+    with showing(common.out, f"restore {printable(backup.vm.name)}") as progress:
+        if get_command is None:
+            return job.restore(
+                repository, backup, streams, target, keep_going=keep_going, workers=workers, progress=progress
+            )
+        from pitr.jobs.restore_streamed import restore_from_commands
+
+        return restore_from_commands(
+            repository, backup, streams, target, get_command, workers=workers, progress=progress
+        )
 
 
 def _say(common: Common, choice: Choice) -> None:

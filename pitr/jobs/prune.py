@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 
 from pitr import times
 from pitr.damage import StoredDamage
-from pitr.errors import BusyError, RepositoryError
+from pitr.errors import BusyError, PitrError, RepositoryError
 from pitr.jobs.retention import Retention, kept
-from pitr.model import Backup, VMName
+from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, drills, names
 from pitr.store import ObjectMissing
 
@@ -25,16 +25,21 @@ from pitr.store import ObjectMissing
 GRACE = timedelta(days=1)
 
 Notify = Callable[[str], None]
+DeleteElsewhere = Callable[[Backup, Stream], None]
 
 
 @dataclass(slots=True)
 class Pruned:
-    """What was removed, or would be, and what stays; newest first. `unreferenced`: the objects no record named."""
+    """What was removed, or would be, and what stays; newest first. `unreferenced`: the objects no record named.
+
+    `left_elsewhere`: the ids of removed streams whose data lies elsewhere and was not deleted there.
+    """
 
     removed: list[Backup] = field(default_factory=list)
     kept: list[Backup] = field(default_factory=list)
     unreferenced: list[str] = field(default_factory=list)
     freed_bytes: int = 0
+    left_elsewhere: list[str] = field(default_factory=list)
 
 
 def prune(
@@ -44,24 +49,34 @@ def prune(
     *,
     dry_run: bool = False,
     grace: timedelta = GRACE,
+    delete_elsewhere: DeleteElsewhere | None = None,
     notify: Notify,
 ) -> Pruned:
     """Remove what `retention` does not keep of these VMs, and what no record names in the whole repository.
 
-    A `dry_run` removes nothing and says the same. Raises BusyError when a VM is being backed up or its points are
-    being read; the VMs before it are done then.
+    `delete_elsewhere` is called for each removed stream whose data lies elsewhere; where it fails, `notify` is told,
+    and the rest goes on. A `dry_run` removes nothing and says the same. Raises BusyError when a VM is being backed up
+    or its points are being read; the VMs before it are done then.
     """
     done = Pruned()
     for vm in vms:
         with ExitStack() as stack:
             if not dry_run:
                 stack.enter_context(repository.removing_from_vm(vm))
-            _prune_vm(repository, retention, vm, dry_run, done)
+            _prune_vm(repository, retention, vm, dry_run, done, delete_elsewhere, notify)
     _remove_unreferenced(repository, grace, dry_run, done, notify)
     return done
 
 
-def _prune_vm(repository: Repository, retention: Retention, vm: VMName, dry_run: bool, done: Pruned) -> None:
+def _prune_vm(
+    repository: Repository,
+    retention: Retention,
+    vm: VMName,
+    dry_run: bool,
+    done: Pruned,
+    delete_elsewhere: DeleteElsewhere | None,
+    notify: Notify,
+) -> None:
     points = repository.catalog.points(vm.id)
     keep = kept(points, retention)
     ids = {backup.backup_id for backup in keep}
@@ -74,9 +89,24 @@ def _prune_vm(repository: Repository, retention: Retention, vm: VMName, dry_run:
         for backup in removed:
             for stream in backup.streams:
                 repository.drop_stream(stream.disk_id, stream.stream_id)
+                if stream.external is not None:
+                    _delete_elsewhere(backup, stream, done, delete_elsewhere, notify)
     done.kept += keep
     done.removed += removed
     done.freed_bytes += freed
+
+
+def _delete_elsewhere(
+    backup: Backup, stream: Stream, done: Pruned, delete: DeleteElsewhere | None, notify: Notify
+) -> None:
+    try:
+        if delete is not None:
+            delete(backup, stream)
+            return
+        notify(f"the data of stream {stream.stream_id} lies elsewhere: no point needs it any more")
+    except PitrError as error:
+        notify(f"the data of stream {stream.stream_id}, which no point needs, is left: {error.message}")
+    done.left_elsewhere.append(stream.stream_id)
 
 
 def _stored(repository: Repository, backup: Backup) -> int:

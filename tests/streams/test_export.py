@@ -52,7 +52,7 @@ def content(repository: Repository, backup: Backup) -> bytearray:
 def test_a_point_comes_as_zstd_frames_of_a_sparse_stream(
     repository: Repository, command: Pitr, story: list[Backup]
 ) -> None:
-    for backup in story:
+    for backup in story[::2]:
         done = run(command, "export", "--point", backup.backup_id, "--output", "json")
         disk = bytearray()
         meta, extents = apply_sparse(unzstd(done.stdout), disk)
@@ -192,7 +192,7 @@ def test_what_cannot_be_is_refused(command: Pitr, story: list[Backup], tmp_path:
         (("--at", "now", "--since", "ffffffff"), 4),
         (("--at", "2020-01-01"), 4),
     ):
-        run(command, "export", *arguments, code=code)
+        command("export", *arguments, code=code)
     taken = tmp_path / "taken"
     taken.write_text("mine")
     command("export", "--at", "now", "--to", taken, code=2)
