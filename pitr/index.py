@@ -140,7 +140,17 @@ class Index:
             rows = self._connection.execute("SELECT * FROM stream").fetchall()
             if len(rows) != 1:
                 raise FormatError(f"{self._path.name} names {len(rows)} streams instead of one")
-            return StreamRow(*rows[0])
+            stream = StreamRow(*rows[0])
+        # SQLite holds its columns to no types.
+        numbers = (stream.size, stream.frame_size, stream.blob_size)
+        texts = (stream.stream_id, stream.backup_id, stream.disk_id, stream.kind, stream.blob_digest)
+        if (
+            not all(isinstance(number, int) and 0 <= number <= MAX_SIZE for number in numbers)
+            or not all(isinstance(text, str) for text in texts)
+            or not isinstance(stream.parent_stream_id, str | None)
+        ):
+            raise FormatError(f"{self._path.name} names a stream that cannot be")
+        return stream
 
     def count(self) -> int:
         with self._reading():

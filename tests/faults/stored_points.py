@@ -29,7 +29,7 @@ class Stored:
 
     path: Path
     engine: MemoryEngine
-    contents: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    contents: dict[str, dict[str, bytes]] = field(default_factory=dict, repr=False)
 
     def back_up(self, vm: MemoryVM, path: Path | None = None, **options: Any) -> Backup:
         with Repository.open(path or self.path) as repository:
