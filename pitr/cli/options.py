@@ -214,11 +214,8 @@ def remember(common: Common) -> None:
 def _start_logging(common: Common) -> None:
     import logging
 
+    # Libraries log headers and addresses, and with them tokens and tickets: only pitr's own words are shown.
     logging.basicConfig(
-        level=logging.DEBUG if common.debug else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        force=True,
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    # These print headers and addresses, and with them tokens and tickets.
-    for name in ("urllib3", "ovirt_imageio", "backends", "backends.http"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pitr").setLevel(logging.DEBUG if common.debug else logging.WARNING)
