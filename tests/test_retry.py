@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from pitr.retry import LONGEST_PAUSE_S, RETRIES, retrying
+from pitr.retry import LONGEST_PAUSE_S, RETRIES, abandoned_with, is_abandoned, retrying
 
 
 def failing(times: int, error: Exception) -> tuple[Callable[[], str], list[int]]:
@@ -62,3 +63,12 @@ def test_what_the_pause_raises_ends_it() -> None:
     with pytest.raises(KeyboardInterrupt):
         retrying(operation, transient=lambda error: True, sleep=interrupted)
     assert len(calls) == 1
+
+
+def test_a_thread_whose_work_is_stopped_knows_that_it_is_abandoned():
+    stopped = threading.Event()
+    with abandoned_with(stopped):
+        assert not is_abandoned()
+        stopped.set()
+        assert is_abandoned()
+    assert not is_abandoned()

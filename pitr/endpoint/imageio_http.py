@@ -27,7 +27,7 @@ from pitr.endpoint.coalesce import Span
 from pitr.endpoint.imageio_errors import StatusError, is_expected, is_transient, translated
 from pitr.endpoint.imageio_extents import Context
 from pitr.errors import ImageioError
-from pitr.retry import retrying
+from pitr.retry import is_abandoned, retrying
 
 T = TypeVar("T")
 
@@ -238,7 +238,9 @@ def trying(
 ) -> T:
     """Call `attempt`, again after transient failures; raises ImageioError with `what` in its message."""
     try:
-        return retrying(attempt, transient=is_transient, sleep=sleep)
+        return retrying(
+            attempt, transient=lambda error: is_transient(error) and not is_abandoned(), sleep=sleep
+        )
     except Exception as error:
         if not is_expected(error):
             raise

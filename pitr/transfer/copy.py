@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from pitr.endpoint.protocols import Reader, Sink, Source, Writer
+from pitr.retry import abandoned_with
 from pitr.transfer.plan import WINDOW, Work, plan
 from pitr.transfer.workers import Workers
 
@@ -163,9 +164,10 @@ class _Pool:
     def _work(self) -> None:
         while (task := self._pick()) is not None:
             try:
-                if task.source is None:
-                    self._open(task)
-                self._copy(task)
+                with abandoned_with(self._stopped):
+                    if task.source is None:
+                        self._open(task)
+                    self._copy(task)
             except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
                 self.stop(error)
             self._leave(task)

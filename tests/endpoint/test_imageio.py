@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ from pitr.endpoint import imageio
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
 from pitr.errors import CheckpointGone, ImageioError
 from pitr.lab.host.host import Host
+from pitr.retry import abandoned_with
 
 SIZE = 6 << 20
 MIB = 1 << 20
@@ -157,6 +159,15 @@ def test_after_six_failures_it_is_over(behind: Behind, what: str) -> None:
     assert behind.proxy.ordered == 0
     assert len(behind.pauses) == 5
     assert TICKET not in raised.value.message
+
+
+def test_a_read_whose_copy_was_stopped_is_not_tried_again(filled: Behind) -> None:
+    stopped = threading.Event()
+    stopped.set()
+    filled.proxy.fail("500", "GET", times=1)
+    with abandoned_with(stopped), pytest.raises(ImageioError):
+        filled.read((0, 4096))
+    assert filled.pauses == []
 
 
 def test_a_ticket_that_does_not_exist_is_a_refusal(behind: Behind) -> None:
