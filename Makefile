@@ -8,11 +8,13 @@ PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-comm
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test check format docs bench venv install-system clean
+.PHONY: help demo test soak fuzz check format docs bench venv install-system clean
 
 help:
 	@echo "make demo            the whole story on a local oVirt: backups, a disaster, a restore, the proof"
 	@echo "make test            all tests (PYTEST='-k name' for some)"
+	@echo "make soak            1,000 kills, every power failure, more of all that is random"
+	@echo "make fuzz            coverage-guided fuzzing of what reads stored files (FUZZ=-max_total_time=600)"
 	@echo "make check           format, lint, types"
 	@echo "make format          bring the code into format"
 	@echo "make docs            write docs/cli.md again from the commands' help"
@@ -26,6 +28,16 @@ demo: venv
 
 test: venv
 	@$(BIN)/pytest -n $(WORKERS) $(PYTEST)
+
+# What is random or sampled in the tests, ten times and more: about half an hour.
+soak: venv
+	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults $(PYTEST)
+
+# Coverage-guided; FUZZ takes libFuzzer's options.
+FUZZ := -max_total_time=600
+fuzz: venv
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris
+	@cd tests/faults && export TMPDIR=$$(mktemp -d) && trap 'rm -rf "$$TMPDIR"' EXIT && ../../$(BIN)/python fuzz.py $(FUZZ)
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,11 +53,12 @@ def read_stream(stored: bytes) -> None:
 
 
 def read_frames(stored: bytes) -> None:
-    for read in (
+    readers: tuple[Callable[[], bytes], ...] = (
         lambda: Decompressor().decompress(stored, 1 << 16),
         lambda: Decompressor().first_text(stored, 1 << 16),
         lambda: Decompressor().decompress_text(stored, 1 << 16),
-    ):
+    )
+    for read in readers:
         with suppress(FormatError):
             assert len(read()) <= 1 << 16
 

@@ -54,7 +54,7 @@ class MemoryEngine:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (job, leftovers):
-            monkeypatch.setattr(module, "ovirt", _Functions(self))
+            monkeypatch.setattr(module, "ovirt", EngineFunctions(self))
         monkeypatch.setattr(job, "ImageioAddress", lambda url, *_: url)
         monkeypatch.setattr(job, "ImageioSource", self.source)
 
@@ -91,7 +91,7 @@ class MemoryEngine:
         return ExtentMap.of(rows).merged()
 
 
-class _Functions:
+class EngineFunctions:
     """What the backup job calls of pitr.engine."""
 
     StartedBackup = StartedBackup

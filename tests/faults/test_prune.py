@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_engine import MemoryEngine, MemoryVM
+from memory_engine import EngineFunctions, MemoryEngine, MemoryVM
 from stored_points import Stored, chain_of_three, change, check_contents, check_verified, unnamed_files
 
 from pitr.errors import BusyError
@@ -227,7 +227,12 @@ def test_records_go_before_blobs_and_children_before_parents(
     deleted: list[str] = []
     with Repository.open(stored.path) as repository:
         delete = repository.store.delete
-        monkeypatch.setattr(repository.store, "delete", lambda name: (deleted.append(name), delete(name)))
+
+        def noting(name: str) -> None:
+            deleted.append(name)
+            delete(name)
+
+        monkeypatch.setattr(repository.store, "delete", noting)
         prune(repository, Retention(last=1), [VMName(vm.id, vm.name)], notify=lambda line: None)
     records = [name for name in deleted if name.startswith(names.BACKUPS)]
     assert deleted[: len(records)] == records
@@ -265,7 +270,6 @@ def test_a_checkpoint_that_cannot_be_removed_fails_no_backup(
     tmp_path: Path, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pitr.errors import EngineBusy
-    from pitr.jobs import leftovers
 
     stored, vm = chain_of_three(tmp_path / "repository", engine)
 
@@ -273,7 +277,7 @@ def test_a_checkpoint_that_cannot_be_removed_fails_no_backup(
         raise EngineBusy("it is during a backup")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(leftovers.ovirt), "delete_checkpoint", refuse)
+        patch.setattr(EngineFunctions, "delete_checkpoint", refuse)
         stored.back_up(vm)
     assert len(vm.checkpoints) == 2
     stored.back_up(vm)
