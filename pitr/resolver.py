@@ -158,7 +158,8 @@ def _clipped(extents: ExtentMap, base: int, start: int, end: int) -> tuple[int, 
     first = max(0, int(np.searchsorted(extents.start, start, side="right")) - 1)
     if first < len(extents) and int(extents.start[first] + extents.length[first]) <= start:
         first += 1
-    last = max(first, int(np.searchsorted(extents.start, end, side="left")))
+    # The disk may have ended before this part at the layer's point, though the row goes on into it.
+    last = max(first, int(np.searchsorted(extents.start, end, side="left"))) if start < end else first
     starts = extents.start[first:last]
     ends = np.minimum(starts + extents.length[first:last], end)
     return first, _Pieces(

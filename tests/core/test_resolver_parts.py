@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pitr import resolver
@@ -21,6 +21,15 @@ def _layer(draw: st.DrawFn) -> Layer:
     return Layer(ExtentMap.of([(start, end - start, draw(st.booleans())) for start, end in pairs]), size)
 
 
+# The disk was smaller for a while: the row of its first point goes on into a part behind that end.
+_SHRUNK = [
+    Layer(ExtentMap.of([(60, 1, False), (70, 1, False)]), 80),
+    Layer(ExtentMap.of([]), 30),
+    Layer(ExtentMap.of([(0, 80, False)]), 80),
+]
+
+
+@example(_SHRUNK, 1)
 @given(st.lists(_layer(), min_size=1, max_size=6), st.integers(1, 6))
 def test_a_disk_that_is_resolved_in_parts_has_the_same_map(layers: list[Layer], part: int) -> None:
     whole = resolve(layers)
