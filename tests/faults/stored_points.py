@@ -11,12 +11,10 @@ from typing import Any
 
 from memory_engine import MemoryEngine, MemoryVM
 
-from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.point import open_point
 from pitr.jobs.verify import Scope, verify
 from pitr.model import Backup
 from pitr.repository import Repository, names
-from pitr.transfer import copy
 
 MiB = 1 << 20
 #: `make soak` leaves nothing out.
@@ -64,10 +62,14 @@ def content(repository: Repository, backup: Backup) -> dict[str, bytes]:
     """What the disks of a point hold."""
     found = {}
     for stream in backup.streams:
-        with open_point(repository, backup, stream) as source:
-            sink = MemorySink(source.size)
-            copy(source, sink, workers=1)
-        found[stream.disk_id] = bytes(sink.content)
+        with open_point(repository, backup, stream) as source, source.open_reader() as reader:
+            whole = bytearray(source.size)
+            with memoryview(whole) as view:
+                for extent in source.extents():
+                    if not extent.zero:
+                        place = view[extent.start : extent.start + extent.length]
+                        reader.read_ranges([(extent.start, extent.length)], place)
+        found[stream.disk_id] = bytes(whole)
     return found
 
 
