@@ -24,6 +24,7 @@ from pitr.model import Backup, StoredObject, VMName
 
 APPLICATION_ID = 0x70697463
 VERSION = 2
+_REBUILD = "Make it again from the records: pitr catalog rebuild."
 _TABLES = ("point", "stream", "left_out")
 
 
@@ -107,6 +108,9 @@ class Catalog:
             yield
         except sqlite3.Error as error:
             _raise(error)
+        except UnicodeDecodeError as error:
+            # What SQLite says of a damaged file holds the file's own bytes.
+            raise RepositoryError(f"the catalog cannot be used: {error}", _REBUILD) from error
 
     # Writing
 
@@ -309,12 +313,15 @@ class Catalog:
             query = f"SELECT * FROM {table} WHERE backup_id IN ({subset}) ORDER BY {order_by}"  # noqa: S608
             for row in self._all(query, [*values, limit]):
                 found[row["backup_id"]].append(row)
-        return _by_lineage(
-            [
+        try:
+            found_backups = [
                 rows.backup_from(point, streams[point["backup_id"]], left_out[point["backup_id"]])
                 for point in points
             ]
-        )
+        except (IndexError, TypeError, ValueError) as error:
+            # A changed byte in the file can make anything of a value, or of a column's name.
+            raise RepositoryError(f"the catalog cannot be used: {error}", _REBUILD) from error
+        return _by_lineage(found_backups)
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._errors():
@@ -351,6 +358,4 @@ class CatalogUnusable(RepositoryError):
 def _raise(error: sqlite3.Error) -> NoReturn:
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         raise RepositoryError("the catalog is locked by another process", "Try again in a moment.") from error
-    raise RepositoryError(
-        f"the catalog cannot be used: {error}", "Make it again from the records: pitr catalog rebuild."
-    ) from error
+    raise RepositoryError(f"the catalog cannot be used: {error}", _REBUILD) from error

@@ -330,7 +330,7 @@ def test_any_damage_leaves_no_error_but_pitrs_own(example: Example, damaged: Pat
     """Flips in files in use: whatever is damaged, what comes is an answer or an error of pitr's."""
     chance = random.Random(3)
     files = [*objects(damaged), "catalog.db"]
-    for _ in range(300 if SOAK else 60):
+    for _ in range(300 if SOAK else 80):
         name = chance.choice(files)
         file = damaged / name
         whole = file.read_bytes()
