@@ -216,6 +216,7 @@ class Repository:
             Catalog.open(self.catalog_path) as catalog,
         ):
             catalog.remove([backup.backup_id for backup in backups], delete)
+        self._recorded -= {stream.stream_id for backup in backups for stream in backup.streams}
 
     def _may_be_stored(self, name: str, stored: bytes) -> bool:
         try:
