@@ -61,11 +61,12 @@ class Catalog:
         return cls(connection)
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> Self:
+    def open(cls, path: Path, *, read_only: bool = False, tries: int = 5) -> Self:
         """Open the catalog file.
 
         Raises CatalogUnusable when there is none, when it is something else, and when it is of another version;
-        RepositoryError when it is there and cannot be reached (locked, an error of the disk).
+        RepositoryError when it is there and cannot be reached (locked, an error of the disk). That is believed
+        only after several `tries`: another process may put it there just between two looks.
         """
         with ExitStack() as stack:
             try:
@@ -76,9 +77,11 @@ class Catalog:
                     for what in ("application_id", "user_version")
                 ]
             except sqlite3.OperationalError as error:
-                if path.exists():
-                    _raise(error)
-                raise CatalogUnusable("there is no catalog") from error
+                if not path.exists():
+                    raise CatalogUnusable("there is no catalog") from error
+                if error.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN and tries > 1:
+                    return cls.open(path, read_only=read_only, tries=tries - 1)
+                _raise(error)
             except sqlite3.Error as error:
                 raise CatalogUnusable(f"this is no catalog: {error}") from error
             if found != [APPLICATION_ID, VERSION]:
