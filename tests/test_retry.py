@@ -65,7 +65,7 @@ def test_what_the_pause_raises_ends_it() -> None:
     assert len(calls) == 1
 
 
-def test_a_thread_whose_work_is_stopped_knows_that_it_is_abandoned():
+def test_a_thread_whose_work_is_stopped_knows_that_it_is_abandoned() -> None:
     stopped = threading.Event()
     with abandoned_with(stopped):
         assert not is_abandoned()
