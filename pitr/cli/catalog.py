@@ -22,17 +22,38 @@ app = typer.Typer(
 
 @app.command("rebuild")
 @with_common()
-def rebuild(common: Common) -> None:
+def rebuild(
+    common: Common,
+    from_blobs: Annotated[
+        bool,
+        typer.Option(
+            "--from-blobs", help="First make records and indexes again that are lost, from the blobs."
+        ),
+    ] = False,
+) -> None:
     """Make the catalog again from the commit records, and tell what was different.
 
-    The catalog remembers records that are gone; a rebuild forgets them: run 'pitr verify' first.
+    The catalog remembers records that are gone; a rebuild forgets them: run 'pitr verify' first. With --from-blobs
+    points without a record come back from their blobs; what those do not tell is then unknown.
 
     Example: pitr catalog rebuild
     """
+    from dataclasses import replace
+
     with common.repository() as repository:
+        told: list[str] = []
+        failed: tuple[str, ...] = ()
+        if from_blobs:
+            from pitr.jobs.from_blobs import bring_back
+
+            brought = bring_back(repository)
+            failed = brought.failed
+            told = [f"point {backup.backup_id}: brought back from its blobs" for backup in brought.backups]
+            told += [f"not brought back: {line}" for line in failed]
         comparison = repository.rebuild_catalog()
-    # What was different is mended now; only damaged records remain a reason to fail.
-    _show(common, comparison, ok=not comparison.damaged)
+        comparison = replace(comparison, differences=(*told, *comparison.differences))
+    # What was different is mended now; only what is damaged remains a reason to fail.
+    _show(common, comparison, ok=not comparison.damaged and not failed)
 
 
 @app.command("check")

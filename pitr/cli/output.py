@@ -58,7 +58,9 @@ class Output:
 
     def notify(self, message: str) -> None:
         """One line that a person should see while the work goes on."""
-        print(f"pitr: {one_line(message)}", file=sys.stderr, flush=True)  # noqa: T201
+        # In one piece: several threads may have something to say.
+        sys.stderr.write(f"pitr: {one_line(message)}\n")
+        sys.stderr.flush()
 
     def failure(self, error: PitrError) -> int:
         """Say what failed; return its exit code."""

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -279,16 +280,11 @@ class StreamSink:
             raise
 
     def _store_index(self) -> StoredObject:
-        digest = blake3()
-        size = 0
         name = names.index(self._new.disk_id, self._new.stream_id)
-        with self._index_path.open("rb") as file, self._store.new(name) as new:
-            while chunk := file.read(FRAME_SIZE):
-                new.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
+        with self._store.new(name) as new:
+            stored = written(self._index_path, new)
             self._commit(new, name)
-        return StoredObject(size, digest.hexdigest())
+        return stored
 
     def _end_zero(self) -> None:
         if self._zero_start is None:
@@ -304,3 +300,15 @@ class StreamSink:
         if len(self._rows) >= _ROWS_AT_ONCE:
             self._index.add(self._rows)
             self._rows.clear()
+
+
+def written(path: Path, new: NewObject) -> StoredObject:
+    """Write the bytes of a local file to a new object, which the caller commits; return what they are."""
+    digest = blake3()
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(FRAME_SIZE):
+            new.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+    return StoredObject(size, digest.hexdigest())

@@ -90,6 +90,11 @@ def meta_of(new: NewStream, size: int) -> dict[str, object]:
         "incremental": new.kind is Kind.INCREMENTAL,
         "stream-id": new.stream_id,
         "parent-stream-id": new.parent_stream_id,
+        "backup-id": new.backup_id,
+        "disk-id": new.disk_id,
+        "disk-name": new.name,
+        "vm-id": VM.id,
+        "vm-name": VM.name,
     }
 
 

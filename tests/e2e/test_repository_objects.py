@@ -149,3 +149,35 @@ def test_two_backups_that_overlap_in_name_only(lab: Lab, pitr: Pitr, tmp_path: P
         second["backup_id"],
         first["backup_id"],
     ]
+
+
+def test_points_come_back_when_only_the_blobs_are_left(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    size = 4 * MiB
+    vm = make_vm(lab, size)
+    disk = vm.disks[0]
+    chance = random.Random(3)
+    points, oracles = [], []
+    for number in range(3):
+        with disk.guest() as guest:
+            scribble(guest, chance, size)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with oracle_of(lab, folder) as oracle:
+            points.append(pitr.backup(vm.name))
+        oracles.append(oracle[disk.id])
+    (pitr.repository / "catalog.db").unlink()
+    for lost in [*pitr.repository.glob("backups/*/*.json"), *pitr.repository.glob("streams/*/*.index.db")]:
+        lost.unlink()
+
+    rebuilt = pitr.json("catalog", "rebuild", "--from-blobs")
+    assert (rebuilt["ok"], rebuilt["points"], rebuilt["streams"]) == (True, 3, 3)
+    assert pitr.json("verify")["ok"]
+    back = pitr.json("list")["points"][::-1]
+    for key in ("backup_id", "point", "parent_id", "checkpoint_id", "kind"):
+        assert [point[key] for point in back] == [point[key] for point in points], key
+    for number, (point, oracle_image) in enumerate(zip(back, oracles, strict=True)):
+        image = tmp_path / f"{number}.raw"
+        pitr.restore_to_file(point, image)
+        assert image.read_bytes() == oracle_image.read_bytes()
+    # The chain goes on where it was.
+    assert pitr.backup(vm.name)["kind"] == "incremental"

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Walking through a blob without its index: its meta header, and each extent with the frame that holds it.
+
+This is how an index that is lost is made again (docs/format.md). Everything read is hostile until checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import zstandard
+from blake3 import blake3
+
+from pitr import sparse
+from pitr.blob import MAX_FRAME_SIZE, digest_of
+from pitr.errors import FormatError
+from pitr.index import Row
+from pitr.store import StoredFile
+
+#: A frame that cannot be made smaller is stored a little larger than its bytes are.
+_MAX_STORED = MAX_FRAME_SIZE + (MAX_FRAME_SIZE >> 7) + 1024
+
+
+class BlobWalk:
+    """A blob, read once from its beginning to its end by iterating: the rows of its index.
+
+    `meta` is known from the start, `digest` (of the whole blob, hex) and `size` after the last row. Raises
+    FormatError when the blob is not whole and well formed.
+    """
+
+    def __init__(self, blob: StoredFile) -> None:
+        self._blob = blob
+        self._digest = blake3()
+        self._at = 0
+        self._text = bytearray(self._next_frame(sparse.MAX_META_SIZE + MAX_FRAME_SIZE)[1])
+        reader = sparse.SparseReader(BytesIO(self._text))
+        self.meta: dict[str, Any] = reader.meta
+        self.virtual_size = reader.virtual_size
+        self.incremental = reader.incremental
+        del self._text[: reader.position]
+
+    @property
+    def size(self) -> int:
+        return self._at
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def __iter__(self) -> Iterator[Row]:
+        end = 0
+        while True:
+            kind, start, length = sparse.parse_header(bytes(self._take(sparse.HEADER_SIZE)))
+            if kind == b"stop":
+                break
+            if length == 0 or start < end or start + length > self.virtual_size:
+                raise FormatError(f"the extent at {start} does not follow the one that ends at {end}")
+            if start > end and not self.incremental:
+                raise FormatError(f"a full stream leaves out {end} to {start}")
+            end = start + length
+            if kind == b"zero":
+                yield Row(start, length, None, None, None)
+            elif kind == b"data":
+                yield self._data(start, length)
+            else:
+                raise FormatError("a second meta header")
+        if self._text or self._at != self._blob.size:
+            raise FormatError("the blob goes on after its end")
+        if not self.incremental and end != self.virtual_size:
+            raise FormatError(f"a full stream ends at {end} of {self.virtual_size} bytes")
+
+    def _data(self, start: int, length: int) -> Row:
+        if self._text:
+            raise FormatError("header text goes on where a frame of data should be")
+        offset = self._at
+        stored, data = self._next_frame(MAX_FRAME_SIZE)
+        if len(data) != length:
+            raise FormatError(f"the frame for the extent at {start} holds {len(data)} bytes, not {length}")
+        if self._take(len(sparse.TAIL)) != sparse.TAIL:
+            raise FormatError("an extent's data does not end with CR LF")
+        return Row(start, length, offset, stored, digest_of(data))
+
+    def _take(self, length: int) -> bytearray:
+        """The next bytes of header text."""
+        while len(self._text) < length:
+            self._text += self._next_frame(MAX_FRAME_SIZE)[1]
+        taken = self._text[:length]
+        del self._text[:length]
+        return taken
+
+    def _next_frame(self, limit: int) -> tuple[int, bytes]:
+        """Read the next frame: its stored length and its bytes, at most `limit` of them."""
+        try:
+            head = self._blob.read_at(self._at, 64)
+            if not head:
+                raise FormatError("the blob ends too early")
+            length = zstandard.get_frame_parameters(head).content_size
+            if length > limit:
+                raise FormatError(f"a frame claims {length} bytes")
+            stored = self._blob.read_at(self._at, min(_MAX_STORED, length + (length >> 7) + 1024))
+            machine = zstandard.ZstdDecompressor().decompressobj()
+            data = machine.decompress(stored)
+        except zstandard.ZstdError as error:
+            raise FormatError(f"what lies at {self._at} cannot be decompressed: {error}") from None
+        if not machine.eof or len(data) != length:
+            raise FormatError(f"the frame at {self._at} is cut off or not as long as it says")
+        frame = stored[: len(stored) - len(machine.unused_data)]
+        self._digest.update(frame)
+        self._at += len(frame)
+        return len(frame), data
