@@ -79,7 +79,7 @@ class Catalog:
             except sqlite3.OperationalError as error:
                 if not path.exists():
                     raise CatalogUnusable("there is no catalog") from error
-                if error.sqlite_errorcode == sqlite3.SQLITE_CANTOPEN and tries > 1:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CANTOPEN and tries > 1:
                     return cls.open(path, read_only=read_only, tries=tries - 1)
                 _raise(error)
             except sqlite3.Error as error:
