@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import Writer, blob_path, flip_bit, read_point
 
 from pitr.blob_walk import BlobWalk
 from pitr.errors import PitrError
@@ -14,12 +15,11 @@ from pitr.jobs.from_blobs import bring_back
 from pitr.jobs.verify import Scope, verify
 from pitr.model import Kind, Mode
 from pitr.repository import Repository
-from tests.core.helpers import Writer, blob_path, flip_bit, read_point
 
 DISKS = ["64k:A 64k:- 128k:0 1m:B", "64k:- 64k:C 128k:- 1m:0", "64k:0 64k:- 64k:D 64k:- 1m:-"]
 
 
-def _chain(repository: Repository) -> list[bytes]:
+def _chain(repository: Repository) -> list[bytearray]:
     """A full and two incrementals; what the disk held at each."""
     writer = Writer(repository)
     writer.add(DISKS[0].replace("-", "0"), full=True)
@@ -28,7 +28,7 @@ def _chain(repository: Repository) -> list[bytes]:
     return [_content(repository, backup.backup_id) for backup in writer.backups]
 
 
-def _content(repository: Repository, backup_id: str) -> bytes:
+def _content(repository: Repository, backup_id: str) -> bytearray:
     backup = repository.catalog.get(backup_id)
     assert backup is not None
     return read_point(repository, backup, backup.streams[0])
