@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from pitr import __version__, index, times
 from pitr.blob import FRAME_SIZE, MAX_FRAME_SIZE
-from pitr.blob_walk import BlobWalk
 from pitr.errors import FormatError, PitrError, RepositoryError
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
 from pitr.repository import Repository, names
+from pitr.repository.blob_walk import BlobWalk
 from pitr.repository.stream_sink import written
 
 NOTE = "brought back from its blob: how the disk was set up on the engine is not known"

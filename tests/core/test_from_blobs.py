@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from helpers import Writer, blob_path, flip_bit, read_point
 
-from pitr.blob_walk import BlobWalk
 from pitr.errors import PitrError
 from pitr.jobs.from_blobs import bring_back
 from pitr.jobs.verify import Scope, verify
 from pitr.model import Kind, Mode
 from pitr.repository import Repository
+from pitr.repository.blob_walk import BlobWalk
 
 DISKS = ["64k:A 64k:- 128k:0 1m:B", "64k:- 64k:C 128k:- 1m:0", "64k:0 64k:- 64k:D 64k:- 1m:-"]
 
