@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from pitr import __version__, index, times
@@ -18,9 +19,11 @@ from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stored
 from pitr.repository import Repository, names
 from pitr.repository.blob_walk import BlobWalk
 from pitr.repository.stream_sink import written
+from pitr.store import check_name
 
 NOTE = "brought back from its blob: how the disk was set up on the engine is not known"
 _REASON = "brought back from its blobs"
+_BLOB = ".sparse.zst"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,36 @@ def bring_back(repository: Repository) -> BroughtBack:
     """Make records and indexes again for all blobs that no readable record names.
 
     A stream whose parent is lost as well cannot be restored: it stays as it is, and its disk is left out of its
-    point. Raises RepositoryError.
+    point. Raises BusyError when a backup of one of the VMs runs, whose blobs have no record yet; RepositoryError.
     """
+    with ExitStack() as locks:
+        for vm in _vms(repository):
+            locks.enter_context(repository.lock_vm(vm))
+        # Only now: what a backup that has just ended has recorded must stay as it is.
+        return _bring_back(repository)
+
+
+def _vms(repository: Repository) -> list[VMName]:
+    """The VMs that the blobs say they are of."""
+    vms: dict[str, VMName] = {}
+    for name in repository.store.list(names.STREAMS):
+        if not name.endswith(_BLOB):
+            continue
+        # A blob that is no blob is told of when it is read.
+        with suppress(PitrError), repository.store.open(name) as blob:
+            vm = _vm(BlobWalk(blob).meta)
+            if "/" not in check_name(vm.id):
+                vms[vm.id] = vm
+    return [vms[vm_id] for vm_id in sorted(vms)]
+
+
+def _bring_back(repository: Repository) -> BroughtBack:
     recorded, failed = _recorded(repository)
     by_stream = {stream.stream_id: backup for backup in recorded for stream in backup.streams}
     found: dict[str, _Found] = {}
     for name in sorted(repository.store.list(names.STREAMS)):
-        stream_id = name.rpartition("/")[2].removesuffix(".sparse.zst")
-        if not name.endswith(".sparse.zst") or stream_id in by_stream:
+        stream_id = name.rpartition("/")[2].removesuffix(_BLOB)
+        if not name.endswith(_BLOB) or stream_id in by_stream:
             continue
         try:
             one = _read(repository, name)
@@ -171,7 +196,7 @@ def _read(repository: Repository, name: str) -> _Found:
         settings=DiskSettings(),
         note=NOTE,
     )
-    vm = VMName(_text(meta, "vm-id"), _text(meta, "vm-name"))
+    vm = _vm(meta)
     checkpoint = meta.get("checkpoint-id")
     return _Found(
         stream,
@@ -180,6 +205,10 @@ def _read(repository: Repository, name: str) -> _Found:
         _text(meta, "date"),
         checkpoint if isinstance(checkpoint, str) else None,
     )
+
+
+def _vm(meta: dict[str, object]) -> VMName:
+    return VMName(_text(meta, "vm-id"), _text(meta, "vm-name"))
 
 
 def _text(meta: dict[str, object], key: str) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -373,12 +372,6 @@ class Repository:
             raise of_stream(backup.backup_id, stream, "missing", what, "it is missing") from None
         except RepositoryError as error:
             raise of_stream(backup.backup_id, stream, "corrupt", what, error.message) from error
-
-
-def default_path() -> Path | None:
-    """The repository that the environment names."""
-    value = os.environ.get("PITR_REPO")
-    return Path(value) if value else None
 
 
 def _compare_size(backup: Backup, stream: Stream, what: What, found: int, recorded: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import Writer, blob_path, flip_bit, read_point
 
-from pitr.errors import PitrError
+from pitr.errors import BusyError, PitrError
 from pitr.jobs.from_blobs import bring_back
 from pitr.jobs.verify import Scope, verify
 from pitr.model import Kind, Mode
@@ -101,3 +101,14 @@ def test_a_damaged_blob_is_named_and_not_brought_back(repository: Repository) ->
             if walk.digest != full.streams[0].blob.digest:
                 raise PitrError("the digest tells")
         flip_bit(blob, bit // 8, bit % 8)
+
+
+def test_blobs_of_a_backup_that_runs_are_left_to_it(repository: Repository) -> None:
+    _chain(repository)
+    vm = repository.catalog.vms()[0]
+    before = {path: path.read_bytes() for path in repository.path.glob("streams/*/*")}
+    for record in repository.path.glob("backups/*/*.json"):
+        record.unlink()
+    with repository.lock_vm(vm), pytest.raises(BusyError):
+        bring_back(repository)
+    assert {path: path.read_bytes() for path in repository.path.glob("streams/*/*")} == before
