@@ -27,8 +27,9 @@ def list_points(
     from pitr.repository import drills
 
     with common.repository() as repository:
-        chosen = choosing.vm_named(repository.catalog, vm) if vm is not None else None
-        points = repository.catalog.points(chosen.id if chosen else None)
+        catalog = repository.catalog_of_vm(vm)
+        chosen = choosing.vm_named(catalog, vm) if vm is not None else None
+        points = catalog.points(chosen.id if chosen else None)
         proven = drills.last_proven(repository.store, chosen.id if chosen else None)
     if common.out.json:
         from pitr.cli import documents
@@ -55,8 +56,9 @@ def show(
     from pitr.repository import drills
 
     with common.repository() as repository:
-        backup = choosing.point_named(repository.catalog, point).backup
-        chain = choosing.ancestry(repository.catalog, backup)
+        catalog = repository.catalog_with_point(point)
+        backup = choosing.point_named(catalog, point).backup
+        chain = choosing.ancestry(catalog, backup)
         proven = drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)
     if common.out.json:
         from pitr.cli import documents
@@ -89,7 +91,7 @@ def extents(
     from pitr.jobs.resolved import ranges
 
     with common.repository() as repository:
-        backup = choosing.point_named(repository.catalog, point).backup
+        backup = choosing.point_named(repository.catalog_with_point(point), point).backup
         streams = choosing.streams_of(backup, [disk] if disk is not None else [])
         if len(streams) != 1:
             names = ", ".join(f"{stream.name} ({stream.disk_id})" for stream in streams)
