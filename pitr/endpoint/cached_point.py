@@ -94,7 +94,7 @@ class CachedPoint(Closes):
             self._damaged.add((layer, number))
         frames = self._point.stored(layer).frames
         start, length = int(frames.start[number]), int(frames.length[number])
-        _log.error("%s: cannot be read at %d, %s", error.message, start, human_size(length))
+        _log.error("clients cannot read %s at %d: %s", human_size(length), start, error.message)
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
         """What `[start, end)` consists of, without gaps."""
