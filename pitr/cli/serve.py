@@ -111,8 +111,7 @@ def serve(
             raise UsageError(f"the point {chosen.backup.backup_id} holds no disks")
         overlays = serve_overlays.overlay_paths(overlay, streams) if overlay is not None else {}
         if socket_path is None and port is None and overlay is not None:
-            # The overlay names the socket for good: it must not be one that is never there again.
-            socket_path = Path(f"{overlay.rstrip('/')}.socket")
+            socket_path = serve_overlays.socket_beside(overlays)
         listener = _listen(common, stack, socket_path, port, address)
         served = stack.enter_context(
             job.serving(repository, chosen.backup, streams, listener, cache_bytes=cache_bytes)
@@ -222,4 +221,6 @@ def _show(common: Common, chosen: Choice, served: Sequence[Served], overlays: Ma
         drives = " ".join(
             f"-drive file={shlex.quote(str(path))},format=qcow2,if=virtio" for path in overlays.values()
         )
-        out.notify(f"boot it, while this runs, with: qemu-system-x86_64 -m 2048 {drives}")
+        out.notify(
+            f"boot it, while this runs, with: qemu-system-x86_64 -accel kvm -accel tcg -m 2048 {drives}"
+        )

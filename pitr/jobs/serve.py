@@ -25,12 +25,16 @@ DEFAULT_CACHE = 256 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A disk that is served: the name of its export, and the NBD URI that leads to it."""
+    """A disk that is served: the name of its export, and the NBD URI that leads to it.
+
+    `point_uri` leads to the same by a name that nothing but this disk at this point ever has.
+    """
 
     disk_id: str
     name: str
     export: str
     uri: str
+    point_uri: str
     size: int
 
 
@@ -53,13 +57,24 @@ def serving(
         points = [stack.enter_context(_opened(repository, backup, stream)) for stream in streams]
         cache = stack.enter_context(FrameCache(cache_bytes))
         exports = [
-            Export(names[stream.disk_id], _description(backup, stream), CachedPoint(point, cache))
+            Export(
+                (*names[stream.disk_id], _unique(backup, stream)),
+                _description(backup, stream),
+                CachedPoint(point, cache),
+            )
             for stream, point in zip(streams, points, strict=True)
         ]
         stack.enter_context(NbdServer(Exports(exports), listener))
         yield [
-            Served(stream.disk_id, stream.name, export.names[0], uri(listener, export.names[0]), stream.size)
-            for stream, export in zip(streams, exports, strict=True)
+            Served(
+                disk_id=stream.disk_id,
+                name=stream.name,
+                export=names[stream.disk_id][0],
+                uri=uri(listener, names[stream.disk_id][0]),
+                point_uri=uri(listener, _unique(backup, stream)),
+                size=stream.size,
+            )
+            for stream in streams
         ]
 
 
@@ -87,6 +102,10 @@ def export_names(streams: Sequence[Stream]) -> dict[str, tuple[str, ...]]:
             *([""] if len(streams) == 1 else []),
         )
     return names
+
+
+def _unique(backup: Backup, stream: Stream) -> str:
+    return f"{stream.disk_id}@{backup.backup_id}"
 
 
 def _description(backup: Backup, stream: Stream) -> str:

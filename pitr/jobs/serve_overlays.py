@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pitr.errors import PitrError, UsageError
@@ -36,7 +36,20 @@ def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:
     return paths
 
 
-def make_overlays(paths: dict[str, Path], served: Sequence[Served]) -> None:
+def socket_beside(paths: Mapping[str, Path]) -> Path:
+    """Where to listen for these overlays when nothing else was asked for; their folder is made.
+
+    An overlay names the socket for good, so it must be one that can be there again.
+    """
+    first, *others = paths.values()
+    try:
+        first.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PitrError(f"cannot make the folder {first.parent}: {error.strerror}") from error
+    return first.with_name("pitr.socket" if others else f"{first.name}.socket")
+
+
+def make_overlays(paths: Mapping[str, Path], served: Sequence[Served]) -> None:
     """Make the overlays over disks that are being served. Raises UsageError, ProgramFailed; then none is left."""
     made: list[Path] = []
     try:
@@ -45,7 +58,8 @@ def make_overlays(paths: dict[str, Path], served: Sequence[Served]) -> None:
             _reserve(path)
             made.append(path)
             # qemu takes what stands before a colon for a protocol.
-            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.uri]
+            # The name of the export holds the point's id: another point is never taken for it.
+            command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.point_uri]
             run([*command, str(path.absolute())])
     except BaseException:
         for path in made:

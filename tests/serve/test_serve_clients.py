@@ -108,7 +108,10 @@ def test_qemu_reads_and_does_not_write(repository: Repository) -> None:
     with served(repository, backup) as (one,):
         run(["qemu-io", "-r", "-f", "raw", "-c", "read -P 0x48 10486784 512", one.uri])
         written = subprocess.run(
-            ["qemu-io", "-f", "raw", "-c", "write 0 512", one.uri], capture_output=True, text=True, check=False
+            ["qemu-io", "-f", "raw", "-c", "write 0 512", one.uri],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert written.returncode != 0 and "Permission denied" in written.stderr
 
@@ -160,5 +163,9 @@ def test_points_stay_while_they_are_served(repository: Repository) -> None:
     backup, _ = store_chain(repository, CHAIN[:1])
     with served(repository, backup):
         other = Repository.open(repository.path)
-        with other, pytest.raises(BusyError, match="another pitr works on"), other.removing_from_vm(backup.vm):
+        with (
+            other,
+            pytest.raises(BusyError, match="another pitr works on"),
+            other.removing_from_vm(backup.vm),
+        ):
             pass

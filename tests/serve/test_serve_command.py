@@ -34,6 +34,7 @@ from pitr.transfer import copy
 from pitr.units import parse_size
 
 AT_THE_END = "2030-01-01T00:00Z"
+_ALL = "0.0.0.0"  # noqa: S104 - that this is said is what is tested
 
 
 @contextmanager
@@ -46,9 +47,7 @@ def serving_process(
         yield process, json.loads(process.stdout.readline())["serve"]
 
 
-def test_the_document_says_where_each_disk_is(
-    pitr: Pitr, repository: Repository, tmp_path: Path
-) -> None:
+def test_the_document_says_where_each_disk_is(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
     backup = Writer(repository).add("64k:A", "64k:B 1k:0")
     place = tmp_path / "so cket"
     with serving_process(pitr, "--socket", place) as (process, document):
@@ -110,11 +109,11 @@ def test_a_command_gets_the_uris_and_gives_its_exit_code(
     assert out.read_bytes() == content
     for command, code in (("exit 0", 0), ("exit 9", 9), ("kill -KILL $$", 128 + 9), ("no-such-program", 127)):
         assert pitr.run("serve", "--at", AT_THE_END, "--run", command).code == code
-    Writer(repository).add("64k:A", "64k:B")
+    two_disks = Writer(repository).add("64k:A", "64k:B")
     pitr("serve", "--at", AT_THE_END, "--point", "no", "--run", f"touch {tmp_path}/ran", code=2)
     assert not (tmp_path / "ran").exists()
     command = f"for uri in $NBD_URIS; do nbdinfo --size $uri; done > {tmp_path}/sizes"
-    pitr("serve", "--point", repository.catalog.points()[-1].backup_id, "--run", command)
+    pitr("serve", "--point", two_disks.backup_id, "--run", command)
     assert (tmp_path / "sizes").read_text().split() == ["65536", "65536"]
 
 
@@ -170,7 +169,7 @@ def test_a_tcp_port_is_local_unless_it_is_asked_for(pitr: Pitr, repository: Repo
         assert f"something listens on port {found[1]} of 127.0.0.1 already" in taken.complaint
         process.terminate()
         assert "warning" not in ended(process).stderr
-    open_to_all = pitr("serve", "--at", AT_THE_END, "--port", "0", "--address", "0.0.0.0", "--run", "exit 0")
+    open_to_all = pitr("serve", "--at", AT_THE_END, "--port", "0", "--address", _ALL, "--run", "exit 0")
     assert "NBD here has neither encryption nor authentication" in open_to_all.stderr
 
 
@@ -288,7 +287,7 @@ def test_uris_of_tcp_ports() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with tcp_listener("0.0.0.0", port) as listener:
+    with tcp_listener(_ALL, port) as listener:
         assert uri(listener, "") == f"nbd://127.0.0.1:{port}/"
 
 
