@@ -13,6 +13,7 @@ import typer
 from pitr import times
 from pitr.cli import choice
 from pitr.cli.options import Common, with_common
+from pitr.cli.output import take_standard_output
 from pitr.errors import Interrupted, UsageError
 from pitr.units import human_size, parse_size
 
@@ -81,7 +82,7 @@ def serve(
         typer.Option(
             "--run",
             metavar="COMMAND",
-            help="Run this in a shell, with the URI in $NBD_URI (all: $NBD_URIS), and end with it.",
+            help="Run this in a shell, with $NBD_URI (for several disks $NBD_URIS) and $NBD_SOCKET, and end with it.",
         ),
     ] = None,
     cache_size: Annotated[
@@ -96,7 +97,7 @@ def serve(
     the exit code is the command's.
 
     Examples: pitr serve web1 --at 2020-06-30T22:00;
-    pitr serve web1 --at now --disk system --run 'guestmount --ro --format=raw -a "$NBD_URI" -i /mnt';
+    pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';
     pitr serve web1 --at now --disk system --overlay web1.qcow2
     """
     from pitr.jobs import choosing, serve_overlays
@@ -119,6 +120,8 @@ def serve(
         if overlay is not None:
             serve_overlays.make_overlays(overlays, served)
         try:
+            if run is not None:
+                take_standard_output()
             _show(common, chosen, served, overlays)
             code = _run(run, served) if run is not None else _wait()
         except Interrupted:
@@ -169,10 +172,16 @@ def _run(command: str, served: Sequence[Served]) -> int:
     import signal
     import subprocess
 
+    from pitr.nbd import parse_url
     from pitr.process import start_shell
 
     uris = [disk.uri for disk in served]
-    process = start_shell(command, {"NBD_URI": uris[0], "NBD_URIS": " ".join(uris)})
+    environment = {"NBD_URI": uris[0], "NBD_URIS": " ".join(uris)}
+    address, _ = parse_url(uris[0])
+    if isinstance(address, str):
+        # Some programs want other URIs: libguestfs knows no nbd+unix.
+        environment["NBD_SOCKET"] = address
+    process = start_shell(command, environment)
     try:
         code = process.wait()
     except Interrupted as error:
@@ -198,6 +207,7 @@ def _show(common: Common, chosen: Choice, served: Sequence[Served], overlays: Ma
                     "backup_id": chosen.backup.backup_id,
                     "point": times.to_text(chosen.backup.point),
                     "age_s": chosen.age_s,
+                    "next_point": times.to_text(chosen.next_point) if chosen.next_point else None,
                     "disks": [
                         {
                             "disk_id": disk.disk_id,

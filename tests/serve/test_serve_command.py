@@ -53,6 +53,7 @@ def test_the_document_says_where_each_disk_is(pitr: Pitr, repository: Repository
     with serving_process(pitr, "--socket", place) as (process, document):
         assert document["backup_id"] == backup.backup_id
         assert document["point"] == "2020-06-29T22:00:00Z" and document["age_s"] > 0
+        assert document["next_point"] is None
         first, second = document["disks"]
         assert second == {
             "disk_id": backup.streams[1].disk_id,
@@ -115,6 +116,16 @@ def test_a_command_gets_the_uris_and_gives_its_exit_code(
     command = f"for uri in $NBD_URIS; do nbdinfo --size $uri; done > {tmp_path}/sizes"
     pitr("serve", "--point", two_disks.backup_id, "--run", command)
     assert (tmp_path / "sizes").read_text().split() == ["65536", "65536"]
+
+
+def test_standard_output_is_the_commands(pitr: Pitr, repository: Repository) -> None:
+    store_chain(repository)
+    options = ("--at", AT_THE_END, "--run", "echo $NBD_URI$NBD_SOCKET", "--output", "json")
+    with pitr.process("serve", *options) as process:
+        result = ended(process)
+    document = json.loads(result.stderr)
+    uri = document["serve"]["disks"][0]["uri"]
+    assert result.stdout == f"{uri}{uri.partition('socket=')[2]}\n"
 
 
 def test_a_signal_is_passed_on_to_the_command(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
