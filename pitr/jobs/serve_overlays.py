@@ -31,7 +31,8 @@ def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:
         if os.path.lexists(file):
             raise UsageError(
                 f"{file} exists already: it may hold what a guest has written",
-                "To go on with it serve the same point at the same place without --overlay; else name another file.",
+                f"To go on with it, serve the same point with '--socket {file}.socket', or where 'qemu-img info' says; "
+                "else name another file.",
             )
     return paths
 

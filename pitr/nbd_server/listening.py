@@ -58,8 +58,9 @@ def tcp_listener(address: str, port: int) -> Iterator[socket.socket]:
     """Listen on a TCP port of `address`, any free one for 0. Raises BusyError when it is taken, UsageError."""
     try:
         found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise UsageError(f"{address!r} is no address to listen on: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "not a name"
+        raise UsageError(f"{address!r} is no address to listen on: {why}") from None
     family, kind, protocol, _, where = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -80,7 +81,7 @@ def uri(listener: socket.socket, export: str) -> str:
     name = quote(export, safe="")
     where = listener.getsockname()
     if listener.family == socket.AF_UNIX:
-        return f"nbd+unix:///{name}?socket={quote(str(Path(where).absolute()))}"
+        return f"nbd+unix:///{name}?socket={quote(os.fsencode(Path(where).absolute()))}"
     host, port = where[:2]
     # A client on the machine itself; whoever comes from elsewhere knows the machine by another name.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here

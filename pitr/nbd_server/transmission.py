@@ -141,8 +141,7 @@ class Transmission:
 
     def _receive(self, *, wait: bool) -> None:
         """Take what the client has sent, as far as it fits; wait for it only when there is nothing else to do."""
-        if not wait and self._filled == len(self._buffer):
-            return
+        # There is room: what was left here the last time were at most those that did not fit beside a few pending.
         self._filled += self._wire.receive_some(self._buffer[self._filled :], wait=wait)
         at = 0
         while self._filled - at >= REQUEST.size and len(self._pending) < _MAX_PENDING:
