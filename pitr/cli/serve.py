@@ -15,7 +15,7 @@ from pitr.cli import choice
 from pitr.cli.options import Common, with_common
 from pitr.cli.output import take_standard_output
 from pitr.errors import Interrupted, UsageError
-from pitr.units import human_size, parse_size
+from pitr.units import MIB, human_size, parse_size
 
 if TYPE_CHECKING:
     import socket
@@ -104,6 +104,8 @@ def serve(
     from pitr.jobs import serve as job
 
     cache_bytes = parse_size(cache_size)
+    if cache_bytes < MIB:
+        raise UsageError(f"--cache-size is at least 1m, not {cache_size}", "A frame of a disk has 1 MiB.")
     _check_place(socket_path, port, address)
     with common.repository() as repository, ExitStack() as stack:
         chosen = choice.choose(repository, "serving", vm, at, point)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cli_runner import wait_until
 from helpers import Writer, applied, disk
 from serving_points import CHAIN, CHAIN_SIZE, MIB, RawClient, read, served, store_chain
 
@@ -157,6 +159,23 @@ def test_many_clients_read_at_once(repository: Repository) -> None:
     # A cache of three frames: they push out each other's.
     with served(repository, backup, cache_bytes=3 * MIB) as (one,), ThreadPoolExecutor(12) as pool:
         assert all(pool.map(reader, range(12)))
+
+
+def test_clients_that_are_killed_leave_nothing_behind(repository: Repository, tmp_path: Path) -> None:
+    backup, content = store_chain(repository)
+
+    def threads() -> int:
+        return sum(thread.name == "nbd-client" for thread in threading.enumerate())
+
+    with served(repository, backup) as (one,):
+        for _ in range(10):
+            # Nobody reads this pipe: the copy gets stuck with its replies in flight.
+            with subprocess.Popen(["nbdcopy", one.uri, "-"], stdout=subprocess.PIPE) as copy:
+                assert copy.stdout is not None and copy.stdout.read(1) == content[:1]
+                assert threads() > 0
+                copy.kill()
+        wait_until(lambda: threads() == 0, "the threads of clients that have gone end")
+        assert read(one.uri, 0, len(content)) == content
 
 
 def test_points_stay_while_they_are_served(repository: Repository) -> None:

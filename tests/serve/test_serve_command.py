@@ -194,6 +194,7 @@ def test_a_tcp_port_is_local_unless_it_is_asked_for(pitr: Pitr, repository: Repo
         (("--at", AT_THE_END, "--port", "70000"), 2),
         (("--at", AT_THE_END, "--port", "0", "--address", "no.such.host.invalid"), 2),
         (("--at", AT_THE_END, "--cache-size", "much"), 2),
+        (("--at", AT_THE_END, "--cache-size", "1023k"), 2),
         (("--at", "1999-01-01T00:00Z"), 4),
         (("--at", AT_THE_END, "--disk", "other"), 4),
         (("--point", "12345678"), 4),
