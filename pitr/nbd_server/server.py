@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,6 +20,8 @@ _log = logging.getLogger(__name__)
 
 #: Each holds a thread, and at most two frames while it waits to be sent.
 MAX_CONNECTIONS: Final = 128
+#: Between attempts to accept a client, when the system refuses.
+_PAUSE_S: Final = 0.1
 _SEND_BUFFER: Final = 1 << 20
 #: A host that has vanished is noticed after some minutes: idle seconds, seconds between probes, probes.
 _KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
@@ -37,7 +40,7 @@ class NbdServer:
         self._lock = threading.Lock()
         self._clients: dict[socket.socket, threading.Thread] = {}
         self._closing = False
-        self._full = False
+        self._refusing = False
         self._acceptor = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
         self._acceptor.start()
 
@@ -75,22 +78,38 @@ class NbdServer:
                     if self._closing:
                         return
                 # A client that has gone again already, or no descriptors left for the moment.
-                _log.warning("a client could not be accepted: %s", error.strerror)
-                threading.Event().wait(0.1)
+                self._refuse(f"a client could not be accepted: {error.strerror}")
+                time.sleep(_PAUSE_S)
                 continue
-            thread = threading.Thread(target=self._serve, args=(connection,), name="nbd-client", daemon=True)
-            with self._lock:
-                full = len(self._clients) >= self._max_connections
-                refused = full or self._closing
-                if not refused:
-                    self._clients[connection] = thread
-                tell, self._full = full and not self._full, full
-            if refused:
-                connection.close()
-                if tell:
-                    _log.warning("more than %d clients at once: others are sent away", self._max_connections)
-                continue
+            self._start(connection)
+
+    def _start(self, connection: socket.socket) -> None:
+        thread = threading.Thread(target=self._serve, args=(connection,), name="nbd-client", daemon=True)
+        with self._lock:
+            full = len(self._clients) >= self._max_connections
+            admitted = not full and not self._closing
+            if admitted:
+                self._clients[connection] = thread
+        if not admitted:
+            connection.close()
+            if full:
+                self._refuse(f"more than {self._max_connections} clients at once: others are sent away")
+            return
+        try:
             thread.start()
+        except RuntimeError as error:
+            with self._lock:
+                del self._clients[connection]
+            connection.close()
+            self._refuse(f"a client was sent away: {error}")
+            return
+        self._refusing = False
+
+    def _refuse(self, why: str) -> None:
+        """Say so once, until a client is let in again: whoever is refused may try again at once, and for ever."""
+        if not self._refusing:
+            _log.warning("%s", why)
+        self._refusing = True
 
     def _serve(self, connection: socket.socket) -> None:
         wire = Wire(connection)

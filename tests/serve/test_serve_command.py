@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -25,6 +27,7 @@ from pitr.errors import UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs.serve import export_names, serving
 from pitr.model import Record
+from pitr.nbd import parse_url
 from pitr.nbd_protocol import READ
 from pitr.nbd_server.listening import tcp_listener, unix_listener, uri
 from pitr.process import run
@@ -182,6 +185,32 @@ def test_a_tcp_port_is_local_unless_it_is_asked_for(pitr: Pitr, repository: Repo
         assert "warning" not in ended(process).stderr
     open_to_all = pitr("serve", "--at", AT_THE_END, "--port", "0", "--address", _ALL, "--run", "exit 0")
     assert "NBD here has neither encryption nor authentication" in open_to_all.stderr
+
+
+def test_without_descriptors_clients_wait_and_it_is_told_once(pitr: Pitr, repository: Repository) -> None:
+    store_chain(repository)
+    with serving_process(pitr) as (process, document):
+        link = document["disks"][0]["uri"]
+        address, _ = parse_url(link)
+        assert isinstance(address, str)
+        before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        used = {int(path.name) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+        next_one = next(number for number in itertools.count() if number not in used)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (next_one, before[1]))
+        # The system has set a descriptor aside for one client already.
+        with RawClient(link), socket.socket(socket.AF_UNIX) as client:
+            client.connect(address)
+            client.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                client.recv(18)
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+            client.settimeout(30)
+            assert len(client.recv(18)) == 18
+        assert read(link, 0, 1) == b"A"
+        process.terminate()
+        result = ended(process)
+    assert result.code == 0
+    assert result.stderr.count("Too many open files") == 1 and result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
