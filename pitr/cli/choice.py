@@ -22,13 +22,10 @@ def choose(repository: Repository, what: str, vm: str | None, at: str | None, po
             f"{what} needs one of --at and --point",
             "Write --at 2020-06-30T22:00, or --point with an id of 'pitr list'.",
         )
-    catalog = repository.catalog
-    chosen_vm = choosing.vm_named(catalog, vm) if vm is not None else None
-    if at is None:
-        return choosing.point_named(catalog, point or "", chosen_vm)
-    time = times.parse_at(at)
-    choice = choosing.point_at(catalog, chosen_vm or choosing.only_vm(catalog), time)
-    choosing.check_none_lost(repository, choice.backup, time)
+    time = times.parse_at(at) if at is not None else None
+    choice = choosing.point_of(repository, vm, point, time)
+    if time is not None:
+        choosing.check_none_lost(repository, choice.backup, time)
     return choice
 
 
