@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # For the C parts of the oVirt packages, the local oVirt and the tests.
-PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd
+PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 
@@ -78,7 +78,7 @@ $(VENV)/installed: pyproject.toml
 install-system:
 	@missing=; sudo=; \
 	if ! command -v dpkg-query >/dev/null; then \
-	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd; do \
+	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd nbdcopy; do \
 	        PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing="$$missing $$program"; \
 	    done; \
 	    [ -z "$$missing" ] && exit 0; \

@@ -22,6 +22,7 @@ from pitr.cli import (
     options,
     prune,
     restore,
+    serve,
     verify,
 )
 
@@ -69,6 +70,7 @@ def _before(
 app.command("init")(init.init)
 app.command("backup")(backup.backup)
 app.command("restore")(restore.restore)
+app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("verify")(verify.verify)
