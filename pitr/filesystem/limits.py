@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bounds for libraries that work on what an attacker may have written: processor time and memory."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+#: For one step: to list the next entry, to look at a file, to read a piece. A healthy one takes milliseconds.
+STEP_CPU_S = 30.0
+#: What reading a file system may take beyond what the process has already, in bytes.
+MEMORY = 2 << 30
+
+
+class EndlessError(Exception):
+    """A step took more processor time than any file system that is whole would ask for."""
+
+
+@contextmanager
+def bounded_step(seconds: float = STEP_CPU_S) -> Iterator[None]:
+    """Raise EndlessError in the block when it takes that much processor time; only in the main thread.
+
+    Time spent waiting for storage does not count.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, _stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise EndlessError("it seems to have no end")
+
+
+@contextmanager
+def bounded_memory(beyond: int = MEMORY) -> Iterator[None]:
+    """While the block runs, memory that the process would take beyond this raises MemoryError instead."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + beyond
+    if soft != resource.RLIM_INFINITY and soft <= limit:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
