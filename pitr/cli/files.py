@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -187,12 +189,25 @@ def cat(
 
         place = opened.volumes.locate(paths[0], volume)
         _note(common, [place])
-        written = 0
-        for piece in read_file(place):
-            written += sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+        written = _print(read_file(place))
         if common.out.json:
             common.out.document({"file": {**files_output.where(opened.backup, place), "bytes": written}})
+
+
+def _print(pieces: Iterator[bytes]) -> int:
+    """Write bytes to standard output; return how many."""
+    written = 0
+    for piece in pieces:
+        try:
+            written += sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            # Who read it has enough (`pitr files cat … | head`), and says so itself.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(128 + signal.SIGPIPE) from None
+        except OSError as error:
+            raise PitrError(f"cannot write to standard output: {error.strerror}") from error
+    return written
 
 
 @app.command("diff")
