@@ -154,6 +154,15 @@ class FileSystem(ABC):
             else:
                 yield Entry(name, node)
 
+    def child(self, folder: Node, name: str) -> Node | None:
+        """The node of this name in a folder, None when there is none. No others are looked at."""
+        wanted = name if self.case_sensitive else name.casefold()
+        with self.guarded("a folder"):
+            for found, handle in self._list(folder):
+                if (found if self.case_sensitive else found.casefold()) == wanted:
+                    return self._look(handle)
+        return None
+
     def target(self, link: Node) -> str:
         with self.guarded("a link"):
             target = self._target(link)

@@ -112,6 +112,8 @@ def _name(handle: Any) -> str:
         return str(handle.name)
     base, dot, extension = str(handle.short_name).partition(".")
     flags = handle.dirent.DIR_NTRes
-    return (base.lower() if flags & _LOWER_BASE else base) + dot + (
-        extension.lower() if flags & _LOWER_EXTENSION else extension
+    return (
+        (base.lower() if flags & _LOWER_BASE else base)
+        + dot
+        + (extension.lower() if flags & _LOWER_EXTENSION else extension)
     )

@@ -48,8 +48,7 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:
 def bounded_memory(beyond: int = MEMORY) -> Iterator[None]:
     """While the block runs, memory that the process would take beyond this raises MemoryError instead."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + beyond
+    limit = _taken() + beyond
     if soft != resource.RLIM_INFINITY and soft <= limit:
         yield
         return
@@ -58,3 +57,22 @@ def bounded_memory(beyond: int = MEMORY) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextmanager
+def unbounded_memory() -> Iterator[None]:
+    """For work of pitr's own inside of `bounded_memory`: what it takes and keeps is allowed on top."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    before = _taken()
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    try:
+        yield
+    finally:
+        if soft != resource.RLIM_INFINITY:
+            soft += max(0, _taken() - before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _taken() -> int:
+    """The address space of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

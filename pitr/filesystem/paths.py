@@ -28,7 +28,9 @@ def look_up(file_system: FileSystem, path: str, *, follow: bool = True) -> Node:
             continue
         if above[-1].kind is not Kind.FOLDER:
             raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}: its parent is no folder")
-        node = _child(file_system, above[-1], part, path)
+        node = file_system.child(above[-1], part)
+        if node is None:
+            raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}")
         if node.kind is Kind.LINK and (follow or any(parts)):
             links += 1
             if links > _MOST_LINKS:
@@ -40,13 +42,3 @@ def look_up(file_system: FileSystem, path: str, *, follow: bool = True) -> Node:
             continue
         above.append(node)
     return above[-1]
-
-
-def _child(file_system: FileSystem, folder: Node, name: str, path: str) -> Node:
-    wanted = name if file_system.case_sensitive else name.casefold()
-    for entry in file_system.entries(folder):
-        if (entry.name if file_system.case_sensitive else entry.name.casefold()) == wanted:
-            if entry.node is None:
-                raise FileSystemError(entry.problem or f"{printable(path)} cannot be read")
-            return entry.node
-    raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}")

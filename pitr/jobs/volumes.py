@@ -13,8 +13,8 @@ from pitr.endpoint.point import open_point
 from pitr.endpoint.point_file import CACHE_BYTES, PointFile
 from pitr.errors import FileSystemError, NoSuchFile, PitrError, UsageError
 from pitr.filesystem import READABLE, FileSystem, Node, VolumeFile, open_file_system
-from pitr.filesystem.known import check_installed
-from pitr.filesystem.limits import bounded_memory, bounded_step
+from pitr.filesystem.known import INSTEAD, check_installed
+from pitr.filesystem.limits import bounded_memory, bounded_step, unbounded_memory
 from pitr.filesystem.paths import look_up
 from pitr.filesystem.volume import Span
 from pitr.model import Backup, Stream
@@ -73,7 +73,8 @@ class Volumes:
             return volume.file_system
         where = f"volume {printable(volume.name)} of disk {printable(volume.disk.name)}"
         if volume.problem is not None or volume.file is None:
-            raise FileSystemError(f"{where} cannot be read: {volume.problem}")
+            advice = self._have(self.found) if volume.content == disk_layout.LVM else INSTEAD
+            raise FileSystemError(f"{where} cannot be read: {volume.problem}", advice)
         try:
             volume.file_system = open_file_system(volume.file, volume.content, where)
         except FileSystemError as error:
@@ -133,7 +134,8 @@ class Volumes:
             raise unreadable[0]
         if not readable:
             raise FileSystemError(
-                "no volume of this point holds a file system that can be read", self._have(self.found)
+                "no volume of this point holds a file system that can be read",
+                f"{self._have(self.found)} {INSTEAD}",
             )
         raise NoSuchFile(
             f"there is no {printable(path)} at this point",
@@ -147,7 +149,8 @@ class Volumes:
 
 def _names(volumes: Iterator[Volume] | Sequence[Volume]) -> str:
     return ", ".join(
-        f"{printable(volume.name)} ({printable(volume.content or 'unknown')}, disk {printable(volume.disk.name)})"
+        f"{printable(volume.name)} ({volume.content or 'no file system recognized'}, "
+        f"disk {printable(volume.disk.name)})"
         for volume in volumes
     )
 
@@ -188,15 +191,13 @@ def open_volumes(repository: Repository, backup: Backup, streams: Sequence[Strea
     check_installed()
     with ExitStack() as stack:
         stack.enter_context(repository.reading_vm(backup.vm))
-        disks = [
-            (
-                stream,
-                stack.enter_context(
-                    PointFile(open_point(repository, backup, stream), cache_bytes=CACHE_BYTES // len(streams))
-                ),
-            )
-            for stream in streams
-        ]
+        share = CACHE_BYTES // max(1, len(streams))
+        disks: list[tuple[Stream, PointFile]] = []
+        # A chain's maps grow with the disk, and are no guest's doing.
+        with unbounded_memory():
+            for stream in streams:
+                file = PointFile(open_point(repository, backup, stream), cache_bytes=share)
+                disks.append((stream, stack.enter_context(file)))
         stack.enter_context(bounded_memory())
         yield Volumes(_find(disks))
 

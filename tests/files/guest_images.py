@@ -8,7 +8,7 @@ import random
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -187,11 +187,16 @@ def partitioned(*parts: tuple[int, bytes]) -> bytes:
     return bytes(disk)
 
 
-def opened(image: bytes, content: str) -> FileSystem:
-    """The file system of an image, without a repository."""
+def opened(image: bytes, content: str, changes: Sequence[tuple[int, bytes]] = ()) -> FileSystem:
+    """The file system of an image, without a repository; `changes` are bytes to put in some places of it."""
 
     def read(offset: int, length: int) -> bytes:
-        return image[offset : offset + length]
+        data = image[offset : offset + length]
+        for at, changed in changes:
+            start, end = max(at, offset), min(at + len(changed), offset + len(data))
+            if start < end:
+                data = data[: start - offset] + changed[start - at : end - at] + data[end - offset :]
+        return data
 
     return open_file_system(VolumeFile([Span(len(image), read, 0)]), content, "volume 0")
 
