@@ -18,6 +18,9 @@ STEP_CPU_S = 30.0
 MEMORY = 2 << 30
 
 
+_handled = False
+
+
 class EndlessError(Exception):
     """A step took more processor time than any file system that is whole would ask for."""
 
@@ -26,18 +29,20 @@ class EndlessError(Exception):
 def bounded_step(seconds: float = STEP_CPU_S) -> Iterator[None]:
     """Raise EndlessError in the block when it takes that much processor time; only in the main thread.
 
-    Time spent waiting for storage does not count.
+    Time spent waiting for storage does not count. One step is not to be put into another.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGVTALRM, _stop)
+    global _handled  # noqa: PLW0603 - a process has one handler; to set it for each step costs more than the step
+    if not _handled:
+        signal.signal(signal.SIGVTALRM, _stop)
+        _handled = True
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
