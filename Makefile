@@ -31,7 +31,7 @@ test: venv
 
 # What is random or sampled in the tests, ten times and more: about half an hour.
 soak: venv
-	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults $(PYTEST)
+	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/files $(PYTEST)
 
 # Coverage-guided; FUZZ takes libFuzzer's options.
 FUZZ := -max_total_time=600

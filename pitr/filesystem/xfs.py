@@ -15,6 +15,7 @@ from dissect.xfs import xfs
 from pitr.errors import FileSystemError
 from pitr.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of, of_bytes
 from pitr.filesystem.volume import VolumeFile
+from pitr.filesystem.xfs_log import holds_changes
 
 #: Of a folder's blocks with entries: one block, or one of several; before and since version 5.
 _FOLDER_MAGICS = (b"XD2B", b"XD2D", b"XDB3", b"XDD3")
@@ -44,6 +45,24 @@ class Xfs(FileSystem):
                 "which are not read here"
             )
         self.kind = "xfs"
+        with self.guarded("its log"):
+            if self._log_holds_changes():
+                self.note = (
+                    "its log holds changes that are not read here: what was created, renamed or removed in the last "
+                    "minutes may be missing or old"
+                )
+
+    def _log_holds_changes(self) -> bool:
+        superblock = self._fs.sb
+        if not superblock.sb_logstart:
+            return True  # it is on another device
+        group, inside = divmod(superblock.sb_logstart, 1 << superblock.sb_agblklog)
+        start = (group * superblock.sb_agblocks + inside) * self._block
+
+        def read(offset: int, length: int) -> bytes:
+            return self.volume.read_at(start + offset, length)
+
+        return holds_changes(read, superblock.sb_logblocks * self._block)
 
     def _root(self) -> Any:
         return self._fs.root

@@ -8,7 +8,8 @@ import random
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def run(*command: str | Path, **environment: str) -> str:
         capture_output=True,
         text=True,
     ).stdout
+
+
+@contextmanager
+def mount(image: Path, folder: Path, options: str = "loop") -> Iterator[None]:
+    """Mount an image while the block runs; a test is skipped where that is not possible."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    folder.mkdir()
+    try:
+        run("mount", "-o", options, image, folder)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"cannot mount here: {error.stderr}")
+    try:
+        yield
+    finally:
+        run("umount", folder)
 
 
 def make_tree(folder: Path, *, state: int = 0) -> Path:
