@@ -257,7 +257,7 @@ def diff(
     path = paths[0] if paths else "/"
     with _opened(common, vm, at, point, disk) as opened:
         from pitr.cli import files_output
-        from pitr.jobs.compare_files import compare_files
+        from pitr.jobs.compare_files import changed_ranges, compare_files
         from pitr.jobs.volumes import open_volumes, same_place
 
         earlier = _since(opened.repository, since, opened.backup)
@@ -266,7 +266,12 @@ def diff(
         with open_volumes(opened.repository, earlier.backup, streams) as before:
             old, new = same_place(before, opened.volumes, path, volume)
             _note(common, [place for place in (old, new) if place is not None])
-            changes = compare_files(old, new, content=content)
+            changed = (
+                changed_ranges(opened.repository, earlier.backup, opened.backup, opened.streams)
+                if content
+                else None
+            )
+            changes = compare_files(old, new, content=content, changed=changed)
             found, problems = files_output.differences(
                 common.out, opened.backup, earlier.backup, path, changes
             )
@@ -278,6 +283,7 @@ def diff(
 class _Opened:
     repository: Repository
     backup: Backup
+    streams: Sequence[Stream]
     volumes: Volumes
 
 
@@ -303,8 +309,9 @@ def _opened(
         else:
             choice = choosing.point_named(catalog, point or "", chosen)
         _say(common, choice)
-        with open_volumes(repository, choice.backup, _streams(choice.backup, disk)) as volumes:
-            yield _Opened(repository, choice.backup, volumes)
+        streams = _streams(choice.backup, disk)
+        with open_volumes(repository, choice.backup, streams) as volumes:
+            yield _Opened(repository, choice.backup, streams, volumes)
 
 
 def _streams(backup: Backup, disk: str | None) -> Sequence[Stream]:

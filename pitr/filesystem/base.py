@@ -81,12 +81,14 @@ class Entry:
 class Content:
     """The bytes of a file of `size` bytes: `data` are its ranges (start, length) that are stored, all else is zero.
 
-    `read` gives the bytes of a part of one range.
+    `read` gives the bytes of a part of one range. `places` are the offsets of the ranges in the volume, None where
+    they lie there in another form.
     """
 
     size: int
     data: Sequence[tuple[int, int]]
     read: Callable[[int, int], bytes]
+    places: Sequence[int] | None = None
 
 
 class FileSystem(ABC):
@@ -236,7 +238,8 @@ class FileSystem(ABC):
             start, _, at = starts[bisect_right(begin, offset) - 1]
             return self.volume.read_at(at + offset - start, length)
 
-        return Content(size, [(start, length) for start, length, _ in starts], read)
+        data = [(start, length) for start, length, _ in starts]
+        return Content(size, data, read, [at for _, _, at in starts])
 
 
 def of_bytes(data: bytes, size: int) -> Content:

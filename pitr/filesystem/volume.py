@@ -16,11 +16,12 @@ _MOST_AT_ONCE = 64 << 20
 
 
 class Span(NamedTuple):
-    """`length` bytes of a volume that lie one after the other at `offset` of a disk."""
+    """`length` bytes of a volume that lie one after the other at `offset` of a disk; `disk` is that one's id."""
 
     length: int
     read: Read
     offset: int
+    disk: str = ""
 
 
 class VolumeFile(io.RawIOBase):
@@ -40,18 +41,24 @@ class VolumeFile(io.RawIOBase):
         """The bytes there, fewer only at the end. Raises ValueError for more than any structure needs."""
         if length > _MOST_AT_ONCE:
             raise ValueError(f"a structure of {length} bytes is claimed")
-        end = min(offset + length, self.size)
         parts: list[bytes] = []
+        for span in self.spans(offset, length):
+            parts.append(span.read(span.offset, span.length))
+            if len(parts[-1]) < span.length:
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def spans(self, offset: int, length: int) -> list[Span]:
+        """Where a range of the volume lies, as far as it is within the volume."""
+        found: list[Span] = []
+        end = min(offset + length, self.size)
         while 0 <= offset < end:
             number = bisect_right(self._starts, offset) - 1
             span, inside = self._spans[number], offset - self._starts[number]
             count = min(end - offset, span.length - inside)
-            part = span.read(span.offset + inside, count)
-            parts.append(part)
+            found.append(Span(count, span.read, span.offset + inside, span.disk))
             offset += count
-            if len(part) < count:
-                break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return found
 
     def read(self, size: int | None = -1) -> bytes:
         count = self.size - self._at if size is None or size < 0 else size

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pitr.endpoint.difference import open_difference
 from pitr.errors import FileSystemError
+from pitr.extents import ExtentMap
 from pitr.filesystem import Content, Entry, FileSystem, Kind, Node
+from pitr.filesystem.limits import unbounded_memory
+from pitr.filesystem.volume import Span
 from pitr.jobs.volumes import Place
+from pitr.model import Backup, Stream
+from pitr.repository import Repository
 
 _DEEPEST = 400
 
@@ -27,17 +33,41 @@ class Change:
     what: tuple[str, ...] = ()
 
 
-def compare_files(before: Place | None, after: Place | None, *, content: bool = False) -> Iterator[Change]:
+def changed_ranges(
+    repository: Repository, since: Backup, backup: Backup, streams: Sequence[Stream]
+) -> dict[str, ExtentMap]:
+    """By disk, the ranges that are not the same at two points, from the extent indexes alone. Raises StoredDamage."""
+    found: dict[str, ExtentMap] = {}
+    for stream in streams:
+        older = since.stream_of(stream.disk_id)
+        if older is not None:
+            with (
+                unbounded_memory(),
+                open_difference(repository, (since, older), backup, stream) as difference,
+            ):
+                found[stream.disk_id] = difference.extents()
+    return found
+
+
+def compare_files(
+    before: Place | None,
+    after: Place | None,
+    *,
+    content: bool = False,
+    changed: Mapping[str, ExtentMap] | None = None,
+) -> Iterator[Change]:
     """All differences below two places, in the order of their paths; None is a place that is not there.
 
-    With `content` the bytes of files are compared that else seem the same, or differ in their time only. Raises
-    FileSystemError and StoredDamage where a whole comparison cannot be had.
+    With `content` the bytes of files are compared whose size is the same; those that lie where nothing has `changed`
+    (`changed_ranges`) are not read for it. Raises FileSystemError and StoredDamage where a whole comparison cannot be
+    had.
     """
     path = after.path if after is not None else before.path if before is not None else "/"
     work = _Comparison(
         before.file_system if before is not None else None,
         after.file_system if after is not None else None,
         content,
+        changed or {},
     )
     yield from work.nodes(
         path, before.node if before is not None else None, after.node if after is not None else None, 0
@@ -45,10 +75,17 @@ def compare_files(before: Place | None, after: Place | None, *, content: bool = 
 
 
 class _Comparison:
-    def __init__(self, before: FileSystem | None, after: FileSystem | None, content: bool) -> None:
+    def __init__(
+        self,
+        before: FileSystem | None,
+        after: FileSystem | None,
+        content: bool,
+        changed: Mapping[str, ExtentMap],
+    ) -> None:
         self._before = before
         self._after = after
         self._content = content
+        self._changed = changed
         #: Folders that were listed, of the later point (True) and the earlier one: each is met once.
         self._seen: set[tuple[bool, object]] = set()
 
@@ -133,8 +170,28 @@ class _Comparison:
         if self._before is None or self._after is None:
             return True
         old, new = self._before.content(before), self._after.content(after)
+        if self._untouched(self._before, old, self._after, new):
+            return False
         one, other = _Bytes(self._before, old), _Bytes(self._after, new)
         return any(one.read(start, end) != other.read(start, end) for start, end in _windows(old, new))
+
+    def _untouched(self, before: FileSystem, old: Content, after: FileSystem, new: Content) -> bool:
+        """Whether two files lie in the same places of the same disks, where nothing has changed."""
+        if old.places is None or (list(old.data), old.places) != (list(new.data), new.places):
+            return False
+        for (_, length), at in zip(old.data, old.places, strict=True):
+            spans = after.volume.spans(at, length)
+            if _places(spans) != _places(before.volume.spans(at, length)):
+                return False
+            for span in spans:
+                changed = self._changed.get(span.disk)
+                if changed is None or len(changed.between(span.offset, span.offset + span.length)):
+                    return False
+        return True
+
+
+def _places(spans: Sequence[Span]) -> list[tuple[str, int, int]]:
+    return [(span.disk, span.offset, span.length) for span in spans]
 
 
 def _node(entry: Entry | None) -> Node | None:

@@ -224,7 +224,7 @@ def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[Volume]:
 
 def _of_part(stream: Stream, file: PointFile, part: disk_layout.Part) -> Volume:
     """A partition, or the whole disk. What is on it is said; whether it can be read is found out later."""
-    volume = VolumeFile([Span(part.length, file.read_at, part.start)])
+    volume = VolumeFile([Span(part.length, file.read_at, part.start, stream.disk_id)])
     problem = None
     if part.content is None:
         problem = "no file system is recognized"
@@ -262,7 +262,7 @@ def _of_logical(on: Volume, group: str, logical: lvm.LogicalVolume, devices: dic
         elif segment.offset + segment.length > device.size:
             problem = "a part of it lies outside of its physical volume"
         else:
-            spans.append(Span(segment.length, device.file.read_at, segment.offset))
+            spans += device.file.spans(segment.offset, segment.length)
     if problem is not None:
         return Volume(on.disk, name, logical.size, None, None, problem=problem)
     file = VolumeFile(spans)

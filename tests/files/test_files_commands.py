@@ -233,6 +233,32 @@ def test_only_content_finds_bytes_that_changed_and_nothing_else(
     assert (one["path"], one["change"], one["what"]) == ("/sparse", "M", ["content"])
 
 
+def test_content_that_lies_where_nothing_changed_is_not_read_for_a_comparison(
+    repository: Repository, command: Pitr, tmp_path: Path
+) -> None:
+    image, files = make_image("ext4", tmp_path)
+    changed = image.replace(b"localhost", b"elsewhere")
+    assert changed != image
+    backups = store_states(repository, [[image], [changed]])
+    log = (files / "var/log/big.log").read_bytes()
+    _spoil_frame_with(repository, backups[0], log[700_000:700_100], command)
+    where = ("--at", AT[1])
+    command("files", "cp", *where, "/var/log/big.log", tmp_path / "copy", code=3)
+    changes = command.json("files", "diff", *where, "--since", AT[0], "--content")["changes"]
+    assert [(one["path"], one["what"]) for one in changes] == [("/etc/hosts", ["content"])]
+
+
+def _spoil_frame_with(repository: Repository, backup: Backup, data: bytes, command: Pitr) -> None:
+    """Change a stored bit of the frame of the first disk that these bytes are in."""
+    raw = repository.path.parent / "raw"
+    command("restore", "--point", backup.backup_id, "--disk", "disk0", "--to-file", raw)
+    at = raw.read_bytes().index(data)
+    with repository.open_index(backup, backup.streams[0]) as index:
+        row = next(row for row in index.rows() if row.start <= at < row.start + row.length)
+    assert row.blob_offset is not None and row.blob_length is not None
+    flip_bit(blob_path(repository, backup.streams[0]), row.blob_offset + row.blob_length // 2)
+
+
 def test_devices_set_uid_and_names_for_terminals(
     repository: Repository, command: Pitr, tmp_path: Path
 ) -> None:
@@ -258,16 +284,9 @@ def test_a_damaged_frame_is_exit_3_and_spoils_no_other_file(
     guest: Any, repository: Repository, command: Pitr, tmp_path: Path
 ) -> None:
     backups, files = guest
-    # The frame with the middle of the log, and nothing that the file system needs to be read.
-    disk = command.json("extents", backups[0].backup_id, "--disk", "disk0")
-    assert disk["extents"]
-    raw = tmp_path / "raw"
-    command("restore", "--point", backups[0].backup_id, "--disk", "disk0", "--to-file", raw)
-    at = raw.read_bytes().index((files[0] / "var/log/big.log").read_bytes()[600_000:600_100])
-    with repository.open_index(backups[0], backups[0].streams[0]) as index:
-        row = next(row for row in index.rows() if row.start <= at < row.start + row.length)
-    assert row.blob_offset is not None and row.blob_length is not None
-    flip_bit(blob_path(repository, backups[0].streams[0]), row.blob_offset + row.blob_length // 2)
+    _spoil_frame_with(
+        repository, backups[0], (files[0] / "var/log/big.log").read_bytes()[600_000:600_100], command
+    )
     where = ("--at", AT[0], "--disk", "disk0")
     copy = tmp_path / "copy"
     document = command.json("files", "cp", *where, "/", f"{copy}/", code=3)
