@@ -10,7 +10,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
+
+from pitr.filesystem.volume import VolumeFile
 
 _SECTOR = 512
 #: Of a metadata area: its header, behind which the texts go round in a ring.
@@ -50,7 +52,7 @@ class PhysicalVolume:
     volumes: tuple[LogicalVolume, ...]
 
 
-def read_physical_volume(file: BinaryIO) -> PhysicalVolume:
+def read_physical_volume(file: VolumeFile) -> PhysicalVolume:
     """Read the label and the metadata of a device.
 
     Raises whatever the library makes of structures that make no sense: the caller guards it.

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
 
 from pitr import disk_layout, lvm
 from pitr.endpoint.point import open_point
@@ -212,7 +211,7 @@ def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[Volume]:
             if part.content == disk_layout.LVM and volume.file is not None:
                 try:
                     with bounded_step():
-                        physical.append((volume, lvm.read_physical_volume(cast(BinaryIO, volume.file))))
+                        physical.append((volume, lvm.read_physical_volume(volume.file)))
                 except PitrError:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever a library makes of damaged metadata

@@ -57,9 +57,10 @@ def _moment(number: int) -> datetime:
 def _extents(content: bytes, before: bytes | None) -> ExtentMap:
     assert len(content) % _BLOCK == 0
     blocks = np.frombuffer(content, np.uint8).reshape(-1, _BLOCK)
-    zero = ~blocks.any(axis=1)
-    taken = np.ones(len(blocks), np.bool_)
-    if before is not None:
-        taken = (blocks != np.frombuffer(before, np.uint8).reshape(-1, _BLOCK)).any(axis=1)
-    rows = [(int(at) * _BLOCK, _BLOCK, bool(zero[at])) for at in np.flatnonzero(taken)]
+    older = None if before is None else np.frombuffer(before, np.uint8).reshape(-1, _BLOCK)
+    rows = [
+        (at * _BLOCK, _BLOCK, not block.any())
+        for at, block in enumerate(blocks)
+        if older is None or (block != older[at]).any()
+    ]
     return ExtentMap.of(rows).merged()

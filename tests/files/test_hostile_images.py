@@ -168,7 +168,7 @@ def test_spoiled_partition_tables_and_labels_end(changes: list[tuple[int, bytes]
     for part in disk_layout.look_at(read, len(disk)).parts:
         assert part.start + part.length <= len(disk)
     with suppress(Exception), bounded_step(4.0):
-        lvm.read_physical_volume(VolumeFile([Span(len(disk), read, 0)]))  # type: ignore[arg-type]
+        lvm.read_physical_volume(VolumeFile([Span(len(disk), read, 0)]))
 
 
 def _ext4(tmp_path: Path, commands: str, files: Callable[[Path], object]) -> bytes:
