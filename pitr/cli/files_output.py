@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pitr.model import Backup
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Files that were left out, one a line: after these nobody reads on.
+_MOST_LINES = 20
 _LETTERS = {
     Kind.FILE: stat.S_IFREG,
     Kind.FOLDER: stat.S_IFDIR,
@@ -111,8 +113,10 @@ def copied(
             }
         )
         return
-    for one in done.left_out:
+    for one in done.left_out[:_MOST_LINES]:
         output.notify(f"{'not copied' if one.failed else 'left out'}: {one.path}: {one.reason}")
+    if len(done.left_out) > _MOST_LINES:
+        output.notify(f"and {len(done.left_out) - _MOST_LINES} more, which --output json lists")
     holes = f" ({human_size(done.size)} with their holes)" if done.size != done.bytes else ""
     output.show(
         f"{'Would copy' if dry_run else 'Copied'} {_number(done.files, 'file')}, {_number(done.folders, 'folder')}, "

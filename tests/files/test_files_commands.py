@@ -149,6 +149,9 @@ def test_nothing_is_written_over_unless_asked_for(guest: Any, command: Pitr, tmp
     assert [(one["path"], one["failed"]) for one in document["left_out"]] == [("/etc/hosts", True)]
     assert (mine / "etc/hosts").read_bytes() == b"mine" and (mine / "etc/nginx/nginx.conf").is_file()
     assert "exists already" in command("files", "cp", *at, "/empty", mine / "other", code=2).complaint
+    command("files", "cp", *at, "/many", mine)
+    again = command("files", "cp", *at, "/many", mine, code=1)
+    assert "and 130 more" in again.stderr and len(again.stderr.splitlines()) < 25
     command("files", "cp", *at, "/etc", mine, "--overwrite")
     assert (mine / "etc/hosts").read_bytes() == b"127.0.0.1 localhost\n"
     assert (mine / "other").read_bytes() == b"mine too"
