@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
 from dissect.btrfs import btrfs
 
+from pitr.errors import FileSystemError
 from pitr.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of
 from pitr.filesystem.volume import VolumeFile
 
 #: The kernel compresses at most 128 KiB at once.
 _LARGEST_COMPRESSED = 1 << 18
 _HOLE = (0, 0)
+_SUPERBLOCK_AT = 0x10000
+#: Of incompat_flags: all up to raid1c34, and simple_quota; not zoned, extent-tree-v2, raid-stripe-tree.
+_KNOWN = 0xFFF | 0x10000
 
 
 class Btrfs(FileSystem):
@@ -24,11 +29,26 @@ class Btrfs(FileSystem):
     def __init__(self, volume: VolumeFile, name: str) -> None:
         super().__init__(volume, name)
         with self.guarded("its superblock"):
+            self._check_superblock()
             self._fs = btrfs.Btrfs(volume)
             self.label = self._fs.label
             if self._fs.sb.log_root:
                 self.note = "it was in use: what was written in the last seconds may be missing"
         self.kind = "btrfs"
+
+    def _check_superblock(self) -> None:
+        """Refuse what would be read wrongly or not at all, before the library reads it."""
+        raw = self.volume.read_at(_SUPERBLOCK_AT, 512)
+        if raw[0x40:0x48] != b"_BHRfS_M":
+            raise ValueError("a superblock that is none")
+        (devices,) = struct.unpack_from("<Q", raw, 0x88)
+        (features,) = struct.unpack_from("<Q", raw, 0xBC)
+        if devices != 1:
+            raise FileSystemError(f"{self.name} lies on {devices} devices, which is not read here")
+        if features & ~_KNOWN:
+            raise FileSystemError(
+                f"{self.name} has features that are not read here ({features & ~_KNOWN:#x})"
+            )
 
     def _root(self) -> Any:
         return self._fs.root

@@ -21,6 +21,9 @@ from pitr.filesystem.xfs_log import holds_changes
 _FOLDER_MAGICS = (b"XD2B", b"XD2D", b"XDB3", b"XDD3")
 #: Behind this offset of a folder lies its index.
 _FOLDER_INDEX_AT = 32 << 30
+_VERSION_WITH_FEATURES = 5
+#: Of sb_features_incompat: ftype, sparse inodes, meta_uuid, bigtime, nrext64, exchrange, parent.
+_KNOWN = 0x1 | 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 _LOCAL = 1
 _REALTIME = 1
 
@@ -39,6 +42,11 @@ class Xfs(FileSystem):
             self.label = self._fs.name
             if not 512 <= superblock.sb_blocksize <= 1 << 16 or superblock.sb_inodesize > 1 << 12:
                 raise ValueError("blocks or inodes of an impossible size")
+        unknown = (
+            superblock.sb_features_incompat & ~_KNOWN if self._fs.version == _VERSION_WITH_FEATURES else 0
+        )
+        if unknown:
+            raise FileSystemError(f"{self.name} has features that are not read here ({unknown:#x})")
         if superblock.sb_dirblklog:
             raise FileSystemError(
                 f"{self.name} has folders in blocks of {self._block << superblock.sb_dirblklog} bytes, "

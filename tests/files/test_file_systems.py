@@ -132,6 +132,22 @@ def test_features_that_would_be_read_wrongly_are_refused(feature: str, tmp_path:
         opened(path.read_bytes(), "ext")
 
 
+@pytest.mark.parametrize(
+    ("name", "at", "new", "why"),
+    [
+        ("xfs", 218, b"\x01", "features that are not read here .0x100."),
+        ("btrfs", 0x10000 + 0xBD, b"\x33", "features that are not read here .0x3000."),
+        ("btrfs", 0x10000 + 0x88, b"\x02", "lies on 2 devices"),
+    ],
+)
+def test_superblocks_with_features_of_the_future_are_refused(
+    name: str, at: int, new: bytes, why: str, tmp_path: Path
+) -> None:
+    image, _ = make_image(name, tmp_path)
+    with pytest.raises(FileSystemError, match=why):
+        opened(image, name, [(at, new)])
+
+
 def test_an_xfs_log_that_was_not_replayed_is_told(tmp_path: Path) -> None:
     """Live, frozen, live again after the log went round, and unmounted: only a mounted one writes its log."""
     path, mounted = tmp_path / "image", tmp_path / "mounted"

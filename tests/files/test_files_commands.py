@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -156,6 +157,23 @@ def test_nothing_is_written_over_unless_asked_for(guest: Any, command: Pitr, tmp
     assert (mine / "etc/hosts").read_bytes() == b"127.0.0.1 localhost\n"
     assert (mine / "other").read_bytes() == b"mine too"
     assert not list(mine.rglob(".pitr-*"))
+
+
+def test_a_file_that_cannot_be_finished_leaves_nothing_and_spoils_no_other(
+    guest: Any, command: Pitr, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MiB, before[1]))
+    try:
+        document = command.json(
+            "files", "cp", "--at", AT[0], "--volume", "2", "/var", "/etc", tmp_path / "copy/", code=1
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [(one["path"], one["reason"]) for one in document["left_out"]] == [
+        ("/var/log/big.log", "File too large")
+    ]
+    assert list((tmp_path / "copy/var/log").iterdir()) == [] and document["files"] == 3
 
 
 def test_a_dry_run_writes_nothing(guest: Any, command: Pitr, tmp_path: Path) -> None:
