@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # For the C parts of the oVirt packages, the local oVirt and the tests.
-PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin
+PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 
@@ -31,7 +31,7 @@ test: venv
 
 # What is random or sampled in the tests, ten times and more: about half an hour.
 soak: venv
-	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults $(PYTEST)
+	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/files $(PYTEST)
 
 # Coverage-guided; FUZZ takes libFuzzer's options.
 FUZZ := -max_total_time=600

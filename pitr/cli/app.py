@@ -16,6 +16,7 @@ from pitr.cli import (
     drill,
     engine,
     export,
+    files,
     import_,
     init,
     inspect,
@@ -80,6 +81,7 @@ app.command("show")(inspect.show)
 app.command("extents")(inspect.extents)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(engine.app, name="engine")
+app.add_typer(files.app, name="files")
 app.command("drill")(drill.drill)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
