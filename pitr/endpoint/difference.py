@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is different on a disk between two points, in either direction, as a source.
+"""What is different on a disk between two points, in either direction: as ranges, and as a source.
 
 Found in the extent indexes alone: a range is unchanged where both points read the same frame, or frames of one
-place, length and digest, or where both are zero. No blob is read for it.
+place, length and digest, or where both are zero. No blob is read for it. So what was stored again with the same
+content counts as changed only where its frames were cut differently.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pitr.errors import FormatError
 from pitr.extents import BoolArray, ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import resolve_chain
+from pitr.repository.chain import ResolvedChain, resolve_chain
 
 _DIGEST = np.dtype("V32")
 
@@ -31,7 +32,9 @@ def open_difference(
 
     Raises StoredDamage when one of the chains is not whole.
     """
-    changed = _changed(_content(repository, *since), _content(repository, backup, stream))
+    before = resolve_chain(repository, *since)
+    after = resolve_chain(repository, backup, stream)
+    changed = compare(repository, before, after).extents()
     return DifferenceSource(open_point(repository, backup, stream), changed)
 
 
@@ -61,6 +64,31 @@ class DifferenceSource(Closes):
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a disk is different at two points: sorted, disjoint ranges of what it was at the later one.
+
+    `start`, `length`: bytes. `zero`: whether the range reads as zero now, `was_zero`: whether it did before; what
+    lies beyond the end of the disk reads as zero. Both are True only where the disk has grown.
+    """
+
+    size_before: int
+    size_after: int
+    start: Int64Array
+    length: Int64Array
+    zero: BoolArray
+    was_zero: BoolArray
+
+    def extents(self) -> ExtentMap:
+        """The ranges as data and zero, neighbours joined; what the disk has grown by is among them."""
+        return ExtentMap(self.start, self.length, self.zero).merged()
+
+
+def compare(repository: Repository, before: ResolvedChain | None, after: ResolvedChain) -> Difference:
+    """Compare a disk at two points; None: there was no such disk. Raises StoredDamage."""
+    return _changed(_content(repository, before), _content(repository, after))
+
+
+@dataclass(frozen=True, slots=True)
 class _Content:
     """The pieces of a resolved disk: where each one's frame begins, its length and digest (nothing where zero)."""
 
@@ -72,8 +100,10 @@ class _Content:
     digest: npt.NDArray[np.void]
 
 
-def _content(repository: Repository, backup: Backup, stream: Stream) -> _Content:
-    resolved = resolve_chain(repository, backup, stream)
+def _content(repository: Repository, resolved: ResolvedChain | None) -> _Content:
+    if resolved is None:
+        nothing = np.zeros(0, np.int64)
+        return _Content(0, nothing, np.zeros(0, np.bool_), nothing, nothing, np.zeros(0, _DIGEST))
     found = resolved.map
     frame_start = np.full(len(found), -1, np.int64)
     frame_length = np.zeros(len(found), np.int64)
@@ -93,20 +123,20 @@ def _content(repository: Repository, backup: Backup, stream: Stream) -> _Content
     return _Content(found.size, found.start, found.zero, frame_start, frame_length, digest)
 
 
-def _changed(before: _Content, after: _Content) -> ExtentMap:
-    """The extents of `after` that are not the same in `before`. What grew is all of it changed."""
+def _changed(before: _Content, after: _Content) -> Difference:
+    """The ranges of `after` that are not the same in `before`. What grew is all of it changed."""
     cuts = np.unique(np.concatenate((before.start, after.start, [before.size, after.size])))
     cuts = cuts[cuts <= after.size]
     start, length = cuts[:-1], np.diff(cuts)
-    if len(start) == 0:
-        return ExtentMap.of([])
     new = np.searchsorted(after.start, start, side="right") - 1
     common = start < before.size
     old = np.searchsorted(before.start, start, side="right") - 1
     # Beyond the end of the old disk there is no piece to compare with; any will do.
     old = np.where(common & (old >= 0), old, 0)
     same = np.zeros(len(start), np.bool_)
+    was_zero = np.ones(len(start), np.bool_)
     if before.size:
+        was_zero = ~common | before.zero[old]
         both_data = ~before.zero[old] & ~after.zero[new]
         same_frame = (
             (before.frame_start[old] == after.frame_start[new])
@@ -114,4 +144,12 @@ def _changed(before: _Content, after: _Content) -> ExtentMap:
             & (before.digest[old] == after.digest[new])
         )
         same = common & ((before.zero[old] & after.zero[new]) | (both_data & same_frame))
-    return ExtentMap(start[~same], length[~same], after.zero[new][~same]).merged()
+    changed = ~same
+    return Difference(
+        before.size,
+        after.size,
+        start[changed],
+        length[changed],
+        after.zero[new][changed],
+        was_zero[changed],
+    )
