@@ -9,7 +9,9 @@ const page = document.getElementById("page");
 const tip = document.getElementById("tip");
 const said = document.getElementById("said");
 const when = (time) => data.times[time];
-const state = { disk: 0, curve: "hilbert", different: true, only: null };
+// What to show first can stand behind the address: page.html#different, #rows, #disk=1, or several with commas.
+const asked = new Map(location.hash.slice(1).split(",").map((part) => part.split("=")));
+const state = { curve: asked.has("rows") ? "rows" : "hilbert", different: asked.has("different"), disk: Number(asked.get("disk") ?? -1), only: null };
 
 // Text
 
@@ -105,7 +107,7 @@ function explorable(svg, { places, find, show, centre, keys, clear }) {
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const LIGHT_STOPS = [[206, 224, 241], [107, 167, 214], [33, 105, 176], [7, 34, 84]];
-const DARK_STOPS = [[34, 58, 84], [44, 103, 152], [90, 164, 221], [222, 240, 255]];
+const DARK_STOPS = [[44, 80, 118], [52, 115, 168], [98, 170, 226], [226, 242, 255]];
 function shade(position) {
   const stops = dark.matches ? DARK_STOPS : LIGHT_STOPS;
   const scaled = position * (stops.length - 1);
@@ -230,8 +232,8 @@ function controls() {
       onchange: () => { state.curve = value; drawDisk(); document.querySelector(`input[value=${value}]`).focus(); } }), text);
   return make("div", { class: "controls" },
     make("label", { class: "check" },
-      make("input", { type: "checkbox", id: "different", checked: state.different,
-        onchange: (event) => { state.different = event.target.checked; drawDisk(); document.getElementById("different").focus(); } }),
+      make("input", { type: "checkbox", id: "show-different", checked: state.different,
+        onchange: (event) => { state.different = event.target.checked; drawDisk(); document.getElementById("show-different").focus(); } }),
       "Show what is different"),
     make("div", { class: "segments", role: "radiogroup", "aria-label": "Order of the cells" }, way("hilbert", "Hilbert"), way("rows", "Rows")));
 }
@@ -442,9 +444,9 @@ function drawPoints() {
       make("span", { class: "muted" }, `${size(data.bars.reduce((total, bar) => total + bar[4], 0))} stored. Each line of the scale is ${4 ** steps} times the one below`)),
     svg,
     make("ul", { class: "key" }, dot("dot", "stored"), dot("square", grouped ? "stored, with a full" : "stored, a full"),
-      dot("ring", "of the disks, what the backup says"), grouped ? null : make("li", {}, "pale: in no chain of the later point")),
+      dot("ring", "bytes of the disks that it holds"), grouped ? null : make("li", {}, "pale: not in the chain of the later point")),
     make("details", { open: opened }, make("summary", {}, "As a table"),
-      scrolling("All points", table(grouped ? ["From", "Points#", "Fulls#", "Stored#", "Changed#"] : ["Point", "Kind", "Stored#", "Changed#", "Backup"],
+      scrolling("All points", table(grouped ? ["From", "Points#", "Fulls#", "Stored#", "Of the disks#"] : ["Point", "Kind", "Stored#", "Of the disks#", "Backup"],
         data.bars.toReversed().map((bar) => make("tr", {}, make("td", { class: "time" }, when(grouped ? bar[0] : bar[7])),
           ...(grouped ? [make("td", { class: "number" }, exact(bar[2])), make("td", { class: "number" }, exact(bar[3]))]
             : [make("td", {}, bar[3] ? "full" : "incremental")]),
@@ -505,7 +507,7 @@ page.append(headline(), figures(), disks(), mapCard, timeCard, rateCard,
   make("footer", {}, `Made by pitr ${data.version} on ${data.made}, from the repository's indexes and catalog. Different is what reads other stored frames at the later point, compared by digest; no data was read for it.`));
 const first = data.disks.findIndex((disk) => disk.picture && disk.data_bytes + disk.zero_bytes);
 drawPoints();
-choose(Math.max(0, first));
+choose(data.disks[state.disk] ? state.disk : Math.max(0, first));
 dark.addEventListener("change", drawDisk);
 let drawnAt = page.clientWidth;
 addEventListener("resize", () => {
