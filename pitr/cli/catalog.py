@@ -98,7 +98,11 @@ def serve(
     ] = 8001,
     host: Annotated[
         str,
-        typer.Option("--host", metavar="ADDRESS", help="Address to listen on; others than this machine's own let others in."),
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address to listen on; others than this machine's own let others in.",
+        ),
     ] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
 ) -> None:

@@ -31,7 +31,9 @@ def diff(
     ] = None,
     point: Annotated[
         list[str] | None,
-        typer.Option("--point", metavar="ID", help="This point: a backup id, or the beginning of one; twice."),
+        typer.Option(
+            "--point", metavar="ID", help="This point: a backup id, or the beginning of one; twice."
+        ),
     ] = None,
     disk: Annotated[
         list[str] | None,
@@ -43,7 +45,9 @@ def diff(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", metavar="FILE", help="Also draw a page for a browser, into this new file: it needs no network."
+            "--html",
+            metavar="FILE",
+            help="Also draw a page for a browser, into this new file: it needs no network.",
         ),
     ] = None,
 ) -> None:

@@ -134,17 +134,14 @@ class Legend:
     """What the signs of the maps mean."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        same, quarter, half, most, whole = _ASCII_SHADES if _plain(console) else _SHADES
+        shades = _ASCII_SHADES if _plain(console) else _SHADES
         yield Text.assemble(
-            (same, _SAME_STYLE),
-            " the same   ",
-            f"{quarter} up to a quarter different   {half} up to a half   {most} more   {whole} all   ",
-            *(
-                [("data now", _DATA_STYLE), "   ", ("zero now", _ZERO_STYLE)]
-                if console.color_system is not None
-                else []
-            ),
+            (shades[0], _SAME_STYLE),
+            f" the same   {shades[1]} up to a quarter different   {shades[2]} up to a half   {shades[3]} more   "
+            f"{shades[4]} all",
         )
+        if console.color_system is not None:
+            yield Text.assemble(("data now", _DATA_STYLE), "   ", ("zero now", _ZERO_STYLE))
 
 
 def _plain(console: Console) -> bool:

@@ -57,9 +57,7 @@ def bars(backups: Sequence[Backup]) -> list[Bar]:
     edges = _edges(backups)
     times = [backup.point for backup in backups]
     cuts = np.searchsorted(_seconds(times), _seconds(edges[1:-1]), side="left").tolist()
-    for start, end, first, last in zip(
-        edges[:-1], edges[1:], [0, *cuts], [*cuts, len(backups)], strict=True
-    ):
+    for start, end, first, last in zip(edges[:-1], edges[1:], [0, *cuts], [*cuts, len(backups)], strict=True):
         if first < last:
             made.append(_bar(start, end, backups[first:last]))
     return made

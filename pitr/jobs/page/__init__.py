@@ -227,7 +227,12 @@ def _ticks(start: datetime, end: datetime) -> list[list[Any]]:
     ticks: list[list[Any]] = []
     while (moment := local.astimezone()) <= end:
         if moment >= start:
-            text = f"{local:%H:%M}" if local.hour else f"{local:%Y-%m-%d}" if step > 4000 else f"{local:%b} {local.day}"
-            ticks.append([round(moment.timestamp() * 1000), text])
+            ticks.append([round(moment.timestamp() * 1000), _tick_text(local, step)])
         local += timedelta(hours=step)
     return ticks
+
+
+def _tick_text(local: datetime, step_hours: int) -> str:
+    if local.hour:
+        return f"{local:%H:%M}"
+    return f"{local:%b} {local.day}" if step_hours < 4368 else f"{local:%Y-%m-%d}"

@@ -103,7 +103,8 @@ def _listening(host: str, port: int) -> socket.socket:
         listening.close()
         if error.errno == errno.EADDRINUSE:
             raise PitrError(
-                f"port {port} of {host} is in use", "Choose another one with --port, or 0 for any that is free."
+                f"port {port} of {host} is in use",
+                "Choose another one with --port, or 0 for any that is free.",
             ) from None
         raise PitrError(f"cannot listen on port {port} of {host}: {os.strerror(error.errno or 0)}") from None
     return listening
@@ -156,6 +157,10 @@ def _host_name(scope: _Scope) -> str:
 
 async def _refuse(send: _Send) -> None:
     await send(
-        {"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain; charset=utf-8")]}
+        {
+            "type": "http.response.start",
+            "status": 403,
+            "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+        }
     )
     await send({"type": "http.response.body", "body": b"This catalog is only served to its own machine.\n"})

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from datasette import hookimpl
+from datasette import handle_exception, hookimpl
 from datasette.plugins import pm
 from markupsafe import Markup, escape
 
@@ -21,6 +21,8 @@ _NAME = "pitr"
 
 def register() -> None:
     """Let Datasette call this module. Once is enough for a process."""
+    # Where there is rich it prints, for every wrong query, pages of local variables to standard output.
+    handle_exception.rich = None
     if not pm.has_plugin(_NAME):
         pm.register(sys.modules[__name__], _NAME)
 

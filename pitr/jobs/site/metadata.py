@@ -199,8 +199,8 @@ def metadata(repository: str) -> dict[str, Any]:
     """For Datasette; `repository` is named in the title."""
     return {
         "title": f"pitr: the catalog of {repository}",
-        "description": "Points, disks and streams of the repository. A copy that is brought up to date when points come or go; "
-        "nothing can be changed here.",
+        "description": "Points, disks and streams of the repository. This is a copy that is brought up to date when "
+        "points come or go; nothing can be changed here.",
         "databases": {
             DATABASE: {
                 "description": "Each table and query comes as JSON and CSV, too. Times are UTC, sizes are bytes.",

@@ -85,22 +85,15 @@ def _read(repository: Repository, name: str) -> Drill | str:
 
 
 def _insert(copy: sqlite3.Connection, name: str, found: Drill | str) -> None:
-    if isinstance(found, str):
-        *_, vm_id, backup_id, file_name = name.split("/")
-        ended = times.from_object_name(file_name.partition("-")[0])
-        shown = times.to_sortable(ended) if ended is not None else ""
-        row = (name, backup_id, vm_id, shown, None, None, None, found)
+    row: tuple[str | int | None, ...]
+    if isinstance(found, Drill):
+        ended = times.to_sortable(found.time)
+        row = (name, found.backup_id, found.vm_id, ended, found.ok, found.image, found.duration_ms, None)
     else:
-        row = (
-            name,
-            found.backup_id,
-            found.vm_id,
-            times.to_sortable(found.time),
-            found.ok,
-            found.image,
-            found.duration_ms,
-            None,
-        )
+        *_, vm_id, backup_id, file_name = name.split("/")
+        time_named = times.from_object_name(file_name.partition("-")[0])
+        ended = times.to_sortable(time_named) if time_named is not None else ""
+        row = (name, backup_id, vm_id, ended, None, None, None, found)
     copy.execute("INSERT INTO drill VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     if isinstance(found, Drill):
         copy.executemany(
