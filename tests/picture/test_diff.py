@@ -29,6 +29,7 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pitr.extents import BoolArray
 from pitr.jobs.diff import DiskDiff, choose, diff
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository
@@ -58,13 +59,13 @@ def _written(repository: Repository, steps: list[tuple[str, bool]]) -> tuple[lis
     return writer.backups, contents
 
 
-def _different(before: bytes, after: bytes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _different(before: bytes, after: bytes) -> BoolArray:
     """Which bytes are others; what lies beyond an end reads as zero."""
     padded = before[: len(after)].ljust(len(after), b"\0")
-    return np.frombuffer(padded, np.uint8) != np.frombuffer(after, np.uint8)
+    return np.not_equal(np.frombuffer(padded, np.uint8), np.frombuffer(after, np.uint8))
 
 
-def _told(found: DiskDiff, size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _told(found: DiskDiff, size: int) -> BoolArray:
     told = np.zeros(size, np.bool_)
     for start, length, _ in found.changes:
         assert not told[start : start + length].any(), "told twice"
