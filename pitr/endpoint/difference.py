@@ -18,6 +18,7 @@ from pitr.endpoint.closing import Closes
 from pitr.endpoint.point import PointReader, PointSource, open_point
 from pitr.errors import FormatError
 from pitr.extents import BoolArray, ExtentMap, Int64Array
+from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, resolve_chain
@@ -85,7 +86,7 @@ class Difference:
 
 def compare(repository: Repository, before: ResolvedChain | None, after: ResolvedChain) -> Difference:
     """Compare a disk at two points; None: there was no such disk. Raises StoredDamage."""
-    return _changed(_content(repository, before), _content(repository, after))
+    return _changed(*_contents(repository, before, after))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +101,52 @@ class _Content:
     digest: npt.NDArray[np.void]
 
 
-def _content(repository: Repository, resolved: ResolvedChain | None) -> _Content:
+def _contents(
+    repository: Repository, before: ResolvedChain | None, after: ResolvedChain
+) -> tuple[_Content, _Content]:
+    """What both points read. They stand on the same streams mostly: each one's frames are read once, and let go."""
+    pairs = [(_zeroes(resolved), resolved) for resolved in (before, after)]
+    needed: dict[str, list[tuple[_Content, ResolvedChain, int]]] = {}
+    for content, resolved in pairs:
+        if resolved is None:
+            continue
+        for layer in np.unique(resolved.map.layer[~resolved.map.zero]).tolist():
+            stream_id = resolved.chain[layer][1].stream_id
+            needed.setdefault(stream_id, []).append((content, resolved, layer))
+    for readers in needed.values():
+        frames = _frames(repository, *readers[0][1].chain[readers[0][2]])
+        for content, resolved, layer in readers:
+            mine = np.flatnonzero((resolved.map.layer == layer) & ~resolved.map.zero)
+            number = np.searchsorted(frames.start, resolved.map.start[mine], side="right") - 1
+            content.frame_start[mine] = frames.start[number]
+            content.frame_length[mine] = frames.length[number]
+            content.digest[mine] = frames.digests.view(_DIGEST)[number]
+    return pairs[0][0], pairs[1][0]
+
+
+def _zeroes(resolved: ResolvedChain | None) -> _Content:
+    """A disk whose frames are still to be filled in."""
     if resolved is None:
         nothing = np.zeros(0, np.int64)
         return _Content(0, nothing, np.zeros(0, np.bool_), nothing, nothing, np.zeros(0, _DIGEST))
     found = resolved.map
-    frame_start = np.full(len(found), -1, np.int64)
-    frame_length = np.zeros(len(found), np.int64)
-    digest = np.zeros(len(found), _DIGEST)
-    for layer in np.unique(found.layer[~found.zero]).tolist():
-        owner, part = resolved.chain[layer]
-        with repository.open_index(owner, part) as index:
-            try:
-                frames = index.frames()
-            except FormatError as error:
-                raise of_stream(owner.backup_id, part, "corrupt", "index", error.message) from None
-        mine = np.flatnonzero((found.layer == layer) & ~found.zero)
-        number = np.searchsorted(frames.start, found.start[mine], side="right") - 1
-        frame_start[mine] = frames.start[number]
-        frame_length[mine] = frames.length[number]
-        digest[mine] = frames.digests.view(_DIGEST)[number]
-    return _Content(found.size, found.start, found.zero, frame_start, frame_length, digest)
+    count = len(found)
+    return _Content(
+        found.size,
+        found.start,
+        found.zero,
+        np.full(count, -1, np.int64),
+        np.zeros(count, np.int64),
+        np.zeros(count, _DIGEST),
+    )
+
+
+def _frames(repository: Repository, backup: Backup, stream: Stream) -> Frames:
+    with repository.open_index(backup, stream) as index:
+        try:
+            return index.frames()
+        except FormatError as error:
+            raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
 
 
 def _changed(before: _Content, after: _Content) -> Difference:
