@@ -19,7 +19,6 @@ import pytest
 from cli_runner import Pitr
 from helpers import VM, Writer, backup_of, fake_stream
 
-from pitr import times
 from pitr.cells import Cells
 from pitr.extents import ExtentMap
 from pitr.jobs.diff import DiskDiff
@@ -34,14 +33,22 @@ MiB = 1 << 20
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">'\x1b[31m\u202e\u2028 &amp;"
 
 
-@pytest.fixture
-def points(repository: Repository) -> list[Backup]:
+def _points(repository: Repository) -> list[Backup]:
     """Two disks of a VM with a hostile name; a full and two incrementals."""
     writer = Writer(repository, VMName(VM.id, HOSTILE))
     writer.add("1m:A 1m:0 2m:B", "1m:C 1m:0")
     writer.add("256k:- 256k:X 512k:- 1m:Y 512k:0 1536k:-", "2m:-")
     writer.add("3m:- 64k:Z 960k:- 1m:-", "1m:- 64k:D 960k:-")
     return writer.backups
+
+
+def _command(repository: Repository) -> Pitr:
+    return Pitr({"PITR_REPO": str(repository.path), "TZ": "UTC"})
+
+
+@pytest.fixture
+def points(repository: Repository) -> list[Backup]:
+    return _points(repository)
 
 
 def _page(command: Pitr, points: list[Backup], path: Path, first: int = 0, last: int = -1) -> Path:
@@ -70,12 +77,29 @@ def _by_class(root: ElementTree.Element, name: str) -> list[ElementTree.Element]
     return [one for one in root.iter() if name in (one.get("class") or "").split()]
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> browser.Seen:
+    """The page of these points on a desktop, with what is different."""
+    return _look(tmp_path_factory.mktemp("wide"), "#different", width=1280)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> browser.Seen:
+    """On a phone at night, row by row."""
+    return _look(tmp_path_factory.mktemp("narrow"), "#different,rows", width=390, dark=True)
+
+
+def _look(folder: Path, asked: str, **how: Any) -> browser.Seen:
+    with Repository.create(folder / "repository") as repository:
+        points = _points(repository)
+        page = _page(_command(repository), points, folder / "page.html")
+    return browser.look(page.as_uri() + asked, height=1500, **how)
+
+
 @browser.needed
-def test_it_draws_what_the_points_hold(command: Pitr, points: list[Backup], tmp_path: Path) -> None:
-    page = _page(command, points, tmp_path / "page.html")
-    seen = browser.look(f"{page.as_uri()}#different")
-    assert seen.console == []
-    body = _body(seen)
+def test_it_draws_what_the_points_hold(wide: browser.Seen) -> None:
+    assert wide.console == []
+    body = _body(wide)
     # The disk of 5 MiB in cells of 4 KiB; what it holds now: A X A Y 0 B, and Z in what it has grown by.
     kinds = np.zeros(5 * MiB // 4096, np.bool_)
     kinds[: 2 * MiB // 4096] = True
@@ -94,19 +118,16 @@ def test_it_draws_what_the_points_hold(command: Pitr, points: list[Backup], tmp_
     assert len([one for one in body.iter("button") if one.get("data-layer")]) == 3
     assert len(_by_class(body, "rate")) == 2
     text = " ".join(body.itertext())
-    assert times.for_people(points[2].point) in text and "1.31 MiB" in text and "512 KiB" in text
+    assert "2020-06-30 00:00:00 UTC" in text and "1.31 MiB" in text and "512 KiB" in text
 
 
 @browser.needed
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_it_looks_like_something(
-    command: Pitr, points: list[Backup], tmp_path: Path, width: int, dark: bool
-) -> None:
-    page = _page(command, points, tmp_path / "page.html")
-    seen = browser.look(f"{page.as_uri()}#different", width=width, height=1500, dark=dark)
+@pytest.mark.parametrize("which", ["wide", "narrow"])
+def test_it_looks_like_something(which: str, request: pytest.FixtureRequest) -> None:
+    seen: browser.Seen = request.getfixturevalue(which)
     assert seen.console == []
     pixels = seen.pixels.reshape(-1, 3).astype(int)
-    paper = np.array([0x10, 0x13, 0x17] if dark else [0xF7, 0xF8, 0xF9])
+    paper = np.array([0x10, 0x13, 0x17] if which == "narrow" else [0xF7, 0xF8, 0xF9])
     assert (pixels == paper).all(axis=1).sum() > len(pixels) // 50
     red, green, blue = pixels.T
     for colour in (
@@ -118,38 +139,36 @@ def test_it_looks_like_something(
 
 
 @browser.needed
-def test_a_hilbert_curve_goes_from_neighbour_to_neighbour(
-    command: Pitr, repository: Repository, tmp_path: Path
+@pytest.mark.parametrize(("which", "steps"), [("wide", {1}), ("narrow", {1, 64})])
+def test_cells_that_follow_each_other_are_neighbours_on_a_hilbert_curve(
+    which: str, steps: set[int], request: pytest.FixtureRequest
 ) -> None:
-    writer = Writer(repository)
-    writer.add("1m:A")
-    writer.add("1m:B")
-    page = _page(command, writer.backups, tmp_path / "page.html")
-    for hash_, is_hilbert in (("", True), ("#rows", False)):
-        body = _body(browser.look(page.as_uri() + hash_))
-        cells = {
-            int(one.get("data-cell") or -1): (
-                int(float(one.get("x") or 0)) // 10,
-                int(float(one.get("y") or 0)) // 10,
-            )
-            for one in _by_class(body, "cell")
-        }
-        assert len(cells) == 256 and len(set(cells.values())) == 256
-        steps = [abs(cells[n][0] - cells[n + 1][0]) + abs(cells[n][1] - cells[n + 1][1]) for n in range(255)]
-        assert set(steps) == ({1} if is_hilbert else {1, 16})
+    cells = {
+        int(one.get("data-cell") or -1): (
+            int(float(one.get("x") or 0)) // 10,
+            int(float(one.get("y") or 0)) // 10,
+        )
+        for one in _by_class(_body(request.getfixturevalue(which)), "cell")
+    }
+    assert len(set(cells.values())) == len(cells) > 800
+    found = {
+        abs(column - cells[n + 1][0]) + abs(row - cells[n + 1][1])
+        for n, (column, row) in cells.items()
+        if n + 1 in cells
+    }
+    assert found == steps
 
 
 @browser.needed
-def test_names_from_outside_stay_text(command: Pitr, points: list[Backup], tmp_path: Path) -> None:
-    page = _page(command, points, tmp_path / "page.html")
-    text = page.read_text()
+def test_names_from_outside_stay_text(
+    wide: browser.Seen, command: Pitr, points: list[Backup], tmp_path: Path
+) -> None:
+    text = _page(command, points, tmp_path / "page.html").read_text()
     assert text.count("</script>") == 2 and "<img" not in text
     assert not any(char in text for char in "\x1b\u202e\u2028")
-    seen = browser.look(page.as_uri())
-    assert "owned" in seen.dom and "<title>owned" not in seen.dom and "<img" not in seen.dom
-    heading = next(_body(seen).iter("h1"))
-    assert (heading.text or "").startswith("</script><img src=x onerror=")
-    assert "\\x1b[31m\\u202e\\u2028" in (heading.text or "")
+    assert "owned" in wide.dom and "<title>owned" not in wide.dom and "<img" not in wide.dom
+    heading = next(_body(wide).iter("h1")).text or ""
+    assert heading.startswith("</script><img src=x onerror=") and "\\x1b[31m\\u202e\\u2028" in heading
 
 
 @browser.needed
