@@ -108,8 +108,9 @@ class DiskMap:
         self._rows = rows
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        label = len(human_size(self._size)) + 4
-        width = min(max(_SMALLEST_WIDTH, (options.max_width - label - 2) // 16 * 16), _LARGEST_WIDTH)
+        label = max(len(human_size(self._size)), 8) + 1
+        # So many that a row is of a round size.
+        width = min(max(_SMALLEST_WIDTH, (options.max_width - label - 2) // 32 * 32), _LARGEST_WIDTH)
         cells = Cells.of(self._size, width * self._rows, round_length=True)
         data, zero = (
             cells.covered(self._changes.start[chosen], self._changes.length[chosen]).tolist()

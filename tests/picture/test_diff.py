@@ -250,9 +250,9 @@ def test_the_map_shows_where(repository: Repository, command: Pitr) -> None:
     arguments = ("diff", "--point", first.backup_id, "--point", second.backup_id)
     narrow = command.with_environment(COLUMNS="60")
     rows = [line.split()[-1] for line in narrow(*arguments).stdout.splitlines() if line.endswith(("·", "█"))]
-    # 3 MiB in cells of 8 KiB, 32 or more a row; each sign is one cell.
-    assert "".join(rows) == "·" * 64 + "█" * 16 + "·" * 48 + "█" * 64 + "·" * 64 + "█" * 64 + "·" * 64
-    assert {len(row) for row in rows[:-1]} == {48}
+    # 3 MiB in cells of 16 KiB, 32 a row.
+    assert "".join(rows) == "·" * 32 + "█" * 8 + "·" * 24 + "█" * 32 + "·" * 32 + "█" * 32 + "·" * 32
+    assert {len(row) for row in rows[:-1]} == {32}
     assert all(len(line) <= 60 for line in narrow(*arguments).stdout.splitlines())
 
 
