@@ -42,6 +42,12 @@ def diff(
     extents: Annotated[
         bool, typer.Option("--extents", help="List every range that is different, with its bytes.")
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Also read what is different by the digests, and compare it block by block."
+        ),
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +61,8 @@ def diff(
 
     The two points are named with --at, --point or one of each; the earlier one comes first, in whatever order they
     are typed. Content is compared by the digests of what is stored, no data is read: what a backup stored again
-    unchanged is the same if it was cut into the same frames.
+    unchanged is the same if it was cut into the same frames. Across a full, more is reported than changed: --exact
+    reads that, too.
 
     Examples: pitr diff web1 --at 2020-06-30T10:00 --at 2020-06-30T22:00;
     pitr diff --point 9f8e --point 1c2d --disk system --extents;
@@ -80,6 +87,7 @@ def diff(
                 before,
                 after,
                 disks=disk or (),
+                exact=exact,
                 look=page.add if page is not None else None,
                 progress=progress,
             )
@@ -91,6 +99,7 @@ def diff(
             {
                 "before": documents.point(before),
                 "after": documents.point(after),
+                "exact": exact,
                 "changed_bytes": sum(one.changed_bytes for one in found),
                 "disks": [_document(one, extents=extents) for one in found],
                 "html": str(html) if html is not None else None,

@@ -2,8 +2,8 @@
 """Diff: what changed on the disks of a VM between two of its points.
 
 Content is compared by what is stored (pitr/endpoint/difference.py): ranges that read the same frames, frames of equal
-digest, or zeroes at both points are the same. What lies beyond the end of a disk reads as zero, so that growth
-alone is no difference.
+digest, or zeroes at both points are the same; on demand what is different then is read as well. What lies beyond the
+end of a disk reads as zero, so that growth alone is no difference.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Literal
 
 from pitr.endpoint.difference import Difference, compare
+from pitr.endpoint.exact_difference import read_difference
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs import choosing
@@ -113,21 +114,31 @@ def diff(
     after: Backup,
     *,
     disks: Sequence[str] = (),
+    exact: bool = False,
     look: Look | None = None,
     progress: Progress | None = None,
 ) -> list[DiskDiff]:
     """Compare the disks of two points of one VM, the later one's first; only those named, if any are.
 
-    Raises StoredDamage where one of the chains is not whole, NoSuchDisk, BusyError.
+    `exact`: also read what is different by the indexes, and keep only blocks that are. Raises StoredDamage where one
+    of the chains is not whole or, with `exact`, data is damaged; NoSuchDisk; BusyError.
     """
     vm: VMName = after.vm
     chosen = _disk_ids(before, after, disks)
     total = sum(_size(before, disk_id) + _size(after, disk_id) for disk_id in chosen)
     found: list[DiskDiff] = []
     done = 0
+
+    def told(read: int, more: int) -> None:
+        nonlocal done, total
+        done += read
+        total += more
+        if progress is not None:
+            progress(done, total)
+
     with repository.reading_vm(vm):
         for disk_id in chosen:
-            found.append(_disk_diff(repository, before, after, disk_id, look))
+            found.append(_disk_diff(repository, before, after, disk_id, exact, look, told))
             done += _size(before, disk_id) + _size(after, disk_id)
             if progress is not None:
                 progress(done, total)
@@ -157,7 +168,13 @@ def _size(backup: Backup, disk_id: str) -> int:
 
 
 def _disk_diff(
-    repository: Repository, before: Backup, after: Backup, disk_id: str, look: Look | None
+    repository: Repository,
+    before: Backup,
+    after: Backup,
+    disk_id: str,
+    exact: bool,
+    look: Look | None,
+    told: Callable[[int, int], None],
 ) -> DiskDiff:
     old, new = before.stream_of(disk_id), after.stream_of(disk_id)
     if new is None:
@@ -172,6 +189,12 @@ def _disk_diff(
         earlier = resolve_chain(repository, before, old) if old is not None else None
         difference = compare(repository, earlier, resolved)
         del earlier
+        if exact:
+            older = (before, old) if old is not None else None
+            told(0, int(difference.length.sum()))
+            difference = read_difference(
+                repository, difference, older, (after, new), lambda read: told(read, 0)
+            )
         found = DiskDiff(
             disk_id,
             new.name,

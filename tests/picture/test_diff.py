@@ -20,6 +20,7 @@ from helpers import (
     Writer,
     applied,
     backup_of,
+    blob_path,
     disk_id,
     fake_stream,
     flip_bit,
@@ -29,6 +30,7 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pitr.endpoint.exact_difference import BLOCK
 from pitr.extents import BoolArray
 from pitr.jobs.diff import DiskDiff, choose, diff
 from pitr.model import Backup, Record, VMName
@@ -73,6 +75,14 @@ def _told(found: DiskDiff, size: int) -> BoolArray:
     return told
 
 
+def _blocks(different: BoolArray) -> BoolArray:
+    """The whole blocks that have a different byte."""
+    told = np.zeros(len(different), np.bool_)
+    for start in range(0, len(different), BLOCK):
+        told[start : start + BLOCK] = different[start : start + BLOCK].any()
+    return told
+
+
 @settings(max_examples=25, deadline=None)
 @given(_steps(FRAME))
 def test_whole_frames_that_are_the_same_are_no_difference(steps: list[tuple[str, bool]]) -> None:
@@ -102,6 +112,10 @@ def test_no_different_byte_is_left_out_however_frames_are_cut(steps: list[tuple[
         ):
             (found,) = diff(repository, old, new)
             assert not (_different(before, after) & ~_told(found, len(after))).any()
+            # Read as well, no more is told than blocks that have a different byte.
+            (exact,) = diff(repository, old, new, exact=True)
+            told, truly = _told(exact, len(after)), _different(before, after)
+            assert not (truly & ~told).any() and not (told & ~_blocks(truly)).any()
 
 
 STORY = (
@@ -148,6 +162,26 @@ def test_what_is_stored_again_with_the_same_content_is_the_same(command: Pitr, s
     # It has grown, and the letter D of the end is what it was.
     assert one["state"] == "changed" and one["changed_bytes"] == 0
     assert one["size_after"] > one["size_before"]
+
+
+def test_exact_reads_what_a_full_has_cut_differently(repository: Repository, command: Pitr) -> None:
+    writer = Writer(repository)
+    writer.add("2m:A 1m:0", "64k:A")
+    old = writer.add("256k:- 64k:B 64k:0 2688k:-", "64k:-")
+    new = writer.add("256k:A 64k:B 64k:0 4k:C 1660k:A 1m:0", "64k:A", full=True)
+    pair = ("--point", old.backup_id, "--point", new.backup_id, "--extents")
+    by_index = _document(command, *pair)
+    assert by_index["exact"] is False and by_index["disks"][0]["changed_bytes"] > 900 * KiB
+    found = _document(command, *pair, "--exact")
+    assert found["exact"] is True
+    assert found["disks"][0]["changes"] == [{"start": 384 * KiB, "length": 4096, "zero": False}]
+    assert [one["state"] for one in found["disks"]] == ["changed", "same"]
+    # It reads: damaged data is found.
+    with repository.open_index(new, new.streams[0]) as index:
+        frame = int(index.frames().blob_offset[0])
+    flip_bit(blob_path(repository, new.streams[0]), frame + 8)
+    assert _document(command, *pair)["changed_bytes"] == by_index["changed_bytes"]
+    command("diff", *pair, "--exact", code=3)
 
 
 def test_the_earlier_point_comes_first_however_they_are_named(command: Pitr, story: list[Backup]) -> None:
