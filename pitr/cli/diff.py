@@ -79,7 +79,7 @@ def diff(
         if html is not None:
             from pitr.jobs.page import Page
 
-            page = Page(html, repository.catalog, before, after)
+            page = Page(html, repository.catalog, before, after, exact=exact)
             failure.callback(page.abort)
         with showing(common.out, f"diff {after.vm.name}") as progress:
             found = job.diff(

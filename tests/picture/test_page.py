@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import socket
@@ -198,6 +199,58 @@ def test_nothing_is_fetched_and_no_other_script_runs(
     # The same page without its policy does both: so this would have been seen.
     assert titles == [False, True]
     assert listener.counts[0] == 0 and listener.counts[1] > 0
+
+
+#: What a person does, and what the page then says; it runs in a copy that lets other scripts run.
+_USE = """<script>
+const told = [], say = () => document.getElementById("said").textContent, tip = document.getElementById("tip");
+const press = (what, key) => what.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+const map = () => document.querySelector("svg.map");
+press(map(), "Home"); told.push(say());
+press(map(), "ArrowDown"); press(map(), "ArrowLeft"); told.push(say(), tip.hidden);
+press(document.body, "Escape"); told.push(tip.hidden);
+const box = map().getBoundingClientRect();
+map().dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + 1, clientY: box.top + 1 }));
+told.push(tip.textContent.split("\\n")[0]);
+document.getElementById("show-different").click();
+told.push(document.querySelectorAll("svg.map .different").length, document.activeElement.id);
+document.querySelector("input[value=rows]").click();
+const second = document.querySelector('svg.map [data-cell="1"]');
+told.push(second.getAttribute("x"), second.getAttribute("y"));
+document.querySelectorAll("button[data-layer]")[0].click();
+told.push(document.querySelectorAll(".cell:not(.aside)").length);
+document.querySelectorAll("tr[data-disk] button")[1].click();
+told.push(document.querySelector("#map h2").textContent, document.querySelectorAll(".aside").length);
+for (const chart of document.querySelectorAll("#points svg, #rate svg")) { press(chart, "End"); told.push(say()); }
+document.documentElement.dataset.told = JSON.stringify(told);
+</script></body>"""
+
+
+@browser.needed
+def test_it_answers_to_keys_and_pointer(command: Pitr, points: list[Backup], tmp_path: Path) -> None:
+    text = _page(command, points, tmp_path / "page.html").read_text()
+    path = tmp_path / "used.html"
+    path.write_text(re.sub(r"<meta http-equiv.*?>", "", text).replace("</body>", _USE))
+    seen = browser.look(path.as_uri())
+    assert seen.console == []
+    found = re.search(r'data-told="(.*?)"', seen.dom)
+    assert found is not None, "the script has failed"
+    told = json.loads(html.unescape(found[1]))
+    first, beside, shown, hidden, pointed, different, focused, x, y, alone, name, aside, *charts = told
+    assert first.startswith(
+        "0 B to 4 KiB. bytes 0 to 4\u202f095. 4\u202f096 data from 2020-06-29 22:00:00 UTC (full "
+    )
+    assert first.endswith("The same at both points")
+    # One row down and one to the left of where the curve begins: it goes no further than the edge.
+    assert beside.startswith("4 KiB to 8 KiB.") or beside.startswith("12 KiB to 16 KiB.")
+    assert (shown, hidden, pointed) == (False, True, "0 B to 4 KiB")
+    assert different == (256 + 1024 + 64) // 4 and focused == "show-different"
+    assert (float(x), float(y)) == (10.5, 0.5)
+    # Only what the last backup wrote is left, and all of the other disk is shown again.
+    assert alone == 64 // 4
+    assert (name, aside) == ("disk1", 0)
+    assert charts[0].startswith("2020-06-30 00:00:00 UTC. incremental") and "bytes)" in charts[0]
+    assert "a day (" in charts[1]
 
 
 class _Listener:

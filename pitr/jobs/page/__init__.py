@@ -37,11 +37,14 @@ _TICK_HOURS = (1, 3, 6, 12, 24, 48, 168, 336, 672, 2184, 4368, 8736)
 class Page:
     """A new file that becomes a page with `finish` or disappears with `abort`. Raises UsageError when it exists."""
 
-    def __init__(self, path: Path, catalog: Catalog, before: Backup, after: Backup) -> None:
+    def __init__(
+        self, path: Path, catalog: Catalog, before: Backup, after: Backup, *, exact: bool = False
+    ) -> None:
         self._partial = PartialFile(path)
         self._catalog = catalog
         self._before = before
         self._after = after
+        self._exact = exact
         self._most_cells = cells_for(len(after.streams))
         self._pictures: dict[str, Picture] = {}
 
@@ -53,6 +56,7 @@ class Page:
         """Write the page of these disks. Raises PitrError."""
         backups = self._catalog.points(self._after.vm.id)[::-1]
         document = _document(self._before, self._after, found, self._pictures, backups)
+        document["exact"] = self._exact
         page = render(f"{printable(self._after.vm.name)}: what changed", document)
         with file_errors(self._partial.path):
             self._partial.path.write_text(page, "utf-8")

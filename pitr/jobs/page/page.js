@@ -504,7 +504,9 @@ function drawRate() {
 // All of it
 
 page.append(headline(), figures(), disks(), mapCard, timeCard, rateCard,
-  make("footer", {}, `Made by pitr ${data.version} on ${data.made}, from the repository's indexes and catalog. Different is what reads other stored frames at the later point, compared by digest; no data was read for it.`));
+  make("footer", {}, `Made by pitr ${data.version} on ${data.made}, from the repository's catalog and indexes. ` + (data.exact
+    ? "Different is what was read and compared, in blocks of 4 KiB."
+    : "Different is what reads other stored frames at the later point, told by their digests; no data was read for it.")));
 const first = data.disks.findIndex((disk) => disk.picture && disk.data_bytes + disk.zero_bytes);
 drawPoints();
 choose(data.disks[state.disk] ? state.disk : Math.max(0, first));
