@@ -24,10 +24,10 @@ def register() -> None:
     # Where there is rich it prints, for every wrong query, pages of local variables to standard output.
     handle_exception.rich = None
     if not pm.has_plugin(_NAME):
+        hookimpl(render_cell)
         pm.register(sys.modules[__name__], _NAME)
 
 
-@hookimpl  # type: ignore[untyped-decorator]
 def render_cell(value: Any, column: str) -> Markup | None:
     """What a cell looks like; None leaves it to Datasette."""
     if isinstance(value, int | float) and (column in _SIZES or column.endswith("_bytes")):
