@@ -179,7 +179,7 @@ function disks() {
   const body = data.disks.map((disk, place) => make("tr", { "data-disk": place },
     make("td", {}, make("button", { type: "button", class: "link", onclick: () => choose(place) }, disk.name || disk.id),
       disk.note ? make("small", {}, disk.note) : null),
-    make("td", {}, stateOf(disk)),
+    make("td", { class: "time" }, stateOf(disk)),
     number(disk.size_after ?? disk.size_before),
     number(disk.data_bytes + disk.zero_bytes),
     number(disk.data_bytes), number(disk.new_bytes), number(disk.zero_bytes),
