@@ -12,6 +12,7 @@ from pitr.cli import (
     backup,
     catalog,
     demo,
+    diff,
     doctor,
     drill,
     engine,
@@ -79,6 +80,7 @@ app.command("prune")(prune.prune)
 app.command("list")(inspect.list_points)
 app.command("show")(inspect.show)
 app.command("extents")(inspect.extents)
+app.command("diff")(diff.diff)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(engine.app, name="engine")
 app.add_typer(files.app, name="files")
