@@ -89,7 +89,7 @@ def _in_repository(
                         yield open_stream(cast(BinaryIO, FrontToBack(blob)))
                     return
         raise NoSuchError(f"the repository holds no stream {stream_id!r}")
-    backup = choosing.point_named(repository.catalog, point or "").backup
+    backup = choosing.point_with_id(repository, point or "").backup
     streams = choosing.streams_of(backup, [disk] if disk is not None else [])
     if len(streams) != 1:
         raise UsageError(f"the point holds {len(streams)} disks", "Name one of them.")
@@ -99,7 +99,7 @@ def _in_repository(
             with open_point(repository, backup, chosen) as source:
                 yield source
             return
-        other = choosing.point_named(repository.catalog, since, backup.vm).backup
+        other = choosing.point_with_id(repository, since, backup.vm).backup
         before = other.stream_of(chosen.disk_id)
         if before is None:
             raise NoSuchDisk(f"the point {other.backup_id} does not hold the disk {chosen.name!r}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pitr.cli import piping
-from pitr.cli.options import Common, MaxWorkersOption, with_common
+from pitr.cli.options import Common, DisksOption, MaxWorkersOption, with_common
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ def backup(
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Refuse a backup that cannot be incremental.")
     ] = False,
-    disk: Annotated[
-        list[str] | None,
-        typer.Option("--disk", metavar="DISK", help="Only this disk, by name or id; repeatable."),
-    ] = None,
+    disk: DisksOption = None,
     exclude_disk: Annotated[
         list[str] | None,
         typer.Option("--exclude-disk", metavar="DISK", help="Leave out this disk; repeatable."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pitr import times
-from pitr.cli.options import Common, with_common
+from pitr.cli.options import Common, DisksOption, OnlyVMArgument, with_common
 
 if TYPE_CHECKING:
     from pitr.jobs.diff import DiskDiff
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 @with_common()
 def diff(
     common: Common,
-    vm: Annotated[
-        str | None,
-        typer.Argument(metavar="[VM]", help="Name or id; left out: the only VM in the repository."),
-    ] = None,
+    vm: OnlyVMArgument = None,
     at: Annotated[
         list[str] | None,
         typer.Option(
-            "--at", metavar="TIME", help="The newest point at or before TIME (local time, or …Z); twice."
+            "--at",
+            metavar="TIME",
+            help="The newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now; twice.",
         ),
     ] = None,
     point: Annotated[
@@ -35,10 +34,7 @@ def diff(
             "--point", metavar="ID", help="This point: a backup id, or the beginning of one; twice."
         ),
     ] = None,
-    disk: Annotated[
-        list[str] | None,
-        typer.Option("--disk", metavar="DISK", help="Only this disk (name or id); may be repeated."),
-    ] = None,
+    disk: DisksOption = None,
     extents: Annotated[
         bool, typer.Option("--extents", help="List every range that is different, with its bytes.")
     ] = False,
@@ -79,7 +75,7 @@ def diff(
         if html is not None:
             from pitr.jobs.page import Page
 
-            page = Page(html, repository.catalog, before, after, exact=exact)
+            page = Page(html, repository.catalog_of_vm(after.vm.id), before, after, exact=exact)
             failure.callback(page.abort)
         with showing(common.out, f"diff {after.vm.name}") as progress:
             found = job.diff(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pitr import times
-from pitr.cli.options import Common, MaxWorkersOption, with_common
+from pitr.cli import choice
+from pitr.cli.options import Common, MaxWorkersOption, OnlyVMArgument, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 
 if TYPE_CHECKING:
@@ -22,20 +23,14 @@ _SHOWN = {True: "ok", False: "FAILED", None: "unknown"}
 @with_common()
 def drill(
     common: Common,
-    vm: Annotated[
-        str | None,
-        typer.Argument(metavar="[VM]", help="Name or id; left out: the only VM in the repository."),
-    ] = None,
+    vm: OnlyVMArgument = None,
     at: Annotated[
         str | None,
         typer.Option(
             "--at", metavar="TIME", help="The newest point at or before TIME; left out: the newest."
         ),
     ] = None,
-    point: Annotated[
-        str | None,
-        typer.Option("--point", metavar="ID", help="This point: a backup id, or the beginning of one."),
-    ] = None,
+    point: PointOption = None,
     folder: Annotated[
         Path | None,
         typer.Option("--in", metavar="FOLDER", help="Where the temporary images go, instead of TMPDIR."),
@@ -56,22 +51,19 @@ def drill(
     from pitr.jobs import choosing
     from pitr.jobs import drill as job
 
-    if at is not None and point is not None:
-        raise UsageError("--at and --point exclude each other")
+    asked = choice.exactly_one("a drill", "now" if at is None and point is None else at, point)
     if folder is not None and digests_only:
         raise UsageError("--digests-only makes no images: --in does not go with it")
     if folder is not None and not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", "Make it, or name another one with --in.")
-    time = times.parse_at(at or "now") if point is None else None
     with common.repository() as repository:
-        backup = choosing.point_of(repository, vm, point, time).backup
-        if not backup.streams:
-            raise UsageError(f"the point {backup.backup_id} holds no disks")
+        backup = asked.find(repository, vm).backup
+        streams = choosing.some_streams_of(backup, ())
         with showing(common.out, f"drill {backup.vm.name}") as progress:
             result = job.drill(
                 repository,
                 backup,
-                backup.streams,
+                streams,
                 folder=folder,
                 digests_only=digests_only,
                 workers=common.workers(max_workers),

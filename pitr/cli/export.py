@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pitr import times
-from pitr.cli import piping
-from pitr.cli.options import Common, with_common
+from pitr.cli import choice, piping
+from pitr.cli.options import (
+    AtOption,
+    Common,
+    MaxWorkersOption,
+    OnlyDiskOption,
+    OnlyVMArgument,
+    PointOption,
+    with_common,
+)
 from pitr.errors import UsageError
 from pitr.units import human_size, printable
 
@@ -25,22 +33,10 @@ _FORMATS = ("sparse", "rbd-diff", "rbd-diff-v2", "raw")
 @with_common()
 def export(
     common: Common,
-    vm: Annotated[
-        str | None,
-        typer.Argument(metavar="[VM]", help="Name or id; left out: the only VM in the repository."),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option("--at", metavar="TIME", help="The newest point at or before TIME (local time, or …Z)."),
-    ] = None,
-    point: Annotated[
-        str | None,
-        typer.Option("--point", metavar="ID", help="This point: a backup id, or the beginning of one."),
-    ] = None,
-    disk: Annotated[
-        str | None,
-        typer.Option("--disk", metavar="DISK", help="Name or id; left out: the only disk of the point."),
-    ] = None,
+    vm: OnlyVMArgument = None,
+    at: AtOption = None,
+    point: PointOption = None,
+    disk: OnlyDiskOption = None,
     stream_format: Annotated[
         str,
         typer.Option("--format", metavar="|".join(_FORMATS), help="Format of the export."),
@@ -58,7 +54,7 @@ def export(
     to: Annotated[
         str, typer.Option("--to", metavar="FILE|-", help="A new file, or - for standard output (a pipe).")
     ] = "-",
-    max_workers: Annotated[int, typer.Option("--max-workers", min=1, max=64, help="Threads.")] = 4,
+    max_workers: MaxWorkersOption = None,
 ) -> None:
     """Write a disk at a point, or its difference to another point, as a stream on a pipe or to a file.
 
@@ -73,46 +69,35 @@ def export(
     from pitr.jobs import choosing
     from pitr.jobs import export as job
 
-    if (at is None) == (point is None):
-        raise UsageError(
-            "an export needs one of --at and --point",
-            "Write --at 2020-06-30T22:00, or --point with an id of 'pitr list'.",
-        )
+    asked = choice.exactly_one("an export", at, point)
     if stream_format not in _FORMATS:
         raise UsageError(f"--format is one of {', '.join(_FORMATS)}, not {stream_format!r}")
     if stream_format == "raw" and (since is not None or compress is not None or to == "-"):
         raise UsageError("--format raw writes a whole disk to a file", "Name it with --to FILE.")
-    time = times.parse_at(at) if at is not None else None
+    workers = common.workers(max_workers)
     with common.repository() as repository:
-        backup = choosing.point_of(repository, vm, point, time).backup
-        streams = choosing.streams_of(backup, [disk] if disk is not None else [])
-        if len(streams) != 1:
-            names = ", ".join(f"{printable(stream.name)} ({stream.disk_id})" for stream in streams)
-            raise UsageError("the point holds several disks", f"Choose one with --disk: {names}.")
-        other = (
-            None
-            if since is None
-            else choosing.point_named(repository.catalog_with_point(since), since, backup.vm).backup
-        )
-        with Wake() as wake, showing(common.out, f"export {printable(streams[0].name)}") as progress:
+        backup = asked.find(repository, vm).backup
+        stream = choosing.stream_of(backup, disk)
+        other = None if since is None else choosing.point_with_id(repository, since, backup.vm).backup
+        with Wake() as wake, showing(common.out, f"export {printable(stream.name)}") as progress:
             if stream_format == "raw":
                 done = job.export_raw(
-                    repository, backup, streams[0], Path(to), workers=max_workers, progress=progress
+                    repository, backup, stream, Path(to), workers=workers, progress=progress
                 )
             else:
                 done = job.export_stream(
                     repository,
                     backup,
-                    streams[0],
+                    stream,
                     piping.open_output(
                         to, compress or ("zstd" if stream_format == "sparse" else "none"), wake
                     ),
                     cast("job.StreamFormat", stream_format),
                     since=other,
-                    workers=max_workers,
+                    workers=workers,
                     progress=progress,
                 )
-    _show(common, backup, other, streams[0], done, stream_format)
+    _show(common, backup, other, stream, done, stream_format)
 
 
 def _show(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr import times
-from pitr.cli.options import Common, with_common
+from pitr.cli import choice
+from pitr.cli.options import AtOption, Common, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 
 if TYPE_CHECKING:
@@ -30,14 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-AtOption = Annotated[
-    str | None,
-    typer.Option("--at", metavar="TIME", help="The newest point at or before TIME (local time, or …Z)."),
-]
-PointOption = Annotated[
-    str | None,
-    typer.Option("--point", metavar="ID", help="This point: a backup id, or the beginning of one."),
-]
 DiskOption = Annotated[
     str | None, typer.Option("--disk", metavar="DISK", help="Name or id of a disk; left out: all disks.")
 ]
@@ -257,12 +249,13 @@ def diff(
     path = paths[0] if paths else "/"
     with _opened(common, vm, at, point, disk) as opened:
         from pitr.cli import files_output
+        from pitr.jobs import choosing
         from pitr.jobs.compare_files import changed_ranges, compare_files
         from pitr.jobs.volumes import open_volumes, same_place
 
-        earlier = _since(opened.repository, since, opened.backup)
-        _say(common, earlier)
-        streams = _streams(earlier.backup, disk)
+        earlier = choice.since(opened.repository, since, opened.choice)
+        common.out.notify(choice.in_words(earlier))
+        streams = choosing.some_streams_of(earlier.backup, [disk] if disk is not None else [])
         with open_volumes(opened.repository, earlier.backup, streams) as before:
             old, new = same_place(before, opened.volumes, path, volume)
             _note(common, [place for place in (old, new) if place is not None])
@@ -282,9 +275,13 @@ def diff(
 @dataclass(frozen=True, slots=True)
 class _Opened:
     repository: Repository
-    backup: Backup
+    choice: Choice
     streams: Sequence[Stream]
     volumes: Volumes
+
+    @property
+    def backup(self) -> Backup:
+        return self.choice.backup
 
 
 @contextmanager
@@ -294,46 +291,13 @@ def _opened(
     from pitr.jobs import choosing
     from pitr.jobs.volumes import open_volumes
 
-    if (at is None) == (point is None):
-        raise UsageError(
-            "one of --at and --point is needed",
-            "Write --at 2020-06-30T22:00, or --point with an id of 'pitr list'.",
-        )
-    time = times.parse_at(at) if at is not None else None
+    asked = choice.exactly_one("looking into files", at, point)
     with common.repository() as repository:
-        catalog = repository.catalog
-        chosen = choosing.vm_named(catalog, vm) if vm is not None else None
-        if time is not None:
-            choice = choosing.point_at(catalog, chosen or choosing.only_vm(catalog), time)
-            choosing.check_none_lost(repository, choice.backup, time)
-        else:
-            choice = choosing.point_named(catalog, point or "", chosen)
-        _say(common, choice)
-        streams = _streams(choice.backup, disk)
-        with open_volumes(repository, choice.backup, streams) as volumes:
-            yield _Opened(repository, choice.backup, streams, volumes)
-
-
-def _streams(backup: Backup, disk: str | None) -> Sequence[Stream]:
-    from pitr.jobs import choosing
-
-    streams = choosing.streams_of(backup, [disk] if disk is not None else [])
-    if not streams:
-        raise UsageError(f"the point {backup.backup_id} holds no disks")
-    return streams
-
-
-def _since(repository: Repository, since: str, backup: Backup) -> Choice:
-    """The point that --since names: a time, or else an id."""
-    from pitr.jobs import choosing
-
-    try:
-        time = times.parse_at(since)
-    except UsageError:
-        if not all(char in "0123456789abcdefABCDEF-" for char in since):
-            raise
-        return choosing.point_named(repository.catalog, since, backup.vm)
-    return choosing.point_at(repository.catalog, backup.vm, time)
+        chosen = asked.find(repository, vm)
+        common.out.notify(choice.in_words(chosen))
+        streams = choosing.some_streams_of(chosen.backup, [disk] if disk is not None else [])
+        with open_volumes(repository, chosen.backup, streams) as volumes:
+            yield _Opened(repository, chosen, streams, volumes)
 
 
 def _split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
@@ -344,14 +308,6 @@ def _split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
         if not path.startswith("/"):
             raise UsageError(f"{path!r} is no path at that point: paths begin with /")
     return vm, given
-
-
-def _say(common: Common, choice: Choice) -> None:
-    backup = choice.backup
-    age = f", {times.duration(choice.age_s)} before the time asked for" if choice.age_s else ""
-    common.out.notify(
-        f"VM {backup.vm.name}: the point of {times.for_people(backup.point)} (backup {backup.backup_id}){age}"
-    )
 
 
 def _note(common: Common, places: Sequence[Place]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pitr import times
-from pitr.cli.options import Common, with_common
+from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import PitrError, UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def import_(
             "--format", metavar="|".join(_STREAMS), help="What it has to be; left out: any of these."
         ),
     ] = None,
-    max_workers: Annotated[int, typer.Option("--max-workers", min=1, max=64, help="Threads.")] = 4,
+    max_workers: MaxWorkersOption = None,
 ) -> None:
     """Take in backups from elsewhere: they become points in time.
 
@@ -80,10 +80,11 @@ def import_(
         raise UsageError(f"--format is one of {', '.join(_STREAMS)}, not {stream_format!r}")
     if sources.count("-") > 1:
         raise UsageError("standard input can be read once only")
+    workers = common.workers(max_workers)
     if sources[0] in _WORDS and len(sources) > 1:
         if onto is not None or stream_format is not None:
             raise UsageError(f"--onto and --format go with streams, not with {sources[0]!r}")
-        _show(common, _migrate(common, sources[0], sources[1:], vm, disk, time or (), max_workers))
+        _show(common, _migrate(common, sources[0], sources[1:], vm, disk, time or (), workers))
         return
     if time and len(time) != len(sources):
         raise UsageError(f"there are {len(sources)} files and {len(time)} times", "Give a --time for each.")
@@ -92,7 +93,7 @@ def import_(
         made: list[Backup] = []
         for source, moment in zip(sources, given, strict=True):
             before = made[-1] if made else None
-            chosen = _options(repository, vm, disk, moment, onto, before, stream_format, max_workers)
+            chosen = _options(repository, vm, disk, moment, onto, before, stream_format, workers)
             try:
                 made.append(_import_one(common, repository, source, chosen))
             except PitrError as error:
@@ -121,7 +122,7 @@ def _options(
         vm=vm,
         disk=disk,
         time=moment,
-        onto=None if onto is None else choosing.point_named(repository.catalog, onto).backup,
+        onto=None if onto is None else choosing.point_with_id(repository, onto).backup,
         before=before,
         format=cast("StreamFormat | None", stream_format),
         workers=workers,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr.cli.options import Common, with_common
-from pitr.errors import UsageError
+from pitr.cli.options import Common, OnlyDiskOption, with_common
 
 if TYPE_CHECKING:
     from pitr.jobs.resolved import Range
@@ -78,10 +77,7 @@ def show(
 def extents(
     common: Common,
     point: Annotated[str, typer.Argument(metavar="POINT", help="A backup id, or the beginning of one.")],
-    disk: Annotated[
-        str | None,
-        typer.Option("--disk", metavar="DISK", help="Name or id; left out: the only disk of the point."),
-    ] = None,
+    disk: OnlyDiskOption = None,
 ) -> None:
     """Show the resolved map of a disk at a point: which backup each range comes from.
 
@@ -91,16 +87,13 @@ def extents(
     from pitr.jobs.resolved import ranges
 
     with common.repository() as repository:
-        backup = choosing.point_named(repository.catalog_with_point(point), point).backup
-        streams = choosing.streams_of(backup, [disk] if disk is not None else [])
-        if len(streams) != 1:
-            names = ", ".join(f"{stream.name} ({stream.disk_id})" for stream in streams)
-            raise UsageError("the point holds several disks", f"Choose one with --disk: {names}.")
-        found = ranges(repository, backup, streams[0])
+        backup = choosing.point_with_id(repository, point).backup
+        stream = choosing.stream_of(backup, disk)
+        found = ranges(repository, backup, stream)
     if common.out.json:
         document = {
-            "disk_id": streams[0].disk_id,
-            "size": streams[0].size,
+            "disk_id": stream.disk_id,
+            "size": stream.size,
             "extents": [_document(one) for one in found],
         }
         common.out.document(document)

@@ -67,7 +67,32 @@ InsecureOption = Annotated[
     bool, typer.Option("--insecure", help="Do not check the engine's certificate (not recommended).")
 ]
 
+# What several commands of their own have: each declared once, so that one word has one meaning.
 
+OnlyVMArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[VM]", help="Name or id; left out: the only VM in the repository."),
+]
+AtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        help="The newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now.",
+    ),
+]
+PointOption = Annotated[
+    str | None,
+    typer.Option("--point", metavar="ID", help="This point: a backup id, or the beginning of one."),
+]
+OnlyDiskOption = Annotated[
+    str | None,
+    typer.Option("--disk", metavar="DISK", help="Name or id; left out: the only disk of the point."),
+]
+DisksOption = Annotated[
+    list[str] | None,
+    typer.Option("--disk", metavar="DISK", help="Only this disk, by name or id; repeatable."),
+]
 MaxWorkersOption = Annotated[
     int | None,
     typer.Option("--max-workers", min=1, max=64, help="Connections and threads, for all disks together (4)."),

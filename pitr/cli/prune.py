@@ -97,8 +97,8 @@ def prune(
             "[retention] in pitr's config.toml.",
         )
     with common.repository() as repository:
-        catalog = repository.catalog
-        vms = [choosing.vm_named(catalog, name) for name in dict.fromkeys(vm)] if vm else catalog.vms()
+        names: list[str | None] = [*(vm or (None,))]
+        vms = [found for name in names for found in choosing.vms_of(repository, name)]
         done = job.prune(
             repository,
             retention,

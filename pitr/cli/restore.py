@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pitr import times
-from pitr.cli import restore_stream, restore_targets
-from pitr.cli.choice import in_words
-from pitr.cli.options import Common, MaxWorkersOption, with_common
+from pitr.cli import choice, restore_stream, restore_targets
+from pitr.cli.options import (
+    AtOption,
+    Common,
+    DisksOption,
+    MaxWorkersOption,
+    OnlyVMArgument,
+    PointOption,
+    with_common,
+)
 from pitr.errors import DamageError, UsageError
 from pitr.units import printable
 
@@ -28,26 +35,10 @@ if TYPE_CHECKING:
 @with_common(engine=True)
 def restore(
     common: Common,
-    vm: Annotated[
-        str | None,
-        typer.Argument(metavar="[VM]", help="Name or id; left out: the only VM in the repository."),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            "--at",
-            metavar="TIME",
-            help="The newest point at or before TIME: 2020-06-30T22:00 (local time), …Z.",
-        ),
-    ] = None,
-    point: Annotated[
-        str | None,
-        typer.Option("--point", metavar="ID", help="This point: a backup id, or the beginning of one."),
-    ] = None,
-    disk: Annotated[
-        list[str] | None,
-        typer.Option("--disk", metavar="DISK", help="Only this disk, by name or id; repeatable."),
-    ] = None,
+    vm: OnlyVMArgument = None,
+    at: AtOption = None,
+    point: PointOption = None,
+    disk: DisksOption = None,
     to_new_disks: Annotated[
         bool, typer.Option("--to-new-disks", help="Restore to new disks on the engine (the default).")
     ] = False,
@@ -164,30 +155,21 @@ def restore(
         restore_stream.restore_stream(common, from_stream, wanted, disk or (), common.workers(max_workers))
         return
     restore_stream.check_get_command(get_command, wanted, dry_run)
-    if (at is None) == (point is None):
-        raise UsageError(
-            "a restore needs one of --at and --point",
-            "Write --at 2020-06-30T22:00, or --point with an id of 'pitr list'.",
-        )
+    asked = choice.exactly_one("a restore", at, point)
     workers = common.workers(max_workers)
-    time = times.parse_at(at) if at is not None else None
     with common.repository() as repository, ExitStack() as stack:
-        choice = choosing.point_of(repository, vm, point, time)
-        if time is not None and not keep_going:
-            choosing.check_none_lost(repository, choice.backup, time)
-        streams = choosing.streams_of(choice.backup, disk or ())
-        if not streams:
-            raise UsageError(f"the point {choice.backup.backup_id} holds no disks")
-        common.out.notify(in_words(choice))
+        chosen = asked.find(repository, vm, check_lost=not keep_going)
+        streams = choosing.some_streams_of(chosen.backup, disk or ())
+        common.out.notify(choice.in_words(chosen))
         template = restore_stream.template_for(
-            common, repository, choice.backup, streams, wanted, get_command, dry_run
+            common, repository, chosen.backup, streams, wanted, get_command, dry_run
         )
         verifier = Verifier(workers) if verify or replace else None
         target = restore_targets.target_of(
-            common, stack, wanted, repository, choice.backup, streams, verifier
+            common, stack, wanted, repository, chosen.backup, streams, verifier
         )
-        done = _run(common, repository, choice, streams, target, template, keep_going, dry_run, workers)
-    _show(common, choice, done, target.vm_id, verifier.checksums if verifier else {}, dry_run)
+        done = _run(common, repository, chosen, streams, target, template, keep_going, dry_run, workers)
+    _show(common, chosen, done, target.vm_id, verifier.checksums if verifier else {}, dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
 
@@ -195,7 +177,7 @@ def restore(
 def _run(
     common: Common,
     repository: Repository,
-    choice: Choice,
+    chosen: Choice,
     streams: Sequence[Stream],
     target: Target,
     get_command: CommandTemplate | None,
@@ -206,7 +188,7 @@ def _run(
     from pitr.cli.progress import showing
     from pitr.jobs import restore as job
 
-    backup = choice.backup
+    backup = chosen.backup
     if dry_run:
         return job.plan(repository, backup, streams, target, keep_going=keep_going)
     with showing(common.out, f"restore {printable(backup.vm.name)}") as progress:
@@ -223,7 +205,7 @@ def _run(
 
 def _show(
     common: Common,
-    choice: Choice,
+    chosen: Choice,
     done: Sequence[Restored],
     vm_id: str | None,
     checksums: Mapping[str, str],
@@ -242,9 +224,9 @@ def _show(
         return
     common.out.document(
         {
-            "point": documents.point(choice.backup),
-            "age_s": choice.age_s,
-            "next_point": times.to_text(choice.next_point) if choice.next_point else None,
+            "point": documents.point(chosen.backup),
+            "age_s": chosen.age_s,
+            "next_point": times.to_text(chosen.next_point) if chosen.next_point else None,
             "vm_id": vm_id,
             "dry_run": dry_run,
             "disks": [{**documents.restored(disk), "checksum": checksums.get(disk.disk_id)} for disk in done],

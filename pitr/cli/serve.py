@@ -12,7 +12,7 @@ import typer
 
 from pitr import times
 from pitr.cli import choice
-from pitr.cli.options import Common, with_common
+from pitr.cli.options import AtOption, Common, DisksOption, OnlyVMArgument, PointOption, with_common
 from pitr.cli.output import take_standard_output
 from pitr.errors import Interrupted, UsageError
 from pitr.units import MIB, human_size, parse_size
@@ -30,22 +30,10 @@ _STOP_TIMEOUT_S = 10.0
 @with_common()
 def serve(
     common: Common,
-    vm: Annotated[
-        str | None,
-        typer.Argument(metavar="[VM]", help="Name or id; left out: the only VM in the repository."),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option("--at", metavar="TIME", help="The newest point at or before TIME (local time, or …Z)."),
-    ] = None,
-    point: Annotated[
-        str | None,
-        typer.Option("--point", metavar="ID", help="This point: a backup id, or the beginning of one."),
-    ] = None,
-    disk: Annotated[
-        list[str] | None,
-        typer.Option("--disk", metavar="DISK", help="Only this disk, by name or id; repeatable."),
-    ] = None,
+    vm: OnlyVMArgument = None,
+    at: AtOption = None,
+    point: PointOption = None,
+    disk: DisksOption = None,
     socket_path: Annotated[
         Path | None,
         typer.Option(
@@ -107,11 +95,10 @@ def serve(
     if cache_bytes < MIB:
         raise UsageError(f"--cache-size is at least 1m, not {cache_size}", "A frame of a disk has 1 MiB.")
     _check_place(socket_path, port, address)
+    asked = choice.exactly_one("serving", at, point)
     with common.repository() as repository, ExitStack() as stack:
-        chosen = choice.choose(repository, "serving", vm, at, point)
-        streams = choosing.streams_of(chosen.backup, disk or ())
-        if not streams:
-            raise UsageError(f"the point {chosen.backup.backup_id} holds no disks")
+        chosen = asked.find(repository, vm)
+        streams = choosing.some_streams_of(chosen.backup, disk or ())
         overlays = serve_overlays.overlay_paths(overlay, streams) if overlay is not None else {}
         if socket_path is None and port is None and overlay is not None:
             socket_path = serve_overlays.socket_beside(overlays)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr import times
+from pitr.cli import choice
 from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import DamageError, UsageError
 from pitr.units import human_size
@@ -69,12 +69,13 @@ def verify(
         raise UsageError("--quick, --full, --sample and --against-engine exclude each other")
     if against_engine and (at is not None or point is not None):
         raise UsageError("--against-engine compares the last point: leave out --at and --point")
+    asked = choice.at_most_one(at, point)
     workers = common.workers(max_workers)
     with common.repository() as repository:
         if against_engine:
             result = _against_engine(common, repository, vm, workers)
         else:
-            scope = _scope(repository, vm, at, point)
+            scope = _scope(repository, vm, asked)
             with showing(common.out, "verify") as progress:
                 result = job.verify(
                     repository,
@@ -106,23 +107,15 @@ def _against_engine(common: Common, repository: Repository, vm: str | None, work
     from pitr.jobs import choosing
     from pitr.jobs.against_engine import verify_against_engine
 
-    catalog = repository.catalog
-    vms = [choosing.vm_named(catalog, vm)] if vm is not None else catalog.vms()
+    vms = choosing.vms_of(repository, vm)
     with common.engine() as engine:
         return verify_against_engine(repository, engine, vms, workers=workers, notify=common.out.notify)
 
 
-def _scope(repository: Repository, vm: str | None, at: str | None, point: str | None) -> Scope:
+def _scope(repository: Repository, vm: str | None, asked: choice.Asked | None) -> Scope:
     from pitr.jobs import choosing
     from pitr.jobs.verify import Scope
 
-    catalog = repository.catalog
-    if at is not None and point is not None:
-        raise UsageError("--at and --point exclude each other")
-    chosen = choosing.vm_named(catalog, vm) if vm is not None else None
-    if point is not None:
-        return Scope(backup=choosing.point_named(catalog, point, chosen).backup)
-    if at is not None:
-        at_vm = chosen or choosing.only_vm(catalog)
-        return Scope(backup=choosing.point_at(catalog, at_vm, times.parse_at(at)).backup)
-    return Scope(vm_id=chosen.id if chosen else None)
+    if asked is not None:
+        return Scope(backup=asked.find(repository, vm).backup)
+    return Scope(vm_id=choosing.vms_of(repository, vm)[0].id if vm is not None else None)

@@ -108,7 +108,7 @@ def _verify_vm(
 
 
 def _last_point(repository: Repository, engine: ovirt.Engine, vm: ovirt.VM) -> Backup:
-    points = repository.catalog.points(vm.id)
+    points = repository.catalog_of_vm(vm.id).points(vm.id)
     usable = {checkpoint.id for checkpoint in ovirt.list_checkpoints(engine, vm.id) if checkpoint.valid}
     for backup in points[:1]:
         if backup.checkpoint_id in usable:
@@ -145,7 +145,7 @@ def _verify_disk(
             result.frames += point.frames_read
             result.bytes += point.bytes_read
     except StoredDamage as error:
-        lost = repository.catalog.dependants(error.damage.stream_id or stream.stream_id)
+        lost = repository.catalog_of_vm(last.vm.id).dependants(error.damage.stream_id or stream.stream_id)
         result.damage.append(error.damage.losing(tuple(lost)))
         return
     if expected != on_server.checksum:

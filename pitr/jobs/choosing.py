@@ -24,18 +24,39 @@ class Choice:
     next_point: datetime | None
 
 
-def point_of(repository: Repository, vm: str | None, point: str | None, time: datetime | None) -> Choice:
+def point_of(
+    repository: Repository,
+    vm: str | None,
+    point: str | None,
+    time: datetime | None,
+    *,
+    check_lost: bool = True,
+) -> Choice:
     """The point with this id, or the newest one at or before `time` of the VM (the only one, if none is named).
 
-    Raises NoSuchVM, NoSuchPoint and UsageError.
+    Raises NoSuchVM, NoSuchPoint, UsageError and, with `check_lost`, StoredDamage where a newer point is lost.
     """
-    catalog = repository.catalog_of_vm(vm) if vm is not None or point is None else None
     if point is not None:
-        chosen = vm_named(catalog, vm) if catalog is not None and vm is not None else None
-        return point_named(repository.catalog_with_point(point), point, chosen)
-    if catalog is None or time is None:
+        named = vm_named(repository.catalog_of_vm(vm), vm) if vm is not None else None
+        return point_with_id(repository, point, named)
+    if time is None:
         raise ValueError("neither a point nor a time is given")
-    return point_at(catalog, vm_named(catalog, vm) if vm is not None else only_vm(catalog), time)
+    catalog = repository.catalog_of_vm(vm)
+    chosen = point_at(catalog, vm_named(catalog, vm) if vm is not None else only_vm(catalog), time)
+    if check_lost:
+        check_none_lost(repository, chosen.backup, time)
+    return chosen
+
+
+def point_with_id(repository: Repository, name: str, vm: VMName | None = None) -> Choice:
+    """The point whose id is, or begins with, `name`. Raises NoSuchPoint and UsageError."""
+    return point_named(repository.catalog_with_point(name), name, vm)
+
+
+def vms_of(repository: Repository, name: str | None) -> list[VMName]:
+    """The VM with this id or name; all VMs for None. Raises NoSuchVM and UsageError."""
+    catalog = repository.catalog_of_vm(name)
+    return catalog.vms() if name is None else [vm_named(catalog, name)]
 
 
 def vm_named(catalog: Catalog, name: str) -> VMName:
@@ -107,6 +128,29 @@ def point_named(catalog: Catalog, name: str, vm: VMName | None = None) -> Choice
         raise UsageError(f"several points begin with {name!r}", f"Write more of the id: {ids}.")
     later = catalog.first_after(found[0].vm.id, found[0].point)
     return Choice(found[0], 0.0, later.point if later else None)
+
+
+def stream_of(backup: Backup, disk: str | None) -> Stream:
+    """The stream of the disk that is named by id or name, or of the only one. Raises NoSuchDisk and UsageError."""
+    streams = streams_of(backup, [disk] if disk is not None else [])
+    if not streams:
+        raise _no_disks(backup)
+    if len(streams) > 1:
+        names = ", ".join(f"{printable(stream.name)} ({stream.disk_id})" for stream in streams)
+        raise UsageError("the point holds several disks", f"Choose one with --disk: {names}.")
+    return streams[0]
+
+
+def some_streams_of(backup: Backup, disks: Sequence[str]) -> list[Stream]:
+    """As `streams_of`, but a point without any disk is a UsageError."""
+    streams = streams_of(backup, disks)
+    if not streams:
+        raise _no_disks(backup)
+    return streams
+
+
+def _no_disks(backup: Backup) -> UsageError:
+    return UsageError(f"the point {backup.backup_id} holds no disks")
 
 
 def streams_of(backup: Backup, disks: Sequence[str]) -> list[Stream]:

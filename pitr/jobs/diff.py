@@ -83,26 +83,20 @@ def choose(
             "a difference is one of two points",
             "Name each with --at TIME or --point ID: pitr diff web1 --at 2020-06-30T10:00 --at now.",
         )
-    catalog = repository.catalog
-    vm = choosing.vm_named(catalog, vm_name) if vm_name is not None else None
     chosen: list[Backup] = []
     for point in points:
-        backup = choosing.point_named(catalog, point, vm).backup
+        backup = choosing.point_of(repository, vm_name, point, None).backup
         if chosen and backup.vm.id != chosen[0].vm.id:
             raise UsageError("the two points are of different VMs", "Name two points of one VM.")
         chosen.append(backup)
-    if at:
-        vm = vm or (chosen[0].vm if chosen else choosing.only_vm(catalog))
     for time in at:
-        if vm is None:
-            raise RuntimeError("a time without a VM")
-        backup = choosing.point_at(catalog, vm, time).backup
-        choosing.check_none_lost(repository, backup, time)
-        chosen.append(backup)
+        # A time beside an id is of the VM that the id's point is of.
+        vm = chosen[0].vm.id if chosen else vm_name
+        chosen.append(choosing.point_of(repository, vm, None, time).backup)
     first, second = chosen
     if first.point == second.point and first != second:
         # Clocks are coarse; the catalog knows the lineage, newest first.
-        order = [backup.backup_id for backup in catalog.points(first.vm.id)]
+        order = [backup.backup_id for backup in repository.catalog_of_vm(first.vm.id).points(first.vm.id)]
         later_first = order.index(first.backup_id) < order.index(second.backup_id)
         return (second, first) if later_first else (first, second)
     return (first, second) if first.point <= second.point else (second, first)

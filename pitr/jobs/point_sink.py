@@ -49,7 +49,7 @@ class PointSink:
             parent = None
             if onto is not None:
                 parent = identities.parent_at(
-                    choosing.point_named(repository.catalog, onto, chosen).backup, identity.id
+                    choosing.point_with_id(repository, onto, chosen).backup, identity.id
                 )
             point = times.now() if moment is None else moment
             to_take_in = DiskToTakeIn(

@@ -65,6 +65,8 @@ class CompletedCatalog:
 
     def with_point(self, beginning: str) -> Catalog:
         """With the point whose id is, or begins with, `beginning`, and all records of its VM, if there is one."""
+        if self._whole:
+            return self._catalog
         found = {backup.vm.id for backup in self._catalog.with_prefix(beginning)}
         if len(found) != 1:
             return self.whole()

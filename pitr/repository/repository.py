@@ -259,7 +259,7 @@ class Repository:
 
     def record_of(self, backup_id: str) -> Record:
         """The record of a backup that the catalog knows, compared with what it remembers. Raises StoredDamage."""
-        known = self.catalog.known_record(backup_id)
+        known = self.catalog_with_point(backup_id).known_record(backup_id)
         if known is None:
             raise _record_damage(backup_id, "missing", f"the record of backup {backup_id} is missing")
         try:
