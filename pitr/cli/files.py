@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,17 +185,17 @@ def cat(
 
 def _print(pieces: Iterator[bytes]) -> int:
     """Write bytes to standard output; return how many."""
+    from pitr.cli.output import write
+
     written = 0
     for piece in pieces:
         try:
-            written += sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+            write(piece)
         except BrokenPipeError:
-            # Who read it has enough (`pitr files cat … | head`), and says so itself.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(128 + signal.SIGPIPE) from None
+            raise
         except OSError as error:
             raise PitrError(f"cannot write to standard output: {error.strerror}") from error
+        written += len(piece)
     return written
 
 

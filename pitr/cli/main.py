@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import sys
 import traceback
@@ -32,6 +33,20 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signum, _interrupt)
     _allow_many_files()
     try:
+        return _carried_out(given, output)
+    except (BrokenPipeError, SystemExit) as error:
+        # The command line library makes an end of the program, with exit code 1, of any closed pipe that it meets.
+        broken = error if isinstance(error, BrokenPipeError) else error.__context__
+        if not isinstance(broken, BrokenPipeError):
+            raise
+        if _readers_have_gone():
+            return 128 + signal.SIGPIPE
+        # Not our output, but something else that was written to.
+        return output.failure(_defect(broken))
+
+
+def _carried_out(given: list[str], output: Output) -> int:
+    try:
         return _run(given)
     except _LibraryError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -44,9 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         return output.failure(error)
     except BrokenPipeError:
-        # Whoever read our output has gone (`pitr list | head`); nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        raise
     except Exception as error:  # noqa: BLE001 - the last resort: a defect of pitr's, said as one
         if "--debug" in given:
             traceback.print_exc()
@@ -59,6 +72,20 @@ def _run(arguments: list[str]) -> int:
     result = app(arguments, prog_name="pitr", standalone_mode=False)
     sys.stdout.flush()
     return result if isinstance(result, int) else 0
+
+
+def _readers_have_gone() -> bool:
+    """Whether whoever read our output has gone (`pitr list | head`): nothing more can be said there, and is not."""
+    gone = False
+    for descriptor in (1, 2):
+        poll = select.poll()
+        poll.register(descriptor, 0)
+        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+            gone = True
+    return gone
 
 
 def wants_json(arguments: list[str]) -> bool:

@@ -31,6 +31,16 @@ def take_standard_output(*, taken: bool = True) -> None:
     _standard_output.taken = taken
 
 
+def write(data: bytes) -> None:
+    """Write all of it to standard output. Raises OSError; BrokenPipeError is for pitr.cli.main."""
+    sys.stdout.flush()
+    view = memoryview(data)
+    while view:
+        # With PYTHONUNBUFFERED it is the system's write, which takes a part only before it fails.
+        view = view[sys.stdout.buffer.write(view) :]
+    sys.stdout.buffer.flush()
+
+
 class Output:
     """Prints as text or JSON. In JSON there is exactly one document on standard output."""
 
@@ -45,16 +55,18 @@ class Output:
             print(orjson.dumps(document).decode(), file=sys.stderr, flush=True)  # noqa: T201
             return
         indent = 0 if one_line else orjson.OPT_INDENT_2
-        sys.stdout.buffer.write(orjson.dumps(document, option=indent | orjson.OPT_APPEND_NEWLINE))
-        sys.stdout.flush()
+        write(orjson.dumps(document, option=indent | orjson.OPT_APPEND_NEWLINE))
 
     def show(self, *renderables: RenderableType) -> None:
         from rich.console import Console
 
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
         console = Console(width=width, highlight=False, soft_wrap=False)
-        for renderable in renderables:
-            console.print(renderable, markup=False)
+        # The library would end the program when nobody reads: pitr.cli.main does that, for all that is printed.
+        with console.capture() as captured:
+            for renderable in renderables:
+                console.print(renderable, markup=False)
+        write(captured.get().encode(sys.stdout.encoding, "backslashreplace"))
 
     def notify(self, message: str) -> None:
         """One line that a person should see while the work goes on."""
