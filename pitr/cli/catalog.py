@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pitr.cli import serving
 from pitr.cli.options import Common, with_common
+from pitr.cli.serving import HostOption
 from pitr.errors import DamageError
 
 if TYPE_CHECKING:
@@ -96,40 +98,32 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 is any that is free.")
     ] = 8001,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host",
-            metavar="ADDRESS",
-            help="Address to listen on; others than this machine's own let others in.",
-        ),
-    ] = "127.0.0.1",
+    host: HostOption = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
 ) -> None:
     """Show the catalog in a browser, with Datasette: points, disks, streams, rehearsals, and ready-made queries.
 
     Needs the extra 'web': pip install 'pitr[web]'. It serves a copy that is brought up to date when points come or go;
-    nothing can be changed through it. Each table and query comes as JSON and CSV, too. Ctrl-C ends it, with exit
-    code 0.
+    nothing can be changed through it. Each table and query comes as JSON and CSV, too. Ctrl-C or SIGTERM ends it, with
+    exit code 0.
 
     Examples: pitr catalog serve --open; pitr catalog serve --port 0
     """
     from pitr.jobs import site
+    from pitr.listening import tcp_listener
 
-    def ready(address: str) -> None:
-        if common.out.json:
-            common.out.document({"serving": {"url": address}})
-        else:
-            common.out.show(f"The catalog is at {address} (Ctrl-C ends this)")
-        if open_browser:
-            import threading
-            import webbrowser
+    with serving.until_stopped(common.out) as tell, tcp_listener(host or serving.LOOPBACK, port) as listener:
 
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        def ready(address: str) -> None:
+            tell({"serving": {"url": address}}, [f"the catalog is at {address}"])
+            if open_browser:
+                import threading
+                import webbrowser
 
-    if not site.is_loopback(host):
-        common.out.notify("there is no login: whoever reaches this address can read the catalog")
-    site.serve(common.repository_path(), host, port, ready=ready, notify=common.out.notify)
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+        serving.warn_of_others(common.out, listener, "the catalog: there is no login")
+        site.serve(common.repository_path(), listener, ready=ready, notify=common.out.notify)
 
 
 def _show(common: Common, comparison: Comparison, *, ok: bool) -> None:

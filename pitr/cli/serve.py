@@ -6,14 +6,15 @@ from __future__ import annotations
 import shlex
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pitr import times
-from pitr.cli import choice
+from pitr.cli import choice, serving
 from pitr.cli.options import AtOption, Common, DisksOption, OnlyVMArgument, PointOption, with_common
 from pitr.cli.output import take_standard_output
+from pitr.cli.serving import HostOption
 from pitr.errors import Interrupted, UsageError
 from pitr.units import MIB, human_size, parse_size
 
@@ -48,14 +49,7 @@ def serve(
             "--port", metavar="N", min=0, max=65535, help="Listen on this TCP port; 0 is any free one."
         ),
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="ADDRESS",
-            help="Address for --port (127.0.0.1). There is no encryption and no password: whoever reaches it reads.",
-        ),
-    ] = None,
+    host: HostOption = None,
     overlay: Annotated[
         str | None,
         typer.Option(
@@ -88,13 +82,15 @@ def serve(
     pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';
     pitr serve web1 --at now --disk system --overlay web1.qcow2
     """
+    import threading
+
     from pitr.jobs import choosing, serve_overlays
     from pitr.jobs import serve as job
 
     cache_bytes = parse_size(cache_size)
     if cache_bytes < MIB:
         raise UsageError(f"--cache-size is at least 1m, not {cache_size}", "A frame of a disk has 1 MiB.")
-    _check_place(socket_path, port, address)
+    _check_place(socket_path, port, host)
     asked = choice.exactly_one("serving", at, point)
     with common.repository() as repository, ExitStack() as stack:
         chosen = asked.find(repository, vm)
@@ -102,57 +98,44 @@ def serve(
         overlays = serve_overlays.overlay_paths(overlay, streams) if overlay is not None else {}
         if socket_path is None and port is None and overlay is not None:
             socket_path = serve_overlays.socket_beside(overlays)
-        listener = _listen(common, stack, socket_path, port, address)
+        listener = _listen(common, stack, socket_path, port, host)
         served = stack.enter_context(
             job.serving(repository, chosen.backup, streams, listener, cache_bytes=cache_bytes)
         )
         if overlay is not None:
             serve_overlays.make_overlays(overlays, served)
-        try:
-            if run is not None:
-                take_standard_output()
-            _show(common, chosen, served, overlays)
-            code = _run(run, served) if run is not None else _wait()
-        except Interrupted:
-            if run is not None:
-                raise
-            code = 0
-    raise typer.Exit(code)
+        if run is not None:
+            take_standard_output()
+            serving.tell(common.out, *_told(chosen, served, overlays))
+            raise typer.Exit(_run(run, served))
+        with serving.until_stopped(common.out) as ready:
+            ready(*_told(chosen, served, overlays))
+            threading.Event().wait()
 
 
-def _check_place(socket_path: Path | None, port: int | None, address: str | None) -> None:
+def _check_place(socket_path: Path | None, port: int | None, host: str | None) -> None:
     if socket_path is not None and port is not None:
         raise UsageError("--socket and --port exclude each other")
-    if address is not None and port is None:
-        raise UsageError("--address goes with --port")
+    if host is not None and port is None:
+        raise UsageError("--host goes with --port")
 
 
 def _listen(
-    common: Common, stack: ExitStack, socket_path: Path | None, port: int | None, address: str | None
+    common: Common, stack: ExitStack, socket_path: Path | None, port: int | None, host: str | None
 ) -> socket.socket:
     from tempfile import TemporaryDirectory
 
-    from pitr.nbd_server import listening
+    from pitr import listening
 
     if port is not None:
-        listener = stack.enter_context(listening.tcp_listener(address or "127.0.0.1", port))
-        if not listening.is_loopback(listener):
-            common.out.notify(
-                "warning: whoever reaches this address and port can read the disks: NBD here has neither "
-                "encryption nor authentication"
-            )
+        listener = stack.enter_context(listening.tcp_listener(host or serving.LOOPBACK, port))
+        serving.warn_of_others(
+            common.out, listener, "the disks: NBD here has neither encryption nor authentication"
+        )
         return listener
     if socket_path is None:
         socket_path = Path(stack.enter_context(TemporaryDirectory(prefix="pitr-"))) / "nbd"
     return stack.enter_context(listening.unix_listener(socket_path))
-
-
-def _wait() -> int:
-    """Wait for the signal that ends it."""
-    import threading
-
-    threading.Event().wait()
-    return 0
 
 
 def _run(command: str, served: Sequence[Served]) -> int:
@@ -187,39 +170,36 @@ def _run(command: str, served: Sequence[Served]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _show(common: Common, chosen: Choice, served: Sequence[Served], overlays: Mapping[str, Path]) -> None:
-    out = common.out
-    if out.json:
-        out.document(
-            {
-                "serve": {
-                    "backup_id": chosen.backup.backup_id,
-                    "point": times.to_text(chosen.backup.point),
-                    "age_s": chosen.age_s,
-                    "next_point": times.to_text(chosen.next_point) if chosen.next_point else None,
-                    "disks": [
-                        {
-                            "disk_id": disk.disk_id,
-                            "name": disk.name,
-                            "export": disk.export,
-                            "size": disk.size,
-                            "uri": disk.uri,
-                            "overlay": str(overlays[disk.disk_id]) if overlays else None,
-                        }
-                        for disk in served
-                    ],
+def _told(
+    chosen: Choice, served: Sequence[Served], overlays: Mapping[str, Path]
+) -> tuple[dict[str, Any], list[str]]:
+    """The document, and the same for people."""
+    document = {
+        "serve": {
+            "backup_id": chosen.backup.backup_id,
+            "point": times.to_text(chosen.backup.point),
+            "age_s": chosen.age_s,
+            "next_point": times.to_text(chosen.next_point) if chosen.next_point else None,
+            "disks": [
+                {
+                    "disk_id": disk.disk_id,
+                    "name": disk.name,
+                    "export": disk.export,
+                    "size": disk.size,
+                    "uri": disk.uri,
+                    "overlay": str(overlays[disk.disk_id]) if overlays else None,
                 }
-            },
-            one_line=True,
-        )
-        return
-    out.notify(choice.in_words(chosen))
-    for disk in served:
-        out.notify(f"disk {disk.name} ({human_size(disk.size)}): {disk.uri}")
+                for disk in served
+            ],
+        }
+    }
+    lines = [choice.in_words(chosen)]
+    lines += [f"disk {disk.name} ({human_size(disk.size)}): {disk.uri}" for disk in served]
     if overlays:
         drives = " ".join(
             f"-drive file={shlex.quote(str(path))},format=qcow2,if=virtio" for path in overlays.values()
         )
-        out.notify(
+        lines.append(
             f"boot it, while this runs, with: qemu-system-x86_64 -accel kvm -accel tcg -m 2048 {drives}"
         )
+    return document, lines

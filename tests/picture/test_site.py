@@ -60,13 +60,9 @@ def _serving(path: Path, folder: Path) -> Iterator[Site]:
     environment = {"PITR_REPO": str(path), "TZ": "UTC", "TMPDIR": str(folder)}
     with Pitr(environment).process("catalog", "serve", "--port", "0", "--output", "json") as process:
         assert process.stdout is not None
-        lines = ""
-        # The document is written in several lines while the program goes on.
-        while not lines.endswith("}\n}\n"):
-            line = process.stdout.readline()
-            assert line, process.communicate()[1]
-            lines += line
-        yield Site(json.loads(lines)["serving"]["url"], process)
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        yield Site(json.loads(line)["serving"]["url"], process)
 
 
 def _fill(repository: Repository) -> dict[str, list[Backup]]:
@@ -273,8 +269,10 @@ def test_damaged_records_and_broken_chains_do_not_stop_it(repository: Repository
 def test_a_port_that_is_taken_is_said(command: Pitr) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        complaint = command("catalog", "serve", "--port", str(port), code=1).complaint
-    assert complaint.startswith(f"pitr: port {port} of 127.0.0.1 is in use. Choose another one with --port")
+        complaint = command("catalog", "serve", "--port", str(port), code=5).complaint
+    assert complaint.startswith(
+        f"pitr: something listens on port {port} of 127.0.0.1 already. Stop it, or name"
+    )
     assert "is no address" in command("catalog", "serve", "--host", "no such host", code=2).complaint
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from helpers import Writer, applied, disk
 
 from pitr.jobs.serve import DEFAULT_CACHE, Served, serving
+from pitr.listening import unix_listener
 from pitr.model import Backup
 from pitr.nbd import Client, parse_url
 from pitr.nbd_protocol import (
@@ -27,7 +28,6 @@ from pitr.nbd_protocol import (
     REQUEST,
     REQUEST_MAGIC,
 )
-from pitr.nbd_server.listening import unix_listener
 from pitr.repository import Repository
 
 MIB = 1 << 20

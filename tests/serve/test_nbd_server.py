@@ -15,10 +15,11 @@ from serving_points import MIB, RawClient, read
 
 from pitr.errors import NbdError
 from pitr.extents import ExtentMap
+from pitr.listening import unix_listener
 from pitr.nbd import Client, parse_url
 from pitr.nbd_protocol import READ, REQUEST, REQUEST_MAGIC
 from pitr.nbd_server import Export, Exports, NbdServer
-from pitr.nbd_server.listening import unix_listener, uri
+from pitr.nbd_server.uris import uri
 from pitr.process import run
 
 SIZE = 256 * MIB

@@ -26,10 +26,11 @@ from pitr.endpoint.memory import MemorySource
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs.serve import export_names, serving
+from pitr.listening import tcp_listener, unix_listener
 from pitr.model import Record
 from pitr.nbd import parse_url
 from pitr.nbd_protocol import READ
-from pitr.nbd_server.listening import tcp_listener, unix_listener, uri
+from pitr.nbd_server.uris import uri
 from pitr.process import run
 from pitr.repository import Repository
 from pitr.repository.stream_sink import ExternalBlob
@@ -102,6 +103,29 @@ def test_a_signal_ends_it_while_clients_read(
             result = ended(process)
     assert (result.code, result.stderr) == (0, "")
     assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("serve", "--at", AT_THE_END), "disk disk0 (10 MiB): nbd+unix:///disk0?socket="),
+        (("catalog", "serve", "--port", "0"), "the catalog is at http://127.0.0.1:"),
+    ],
+)
+def test_all_servers_say_that_they_are_ready_and_end_in_the_same_way(
+    pitr: Pitr, repository: Repository, words: tuple[str, ...], said: str
+) -> None:
+    store_chain(repository)
+    with pitr.process(*words) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline()]
+        while not lines[-1].endswith("serving until Ctrl-C or SIGTERM\n"):
+            assert lines[-1], lines
+            lines.append(process.stderr.readline())
+        assert lines[-2].startswith(f"pitr: {said}")
+        process.terminate()
+        result = ended(process)
+    assert (result.code, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_a_command_gets_the_uris_and_gives_its_exit_code(
@@ -183,7 +207,7 @@ def test_a_tcp_port_is_local_unless_it_is_asked_for(pitr: Pitr, repository: Repo
         assert f"something listens on port {found[1]} of 127.0.0.1 already" in taken.complaint
         process.terminate()
         assert "warning" not in ended(process).stderr
-    open_to_all = pitr("serve", "--at", AT_THE_END, "--port", "0", "--address", _ALL, "--run", "exit 0")
+    open_to_all = pitr("serve", "--at", AT_THE_END, "--port", "0", "--host", _ALL, "--run", "exit 0")
     assert "NBD here has neither encryption nor authentication" in open_to_all.stderr
 
 
@@ -219,9 +243,9 @@ def test_without_descriptors_clients_wait_and_it_is_told_once(pitr: Pitr, reposi
         ((), 2),
         (("--at", AT_THE_END, "--point", "1234"), 2),
         (("--at", AT_THE_END, "--socket", "s", "--port", "1"), 2),
-        (("--at", AT_THE_END, "--address", "127.0.0.1"), 2),
+        (("--at", AT_THE_END, "--host", "127.0.0.1"), 2),
         (("--at", AT_THE_END, "--port", "70000"), 2),
-        (("--at", AT_THE_END, "--port", "0", "--address", "no.such.host.invalid"), 2),
+        (("--at", AT_THE_END, "--port", "0", "--host", "no.such.host.invalid"), 2),
         (("--at", AT_THE_END, "--cache-size", "much"), 2),
         (("--at", AT_THE_END, "--cache-size", "1023k"), 2),
         (("--at", "1999-01-01T00:00Z"), 4),

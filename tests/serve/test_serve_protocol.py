@@ -15,6 +15,7 @@ import pytest
 from cli_runner import wait_until
 from serving_points import CHAIN_SIZE, MIB, RawClient, read, served, store_chain
 
+from pitr.listening import tcp_listener
 from pitr.nbd_protocol import (
     BLOCK_STATUS,
     CACHE,
@@ -52,7 +53,6 @@ from pitr.nbd_protocol import (
     WRITE_ZEROES,
 )
 from pitr.nbd_server import Exports, NbdServer
-from pitr.nbd_server.listening import tcp_listener
 from pitr.repository import Repository
 
 

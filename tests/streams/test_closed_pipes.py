@@ -74,7 +74,10 @@ def test_a_failure_that_nobody_reads_ends_quietly_too(repository: Repository, cl
 
 def test_the_head_of_a_long_list_is_enough(repository: Repository) -> None:
     # More than a pipe holds: without a reader the list cannot be printed to its end.
-    sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) SELECT printf('%0100d', i) FROM n"
+    sql = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) "
+        "SELECT printf('%0100d', i) FROM n"
+    )
     command = f'{sys.executable} -m pitr catalog query "{sql}" | head -n 1; echo "${{PIPESTATUS[*]}}"'
     done = subprocess.run(
         ["/bin/bash", "-c", command],

@@ -7,20 +7,17 @@ Datasette and its web server are an extra: nothing else of pitr needs them.
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
 import logging
-import os
-import signal
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from pitr.errors import Interrupted, PitrError, ProgramMissing, UsageError
+from pitr.errors import ProgramMissing
 from pitr.jobs.site.metadata import DATABASE, metadata
 from pitr.jobs.site.snapshot import Snapshot
+from pitr.listening import is_loopback
 from pitr.units import printable
 
 _SETTINGS = {
@@ -40,35 +37,29 @@ _App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 def serve(
     repository: Path,
-    host: str,
-    port: int,
+    listener: socket.socket,
     *,
     ready: Callable[[str], None],
     notify: Callable[[str], None],
 ) -> None:
-    """Serve the catalog until a signal ends it; `ready` is called with the address. Port 0: any that is free.
+    """Serve the catalog on `listener` until a signal ends it; `ready` is called with the address.
 
-    Raises ProgramMissing without the extra, PitrError when the port is in use, and what opening a repository raises.
+    Raises Interrupted, ProgramMissing without the extra, and what opening a repository raises.
     """
     datasette_module, uvicorn = _libraries()
-    with tempfile.TemporaryDirectory(prefix="pitr-catalog-") as folder, _listening(host, port) as listening:
+    with tempfile.TemporaryDirectory(prefix="pitr-catalog-") as folder:
         snapshot = Snapshot(repository, Path(folder) / f"{DATABASE}.db")
         datasette = datasette_module.Datasette(
             [str(snapshot.path)], metadata=metadata(printable(str(repository))), settings=_SETTINGS
         )
-        app = _Guarded(datasette.app(), snapshot, listening, notify)
+        app = _Guarded(datasette.app(), snapshot, listener, notify)
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", access_log=False, log_config=None, lifespan="on")
         )
         # Requests of the web server's own library are nothing that a person should see.
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        ready(_address(listening))
-        try:
-            server.run(sockets=[listening])
-        except Interrupted as stop:
-            # To be ended is how a server ends.
-            if stop.signum not in (signal.SIGINT, signal.SIGTERM):
-                raise
+        ready(_address(listener))
+        server.run(sockets=[listener])
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -86,41 +77,9 @@ def _libraries() -> tuple[Any, Any]:
     return datasette_module, uvicorn
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises UsageError for a host that is none, PitrError where the port cannot be had."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise UsageError(f"{host!r} is no address of this machine: {error.strerror}") from None
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
-    except OSError as error:
-        listening.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PitrError(
-                f"port {port} of {host} is in use",
-                "Choose another one with --port, or 0 for any that is free.",
-            ) from None
-        raise PitrError(f"cannot listen on port {port} of {host}: {os.strerror(error.errno or 0)}") from None
-    return listening
-
-
-def _address(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Guarded:
@@ -130,12 +89,12 @@ class _Guarded:
     """
 
     def __init__(
-        self, app: _App, snapshot: Snapshot, listening: socket.socket, notify: Callable[[str], None]
+        self, app: _App, snapshot: Snapshot, listener: socket.socket, notify: Callable[[str], None]
     ) -> None:
         self._app = app
         self._snapshot = snapshot
         self._notify = notify
-        self._only_local = is_loopback(listening.getsockname()[0])
+        self._only_local = is_loopback(listener)
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] == "http":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sockets to listen on, and the NBD URIs that lead to them."""
+"""Sockets to listen on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from pitr.errors import BusyError, PitrError, UsageError
-from pitr.nbd_protocol import DEFAULT_PORT
 
 _BACKLOG: Final = 64
 #: The system has room for no longer path of a socket.
 _MAX_PATH: Final = 107
+_ANOTHER_PATH: Final = "another path with --socket"
+_ANOTHER_PORT: Final = "another one with --port: 0 is any that is free"
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def unix_listener(path: Path) -> Iterator[socket.socket]:
         try:
             listener.bind(os.fspath(path))
         except OSError as error:
-            raise _cannot_listen(str(path), error) from error
+            raise _cannot_listen(str(path), error, _ANOTHER_PATH) from error
         finally:
             os.umask(before)
         made = path.lstat()
@@ -70,23 +70,10 @@ def tcp_listener(address: str, port: int) -> Iterator[socket.socket]:
             listener.bind(where)
             listener.listen(_BACKLOG)
         except OSError as error:
-            raise _cannot_listen(f"port {port} of {address}", error) from error
+            raise _cannot_listen(f"port {port} of {address}", error, _ANOTHER_PORT) from error
         yield listener
     finally:
         listener.close()
-
-
-def uri(listener: socket.socket, export: str) -> str:
-    """The NBD URI of an export that is served on `listener`."""
-    name = quote(export, safe="")
-    where = listener.getsockname()
-    if listener.family == socket.AF_UNIX:
-        return f"nbd+unix:///{name}?socket={quote(os.fsencode(Path(where).absolute()))}"
-    host, port = where[:2]
-    # A client on the machine itself; whoever comes from elsewhere knows the machine by another name.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
-    place = f"[{host}]" if ":" in host else host
-    return f"nbd://{place}{'' if port == DEFAULT_PORT else f':{port}'}/{name}"
 
 
 def is_loopback(listener: socket.socket) -> bool:
@@ -104,7 +91,7 @@ def _make_room(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _cannot_listen(str(path), error) from error
+        raise _cannot_listen(str(path), error, _ANOTHER_PATH) from error
     if not stat.S_ISSOCK(status.st_mode):
         raise UsageError(f"{path} exists already, and is no socket", "Name another path with --socket.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -120,8 +107,8 @@ def _make_room(path: Path) -> None:
         except OSError as error:
             # Also when it is busy with others: somebody listens.
             if not isinstance(error, TimeoutError | BlockingIOError):
-                raise _cannot_listen(str(path), error) from error
-    raise BusyError(f"something listens on {path} already", "Stop it, or name another path with --socket.")
+                raise _cannot_listen(str(path), error, _ANOTHER_PATH) from error
+    raise _taken(str(path), _ANOTHER_PATH)
 
 
 def _remove(path: Path, made: os.stat_result) -> None:
@@ -132,7 +119,11 @@ def _remove(path: Path, made: os.stat_result) -> None:
             path.unlink()
 
 
-def _cannot_listen(where: str, error: OSError) -> PitrError:
+def _cannot_listen(where: str, error: OSError, another: str) -> PitrError:
     if error.errno == errno.EADDRINUSE:
-        return BusyError(f"something listens on {where} already", "Stop it, or choose another place.")
+        return _taken(where, another)
     return PitrError(f"cannot listen on {where}: {error.strerror}")
+
+
+def _taken(where: str, another: str) -> BusyError:
+    return BusyError(f"something listens on {where} already", f"Stop it, or name {another}.")
