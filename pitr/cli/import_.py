@@ -86,9 +86,7 @@ def import_(
             raise UsageError(f"--onto and --format go with streams, not with {sources[0]!r}")
         _show(common, _migrate(common, sources[0], sources[1:], vm, disk, time or (), workers))
         return
-    if time and len(time) != len(sources):
-        raise UsageError(f"there are {len(sources)} files and {len(time)} times", "Give a --time for each.")
-    given = [times.parse_at(text) for text in time] if time else [None] * len(sources)
+    given = _times(time, sources) if time else [None] * len(sources)
     with common.repository() as repository:
         made: list[Backup] = []
         for source, moment in zip(sources, given, strict=True):
@@ -103,6 +101,13 @@ def import_(
             # The next one says itself what it stands on, or stands on this one.
             onto = None
     _show(common, made)
+
+
+def _times(given: Sequence[str], sources: Sequence[str]) -> list[datetime]:
+    """None at all, or one for each file. Raises UsageError."""
+    if given and len(given) != len(sources):
+        raise UsageError(f"there are {len(sources)} files and {len(given)} times", "Give a --time for each.")
+    return [times.parse_at(text) for text in given]
 
 
 def _options(
@@ -167,16 +172,12 @@ def _migrate(
 
     with common.repository() as repository, showing(common.out, f"import {word}") as progress:
         if word == "qcow2":
-            if time and len(time) != len(sources):
-                raise UsageError(
-                    f"there are {len(sources)} files and {len(time)} times", "Give one for each."
-                )
             return migrating.import_qcow2(
                 repository,
                 [Path(source) for source in sources],
                 vm,
                 disk=disk,
-                given=[times.parse_at(text) for text in time],
+                given=_times(time, sources),
                 workers=workers,
                 progress=progress,
                 done=done,

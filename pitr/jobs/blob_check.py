@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from pitr import sparse
 from pitr.blob import Decompressor, digest_of
-from pitr.damage import StoredDamage, of_stream
+from pitr.damage import StoredDamage, What, of_stream
 from pitr.errors import FormatError
 from pitr.index import Row
 from pitr.model import Backup, Kind, Stream
@@ -171,17 +171,7 @@ class _Checker:
             if digest_of(decompressor.decompress(frame, row.length)) != row.digest:
                 raise FormatError("the digest of its data does not match")
         except FormatError as error:
-            damage.append(
-                of_stream(
-                    self._backup.backup_id,
-                    self._stream,
-                    "corrupt",
-                    "frame",
-                    error.message,
-                    row.start,
-                    row.length,
-                )
-            )
+            damage.append(self._corrupt("frame", error, row.start, row.length))
 
     def _text(
         self,
@@ -200,17 +190,10 @@ class _Checker:
             if text != expected:
                 raise FormatError("its header text is not what the index says")
         except FormatError as error:
-            damage.append(
-                of_stream(
-                    self._backup.backup_id,
-                    self._stream,
-                    "corrupt",
-                    "blob",
-                    error.message,
-                    offset,
-                    len(stored),
-                )
-            )
+            damage.append(self._corrupt("blob", error, offset, len(stored)))
+
+    def _corrupt(self, what: What, error: FormatError, start: int, length: int) -> StoredDamage:
+        return of_stream(self._backup.backup_id, self._stream, "corrupt", what, error.message, start, length)
 
 
 def _check_meta(stream: Stream, text: bytes) -> int:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from pitr import times
 from pitr.catalog import Catalog
@@ -13,6 +14,8 @@ from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, names
 from pitr.units import printable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +65,27 @@ def vms_of(repository: Repository, name: str | None) -> list[VMName]:
 def vm_named(catalog: Catalog, name: str) -> VMName:
     """The VM with this id or name. Raises NoSuchVM, and UsageError when several have the name."""
     vms = catalog.vms()
-    found = [vm for vm in vms if vm.id == name] or [vm for vm in vms if vm.name == name]
-    if not found:
+    found = by_id_or_name(name, "VMs", [(vm.id, vm.name, vm) for vm in vms])
+    if found is None:
         known = ", ".join(printable(vm.name) for vm in vms)
         raise NoSuchVM(
             f"the repository holds no backup of a VM {name!r}",
             f"It holds backups of: {known}." if known else "It holds no backups at all.",
         )
+    return found
+
+
+def by_id_or_name(wanted: str, what: str, known: Iterable[tuple[str, str, T]]) -> T | None:
+    """The one of (id, name, thing) that has `wanted` as its id, else as its name; None when none has.
+
+    `what` names such things for people. Raises UsageError when several have the name.
+    """
+    every = list(known)
+    found = [one for one in every if one[0] == wanted] or [one for one in every if one[1] == wanted]
     if len(found) > 1:
-        ids = ", ".join(vm.id for vm in found)
-        raise UsageError(f"several VMs are named {name!r}", f"Use one of their ids: {ids}.")
-    return found[0]
+        ids = ", ".join(one[0] for one in found)
+        raise UsageError(f"several {what} are named {wanted!r}", f"Use one of their ids: {ids}.")
+    return found[0][2] if found else None
 
 
 def only_vm(catalog: Catalog) -> VMName:
@@ -159,19 +172,16 @@ def streams_of(backup: Backup, disks: Sequence[str]) -> list[Stream]:
         return list(backup.streams)
     chosen: list[Stream] = []
     for disk in disks:
-        found = [stream for stream in backup.streams if stream.disk_id == disk] or [
-            stream for stream in backup.streams if stream.name == disk
-        ]
-        if not found:
+        found = by_id_or_name(
+            disk, "disks", [(stream.disk_id, stream.name, stream) for stream in backup.streams]
+        )
+        if found is None:
             have = ", ".join(f"{printable(stream.name)} ({stream.disk_id})" for stream in backup.streams)
             raise NoSuchDisk(
                 f"the point {backup.backup_id} holds no disk {disk!r}", f"It holds: {have or 'none'}."
             )
-        if len(found) > 1:
-            ids = ", ".join(stream.disk_id for stream in found)
-            raise UsageError(f"several disks are named {disk!r}", f"Use one of their ids: {ids}.")
-        if found[0] not in chosen:
-            chosen.append(found[0])
+        if found not in chosen:
+            chosen.append(found)
     return chosen
 
 

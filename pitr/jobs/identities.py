@@ -11,6 +11,7 @@ from typing import Any
 
 from pitr.catalog import Catalog
 from pitr.errors import UsageError
+from pitr.jobs import choosing
 from pitr.model import Backup, DiskSettings, Stream, VMName
 from pitr.units import printable
 
@@ -24,14 +25,9 @@ def choose_vm(catalog: Catalog, name: str | None, meta: Mapping[str, Any]) -> VM
     wanted = name or said_id
     if wanted is None:
         raise UsageError("the stream does not say which VM it is of", "Name it with --vm.")
-    known = catalog.vms()
-    found = [vm for vm in known if vm.id == wanted] or [vm for vm in known if vm.name == wanted]
-    if len(found) > 1:
-        raise UsageError(
-            f"several VMs are named {wanted!r}", f"Use an id: {', '.join(vm.id for vm in found)}."
-        )
-    if found:
-        return found[0]
+    found = choosing.by_id_or_name(wanted, "VMs", [(vm.id, vm.name, vm) for vm in catalog.vms()])
+    if found is not None:
+        return found
     if said_id is not None and wanted in (said_id, said_name):
         return VMName(said_id, said_name or said_id)
     return VMName(str(uuid.uuid4()), usable_name(wanted) or "imported")
@@ -57,14 +53,11 @@ def choose_disk(
     for backup in catalog.points(vm.id):
         for stream in backup.streams:
             known.setdefault(stream.disk_id, stream)
-    found = [stream for stream in known.values() if stream.disk_id == wanted] or [
-        stream for stream in known.values() if stream.name == wanted
-    ]
-    if len(found) > 1:
-        ids = ", ".join(stream.disk_id for stream in found)
-        raise UsageError(f"several disks are named {wanted!r}", f"Use one of their ids: {ids}.")
-    if found:
-        return DiskIdentity(found[0].disk_id, found[0].name, found[0].settings)
+    found = choosing.by_id_or_name(
+        wanted, "disks", [(stream.disk_id, stream.name, stream) for stream in known.values()]
+    )
+    if found is not None:
+        return DiskIdentity(found.disk_id, found.name, found.settings)
     if said_id is not None and wanted in (said_id, said_name):
         return DiskIdentity(said_id, said_name or said_id, None)
     return DiskIdentity(str(uuid.uuid4()), wanted, None)

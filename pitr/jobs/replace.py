@@ -8,21 +8,20 @@ another name: an upload that is cancelled deletes its disk, so the old disks are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 
 from pitr import engine as ovirt
-from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import EngineBusy, PitrError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
-from pitr.jobs.target_disks import NewDisksTarget
+from pitr.jobs.target_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.upload_notes import UploadNotes
 from pitr.model import Backup, Stream
 from pitr.times import now
 from pitr.units import printable
 
 
-class ReplacedDisksTarget:
+class ReplacedDisksTarget(OntoNewDisks):
     """The disks of the VM that the point is of, which must be down. Raises EngineBusy when it is not, NoSuchVM.
 
     Disks of the VM that are not restored stay as they are; those that the VM has lost since are attached again.
@@ -59,15 +58,6 @@ class ReplacedDisksTarget:
             notes=notes,
             notify=notify,
         )
-
-    def reads_zero(self, stream: Stream) -> bool:
-        return self._disks.reads_zero(stream)
-
-    def expected_name(self, stream: Stream) -> str | None:
-        return self._disks.expected_name(stream)
-
-    def sink(self, stream: Stream, source: Source) -> AbstractContextManager[tuple[str, Sink]]:
-        return self._disks.sink(stream, source)
 
     def finish(self) -> None:
         self._check_down()

@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 
 from pitr import engine as ovirt
 from pitr import ovf
-from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import NoSuchVM, PitrError, UsageError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
-from pitr.jobs.target_disks import NewDisksTarget
+from pitr.jobs.target_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.upload_notes import UploadNotes
 from pitr.model import Record, Stream
 from pitr.units import printable
 
 
-class NewVMTarget:
+class NewVMTarget(OntoNewDisks):
     """A new VM `name` with all of the point's disks that are restored; down at the end, unless `start`.
 
     Where the VM of the point is still on the engine, the new one gets ids and MAC addresses of its own; else it
@@ -72,15 +70,6 @@ class NewVMTarget:
             notify=notify,
         )
         self.vm_id: str | None = None
-
-    def reads_zero(self, stream: Stream) -> bool:
-        return self._disks.reads_zero(stream)
-
-    def expected_name(self, stream: Stream) -> str | None:
-        return self._disks.expected_name(stream)
-
-    def sink(self, stream: Stream, source: Source) -> AbstractContextManager[tuple[str, Sink]]:
-        return self._disks.sink(stream, source)
 
     def finish(self) -> None:
         vm = ovirt.create_vm(

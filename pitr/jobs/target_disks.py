@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from pitr import engine as ovirt
 from pitr import times
@@ -137,6 +137,21 @@ class NewDisksTarget:
         except NoSuchDisk:
             return stream.name
         return f"{stream.name}_restored_{self._backup.point:%Y%m%dT%H%M%SZ}"
+
+
+class OntoNewDisks:
+    """What is common to targets that do something with new disks once all are written: `_disks` takes the data."""
+
+    _disks: NewDisksTarget
+
+    def reads_zero(self, stream: Stream) -> bool:
+        return self._disks.reads_zero(stream)
+
+    def expected_name(self, stream: Stream) -> str | None:
+        return self._disks.expected_name(stream)
+
+    def sink(self, stream: Stream, source: Source) -> AbstractContextManager[tuple[str, Sink]]:
+        return self._disks.sink(stream, source)
 
 
 def _format(stream: Stream, domain: ovirt.StorageDomain) -> str:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import orjson
@@ -29,20 +29,10 @@ def hold(path: Path, what: str) -> Iterator[None]:
 
     Raises BusyError at once when another process holds it.
     """
-    handle = _open(path, what)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _sign(handle)
-        except BlockingIOError:
-            raise BusyError(
-                f"another pitr works on {what}: {_holder(handle)}", "Wait until it has ended, or stop it."
-            ) from None
-        except OSError as error:
-            raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+    with _opened(path, what) as handle:
+        _take(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, what)
+        _sign(handle)
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -52,49 +42,52 @@ def share(path: Path, what: str) -> Iterator[None]:
     Raises BusyError at once when another process holds it alone. Where no lock file can be made, as on a read-only
     file system, nothing is held: who can write there at the same time has to wait for readers by other means.
     """
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        if error.errno not in _NOT_WRITABLE:
-            raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
-        yield
-        return
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            handle = stack.enter_context(_opened(path, what))
+        except RepositoryError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NOT_WRITABLE:
+                raise
+        else:
+            _take(handle, fcntl.LOCK_SH | fcntl.LOCK_NB, what)
             _sign(handle)
-        except BlockingIOError:
-            raise BusyError(
-                f"another pitr works on {what}: {_holder(handle)}", "Wait until it has ended, or stop it."
-            ) from None
-        except OSError as error:
-            raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager
 def wait_for(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs, after waiting for it: for what takes a moment only."""
-    handle = _open(path, what)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+    with _opened(path, what) as handle:
+        _take(handle, fcntl.LOCK_EX, what)
         yield
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[int]:
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _cannot_lock(what, error) from error
+    try:
+        yield handle
     finally:
         os.close(handle)
 
 
-def _open(path: Path, what: str) -> int:
+def _take(handle: int, operation: int, what: str) -> None:
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(handle, operation)
+    except BlockingIOError:
+        raise BusyError(
+            f"another pitr works on {what}: {_holder(handle)}", "Wait until it has ended, or stop it."
+        ) from None
     except OSError as error:
-        raise RepositoryError(f"cannot lock {what}: {error.strerror}") from error
+        raise _cannot_lock(what, error) from error
+
+
+def _cannot_lock(what: str, error: OSError) -> RepositoryError:
+    return RepositoryError(f"cannot lock {what}: {error.strerror}")
 
 
 def _sign(handle: int) -> None:
