@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pitr import __version__
 from pitr.cli import (
@@ -28,8 +30,40 @@ from pitr.cli import (
     verify,
 )
 
+#: In the order of the help and of the README's table: what is used most comes first.
+_COMMANDS: dict[str, Callable[..., object] | typer.Typer] = {
+    "init": init.init,
+    "backup": backup.backup,
+    "list": inspect.list_points,
+    "restore": restore.restore,
+    "files": files.app,
+    "serve": serve.serve,
+    "verify": verify.verify,
+    "drill": drill.drill,
+    "prune": prune.prune,
+    "diff": diff.diff,
+    "show": inspect.show,
+    "extents": inspect.extents,
+    "export": export.export,
+    "import": import_.import_,
+    "catalog": catalog.app,
+    "doctor": doctor.doctor,
+    "engine": engine.app,
+    "demo": demo.demo,
+}
+
+
+class _InOrder(TyperGroup):
+    """The library would put groups of commands behind all others."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {name: self.commands[name] for name in _COMMANDS}
+
+
 app = typer.Typer(
     name="pitr",
+    cls=_InOrder,
     help="Point-in-time restore for oVirt VM disks.\n\n"
     "Back up VMs in full and incrementally into a repository, see every point in time that it holds, and restore "
     "any of them: each byte is written once.",
@@ -69,21 +103,8 @@ def _before(
     )
 
 
-app.command("init")(init.init)
-app.command("backup")(backup.backup)
-app.command("restore")(restore.restore)
-app.command("serve")(serve.serve)
-app.command("export")(export.export)
-app.command("import")(import_.import_)
-app.command("verify")(verify.verify)
-app.command("prune")(prune.prune)
-app.command("list")(inspect.list_points)
-app.command("show")(inspect.show)
-app.command("extents")(inspect.extents)
-app.command("diff")(diff.diff)
-app.add_typer(catalog.app, name="catalog")
-app.add_typer(engine.app, name="engine")
-app.add_typer(files.app, name="files")
-app.command("drill")(drill.drill)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
+for _name, _command in _COMMANDS.items():
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)

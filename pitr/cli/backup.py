@@ -61,7 +61,7 @@ def backup(
         bool,
         typer.Option("--require-consistency", help="Fail when the guest's file systems cannot be frozen."),
     ] = False,
-    level: Annotated[int, typer.Option("--level", min=-7, max=19, help="zstd level.")] = 1,
+    level: Annotated[int, typer.Option("--level", metavar="N", min=-7, max=19, help="zstd level.")] = 1,
     to: Annotated[
         str | None,
         typer.Option(

@@ -16,58 +16,10 @@ if TYPE_CHECKING:
     from pitr.repository.cached_catalog import Comparison
 
 app = typer.Typer(
-    help="Look into the catalog, a SQLite database of all points, and make it again from the records.",
+    help="Look into the catalog of all points, or make it again. It is a SQLite database, made from the records.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-@app.command("rebuild")
-@with_common()
-def rebuild(
-    common: Common,
-    from_blobs: Annotated[
-        bool,
-        typer.Option(
-            "--from-blobs", help="First make records and indexes again that are lost, from the blobs."
-        ),
-    ] = False,
-) -> None:
-    """Make the catalog again from the commit records, and tell what was different.
-
-    The catalog remembers records that are gone; a rebuild forgets them: run 'pitr verify' first. With --from-blobs
-    points without a record come back from their blobs; what those do not tell is then unknown.
-
-    Example: pitr catalog rebuild
-    """
-    from dataclasses import replace
-
-    with common.repository() as repository:
-        told: list[str] = []
-        failed: tuple[str, ...] = ()
-        if from_blobs:
-            from pitr.jobs.from_blobs import bring_back
-
-            brought = bring_back(repository)
-            failed = brought.failed
-            told = [f"point {backup.backup_id}: brought back from its blobs" for backup in brought.backups]
-            told += [f"not brought back: {line}" for line in failed]
-        comparison = repository.rebuild_catalog()
-        comparison = replace(comparison, differences=(*told, *comparison.differences))
-    # What was different is mended now; only what is damaged remains a reason to fail.
-    _show(common, comparison, ok=not comparison.damaged and not failed)
-
-
-@app.command("check")
-@with_common()
-def check(common: Common) -> None:
-    """Compare the catalog with the commit records; exit code 3 when they differ.
-
-    Example: pitr catalog check
-    """
-    with common.repository() as repository:
-        comparison = repository.check_catalog()
-    _show(common, comparison, ok=not comparison.differences)
 
 
 @app.command("query")
@@ -101,11 +53,11 @@ def serve(
     host: HostOption = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
 ) -> None:
-    """Show the catalog in a browser, with Datasette: points, disks, streams, rehearsals, and ready-made queries.
+    """Show the catalog in a browser, with Datasette.
 
-    Needs the extra 'web': pip install 'pitr[web]'. It serves a copy that is brought up to date when points come or go;
-    nothing can be changed through it. Each table and query comes as JSON and CSV, too. Ctrl-C or SIGTERM ends it, with
-    exit code 0.
+    Points, disks, streams, rehearsals, and ready-made queries. Needs the extra 'web': pip install 'pitr[web]'. It
+    serves a copy that is brought up to date when points come or go; nothing can be changed through it. Each table and
+    query comes as JSON and CSV, too. Ctrl-C or SIGTERM ends it, with exit code 0.
 
     Examples: pitr catalog serve --open; pitr catalog serve --port 0
     """
@@ -124,6 +76,54 @@ def serve(
 
         serving.warn_of_others(common.out, listener, "the catalog: there is no login")
         site.serve(common.repository_path(), listener, ready=ready, notify=common.out.notify)
+
+
+@app.command("check")
+@with_common()
+def check(common: Common) -> None:
+    """Compare the catalog with the commit records. Exit code 3 when they differ.
+
+    Example: pitr catalog check
+    """
+    with common.repository() as repository:
+        comparison = repository.check_catalog()
+    _show(common, comparison, ok=not comparison.differences)
+
+
+@app.command("rebuild")
+@with_common()
+def rebuild(
+    common: Common,
+    from_blobs: Annotated[
+        bool,
+        typer.Option(
+            "--from-blobs", help="First make records and indexes again that are lost, from the blobs."
+        ),
+    ] = False,
+) -> None:
+    """Make the catalog again from the commit records. What was different is told.
+
+    The catalog remembers records that are gone; a rebuild forgets them: run 'pitr verify' first. With --from-blobs
+    points without a record come back from their blobs; what those do not tell is then unknown.
+
+    Example: pitr catalog rebuild
+    """
+    from dataclasses import replace
+
+    with common.repository() as repository:
+        told: list[str] = []
+        failed: tuple[str, ...] = ()
+        if from_blobs:
+            from pitr.jobs.from_blobs import bring_back
+
+            brought = bring_back(repository)
+            failed = brought.failed
+            told = [f"point {backup.backup_id}: brought back from its blobs" for backup in brought.backups]
+            told += [f"not brought back: {line}" for line in failed]
+        comparison = repository.rebuild_catalog()
+        comparison = replace(comparison, differences=(*told, *comparison.differences))
+    # What was different is mended now; only what is damaged remains a reason to fail.
+    _show(common, comparison, ok=not comparison.damaged and not failed)
 
 
 def _show(common: Common, comparison: Comparison, *, ok: bool) -> None:

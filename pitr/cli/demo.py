@@ -33,10 +33,10 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Show the whole story on a local oVirt, in a temporary folder: backups, a disaster, a restore, the proof.
+    """Show the whole story: backups, a disaster, a restore, the proof.
 
-    Exit code 1 when a proof fails. Needs qemu (Debian: qemu-utils, qemu-system-common, e2fsprogs) and the extra
-    pitr[lab].
+    It happens on a local oVirt, in a temporary folder. Exit code 1 when a proof fails. Needs qemu (Debian:
+    qemu-utils, qemu-system-common, e2fsprogs) and the extra pitr[lab].
 
     Example: pitr demo
     """

@@ -53,12 +53,12 @@ def diff(
         ),
     ] = None,
 ) -> None:
-    """Show what changed on a VM's disks between two points, as figures and as a map.
+    """Show what changed on a VM's disks between two points.
 
-    The two points are named with --at, --point or one of each; the earlier one comes first, in whatever order they
-    are typed. Content is compared by the digests of what is stored, no data is read: what a backup stored again
-    unchanged is the same if it was cut into the same frames. Across a full, more is reported than changed: --exact
-    reads that, too.
+    Figures and a map; with --html a page for a browser, too. The two points are named with --at, --point or one of
+    each; the earlier one comes first, in whatever order they are typed. Content is compared by the digests of what is
+    stored, no data is read: what a backup stored again unchanged is the same if it was cut into the same frames.
+    Across a full, more is reported than changed: --exact reads that, too.
 
     Examples: pitr diff web1 --at 2020-06-30T10:00 --at 2020-06-30T22:00;
     pitr diff --point 9f8e --point 1c2d --disk system --extents;

@@ -22,7 +22,7 @@ def doctor(
         typer.Option("--storage-domain", metavar="SD", help="Where the probe's disk goes; left out: any."),
     ] = None,
 ) -> None:
-    """Look at all that backups and restores need, and say what to fix; exit code 1 when something is broken.
+    """Look at all that backups and restores need. It says what to fix; exit code 1 when something is broken.
 
     Programs, configuration, repository, free space, the engine's certificate, login, clock and permissions. A probe
     makes a disk of 1 MiB on the engine, writes to it through ovirt-imageio, compares the checksum and deletes it.

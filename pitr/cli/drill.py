@@ -40,7 +40,7 @@ def drill(
     ] = False,
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Rehearse a restore of all disks of a point, and remember how it went: 'pitr list' shows it.
+    """Rehearse a restore of all disks of a point. How it went is remembered: 'pitr list' shows it.
 
     The point is restored to temporary images, which are compared by checksum, checked by qemu-img, and looked into:
     partition tables, file systems, e2fsck on ext ones. Exit code 3 when something is not as it should be.

@@ -31,10 +31,10 @@ def cleanup(
         bool, typer.Option("--dry-run", help="Show what would be ended; end nothing.")
     ] = False,
 ) -> None:
-    """End backups and uploads, with their transfers, that a killed pitr has left open on the engine.
+    """End what a killed pitr has left open on the engine.
 
-    The next backup of the VM, and the next restore to the engine, do that, too. Only what this repository has noted
-    is touched: what another product has begun is not.
+    That is backups and uploads, with their transfers. The next backup of the VM, and the next restore to the engine,
+    do that, too. Only what this repository has noted is touched: what another product has begun is not.
 
     Example: pitr engine cleanup web1 --dry-run
     """

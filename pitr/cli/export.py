@@ -56,7 +56,7 @@ def export(
     ] = "-",
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Write a disk at a point, or its difference to another point, as a stream on a pipe or to a file.
+    """Write a disk at a point as a stream, to a pipe or a file. With --since only its difference to another point.
 
     A sparse stream is what oVirt's own examples read; `rbd import-diff` reads rbd-diff. With --to - the result is
     printed on standard error. A stream that is cut off has no end, which every reader notices.

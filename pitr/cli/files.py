@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pitr.repository import Repository
 
 app = typer.Typer(
-    help="Take files from a past state: nothing is restored, nothing is mounted, nobody needs to be root.",
+    help="Take files from a past state, without a restore. Nothing is mounted, nobody needs to be root.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -60,7 +60,7 @@ def ls(
         bool, typer.Option("--recursive", "-R", help="All that is below the folder, too.")
     ] = False,
 ) -> None:
-    """List what a folder held at a point in time; without a path, the volumes with their file systems.
+    """List what a folder held at a point in time. Without a path, the volumes with their file systems.
 
     Examples: pitr files ls web1 --at 2020-06-30T22:00; pitr files ls web1 --at 2020-06-30T22:00 /etc;
     pitr files ls web1 --point 1c2d --volume vg0/root /var/log
@@ -109,7 +109,7 @@ def cp(
         bool, typer.Option("--dry-run", help="Say what would be copied; write nothing.")
     ] = False,
 ) -> None:
-    """Copy files and folders as they were at a point in time, like 'cp -r'. Nothing that exists is written over.
+    """Copy files and folders as they were, like 'cp -r'. Nothing that exists is written over.
 
     Modes (without set-uid), times, links and holes are kept; owners are not, and devices are not made. What cannot be
     copied is listed, the rest is copied, and the exit code is 1, or 3 when the repository is damaged.
@@ -161,8 +161,9 @@ def cat(
     disk: DiskOption = None,
     volume: VolumeOption = None,
 ) -> None:
-    """Write a file as it was at a point in time to standard output; with --output json the document goes to standard
-    error.
+    """Print a file as it was at a point in time.
+
+    It goes to standard output; with --output json the document goes to standard error.
 
     Examples: pitr files cat web1 --at 2020-06-30T22:00 /etc/fstab | diff - /etc/fstab
     """
@@ -229,9 +230,10 @@ def diff(
         bool, typer.Option("--exit-code", help="Exit code 1 when there are differences, as in git.")
     ] = False,
 ) -> None:
-    """Say which files were added (A), removed (D) or changed (M) between two points in time.
+    """Say which files are different between two points in time.
 
-    Lines that begin with ! name what could not be compared; the exit code is 1 then.
+    They were added (A), removed (D) or changed (M). Lines that begin with ! name what could not be compared; the exit
+    code is 1 then.
 
     Examples: pitr files diff web1 --at 2020-06-30T22:00 --since 2020-06-29T22:00 /etc;
     pitr files diff web1 --at now --since 1c2d --content

@@ -20,7 +20,7 @@ def init(
         typer.Argument(help="Where to make the repository; the same as --repo.", show_default=False),
     ] = None,
 ) -> None:
-    """Make a repository, in a folder that is empty or does not exist yet.
+    """Make a repository, in an empty or a new folder.
 
     Example: pitr init /srv/backup/pitr
     """

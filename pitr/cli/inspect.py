@@ -47,7 +47,7 @@ def show(
     common: Common,
     point: Annotated[str, typer.Argument(metavar="POINT", help="A backup id, or the beginning of one.")],
 ) -> None:
-    """Show one point: its disks, times, checkpoint and the chain that it stands on.
+    """Show one point: its disks, times, checkpoint and chain.
 
     Example: pitr show 1c2d3e4f
     """
@@ -79,7 +79,7 @@ def extents(
     point: Annotated[str, typer.Argument(metavar="POINT", help="A backup id, or the beginning of one.")],
     disk: OnlyDiskOption = None,
 ) -> None:
-    """Show the resolved map of a disk at a point: which backup each range comes from.
+    """Show which backup each range of a disk at a point comes from.
 
     Example: pitr extents 1c2d3e4f --disk system
     """

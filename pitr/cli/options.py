@@ -51,7 +51,10 @@ EngineUrlOption = Annotated[
     ),
 ]
 UsernameOption = Annotated[
-    str | None, typer.Option("--username", help="User of the engine, admin@internal [env: PITR_USERNAME].")
+    str | None,
+    typer.Option(
+        "--username", metavar="NAME", help="User of the engine, admin@internal [env: PITR_USERNAME]."
+    ),
 ]
 PasswordFileOption = Annotated[
     Path | None,
@@ -95,7 +98,13 @@ DisksOption = Annotated[
 ]
 MaxWorkersOption = Annotated[
     int | None,
-    typer.Option("--max-workers", min=1, max=64, help="Connections and threads, for all disks together (4)."),
+    typer.Option(
+        "--max-workers",
+        metavar="N",
+        min=1,
+        max=64,
+        help="Connections and threads, for all disks together (4).",
+    ),
 ]
 
 

@@ -72,7 +72,7 @@ def serve(
         typer.Option("--cache-size", metavar="SIZE", help="Memory for decompressed data, for all disks."),
     ] = "256m",
 ) -> None:
-    """Serve the disks at a point as read-only NBD exports, until it is stopped: no restore needed.
+    """Serve the disks at a point as read-only NBD exports. No restore is needed.
 
     The URIs are printed on standard error, or in the JSON document. Each disk has an export of its name and one of
     its id; a disk that is alone is the default export too. Ctrl-C or SIGTERM ends it, with exit code 0; with --run

@@ -47,6 +47,10 @@ def test_each_command_is_in_the_readme(name: str) -> None:
     assert f"| `{name}` |" in README
 
 
+def test_the_readme_has_the_commands_in_the_order_of_the_help() -> None:
+    assert re.findall(r"^\| `(pitr [^`]+)` \|", README, re.MULTILINE) == list(COMMANDS)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_json_document_is_described(name: str) -> None:
     table = (ROOT / "docs/json.md").read_text().split("## Documents")[1].split("Notes:")[0]
