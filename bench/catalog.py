@@ -135,9 +135,7 @@ def choose(folder: str, vm: str, at: str) -> None:
 
     assert app
     with Repository.open(Path(folder)) as repository:
-        choice = choosing.point_of(repository, vm, None, times.parse_at(at))
-        choosing.check_none_lost(repository, choice.backup, times.parse_at(at))
-        print(choice.backup.backup_id)
+        print(choosing.point_of(repository, vm, None, times.parse_at(at)).backup.backup_id)
 
 
 if __name__ == "__main__":
