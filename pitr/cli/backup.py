@@ -27,7 +27,7 @@ def backup(
     vms: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[VM]...",
+            metavar="VM",
             help="Names or ids; left out: the VMs that the configuration names, else those in the repository.",
         ),
     ] = None,

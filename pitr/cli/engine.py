@@ -25,7 +25,7 @@ def cleanup(
     common: Common,
     vm: Annotated[
         str | None,
-        typer.Argument(metavar="[VM]", help="Name or id; left out: all VMs of which anything is noted."),
+        typer.Argument(metavar="VM", help="Name or id; left out: all VMs of which anything is noted."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be ended; end nothing.")

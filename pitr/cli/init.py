@@ -17,7 +17,9 @@ def init(
     common: Common,
     folder: Annotated[
         Path | None,
-        typer.Argument(help="Where to make the repository; the same as --repo.", show_default=False),
+        typer.Argument(
+            metavar="FOLDER", help="Where to make the repository; the same as --repo.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Make a repository, in an empty or a new folder.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @with_common()
 def list_points(
     common: Common,
-    vm: Annotated[str | None, typer.Argument(metavar="[VM]", help="Name or id; left out: all VMs.")] = None,
+    vm: Annotated[str | None, typer.Argument(metavar="VM", help="Name or id; left out: all VMs.")] = None,
 ) -> None:
     """List the points in time that can be restored, newest first.
 

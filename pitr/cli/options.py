@@ -74,7 +74,7 @@ InsecureOption = Annotated[
 
 OnlyVMArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[VM]", help="Name or id; left out: the only VM in the repository."),
+    typer.Argument(metavar="VM", help="Name or id; left out: the only VM in the repository."),
 ]
 AtOption = Annotated[
     str | None,

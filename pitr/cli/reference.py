@@ -112,10 +112,10 @@ def _spelling(parameter: Any) -> str:
 
 
 def _placeholder(parameter: Any) -> str:
-    if parameter.metavar:
-        return str(parameter.metavar)
-    name = "N" if _is_number(parameter) else parameter.name.upper()
-    return name if parameter.param_type_name == "option" or parameter.required else f"[{name}]"
+    name = str(parameter.metavar or ("N" if _is_number(parameter) else parameter.name.upper()))
+    if parameter.param_type_name == "option" or parameter.required or name.startswith("["):
+        return name
+    return f"[{name}]{'...' if parameter.nargs == -1 else ''}"
 
 
 def _is_number(parameter: Any) -> bool:

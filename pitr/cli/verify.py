@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def verify(
     common: Common,
     vm: Annotated[
-        str | None, typer.Argument(metavar="[VM]", help="Name or id; left out: everything in the repository.")
+        str | None, typer.Argument(metavar="VM", help="Name or id; left out: everything in the repository.")
     ] = None,
     at: Annotated[
         str | None,
