@@ -190,12 +190,7 @@ def _print(pieces: Iterator[bytes]) -> int:
 
     written = 0
     for piece in pieces:
-        try:
-            write(piece)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise PitrError(f"cannot write to standard output: {error.strerror}") from error
+        write(piece)
         written += len(piece)
     return written
 

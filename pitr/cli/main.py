@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from pitr.cli.output import Output, take_standard_output
+from pitr.cli.output import CannotPrint, Output, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
 
 #: The base of the command line library's own errors; it has no public name in all its versions.
@@ -43,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
             return 128 + signal.SIGPIPE
         # Not our output, but something else that was written to.
         return output.failure(_defect(broken))
+    except CannotPrint as error:
+        # No document either, and nothing that is tried once more when Python ends.
+        output.notify(f"{error.message}.")
+        _into_nothing(sys.stdout.fileno())
+        return error.exit_code
 
 
 def _carried_out(given: list[str], output: Output) -> int:
@@ -54,12 +59,12 @@ def _carried_out(given: list[str], output: Output) -> int:
             return UsageError.exit_code
         usage = UsageError(_words(error), _help_hint(error))
         return output.failure(usage)
+    except (BrokenPipeError, CannotPrint):
+        raise
     except PitrError as error:
         if "--debug" in given:
             traceback.print_exc()
         return output.failure(error)
-    except BrokenPipeError:
-        raise
     except Exception as error:  # noqa: BLE001 - the last resort: a defect of pitr's, said as one
         if "--debug" in given:
             traceback.print_exc()
@@ -81,11 +86,15 @@ def _readers_have_gone() -> bool:
         poll = select.poll()
         poll.register(descriptor, 0)
         if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+            _into_nothing(descriptor)
             gone = True
     return gone
+
+
+def _into_nothing(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def wants_json(arguments: list[str]) -> bool:

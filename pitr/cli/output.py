@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from dataclasses import dataclass
@@ -31,14 +32,23 @@ def take_standard_output(*, taken: bool = True) -> None:
     _standard_output.taken = taken
 
 
+class CannotPrint(PitrError):
+    """Standard output takes nothing more: it is a file on a full disk, perhaps."""
+
+
 def write(data: bytes) -> None:
-    """Write all of it to standard output. Raises OSError; BrokenPipeError is for pitr.cli.main."""
-    sys.stdout.flush()
-    view = memoryview(data)
-    while view:
-        # With PYTHONUNBUFFERED it is the system's write, which takes a part only before it fails.
-        view = view[sys.stdout.buffer.write(view) :]
-    sys.stdout.buffer.flush()
+    """Write all of it to standard output. Raises CannotPrint, and BrokenPipeError where nobody reads any more."""
+    try:
+        sys.stdout.flush()
+        view = memoryview(data)
+        while view:
+            # With PYTHONUNBUFFERED it is the system's write, which takes a part only before it fails.
+            view = view[sys.stdout.buffer.write(view) :]
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotPrint(f"cannot write to standard output: {error.strerror}") from error
 
 
 class Output:
@@ -60,13 +70,22 @@ class Output:
     def show(self, *renderables: RenderableType) -> None:
         from rich.console import Console
 
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
-        console = Console(width=width, highlight=False, soft_wrap=False)
-        # The library would end the program when nobody reads: pitr.cli.main does that, for all that is printed.
-        with console.capture() as captured:
-            for renderable in renderables:
-                console.print(renderable, markup=False)
-        write(captured.get().encode(sys.stdout.encoding, "backslashreplace"))
+        # Given standard output itself, the library would end the program when nobody reads: pitr.cli.main does that.
+        printed = io.BytesIO()
+        file = io.TextIOWrapper(
+            printed, encoding=sys.stdout.encoding, errors="backslashreplace", write_through=True
+        )
+        terminal = sys.stdout.isatty()
+        console = Console(
+            file=file,
+            force_terminal=terminal or None,
+            width=None if terminal or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL,
+            highlight=False,
+            soft_wrap=False,
+        )
+        for renderable in renderables:
+            console.print(renderable, markup=False)
+        write(printed.getvalue())
 
     def notify(self, message: str) -> None:
         """One line that a person should see while the work goes on."""

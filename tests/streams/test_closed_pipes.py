@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cli_runner import Pitr
@@ -88,6 +89,22 @@ def test_the_head_of_a_long_list_is_enough(repository: Repository) -> None:
         timeout=60,
     )
     assert done.stdout.split() == [str(_ENDED), "0"] and done.stderr == ""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words", [("list",), ("list", "-o", "json"), ("list", "no-such-vm", "-o", "json")], ids=" ".join
+)
+def test_output_that_nothing_can_be_written_to_is_said_in_one_line(
+    repository: Repository, words: tuple[str, ...], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Writer(repository).add("64k:A")
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with Path("/dev/full").open("wb") as full:
+        done = _ended(repository, *words, stdout=full.fileno(), stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == b"pitr: cannot write to standard output: No space left on device."
+    assert b"Traceback" not in done.stderr and b"ignored" not in done.stderr
 
 
 def test_another_pipe_that_breaks_is_not_taken_for_the_output(
