@@ -16,6 +16,7 @@ from pitr.cli import (
     drill,
     engine,
     export,
+    gateway,
     import_,
     init,
     inspect,
@@ -80,4 +81,5 @@ app.add_typer(catalog.app, name="catalog")
 app.add_typer(engine.app, name="engine")
 app.command("drill")(drill.drill)
 app.command("doctor")(doctor.doctor)
+app.command("gateway")(gateway.gateway)
 app.command("demo")(demo.demo)
