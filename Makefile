@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # For the C parts of the oVirt packages, the local oVirt and the tests.
-PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd
+PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd curl
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 
@@ -46,7 +46,7 @@ check: venv
 	@# Each folder of tests has helpers of its own, some with the same names; these two lend theirs to others.
 	@for folder in tests/*/; do \
 	    echo "mypy $$folder"; \
-	    MYPYPATH=$$folder:tests/core:tests/e2e $(BIN)/mypy --no-warn-unused-ignores $$folder || exit 1; \
+	    MYPYPATH=$$folder:tests/core:tests/e2e:tests/streams $(BIN)/mypy --no-warn-unused-ignores $$folder || exit 1; \
 	done
 	$(BIN)/mypy --no-warn-unused-ignores tests/*.py
 
@@ -78,7 +78,7 @@ $(VENV)/installed: pyproject.toml
 install-system:
 	@missing=; sudo=; \
 	if ! command -v dpkg-query >/dev/null; then \
-	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd; do \
+	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd curl; do \
 	        PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing="$$missing $$program"; \
 	    done; \
 	    [ -z "$$missing" ] && exit 0; \

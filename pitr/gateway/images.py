@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from typing import Any, BinaryIO, Literal
 
 from pitr import engine as ovirt
@@ -15,9 +16,9 @@ from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
 from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
 from pitr.endpoint.sparse_stream import Compression, SparseStreamSink
 from pitr.endpoint.streamed import Passing, StreamedSource, cut
-from pitr.errors import NoSuchDisk, UsageError
+from pitr.errors import EngineError, NoSuchDisk, UsageError
 from pitr.extents import Extent
-from pitr.gateway.failures import Conflict
+from pitr.gateway.failures import Conflict, status_of
 from pitr.transfer import copy
 from pitr.transfer.pour import check_whole, pour
 
@@ -112,9 +113,18 @@ def _download(
             "what changed is known within a backup only",
             "Name the running backup with backup=ID, or the id of a transfer that belongs to it.",
         )
-    with ovirt.start_download(
+    started = ovirt.start_download(
         engine, disk.id, backup_id=backup_id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S
-    ) as transfer:
+    )
+    with ExitStack() as stack:
+        try:
+            transfer = stack.enter_context(started)
+        except EngineError as error:
+            if backup_id is None and status_of(error) == HTTPStatus.CONFLICT:
+                error.advice = (
+                    "While its VM runs, a disk can be read within a backup only: name it with backup=ID."
+                )
+            raise
         yield _Opened(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, backup_id)
 
 
