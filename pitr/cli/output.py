@@ -51,8 +51,10 @@ class Output:
     def show(self, *renderables: RenderableType) -> None:
         from rich.console import Console
 
-        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
-        console = Console(width=width, highlight=False, soft_wrap=False)
+        # A stream must not be followed by a table: whoever reads it would refuse it.
+        out = sys.stderr if _standard_output.taken else sys.stdout
+        width = None if out.isatty() or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
+        console = Console(file=out, width=width, highlight=False, soft_wrap=False)
         for renderable in renderables:
             console.print(renderable, markup=False)
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from cli_runner import Pitr
@@ -129,6 +131,13 @@ def test_what_cannot_be_is_refused(pitr: Pitr, pki: Pki, tmp_path: Path) -> None
     assert "no repository" in bare("gateway", "--repo", tmp_path, "--port", "0", code=1).complaint
     wrong = pitr.with_environment(PITR_CAFILE=str(other.cafile))
     assert "not trusted" in wrong("gateway", "--port", "0", code=6).complaint
+
+
+def test_without_its_packages_it_says_what_to_install(pitr: Pitr) -> None:
+    loaded = {name: None for name in sys.modules if name.startswith(("pitr.gateway.server", "uvicorn"))}
+    with mock.patch.dict(sys.modules, {**loaded, "uvicorn": None}):
+        sys.modules.pop("pitr.gateway.server", None)
+        assert "pip install 'pitr[gateway]'" in pitr("gateway", code=1).complaint
 
 
 def test_tls_with_the_right_certificate_only(secure: Gateway, pki: Pki, points: Points) -> None:
