@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # For the C parts of the oVirt packages, the local oVirt and the tests.
-PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd curl
+PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin curl
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 

@@ -145,7 +145,7 @@ def test_a_stream_goes_to_an_upload_that_somebody_else_has_started(
 
 
 def test_a_disk_that_holds_something_is_not_touched(lab: Lab, gateway: Gateway, tmp_path: Path) -> None:
-    disk, content = full_of(lab, MiB, tmp_path)
+    disk, content = full_of(lab, 24 * MiB, tmp_path)
     stream = stream_of(gateway, disk.id, tmp_path / "stream")
     refused = gateway.put(f"/images/{disk.id}", stream, status=409).error
     assert "would remove it" in refused["message"] and "new=true" in refused["advice"]

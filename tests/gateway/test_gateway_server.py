@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 from cli_runner import Pitr
+from cryptography.hazmat.primitives import serialization
 from gateway_client import CERTIFICATE, Answer, Gateway, running
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -108,6 +109,8 @@ def test_what_cannot_be_is_refused(pitr: Pitr, pki: Pki, tmp_path: Path) -> None
     readable.write_text("0123456789abcdef0123456789abcdef")
     readable.chmod(0o644)
     other = make_pki(tmp_path / "other")
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(_with_passphrase(pki.private_key.read_bytes()))
     no_pem = tmp_path / "no.pem"
     no_pem.write_text("no PEM")
     bare = pitr.with_environment(PITR_REPO="", PITR_ENGINE_URL="", PITR_CONFIG="")
@@ -116,6 +119,7 @@ def test_what_cannot_be_is_refused(pitr: Pitr, pki: Pki, tmp_path: Path) -> None
         (pitr, ("--host", "192.0.2.1"), "without TLS"),
         (pitr, ("--cert", pki.certificate), "go together"),
         (pitr, ("--cert", pki.certificate, "--key", other.private_key), "cannot be used"),
+        (pitr, ("--cert", pki.certificate, "--key", locked), "passphrase"),
         (pitr, ("--cert", no_pem, "--key", pki.private_key), "cannot be used"),
         (pitr, ("--cert", tmp_path / "missing", "--key", pki.private_key), "No such file"),
         (pitr, ("--token-file", tmp_path / "missing"), "No such file"),
@@ -131,6 +135,15 @@ def test_what_cannot_be_is_refused(pitr: Pitr, pki: Pki, tmp_path: Path) -> None
     assert "no repository" in bare("gateway", "--repo", tmp_path, "--port", "0", code=1).complaint
     wrong = pitr.with_environment(PITR_CAFILE=str(other.cafile))
     assert "not trusted" in wrong("gateway", "--port", "0", code=6).complaint
+
+
+def _with_passphrase(pem: bytes) -> bytes:
+    key = serialization.load_pem_private_key(pem, None)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
 
 
 def test_without_its_packages_it_says_what_to_install(pitr: Pitr) -> None:
