@@ -135,8 +135,9 @@ def choose(folder: str, vm: str, at: str) -> None:
 
     assert app
     with Repository.open(Path(folder)) as repository:
-        catalog = repository.catalog
-        print(choosing.point_at(catalog, choosing.vm_named(catalog, vm), times.parse_at(at)).backup.backup_id)
+        choice = choosing.point_of(repository, vm, None, times.parse_at(at))
+        choosing.check_none_lost(repository, choice.backup, times.parse_at(at))
+        print(choice.backup.backup_id)
 
 
 if __name__ == "__main__":

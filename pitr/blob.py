@@ -37,14 +37,14 @@ class Compressor:
     def __init__(self, level: int = DEFAULT_LEVEL) -> None:
         self._zstd = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
 
-    def compress(self, data: bytes | memoryview) -> bytes:
+    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
         return self._zstd.compress(data)
 
 
 class Plain:
     """Leaves frames as they are, for streams that are piped out without compression."""
 
-    def compress(self, data: bytes | memoryview) -> bytes:
+    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
         return bytes(data)
 
 
@@ -122,26 +122,29 @@ class BlobWriter:
     def add_data(self, start: int, length: int, frame: bytes) -> int:
         """Add a data extent of `length` bytes whose payload is compressed as `frame`; return the frame's offset."""
         self._text += sparse.data_header(start, length)
-        self._flush_text()
-        offset = self.size
-        self._put(frame)
+        text = self._taken_text()
+        offset = self.size + len(text)
+        # In one piece: a write and an update of the digest cost more than a copy.
+        self._put(text + frame)
         self._text += sparse.TAIL
         return offset
 
     def add_zero(self, start: int, length: int) -> None:
         self._text += sparse.zero_header(start, length)
         if len(self._text) >= _HEADER_TEXT_LIMIT:
-            self._flush_text()
+            self._put(self._taken_text())
 
     def finish(self) -> str:
         """End the stream; return the digest of the whole blob in hex."""
         self._text += sparse.STOP
-        self._flush_text()
+        self._put(self._taken_text())
         return self._digest.hexdigest()
 
-    def _flush_text(self) -> None:
-        self._put(self._compressor.compress(bytes(self._text)))
+    def _taken_text(self) -> bytes:
+        """The header text so far, as a frame."""
+        frame = self._compressor.compress(self._text)
         self._text.clear()
+        return frame
 
     def _put(self, data: bytes) -> None:
         self._write(data)

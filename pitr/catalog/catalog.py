@@ -176,7 +176,7 @@ class Catalog:
 
     def known(self, vm_id: str | None = None) -> dict[str, Known]:
         """What is remembered of each record, by the record's name."""
-        where, values = ("WHERE vm_id = ?", [vm_id]) if vm_id is not None else ("", [])
+        where, values = _of_vm(vm_id)
         query = f"SELECT backup_id, record_name, record_size, record_digest FROM point {where}"  # noqa: S608
         return {
             row["record_name"]: Known(
@@ -185,9 +185,10 @@ class Catalog:
             for row in self._all(query, values)
         }
 
-    def record_names(self) -> set[str]:
-        """The names of all records that are remembered."""
-        return {row[0] for row in self._all("SELECT record_name FROM point")}
+    def record_names(self, vm_id: str | None = None) -> set[str]:
+        """The names of the records that are remembered, of one VM or of all."""
+        where, values = _of_vm(vm_id)
+        return {row[0] for row in self._all(f"SELECT record_name FROM point {where}", values)}  # noqa: S608
 
     def known_record(self, backup_id: str) -> Known | None:
         found = self._all(
@@ -220,7 +221,7 @@ class Catalog:
 
     def points(self, vm_id: str | None = None) -> list[Backup]:
         """All backups, newest first."""
-        where, values = ("WHERE vm_id = ?", [vm_id]) if vm_id is not None else ("", [])
+        where, values = _of_vm(vm_id)
         return self._backups(where, values)
 
     def get(self, backup_id: str) -> Backup | None:
@@ -330,6 +331,11 @@ class Catalog:
         with self._errors():
             found: list[sqlite3.Row] = self._connection.execute(query, values).fetchall()
             return found
+
+
+def _of_vm(vm_id: str | None) -> tuple[str, list[str]]:
+    """The condition that rows are of one VM, if one is given, and its values."""
+    return ("", []) if vm_id is None else ("WHERE vm_id = ?", [vm_id])
 
 
 def _by_lineage(backups: list[Backup]) -> list[Backup]:

@@ -62,14 +62,9 @@ def drill(
         raise UsageError("--digests-only makes no images: --in does not go with it")
     if folder is not None and not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", "Make it, or name another one with --in.")
+    time = times.parse_at(at or "now") if point is None else None
     with common.repository() as repository:
-        catalog = repository.catalog
-        chosen = choosing.vm_named(catalog, vm) if vm is not None else None
-        if point is not None:
-            backup = choosing.point_named(catalog, point, chosen).backup
-        else:
-            time = times.parse_at(at or "now")
-            backup = choosing.point_at(catalog, chosen or choosing.only_vm(catalog), time).backup
+        backup = choosing.point_of(repository, vm, point, time).backup
         if not backup.streams:
             raise UsageError(f"the point {backup.backup_id} holds no disks")
         with showing(common.out, f"drill {backup.vm.name}") as progress:

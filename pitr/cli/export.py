@@ -82,20 +82,18 @@ def export(
         raise UsageError(f"--format is one of {', '.join(_FORMATS)}, not {stream_format!r}")
     if stream_format == "raw" and (since is not None or compress is not None or to == "-"):
         raise UsageError("--format raw writes a whole disk to a file", "Name it with --to FILE.")
+    time = times.parse_at(at) if at is not None else None
     with common.repository() as repository:
-        catalog = repository.catalog
-        chosen_vm = choosing.vm_named(catalog, vm) if vm is not None else None
-        if point is not None:
-            backup = choosing.point_named(catalog, point, chosen_vm).backup
-        else:
-            backup = choosing.point_at(
-                catalog, chosen_vm or choosing.only_vm(catalog), times.parse_at(at or "")
-            ).backup
+        backup = choosing.point_of(repository, vm, point, time).backup
         streams = choosing.streams_of(backup, [disk] if disk is not None else [])
         if len(streams) != 1:
             names = ", ".join(f"{printable(stream.name)} ({stream.disk_id})" for stream in streams)
             raise UsageError("the point holds several disks", f"Choose one with --disk: {names}.")
-        other = None if since is None else choosing.point_named(catalog, since, backup.vm).backup
+        other = (
+            None
+            if since is None
+            else choosing.point_named(repository.catalog_with_point(since), since, backup.vm).backup
+        )
         with Wake() as wake, showing(common.out, f"export {printable(streams[0].name)}") as progress:
             if stream_format == "raw":
                 done = job.export_raw(

@@ -48,8 +48,9 @@ def _points(repository: Repository, vm: str | None) -> tuple[list[Backup], dict[
     from pitr.jobs import choosing
     from pitr.repository import drills
 
-    chosen = choosing.vm_named(repository.catalog, vm) if vm is not None else None
-    points = repository.catalog.points(chosen.id if chosen else None)
+    catalog = repository.catalog_of_vm(vm)
+    chosen = choosing.vm_named(catalog, vm) if vm is not None else None
+    points = catalog.points(chosen.id if chosen else None)
     return points, drills.last_proven(repository.store, chosen.id if chosen else None)
 
 
@@ -86,8 +87,9 @@ def _point(repository: Repository, point: str) -> tuple[Backup, list[Backup], Pr
     from pitr.jobs import choosing
     from pitr.repository import drills
 
-    backup = choosing.point_named(repository.catalog, point).backup
-    chain = choosing.ancestry(repository.catalog, backup)
+    catalog = repository.catalog_with_point(point)
+    backup = choosing.point_named(catalog, point).backup
+    chain = choosing.ancestry(catalog, backup)
     return backup, chain, drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)
 
 
@@ -108,7 +110,7 @@ def extents(
     from pitr.jobs.resolved import ranges
 
     with common.repository() as repository:
-        backup = choosing.point_named(repository.catalog, point).backup
+        backup = choosing.point_named(repository.catalog_with_point(point), point).backup
         streams = choosing.streams_of(backup, [disk] if disk is not None else [])
         if len(streams) != 1:
             names = ", ".join(f"{stream.name} ({stream.disk_id})" for stream in streams)

@@ -170,14 +170,9 @@ def restore(
     workers = common.workers(max_workers)
     time = times.parse_at(at) if at is not None else None
     with common.repository() as repository, ExitStack() as stack:
-        catalog = repository.catalog
-        chosen_vm = choosing.vm_named(catalog, vm) if vm is not None else None
-        if time is not None:
-            choice = choosing.point_at(catalog, chosen_vm or choosing.only_vm(catalog), time)
-            if not keep_going:
-                choosing.check_none_lost(repository, choice.backup, time)
-        else:
-            choice = choosing.point_named(catalog, point or "", chosen_vm)
+        choice = choosing.point_of(repository, vm, point, time)
+        if time is not None and not keep_going:
+            choosing.check_none_lost(repository, choice.backup, time)
         streams = choosing.streams_of(choice.backup, disk or ())
         if not streams:
             raise UsageError(f"the point {choice.backup.backup_id} holds no disks")

@@ -15,6 +15,11 @@ class Span:
     length: int
     pieces: tuple[tuple[int, int], ...]
 
+    @property
+    def wanted(self) -> int:
+        """How many bytes the pieces have."""
+        return sum(length for _, length in self.pieces)
+
 
 def spans(ranges: Sequence[tuple[int, int]], *, gap: int, limit: int) -> Iterator[Span]:
     """Cover sorted, disjoint (offset, length) `ranges` with requests of at most `limit` bytes.

@@ -10,16 +10,14 @@ that flushes opens after all writers are closed.
 
 from __future__ import annotations
 
-import http.client
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
-
-from ovirt_imageio.client import ImageioClient
+from http import HTTPStatus
+from typing import Final, TypeVar
 
 from pitr.endpoint.closing import Closes
 from pitr.endpoint.coalesce import Span, spans
-from pitr.endpoint.imageio_errors import StatusError
+from pitr.endpoint.imageio_errors import StatusError, is_expected
 from pitr.endpoint.imageio_extents import Context, parse_extents
 from pitr.endpoint.imageio_http import (
     ANSWER_TIMEOUT_S,
@@ -34,7 +32,6 @@ from pitr.errors import CheckpointGone, FormatError, ImageioError
 from pitr.extents import ExtentMap
 
 T = TypeVar("T")
-C = TypeVar("C", bound=ImageioClient | ImageioSession)
 
 __all__ = ["ImageioAddress", "ImageioReader", "ImageioSink", "ImageioSource", "ImageioWriter"]
 
@@ -43,10 +40,8 @@ __all__ = ["ImageioAddress", "ImageioReader", "ImageioSink", "ImageioSource", "I
 MAX_GAP: Final = 256 << 10
 #: A request that fails is made again from its beginning.
 MAX_REQUEST: Final = 64 << 20
-#: Concurrent zeroes of 1 GiB have timed out on iSCSI; the library's own limit is this one too.
+#: Concurrent zeroes of 1 GiB have timed out on iSCSI; the limit of imageio's own client is this one too.
 MAX_ZERO: Final = 128 << 20
-#: What the library reads and sends at once, for each worker: from 128 KiB to 4 MiB it makes no difference.
-BUFFER_SIZE: Final = 1 << 20
 
 
 class ImageioSource:
@@ -117,7 +112,7 @@ class ImageioSource:
         try:
             return options, session.extents(self._context)
         except StatusError as error:
-            if self._context == "dirty" and error.code == http.client.NOT_FOUND:
+            if self._context == "dirty" and error.code == HTTPStatus.NOT_FOUND:
                 raise CheckpointGone(
                     f"ovirt-imageio at {self._transfer.host} cannot tell what changed since the checkpoint",
                     "Take a full backup.",
@@ -172,83 +167,83 @@ class ImageioSink:
         pass
 
 
-class _Link(Closes, Generic[C]):
+class _Link(Closes):
     """The one connection of a reader or writer: opened when needed, dropped when anything fails."""
 
-    def __init__(
-        self, transfer: ImageioAddress, connect: Callable[[ImageioAddress], C], sleep: Callable[[float], None]
-    ) -> None:
-        self.transfer = transfer
-        self._connect = connect
+    def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
+        self._transfer = transfer
         self._sleep = sleep
-        self._connection: C | None = None
+        self._session: ImageioSession | None = None
 
-    @property
-    def connection(self) -> C:
-        if self._connection is None:
-            self._connection = self._connect(self.transfer)
-        return self._connection
-
-    def trying(self, what: str, operation: Callable[[], T]) -> T:
+    def trying(self, what: str, operation: Callable[[ImageioSession], T]) -> T:
         def attempt() -> T:
             try:
-                return operation()
+                return operation(self._opened())
             except BaseException:
                 # Half of an answer may be left on the connection, after Ctrl-C too.
                 self.close()
                 raise
 
-        return trying(self.transfer, what, attempt, sleep=self._sleep)
+        return trying(self._transfer, what, attempt, sleep=self._sleep)
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
-
-def _session(transfer: ImageioAddress) -> ImageioSession:
-    session = ImageioSession(transfer, READ_TIMEOUT_S)
-    try:
-        session.go_local()
-    except BaseException:
-        session.close()
-        raise
-    return session
-
-
-def _client(transfer: ImageioAddress) -> ImageioClient:
-    return ImageioClient(
-        transfer.transfer_url,
-        cafile=None if transfer.cafile is None else str(transfer.cafile),
-        secure=transfer.secure,
-        proxy_url=transfer.proxy_url,
-        buffer_size=BUFFER_SIZE,
-    )
+    def _opened(self) -> ImageioSession:
+        if self._session is None:
+            session = ImageioSession(self._transfer, READ_TIMEOUT_S)
+            try:
+                session.go_local()
+            except BaseException:
+                session.close()
+                raise
+            self._session = session
+        return self._session
 
 
 class ImageioReader(Closes):
     def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
-        self._link = _Link(transfer, _session, sleep)
+        self._link = _Link(transfer, sleep)
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        at = 0
-        for span in spans(ranges, gap=MAX_GAP, limit=MAX_REQUEST):
-            length = sum(length for _, length in span.pieces)
-            target = buffer[at : at + length]
+        waiting = list(spans(ranges, gap=MAX_GAP, limit=MAX_REQUEST))
+        while waiting:
 
-            def read(span: Span = span, target: memoryview = target) -> None:
-                self._link.connection.read(span, target)
+            def read(session: ImageioSession, spans: list[Span] = waiting, to: memoryview = buffer) -> int:
+                return _read_what_comes(session, spans, to)
 
-            self._link.trying(f"read {span.length} bytes at {span.start}", read)
-            at += length
+            what = f"read {waiting[0].length} bytes at {waiting[0].start}"
+            count = self._link.trying(what, read)
+            if count < len(waiting):
+                self._link.close()
+            come, waiting = waiting[:count], waiting[count:]
+            buffer = buffer[sum(span.wanted for span in come) :]
 
     def close(self) -> None:
         self._link.close()
 
 
+def _read_what_comes(session: ImageioSession, spans: Sequence[Span], target: memoryview) -> int:
+    """Read until a request fails, and return how many did not: what has come need not come again.
+
+    Raises the failure of the first one: the tries are those of one request.
+    """
+    come = 0
+    try:
+        for _ in session.read(spans, target):
+            come += 1
+    except Exception as error:
+        if come == 0 or not is_expected(error):
+            raise
+    return come
+
+
 class ImageioWriter(Closes):
     def __init__(self, transfer: ImageioAddress, timeout_s: float, sleep: Callable[[float], None]) -> None:
-        self._link = _Link(transfer, _client, sleep)
+        self._transfer = transfer
+        self._link = _Link(transfer, sleep)
         self._timeout_s = timeout_s
         self._slow_zero = False
 
@@ -256,8 +251,8 @@ class ImageioWriter(Closes):
         for at in range(0, len(data), MAX_REQUEST):
             piece = data[at : at + MAX_REQUEST]
 
-            def put(start: int = offset + at, piece: memoryview = piece) -> None:
-                self._link.connection.read_from(_Given(piece), start, len(piece))
+            def put(session: ImageioSession, start: int = offset + at, piece: memoryview = piece) -> None:
+                session.write(start, piece)
 
             self._link.trying(f"write {len(piece)} bytes at {offset + at}", put)
 
@@ -265,36 +260,23 @@ class ImageioWriter(Closes):
         for start in range(offset, offset + length, MAX_ZERO):
             count = min(MAX_ZERO, offset + length - start)
 
-            def zero(start: int = start, count: int = count) -> None:
-                self._zero(start, count)
+            def zero(session: ImageioSession, start: int = start, count: int = count) -> None:
+                self._zero(session, start, count)
 
             self._link.trying(f"zero {count} bytes at {start}", zero)
 
     def close(self) -> None:
         self._link.close()
 
-    def _zero(self, offset: int, length: int) -> None:
+    def _zero(self, session: ImageioSession, offset: int, length: int) -> None:
         if not self._slow_zero:
             try:
-                self._link.connection.zero(offset, length)
+                session.zero(offset, length)
             except TimeoutError:
-                # This storage writes its zeroes: from now on wait longer than the library does.
+                # This storage writes its zeroes: from now on wait longer than for data.
                 self._slow_zero = True
                 raise
             return
         self._link.close()
-        with ImageioSession(self._link.transfer, self._timeout_s) as session:
-            session.zero(offset, length)
-
-
-class _Given:
-    """A file-like object that gives out `data` once."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-
-    def readinto(self, buffer: memoryview) -> int:
-        count = min(len(buffer), len(self._data))
-        buffer[:count] = self._data[:count]
-        self._data = self._data[count:]
-        return count
+        with ImageioSession(self._transfer, self._timeout_s) as patient:
+            patient.zero(offset, length)

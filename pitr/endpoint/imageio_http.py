@@ -1,39 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Requests to ovirt-imageio for which the client library does not serve.
+"""Requests to ovirt-imageio.
 
-It waits 60 s for any answer (10 s on the unix socket): on large or slow disks listing the extents, flushing and
-zeroing take longer; here they wait for half an hour, on a connection of their own. And it reads into a buffer of
-its own: here data is received where it is wanted, which took 0.29 instead of 0.42 CPU seconds for a GiB over the
-unix socket, 1.10 instead of 1.27 over TLS.
+Its own client library waits 60 s for any answer (10 s on the unix socket), while listing the extents, flushing and
+zeroing take longer on large or slow disks; it receives into a buffer of its own and takes half a millisecond of CPU
+time for a request. What pitr needs of the protocol is little, and is here.
 """
 
 from __future__ import annotations
 
-import http.client
 import logging
-import socket
-import ssl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
 from pitr.endpoint.closing import Closes
 from pitr.endpoint.coalesce import Span
+from pitr.endpoint.http_connection import Answer, HttpConnection
+from pitr.endpoint.imageio_address import Connected, ImageioAddress, connected, connected_locally
 from pitr.endpoint.imageio_errors import StatusError, is_expected, is_transient, translated
 from pitr.endpoint.imageio_extents import Context
-from pitr.errors import ImageioError
 from pitr.retry import is_abandoned, retrying
 
 T = TypeVar("T")
 
+__all__ = ["ImageioAddress", "ImageioSession", "Options", "ask", "trying"]
+
 _log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 1800.0
 #: Data that does not come for this long is asked for again.
 READ_TIMEOUT_S: Final = 60.0
@@ -42,48 +40,9 @@ MAX_BODY: Final = 1 << 30
 #: More connections to one disk than this make nothing faster, whatever a server offers.
 MAX_CONNECTIONS: Final = 32
 
-# A host that vanished is noticed in two minutes, although an answer may take half an hour.
-_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
-
-
-@dataclass(frozen=True, slots=True)
-class ImageioAddress:
-    """Where a transfer's data is, as the engine says. The URLs hold the ticket, a secret: never shown.
-
-    `proxy_url` is used when the host of `transfer_url` cannot be reached; `secure=False` trusts any
-    certificate. Raises ImageioError when a URL is not one.
-    """
-
-    transfer_url: str = field(repr=False)
-    proxy_url: str | None = field(default=None, repr=False)
-    cafile: str | Path | None = None
-    secure: bool = True
-
-    def __post_init__(self) -> None:
-        for url in self.urls:
-            try:
-                parts = urlsplit(url)
-                known = (
-                    parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and parts.path
-                )
-            except ValueError:
-                known = False
-            if not known:
-                raise ImageioError("the engine gave a transfer URL that is none")
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        return (self.transfer_url,) if self.proxy_url is None else (self.transfer_url, self.proxy_url)
-
-    @property
-    def host(self) -> str:
-        """The host and port, for messages."""
-        return urlsplit(self.transfer_url).netloc.rpartition("@")[2]
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """What must not be shown: the ticket."""
-        return tuple({urlsplit(url).path.rpartition("/")[2] for url in self.urls} - {""})
+#: Requests that are on their way while an answer is received.
+_REQUESTS_AHEAD: Final = 4
+_MAX_REFUSAL: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +55,13 @@ class Options:
 
 
 class ImageioSession(Closes):
-    """One connection for requests that may take up to `timeout_s` seconds. Raises OSError, HTTPException and
+    """One connection; each wait for the server takes at most `timeout_s` seconds. Raises OSError, HTTPException and
     StatusError; `trying` turns them into ImageioError."""
 
     def __init__(self, address: ImageioAddress, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        self._connection, self._path = _connected(address)
-        self._connection.sock.settimeout(timeout_s)
-        # For the case that the server closes after an answer: http.client connects again by itself.
-        self._connection.timeout = timeout_s
+        self._connect: Callable[[], Connected] = lambda: connected(address, timeout_s)
+        self._timeout_s = timeout_s
+        self._connected = self._connect()
         self._gap = memoryview(b"")
 
     def go_local(self) -> bool:
@@ -111,45 +69,61 @@ class ImageioSession(Closes):
 
         Tells whether it is.
         """
-        name = self.options().unix_socket
-        here, there = self._connection.sock.getsockname(), self._connection.sock.getpeername()
-        if name is None or here[0] != there[0]:
+        name, remote = self.options().unix_socket, self._connected
+        if name is None or not remote.same_machine:
             return False
-        connection = _UnixConnection(name, self._connection.timeout)
+
+        def connect() -> Connected:
+            return remote._replace(connection=connected_locally(name, self._timeout_s))
+
         try:
-            connection.connect()
+            self._connected = connect()
         except OSError:
             # A container shares the address, but not the file system.
             return False
-        self._connection.close()
-        self._connection = connection
+        remote.connection.close()
+        self._connect = connect
         _log.debug("this is the disk's host: data goes through the unix socket %s", name)
         return True
 
-    def read(self, span: Span, target: memoryview) -> None:
-        """Read the pieces of `span` one after the other into `target`, which is as long as all of them."""
-        last = span.start + span.length - 1
-        response = self._response("GET", self._path, headers={"Range": f"bytes={span.start}-{last}"})
-        if response.status != http.client.PARTIAL_CONTENT:
-            raise StatusError(response.status, self._body(response)[:1000].decode("utf-8", "replace"))
-        if response.length != span.length:
-            raise http.client.HTTPException(f"{response.length} bytes instead of {span.length}")
-        at, position = 0, span.start
-        for offset, length in span.pieces:
-            if offset - position > len(self._gap):
-                self._gap = memoryview(bytearray(offset - position))
-            _receive(response, self._gap[: offset - position])
-            _receive(response, target[at : at + length])
-            at += length
-            position = offset + length
+    def read(self, spans: Sequence[Span], target: memoryview) -> Iterator[None]:
+        """Read the pieces of all `spans` one after the other into `target`, which is as long as all of them.
+
+        Yields after each span that has come. A few requests are sent ahead, so that the server need not wait.
+        """
+        ready = self._ready()
+        asked = at = 0
+        for number, span in enumerate(spans):
+            while asked < min(len(spans), number + _REQUESTS_AHEAD):
+                ahead = spans[asked]
+                wanted = f"bytes={ahead.start}-{ahead.start + ahead.length - 1}"
+                ready.send("GET", self._connected.path, {"Range": wanted})
+                asked += 1
+            answer = ready.receive()
+            if answer.status != HTTPStatus.PARTIAL_CONTENT:
+                _refused(answer, ready)
+            if answer.length != span.length:
+                raise HTTPException(f"{answer.length} bytes instead of {span.length}")
+            position = span.start
+            for offset, length in span.pieces:
+                if offset - position > len(self._gap):
+                    self._gap = memoryview(bytearray(offset - position))
+                ready.receive_into(self._gap[: offset - position])
+                ready.receive_into(target[at : at + length])
+                at += length
+                position = offset + length
+            yield
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write `data`, without making that durable."""
+        last = offset + len(data) - 1
+        self._ask("PUT", "?flush=n", {"Content-Range": f"bytes {offset}-{last}/*"}, data)
 
     def options(self) -> Options:
-        response = self._response("OPTIONS", self._path)
-        body = self._body(response)
         # Old daemons and proxies know no OPTIONS: one connection always works.
-        if response.status in {204, 405}:
+        answer, body = self._exchange("OPTIONS", expected={200, 204, 405})
+        if answer.status != HTTPStatus.OK:
             return Options()
-        _check(response, body)
         try:
             values = orjson.loads(body)
         except ValueError:
@@ -158,30 +132,19 @@ class ImageioSession(Closes):
 
     def extents(self, context: Context) -> bytes:
         """Return the JSON list of the disk's extents as the server sent it."""
-        response = self._response("GET", f"{self._path}/extents?context={context}")
-        body = self._body(response)
-        _check(response, body)
-        return body
+        return self._ask("GET", f"/extents?context={context}")
 
     def readable_size(self) -> int:
         """Return how many bytes of the disk the ticket lets clients read."""
-        response = self._response("GET", self._path, headers={"Range": "bytes=0-0"})
-        body = self._body(response)
-        if response.status != http.client.PARTIAL_CONTENT:
-            raise StatusError(response.status, body[:1000].decode("utf-8", "replace"))
-        said = (response.getheader("Content-Range") or "").rpartition("/")[2]
+        answer, _ = self._exchange("GET", "", {"Range": "bytes=0-0"}, expected={HTTPStatus.PARTIAL_CONTENT})
+        said = answer.headers.get("content-range", "").rpartition("/")[2]
         if not said.isdecimal():
-            raise http.client.HTTPException("an answer without the size of the disk")
+            raise HTTPException("an answer without the size of the disk")
         return int(said)
 
     def checksum(self, algorithm: str, block_size: int) -> bytes:
         """Return the JSON of the daemon's checksum of all that the disk holds now (pitr.jobs.checksum)."""
-        response = self._response(
-            "GET", f"{self._path}/checksum?algorithm={algorithm}&block_size={block_size}"
-        )
-        body = self._body(response)
-        _check(response, body)
-        return body
+        return self._ask("GET", f"/checksum?algorithm={algorithm}&block_size={block_size}")
 
     def flush(self) -> None:
         self._patch({"op": "flush"})
@@ -191,29 +154,51 @@ class ImageioSession(Closes):
         self._patch({"op": "zero", "offset": offset, "size": length, "flush": False})
 
     def close(self) -> None:
-        self._connection.close()
+        self._connected.connection.close()
 
     def _patch(self, operation: dict[str, Any]) -> None:
-        headers = {"Content-Type": "application/json"}
-        response = self._response("PATCH", self._path, orjson.dumps(operation), headers)
-        _check(response, self._body(response))
+        self._ask("PATCH", "", {"Content-Type": "application/json"}, orjson.dumps(operation))
 
-    def _response(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> http.client.HTTPResponse:
-        self._connection.request(method, path, body, headers or {})
-        return self._connection.getresponse()
+    def _ask(
+        self,
+        method: str,
+        more: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | memoryview = b"",
+    ) -> bytes:
+        return self._exchange(method, more, headers, body)[1]
 
-    def _body(self, response: http.client.HTTPResponse) -> bytes:
-        length = response.length
-        if length is not None and length > MAX_BODY:
-            raise http.client.HTTPException(f"an answer of {length} bytes")
-        body = response.read(MAX_BODY + 1)
-        if length is not None and len(body) < length:
-            raise http.client.IncompleteRead(b"", length - len(body))
-        if len(body) > MAX_BODY:
-            raise http.client.HTTPException(f"an answer of more than {MAX_BODY} bytes")
-        return body
+    def _exchange(
+        self,
+        method: str,
+        more: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | memoryview = b"",
+        *,
+        expected: frozenset[int] | set[int] = frozenset({HTTPStatus.OK}),
+    ) -> tuple[Answer, bytes]:
+        """Ask once; `more` follows the transfer's path. Raises StatusError on a status that is not `expected`."""
+        ready = self._ready()
+        try:
+            ready.send(method, self._connected.path + more, headers, body)
+        except ConnectionError as error:
+            # A server that refuses a body does not wait for all of it.
+            try:
+                answer = ready.receive()
+            except (OSError, HTTPException):
+                raise error from None
+        else:
+            answer = ready.receive()
+        if answer.status not in expected:
+            _refused(answer, ready)
+        return answer, ready.body(answer, MAX_BODY)
+
+    def _ready(self) -> HttpConnection:
+        """The connection, a new one where the server has closed it after its last answer."""
+        if self._connected.connection.ended:
+            self._connected.connection.close()
+            self._connected = self._connect()
+        return self._connected.connection
 
 
 def ask(
@@ -248,62 +233,9 @@ def trying(
         raise translated(error, address.host, what, address.secrets) from None
 
 
-def _connected(address: ImageioAddress) -> tuple[http.client.HTTPConnection, str]:
-    *others, last = address.urls
-    for url in others:
-        try:
-            return _connected_to(urlsplit(url), address)
-        except OSError:
-            # The engine names the proxy for hosts that cannot be reached from everywhere.
-            _log.info("%s cannot be reached from here: trying the engine's proxy", urlsplit(url).netloc)
-            continue
-    return _connected_to(urlsplit(last), address)
-
-
-def _connected_to(url: SplitResult, address: ImageioAddress) -> tuple[http.client.HTTPConnection, str]:
-    host = url.hostname or ""
-    connection: http.client.HTTPConnection
-    if url.scheme == "https":
-        context = ssl.create_default_context(cafile=address.cafile)
-        if not address.secure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(host, url.port, timeout=CONNECT_TIMEOUT_S, context=context)
-    else:
-        connection = http.client.HTTPConnection(host, url.port, timeout=CONNECT_TIMEOUT_S)
-    try:
-        connection.connect()
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE:
-            connection.sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    except BaseException:
-        connection.close()
-        raise
-    return connection, url.path
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, name: str, timeout: float | None) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._name = name
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._name)
-
-
-def _receive(response: http.client.HTTPResponse, target: memoryview) -> None:
-    while target:
-        count = response.readinto(target)
-        if count == 0:
-            raise http.client.IncompleteRead(b"", len(target))
-        target = target[count:]
-
-
-def _check(response: http.client.HTTPResponse, body: bytes) -> None:
-    if response.status != http.client.OK:
-        raise StatusError(response.status, body[:1000].decode("utf-8", "replace"))
+def _refused(answer: Answer, connection: HttpConnection) -> NoReturn:
+    text = connection.body(answer, _MAX_REFUSAL)[:1000]
+    raise StatusError(answer.status, text.decode("utf-8", "replace"))
 
 
 def _options(values: Any) -> Options:

@@ -42,11 +42,11 @@ def find_point_disk(
             "format=raw is the bytes of the disk as they are: neither since nor compress goes with it"
         )
     with Repository.open(path) as repository:
-        backup = choosing.point_named(repository.catalog, point).backup
+        backup = choosing.point_named(repository.catalog_with_point(point), point).backup
         stream = choosing.streams_of(backup, [disk])[0]
         other = None
         if since is not None:
-            other = choosing.point_named(repository.catalog, since, backup.vm).backup
+            other = choosing.point_named(repository.catalog_with_point(since), since, backup.vm).backup
         return PointDisk(backup, stream, other, format, compression)
 
 

@@ -24,6 +24,20 @@ class Choice:
     next_point: datetime | None
 
 
+def point_of(repository: Repository, vm: str | None, point: str | None, time: datetime | None) -> Choice:
+    """The point with this id, or the newest one at or before `time` of the VM (the only one, if none is named).
+
+    Raises NoSuchVM, NoSuchPoint and UsageError.
+    """
+    catalog = repository.catalog_of_vm(vm) if vm is not None or point is None else None
+    if point is not None:
+        chosen = vm_named(catalog, vm) if catalog is not None and vm is not None else None
+        return point_named(repository.catalog_with_point(point), point, chosen)
+    if catalog is None or time is None:
+        raise ValueError("neither a point nor a time is given")
+    return point_at(catalog, vm_named(catalog, vm) if vm is not None else only_vm(catalog), time)
+
+
 def vm_named(catalog: Catalog, name: str) -> VMName:
     """The VM with this id or name. Raises NoSuchVM, and UsageError when several have the name."""
     vms = catalog.vms()
@@ -70,7 +84,7 @@ def check_none_lost(repository: Repository, chosen: Backup, time: datetime) -> N
 
     The catalog knows none that was damaged before it took it up: without this, an older point would be restored.
     """
-    known = repository.catalog.known(chosen.vm.id)
+    known = repository.catalog_of_vm(chosen.vm.id).known(chosen.vm.id)
     for name in repository.store.list(names.records_of(chosen.vm.id)):
         point = names.point_of_record(name)
         if name not in known and (point is None or chosen.point <= point <= time):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,20 +24,64 @@ Entry = tuple[Backup, str, StoredObject]
 Row = dict[str, Any]
 
 
-def open_catalog(path: Path, store: Store, read_record: ReadRecord) -> Catalog:
-    """Open the catalog and add the records that it lacks: a process may have died before it did so.
+class CompletedCatalog:
+    """A catalog to which the records that it lacks are added: a process may have died before it did so.
 
-    Nothing is taken away: a record that is gone stays known, so that its loss is noticed. Damaged records are
-    left to `verify`. Where the file cannot be written, what is missing is added in memory.
+    Nothing is taken away: a record that is gone stays known, so that its loss is noticed. Damaged records are left
+    to `verify`. Where the file cannot be written, what is missing is added in memory. Comparing all names takes a
+    second where there are some 100,000 points; where only one VM's points matter, only its own are compared.
     """
-    catalog = _open(path, store)
-    try:
-        missing = sorted(store.list(names.BACKUPS, besides=catalog.record_names()))
-        entries = _read(missing, read_record)[0] if missing else []
-        return _completed(catalog, store, entries, _writable(path)) if entries else catalog
-    except BaseException:
-        catalog.close()
-        raise
+
+    def __init__(self, path: Path, store: Store, read_record: ReadRecord) -> None:
+        self._path = path
+        self._store = store
+        self._read_record = read_record
+        self._catalog = _open(path, store)
+        self._whole = False
+        self._whole_vms: set[str] = set()
+
+    def close(self) -> None:
+        self._catalog.close()
+
+    def whole(self) -> Catalog:
+        """With all records that are there."""
+        if not self._whole:
+            self._take_up(self._store.list(names.BACKUPS, besides=self._catalog.record_names()))
+            self._whole = True
+        return self._catalog
+
+    def of_vm(self, name: str) -> Catalog:
+        """With all records of the VM that has this id or name; with all there are when none has."""
+        if self._whole:
+            return self._catalog
+        known = {vm.id for vm in self._catalog.vms()}
+        for vm_id in self._store.folders(names.BACKUPS):
+            if vm_id not in known:
+                self._complete_vm(vm_id)
+        found = [vm.id for vm in self._catalog.vms() if name in (vm.id, vm.name)]
+        for vm_id in found:
+            self._complete_vm(vm_id)
+        return self._catalog if found else self.whole()
+
+    def with_point(self, beginning: str) -> Catalog:
+        """With the point whose id is, or begins with, `beginning`, and all records of its VM, if there is one."""
+        found = {backup.vm.id for backup in self._catalog.with_prefix(beginning)}
+        if len(found) != 1:
+            return self.whole()
+        self._complete_vm(found.pop())
+        return self._catalog
+
+    def _complete_vm(self, vm_id: str) -> None:
+        if not self._whole and vm_id not in self._whole_vms:
+            known = self._catalog.record_names(vm_id)
+            self._take_up(self._store.list(names.records_of(vm_id), besides=known))
+            self._whole_vms.add(vm_id)
+
+    def _take_up(self, missing: Iterable[str]) -> None:
+        found = sorted(missing)
+        entries = _read(found, self._read_record)[0] if found else []
+        if entries:
+            self._catalog = _completed(self._catalog, self._store, entries, _writable(self._path))
 
 
 def _completed(catalog: Catalog, store: Store, entries: Sequence[Entry], writable: bool) -> Catalog:
@@ -47,8 +91,8 @@ def _completed(catalog: Catalog, store: Store, entries: Sequence[Entry], writabl
             catalog.add(entries, is_there=partial(_is_there, store))
             return catalog
     in_memory = catalog.copy_in_memory()
-    catalog.close()
     in_memory.add(entries)
+    catalog.close()
     return in_memory
 
 

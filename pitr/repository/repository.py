@@ -17,7 +17,7 @@ from pitr.damage import Damage, How, StoredDamage, What, of_stream
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
-from pitr.repository.cached_catalog import Comparison, compare, open_catalog, rebuild
+from pitr.repository.cached_catalog import Comparison, CompletedCatalog, compare, rebuild
 from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile, check_name, is_name
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Repository:
         self.path = path
         self.store = store
         self.id = repository_id
-        self._catalog: Catalog | None = None
+        self._catalog: CompletedCatalog | None = None
         # Streams that a record names, or may name: they are not to be dropped any more.
         self._recorded: set[str] = set()
 
@@ -107,8 +107,19 @@ class Repository:
     @property
     def catalog(self) -> Catalog:
         """The catalog, with all records that are there."""
+        return self._opened_catalog().whole()
+
+    def catalog_of_vm(self, name: str | None) -> Catalog:
+        """The catalog, with all records of the VM of this id or name: sooner than with all; with all for None."""
+        return self.catalog if name is None else self._opened_catalog().of_vm(name)
+
+    def catalog_with_point(self, beginning: str) -> Catalog:
+        """The catalog, with the point whose id begins so and all of its VM: sooner than with all."""
+        return self._opened_catalog().with_point(beginning)
+
+    def _opened_catalog(self) -> CompletedCatalog:
         if self._catalog is None:
-            self._catalog = open_catalog(self.catalog_path, self.store, self.read_record)
+            self._catalog = CompletedCatalog(self.catalog_path, self.store, self.read_record)
         return self._catalog
 
     @property

@@ -107,6 +107,9 @@ class Store(Protocol):
         Names in `besides` are left out, which is quicker than to leave them out afterwards.
         """
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names of the folders right in the folder `prefix`, in any order; of those without an object perhaps."""
+
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
 

@@ -122,6 +122,18 @@ class PosixStore:
                 else:
                     yield name
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_name(prefix)
+        with _io_errors(f"cannot list {prefix}"):
+            try:
+                entries = os.scandir(self.folder / prefix)
+            except FileNotFoundError:
+                return
+            with entries:
+                for entry in entries:
+                    if is_name(f"{prefix}/{entry.name}") and entry.is_dir(follow_symlinks=False):
+                        yield entry.name
+
     def delete(self, name: str) -> None:
         path = self._path(name)
         with _io_errors(f"cannot delete {name}"):

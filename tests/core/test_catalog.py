@@ -87,6 +87,37 @@ def test_a_record_that_was_added_behind_the_catalog_s_back_is_taken_up(written: 
         assert again.record_of(late.backup_id).backup == late
 
 
+def test_one_vm_s_points_are_complete_without_a_look_at_the_other_vms(written: Writer) -> None:
+    other = VMName("00000000-0000-4000-8000-0000000000ff", "other")
+    late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
+    elsewhere = backup_of([fake_stream()], vm=other, point=FIRST_POINT + timedelta(days=1))
+    _put(written.repository, late)
+    _put(written.repository, elsewhere)
+    for name in (VM.name, VM.id):
+        with Repository.open(written.repository.path) as again:
+            assert again.catalog_of_vm(name).points(VM.id)[0] == late
+    with Repository.open(written.repository.path) as again:
+        # A VM of which the catalog has never heard is found by its name, too.
+        assert again.catalog_of_vm("other").points(other.id) == [elsewhere]
+
+
+@pytest.mark.parametrize("length", [8, 36])
+def test_a_point_that_the_catalog_does_not_know_is_found_by_its_id(written: Writer, length: int) -> None:
+    late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
+    _put(written.repository, late)
+    with Repository.open(written.repository.path) as again:
+        beginning = late.backup_id[:length]
+        assert again.catalog_with_point(beginning).with_prefix(beginning) == [late]
+
+
+def test_a_known_point_s_vm_is_complete_when_the_point_is_looked_up(written: Writer) -> None:
+    late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
+    _put(written.repository, late)
+    with Repository.open(written.repository.path) as again:
+        catalog = again.catalog_with_point(written.backups[0].backup_id)
+        assert catalog.first_after(VM.id, written.backups[-1].point) == late
+
+
 def test_a_record_that_is_gone_is_damage_and_not_a_forgotten_point(written: Writer) -> None:
     full, incremental, _ = written.backups
     record_path(written.repository, full).unlink()

@@ -171,6 +171,13 @@ def test_the_list_has_all_names_below_a_folder_and_no_others(store: Store) -> No
     assert _names(store, "nothing") == []
 
 
+def test_the_folders_are_those_right_below(store: Store) -> None:
+    for name in ("backups/a/1", "backups/b/c/1", "backups/top", "other/x"):
+        store.create(name, b"")
+    assert sorted(store.folders("backups")) == ["a", "b"]
+    assert list(store.folders("nothing")) == []
+
+
 def test_a_deleted_object_is_gone_and_its_name_is_free(store: Store) -> None:
     store.create("backups/one", b"first")
     store.delete("backups/one")
@@ -193,6 +200,7 @@ def test_names_that_come_from_outside_lead_nowhere(store: Store, tmp_path: Path,
         lambda name: store.read(name, limit=1),
         lambda name: store.create(name, b""),
         lambda name: list(store.list(name)),
+        lambda name: list(store.folders(name)),
     ):
         with pytest.raises(RepositoryError, match="not a name"):
             ask(name)

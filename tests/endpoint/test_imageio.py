@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import pytest
 from disk_kinds import add_disk, remove_disk
 from faulty_proxy import Fault, FaultyProxy
-from ovirt_imageio.client import ImageioClient
 
 from pitr.endpoint import imageio
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
@@ -177,16 +176,8 @@ def test_a_ticket_that_does_not_exist_is_a_refusal(behind: Behind) -> None:
     assert TICKET not in raised.value.message
 
 
-class ImpatientClient(ImageioClient):  # type: ignore[misc]
-    """The library's client with its fixed timeout of a minute made short."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._backend._con.sock.settimeout(0.3)
-
-
 def test_a_server_that_falls_silent_is_asked_again(filled: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imageio, "ImageioClient", ImpatientClient)
+    monkeypatch.setattr(imageio, "READ_TIMEOUT_S", 0.3)
     for method in ("GET", "PUT", "PATCH"):
         filled.proxy.fail("stall", method)
     sink = filled.sink()
