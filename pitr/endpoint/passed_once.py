@@ -7,8 +7,8 @@ the disk can be compared with them without asking for the blobs again.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 
 import numpy as np
 
@@ -31,13 +31,14 @@ class PassedOnce(ChainStream):
 
     def __init__(self, repository: Repository, backup: Backup, stream: Stream, open_blob: OpenBlob) -> None:
         super().__init__(repository, backup, stream, open_blob)
-        self._places: list[tuple[int, int]] = []
+        #: Start and length of each piece in turn.
+        self._places = array("q")
         self._digests = bytearray()
 
     def passing(self) -> Iterator[Passing]:
         for passing in super().passing():
             if passing.data is not None:
-                self._places.append((passing.extent.start, passing.extent.length))
+                self._places.extend((passing.extent.start, passing.extent.length))
                 self._digests += digest_of(passing.data)
             yield passing
 
@@ -86,10 +87,10 @@ def _batches(pieces: Iterable[tuple[int, int, int]]) -> Iterator[list[tuple[int,
 
 def _between(starts: Int64Array, lengths: Int64Array, size: int) -> Iterator[tuple[int, int]]:
     """The ranges of `[0, size)` that lie between sorted, disjoint ones."""
-    bounds = [(0, 0), *zip(starts.tolist(), (starts + lengths).tolist(), strict=True), (size, size)]
-    for (_, end), (start, _) in pairwise(bounds):
-        if end < start:
-            yield end, start
+    ends = np.concatenate(([0], starts + lengths))
+    begins = np.concatenate((starts, [size]))
+    gaps = np.flatnonzero(ends < begins)
+    yield from zip(ends[gaps].tolist(), begins[gaps].tolist(), strict=True)
 
 
 def _pieces_of_data(extents: ExtentMap) -> Iterator[tuple[int, int]]:

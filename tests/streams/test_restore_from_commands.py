@@ -206,3 +206,20 @@ def test_keep_going_where_an_index_is_lost(lab: Lab, pitr: Pitr, tape: Tape, tmp
     # What cannot be whole can be neither verified nor take the place of anything.
     for option in ("--verify", "--replace"):
         pitr(*tape.where(), "--keep-going", option, code=2)
+
+
+def test_a_disk_without_data_is_verified_too(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    vm = make_vm(lab, MiB)
+    blob = tmp_path / "blob"
+    point = pitr.backup(vm.name, "--put-command", f"sh -c 'cat > {blob}'")
+    done = pitr.json(
+        *("restore", "--point", point["backup_id"], "--get-command", "false"),
+        *("--to-file", tmp_path / "out.raw", "--verify"),
+    )
+    assert done["disks"][0]["checksum"] == checksum(MemorySource(bytes(MiB)))
+    with mock.patch("pitr.endpoint.raw_file.RawFileSink.flush", _spoiling("raw_file.RawFileSink", 77)):
+        pitr(
+            *("restore", "--point", point["backup_id"], "--get-command", "false"),
+            *("--to-file", tmp_path / "spoiled.raw", "--verify"),
+            code=3,
+        )
