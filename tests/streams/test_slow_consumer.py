@@ -16,9 +16,9 @@ from disks_and_points import assert_same
 from pitr.lab import Lab
 
 MiB = 1 << 20
-SIZE = 1 << 30 if os.environ.get("PITR_SOAK") else 96 * MiB
-#: How long the consumer takes 1 MB/s only: two and a half times as long as the engine lets a transfer be idle.
-SLOW_S = 5.0
+SIZE = 1 << 30 if os.environ.get("PITR_SOAK") else 64 * MiB
+#: How long the consumer takes 1 MB/s only: twice as long as the engine lets a transfer be idle.
+SLOW_S = 4.0
 IDLE_S = 2
 
 _PROGRAM = f"""
