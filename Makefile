@@ -4,7 +4,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # For the C parts of the oVirt packages, the local oVirt and the tests.
-PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin curl
+PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl
+# The page of `pitr diff --html` is tested in it; 400 MB, which nothing else needs.
+BROWSER := chromium
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 
@@ -26,12 +28,14 @@ help:
 demo: venv
 	@$(BIN)/pitr demo
 
+# What is set for a target also holds for what it needs: install-system.
+test: PACKAGES += $(BROWSER)
 test: venv
 	@$(BIN)/pytest -n $(WORKERS) $(PYTEST)
 
 # What is random or sampled in the tests, ten times and more: about half an hour.
 soak: venv
-	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults $(PYTEST)
+	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/files $(PYTEST)
 
 # Coverage-guided; FUZZ takes libFuzzer's options.
 FUZZ := -max_total_time=600
@@ -78,7 +82,7 @@ $(VENV)/installed: pyproject.toml
 install-system:
 	@missing=; sudo=; \
 	if ! command -v dpkg-query >/dev/null; then \
-	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd curl; do \
+	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd nbdcopy curl; do \
 	        PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing="$$missing $$program"; \
 	    done; \
 	    [ -z "$$missing" ] && exit 0; \

@@ -20,14 +20,23 @@ _MOST_PARTITIONS = 128
 _PROBE_SIZE = 0x10000 + 0x48
 _EXTENDED = frozenset({0x05, 0x0F, 0x85})
 
+#: What holds logical volumes (`pitr.lvm`).
+LVM = "LVM physical volume"
+
 _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
     ("xfs", 0, b"XFSB"),
     ("btrfs", 0x10040, b"_BHRfS_M"),
     ("ntfs", 3, b"NTFS    "),
+    ("exFAT", 3, b"EXFAT   "),
+    ("ReFS", 3, b"ReFS\0\0\0\0"),
+    ("BitLocker", 3, b"-FVE-FS-"),
     ("fat", 82, b"FAT32   "),
     ("fat", 54, b"FAT1"),
     ("swap", 4086, b"SWAPSPACE2"),
-    ("LVM physical volume", 512, b"LABELONE"),
+    *((LVM, sector * 512, b"LABELONE") for sector in (1, 0, 2, 3)),
+    ("RAID member", 4096, b"\xfc\x4e\x2b\xa9"),
+    ("squashfs", 0, b"hsqs"),
+    ("ISO 9660", 0x8001, b"CD001"),
     ("LUKS", 0, b"LUKS\xba\xbe"),
     ("ext", 1080, b"\x53\xef"),
 )
@@ -60,6 +69,11 @@ def look_at(read: Read, size: int) -> Layout:
         for number, start, length in (ranges if table else whole)
     )
     return Layout(table, parts)
+
+
+def content_of(read: Read, size: int) -> str | None:
+    """Recognize what a volume without partitions holds. Raises what `read` raises."""
+    return _content(read, 0, size)
 
 
 def _table(read: Read, size: int) -> tuple[str | None, list[tuple[int, int, int]]]:

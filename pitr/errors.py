@@ -51,6 +51,10 @@ class FormatError(PitrError):
     """A stream that comes from outside is not in the format that it should be in."""
 
 
+class FileSystemError(PitrError):
+    """A guest's file system is damaged, or is of a kind that is not read."""
+
+
 class NoSuchError(PitrError):
     """What was named does not exist."""
 
@@ -67,6 +71,10 @@ class NoSuchVM(NoSuchError):
 
 class NoSuchDisk(NoSuchError):
     pass
+
+
+class NoSuchFile(NoSuchError):
+    """A point holds no such volume, or a volume no such file."""
 
 
 class NothingToBackUp(NoSuchDisk):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import struct
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
@@ -18,42 +17,39 @@ import numpy as np
 
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap
-from pitr.nbd_handshake import (
+from pitr.nbd_handshake import Address, Wire, negotiate
+from pitr.nbd_protocol import (
+    BLOCK_STATUS,
+    COMMAND_NO_HOLE,
+    DEFAULT_PORT,
+    DISCONNECT,
     FLAG_FLUSH,
     FLAG_MULTI_CONNECTION,
     FLAG_READ_ONLY,
     FLAG_TRIM,
     FLAG_WRITE_ZEROES,
-    Address,
-    Wire,
-    negotiate,
+    FLUSH,
+    READ,
+    REQUEST,
+    REQUEST_MAGIC,
+    STATE_ZERO,
+    TRIM,
+    WRITE,
+    WRITE_ZEROES,
 )
 from pitr.nbd_replies import Status, receive
 
-DEFAULT_PORT: Final = 10809
 #: A flush, or zeroing on a storage that cannot, may take as long as the storage is slow.
 SLOW_TIMEOUT_S: Final = 1800.0
 
-_READ: Final = 0
-_WRITE: Final = 1
-_DISCONNECT: Final = 2
-_FLUSH: Final = 3
-_TRIM: Final = 4
-_WRITE_ZEROES: Final = 6
-_BLOCK_STATUS: Final = 7
-_FLAG_NO_HOLE: Final = 1 << 1
 _COMMANDS: Final = {
-    _READ: "read",
-    _WRITE: "write",
-    _FLUSH: "flush",
-    _TRIM: "discard",
-    _WRITE_ZEROES: "zero",
-    _BLOCK_STATUS: "tell the extents of",
+    READ: "read",
+    WRITE: "write",
+    FLUSH: "flush",
+    TRIM: "discard",
+    WRITE_ZEROES: "zero",
+    BLOCK_STATUS: "tell the extents of",
 }
-
-_REQUEST_MAGIC: Final = 0x25609513
-_REQUEST: Final = struct.Struct(">LHHQQL")
-_STATE_ZERO: Final = 1 << 1
 
 #: Requests without a payload may be larger than a block, but one of 1 GiB may outlast every timeout on a
 #: storage that has to write the zeroes.
@@ -171,7 +167,7 @@ class Client:
         block = self.maximum_block
         for start in range(0, len(view), block):
             part = view[start : start + block]
-            self._request(_READ, offset + start, len(part), into=part)
+            self._request(READ, offset + start, len(part), into=part)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data).cast("B")
@@ -179,7 +175,7 @@ class Client:
         block = self.maximum_block
         for start in range(0, len(view), block):
             part = view[start : start + block]
-            self._request(_WRITE, offset + start, len(part), payload=part)
+            self._request(WRITE, offset + start, len(part), payload=part)
 
     def zero(self, offset: int, length: int, *, unmap: bool = True) -> None:
         """Make a range read as zero; with `unmap` the server may release its space.
@@ -195,7 +191,7 @@ class Client:
         with self._wire.patience(SLOW_TIMEOUT_S):
             for start in range(offset, offset + length, _MAX_ZERO):
                 count = min(_MAX_ZERO, offset + length - start)
-                self._request(_WRITE_ZEROES, start, count, flags=0 if unmap else _FLAG_NO_HOLE)
+                self._request(WRITE_ZEROES, start, count, flags=0 if unmap else COMMAND_NO_HOLE)
 
     def discard(self, offset: int, length: int) -> None:
         """Release a range that is not needed any more; what it reads as afterwards is the server's choice."""
@@ -204,13 +200,13 @@ class Client:
             raise NbdError(f"the NBD server at {self._wire.name} cannot discard")
         with self._wire.patience(SLOW_TIMEOUT_S):
             for start in range(offset, offset + length, _MAX_ZERO):
-                self._request(_TRIM, start, min(_MAX_ZERO, offset + length - start))
+                self._request(TRIM, start, min(_MAX_ZERO, offset + length - start))
 
     def flush(self) -> None:
         """Make everything durable that was acknowledged; nothing to do where the server has no flush."""
         if self.can_flush:
             with self._wire.patience(SLOW_TIMEOUT_S):
-                self._request(_FLUSH, 0, 0)
+                self._request(FLUSH, 0, 0)
 
     def extents(self) -> ExtentMap:
         """Return the data and zero ranges of the whole export; all is data where the server cannot tell."""
@@ -220,7 +216,7 @@ class Client:
         offset = 0
         while offset < self.size:
             with self._wire.patience(SLOW_TIMEOUT_S):
-                status = self._request(_BLOCK_STATUS, offset, min(_MAX_STATUS, self.size - offset))
+                status = self._request(BLOCK_STATUS, offset, min(_MAX_STATUS, self.size - offset))
             if status is None:
                 raise NbdError(f"the NBD server at {self._wire.name} sent no block status")
             pages.append(status)
@@ -228,7 +224,7 @@ class Client:
         if not pages:
             return ExtentMap.of([])
         length = np.concatenate([page.length for page in pages])
-        zero = (np.concatenate([page.flags for page in pages]) & _STATE_ZERO) != 0
+        zero = (np.concatenate([page.flags for page in pages]) & STATE_ZERO) != 0
         start = np.cumsum(length) - length
         # The last extents may reach beyond what was asked for, and so beyond the end.
         inside = start < self.size
@@ -242,7 +238,7 @@ class Client:
             self._dead = True
             # A server that is gone takes no leave; everything that matters was acknowledged before.
             with contextlib.suppress(NbdError):
-                self._wire.send(_REQUEST.pack(_REQUEST_MAGIC, 0, _DISCONNECT, 0, 0, 0))
+                self._wire.send(REQUEST.pack(REQUEST_MAGIC, 0, DISCONNECT, 0, 0, 0))
         self._wire.close()
 
     def __enter__(self) -> Self:
@@ -277,7 +273,7 @@ class Client:
         # Whatever interrupts the exchange, a signal too, leaves an answer behind that belongs to nobody.
         self._dead = True
         handle = next(self._handles)
-        header = _REQUEST.pack(_REQUEST_MAGIC, flags, command, handle, offset, length)
+        header = REQUEST.pack(REQUEST_MAGIC, flags, command, handle, offset, length)
         self._wire.send(header, payload if payload is not None else b"")
         reply = receive(self._wire, self._export, handle, offset, into)
         self._dead = False

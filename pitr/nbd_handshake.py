@@ -16,35 +16,32 @@ from typing import Final
 
 from pitr.errors import NbdError
 from pitr.extents import MAX_SIZE
+from pitr.nbd_protocol import (
+    CONTEXT,
+    DEFAULT_MAXIMUM_BLOCK,
+    GREETING,
+    HANDSHAKE_FIXED,
+    HANDSHAKE_NO_ZEROES,
+    INFO_BLOCK_SIZE,
+    INFO_EXPORT,
+    MAX_TEXT,
+    OPTION,
+    OPTION_GO,
+    OPTION_MAGIC,
+    OPTION_REPLY,
+    OPTION_REPLY_MAGIC,
+    OPTION_SET_META_CONTEXT,
+    OPTION_STRUCTURED_REPLY,
+    REPLY_ACK,
+    REPLY_INFO,
+    REPLY_IS_ERROR,
+    REPLY_META_CONTEXT,
+    SERVER_MAGIC,
+)
 
 #: A path of a unix socket, or (host, port).
 Address = str | tuple[str, int]
 
-CONTEXT: Final = b"base:allocation"
-#: The largest payload that servers must accept from clients that know nothing about them.
-DEFAULT_MAXIMUM_BLOCK: Final = 32 << 20
-
-FLAG_READ_ONLY: Final = 1 << 1
-FLAG_FLUSH: Final = 1 << 2
-FLAG_TRIM: Final = 1 << 5
-FLAG_WRITE_ZEROES: Final = 1 << 6
-FLAG_MULTI_CONNECTION: Final = 1 << 8
-
-_SERVER_MAGIC: Final = b"NBDMAGIC"
-_OPTION_MAGIC: Final = b"IHAVEOPT"
-_OPTION_REPLY_MAGIC: Final = 0x0003E889045565A9
-
-_HANDSHAKE_FIXED: Final = 1 << 0
-_HANDSHAKE_NO_ZEROES: Final = 1 << 1
-
-_OPTION_GO: Final = 7
-_OPTION_STRUCTURED_REPLY: Final = 8
-_OPTION_SET_META_CONTEXT: Final = 10
-
-_REPLY_ACK: Final = 1
-_REPLY_INFO: Final = 3
-_REPLY_META_CONTEXT: Final = 4
-_REPLY_IS_ERROR: Final = 1 << 31
 _REPLY_ERRORS: Final = {
     1: "it does not support this",
     2: "its policy forbids it",
@@ -57,18 +54,10 @@ _REPLY_ERRORS: Final = {
     9: "the request is too big for it",
 }
 
-_INFO_EXPORT: Final = 0
-_INFO_BLOCK_SIZE: Final = 3
-
-_GREETING: Final = struct.Struct(">8s8sH")
-_OPTION: Final = struct.Struct(">8sLL")
-_OPTION_REPLY: Final = struct.Struct(">QLLL")
-
 #: A reply to an option holds at most a name or a text, which the protocol limits to 4096 bytes.
-_MAX_OPTION_REPLY: Final = 4096 + 64
+_MAX_OPTION_REPLY: Final = MAX_TEXT + 64
 #: More replies than this to one option is a server that never ends.
 _MAX_OPTION_REPLIES: Final = 256
-_MAX_EXPORT_NAME: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,23 +167,23 @@ def negotiate(wire: Wire, export: str) -> Export:
     Raises NbdError when the server refuses or does not follow the protocol.
     """
     name = export.encode()
-    if len(name) > _MAX_EXPORT_NAME:
+    if len(name) > MAX_TEXT:
         raise NbdError(f"an NBD export name of {len(name)} bytes is too long")
-    magic, option_magic, flags = _GREETING.unpack(wire.receive(_GREETING.size))
-    if magic != _SERVER_MAGIC or option_magic != _OPTION_MAGIC or not flags & _HANDSHAKE_FIXED:
+    magic, option_magic, flags = GREETING.unpack(wire.receive(GREETING.size))
+    if magic != SERVER_MAGIC or option_magic != OPTION_MAGIC or not flags & HANDSHAKE_FIXED:
         raise NbdError(f"what listens at {wire.name} is not a (fixed newstyle) NBD server")
-    wire.send(struct.pack(">L", flags & (_HANDSHAKE_FIXED | _HANDSHAKE_NO_ZEROES)))
+    wire.send(struct.pack(">L", flags & (HANDSHAKE_FIXED | HANDSHAKE_NO_ZEROES)))
 
     named = struct.pack(">L", len(name)) + name
-    structured = _ask(wire, _OPTION_STRUCTURED_REPLY, b"").accepted
+    structured = _ask(wire, OPTION_STRUCTURED_REPLY, b"").accepted
     context_id = None
     if structured:
         query = struct.pack(">LL", 1, len(CONTEXT)) + CONTEXT
-        answer = _ask(wire, _OPTION_SET_META_CONTEXT, named + query)
+        answer = _ask(wire, OPTION_SET_META_CONTEXT, named + query)
         if answer.accepted:
             context_id = _context_id(wire, answer.replies)
 
-    answer = _ask(wire, _OPTION_GO, named + struct.pack(">HH", 1, _INFO_BLOCK_SIZE))
+    answer = _ask(wire, OPTION_GO, named + struct.pack(">HH", 1, INFO_BLOCK_SIZE))
     if not answer.accepted:
         raise NbdError(f"the NBD server at {wire.name} refuses the export {export!r}: {answer.refusal}")
     return _export(wire, answer.replies, structured, context_id)
@@ -209,17 +198,17 @@ class _Answer:
 
 
 def _ask(wire: Wire, option: int, data: bytes) -> _Answer:
-    wire.send(_OPTION.pack(_OPTION_MAGIC, option, len(data)) + data)
+    wire.send(OPTION.pack(OPTION_MAGIC, option, len(data)) + data)
     replies: list[tuple[int, bytes]] = []
     while len(replies) < _MAX_OPTION_REPLIES:
-        magic, for_option, kind, length = _OPTION_REPLY.unpack(wire.receive(_OPTION_REPLY.size))
-        if magic != _OPTION_REPLY_MAGIC or for_option != option or length > _MAX_OPTION_REPLY:
+        magic, for_option, kind, length = OPTION_REPLY.unpack(wire.receive(OPTION_REPLY.size))
+        if magic != OPTION_REPLY_MAGIC or for_option != option or length > _MAX_OPTION_REPLY:
             break
         payload = wire.receive(length)
-        if kind == _REPLY_ACK:
+        if kind == REPLY_ACK:
             return _Answer(True, replies, "")
-        if kind & _REPLY_IS_ERROR:
-            reason = _REPLY_ERRORS.get(kind ^ _REPLY_IS_ERROR, f"error {kind ^ _REPLY_IS_ERROR}")
+        if kind & REPLY_IS_ERROR:
+            reason = _REPLY_ERRORS.get(kind ^ REPLY_IS_ERROR, f"error {kind ^ REPLY_IS_ERROR}")
             return _Answer(False, [], f"{reason}: {printable(payload)}" if payload else reason)
         replies.append((kind, payload))
     raise _broken(wire, f"a wrong reply to option {option}")
@@ -228,7 +217,7 @@ def _ask(wire: Wire, option: int, data: bytes) -> _Answer:
 def _context_id(wire: Wire, replies: list[tuple[int, bytes]]) -> int | None:
     found = None
     for kind, payload in replies:
-        if kind != _REPLY_META_CONTEXT or len(payload) < 4 or payload[4:] != CONTEXT or found is not None:
+        if kind != REPLY_META_CONTEXT or len(payload) < 4 or payload[4:] != CONTEXT or found is not None:
             raise _broken(wire, "a wrong list of contexts")
         found = int.from_bytes(payload[:4], "big")
     return found
@@ -240,13 +229,13 @@ def _export(wire: Wire, replies: list[tuple[int, bytes]], structured: bool, cont
     minimum, maximum = 1, DEFAULT_MAXIMUM_BLOCK
     for kind, payload in replies:
         information = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else -1
-        if kind != _REPLY_INFO or information < 0:
+        if kind != REPLY_INFO or information < 0:
             raise _broken(wire, "a wrong description of its export")
-        if information == _INFO_EXPORT:
+        if information == INFO_EXPORT:
             if len(payload) != 12:
                 raise _broken(wire, "a wrong description of its export")
             size, flags = struct.unpack(">QH", payload[2:])
-        elif information == _INFO_BLOCK_SIZE:
+        elif information == INFO_BLOCK_SIZE:
             if len(payload) != 14:
                 raise _broken(wire, "wrong block sizes")
             minimum, _preferred, maximum = struct.unpack(">LLL", payload[2:])

@@ -16,19 +16,20 @@ import numpy as np
 from pitr.errors import NbdError
 from pitr.extents import Int64Array
 from pitr.nbd_handshake import Export, Wire, printable
+from pitr.nbd_protocol import (
+    CHUNK_BLOCK_STATUS,
+    CHUNK_DATA,
+    CHUNK_ERROR_OFFSET,
+    CHUNK_HOLE,
+    CHUNK_IS_ERROR,
+    CHUNK_NONE,
+    DONE,
+    SIMPLE_MAGIC,
+    STRUCTURED_MAGIC,
+)
 
-_SIMPLE_MAGIC: Final = 0x67446698
-_STRUCTURED_MAGIC: Final = 0x668E33EF
 _SIMPLE: Final = struct.Struct(">LQ")
 _STRUCTURED: Final = struct.Struct(">HHQL")
-
-_DONE: Final = 1 << 0
-_NONE: Final = 0
-_DATA: Final = 1
-_HOLE: Final = 2
-_BLOCK_STATUS: Final = 5
-_IS_ERROR: Final = 1 << 15
-_ERROR_OFFSET: Final = _IS_ERROR + 2
 
 #: One million extents in one answer; qemu sends at most 128 thousand.
 _MAX_STATUS: Final = 4 + (8 << 20)
@@ -85,19 +86,19 @@ class _Receiving:
 
     def whole(self) -> Reply:
         magic = self._magic()
-        if magic == _SIMPLE_MAGIC:
+        if magic == SIMPLE_MAGIC:
             return self._simple()
         done = False
         while not done:
-            if magic != _STRUCTURED_MAGIC or not self._export.structured:
+            if magic != STRUCTURED_MAGIC or not self._export.structured:
                 self._broken("a reply that does not begin as one")
             flags, kind, handle, length = _STRUCTURED.unpack(self._wire.receive(_STRUCTURED.size))
             if handle != self._handle:
                 self._broken("a reply to another request")
             self._chunk(kind, length)
-            done = bool(flags & _DONE)
+            done = bool(flags & DONE)
             if not done:
-                if kind == _NONE:
+                if kind == CHUNK_NONE:
                     self._broken("an empty chunk that is not the last")
                 magic = self._magic()
         if self._into is not None and not self._reply.refusal:
@@ -120,17 +121,17 @@ class _Receiving:
         return self._reply
 
     def _chunk(self, kind: int, length: int) -> None:
-        if kind == _NONE and length == 0:
+        if kind == CHUNK_NONE and length == 0:
             return
-        if kind == _DATA and self._into is not None and 8 < length <= 8 + self._missing:
+        if kind == CHUNK_DATA and self._into is not None and 8 < length <= 8 + self._missing:
             (offset,) = struct.unpack(">Q", self._wire.receive(8))
             self._wire.receive_into(self._deliver(offset, length - 8))
-        elif kind == _HOLE and self._into is not None and length == 12:
+        elif kind == CHUNK_HOLE and self._into is not None and length == 12:
             offset, count = struct.unpack(">QL", self._wire.receive(12))
             np.frombuffer(self._deliver(offset, count), np.uint8)[:] = 0
-        elif kind == _BLOCK_STATUS and self._into is None and self._reply.status is None:
+        elif kind == CHUNK_BLOCK_STATUS and self._into is None and self._reply.status is None:
             self._reply.status = self._status(length)
-        elif kind & _IS_ERROR and 6 <= length <= _MAX_ERROR:
+        elif kind & CHUNK_IS_ERROR and 6 <= length <= _MAX_ERROR:
             self._error(kind, self._wire.receive(length))
         else:
             self._broken(f"a chunk of type {kind} and {length} bytes")
@@ -168,7 +169,7 @@ class _Receiving:
 
     def _error(self, kind: int, payload: bytes) -> None:
         error, text_length = struct.unpack(">LH", payload[:6])
-        extra = 8 if kind == _ERROR_OFFSET else 0
+        extra = 8 if kind == CHUNK_ERROR_OFFSET else 0
         if error == 0 or text_length > len(payload) - 6 - extra:
             self._broken("a wrong error")
         refusal = _ERRORS.get(error, f"error {error}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -106,3 +107,11 @@ def start_piped(
         bufsize=0,
         process_group=0,
     ).result()
+
+
+def start_shell(command: str, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a command line of the user's in the shell, with `env` besides pitr's environment. The caller waits for it.
+
+    It has the terminal as pitr has it, Ctrl-C included.
+    """
+    return subprocess.Popen(["sh", "-c", command], env={**os.environ, **env})

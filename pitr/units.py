@@ -3,10 +3,26 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+from pitr.errors import UsageError
+
 KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 TIB = 1 << 40
+
+_SIZE: Final = re.compile(r"([0-9]{1,18})\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
+_FACTORS: Final = {"k": KIB, "m": MIB, "g": GIB, "t": TIB}
+
+
+def parse_size(text: str) -> int:
+    """A size that was typed, in bytes: 512, 64k, 256m, 1 GiB; units are binary. Raises UsageError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is not a size", "Write a number of bytes, or 64k, 256m, 1g.")
+    return int(found[1]) * (_FACTORS[found[2].lower()] if found[2] else 1)
 
 
 def human_size(size: int) -> str:

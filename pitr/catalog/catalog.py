@@ -92,9 +92,13 @@ class Catalog:
     def copy_in_memory(self) -> Catalog:
         """A copy that can be written to where the file cannot."""
         connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.copy_into(connection)
+        return Catalog(connection)
+
+    def copy_into(self, connection: sqlite3.Connection) -> None:
+        """Replace all that another database holds by a copy, which nobody's writing can make an inconsistent one."""
         with self._errors():
             self._connection.backup(connection)
-        return Catalog(connection)
 
     def close(self) -> None:
         self._connection.close()

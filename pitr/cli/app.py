@@ -12,10 +12,12 @@ from pitr.cli import (
     backup,
     catalog,
     demo,
+    diff,
     doctor,
     drill,
     engine,
     export,
+    files,
     gateway,
     import_,
     init,
@@ -23,6 +25,7 @@ from pitr.cli import (
     options,
     prune,
     restore,
+    serve,
     verify,
 )
 
@@ -70,6 +73,7 @@ def _before(
 app.command("init")(init.init)
 app.command("backup")(backup.backup)
 app.command("restore")(restore.restore)
+app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("import")(import_.import_)
 app.command("verify")(verify.verify)
@@ -77,8 +81,10 @@ app.command("prune")(prune.prune)
 app.command("list")(inspect.list_points)
 app.command("show")(inspect.show)
 app.command("extents")(inspect.extents)
+app.command("diff")(diff.diff)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(engine.app, name="engine")
+app.add_typer(files.app, name="files")
 app.command("drill")(drill.drill)
 app.command("doctor")(doctor.doctor)
 app.command("gateway")(gateway.gateway)

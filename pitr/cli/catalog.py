@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr catalog rebuild|check|query`."""
+"""`pitr catalog rebuild|check|query|serve`."""
 
 from __future__ import annotations
 
@@ -87,6 +87,49 @@ def query(
 
         shown = (["" if cell is None else str(cell) for cell in row] for row in rows)
         common.out.show(tables.table(columns, shown))
+
+
+@app.command("serve")
+@with_common()
+def serve(
+    common: Common,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port; 0 is any that is free.")
+    ] = 8001,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address to listen on; others than this machine's own let others in.",
+        ),
+    ] = "127.0.0.1",
+    open_browser: Annotated[bool, typer.Option("--open", help="Open a browser on it.")] = False,
+) -> None:
+    """Show the catalog in a browser, with Datasette: points, disks, streams, rehearsals, and ready-made queries.
+
+    Needs the extra 'web': pip install 'pitr[web]'. It serves a copy that is brought up to date when points come or go;
+    nothing can be changed through it. Each table and query comes as JSON and CSV, too. Ctrl-C ends it, with exit
+    code 0.
+
+    Examples: pitr catalog serve --open; pitr catalog serve --port 0
+    """
+    from pitr.jobs import site
+
+    def ready(address: str) -> None:
+        if common.out.json:
+            common.out.document({"serving": {"url": address}})
+        else:
+            common.out.show(f"The catalog is at {address} (Ctrl-C ends this)")
+        if open_browser:
+            import threading
+            import webbrowser
+
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+    if not site.is_loopback(host):
+        common.out.notify("there is no login: whoever reaches this address can read the catalog")
+    site.serve(common.repository_path(), host, port, ready=ready, notify=common.out.notify)
 
 
 def _show(common: Common, comparison: Comparison, *, ok: bool) -> None:

@@ -37,15 +37,15 @@ class Output:
     def __init__(self, *, json: bool) -> None:
         self.json = json
 
-    def document(self, document: dict[str, Any]) -> None:
+    def document(self, document: dict[str, Any], *, one_line: bool = False) -> None:
+        """Print the document; on `one_line` where a program reads it while the command goes on."""
         import orjson
 
         if _standard_output.taken:
             print(orjson.dumps(document).decode(), file=sys.stderr, flush=True)  # noqa: T201
             return
-        sys.stdout.buffer.write(
-            orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        )
+        indent = 0 if one_line else orjson.OPT_INDENT_2
+        sys.stdout.buffer.write(orjson.dumps(document, option=indent | orjson.OPT_APPEND_NEWLINE))
         sys.stdout.flush()
 
     def show(self, *renderables: RenderableType) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from pitr import times
 from pitr.cli import restore_stream, restore_targets
+from pitr.cli.choice import in_words
 from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import DamageError, UsageError
 from pitr.units import printable
@@ -176,7 +177,7 @@ def restore(
         streams = choosing.streams_of(choice.backup, disk or ())
         if not streams:
             raise UsageError(f"the point {choice.backup.backup_id} holds no disks")
-        _say(common, choice)
+        common.out.notify(in_words(choice))
         template = restore_stream.template_for(common, repository, choice.backup, streams, get_command)
         verifier = Verifier(workers) if verify or replace else None
         target = restore_targets.target_of(
@@ -249,15 +250,6 @@ def _run(
             workers=workers,
             progress=progress,
         )
-
-
-def _say(common: Common, choice: Choice) -> None:
-    backup = choice.backup
-    age = f", {times.duration(choice.age_s)} before the time asked for" if choice.age_s else ""
-    later = f"; the next later point is of {times.for_people(choice.next_point)}" if choice.next_point else ""
-    common.out.notify(
-        f"VM {backup.vm.name}: the point of {times.for_people(backup.point)} (backup {backup.backup_id}){age}{later}"
-    )
 
 
 def _show(

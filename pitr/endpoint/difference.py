@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is different on a disk between two points, in either direction, as a source.
+"""What is different on a disk between two points, in either direction: as ranges, and as a source.
 
 Found in the extent indexes alone: a range is unchanged where both points read the same frame, or frames of one
-place, length and digest, or where both are zero. No blob is read for it.
+place, length and digest, or where both are zero. No blob is read for it. So what was stored again with the same
+content counts as changed only where its frames were cut differently.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pitr.endpoint.closing import Closes
 from pitr.endpoint.point import PointReader, PointSource, open_point
 from pitr.errors import FormatError
 from pitr.extents import BoolArray, ExtentMap, Int64Array
+from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import resolve_chain
+from pitr.repository.chain import ResolvedChain, resolve_chain
 
 _DIGEST = np.dtype("V32")
 
@@ -31,7 +33,9 @@ def open_difference(
 
     Raises StoredDamage when one of the chains is not whole.
     """
-    changed = _changed(_content(repository, *since), _content(repository, backup, stream))
+    before = resolve_chain(repository, *since)
+    after = resolve_chain(repository, backup, stream)
+    changed = compare(repository, before, after).extents()
     return DifferenceSource(open_point(repository, backup, stream), changed)
 
 
@@ -61,6 +65,31 @@ class DifferenceSource(Closes):
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """Where a disk is different at two points: sorted, disjoint ranges of what it was at the later one.
+
+    `start`, `length`: bytes. `zero`: whether the range reads as zero now, `was_zero`: whether it did before; what
+    lies beyond the end of the disk reads as zero. Both are True only where the disk has grown.
+    """
+
+    size_before: int
+    size_after: int
+    start: Int64Array
+    length: Int64Array
+    zero: BoolArray
+    was_zero: BoolArray
+
+    def extents(self) -> ExtentMap:
+        """The ranges as data and zero, neighbours joined; what the disk has grown by is among them."""
+        return ExtentMap(self.start, self.length, self.zero).merged()
+
+
+def compare(repository: Repository, before: ResolvedChain | None, after: ResolvedChain) -> Difference:
+    """Compare a disk at two points; None: there was no such disk. Raises StoredDamage."""
+    return _changed(*_contents(repository, before, after))
+
+
+@dataclass(frozen=True, slots=True)
 class _Content:
     """The pieces of a resolved disk: where each one's frame begins, its length and digest (nothing where zero)."""
 
@@ -72,41 +101,68 @@ class _Content:
     digest: npt.NDArray[np.void]
 
 
-def _content(repository: Repository, backup: Backup, stream: Stream) -> _Content:
-    resolved = resolve_chain(repository, backup, stream)
+def _contents(
+    repository: Repository, before: ResolvedChain | None, after: ResolvedChain
+) -> tuple[_Content, _Content]:
+    """What both points read. They stand on the same streams mostly: each one's frames are read once, and let go."""
+    pairs = [(_zeroes(resolved), resolved) for resolved in (before, after)]
+    needed: dict[str, list[tuple[_Content, ResolvedChain, int]]] = {}
+    for content, resolved in pairs:
+        if resolved is None:
+            continue
+        for layer in np.unique(resolved.map.layer[~resolved.map.zero]).tolist():
+            stream_id = resolved.chain[layer][1].stream_id
+            needed.setdefault(stream_id, []).append((content, resolved, layer))
+    for readers in needed.values():
+        frames = _frames(repository, *readers[0][1].chain[readers[0][2]])
+        for content, resolved, layer in readers:
+            mine = np.flatnonzero((resolved.map.layer == layer) & ~resolved.map.zero)
+            number = np.searchsorted(frames.start, resolved.map.start[mine], side="right") - 1
+            content.frame_start[mine] = frames.start[number]
+            content.frame_length[mine] = frames.length[number]
+            content.digest[mine] = frames.digests.view(_DIGEST)[number]
+    return pairs[0][0], pairs[1][0]
+
+
+def _zeroes(resolved: ResolvedChain | None) -> _Content:
+    """A disk whose frames are still to be filled in."""
+    if resolved is None:
+        nothing = np.zeros(0, np.int64)
+        return _Content(0, nothing, np.zeros(0, np.bool_), nothing, nothing, np.zeros(0, _DIGEST))
     found = resolved.map
-    frame_start = np.full(len(found), -1, np.int64)
-    frame_length = np.zeros(len(found), np.int64)
-    digest = np.zeros(len(found), _DIGEST)
-    for layer in np.unique(found.layer[~found.zero]).tolist():
-        owner, part = resolved.chain[layer]
-        with repository.open_index(owner, part) as index:
-            try:
-                frames = index.frames()
-            except FormatError as error:
-                raise of_stream(owner.backup_id, part, "corrupt", "index", error.message) from None
-        mine = np.flatnonzero((found.layer == layer) & ~found.zero)
-        number = np.searchsorted(frames.start, found.start[mine], side="right") - 1
-        frame_start[mine] = frames.start[number]
-        frame_length[mine] = frames.length[number]
-        digest[mine] = frames.digests.view(_DIGEST)[number]
-    return _Content(found.size, found.start, found.zero, frame_start, frame_length, digest)
+    count = len(found)
+    return _Content(
+        found.size,
+        found.start,
+        found.zero,
+        np.full(count, -1, np.int64),
+        np.zeros(count, np.int64),
+        np.zeros(count, _DIGEST),
+    )
 
 
-def _changed(before: _Content, after: _Content) -> ExtentMap:
-    """The extents of `after` that are not the same in `before`. What grew is all of it changed."""
+def _frames(repository: Repository, backup: Backup, stream: Stream) -> Frames:
+    with repository.open_index(backup, stream) as index:
+        try:
+            return index.frames()
+        except FormatError as error:
+            raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
+
+
+def _changed(before: _Content, after: _Content) -> Difference:
+    """The ranges of `after` that are not the same in `before`. What grew is all of it changed."""
     cuts = np.unique(np.concatenate((before.start, after.start, [before.size, after.size])))
     cuts = cuts[cuts <= after.size]
     start, length = cuts[:-1], np.diff(cuts)
-    if len(start) == 0:
-        return ExtentMap.of([])
     new = np.searchsorted(after.start, start, side="right") - 1
     common = start < before.size
     old = np.searchsorted(before.start, start, side="right") - 1
     # Beyond the end of the old disk there is no piece to compare with; any will do.
     old = np.where(common & (old >= 0), old, 0)
     same = np.zeros(len(start), np.bool_)
+    was_zero = np.ones(len(start), np.bool_)
     if before.size:
+        was_zero = ~common | before.zero[old]
         both_data = ~before.zero[old] & ~after.zero[new]
         same_frame = (
             (before.frame_start[old] == after.frame_start[new])
@@ -114,4 +170,12 @@ def _changed(before: _Content, after: _Content) -> ExtentMap:
             & (before.digest[old] == after.digest[new])
         )
         same = common & ((before.zero[old] & after.zero[new]) | (both_data & same_frame))
-    return ExtentMap(start[~same], length[~same], after.zero[new][~same]).merged()
+    changed = ~same
+    return Difference(
+        before.size,
+        after.size,
+        start[changed],
+        length[changed],
+        after.zero[new][changed],
+        was_zero[changed],
+    )

@@ -93,7 +93,11 @@ class TlsWire:
         while True:
             try:
                 while count < len(target):
-                    count += int(self._tls.read(len(target) - count, target[count:]))
+                    read = int(self._tls.read(len(target) - count, target[count:]))
+                    if read == 0:
+                        # The server has said that it ends.
+                        return count
+                    count += read
                 return count
             except ssl.SSLWantReadError:
                 if count:
@@ -239,11 +243,12 @@ class HttpConnection(Closes):
     def _rest(self, limit: int) -> bytes:
         body = bytearray(self._view[self._begin : self._end])
         self._begin = self._end = 0
-        while count := self._wire.receive_into(self._view):
+        while len(body) <= limit:
+            count = self._wire.receive_into(self._view)
+            if count == 0:
+                return bytes(body)
             body += self._view[:count]
-            if len(body) > limit:
-                raise HTTPException(f"an answer of more than {limit} bytes")
-        return bytes(body)
+        raise HTTPException(f"an answer of more than {limit} bytes")
 
     def _chunks(self, limit: int) -> bytes:
         body = bytearray()

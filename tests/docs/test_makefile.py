@@ -62,6 +62,13 @@ def test_only_missing_packages_are_installed(machine: Path) -> None:
     ]
 
 
+def test_only_the_tests_need_a_browser() -> None:
+    for target, needed in (("test", True), ("demo", False)):
+        make = ["make", "--dry-run", "--no-print-directory", target]
+        done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert ("chromium" in done.stdout) == needed
+
+
 def test_nothing_is_asked_for_when_all_is_there(machine: Path) -> None:
     _program(machine, "dpkg-query", "printf installed")
     done = _make(machine, "install-system")

@@ -44,8 +44,11 @@ def test_the_wheel_holds_the_schemas_and_no_tests(wheel: Path) -> None:
     schemas = {path.name for path in (ROOT / "schema").iterdir()}
     assert {Path(name).name for name in names if name.startswith("pitr/schema/")} == schemas
     assert not [name for name in names if name.startswith(("tests", "bench", "docs"))]
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "pitr").rglob("*.py")}
-    assert modules <= set(names)
+    shipped = {".py", ".html", ".css", ".js"}
+    parts = {str(path.relative_to(ROOT)) for path in (ROOT / "pitr").rglob("*") if path.suffix in shipped}
+    assert (
+        parts <= set(names) and len([name for name in parts if name.startswith("pitr/jobs/page/page.")]) == 3
+    )
 
 
 def test_an_installed_pitr_works(wheel: Path, tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A disk at a point in time for readers that come at any offset, again and again: its frames are kept in a cache."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from pitr.blob import Decompressor
+from pitr.endpoint.closing import Closes
+from pitr.endpoint.frame_cache import FrameCache, FrameKey
+from pitr.endpoint.point import PointSource, read_frame
+from pitr.errors import PitrError
+from pitr.extents import ExtentMap
+from pitr.units import human_size
+
+_log = logging.getLogger(__name__)
+
+#: What a window of the disk consists of is looked up once and remembered.
+_WINDOW: Final = 1 << 20
+#: That many pieces of windows are remembered, some 200 bytes each.
+_MAX_REMEMBERED: Final = 1 << 16
+#: Asking ahead for more than this would only push out what others need.
+_MOST_AHEAD: Final = 8 << 20
+
+#: A range of the disk, in bytes: start, end; the frame that it is in and where that begins, or None where it is zero.
+_Piece = tuple[int, int, FrameKey | None, int]
+
+
+class CachedPoint(Closes):
+    """The disk of `point`, read through `cache`, by any number of threads. Closing it closes the point."""
+
+    def __init__(self, point: PointSource, cache: FrameCache) -> None:
+        self._point = point
+        self._cache = cache
+        self._extents = point.extents()
+        self._lock = threading.Lock()
+        self._windows: dict[int, list[_Piece]] = {}
+        self._remembered = 0
+        self._damaged: set[tuple[int, int]] = set()
+        self.size = point.size
+        #: How many bytes it is worth to ask ahead for.
+        self.read_ahead = min(_MOST_AHEAD, cache.capacity // 4)
+
+    def extents(self) -> ExtentMap:
+        return self._extents
+
+    def read(self, offset: int, length: int) -> Iterator[tuple[int, memoryview | None]]:
+        """Give `[offset, offset + length)` piece by piece: how many bytes, and these, or None where they are zero.
+
+        The range must lie in the disk. Raises StoredDamage, or RepositoryError, where a piece cannot be read.
+        """
+        for start, end, key, frame_start in self._pieces(offset, offset + length):
+            if key is None:
+                yield end - start, None
+            else:
+                frame = memoryview(self._cache.get(key))
+                yield end - start, frame[start - frame_start : end - frame_start]
+
+    def is_ready(self, offset: int, length: int) -> bool:
+        """Whether this range can be read without waiting for a frame."""
+        return self._cache.has(key for *_, key, _ in self._pieces(offset, offset + length) if key is not None)
+
+    def ask(self, offset: int, length: int) -> None:
+        """Have this range, as far as it lies in the disk, ready soon."""
+        pieces = self._pieces(offset, min(offset + length, self.size))
+        self._cache.ask([key for *_, key, _ in pieces if key is not None])
+
+    def load(self, layer: int, number: int, decompressor: Decompressor) -> bytes:
+        """Read a frame from its blob; a damaged one is named in the log once. Raises PitrError."""
+        stored = self._point.stored(layer)
+        frames = stored.frames
+        length = int(frames.blob_length[number])
+        try:
+            frame = stored.blob.read_at(int(frames.blob_offset[number]), length)
+            data = read_frame(stored, number, frame, decompressor)
+        except PitrError as error:
+            self._tell(layer, number, error)
+            raise
+        self._point.count(1, length)
+        return data
+
+    def close(self) -> None:
+        self._point.close()
+
+    def _tell(self, layer: int, number: int, error: PitrError) -> None:
+        with self._lock:
+            if (layer, number) in self._damaged:
+                return
+            self._damaged.add((layer, number))
+        frames = self._point.stored(layer).frames
+        start, length = int(frames.start[number]), int(frames.length[number])
+        _log.error("clients cannot read %s at %d: %s", human_size(length), start, error.message)
+
+    def _pieces(self, start: int, end: int) -> list[_Piece]:
+        """What `[start, end)` consists of, without gaps."""
+        found: list[_Piece] = []
+        for window in range(start // _WINDOW, (end - 1) // _WINDOW + 1) if start < end else ():
+            for piece_start, piece_end, key, frame_start in self._windows.get(window) or self._look_up(
+                window
+            ):
+                if piece_end <= start:
+                    continue
+                if piece_start >= end:
+                    break
+                begin, stop = max(piece_start, start), min(piece_end, end)
+                if key is None and found and found[-1][2] is None:
+                    begin = found.pop()[0]
+                found.append((begin, stop, key, frame_start))
+        return found
+
+    def _look_up(self, window: int) -> list[_Piece]:
+        start, end = window * _WINDOW, min((window + 1) * _WINDOW, self.size)
+        pieces: list[_Piece] = []
+        covered = start
+        for piece_start, piece_end, layer in self._point.pieces(start, end):
+            if piece_start > covered:
+                pieces.append((covered, piece_start, None, 0))
+            starts = self._point.stored(layer).frames.start
+            number = int(np.searchsorted(starts, piece_start, side="right")) - 1
+            pieces.append((piece_start, piece_end, (self, layer, number), int(starts[number])))
+            covered = piece_end
+        if covered < end:
+            pieces.append((covered, end, None, 0))
+        with self._lock:
+            if self._remembered > _MAX_REMEMBERED:
+                self._windows.clear()
+                self._remembered = 0
+            self._windows[window] = pieces
+            self._remembered += len(pieces)
+        return pieces

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Decompressed frames, the most recently used ones, for many threads that read points at random.
+
+A frame that several threads want at once is loaded once. Frames that will be wanted soon can be asked for ahead: some
+threads of the cache's own load them, or whoever comes to want one before they do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from pitr.blob import Decompressor
+from pitr.endpoint.closing import Closes
+from pitr.errors import PitrError
+
+_log = logging.getLogger(__name__)
+
+#: What is asked for ahead beyond this many frames is forgotten: it is loaded when it is wanted.
+_MAX_QUEUED: Final = 64
+
+
+class FrameOwner(Protocol):
+    """Who knows where frames come from; compared and hashed by identity."""
+
+    def load(self, layer: int, number: int, decompressor: Decompressor) -> bytes:
+        """Read a frame. Raises PitrError."""
+
+
+#: Whose frame, of which layer of its chain, and its number there.
+FrameKey = tuple[FrameOwner, int, int]
+
+
+class _Load:
+    """A frame on its way. `claimed` is set under the cache's lock, the results before `done` is."""
+
+    __slots__ = ("claimed", "data", "done", "error")
+
+    def __init__(self) -> None:
+        self.claimed = False
+        self.done = threading.Event()
+        self.data = b""
+        self.error: BaseException | None = None
+
+
+class FrameCache(Closes):
+    """Frames of up to `capacity` bytes, and besides them those that are being loaded, one for each thread.
+
+    Used by any number of threads. Closing it ends its own threads.
+    """
+
+    def __init__(self, capacity: int, threads: int | None = None) -> None:
+        self.capacity = capacity
+        self._lock = threading.Lock()
+        self._wanted = threading.Condition(self._lock)
+        self._frames: OrderedDict[FrameKey, bytes] = OrderedDict()
+        self._loads: dict[FrameKey, _Load] = {}
+        self._queue: deque[FrameKey] = deque()
+        self._used = 0
+        self._closed = False
+        self._own = threading.local()
+        self._threads = [
+            threading.Thread(target=self._work, name="frames", daemon=True)
+            for _ in range(threads or len(os.sched_getaffinity(0)))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def used(self) -> int:
+        """Bytes of the frames that are kept."""
+        return self._used
+
+    def get(self, key: FrameKey) -> bytes:
+        """Return a frame, loaded here and now when nobody else is at it. Raises what its owner raised."""
+        with self._lock:
+            data = self._frames.get(key)
+            if data is not None:
+                self._frames.move_to_end(key)
+                return data
+            load = self._loads.get(key)
+            if load is None:
+                load = self._loads[key] = _Load()
+            mine = not load.claimed
+            load.claimed = True
+        if mine:
+            self._run(key, load)
+        else:
+            load.done.wait()
+        if load.error is not None:
+            raise load.error
+        return load.data
+
+    def has(self, keys: Iterable[FrameKey]) -> bool:
+        """Whether all of these are here, so that nobody would have to wait."""
+        return all(key in self._frames for key in keys)
+
+    def ask(self, keys: Iterable[FrameKey]) -> None:
+        """Have frames loaded that will be wanted soon. An error is left to whoever wants them."""
+        with self._lock:
+            if self._closed:
+                return
+            for key in keys:
+                if len(self._queue) >= _MAX_QUEUED:
+                    return
+                if key not in self._frames and key not in self._loads:
+                    self._loads[key] = _Load()
+                    self._queue.append(key)
+                    self._wanted.notify()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for key in self._queue:
+                # One that somebody has claimed meanwhile is theirs.
+                load = self._loads.get(key)
+                if load is not None and not load.claimed:
+                    del self._loads[key]
+            self._queue.clear()
+            self._wanted.notify_all()
+        for thread in self._threads:
+            thread.join()
+        with self._lock:
+            self._frames.clear()
+            self._used = 0
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                while not self._queue and not self._closed:
+                    self._wanted.wait()
+                if self._closed:
+                    return
+                key = self._queue.popleft()
+                load = self._loads.get(key)
+                if load is None or load.claimed:
+                    continue
+                load.claimed = True
+            self._run(key, load)
+
+    def _run(self, key: FrameKey, load: _Load) -> None:
+        owner, layer, number = key
+        try:
+            load.data = owner.load(layer, number, self._decompressor())
+        except BaseException as error:  # noqa: BLE001 - given to all who wait for it; none of them may wait for ever
+            load.error = error
+            if not isinstance(error, PitrError):
+                _log.exception("a frame could not be loaded")
+        with self._lock:
+            del self._loads[key]
+            if load.error is None:
+                self._keep(key, load.data)
+        load.done.set()
+
+    def _keep(self, key: FrameKey, data: bytes) -> None:
+        if len(data) > self.capacity:
+            return
+        self._frames[key] = data
+        self._used += len(data)
+        while self._used > self.capacity:
+            _, oldest = self._frames.popitem(last=False)
+            self._used -= len(oldest)
+
+    def _decompressor(self) -> Decompressor:
+        found: Decompressor | None = getattr(self._own, "decompressor", None)
+        if found is None:
+            found = self._own.decompressor = Decompressor()
+        return found

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guests' file systems, read from the bytes of their volumes: nothing is mounted, nothing is believed.
+
+The structures are read by the dissect libraries, an extra of the installation. Where a file's bytes lie is worked
+out here, since a copy must be exact or fail: a forensic library may be content with less.
+"""
+
+from pitr.filesystem.base import Content, Entry, FileSystem, Kind, Node
+from pitr.filesystem.known import READABLE, open_file_system
+from pitr.filesystem.volume import VolumeFile
+
+__all__ = ["READABLE", "Content", "Entry", "FileSystem", "Kind", "Node", "VolumeFile", "open_file_system"]

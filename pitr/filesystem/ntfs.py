@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""NTFS, read by dissect.ntfs.
+
+Folders are walked here as the trees that they are: the library lists pieces that are in use no more, and passes over
+damaged ones. Bytes that the guest never wrote (behind the valid length of a file) read as zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dissect.ntfs import ntfs
+from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE
+from dissect.ntfs.util import segment_reference
+
+from pitr.filesystem.base import Content, FileSystem, Kind, Node, of_bytes
+from pitr.filesystem.volume import VolumeFile
+
+_DATA = ATTRIBUTE_TYPE_CODE.DATA
+_REPARSE = ATTRIBUTE_TYPE_CODE.REPARSE_POINT
+_STANDARD = ATTRIBUTE_TYPE_CODE.STANDARD_INFORMATION
+_VOLUME_INFORMATION = 0x70
+_VOLUME_FILE = 3
+#: Numbers below belong to the file system's own files.
+_FIRST_USER_FILE = 16
+_ROOT = 5
+_COMPRESSED = 0x00FF
+_ENCRYPTED = 0x4000
+_DOS_NAME = 2
+_LINKS = {0xA000000C: "a symbolic link of Windows", 0xA0000003: "a junction"}
+_DEEPEST = 64
+_LARGEST_INDEX_BUFFER = 1 << 16
+
+
+class Ntfs(FileSystem):
+    """NTFS with its compression; alternate streams are not seen."""
+
+    case_sensitive = False
+
+    def __init__(self, volume: VolumeFile, name: str) -> None:
+        super().__init__(volume, name)
+        with self.guarded("its boot sector or master file table"):
+            self._fs = ntfs.NTFS(volume)
+            if self._fs._record_size > 1 << 16 or not 512 <= self._fs.cluster_size <= 1 << 21:
+                raise ValueError("records or clusters of an impossible size")
+            self.label = (self._fs.volume_name or "").strip("\0")
+            self._look_whether_dirty()
+        self.kind = "ntfs"
+
+    def _look_whether_dirty(self) -> None:
+        for attribute in self._fs.mft.get(_VOLUME_FILE).attributes[_VOLUME_INFORMATION]:
+            if attribute.header.open().read(12)[10] & 1:
+                self.note = "it was in use: what was written last may be missing"
+
+    def _root(self) -> Any:
+        return self._fs.mft.get(_ROOT)
+
+    def _look(self, handle: Any) -> Node:
+        folder = handle.is_dir()
+        kind, unreadable, size = Kind.FOLDER if folder else Kind.FILE, None, 0
+        for attribute in handle.attributes[_REPARSE]:
+            tag = int(attribute.tag)
+            if tag in _LINKS:
+                kind = Kind.LINK
+            else:
+                # Compressed by the system, deduplicated, or kept in a cloud: the bytes are elsewhere.
+                unreadable = f"Windows keeps its bytes in a way that is not read here (reparse tag {tag:#x})"
+        if kind is Kind.FILE:
+            streams = handle.attributes.find("", _DATA)
+            if streams:
+                size = streams.size()
+                if streams[0].header.flags & _ENCRYPTED:
+                    unreadable = "it is encrypted"
+        (standard,) = handle.attributes[_STANDARD][:1]
+        return Node(
+            key=handle.segment,
+            kind=kind,
+            size=size,
+            mode=None,
+            mtime_ns=standard.last_modification_time_ns,
+            uid=None,
+            gid=None,
+            handle=handle,
+            unreadable=unreadable,
+        )
+
+    def _list(self, folder: Node) -> Iterator[tuple[str, Any]]:
+        index = folder.handle.index("$I30")
+        if not 512 <= index.root.bytes_per_index_buffer <= _LARGEST_INDEX_BUFFER:
+            raise ValueError("an index buffer of an impossible size")
+        seen: set[int] = set()
+        yield from self._walk(index, index.root.entries(), seen, 0)
+
+    def _walk(
+        self, index: Any, entries: Iterator[Any], seen: set[int], depth: int
+    ) -> Iterator[tuple[str, Any]]:
+        if depth > _DEEPEST:
+            raise ValueError("a folder's index is too deep")
+        for entry in entries:
+            if entry.is_node:
+                child = int(entry.node_vcn)
+                if child in seen:
+                    raise ValueError("a folder's index goes in a circle")
+                seen.add(child)
+                yield from self._walk(index, index.index_buffer(child).entries(), seen, depth + 1)
+            if entry.is_end:
+                return
+            segment = segment_reference(entry.header.FileReference)
+            if entry.attribute.flags != _DOS_NAME and segment >= _FIRST_USER_FILE:
+                yield entry.attribute.file_name, _Lazy(self._fs.mft, segment)
+
+    def _target(self, link: Node) -> str:
+        target: str = link.handle.reparse_point_name or link.handle.reparse_point_substitute_name
+        return target
+
+    def _content(self, file: Node) -> Content:
+        streams = file.handle.attributes.find("", _DATA)
+        if not streams:
+            return Content(0, [], lambda offset, length: b"")
+        if streams.header.resident:
+            return of_bytes(streams.header.open().read(file.size), file.size)
+        parts = sorted(streams, key=lambda part: part.header.lowest_vcn)
+        form = parts[0].header.header.Form.Nonresident
+        valid = min(form.ValidDataLength, file.size)
+        if parts[0].header.flags & _COMPRESSED and parts[0].header.compression_unit:
+            opened = streams.open()
+
+            def read(offset: int, length: int) -> bytes:
+                opened.seek(offset)
+                found: bytes = opened.read(length)
+                return found
+
+            return Content(file.size, [(0, valid)] if valid else [], read)
+        cluster_size = self._fs.cluster_size
+        runs: list[tuple[int, int, int]] = []
+        at = 0
+        for part in parts:
+            if part.header.lowest_vcn != at:
+                raise ValueError("a part of the list of clusters is missing")
+            for cluster, count in part.header.dataruns():
+                if count <= 0:
+                    raise ValueError("a run without clusters")
+                start = at * cluster_size
+                if cluster is not None and start < valid:
+                    length = min(count * cluster_size, valid - start)
+                    runs.append((start, length, cluster * cluster_size))
+                at += count
+        if at * cluster_size < file.size:
+            raise ValueError("the list of clusters is too short")
+        return self.runs(file.size, runs)
+
+
+class _Lazy:
+    """A record of the master file table that is read when it is looked at: a damaged one spoils no list."""
+
+    def __init__(self, table: Any, segment: int) -> None:
+        self._table = table
+        self._segment = segment
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table.get(self._segment), name)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Paths in a guest's file system, followed as the guest itself would follow them: links never lead out of it."""
+
+from __future__ import annotations
+
+from pitr.errors import FileSystemError, NoSuchFile
+from pitr.filesystem.base import FileSystem, Kind, Node
+from pitr.units import printable
+
+#: As in the Linux kernel.
+_MOST_LINKS = 40
+
+
+def look_up(file_system: FileSystem, path: str, *, follow: bool = True) -> Node:
+    """The node at an absolute path. `follow`: whether a link that it ends in is followed.
+
+    Raises NoSuchFile, FileSystemError.
+    """
+    above: list[Node] = [file_system.root()]
+    parts = path.split("/")[::-1]
+    links = 0
+    while parts:
+        part = parts.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            above = above[:-1] or above
+            continue
+        if above[-1].kind is not Kind.FOLDER:
+            raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}: its parent is no folder")
+        node = file_system.child(above[-1], part)
+        if node is None:
+            raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}")
+        if node.kind is Kind.LINK and (follow or any(parts)):
+            links += 1
+            if links > _MOST_LINKS:
+                raise FileSystemError(f"{printable(path)} leads through more than {_MOST_LINKS} links")
+            target = file_system.target(node)
+            if target.startswith("/"):
+                above = above[:1]
+            parts += target.split("/")[::-1]
+            continue
+        above.append(node)
+    return above[-1]

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""XFS, read by dissect.xfs.
+
+The places of data are put together here: the library gives out what lies in blocks that are allocated but were never
+written, and passes over blocks of a folder that are damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dissect.xfs import xfs
+
+from pitr.errors import FileSystemError
+from pitr.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of, of_bytes
+from pitr.filesystem.volume import VolumeFile
+from pitr.filesystem.xfs_log import holds_changes
+
+#: Of a folder's blocks with entries: one block, or one of several; before and since version 5.
+_FOLDER_MAGICS = (b"XD2B", b"XD2D", b"XDB3", b"XDD3")
+#: Behind this offset of a folder lies its index.
+_FOLDER_INDEX_AT = 32 << 30
+_VERSION_WITH_FEATURES = 5
+#: Of sb_features_incompat: ftype, sparse inodes, meta_uuid, bigtime, nrext64, exchrange, parent.
+_KNOWN = 0x1 | 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80
+_LOCAL = 1
+_REALTIME = 1
+
+
+class Xfs(FileSystem):
+    """XFS of versions 4 and 5 without a realtime device."""
+
+    exclusive = False  # reflinks
+
+    def __init__(self, volume: VolumeFile, name: str) -> None:
+        super().__init__(volume, name)
+        with self.guarded("its superblock"):
+            self._fs = xfs.XFS(volume)
+            superblock = self._fs.sb
+            self._block = int(superblock.sb_blocksize)
+            self.label = self._fs.name
+            if not 512 <= superblock.sb_blocksize <= 1 << 16 or superblock.sb_inodesize > 1 << 12:
+                raise ValueError("blocks or inodes of an impossible size")
+        unknown = (
+            superblock.sb_features_incompat & ~_KNOWN if self._fs.version == _VERSION_WITH_FEATURES else 0
+        )
+        if unknown:
+            raise FileSystemError(f"{self.name} has features that are not read here ({unknown:#x})")
+        if superblock.sb_dirblklog:
+            raise FileSystemError(
+                f"{self.name} has folders in blocks of {self._block << superblock.sb_dirblklog} bytes, "
+                "which are not read here"
+            )
+        self.kind = "xfs"
+        with self.guarded("its log"):
+            if self._log_holds_changes():
+                self.note = (
+                    "its log holds changes that are not read here: what was created, renamed or removed in the last "
+                    "minutes may be missing or old"
+                )
+
+    def _log_holds_changes(self) -> bool:
+        superblock = self._fs.sb
+        if not superblock.sb_logstart:
+            return True  # it is on another device
+        group, inside = divmod(superblock.sb_logstart, 1 << superblock.sb_agblklog)
+        start = (group * superblock.sb_agblocks + inside) * self._block
+
+        def read(offset: int, length: int) -> bytes:
+            return self.volume.read_at(start + offset, length)
+
+        return holds_changes(read, superblock.sb_logblocks * self._block)
+
+    def _root(self) -> Any:
+        return self._fs.root
+
+    def _look(self, handle: Any) -> Node:
+        inode = handle.inode
+        kind = kind_of(inode.di_mode)
+        realtime = (
+            "it lies on a realtime device" if inode.di_flags & _REALTIME and kind is Kind.FILE else None
+        )
+        return Node(
+            key=handle.inum,
+            kind=kind,
+            size=handle.size if kind in (Kind.FILE, Kind.LINK) else 0,
+            mode=inode.di_mode & 0o7777,
+            mtime_ns=handle.mtime_ns,
+            uid=inode.di_uid,
+            gid=inode.di_gid,
+            handle=handle,
+            unreadable=realtime,
+        )
+
+    def _list(self, folder: Node) -> Iterator[tuple[str, Any]]:
+        handle = folder.handle
+        if handle.inode.di_format != _LOCAL:
+            if handle.size > _FOLDER_INDEX_AT:
+                raise ValueError(f"a folder of {handle.size} bytes")
+            content = self.runs(handle.size, self._places(handle))
+            for start, length in content.data:
+                for offset in range(start, start + length, self._block):
+                    if content.read(offset, 4) not in _FOLDER_MAGICS:
+                        raise ValueError("a block of a folder that is none")
+        for one in handle.iterdir():
+            yield one.filename, one
+
+    def _target(self, link: Node) -> str:
+        if not 0 < link.size <= LONGEST_TARGET:
+            raise ValueError(f"a target of {link.size} bytes")
+        target: str = link.handle.link
+        if len(target.encode(errors="surrogateescape")) != link.size:
+            raise ValueError("a target of another length than the link says")
+        return target
+
+    def _content(self, file: Node) -> Content:
+        if file.handle.inode.di_format == _LOCAL:
+            return of_bytes(file.handle.datafork().read(file.size), file.size)
+        return self.runs(file.size, self._places(file.handle))
+
+    def _places(self, handle: Any) -> Iterator[tuple[int, int, int]]:
+        superblock = self._fs.sb
+        for first, block, count, unwritten in handle._iter_blocks():
+            if unwritten:
+                continue
+            group, inside = divmod(block, 1 << superblock.sb_agblklog)
+            at = group * superblock.sb_agblocks + inside
+            yield first * self._block, count * self._block, at * self._block

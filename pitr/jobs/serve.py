@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Serve: the disks of a point as read-only NBD exports, each byte checked as in a restore."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pitr import times
+from pitr.endpoint.cached_point import CachedPoint
+from pitr.endpoint.frame_cache import FrameCache
+from pitr.endpoint.point import PointSource, open_point
+from pitr.errors import UsageError
+from pitr.model import Backup, Stream
+from pitr.nbd_server import Export, Exports, NbdServer
+from pitr.nbd_server.listening import uri
+from pitr.repository import Repository
+from pitr.units import MIB, printable
+
+DEFAULT_CACHE = 256 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A disk that is served: the name of its export, and the NBD URI that leads to it.
+
+    `point_uri` leads to the same by a name that nothing but this disk at this point ever has.
+    """
+
+    disk_id: str
+    name: str
+    export: str
+    uri: str
+    point_uri: str
+    size: int
+
+
+@contextmanager
+def serving(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    listener: socket.socket,
+    *,
+    cache_bytes: int = DEFAULT_CACHE,
+) -> Iterator[list[Served]]:
+    """Serve these disks on `listener`, which is closed in the end, while the block runs.
+
+    Their points cannot be removed meanwhile. Raises StoredDamage when a chain is not whole, UsageError for blobs
+    that were piped out, BusyError.
+    """
+    names = export_names(streams)
+    with repository.reading_vm(backup.vm), ExitStack() as stack:
+        points = [stack.enter_context(_opened(repository, backup, stream)) for stream in streams]
+        cache = stack.enter_context(FrameCache(cache_bytes))
+        exports = [
+            Export(
+                (*names[stream.disk_id], _unique(backup, stream)),
+                _description(backup, stream),
+                CachedPoint(point, cache),
+            )
+            for stream, point in zip(streams, points, strict=True)
+        ]
+        stack.enter_context(NbdServer(Exports(exports), listener))
+        yield [
+            Served(
+                disk_id=stream.disk_id,
+                name=stream.name,
+                export=names[stream.disk_id][0],
+                uri=uri(listener, names[stream.disk_id][0]),
+                point_uri=uri(listener, _unique(backup, stream)),
+                size=stream.size,
+            )
+            for stream in streams
+        ]
+
+
+def _opened(repository: Repository, backup: Backup, stream: Stream) -> PointSource:
+    try:
+        return open_point(repository, backup, stream)
+    except UsageError as error:
+        raise UsageError(
+            f"disk {printable(stream.name)} cannot be served: {error.message}", error.advice
+        ) from None
+
+
+def export_names(streams: Sequence[Stream]) -> dict[str, tuple[str, ...]]:
+    """The names of each disk's export, by its id: its name where no other disk has it, its id, "" when it is alone."""
+    ids = {stream.disk_id for stream in streams}
+    uses = Counter(stream.name for stream in streams)
+    names: dict[str, tuple[str, ...]] = {}
+    for stream in streams:
+        # No more than a name of an export may be; nothing that would lead to another disk.
+        usable = 0 < len(stream.name.encode(errors="replace")) <= 4096 and stream.name.isprintable()
+        own = usable and uses[stream.name] == 1 and stream.name not in ids
+        names[stream.disk_id] = (
+            *([stream.name] if own else []),
+            stream.disk_id,
+            *([""] if len(streams) == 1 else []),
+        )
+    return names
+
+
+def _unique(backup: Backup, stream: Stream) -> str:
+    return f"{stream.disk_id}@{backup.backup_id}"
+
+
+def _description(backup: Backup, stream: Stream) -> str:
+    return f"disk {printable(stream.name)} of VM {printable(backup.vm.name)} at {times.to_text(backup.point)}"

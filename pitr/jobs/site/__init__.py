@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalog in a browser: Datasette on a copy of it (pitr/jobs/site/snapshot.py).
+
+Datasette and its web server are an extra: nothing else of pitr needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from pitr.errors import Interrupted, PitrError, ProgramMissing, UsageError
+from pitr.jobs.site.metadata import DATABASE, metadata
+from pitr.jobs.site.snapshot import Snapshot
+from pitr.units import printable
+
+_SETTINGS = {
+    # What is shown is to be what there is: nothing may be kept by the browser.
+    "default_cache_ttl": 0,
+    "sql_time_limit_ms": 5000,
+    "facet_time_limit_ms": 1000,
+    "allow_download": False,
+}
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_Scope = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
+
+
+def serve(
+    repository: Path,
+    host: str,
+    port: int,
+    *,
+    ready: Callable[[str], None],
+    notify: Callable[[str], None],
+) -> None:
+    """Serve the catalog until a signal ends it; `ready` is called with the address. Port 0: any that is free.
+
+    Raises ProgramMissing without the extra, PitrError when the port is in use, and what opening a repository raises.
+    """
+    datasette_module, uvicorn = _libraries()
+    with tempfile.TemporaryDirectory(prefix="pitr-catalog-") as folder, _listening(host, port) as listening:
+        snapshot = Snapshot(repository, Path(folder) / f"{DATABASE}.db")
+        datasette = datasette_module.Datasette(
+            [str(snapshot.path)], metadata=metadata(printable(str(repository))), settings=_SETTINGS
+        )
+        app = _Guarded(datasette.app(), snapshot, listening, notify)
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, log_config=None, lifespan="on")
+        )
+        # Requests of the web server's own library are nothing that a person should see.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        ready(_address(listening))
+        try:
+            server.run(sockets=[listening])
+        except Interrupted as stop:
+            # To be ended is how a server ends.
+            if stop.signum not in (signal.SIGINT, signal.SIGTERM):
+                raise
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import uvicorn  # noqa: PLC0415 - an extra
+        from datasette import app as datasette_module  # noqa: PLC0415
+
+        from pitr.jobs.site import cells  # noqa: PLC0415
+    except ImportError as error:
+        raise ProgramMissing(
+            f"the catalog in a browser needs Datasette, which is not installed ({error.name})",
+            "Install it beside pitr: pip install 'pitr[web]'.",
+        ) from error
+    cells.register()
+    return datasette_module, uvicorn
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises UsageError for a host that is none, PitrError where the port cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UsageError(f"{host!r} is no address of this machine: {error.strerror}") from None
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PitrError(
+                f"port {port} of {host} is in use",
+                "Choose another one with --port, or 0 for any that is free.",
+            ) from None
+        raise PitrError(f"cannot listen on port {port} of {host}: {os.strerror(error.errno or 0)}") from None
+    return listening
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Guarded:
+    """Brings the copy up to date before a request, and answers no page of elsewhere.
+
+    A page of any site can let the browser ask for a name that leads to 127.0.0.1: its requests carry that name.
+    """
+
+    def __init__(
+        self, app: _App, snapshot: Snapshot, listening: socket.socket, notify: Callable[[str], None]
+    ) -> None:
+        self._app = app
+        self._snapshot = snapshot
+        self._notify = notify
+        self._only_local = is_loopback(listening.getsockname()[0])
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] == "http":
+            if self._only_local and _host_name(scope) not in _LOCAL_NAMES:
+                await _refuse(send)
+                return
+            if not str(scope["path"]).startswith("/-/static"):
+                await asyncio.to_thread(self._snapshot.refresh_if_due, self._notify)
+        await self._app(scope, receive, send)
+
+
+def _host_name(scope: _Scope) -> str:
+    """The name that a request was sent to, without its port."""
+    value = next((bytes(value) for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+    if value.startswith("["):
+        return value[1:].partition("]")[0]
+    return value.partition(":")[0].lower()
+
+
+async def _refuse(send: _Send) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 403,
+            "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"This catalog is only served to its own machine.\n"})

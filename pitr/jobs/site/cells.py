@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How cells of Datasette's tables look to people: sizes with units, times to the second. JSON and CSV stay exact."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from datasette import handle_exception, hookimpl
+from datasette.plugins import pm
+from markupsafe import Markup, escape
+
+from pitr import times
+from pitr.errors import FormatError
+from pitr.units import human_size, printable
+
+_SIZES = frozenset({"size", "blob_size", "index_size", "frame_size", "record_size"})
+_TIMES = frozenset({"point", "lo", "first_point", "newest_point", "time"})
+_NAME = "pitr"
+
+
+def register() -> None:
+    """Let Datasette call this module. Once is enough for a process."""
+    # Where there is rich it prints, for every wrong query, pages of local variables to standard output.
+    handle_exception.rich = None
+    if not pm.has_plugin(_NAME):
+        hookimpl(render_cell)
+        pm.register(sys.modules[__name__], _NAME)
+
+
+def render_cell(value: Any, column: str) -> Markup | None:
+    """What a cell looks like; None leaves it to Datasette."""
+    if isinstance(value, int | float) and (column in _SIZES or column.endswith("_bytes")):
+        exact = f"{value:,.0f} bytes"
+        return Markup('<span title="{}">{}</span>').format(exact, human_size(round(value)))
+    if isinstance(value, str) and column in _TIMES:
+        return _time(value)
+    if isinstance(value, str) and not value.isprintable():
+        return escape(printable(value))
+    return None
+
+
+def _time(value: str) -> Markup | None:
+    try:
+        time = times.from_text(value)
+    except FormatError:
+        return None
+    return Markup('<span title="{}">{}</span>').format(value, f"{time:%Y-%m-%d %H:%M:%S} UTC")

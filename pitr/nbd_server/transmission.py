@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The server's half of the transmission: requests are answered in their order, one connection in one thread.
+
+While a request is answered, what the ones behind it want is asked for already, and on a sequential run what will come
+after them. Replies to requests that need no waiting go out together.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from pitr.errors import PitrError
+from pitr.extents import ExtentMap
+from pitr.nbd_protocol import (
+    BLOCK_STATUS,
+    CACHE,
+    CHUNK_BLOCK_STATUS,
+    CHUNK_DATA,
+    CHUNK_ERROR,
+    CHUNK_ERROR_OFFSET,
+    CHUNK_HOLE,
+    CHUNK_NONE,
+    COMMAND_DF,
+    COMMAND_ONE,
+    DISCONNECT,
+    DONE,
+    EINVAL,
+    EIO,
+    EOVERFLOW,
+    EPERM,
+    READ,
+    REQUEST,
+    REQUEST_MAGIC,
+    SIMPLE_MAGIC,
+    STATE_HOLE,
+    STATE_ZERO,
+    STRUCTURED_MAGIC,
+    TRIM,
+    WRITE,
+    WRITE_ZEROES,
+)
+from pitr.nbd_server.handshake import CONTEXT_ID, MAXIMUM_BLOCK, Opened
+from pitr.nbd_server.wire import ClientBroken, Wire
+
+_SIMPLE: Final = struct.Struct(">LLQ")
+_CHUNK: Final = struct.Struct(">LHHQL")
+_DATA: Final = struct.Struct(">LHHQLQ")
+_HOLE: Final = struct.Struct(">LHHQLQL")
+
+#: A client may send more; that waits in its socket.
+_MAX_PENDING: Final = 64
+#: With fewer than this waiting, look whether the client has sent more.
+_FEW_PENDING: Final = 16
+_BUFFER: Final = REQUEST.size * _MAX_PENDING
+#: Replies are sent when so many bytes are together.
+_SEND_AT: Final = 256 << 10
+#: Extents in one answer; a client that wants to know more asks again.
+_MAX_EXTENTS: Final = 1 << 16
+#: Reads no further apart than this are one run: clients with several requests open do not keep their order.
+_SEQUENTIAL: Final = 2 << 20
+#: A longer read in one chunk may be refused: it must be known to be good as a whole before it begins.
+_MAX_UNFRAGMENTED: Final = 1 << 20
+_ZEROES: Final = memoryview(bytes(64 << 10))
+
+
+class _Request(NamedTuple):
+    command: int
+    flags: int
+    handle: int
+    offset: int
+    length: int
+
+
+class _Run:
+    """Notices that a client reads one thing after another, and tells what it will want next."""
+
+    def __init__(self, read_ahead: int) -> None:
+        self._most = read_ahead
+        self._end = -1
+        self._read = 0
+        self._asked = 0
+
+    def after(self, offset: int, length: int) -> tuple[int, int] | None:
+        """Note a read; return (offset, length) of what is to be asked for now, if anything."""
+        if abs(offset - self._end) > _SEQUENTIAL:
+            self._end = self._asked = offset + length
+            self._read = 0
+            return None
+        self._end = max(self._end, offset + length)
+        self._read += length
+        ahead = self._end + min(self._most, self._read)
+        self._asked = max(self._asked, self._end)
+        # In larger pieces: it takes less time than a little with each request.
+        if ahead - self._asked < self._most // 4:
+            return None
+        asked, self._asked = self._asked, ahead
+        return asked, ahead - asked
+
+
+class Transmission:
+    """Answers the requests of one client that has opened an export."""
+
+    def __init__(self, wire: Wire, opened: Opened) -> None:
+        self._wire = wire
+        self._content = opened.export.content
+        self._size = self._content.size
+        self._structured = opened.structured
+        self._context = opened.context
+        self._pending: deque[_Request] = deque()
+        self._ahead = 0
+        self._run = _Run(self._content.read_ahead)
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._filled = 0
+        self._out: list[bytes | memoryview] = []
+        self._out_bytes = 0
+
+    def run(self) -> None:
+        """Serve until the client takes leave. Raises ClientGone, and ClientBroken."""
+        self._wire.timeout(None)
+        while True:
+            if len(self._pending) < _FEW_PENDING:
+                self._receive(wait=not self._pending)
+                if not self._pending:
+                    continue
+            request = self._pending.popleft()
+            if request.command == DISCONNECT:
+                self._flush()
+                return
+            if self._out and request.command == READ and not self._is_ready(request):
+                # Who waits for these must not wait for a frame that somebody else wants.
+                self._flush()
+            self._answer(request)
+            if not self._pending or self._out_bytes >= _SEND_AT:
+                self._flush()
+
+    # Receiving
+
+    def _receive(self, *, wait: bool) -> None:
+        """Take what the client has sent, as far as it fits; wait for it only when there is nothing else to do."""
+        # There is room: what was left here the last time were at most those that did not fit beside a few pending.
+        self._filled += self._wire.receive_some(self._buffer[self._filled :], wait=wait)
+        at = 0
+        while self._filled - at >= REQUEST.size and len(self._pending) < _MAX_PENDING:
+            magic, flags, command, handle, offset, length = REQUEST.unpack_from(self._buffer, at)
+            if magic != REQUEST_MAGIC:
+                raise ClientBroken("what it sent is no request")
+            at += REQUEST.size
+            if command == WRITE:
+                at += self._skip(at, length)
+            request = _Request(command, flags, handle, offset, length)
+            self._pending.append(request)
+            if command == READ:
+                self._look_ahead(request)
+        left = self._filled - at
+        if at and left:
+            self._buffer[:left] = bytes(self._buffer[at : self._filled])
+        self._filled = left
+
+    def _skip(self, at: int, length: int) -> int:
+        """Pass over what is to be written; return how much of it lies in the buffer."""
+        if length > MAXIMUM_BLOCK:
+            raise ClientBroken(f"it writes {length} bytes at once")
+        in_buffer = min(length, self._filled - at)
+        self._wire.discard(length - in_buffer)
+        return in_buffer
+
+    def _look_ahead(self, request: _Request) -> None:
+        if not self._is_possible(request):
+            return
+        ahead = self._run.after(request.offset, request.length)
+        if len(self._pending) > 1:
+            self._content.ask(request.offset, min(request.length, self._content.read_ahead))
+        if ahead is not None:
+            self._content.ask(*ahead)
+
+    # Answering
+
+    def _answer(self, request: _Request) -> None:
+        command = request.command
+        if command == READ:
+            self._read(request)
+        elif command == BLOCK_STATUS:
+            self._block_status(request)
+        elif command == CACHE:
+            self._cache(request)
+        elif command in (WRITE, TRIM, WRITE_ZEROES):
+            self._fail(request, EPERM, "the export is read-only")
+        else:
+            self._fail(request, EINVAL, "unknown command")
+
+    def _is_possible(self, request: _Request) -> bool:
+        return 0 < request.length <= MAXIMUM_BLOCK and request.offset + request.length <= self._size
+
+    def _is_ready(self, request: _Request) -> bool:
+        return not self._is_possible(request) or self._content.is_ready(request.offset, request.length)
+
+    def _read(self, request: _Request) -> None:
+        if request.flags & ~COMMAND_DF or (request.flags and not self._structured):
+            self._fail(request, EINVAL, "unknown flags")
+        elif not self._is_possible(request):
+            self._fail(request, EINVAL, "not a range of the export that can be read at once")
+        elif not self._structured:
+            self._read_whole(request)
+        elif not request.flags:
+            self._read_chunks(request)
+        elif request.length > _MAX_UNFRAGMENTED:
+            self._fail(request, EOVERFLOW, "too much for one chunk")
+        else:
+            self._read_whole(request)
+
+    def _read_chunks(self, request: _Request) -> None:
+        """Reply in chunks as the data is: what can be read is sent, also before a piece that cannot."""
+        _, _, handle, at, length = request
+        end = at + length
+        try:
+            for count, data in self._content.read(at, length):
+                flags = DONE if at + count == end else 0
+                if data is None:
+                    self._add(_HOLE.pack(STRUCTURED_MAGIC, flags, CHUNK_HOLE, handle, 12, at, count))
+                else:
+                    self._add(_DATA.pack(STRUCTURED_MAGIC, flags, CHUNK_DATA, handle, 8 + count, at))
+                    self._add(data)
+                at += count
+                if self._out_bytes >= _SEND_AT:
+                    self._flush()
+        except PitrError as error:
+            self._fail(request, EIO, error.message, at)
+
+    def _read_whole(self, request: _Request) -> None:
+        """Reply in one piece, which cannot be taken back once it has begun.
+
+        So it is read twice, the second time mostly from the cache, instead of being held in memory as a whole.
+        """
+        offset, length = request.offset, request.length
+        try:
+            for _ in self._content.read(offset, length):
+                pass
+        except PitrError as error:
+            self._fail(request, EIO, error.message, offset)
+            return
+        if self._structured:
+            self._add(_DATA.pack(STRUCTURED_MAGIC, DONE, CHUNK_DATA, request.handle, 8 + length, offset))
+        else:
+            self._add(_SIMPLE.pack(SIMPLE_MAGIC, 0, request.handle))
+        try:
+            for count, data in self._content.read(offset, length):
+                if data is not None:
+                    self._add(data)
+                else:
+                    for at in range(0, count, len(_ZEROES)):
+                        self._add(_ZEROES[: min(len(_ZEROES), count - at)])
+                if self._out_bytes >= _SEND_AT:
+                    self._flush()
+        except PitrError as error:
+            raise ClientBroken(f"its reply had begun when this came: {error.message}") from None
+
+    def _block_status(self, request: _Request) -> None:
+        if not self._context or request.flags & ~COMMAND_ONE:
+            self._fail(request, EINVAL, "unknown flags" if self._context else "no context is set")
+            return
+        if request.length == 0 or request.offset + request.length > self._size:
+            self._fail(request, EINVAL, "not a range of the export")
+            return
+        end = request.offset + request.length
+        found = _first(self._content.extents(), request.offset, end, bool(request.flags & COMMAND_ONE))
+        descriptors = np.empty((len(found), 2), ">u4")
+        descriptors[:, 0] = found.length
+        descriptors[:, 1] = np.where(found.zero, STATE_HOLE | STATE_ZERO, 0)
+        payload = struct.pack(">L", CONTEXT_ID) + descriptors.tobytes()
+        self._add(_CHUNK.pack(STRUCTURED_MAGIC, DONE, CHUNK_BLOCK_STATUS, request.handle, len(payload)))
+        self._add(payload)
+
+    def _cache(self, request: _Request) -> None:
+        if request.flags or request.length == 0 or request.offset + request.length > self._size:
+            self._fail(request, EINVAL, "not a range of the export")
+            return
+        self._content.ask(request.offset, min(request.length, self._content.read_ahead))
+        self._succeed(request)
+
+    def _succeed(self, request: _Request) -> None:
+        if self._structured:
+            self._add(_CHUNK.pack(STRUCTURED_MAGIC, DONE, CHUNK_NONE, request.handle, 0))
+        else:
+            self._add(_SIMPLE.pack(SIMPLE_MAGIC, 0, request.handle))
+
+    def _fail(self, request: _Request, error: int, text: str, offset: int | None = None) -> None:
+        if not self._structured:
+            self._add(_SIMPLE.pack(SIMPLE_MAGIC, error, request.handle))
+            return
+        said = text.encode(errors="replace")[:1024].decode(errors="ignore").encode()
+        payload = struct.pack(">LH", error, len(said)) + said
+        kind = CHUNK_ERROR
+        if offset is not None:
+            payload += struct.pack(">Q", offset)
+            kind = CHUNK_ERROR_OFFSET
+        self._add(_CHUNK.pack(STRUCTURED_MAGIC, DONE, kind, request.handle, len(payload)) + payload)
+
+    # Sending
+
+    def _add(self, data: bytes | memoryview) -> None:
+        self._out.append(data)
+        self._out_bytes += len(data)
+
+    def _flush(self) -> None:
+        out, self._out, self._out_bytes = self._out, [], 0
+        if out:
+            self._wire.send(out)
+
+
+def _first(extents: ExtentMap, start: int, end: int, only_one: bool) -> ExtentMap:
+    """The first extents of `[start, end)`, as many as go into one answer."""
+    # `between` computes with all ends: on a map of millions, for each question, that would be slow.
+    first = int(extents.start.searchsorted(start, side="right")) - 1
+    part = slice(first, first + (1 if only_one else _MAX_EXTENTS))
+    return ExtentMap(extents.start[part], extents.length[part], extents.zero[part]).between(start, end)

@@ -1,0 +1,52 @@
+-- What `pitr catalog serve` adds to its own copy of the catalog: rehearsals, chains, and a line for each VM.
+-- Times are UTC with microseconds, sizes are bytes.
+CREATE TABLE drill (
+    name        TEXT PRIMARY KEY, -- of its object in the repository
+    backup_id   TEXT NOT NULL REFERENCES point (backup_id),
+    vm_id       TEXT NOT NULL,
+    time        TEXT NOT NULL,    -- when it ended
+    ok          INTEGER,          -- NULL: what came of it cannot be read
+    image       INTEGER,          -- restored to images, not only read
+    duration_ms INTEGER,
+    message     TEXT              -- why it cannot be read
+);
+CREATE INDEX drill_by_backup ON drill (backup_id, time);
+
+CREATE TABLE finding (
+    drill     TEXT NOT NULL REFERENCES drill (name),
+    disk_id   TEXT NOT NULL,
+    disk_name TEXT NOT NULL,
+    what      TEXT NOT NULL,
+    ok        INTEGER,            -- NULL: nothing can be told
+    message   TEXT NOT NULL
+);
+CREATE INDEX finding_by_drill ON finding (drill);
+
+-- A stream that is not in here stands on one that is gone.
+CREATE TABLE chain (
+    stream_id    TEXT PRIMARY KEY REFERENCES stream (stream_id),
+    backup_id    TEXT NOT NULL REFERENCES point (backup_id),
+    full_id      TEXT NOT NULL REFERENCES stream (stream_id),
+    length       INTEGER NOT NULL, -- streams from the full to this one
+    stored_bytes INTEGER NOT NULL  -- of all of them
+) WITHOUT ROWID;
+INSERT INTO chain
+WITH RECURSIVE up (stream_id, backup_id, full_id, length, stored_bytes) AS (
+    SELECT stream_id, backup_id, stream_id, 1, blob_size FROM stream WHERE parent_stream_id IS NULL
+    UNION ALL
+    SELECT stream.stream_id, stream.backup_id, up.full_id, up.length + 1, up.stored_bytes + stream.blob_size
+    FROM stream JOIN up ON stream.parent_stream_id = up.stream_id
+)
+SELECT * FROM up;
+CREATE INDEX chain_by_backup ON chain (backup_id);
+
+CREATE VIEW vm AS
+SELECT
+    vm_id,
+    (SELECT vm_name FROM point AS last WHERE last.vm_id = point.vm_id ORDER BY point DESC LIMIT 1) AS vm_name,
+    count(*) AS points,
+    min(point) AS first_point,
+    max(point) AS newest_point,
+    round(julianday('now') - julianday(max(point)), 2) AS age_days,
+    sum(stored_bytes) AS stored_bytes
+FROM point GROUP BY vm_id;

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""HTTP as servers speak it, and as they should not; over a socket, and over real TLS in pieces of every size."""
+
+from __future__ import annotations
+
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLong, RemoteDisconnected
+
+import pytest
+
+from pitr.endpoint.http_connection import HttpConnection, SocketWire, TlsWire
+from pitr.lab.host.pki import Pki, make_pki
+
+CONTENT = random.Random(3).randbytes(3 << 20)
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[HttpConnection]:
+    """A connection whose server says `answer` and closes."""
+    near, far = socket.socketpair()
+    far.sendall(answer)
+    far.shutdown(socket.SHUT_WR)
+    near.settimeout(10)
+    with far, HttpConnection(SocketWire(near), "localhost") as connection:
+        yield connection
+
+
+def whole(answer: bytes, limit: int = 1000) -> tuple[int, bytes]:
+    with answering(answer) as connection:
+        connection.send("GET", "/images/x")
+        received = connection.receive()
+        return received.status, connection.body(received, limit)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 5\r\n\r\nhello",
+        b"content-length:5\r\nX: y\r\n\r\nhello and more",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nTrailer: z\r\n\r\n",
+        b"\r\nhello",
+    ],
+)
+def test_bodies_of_every_framing_are_received(body: bytes) -> None:
+    assert whole(b"HTTP/1.1 200 OK\r\n" + body) == (200, b"hello")
+
+
+def test_what_a_server_says_before_its_answer_is_passed_over() -> None:
+    answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
+    assert whole(answer) == (403, b"no")
+
+
+WRONG: dict[str, tuple[bytes, type[Exception]]] = {
+    "nothing": (b"", RemoteDisconnected),
+    "half a head": (b"HTTP/1.1 200 OK\r\nContent-", RemoteDisconnected),
+    "no status": (b"hello\r\n\r\n", BadStatusLine),
+    "another protocol": (b"HTTP/2 200 OK\r\n\r\n", BadStatusLine),
+    "an endless head": (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70000, LineTooLong),
+    "a header without a name": (b"HTTP/1.1 200 OK\r\nhello\r\n\r\n", HTTPException),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nhi", HTTPException),
+    "a negative length": (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", HTTPException),
+    "a length with a sign": (b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\nx", HTTPException),
+    "a huge length": (b"HTTP/1.1 200 OK\r\nContent-Length: 9000000000000000000\r\n\r\nx", HTTPException),
+    "a longer body": (b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + b"x" * 1001, HTTPException),
+    "a body without an end": (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1001, HTTPException),
+    "a short body": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", IncompleteRead),
+    "a chunk without a length": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        HTTPException,
+    ),
+    "a huge chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n", HTTPException),
+    "a chunk too long": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxy\r\n", HTTPException),
+    "chunks without an end": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+        IncompleteRead,
+    ),
+    "only interim answers": (b"HTTP/1.1 100 Continue\r\n\r\n" * 100, HTTPException),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_no_answer_is_an_error(what: str) -> None:
+    answer, error = WRONG[what]
+    with pytest.raises(error):
+        whole(answer)
+
+
+def test_answers_to_requests_that_were_sent_ahead_come_one_after_the_other() -> None:
+    parts = [CONTENT[at : at + 70000] for at in range(0, 700000, 70000)]
+    answers = [b"HTTP/1.1 206 Partial\r\nContent-Length: %d\r\n\r\n%s" % (len(part), part) for part in parts]
+    near, far = socket.socketpair()
+    sender = threading.Thread(target=far.sendall, args=[b"".join(answers)])
+    sender.start()
+    with far, HttpConnection(SocketWire(near), "localhost") as connection:
+        for part in parts:
+            received = connection.receive()
+            assert received.length == len(part)
+            target = bytearray(len(part))
+            connection.receive_into(memoryview(target)[:10])
+            connection.receive_into(memoryview(target)[10:])
+            assert target == part
+            assert not connection.ended
+        sender.join()
+
+
+@pytest.mark.parametrize(
+    ("head", "ended"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: Close\r\n\r\n", True),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\n\r\n", True),
+    ],
+)
+def test_it_is_known_whether_the_server_goes_on(head: bytes, ended: bool) -> None:
+    with answering(head) as connection:
+        connection.receive()
+        assert connection.ended is ended
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return make_pki(tmp_path_factory.mktemp("tls") / "pki")
+
+
+@contextmanager
+def tls_server(pki: Pki, work: Callable[[ssl.SSLSocket], None]) -> Iterator[socket.socket]:
+    """A real TLS server for one connection; gives a socket that is connected to it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki.certificate, pki.private_key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            one, _ = listener.accept()
+            try:
+                with context.wrap_socket(one, server_side=True) as secure:
+                    work(secure)
+            except OSError:
+                pass  # the client has gone, as some tests want
+
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            yield socket.create_connection(listener.getsockname(), 10)
+        finally:
+            server.join()
+
+
+def _trusting(pki: Pki) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=pki.cafile)
+
+
+@pytest.mark.parametrize("record", [1, 100, 16384, len(CONTENT)])
+def test_tls_gives_all_bytes_whatever_the_records(pki: Pki, record: int) -> None:
+    content = CONTENT[: min(len(CONTENT), record * 2000)]
+
+    def work(secure: ssl.SSLSocket) -> None:
+        for at in range(0, len(content), record):
+            secure.sendall(content[at : at + record])
+        secure.unwrap()
+
+    with (
+        tls_server(pki, work) as connected,
+        HttpConnection(TlsWire(connected, _trusting(pki), "localhost"), "localhost") as connection,
+    ):
+        target = bytearray(len(content))
+        connection.receive_into(memoryview(target))
+        assert target == content
+        with pytest.raises(IncompleteRead):
+            connection.receive_into(memoryview(target))
+
+
+def test_tls_sends_a_large_body_whole(pki: Pki) -> None:
+    come = bytearray()
+
+    def work(secure: ssl.SSLSocket) -> None:
+        while len(come.partition(b"\r\n\r\n")[2]) < len(CONTENT):
+            come.extend(secure.recv(1 << 16))
+        secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with (
+        tls_server(pki, work) as connected,
+        HttpConnection(TlsWire(connected, _trusting(pki), "localhost"), "localhost") as connection,
+    ):
+        connection.send("PUT", "/images/x", {"Content-Range": "bytes 0-1/*"}, memoryview(CONTENT))
+        assert connection.receive().status == 200
+    head, _, body = bytes(come).partition(b"\r\n\r\n")
+    assert body == CONTENT
+    assert f"Content-Length: {len(CONTENT)}".encode() in head
+
+
+def test_a_connection_that_breaks_in_the_middle_of_a_record_is_a_short_answer(pki: Pki) -> None:
+    def work(secure: ssl.SSLSocket) -> None:
+        secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
+        secure.shutdown(socket.SHUT_RDWR)
+
+    with (
+        tls_server(pki, work) as connected,
+        HttpConnection(TlsWire(connected, _trusting(pki), "localhost"), "localhost") as connection,
+    ):
+        answer = connection.receive()
+        with pytest.raises(IncompleteRead):
+            connection.body(answer, 1000)
+
+
+def test_a_server_that_is_not_trusted_gets_nothing(pki: Pki) -> None:
+    with (
+        tls_server(pki, lambda secure: None) as connected,
+        connected,
+        pytest.raises(ssl.SSLCertVerificationError),
+    ):
+        TlsWire(connected, ssl.create_default_context(), "localhost")
