@@ -161,6 +161,8 @@ class HttpConnection(Closes):
         self._begin = self._end = 0
         self.ended = False
         """True after an answer that the server closes the connection with."""
+        self.goes_on = False
+        """True after an answer that it does not close it with."""
 
     def send(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | memoryview = b""
@@ -181,6 +183,7 @@ class HttpConnection(Closes):
             answer = _parsed(self._head())
             if answer.status >= 200:
                 self.ended = self.ended or answer.last
+                self.goes_on = not self.ended
                 return answer
         raise HTTPException("the server only ever says that it goes on")
 

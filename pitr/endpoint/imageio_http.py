@@ -40,8 +40,8 @@ MAX_BODY: Final = 1 << 30
 #: More connections to one disk than this make nothing faster, whatever a server offers.
 MAX_CONNECTIONS: Final = 32
 
-#: Requests that are on their way while an answer is received.
-_REQUESTS_AHEAD: Final = 4
+#: Requests that are on their way at once on a connection.
+REQUESTS_AHEAD: Final = 4
 _MAX_REFUSAL: Final = 1 << 20
 
 
@@ -63,6 +63,7 @@ class ImageioSession(Closes):
         self._timeout_s = timeout_s
         self._connected = self._connect()
         self._gap = memoryview(b"")
+        self.requests_ahead = REQUESTS_AHEAD
 
     def go_local(self) -> bool:
         """Go on over the server's unix socket where this machine is its host: half of the CPU time of TLS.
@@ -89,12 +90,14 @@ class ImageioSession(Closes):
     def read(self, spans: Sequence[Span], target: memoryview) -> Iterator[None]:
         """Read the pieces of all `spans` one after the other into `target`, which is as long as all of them.
 
-        Yields after each span that has come. A few requests are sent ahead, so that the server need not wait.
+        Yields after each span that has come. A few requests are sent ahead, so that the server need not wait; but
+        only where it keeps connections open: one that closes them would lose the end of its answer with the rest.
         """
         ready = self._ready()
         asked = at = 0
         for number, span in enumerate(spans):
-            while asked < min(len(spans), number + _REQUESTS_AHEAD):
+            ready = self._ready() if asked == number else ready
+            while asked < min(len(spans), number + (self.requests_ahead if ready.goes_on else 1)):
                 ahead = spans[asked]
                 wanted = f"bytes={ahead.start}-{ahead.start + ahead.length - 1}"
                 ready.send("GET", self._connected.path, {"Range": wanted})
