@@ -41,7 +41,7 @@ MAX_BODY: Final = 1 << 30
 MAX_CONNECTIONS: Final = 32
 
 #: Requests that are on their way at once on a connection.
-REQUESTS_AHEAD: Final = 4
+REQUESTS_AHEAD: Final = 16
 _MAX_REFUSAL: Final = 1 << 20
 
 
@@ -97,11 +97,11 @@ class ImageioSession(Closes):
         asked = at = 0
         for number, span in enumerate(spans):
             ready = self._ready() if asked == number else ready
-            while asked < min(len(spans), number + (self.requests_ahead if ready.goes_on else 1)):
-                ahead = spans[asked]
-                wanted = f"bytes={ahead.start}-{ahead.start + ahead.length - 1}"
-                ready.send("GET", self._connected.path, {"Range": wanted})
-                asked += 1
+            ahead = self.requests_ahead if ready.goes_on else 1
+            if asked < len(spans) and asked <= number + ahead // 2:
+                more = spans[asked : number + ahead]
+                ready.send_gets(self._connected.path, [{"Range": _bytes_of(span)} for span in more])
+                asked += len(more)
             answer = ready.receive()
             if answer.status != HTTPStatus.PARTIAL_CONTENT:
                 _refused(answer, ready)
@@ -234,6 +234,10 @@ def trying(
             raise
         # The server's words hold the ticket; a traceback must not show them.
         raise translated(error, address.host, what, address.secrets) from None
+
+
+def _bytes_of(span: Span) -> str:
+    return f"bytes={span.start}-{span.start + span.length - 1}"
 
 
 def _refused(answer: Answer, connection: HttpConnection) -> NoReturn:
