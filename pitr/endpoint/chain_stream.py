@@ -23,7 +23,7 @@ from pitr.extents import Extent, ExtentMap
 from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import resolve_chain
+from pitr.repository.chain import frames_of, resolve_chain
 
 _SKIP_PIECE = 1 << 20
 
@@ -68,7 +68,7 @@ class ChainStream:
     def _layer(self, layer: int) -> Iterator[Passing]:
         backup, stream = self._resolved.chain[layer]
         found = self._resolved.map
-        frames = self._frames(backup, stream)
+        frames = frames_of(self._repository, backup, stream)
         mine = np.flatnonzero((found.layer == layer) & ~found.zero)
         starts = found.start[mine]
         numbers = np.searchsorted(frames.start, starts, side="right") - 1
@@ -90,13 +90,6 @@ class ChainStream:
                     self.bytes_read += stored
                 begin = start - int(frames.start[number])
                 yield Passing(Extent(start, length, False), data[begin : begin + length])
-
-    def _frames(self, backup: Backup, stream: Stream) -> Frames:
-        with self._repository.open_index(backup, stream) as index:
-            try:
-                return index.frames()
-            except FormatError as error:
-                raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
 
     def _checked(
         self,

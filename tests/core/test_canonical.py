@@ -157,7 +157,9 @@ def test_a_stream_that_says_something_impossible_is_refused(changes: dict[str, A
 
 
 def test_what_is_wrong_with_a_record_is_said_with_its_place() -> None:
-    with pytest.raises(FormatError, match=r"data\.mode must be one of \['live', 'cold', 'hybrid', 'imported'\]"):
+    with pytest.raises(
+        FormatError, match=r"data\.mode must be one of \['live', 'cold', 'hybrid', 'imported'\]"
+    ):
         record.decode(_changed(mode="warm"))
     with pytest.raises(FormatError, match=r"data must contain \['mode'\]"):
         record.decode(_signed({key: value for key, value in orjson.loads(_STORED).items() if key != "mode"}))
