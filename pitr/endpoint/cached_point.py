@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from pitr.blob import Decompressor
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.frame_cache import FrameCache, FrameKey
 from pitr.endpoint.point import PointSource, read_frame
 from pitr.errors import PitrError

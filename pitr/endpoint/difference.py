@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.point import PointReader, PointSource, open_resolved
 from pitr.extents import BoolArray, ExtentMap, Int64Array
 from pitr.model import Backup, Stream

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from pitr import memory
 from pitr.blob import Decompressor
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.errors import PitrError
 
 _log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 
 from pitr.blob import Decompressor, digest_of
+from pitr.closing import Closes
 from pitr.damage import of_stream
-from pitr.endpoint.closing import Closes
 from pitr.errors import FormatError
 from pitr.extents import ExtentMap
 from pitr.index import Frames

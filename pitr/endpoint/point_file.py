@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from pitr.closing import Closes
 from pitr.endpoint.cached_point import CachedPoint
-from pitr.endpoint.closing import Closes
 from pitr.read_ahead import ReadAhead
 
 

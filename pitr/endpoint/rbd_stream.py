@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from pitr import rbd_diff
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.streamed import Passing, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent

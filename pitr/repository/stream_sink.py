@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from pitr import index
 from pitr.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.errors import FormatError
 from pitr.model import DiskSettings, Kind, StoredObject, Stream
 from pitr.repository import names
