@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLong, RemoteDisconnected
 from typing import Final, Protocol
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 
 _HEAD_LIMIT: Final = 64 << 10
 #: What TLS is fed with at once: 64 KiB took a tenth more, 1 MiB the same.

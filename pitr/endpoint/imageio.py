@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.coalesce import Span, spans
 from pitr.endpoint.imageio_errors import StatusError, is_expected
 from pitr.endpoint.imageio_extents import Context, parse_extents

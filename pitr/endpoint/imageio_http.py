@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.coalesce import Span
 from pitr.endpoint.http_connection import Answer, HttpConnection
 from pitr.endpoint.imageio_address import Connected, ImageioAddress, connected, connected_locally
