@@ -4,13 +4,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # For the C parts of the oVirt packages, the local oVirt and the tests.
-PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs
+PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl
 # The page of `pitr diff --html` is tested in it; 400 MB, which nothing else needs.
 BROWSER := chromium
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test soak fuzz check format docs bench venv install-system clean
+.PHONY: help demo test soak fuzz check format docs bench plot venv install-system clean
 
 help:
 	@echo "make demo            the whole story on a local oVirt: backups, a disaster, a restore, the proof"
@@ -21,6 +21,7 @@ help:
 	@echo "make format          bring the code into format"
 	@echo "make docs            write docs/cli.md again from the commands' help"
 	@echo "make bench           measure; the figures of bench/"
+	@echo "make plot            docs/performance.svg from the newest figures"
 	@echo "make venv            $(VENV) with pitr and all that its development needs"
 	@echo "make install-system  Debian's packages, those that are missing"
 	@echo "make clean           remove what the others made"
@@ -50,7 +51,7 @@ check: venv
 	@# Each folder of tests has helpers of its own, some with the same names; these two lend theirs to others.
 	@for folder in tests/*/; do \
 	    echo "mypy $$folder"; \
-	    MYPYPATH=$$folder:tests/core:tests/e2e $(BIN)/mypy --no-warn-unused-ignores $$folder || exit 1; \
+	    MYPYPATH=$$folder:tests/core:tests/e2e:tests/streams $(BIN)/mypy --no-warn-unused-ignores $$folder || exit 1; \
 	done
 	$(BIN)/mypy --no-warn-unused-ignores tests/*.py
 
@@ -63,6 +64,10 @@ docs: venv
 
 bench: venv
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/run $(BENCH)
+
+plot: venv
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@$(BIN)/python bench/plot.py
 
 venv: install-system $(VENV)/installed
 
@@ -82,7 +87,7 @@ $(VENV)/installed: pyproject.toml
 install-system:
 	@missing=; sudo=; \
 	if ! command -v dpkg-query >/dev/null; then \
-	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd nbdcopy; do \
+	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd nbdcopy curl; do \
 	        PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing="$$missing $$program"; \
 	    done; \
 	    [ -z "$$missing" ] && exit 0; \

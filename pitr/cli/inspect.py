@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from pitr.cli.options import Common, OnlyDiskOption, with_common
 
 if TYPE_CHECKING:
     from pitr.jobs.resolved import Range
+    from pitr.model import Backup
+    from pitr.repository import Repository
+    from pitr.repository.drills import Proven
 
 
 @with_common()
@@ -22,24 +25,32 @@ def list_points(
 
     Example: pitr list web1
     """
+    with common.repository() as repository:
+        if common.out.json:
+            common.out.document(points_document(repository, vm))
+            return
+        points, proven = _points(repository, vm)
+    from pitr.cli import tables
+
+    common.out.show(tables.points(points, proven))
+
+
+def points_document(repository: Repository, vm: str | None) -> dict[str, Any]:
+    """The document of `pitr list`. Raises NoSuchVM."""
+    from pitr.cli import documents
+
+    points, proven = _points(repository, vm)
+    return {"points": [documents.point(backup, proven.get(backup.backup_id)) for backup in points]}
+
+
+def _points(repository: Repository, vm: str | None) -> tuple[list[Backup], dict[str, Proven]]:
     from pitr.jobs import choosing
     from pitr.repository import drills
 
-    with common.repository() as repository:
-        catalog = repository.catalog_of_vm(vm)
-        chosen = choosing.vm_named(catalog, vm) if vm is not None else None
-        points = catalog.points(chosen.id if chosen else None)
-        proven = drills.last_proven(repository.store, chosen.id if chosen else None)
-    if common.out.json:
-        from pitr.cli import documents
-
-        common.out.document(
-            {"points": [documents.point(backup, proven.get(backup.backup_id)) for backup in points]}
-        )
-    else:
-        from pitr.cli import tables
-
-        common.out.show(tables.points(points, proven))
+    catalog = repository.catalog_of_vm(vm)
+    chosen = choosing.vm_named(catalog, vm) if vm is not None else None
+    points = catalog.points(chosen.id if chosen else None)
+    return points, drills.last_proven(repository.store, chosen.id if chosen else None)
 
 
 @with_common()
@@ -51,26 +62,34 @@ def show(
 
     Example: pitr show 1c2d3e4f
     """
+    with common.repository() as repository:
+        if common.out.json:
+            common.out.document(point_document(repository, point))
+            return
+        backup, chain, proven = _point(repository, point)
+    from pitr.cli import tables
+
+    common.out.show(tables.one_point(backup, chain))
+    if proven is not None:
+        common.out.show(f"Last rehearsed: {tables.proven_text(proven)}")
+
+
+def point_document(repository: Repository, point: str) -> dict[str, Any]:
+    """The document of `pitr show`. Raises NoSuchPoint, UsageError."""
+    from pitr.cli import documents
+
+    backup, chain, proven = _point(repository, point)
+    return {"point": documents.point(backup, proven), "chain": [documents.point(link) for link in chain]}
+
+
+def _point(repository: Repository, point: str) -> tuple[Backup, list[Backup], Proven | None]:
     from pitr.jobs import choosing
     from pitr.repository import drills
 
-    with common.repository() as repository:
-        catalog = repository.catalog_with_point(point)
-        backup = choosing.point_named(catalog, point).backup
-        chain = choosing.ancestry(catalog, backup)
-        proven = drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)
-    if common.out.json:
-        from pitr.cli import documents
-
-        common.out.document(
-            {"point": documents.point(backup, proven), "chain": [documents.point(link) for link in chain]}
-        )
-    else:
-        from pitr.cli import tables
-
-        common.out.show(tables.one_point(backup, chain))
-        if proven is not None:
-            common.out.show(f"Last rehearsed: {tables.proven_text(proven)}")
+    catalog = repository.catalog_with_point(point)
+    backup = choosing.point_named(catalog, point).backup
+    chain = choosing.ancestry(catalog, backup)
+    return backup, chain, drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)
 
 
 @with_common()

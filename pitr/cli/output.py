@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pitr.errors import PitrError
 from pitr.units import printable
@@ -36,15 +36,16 @@ class CannotPrint(PitrError):
     """Standard output takes nothing more: it is a file on a full disk, perhaps."""
 
 
-def write(data: bytes) -> None:
-    """Write all of it to standard output. Raises CannotPrint, and BrokenPipeError where nobody reads any more."""
+def write(data: bytes, to: TextIO | None = None) -> None:
+    """Write all of it to standard output, or `to`. Raises CannotPrint, and BrokenPipeError where nobody reads."""
+    out = to or sys.stdout
     try:
-        sys.stdout.flush()
+        out.flush()
         view = memoryview(data)
         while view:
             # With PYTHONUNBUFFERED it is the system's write, which takes a part only before it fails.
-            view = view[sys.stdout.buffer.write(view) :]
-        sys.stdout.buffer.flush()
+            view = view[out.buffer.write(view) :]
+        out.buffer.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -70,12 +71,12 @@ class Output:
     def show(self, *renderables: RenderableType) -> None:
         from rich.console import Console
 
-        # Given standard output itself, the library would end the program when nobody reads: pitr.cli.main does that.
+        # A stream must not be followed by a table: whoever reads it would refuse it.
+        out = sys.stderr if _standard_output.taken else sys.stdout
+        # Given the output itself, the library would end the program when nobody reads: pitr.cli.main does that.
         printed = io.BytesIO()
-        file = io.TextIOWrapper(
-            printed, encoding=sys.stdout.encoding, errors="backslashreplace", write_through=True
-        )
-        terminal = sys.stdout.isatty()
+        file = io.TextIOWrapper(printed, encoding=out.encoding, errors="backslashreplace", write_through=True)
+        terminal = out.isatty()
         console = Console(
             file=file,
             force_terminal=terminal or None,
@@ -85,7 +86,7 @@ class Output:
         )
         for renderable in renderables:
             console.print(renderable, markup=False)
-        write(printed.getvalue())
+        write(printed.getvalue(), out)
 
     def notify(self, message: str) -> None:
         """One line that a person should see while the work goes on."""

@@ -154,24 +154,49 @@ def restore(
             raise UsageError("--from restores a stream: no point, VM or --get-command goes with it")
         restore_stream.restore_stream(common, from_stream, wanted, disk or (), common.workers(max_workers))
         return
-    restore_stream.check_get_command(get_command, wanted, dry_run)
     asked = choice.exactly_one("a restore", at, point)
     workers = common.workers(max_workers)
     with common.repository() as repository, ExitStack() as stack:
         chosen = asked.find(repository, vm, check_lost=not keep_going)
         streams = choosing.some_streams_of(chosen.backup, disk or ())
         common.out.notify(choice.in_words(chosen))
-        template = restore_stream.template_for(
-            common, repository, chosen.backup, streams, wanted, get_command, dry_run
-        )
+        template = restore_stream.template_for(common, repository, chosen.backup, streams, get_command)
         verifier = Verifier(workers) if verify or replace else None
         target = restore_targets.target_of(
             common, stack, wanted, repository, chosen.backup, streams, verifier
         )
-        done = _run(common, repository, chosen, streams, target, template, keep_going, dry_run, workers)
+        if dry_run:
+            done = _plan(repository, chosen, streams, target, keep_going)
+        else:
+            done = _run(
+                common,
+                repository,
+                chosen,
+                streams,
+                target,
+                template,
+                keep_going,
+                verifier is not None,
+                workers,
+            )
     _show(common, chosen, done, target.vm_id, verifier.checksums if verifier else {}, dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
+
+
+def _plan(
+    repository: Repository,
+    chosen: Choice,
+    streams: Sequence[Stream],
+    target: Target,
+    keep_going: bool,
+) -> list[Restored]:
+    from pitr.jobs import restore as job
+    from pitr.jobs.restore_streamed import is_elsewhere, plan_from_commands
+
+    # The indexes are here, wherever the blobs are.
+    plan = plan_from_commands if is_elsewhere(repository, chosen.backup, streams) else job.plan
+    return plan(repository, chosen.backup, streams, target, keep_going=keep_going)
 
 
 def _run(
@@ -182,15 +207,13 @@ def _run(
     target: Target,
     get_command: CommandTemplate | None,
     keep_going: bool,
-    dry_run: bool,
+    verified: bool,
     workers: int,
 ) -> list[Restored]:
     from pitr.cli.progress import showing
     from pitr.jobs import restore as job
 
     backup = chosen.backup
-    if dry_run:
-        return job.plan(repository, backup, streams, target, keep_going=keep_going)
     with showing(common.out, f"restore {printable(backup.vm.name)}") as progress:
         if get_command is None:
             return job.restore(
@@ -199,7 +222,15 @@ def _run(
         from pitr.jobs.restore_streamed import restore_from_commands
 
         return restore_from_commands(
-            repository, backup, streams, target, get_command, workers=workers, progress=progress
+            repository,
+            backup,
+            streams,
+            target,
+            get_command,
+            keep_going=keep_going,
+            verified=verified,
+            workers=workers,
+            progress=progress,
         )
 
 

@@ -56,35 +56,24 @@ def restore_stream(common: Common, given: str, wanted: Wanted, disks: Sequence[s
     _show(common, done)
 
 
-def check_get_command(get_command: str | None, wanted: Wanted, dry_run: bool) -> None:
-    """Raise UsageError for options that need to read what a command gives more than once."""
-    if get_command is not None and (wanted.verify or wanted.replace or wanted.keep_going or dry_run):
-        raise UsageError(
-            "--get-command goes with none of --verify, --replace, --keep-going and --dry-run",
-            "What it gives can be read once only.",
-        )
-
-
 def template_for(
     common: Common,
     repository: Repository,
     backup: Backup,
     streams: Sequence[Stream],
-    wanted: Wanted,
     get_command: str | None,
-    dry_run: bool,
 ) -> CommandTemplate | None:
     """The command that gives back what lies elsewhere: the one that is typed, else for points that need one the
     configuration's. Raises UsageError and StoredDamage."""
     from pitr.endpoint.commands import CommandTemplate
+    from pitr.jobs.restore_streamed import is_elsewhere
 
-    configured = common.settings.get_command
-    if get_command is None and configured is not None and not (wanted.keep_going or dry_run):
-        chains = [link for stream in streams for link in repository.chain(backup, stream)]
-        if any(part.external for _, part in chains):
-            get_command = configured
-            check_get_command(get_command, wanted, dry_run)
-    return None if get_command is None else CommandTemplate.parse(get_command)
+    if get_command is None:
+        configured = common.settings.get_command
+        if configured is None or not is_elsewhere(repository, backup, streams):
+            return None
+        get_command = configured
+    return CommandTemplate.parse(get_command)
 
 
 def _show(common: Common, done: StreamRestored) -> None:

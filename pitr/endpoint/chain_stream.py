@@ -8,26 +8,39 @@ does not pass in the order of the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 
 from pitr.blob import Decompressor, digest_of
-from pitr.damage import of_stream
+from pitr.damage import StoredDamage, of_stream
+from pitr.endpoint.point import Needed
 from pitr.endpoint.protocols import Reader
+from pitr.endpoint.salvage import DamagedRange, joined, known_layers, lost_pieces
 from pitr.endpoint.streamed import Passing, cut
-from pitr.errors import FormatError, PitrError, UsageError
+from pitr.errors import FormatError, PitrError, ProgramFailed, RepositoryError, UsageError
 from pitr.extents import Extent, ExtentMap
 from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import resolve_chain
+from pitr.repository.chain import frames_of, resolve_chain
+from pitr.resolver import PointMap, resolve
 
 _SKIP_PIECE = 1 << 20
 
 OpenBlob = Callable[[Backup, Stream], AbstractContextManager[BinaryIO]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """The live pieces of one stream, in the order of the disk: where they are, and the frames that hold them."""
+
+    start: list[int]
+    length: list[int]
+    frame: list[int]
 
 
 class ChainStream:
@@ -42,61 +55,113 @@ class ChainStream:
     def __init__(self, repository: Repository, backup: Backup, stream: Stream, open_blob: OpenBlob) -> None:
         self._repository = repository
         self._open_blob = open_blob
-        self._resolved = resolve_chain(repository, backup, stream)
+        self._map, self._chain = self._resolved(backup, stream)
         self.frames_read = 0
         self.bytes_read = 0
         self.streams_read = 0
 
+    def _resolved(
+        self, backup: Backup, stream: Stream
+    ) -> tuple[PointMap, Mapping[int, tuple[Backup, Stream]]]:
+        resolved = resolve_chain(self._repository, backup, stream)
+        return resolved.map, dict(enumerate(resolved.chain))
+
     @property
     def size(self) -> int:
-        return self._resolved.map.size
+        return self._map.size
 
     def extents(self) -> ExtentMap:
-        return self._resolved.map.extents()
+        return self._map.extents()
 
     def open_reader(self) -> Reader:
         raise UsageError("blobs that come from a command can only be read front to back")
 
+    def needed(self) -> Needed:
+        """What it takes to read all of it, each live frame once."""
+        counted = [self._counted(layer) for layer in self._layers()]
+        return Needed(
+            sum(frames for frames, _ in counted), sum(stored for _, stored in counted), len(counted)
+        )
+
     def passing(self) -> Iterator[Passing]:
-        found = self._resolved.map
-        for layer in sorted(set(found.layer[~found.zero].tolist()), reverse=True):
+        for layer in self._layers():
             yield from self._layer(layer)
         for extent in self.extents():
             if extent.zero:
                 yield from cut(extent, bytes)
 
-    def _layer(self, layer: int) -> Iterator[Passing]:
-        backup, stream = self._resolved.chain[layer]
-        found = self._resolved.map
-        frames = self._frames(backup, stream)
-        mine = np.flatnonzero((found.layer == layer) & ~found.zero)
-        starts = found.start[mine]
+    def damaged(self) -> tuple[DamagedRange, ...]:
+        """What could not be read: nothing, for that would have been an error."""
+        return ()
+
+    def _layers(self) -> list[int]:
+        """The layers that hold live data, the oldest first."""
+        return sorted(set(self._map.layer[~self._map.zero].tolist()), reverse=True)
+
+    def _live(self, layer: int, frames: Frames) -> _Live:
+        mine = np.flatnonzero((self._map.layer == layer) & ~self._map.zero)
+        starts = self._map.start[mine]
         numbers = np.searchsorted(frames.start, starts, side="right") - 1
+        return _Live(starts.tolist(), self._map.length[mine].tolist(), numbers.tolist())
+
+    def _counted(self, layer: int) -> tuple[int, int]:
+        frames = frames_of(self._repository, *self._chain[layer])
+        numbers = np.unique(self._live(layer, frames).frame)
+        return len(numbers), int(frames.blob_length[numbers].sum())
+
+    def _layer(self, layer: int) -> Iterator[Passing]:
+        backup, stream = self._chain[layer]
+        frames = frames_of(self._repository, backup, stream)
+        live = self._live(layer, frames)
         decompressor = Decompressor()
         self.streams_read += 1
-        with self._open_blob(backup, stream) as blob:
-            position, current, data = 0, -1, b""
-            # Frames lie in a blob in the order of the disk.
-            for start, length, number in zip(
-                starts.tolist(), found.length[mine].tolist(), numbers.tolist(), strict=True
-            ):
-                if number != current:
-                    offset, stored = int(frames.blob_offset[number]), int(frames.blob_length[number])
-                    self._skip(blob, offset - position, backup, stream)
-                    frame = self._take(blob, stored, backup, stream)
-                    position, current = offset + stored, number
-                    data = self._checked(frames, number, frame, decompressor, backup, stream)
-                    self.frames_read += 1
-                    self.bytes_read += stored
-                begin = start - int(frames.start[number])
-                yield Passing(Extent(start, length, False), data[begin : begin + length])
+        passed = 0
+        try:
+            with self._open_blob(backup, stream) as blob:
+                position, current = 0, -1
+                data: bytes | StoredDamage = b""
+                # Frames lie in a blob in the order of the disk.
+                for start, length, number in zip(live.start, live.length, live.frame, strict=True):
+                    if number != current:
+                        offset, stored = int(frames.blob_offset[number]), int(frames.blob_length[number])
+                        self._skip(blob, offset - position, backup, stream)
+                        frame = self._take(blob, stored, backup, stream)
+                        position, current = offset + stored, number
+                        data = self._proven(frames, number, frame, decompressor, backup, stream)
+                        self.frames_read += 1
+                        self.bytes_read += stored
+                    begin = start - int(frames.start[number])
+                    if isinstance(data, bytes):
+                        yield Passing(Extent(start, length, False), data[begin : begin + length])
+                    else:
+                        yield from self._instead(start, length, data)
+                    passed += 1
+        except (ProgramFailed, StoredDamage, RepositoryError) as error:
+            self._given_up(error)
+            for start, length in zip(live.start[passed:], live.length[passed:], strict=True):
+                yield from self._instead(start, length, error)
 
-    def _frames(self, backup: Backup, stream: Stream) -> Frames:
-        with self._repository.open_index(backup, stream) as index:
-            try:
-                return index.frames()
-            except FormatError as error:
-                raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
+    def _instead(self, start: int, length: int, error: PitrError) -> Iterator[Passing]:
+        """What passes instead of data that cannot be proven."""
+        raise error
+
+    def _given_up(self, error: PitrError) -> None:
+        """A blob could not be read to its end."""
+        raise error
+
+    def _proven(
+        self,
+        frames: Frames,
+        number: int,
+        frame: bytes,
+        decompressor: Decompressor,
+        backup: Backup,
+        stream: Stream,
+    ) -> bytes | StoredDamage:
+        try:
+            return self._checked(frames, number, frame, decompressor, backup, stream)
+        except StoredDamage as error:
+            return error
 
     def _checked(
         self,
@@ -135,3 +200,35 @@ class ChainStream:
             parts.append(part)
             left -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class SalvageStream(ChainStream):
+    """What is left of a point's disk whose chain is damaged, as a stream: what cannot be proven passes as zero.
+
+    A command that fails is as bad as what it has not given: frames that were proven before are good.
+    """
+
+    def _resolved(
+        self, backup: Backup, stream: Stream
+    ) -> tuple[PointMap, Mapping[int, tuple[Backup, Stream]]]:
+        known = known_layers(self._repository, backup, stream)
+        self._problems = known.problems
+        self._found: list[DamagedRange] = []
+        return resolve(known.layers), {number: part[:2] for number, part in known.parts.items()}
+
+    def extents(self) -> ExtentMap:
+        lost = lost_pieces(self._map, self._problems)
+        return ExtentMap(self._map.start, self._map.length, self._map.zero | lost).merged()
+
+    def damaged(self) -> tuple[DamagedRange, ...]:
+        return joined(self._map, self._problems, self._found)
+
+    def _layers(self) -> list[int]:
+        return [layer for layer in super()._layers() if layer not in self._problems]
+
+    def _instead(self, start: int, length: int, error: PitrError) -> Iterator[Passing]:
+        self._found.append(DamagedRange(start, length, error.message))
+        yield from cut(Extent(start, length, True), bytes)
+
+    def _given_up(self, error: PitrError) -> None:
+        """Its pieces that have not passed are damaged; there is nothing else to do."""

@@ -18,6 +18,8 @@ from pitr.errors import FormatError, PitrError, ProgramFailed
 from pitr.process import start_piped
 
 _BUFFER = 1 << 20
+#: How long after its output a command may end.
+_END_S = 2.0
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 #: What zstd itself refuses above without being asked to: a frame decides how much memory its reader needs.
 _MAX_WINDOW = 1 << 27
@@ -29,12 +31,16 @@ class Input:
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream = stream
         self._name = name
+        #: Whether all of it was read.
+        self.at_end = False
 
     def read(self, length: int = -1) -> bytes:
         try:
-            return self._stream.read(length)
+            data = self._stream.read(length)
         except OSError as error:
             raise PitrError(f"{self._name} cannot be read: {error.strerror}") from error
+        self.at_end = not data and length != 0
+        return data
 
 
 class _Unpacked:
@@ -94,15 +100,22 @@ def open_input(name: str, standard_input: BinaryIO | None = None) -> Iterator[Bi
 def from_command(command: Sequence[str]) -> Iterator[BinaryIO]:
     """Start a command and read its standard output; what is left unread at the end of the block is skipped.
 
-    Its exit status is the truth: leaving the block raises ProgramFailed for anything but 0. Left with an error, the
-    command is ended. Raises ProgramMissing.
+    Its exit status is the truth: leaving the block raises ProgramFailed for anything but 0, also instead of an error
+    that comes of what it did not give. Left with another error, the command is ended. Raises ProgramMissing.
     """
     process = start_piped(command, stdout=subprocess.PIPE)
     if process.stdout is None:
         raise RuntimeError("a process without the pipe that was asked for")
     stream = io.BufferedReader(cast(io.RawIOBase, process.stdout), _BUFFER)
+    output = Input(stream, f"the output of {command[0]}")
     try:
-        yield cast(BinaryIO, Input(stream, f"the output of {command[0]}"))
+        try:
+            yield cast(BinaryIO, output)
+        except PitrError as error:
+            # A command that fails has mostly given too little: that it failed says more.
+            if output.at_end and (code := _exit_code(process)):
+                raise ProgramFailed(f"{command[0]} failed with exit code {code}") from error
+            raise
         while stream.read(_BUFFER):
             pass
         code = process.wait()
@@ -111,3 +124,11 @@ def from_command(command: Sequence[str]) -> Iterator[BinaryIO]:
     finally:
         end_command(process)
         stream.close()
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a command whose output has ended; None when it goes on all the same."""
+    try:
+        return process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        return None

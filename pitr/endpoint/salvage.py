@@ -34,40 +34,76 @@ class DamagedRange:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class KnownLayers:
+    """What the indexes still tell of a disk. `parts`: the stream of each layer whose index is whole, with its frames;
+    `problems`: what is wrong with the others."""
+
+    layers: list[Layer]
+    parts: dict[int, tuple[Backup, Stream, Frames]]
+    problems: dict[int, str]
+
+
+def known_layers(repository: Repository, backup: Backup, stream: Stream) -> KnownLayers:
+    """Walk the chain that `stream` stands on, newest first, as far as it is known. No blob is opened.
+
+    What the catalog remembers stands in for records that are lost.
+    """
+    layers: list[Layer] = []
+    parts: dict[int, tuple[Backup, Stream, Frames]] = {}
+    problems: dict[int, str] = {}
+    seen = {stream.stream_id}
+    link: tuple[Backup, Stream] | None = (backup, stream)
+    while link is not None:
+        owner, part = link
+        number = len(layers)
+        try:
+            extents, frames = _read_index(repository, owner, part)
+        except (StoredDamage, FormatError) as error:
+            layers.append(_unknown(part.size))
+            problems[number] = str(error)
+            break
+        layers.append(Layer(extents, part.size))
+        parts[number] = (owner, part, frames)
+        try:
+            link = _parent(repository, owner, part, seen)
+        except _GapError as gap:
+            problems[len(layers)] = str(gap)
+            layers.append(_unknown(part.size))
+            link = None
+    return KnownLayers(layers, parts, problems)
+
+
+def known_chain(repository: Repository, backup: Backup, stream: Stream) -> list[tuple[Backup, Stream]]:
+    """The streams that `stream` stands on, newest first, as far as records and catalog know them."""
+    chain: list[tuple[Backup, Stream]] = []
+    seen = {stream.stream_id}
+    link: tuple[Backup, Stream] | None = (backup, stream)
+    while link is not None:
+        chain.append(link)
+        try:
+            link = _parent(repository, *link, seen)
+        except _GapError:
+            break
+    return chain
+
+
 def open_salvage(repository: Repository, backup: Backup, stream: Stream) -> SalvageSource:
     """Open what is left of the disk that `stream` is of. The caller closes it.
 
     What the catalog remembers stands in for records that are lost. Raises UsageError for a blob that is not here.
     """
-    layers: list[Layer] = []
+    known = known_layers(repository, backup, stream)
     chain: dict[int, StoredStream] = {}
-    problems: dict[int, str] = {}
-    seen = {stream.stream_id}
+    problems = dict(known.problems)
     with ExitStack() as stack:
-        link: tuple[Backup, Stream] | None = (backup, stream)
-        while link is not None:
-            owner, part = link
-            number = len(layers)
+        for number, (owner, part, frames) in known.parts.items():
             try:
-                extents, frames = _read_index(repository, owner, part)
-            except (StoredDamage, FormatError) as error:
-                layers.append(_unknown(part.size))
-                problems[number] = str(error)
-                break
-            layers.append(Layer(extents, part.size))
-            try:
-                blob = stack.enter_context(_open_blob(repository, owner, part))
+                blob = stack.enter_context(open_blob_of_any_size(repository, owner, part))
                 chain[number] = StoredStream(owner, part, frames, blob)
             except RepositoryError as error:
                 problems[number] = error.message
-            try:
-                link = _parent(repository, owner, part, seen)
-            except _GapError as gap:
-                problems[len(layers)] = str(gap)
-                layers.append(_unknown(part.size))
-                link = None
-        point_map = resolve(layers)
-        source = SalvageSource(point_map, chain, problems)
+        source = SalvageSource(resolve(known.layers), chain, problems)
         stack.pop_all()
         return source
 
@@ -104,7 +140,7 @@ def _read_index(repository: Repository, backup: Backup, stream: Stream) -> tuple
         return index.extents(), index.frames()
 
 
-def _open_blob(repository: Repository, backup: Backup, stream: Stream) -> StoredFile:
+def open_blob_of_any_size(repository: Repository, backup: Backup, stream: Stream) -> StoredFile:
     """Open a blob of whatever size: the digests tell which of its frames are good."""
     if stream.external:
         return repository.open_blob(backup, stream)
@@ -130,8 +166,7 @@ class SalvageSource(PointSource):
         return _SalvageReader(self)
 
     def _lost(self) -> BoolArray:
-        lost: BoolArray = np.isin(self._map.layer, [*self._problems]) & ~self._map.zero
-        return lost
+        return lost_pieces(self._map, self._problems)
 
     def lose(self, start: int, end: int, message: str) -> None:
         """Note a range as damaged; called by readers."""
@@ -143,24 +178,37 @@ class SalvageSource(PointSource):
 
         Those of damaged frames are known once they were read.
         """
-        lost = self._lost()
-        ranges = [
-            DamagedRange(start, length, self._problems[layer])
-            for start, length, layer in zip(
-                self._map.start[lost].tolist(),
-                self._map.length[lost].tolist(),
-                self._map.layer[lost].tolist(),
-                strict=True,
-            )
-        ]
-        joined: list[DamagedRange] = []
-        for one in sorted([*ranges, *self._found], key=lambda one: one.start):
-            last = joined[-1] if joined else None
-            if last is not None and last.start + last.length == one.start and last.message == one.message:
-                joined[-1] = DamagedRange(last.start, last.length + one.length, one.message)
-            else:
-                joined.append(one)
-        return tuple(joined)
+        return joined(self._map, self._problems, self._found)
+
+
+def lost_pieces(point_map: PointMap, problems: Mapping[int, str]) -> BoolArray:
+    """Which pieces of the map live in layers that are lost."""
+    lost: BoolArray = np.isin(point_map.layer, [*problems]) & ~point_map.zero
+    return lost
+
+
+def joined(
+    point_map: PointMap, problems: Mapping[int, str], found: Sequence[DamagedRange]
+) -> tuple[DamagedRange, ...]:
+    """The ranges that live in lost layers, and those that were `found` by reading; neighbours of one cause joined."""
+    lost = lost_pieces(point_map, problems)
+    ranges = [
+        DamagedRange(start, length, problems[layer])
+        for start, length, layer in zip(
+            point_map.start[lost].tolist(),
+            point_map.length[lost].tolist(),
+            point_map.layer[lost].tolist(),
+            strict=True,
+        )
+    ]
+    together: list[DamagedRange] = []
+    for one in sorted([*ranges, *found], key=lambda one: one.start):
+        last = together[-1] if together else None
+        if last is not None and last.start + last.length == one.start and last.message == one.message:
+            together[-1] = DamagedRange(last.start, last.length + one.length, one.message)
+        else:
+            together.append(one)
+    return tuple(together)
 
 
 class _SalvageReader(PointReader):

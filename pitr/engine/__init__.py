@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Talking to the oVirt engine, through its SDK. No type of the SDK leaves this package."""
 
+from pitr.engine.attached_transfers import AttachedTransfer, find_transfer
 from pitr.engine.attachments import detach_disk, rename_attached_disk
 from pitr.engine.backups import RunningBackup, start_backup
 from pitr.engine.checkpoints import (
@@ -22,6 +23,7 @@ from pitr.engine.transfers import Transfer, start_download, start_upload
 from pitr.engine.vms import VM, configuration, find_vm, get_vm, list_vms, vms_with_tag
 
 __all__ = [
+    "AttachedTransfer",
     "BackupDisk",
     "Checkpoint",
     "Cluster",
@@ -46,6 +48,7 @@ __all__ = [
     "detach_disk",
     "disk_exists",
     "end_leftovers",
+    "find_transfer",
     "find_vm",
     "get_checkpoint",
     "get_disk",

@@ -15,6 +15,7 @@ from pitr.endpoint.packed import PackedOutput
 from pitr.endpoint.point import PointSource, open_point
 from pitr.endpoint.protocols import Sink
 from pitr.endpoint.raw_file import RawFileSink
+from pitr.endpoint.raw_stream import PartOfSource, RawStreamSink
 from pitr.endpoint.rbd_stream import RbdDiffSink
 from pitr.endpoint.sparse_stream import SparseStreamSink
 from pitr.errors import NoSuchDisk
@@ -107,6 +108,24 @@ def export_raw(
             sink.abort()
             raise
     return Exported(stream.disk_id, stream.name, copied.size, copied.written, copied.zeroed + copied.skipped)
+
+
+def export_range(
+    repository: Repository,
+    backup: Backup,
+    stream: Stream,
+    output: Output,
+    start: int,
+    end: int,
+    *,
+    workers: int = DEFAULT_WORKERS,
+) -> None:
+    """Write the bytes `[start, end)` of the disk to `output`, which the caller finishes. Raises StoredDamage."""
+    with repository.reading_vm(backup.vm), open_point(repository, backup, stream) as source:
+        if not 0 <= start <= end <= source.size:
+            raise ValueError(f"a disk of {source.size} bytes has no range {start} to {end}")
+        sink = RawStreamSink(output.write, start, end)
+        copy(PartOfSource(source, start, end), sink, workers=workers)
 
 
 def _open(

@@ -14,9 +14,10 @@ from typing import Protocol
 
 from pitr import times
 from pitr.damage import StoredDamage
-from pitr.endpoint.point import PointSource, open_point
+from pitr.endpoint.point import Needed, PointSource, open_point
 from pitr.endpoint.protocols import Sink, Source
 from pitr.endpoint.salvage import DamagedRange, SalvageSource, open_salvage
+from pitr.extents import ExtentMap
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.transfer import Copied, copy_all
@@ -77,30 +78,42 @@ def plan(
     keep_going: bool = False,
 ) -> list[Restored]:
     """What a restore would do; nothing is written, and no blob is read. Raises StoredDamage."""
-    planned: list[Restored] = []
-    with _advising(repository, backup):
+    plans: list[Restored] = []
+    with advising(repository, backup):
         for stream in streams:
             with _open(repository, backup, stream, keep_going) as source:
-                extents = source.extents()
-                needed = source.needed()
-                skips = target.reads_zero(stream)
-                planned.append(
-                    Restored(
-                        disk_id=stream.disk_id,
-                        name=stream.name,
-                        target=target.expected_name(stream),
-                        size=source.size,
-                        bytes_written=extents.data_bytes,
-                        bytes_zeroed=0 if skips else extents.zero_bytes,
-                        bytes_skipped=extents.zero_bytes if skips else 0,
-                        bytes_read=needed.stored_bytes,
-                        frames_read=needed.frames,
-                        streams=needed.streams,
-                        duration_s=0.0,
-                        damaged=_damaged(source),
-                    )
-                )
-    return planned
+                plans.append(planned(stream, target, source, _damaged(source)))
+    return plans
+
+
+class Planned(Protocol):
+    """A source that knows what it will take to read it."""
+
+    @property
+    def size(self) -> int: ...
+
+    def extents(self) -> ExtentMap: ...
+
+    def needed(self) -> Needed: ...
+
+
+def planned(stream: Stream, target: Target, source: Planned, damaged: tuple[DamagedRange, ...]) -> Restored:
+    """What restoring this disk would do."""
+    extents, needed, skips = source.extents(), source.needed(), target.reads_zero(stream)
+    return Restored(
+        disk_id=stream.disk_id,
+        name=stream.name,
+        target=target.expected_name(stream),
+        size=source.size,
+        bytes_written=extents.data_bytes,
+        bytes_zeroed=0 if skips else extents.zero_bytes,
+        bytes_skipped=extents.zero_bytes if skips else 0,
+        bytes_read=needed.stored_bytes,
+        frames_read=needed.frames,
+        streams=needed.streams,
+        duration_s=0.0,
+        damaged=damaged,
+    )
 
 
 def restore(
@@ -119,7 +132,7 @@ def restore(
     """
     with (
         repository.reading_vm(backup.vm),
-        _advising(repository, backup),
+        advising(repository, backup),
         ExitStack() as failure,
     ):
         failure.callback(target.undo)
@@ -139,7 +152,7 @@ def _damaged(source: PointSource) -> tuple[DamagedRange, ...]:
 
 
 @contextmanager
-def _advising(repository: Repository, backup: Backup) -> Iterator[None]:
+def advising(repository: Repository, backup: Backup) -> Iterator[None]:
     """Say with damage which points do not depend on it."""
     try:
         yield

@@ -5,28 +5,59 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from pitr import engine as ovirt
-from pitr.endpoint.chain_stream import ChainStream
+from pitr.endpoint.chain_stream import ChainStream, SalvageStream
 from pitr.endpoint.commands import CommandTemplate
 from pitr.endpoint.detect import KnownSource, open_stream
 from pitr.endpoint.front_to_back import FrontToBack
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink
 from pitr.endpoint.input import from_command
+from pitr.endpoint.passed_once import PassedOnce
 from pitr.endpoint.protocols import Sink
 from pitr.endpoint.qcow2_file import Qcow2FileSink
 from pitr.endpoint.raw_file import RawFileSink
+from pitr.endpoint.salvage import known_chain, open_blob_of_any_size
 from pitr.errors import NoSuchDisk, PitrError, UsageError
 from pitr.jobs.identities import usable_name
-from pitr.jobs.restore import Restored, Target
+from pitr.jobs.restore import Restored, Target, advising, planned
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.transfer.pour import check_whole, pour
+
+
+def is_elsewhere(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> bool:
+    """Whether a blob that these disks stand on is not in the repository, as far as their chains are known."""
+    return any(
+        part.external is not None for stream in streams for _, part in known_chain(repository, backup, stream)
+    )
+
+
+def plan_from_commands(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    target: Target,
+    *,
+    keep_going: bool = False,
+) -> list[Restored]:
+    """What `restore_from_commands` would do; the indexes tell, and no command is started. Raises StoredDamage."""
+
+    def open_blob(owner: Backup, stream: Stream) -> AbstractContextManager[BinaryIO]:
+        raise RuntimeError("a plan reads no blobs")
+
+    kind = SalvageStream if keep_going else ChainStream
+    done: list[Restored] = []
+    with advising(repository, backup):
+        for stream in streams:
+            source = kind(repository, backup, stream, open_blob)
+            done.append(planned(stream, target, source, source.damaged()))
+    return done
 
 
 def restore_from_commands(
@@ -36,19 +67,24 @@ def restore_from_commands(
     target: Target,
     get_command: CommandTemplate,
     *,
+    keep_going: bool = False,
+    verified: bool = False,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> list[Restored]:
     """Restore disks of a point whose blobs `get_command` gives back. Disks and blobs come one after the other.
 
     Blobs that are in the repository are read from there. Raises StoredDamage before anything damaged is written,
-    ProgramFailed when a command fails, however much it gave before.
+    ProgramFailed when a command fails, however much it gave before. With `keep_going` all that can be proven is
+    restored, and the rest is said in the result. `verified`: the target compares what it holds in the end, for which
+    what has passed is remembered: each blob is read once all the same.
     """
 
     @contextmanager
     def open_blob(owner: Backup, stream: Stream) -> Iterator[BinaryIO]:
         if stream.external is None:
-            with repository.open_blob(owner, stream) as stored:
+            opened = open_blob_of_any_size if keep_going else Repository.open_blob
+            with opened(repository, owner, stream) as stored:
                 yield cast(BinaryIO, FrontToBack(stored))
             return
         words = get_command.filled(
@@ -60,12 +96,13 @@ def restore_from_commands(
         with from_command(words) as output:
             yield output
 
+    kind = SalvageStream if keep_going else PassedOnce if verified else ChainStream
     done: list[Restored] = []
-    with repository.reading_vm(backup.vm), ExitStack() as failure:
+    with repository.reading_vm(backup.vm), advising(repository, backup), ExitStack() as failure:
         failure.callback(target.undo)
         for stream in streams:
             started_at = time.monotonic()
-            source = ChainStream(repository, backup, stream, open_blob)
+            source = kind(repository, backup, stream, open_blob)
             with target.sink(stream, source) as (name, sink):
                 copied = pour(source, sink, workers=workers, progress=progress)
             done.append(
@@ -81,6 +118,7 @@ def restore_from_commands(
                     frames_read=source.frames_read,
                     streams=source.streams_read,
                     duration_s=time.monotonic() - started_at,
+                    damaged=source.damaged(),
                 )
             )
         target.finish()

@@ -275,7 +275,6 @@ def test_what_cannot_be_is_refused(pitr: Pitr, vm: LabVM, tmp_path: Path) -> Non
         ("restore", "--from", "x", "--at", "now"),
         ("restore", "--from", "x", "--as-new-vm", "y"),
         ("restore", "--from", "x", "--disk", "a", "--disk", "b"),
-        ("restore", "--at", "now", "--get-command", "cat", "--dry-run"),
     ):
         assert pitr(*arguments, code=2).complaint
     pitr("restore", "--from", tmp_path / "missing", "--to-file", tmp_path / "out", code=1)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What has passed once, remembered well enough to find it again: for blobs that are read once only.
+
+A stream's bytes are gone when they have passed. Their digests are kept, 48 bytes for each piece, so that a copy of
+the disk can be compared with them without asking for the blobs again.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from pitr.blob import digest_of
+from pitr.endpoint.chain_stream import ChainStream, OpenBlob
+from pitr.endpoint.protocols import WINDOW, Source
+from pitr.endpoint.streamed import Passing
+from pitr.extents import ExtentMap, Int64Array
+from pitr.model import Backup, Stream
+from pitr.repository import Repository
+
+_DIGEST = 32
+#: Zero ranges are read in pieces of this size.
+_ZEROES = bytes(1 << 20)
+
+
+class PassedOnce(ChainStream):
+    """A point's disk as a stream that remembers what has passed."""
+
+    def __init__(self, repository: Repository, backup: Backup, stream: Stream, open_blob: OpenBlob) -> None:
+        super().__init__(repository, backup, stream, open_blob)
+        #: Start and length of each piece in turn.
+        self._places = array("q")
+        self._digests = bytearray()
+
+    def passing(self) -> Iterator[Passing]:
+        for passing in super().passing():
+            if passing.data is not None:
+                self._places.extend((passing.extent.start, passing.extent.length))
+                self._digests += digest_of(passing.data)
+            yield passing
+
+    def first_difference(self, copied: Source) -> int | None:
+        """Read all that `copied` holds; return where it is not what has passed, None when it is the same.
+
+        Between what has passed, and behind its end, everything is zero. Raises what reading raises.
+        """
+        places = np.array(self._places, np.int64).reshape(-1, 2)
+        order = np.argsort(places[:, 0])
+        starts, lengths = places[order, 0], places[order, 1]
+        extents = copied.extents()
+        with copied.open_reader() as reader:
+            pieces = zip(order.tolist(), starts.tolist(), lengths.tolist(), strict=True)
+            for batch in _batches(pieces):
+                with memoryview(bytearray(sum(length for *_, length in batch))) as buffer:
+                    reader.read_ranges([(start, length) for _, start, length in batch], buffer)
+                    at = 0
+                    for number, start, length in batch:
+                        expected = self._digests[number * _DIGEST : (number + 1) * _DIGEST]
+                        if digest_of(buffer[at : at + length]) != expected:
+                            return start
+                        at += length
+            for start, end in _between(starts, lengths, copied.size):
+                for at, count in _pieces_of_data(extents.between(start, end)):
+                    with memoryview(bytearray(count)) as view:
+                        reader.read_ranges([(at, count)], view)
+                        if view != _ZEROES[:count]:
+                            return at
+        return None
+
+
+def _batches(pieces: Iterable[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Gather (number, start, length) until one request is large enough."""
+    batch: list[tuple[int, int, int]] = []
+    size = 0
+    for piece in pieces:
+        if batch and size + piece[2] > WINDOW:
+            yield batch
+            batch, size = [], 0
+        batch.append(piece)
+        size += piece[2]
+    if batch:
+        yield batch
+
+
+def _between(starts: Int64Array, lengths: Int64Array, size: int) -> Iterator[tuple[int, int]]:
+    """The ranges of `[0, size)` that lie between sorted, disjoint ones."""
+    ends = np.concatenate(([0], starts + lengths))
+    begins = np.concatenate((starts, [size]))
+    gaps = np.flatnonzero(ends < begins)
+    yield from zip(ends[gaps].tolist(), begins[gaps].tolist(), strict=True)
+
+
+def _pieces_of_data(extents: ExtentMap) -> Iterator[tuple[int, int]]:
+    """What has to be read to know that it is zero: (start, length), none longer than the block of zeroes."""
+    for start, length, zero in extents:
+        if not zero:
+            for at in range(start, start + length, len(_ZEROES)):
+                yield at, min(len(_ZEROES), start + length - at)

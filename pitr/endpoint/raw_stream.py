@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A range of a disk as its bytes, front to back: what an HTTP range request or a pipe takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pitr.closing import Closes
+from pitr.endpoint.protocols import Reader, Source
+from pitr.endpoint.streamed import Passing
+from pitr.errors import FormatError
+from pitr.extents import Extent, ExtentMap
+
+_ZEROES = bytes(1 << 20)
+
+
+class RawStreamSink:
+    """A sink that writes the bytes of `[start, end)` of a disk, zeroes included, in the order of the disk.
+
+    It takes a source that holds exactly this range (PartOfSource). `flush` raises FormatError when bytes are
+    missing; nothing else tells a reader where the range ends.
+    """
+
+    max_writers = 1 << 10
+    reads_zero = False
+
+    def __init__(self, write: Callable[[bytes], object], start: int, end: int) -> None:
+        self._write = write
+        self._at = start
+        self._end = end
+
+    def open_writer(self) -> RawStreamWriter:
+        return RawStreamWriter()
+
+    def append(self, pieces: Sequence[Passing]) -> None:
+        """Write the next pieces of the range; one caller at a time."""
+        for extent, data in pieces:
+            if extent.start != self._at or extent.start + extent.length > self._end:
+                raise FormatError(f"the extent at {extent.start} does not follow what ends at {self._at}")
+            if data is not None:
+                self._write(data)
+            else:
+                for at in range(0, extent.length, len(_ZEROES)):
+                    self._write(_ZEROES[: extent.length - at])
+            self._at += extent.length
+
+    def flush(self) -> None:
+        if self._at != self._end:
+            raise FormatError(f"the range ends at {self._at} instead of {self._end}")
+
+    def abort(self) -> None:
+        """Nothing: what was written is too short."""
+
+
+class RawStreamWriter(Closes):
+    """One worker's way in; `take` hands over what was written."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Passing] = []
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._pieces.append(Passing(Extent(offset, len(data), False), bytes(data)))
+
+    def zero(self, offset: int, length: int) -> None:
+        self._pieces.append(Passing(Extent(offset, length, True), None))
+
+    def take(self) -> Sequence[Passing]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def close(self) -> None:
+        self._pieces.clear()
+
+
+class PartOfSource:
+    """What lies in `[start, end)` of another source, at its old place. The other one stays the caller's."""
+
+    def __init__(self, source: Source, start: int, end: int) -> None:
+        self._source = source
+        self._start = start
+        self._end = end
+
+    @property
+    def size(self) -> int:
+        return self._source.size
+
+    @property
+    def max_readers(self) -> int:
+        return self._source.max_readers
+
+    def extents(self) -> ExtentMap:
+        return self._source.extents().between(self._start, self._end)
+
+    def open_reader(self) -> Reader:
+        return self._source.open_reader()

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The routes of the gateway, as an ASGI application."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pitr import engine as ovirt
+from pitr.endpoint.sparse_stream import Compression
+from pitr.errors import PitrError, UsageError
+from pitr.gateway import images, openapi, operations, points
+from pitr.gateway.answers import Document, Empty, Receiving, Streaming, failure
+from pitr.gateway.failures import MethodNotAllowed, NotConfigured, NotFound, OutsideOfDisk, Unauthorized
+from pitr.gateway.operations import Operation
+from pitr.gateway.ranges import Part, wanted_part
+from pitr.gateway.token import Token
+from pitr.gateway.work import Work
+from pitr.units import printable
+
+Query = Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What the gateway serves: an engine, a repository, or both.
+
+    `list_points` (VM or None) and `show_point` make the documents of `pitr list` and `pitr show`.
+    """
+
+    work: Work
+    token: Token
+    engine: ovirt.Engine | None
+    repository: Path | None
+    list_points: Callable[[str | None], Any]
+    show_point: Callable[[str], Any]
+    workers: int
+
+    def app(self) -> ASGIApp:
+        """The application."""
+        handlers = _Handlers(self)
+        by_path: dict[str, dict[str, tuple[Operation, _Handler]]] = {}
+        for one in operations.OPERATIONS:
+            by_path.setdefault(one.path, {})[one.method.upper()] = (one, handlers.of(one.id))
+        routes = [Route(path, _Resource(self.work, methods)) for path, methods in by_path.items()]
+        starlette = Starlette(routes=routes, exception_handlers={404: _not_found})
+        starlette.router.redirect_slashes = False
+        open_paths = frozenset(one.path for one in operations.OPERATIONS if one.open_to_all)
+        return _Guard(starlette, self.token, open_paths)
+
+
+_Handler = Callable[[Request, Query], Awaitable[ASGIApp]]
+
+
+async def _not_found(request: Request, error: Exception) -> Any:
+    return failure(NotFound("there is nothing at this path", "GET /openapi.json tells what there is."))
+
+
+class _Guard:
+    """Lets nobody in without the token, whatever is asked for, but to what is open to all."""
+
+    def __init__(self, app: ASGIApp, token: Token, open_paths: frozenset[str]) -> None:
+        self._app = app
+        self._token = token
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
+            given = [value for name, value in scope["headers"] if name == b"authorization"]
+            if len(given) != 1 or not self._token.allows(given[0].decode("latin-1")):
+                refused = Unauthorized(
+                    "the bearer token is missing or wrong", "Send the header 'Authorization: Bearer TOKEN'."
+                )
+                await failure(refused)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class _Resource:
+    """All methods of one path."""
+
+    def __init__(self, work: Work, methods: Mapping[str, tuple[Operation, _Handler]]) -> None:
+        self._work = work
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: ASGIApp
+        found = self._methods.get(scope["method"])
+        if found is None:
+            allowed = ", ".join(self._methods)
+            refused = failure(MethodNotAllowed(f"{scope['method'][:20]} is not for this", f"Use {allowed}."))
+            await refused.with_header("allow", allowed)(scope, receive, send)
+            return
+        operation, handler = found
+        request = Request(scope, receive)
+        try:
+            query = operation.query(_pairs(scope["query_string"]))
+            answer = await handler(request, query)
+        except PitrError as error:
+            answer = failure(error)
+        except Exception as error:  # noqa: BLE001 - a defect, said as one
+            answer = failure(self._work.told(_name(request), error))
+        await answer(scope, receive, send)
+
+
+class _Handlers:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._work = gateway.work
+
+    def of(self, operation_id: str) -> _Handler:
+        handlers: dict[str, _Handler] = {
+            "getHealth": self.health,
+            "getDescription": self.description,
+            "listPoints": self.list_points,
+            "getPoint": self.show_point,
+            "getPointDisk": self.point_disk,
+            "headPointDisk": self.point_disk,
+            "getImage": self.get_image,
+            "putImage": self.put_image,
+        }
+        return handlers[operation_id]
+
+    async def health(self, request: Request, query: Query) -> ASGIApp:
+        return Document({"ok": True})
+
+    async def description(self, request: Request, query: Query) -> ASGIApp:
+        return Document(openapi.document())
+
+    async def list_points(self, request: Request, query: Query) -> ASGIApp:
+        self._repository()
+        return Document(await self._work.quick(lambda: self._gateway.list_points(query["vm"])))
+
+    async def show_point(self, request: Request, query: Query) -> ASGIApp:
+        self._repository()
+        point = request.path_params["point"]
+        return Document(await self._work.quick(lambda: self._gateway.show_point(point)))
+
+    async def get_image(self, request: Request, query: Query) -> ASGIApp:
+        engine, workers = self._engine(), self._gateway.workers
+        image = _image_id(request)
+        compression = cast(Compression, query["compress"])
+        self._work.check_free()
+
+        def job(write: Callable[[bytes], object]) -> None:
+            images.send_image(
+                engine,
+                image,
+                write,
+                context=cast(images.Context, query["context"]),
+                backup_id=query["backup"],
+                compression=compression,
+                workers=workers,
+            )
+
+        return Streaming(self._work, _name(request), job, _headers("sparse", compression, image), status=200)
+
+    async def put_image(self, request: Request, query: Query) -> ASGIApp:
+        engine, workers = self._engine(), self._gateway.workers
+        image = _image_id(request)
+        self._work.check_free()
+        return Receiving(
+            self._work,
+            _name(request),
+            lambda body: images.receive_image(
+                engine,
+                image,
+                cast(Any, body),
+                new=query["new"] == "true",
+                incremental=query["incremental"] == "true",
+                workers=workers,
+            ),
+        )
+
+    async def point_disk(self, request: Request, query: Query) -> ASGIApp:
+        path, workers = self._repository(), self._gateway.workers
+        wanted = await self._work.quick(
+            lambda: points.find_point_disk(
+                path,
+                request.path_params["point"],
+                request.path_params["disk"],
+                format=query["format"] or "sparse",
+                since=query["since"],
+                compression=cast(Compression, query["compress"]),
+            )
+        )
+        headers = _headers(wanted.format, wanted.compression, wanted.stream.disk_id)
+        if wanted.format == "raw":
+            return self._raw(request, path, wanted, headers)
+        if request.method == "HEAD":
+            return Empty(200, headers)
+        self._work.check_free()
+        return Streaming(
+            self._work,
+            _name(request),
+            lambda write: points.send_stream(path, wanted, write, workers=workers),
+            headers,
+        )
+
+    def _raw(
+        self, request: Request, path: Path, wanted: points.PointDisk, headers: dict[str, str]
+    ) -> ASGIApp:
+        size, workers = wanted.stream.size, self._gateway.workers
+        headers |= {"accept-ranges": "bytes", "etag": wanted.etag, "cache-control": "private"}
+        if _names(request.headers.get("if-none-match"), wanted.etag):
+            return Empty(304, {"etag": wanted.etag, "cache-control": "private"})
+        # A range of something else than the client has a part of is no use to it.
+        if_range = request.headers.get("if-range")
+        ranged = request.headers.get("range") if if_range in (None, wanted.etag) else None
+        part = wanted_part(ranged if request.method == "GET" else None, size)
+        if part == "none":
+            outside = OutsideOfDisk(f"the disk has {size} bytes, none of them in the range asked for")
+            return failure(outside).with_header("content-range", f"bytes */{size}")
+        status, start, end = 200, 0, size
+        if isinstance(part, Part):
+            status, start, end = 206, part.start, part.end
+            headers |= {"content-range": part.content_range}
+        headers |= {"content-length": str(end - start)}
+        if request.method == "HEAD":
+            return Empty(status, headers)
+        self._work.check_free()
+        return Streaming(
+            self._work,
+            _name(request),
+            lambda write: points.send_range(path, wanted, write, start, end, workers=workers),
+            headers,
+            status=status,
+        )
+
+    def _engine(self) -> ovirt.Engine:
+        if self._gateway.engine is None:
+            raise NotConfigured("this gateway knows no engine", "Start it with --engine-url.")
+        return self._gateway.engine
+
+    def _repository(self) -> Path:
+        if self._gateway.repository is None:
+            raise NotConfigured("this gateway has no repository", "Start it with --repo.")
+        return self._gateway.repository
+
+
+_MEDIA_TYPES = {
+    "sparse": (operations.SPARSE, "sparse"),
+    "raw": (operations.RAW, "raw"),
+    "rbd-diff": (operations.RBD_DIFF, "rbd-diff"),
+    "rbd-diff-v2": (operations.RBD_DIFF, "rbd-diff-v2"),
+}
+_IMAGE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+def _headers(stream_format: str, compression: Compression, name: str) -> dict[str, str]:
+    media_type, suffix = _MEDIA_TYPES[stream_format]
+    if compression == "zstd":
+        media_type, suffix = operations.ZSTD, f"{suffix}.zst"
+    file_name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return {
+        "content-type": media_type,
+        "content-disposition": f'attachment; filename="{file_name}.{suffix}"',
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+    }
+
+
+def _image_id(request: Request) -> str:
+    image: str = request.path_params["image"]
+    if _IMAGE_ID.fullmatch(image) is None:
+        raise NotFound("this is not the id of a transfer or disk")
+    return image
+
+
+def _names(header: str | None, etag: str) -> bool:
+    """Whether If-None-Match names the entity tag."""
+    given = [tag.strip().removeprefix("W/") for tag in (header or "").split(",")]
+    return "*" in given or etag in given
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query), max_num_fields=16
+        )
+    except (UnicodeDecodeError, ValueError):
+        raise UsageError("the query is not NAME=VALUE&…") from None
+
+
+def _name(request: Request) -> str:
+    """How the log calls a request."""
+    client = request.client.host if request.client is not None else "somebody"
+    return printable(f"{client} {request.method} {request.url.path[:200]}")

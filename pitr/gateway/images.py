@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disks of the engine through ovirt-imageio, as sparse streams in both directions. All of this blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from typing import Any, BinaryIO, Literal
+
+from pitr import engine as ovirt
+from pitr import times
+from pitr.endpoint.detect import open_stream
+from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
+from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
+from pitr.endpoint.sparse_stream import Compression, SparseStreamSink
+from pitr.endpoint.streamed import Passing, StreamedSource, cut
+from pitr.errors import EngineError, NoSuchDisk, UsageError
+from pitr.extents import Extent
+from pitr.gateway.failures import Conflict, status_of
+from pitr.transfer import copy
+from pitr.transfer.pour import check_whole, pour
+
+#: While a transfer of the gateway's is in use it is kept alive, so that this is how long the engine holds on to
+#: what a gateway that was killed has left.
+_INACTIVITY_TIMEOUT_S = 120.0
+
+Context = Literal["zero", "dirty"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A transfer that data can flow through. `disk` is None where the engine does not tell whose it is."""
+
+    address: ImageioAddress
+    disk: ovirt.Disk | None
+    backup_id: str | None
+
+
+def send_image(
+    engine: ovirt.Engine,
+    image_id: str,
+    write: Callable[[bytes], object],
+    *,
+    context: Context,
+    backup_id: str | None,
+    compression: Compression,
+    workers: int,
+) -> None:
+    """Write a disk, by the id of a transfer or its own, as a sparse stream to `write`.
+
+    Raises NoSuchDisk, Conflict, UsageError, CheckpointGone, EngineError, and what `write` raises; a transfer that was
+    started here is ended in any case.
+    """
+    with _download(engine, image_id, context, backup_id) as opened:
+        moment = times.now()
+        size = opened.disk.size if opened.disk is not None else None
+        source = ImageioSource(opened.address, context, engine_size=size)
+        with kept_alive(opened.address):
+            meta = {**_meta(opened), "date": times.to_text(moment), "data-size": source.extents().data_bytes}
+            sink = SparseStreamSink(
+                write, source.size, incremental=context == "dirty", meta=meta, compression=compression
+            )
+            copy(KeptAliveSource(source), sink, workers=workers)
+
+
+def receive_image(
+    engine: ovirt.Engine, image_id: str, body: BinaryIO, *, new: bool, incremental: bool, workers: int
+) -> dict[str, Any]:
+    """Write the sparse stream `body` to a disk, by the id of an upload or, a `new` one, its own; tell what was done.
+
+    Raises FormatError for a stream that is none, NoSuchDisk, Conflict, UsageError, EngineError.
+    """
+    source = open_stream(body, "sparse")
+    if not incremental:
+        check_whole(source)
+    with _upload(engine, image_id, source, new, incremental) as opened:
+        size = opened.disk.size if opened.disk is not None else None
+        described = ImageioSource(opened.address, engine_size=size)
+        with kept_alive(opened.address):
+            extents = described.extents()
+            _check_fits(source, described.size)
+            sink = ImageioSink(opened.address, reads_zero=extents.data_bytes == 0)
+            whole = _Filled(source, described.size)
+            # One connection is left to what keeps the transfer alive.
+            done = pour(whole, sink, workers=max(1, min(workers, sink.max_writers - 1)))
+    name = opened.disk.name if opened.disk is not None else None
+    written = asdict(done)
+    return {
+        "restored": {
+            "disk_id": opened.disk.id if opened.disk is not None else None,
+            "name": name,
+            "size": written.pop("size"),
+            **{f"bytes_{key}": value for key, value in written.items()},
+        }
+    }
+
+
+@contextmanager
+def _download(
+    engine: ovirt.Engine, image_id: str, context: Context, backup_id: str | None
+) -> Iterator[_Opened]:
+    found = ovirt.find_transfer(engine, image_id)
+    if found is not None:
+        if backup_id is not None:
+            raise UsageError(f"{image_id} is a transfer: it belongs to a backup already, or to none")
+        yield _attached(engine, found, "download")
+        return
+    disk = _disk(engine, image_id)
+    if context == "dirty" and backup_id is None:
+        raise UsageError(
+            "what changed is known within a backup only",
+            "Name the running backup with backup=ID, or the id of a transfer that belongs to it.",
+        )
+    started = ovirt.start_download(
+        engine, disk.id, backup_id=backup_id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S
+    )
+    with ExitStack() as stack:
+        try:
+            transfer = stack.enter_context(started)
+        except EngineError as error:
+            if backup_id is None and status_of(error) == HTTPStatus.CONFLICT:
+                error.advice = (
+                    "While its VM runs, a disk can be read within a backup only: name it with backup=ID."
+                )
+            raise
+        yield _Opened(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, backup_id)
+
+
+@contextmanager
+def _upload(
+    engine: ovirt.Engine, image_id: str, source: StreamedSource, new: bool, incremental: bool
+) -> Iterator[_Opened]:
+    found = ovirt.find_transfer(engine, image_id)
+    if found is not None:
+        if new:
+            raise UsageError(f"{image_id} is a transfer: new=true goes with the id of a disk")
+        yield _attached(engine, found, "upload")
+        return
+    disk = _disk(engine, image_id)
+    if not new:
+        raise Conflict(
+            f"{disk.id} is a disk that exists: an upload that fails would remove it",
+            "Write to a new disk and say new=true, or start the upload yourself and name its transfer.",
+        )
+    if incremental:
+        raise UsageError("a new disk takes a stream of a whole disk, not an incremental one")
+    _check_fits(source, disk.size)
+    _check_empty(engine, disk)
+    try:
+        with ovirt.start_upload(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
+            yield _Opened(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, None)
+    except BaseException as error:
+        error.add_note(f"The engine removes the disk {disk.id} with the upload that has failed.")
+        raise
+
+
+def _check_empty(engine: ovirt.Engine, disk: ovirt.Disk) -> None:
+    """Look at a disk by a download, which cannot harm it. Raises Conflict when it does not read as zero."""
+    with ovirt.start_download(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
+        address = _address(engine, transfer.transfer_url, transfer.proxy_url)
+        data_bytes = ImageioSource(address, engine_size=disk.size).extents().data_bytes
+    if data_bytes:
+        raise Conflict(
+            f"disk {disk.id} is not new: it holds {data_bytes} bytes of data",
+            "Write to a new disk, or start the upload yourself and name its transfer.",
+        )
+
+
+def _attached(
+    engine: ovirt.Engine, found: ovirt.AttachedTransfer, direction: Literal["download", "upload"]
+) -> _Opened:
+    if found.direction != direction:
+        raise Conflict(f"transfer {found.id} is of the direction {found.direction}, not {direction}")
+    if found.phase != "transferring" or found.transfer_url is None:
+        raise Conflict(
+            f"transfer {found.id} is {found.phase}: no data can flow", "Start another one on the engine."
+        )
+    disk = None
+    if found.disk_id is not None:
+        disk = _disk(engine, found.disk_id)
+    return _Opened(_address(engine, found.transfer_url, found.proxy_url), disk, found.backup_id)
+
+
+def _disk(engine: ovirt.Engine, disk_id: str) -> ovirt.Disk:
+    try:
+        return ovirt.get_disk(engine, disk_id)
+    except NoSuchDisk:
+        raise NoSuchDisk(
+            f"the engine knows no transfer and no disk {disk_id}", "A transfer is known until it has ended."
+        ) from None
+
+
+def _address(engine: ovirt.Engine, transfer_url: str, proxy_url: str | None) -> ImageioAddress:
+    return ImageioAddress(transfer_url, proxy_url, engine.config.cafile, engine.config.secure)
+
+
+def _check_fits(source: StreamedSource, size: int) -> None:
+    if source.size > size:
+        raise Conflict(f"the stream is of a disk of {source.size} bytes: one of {size} bytes is too small")
+
+
+def _meta(opened: _Opened) -> Mapping[str, Any]:
+    named: dict[str, Any] = {}
+    if opened.disk is not None:
+        named |= {"disk-id": opened.disk.id, "disk-name": opened.disk.name}
+    if opened.backup_id is not None:
+        named["backup-id"] = opened.backup_id
+    return named
+
+
+class _Filled:
+    """A stream for a disk that may be larger: of a whole disk, the rest is zero."""
+
+    def __init__(self, source: StreamedSource, size: int) -> None:
+        self._source = source
+        self.size = size
+
+    @property
+    def whole(self) -> bool:
+        return self._source.whole
+
+    def passing(self) -> Iterator[Passing]:
+        yield from self._source.passing()
+        if self.whole and self.size > self._source.size:
+            yield from cut(Extent(self._source.size, self.size - self._source.size, True), bytes)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The gateway's description of itself (OpenAPI 3.1), made of the operations that requests are checked against."""
+
+from __future__ import annotations
+
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from pitr import __version__
+from pitr.gateway import operations
+from pitr.gateway.operations import JSON, OPERATIONS, Operation, Parameter
+
+_PATH_PARAMETERS = {
+    "image": "The id of a transfer, or of a disk.",
+    "point": "The id of a point, or the beginning of it, four characters at least.",
+    "disk": "The id of a disk, or its name at that point.",
+}
+_ERRORS = {
+    400: "The body is no whole sparse stream, or damaged.",
+    401: "The bearer token is missing or wrong.",
+    404: "There is no such point, VM, disk, transfer or backup.",
+    409: "It does not go with what the transfer or disk is now: its direction or phase, a lock, data that it holds.",
+    416: "The disk has no bytes in the range that is asked for.",
+    422: "A parameter is unknown, wrong, or does not go with another one.",
+    500: "What is stored is damaged, or cannot be read.",
+    501: "The gateway was started without an engine, or without a repository.",
+    502: "The engine or ovirt-imageio refused, failed or cannot be reached.",
+    503: "As many streams as may be are under way, or points are being removed: try again later.",
+}
+_BINARY: dict[str, Any] = {}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole description."""
+    paths: dict[str, dict[str, Any]] = {}
+    for one in OPERATIONS:
+        paths.setdefault(one.path, {})[one.method] = _operation(one)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "pitr gateway",
+            "version": __version__,
+            "summary": "Disks of oVirt VMs, and points in time of them, as streams.",
+            "license": {"name": "GPL-2.0-or-later", "identifier": "GPL-2.0-or-later"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": _SCHEMAS,
+            "responses": {str(status): _error(status) for status in _ERRORS},
+        },
+    }
+
+
+def _operation(one: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": one.id,
+        "summary": one.summary,
+        "description": one.description,
+        "parameters": [*_in_path(one), *(_in_query(parameter) for parameter in one.parameters)],
+        "responses": _responses(one),
+    }
+    if one.has_ranges:
+        described["parameters"] += _RANGE_HEADERS
+    if one.open_to_all:
+        described["security"] = []
+    if one.takes:
+        described["requestBody"] = {
+            "required": True,
+            "description": "An oVirt sparse stream, plain or as zstd frames, chunked or with its length.",
+            "content": {media_type: {"schema": _BINARY} for media_type in one.takes},
+        }
+    return described
+
+
+def _in_path(one: Operation) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
+        for name, text in _PATH_PARAMETERS.items()
+        if f"{{{name}}}" in one.path
+    ]
+
+
+def _in_query(parameter: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    if parameter.choices:
+        schema["enum"] = list(parameter.choices)
+    if parameter.pattern:
+        schema["pattern"] = f"^{parameter.pattern}$"
+    if parameter.default is not None:
+        schema["default"] = parameter.default
+    return {"name": parameter.name, "in": "query", "description": parameter.description, "schema": schema}
+
+
+_TEXT = {"type": "string"}
+_RANGE_HEADERS = [
+    {
+        "name": name,
+        "in": "header",
+        "description": f"With format=raw: {text}",
+        "schema": _TEXT,
+    }
+    for name, text in (
+        ("Range", "one range of bytes: bytes=0-511, bytes=512-, bytes=-512; several count as none."),
+        ("If-Range", "the ETag of an earlier answer; of another one, the whole disk is sent."),
+        ("If-None-Match", "an ETag; when it is this one's, nothing is sent."),
+    )
+]
+
+
+def _responses(one: Operation) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if one.method != "head":
+        for media_type in one.answers if not one.schema else (JSON,):
+            schema = {"$ref": f"#/components/schemas/{one.schema}"} if one.schema else _BINARY
+            content[media_type] = {"schema": schema}
+    headers = {} if one.schema else {"Content-Disposition": {"schema": _TEXT}}
+    if one.has_ranges:
+        headers |= {name: {"schema": _TEXT} for name in ("Accept-Ranges", "ETag", "Content-Length")}
+    found: dict[str, Any] = {"200": _answer("Done." if one.schema else "The stream.", content, headers)}
+    if one.has_ranges:
+        if one.method != "head":
+            found["206"] = _answer(
+                "The range of the disk.",
+                {operations.RAW: {"schema": _BINARY}},
+                {**headers, "Content-Range": {"schema": _TEXT}},
+            )
+            found["416"] = {"$ref": "#/components/responses/416"}
+        found["304"] = _answer("The client has it already.", {}, {"ETag": {"schema": _TEXT}})
+    # Every query is checked, also where there is nothing that it may hold.
+    errors = {*one.errors, 422} | (set() if one.open_to_all else {401})
+    return found | {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(errors)}
+
+
+def _answer(description: str, content: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": description}
+    if content:
+        answer["content"] = content
+    if headers:
+        answer["headers"] = headers
+    return answer
+
+
+def _error(status: int) -> dict[str, Any]:
+    headers = {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = {"schema": _TEXT}
+    elif status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = {"schema": {"type": "string", "pattern": "^[0-9]+$"}}
+    elif status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        headers["Content-Range"] = {"schema": _TEXT}
+    return _answer(_ERRORS[status], {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}, headers)
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_INTEGER = {"type": "integer", "minimum": 0}
+_NUMBER = {"type": "number", "minimum": 0}
+_TIME = {"type": "string", "description": "UTC, as 2020-06-30T20:00:00Z"}
+_MAYBE = _or_null(_TEXT)
+
+#: As docs/json.md; keys are only ever added.
+_SCHEMAS: dict[str, Any] = {
+    "Error": _object(error=_object(type=_TEXT, message=_TEXT, advice=_TEXT)),
+    "Health": _object(ok={"type": "boolean"}),
+    "Description": {"type": "object", "required": ["openapi"]},
+    "Points": _object(points={"type": "array", "items": _ref("Point")}),
+    "PointAndChain": _object(point=_ref("Point"), chain={"type": "array", "items": _ref("Point")}),
+    "Point": _object(
+        backup_id=_TEXT,
+        vm=_object(id=_TEXT, name=_TEXT),
+        kind={"type": "string", "enum": ["full", "incremental", "synthetic"]},
+        reason=_MAYBE,
+        point=_TIME,
+        lo=_TIME,
+        parent_id=_MAYBE,
+        checkpoint_id=_MAYBE,
+        from_checkpoint_id=_MAYBE,
+        mode=_TEXT,
+        consistency=_TEXT,
+        disks={"type": "array", "items": _ref("Disk")},
+        left_out={"type": "array", "items": _object(disk_id=_TEXT, name=_TEXT, reason=_TEXT)},
+        stored_bytes=_INTEGER,
+        duration_s=_NUMBER,
+        proven=_or_null(_object(time=_TIME, ok={"type": "boolean"})),
+    ),
+    "Disk": _object(
+        disk_id=_TEXT,
+        name=_TEXT,
+        stream_id=_TEXT,
+        kind=_TEXT,
+        reason=_MAYBE,
+        size=_INTEGER,
+        data_bytes=_INTEGER,
+        zero_bytes=_INTEGER,
+        stored_bytes=_INTEGER,
+        extents=_INTEGER,
+        note=_MAYBE,
+        external=_MAYBE,
+    ),
+    "Restored": _object(
+        restored=_object(
+            disk_id=_MAYBE,
+            name=_MAYBE,
+            size=_INTEGER,
+            bytes_written=_INTEGER,
+            bytes_zeroed=_INTEGER,
+            bytes_skipped=_INTEGER,
+        )
+    ),
+}

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Points of the repository, as streams and as bytes. All of this blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from pitr.endpoint.output import Output
+from pitr.endpoint.sparse_stream import Compression
+from pitr.errors import UsageError
+from pitr.jobs import choosing, export
+from pitr.model import Backup, Stream
+from pitr.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class PointDisk:
+    """A disk at a point, and the point that it is compared with; what a request has named."""
+
+    backup: Backup
+    stream: Stream
+    since: Backup | None
+    format: str
+    compression: Compression
+
+    @property
+    def etag(self) -> str:
+        """What stands for the bytes: points never change."""
+        return f'"{self.backup.backup_id}.{self.stream.disk_id}"'
+
+
+def find_point_disk(
+    path: Path, point: str, disk: str, *, format: str, since: str | None, compression: Compression
+) -> PointDisk:
+    """Find what a request names, by ids or the beginning of them. Raises NoSuchPoint, NoSuchDisk, UsageError."""
+    if format == "raw" and (since is not None or compression != "none"):
+        raise UsageError(
+            "format=raw is the bytes of the disk as they are: neither since nor compress goes with it"
+        )
+    with Repository.open(path) as repository:
+        backup = choosing.point_with_id(repository, point).backup
+        stream = choosing.streams_of(backup, [disk])[0]
+        other = None
+        if since is not None:
+            other = choosing.point_with_id(repository, since, backup.vm).backup
+        return PointDisk(backup, stream, other, format, compression)
+
+
+def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object], *, workers: int) -> None:
+    """Write the disk in its format to `write`. Raises StoredDamage, BusyError, and what `write` raises."""
+    with _reading(path) as repository:
+        export.export_stream(
+            repository,
+            wanted.backup,
+            wanted.stream,
+            _Written(write, wanted.compression),
+            cast("export.StreamFormat", wanted.format),
+            since=wanted.since,
+            workers=workers,
+        )
+
+
+def send_range(
+    path: Path, wanted: PointDisk, write: Callable[[bytes], object], start: int, end: int, *, workers: int
+) -> None:
+    """Write the bytes `[start, end)` of the disk to `write`. Raises as `send_stream`."""
+    with _reading(path) as repository:
+        output = _Written(write, "none")
+        export.export_range(repository, wanted.backup, wanted.stream, output, start, end, workers=workers)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Repository]:
+    with Repository.open(path) as repository:
+        yield repository
+
+
+class _Written(Output):
+    """Gives all bytes to a function; who sends them on knows of the end by itself."""
+
+    def __init__(self, write: Callable[[bytes], object], compression: Compression) -> None:
+        super().__init__(compression)
+        self._write = write
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._write(data if isinstance(data, bytes) else bytes(data))
+
+    def finish(self) -> None:
+        """Nothing: the end of the body comes when the job has ended."""
+
+    def abort(self) -> None:
+        """Nothing: a body without its end is taken back."""

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The threads of the gateway: so many streams at once and no more, and a few for what is quick."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from pitr.closing import Closes
+from pitr.errors import PitrError
+from pitr.gateway.channel import ClientGone
+from pitr.gateway.failures import TooManyRequests
+from pitr.jobs.notify import Notify
+from pitr.units import printable
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_QUICK = 4
+
+Stop = Callable[[PitrError | None], None]
+
+
+class Work(Closes):
+    """Runs what blocks. All its methods but `close` are called in the event loop.
+
+    `max_streams` bounds how many streams are under way; `client_timeout_s` how long a client may do nothing.
+    The threads are always the same ones: each holds a connection to the engine.
+    """
+
+    def __init__(self, *, max_streams: int, client_timeout_s: float, notify: Notify) -> None:
+        self.client_timeout_s = client_timeout_s
+        self.notify = notify
+        self._max_streams = max_streams
+        self._streams = 0
+        self._stops: set[Stop] = set()
+        self._stopping = False
+        self._threads = ThreadPoolExecutor(max_streams, thread_name_prefix="stream")
+        self._quick = ThreadPoolExecutor(_QUICK, thread_name_prefix="request")
+
+    def check_free(self) -> None:
+        """Raise TooManyRequests where another stream is one too many."""
+        if self._stopping:
+            raise TooManyRequests("the gateway is being stopped")
+        if self._streams >= self._max_streams:
+            raise TooManyRequests(
+                f"{self._streams} streams are under way, and no more may be", "Try again when one has ended."
+            )
+
+    def start_stream(self, run: Callable[[], None], stop: Stop) -> asyncio.Future[None]:
+        """Run a stream's job, which handles its errors. `stop` is how it is told to give up."""
+        self._streams += 1
+        self._stops.add(stop)
+        done = asyncio.get_running_loop().run_in_executor(self._threads, run)
+
+        def ended(_: asyncio.Future[None]) -> None:
+            self._streams -= 1
+            self._stops.discard(stop)
+
+        done.add_done_callback(ended)
+        return done
+
+    async def quick(self, operation: Callable[[], T]) -> T:
+        """Run what takes a moment and is no stream."""
+        return await asyncio.get_running_loop().run_in_executor(self._quick, operation)
+
+    def told(self, name: str, error: BaseException) -> PitrError:
+        """Tell the log that a request has failed, and return what its client may know."""
+        if not isinstance(error, PitrError):
+            _log.error("%s", name, exc_info=error)
+            error = PitrError(f"a defect in pitr: {type(error).__name__}", "See the gateway's log.")
+        notes = "".join(f" {printable(note)}" for note in getattr(error, "__notes__", ()))
+        self.notify(f"{name}: {error.message}{notes}")
+        return error
+
+    def stop(self) -> None:
+        """End all streams, as if their clients had gone, and begin no more."""
+        self._stopping = True
+        for stop in list(self._stops):
+            stop(ClientGone("the gateway is being stopped"))
+
+    def close(self) -> None:
+        """Wait until all jobs have ended."""
+        self._threads.shutdown(wait=True)
+        self._quick.shutdown(wait=True)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One local oVirt, one repository and one gateway for each test process."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_TESTS = Path(__file__).parent.parent
+sys.path[:0] = [str(_TESTS / name) for name in ("core", "e2e", "streams")]
+
+from cli_runner import Pitr, wait_until  # noqa: E402
+from disks_and_points import make_vm, nothing_open  # noqa: E402
+from gateway_client import Gateway, running  # noqa: E402
+from points_over_http import Points  # noqa: E402
+
+from pitr.lab import Lab, LabVM  # noqa: E402
+
+MiB = 1 << 20
+
+
+@pytest.fixture(scope="session")
+def shared_lab() -> Iterator[Lab]:
+    with Lab(phase_lag_s=0.01) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Iterator[Lab]:
+    yield shared_lab
+    shared_lab.engine.faults.clear()
+    wait_until(lambda: nothing_open(shared_lab), "nothing open")
+    assert shared_lab.engine.failures == []
+
+
+@pytest.fixture(scope="session")
+def shared_pitr(shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Pitr:
+    """The program with the lab's engine and one repository."""
+    pitr = Pitr(
+        {**shared_lab.environment(), "PITR_REPO": str(tmp_path_factory.mktemp("gateway") / "backups")}
+    )
+    pitr("init")
+    return pitr
+
+
+@pytest.fixture
+def pitr(lab: Lab, shared_pitr: Pitr) -> Pitr:
+    return shared_pitr
+
+
+@pytest.fixture(scope="session")
+def gateway(shared_pitr: Pitr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with running(shared_pitr.environment, tmp_path_factory.mktemp("running")) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def points(shared_lab: Lab, shared_pitr: Pitr, tmp_path_factory: pytest.TempPathFactory) -> Points:
+    """Three points of a VM with two disks, and what the disks held then."""
+    vm = make_vm(shared_lab, 40 * MiB, 3 * MiB + 512)
+    for number, disk in enumerate(vm.disks):
+        with disk.guest() as guest:
+            guest.write(0, random.Random(number).randbytes(min(disk.size, 33 * MiB)))
+    points = Points.of(vm, tmp_path_factory.mktemp("points"))
+    points.back_up(shared_lab, shared_pitr)
+    for seed in (1, 2):
+        for disk in vm.disks:
+            with disk.guest() as guest:
+                guest.write(seed * 70_000, random.Random(seed).randbytes(200_000))
+                guest.zero(MiB + seed * 65536, 65536, unmap=False)
+                guest.discard(2 * MiB, 131072)
+        points.back_up(shared_lab, shared_pitr)
+    vm.stop()
+    return points
+
+
+@pytest.fixture
+def vm(lab: Lab) -> LabVM:
+    """A running VM whose disk holds data, zeroes that were written, and nothing."""
+    vm = make_vm(lab, 12 * MiB + 512)
+    with vm.disks[0].guest() as guest:
+        guest.write(0, random.Random(1).randbytes(3 * MiB))
+        guest.write(9 * MiB, b"old" * 100_000)
+    return vm
