@@ -223,6 +223,12 @@ class Catalog:
         )
         return [VMName(row["vm_id"], row["vm_name"]) for row in found]
 
+    def vms_once_named(self, name: str) -> list[VMName]:
+        """The VMs that had this name in a backup and have another one now, by that name. Looks at every point."""
+        found = self._all("SELECT DISTINCT vm_id FROM point WHERE vm_name = ?", [name])
+        ids = {row["vm_id"] for row in found}
+        return [vm for vm in self.vms() if vm.id in ids and vm.name != name]
+
     def points(self, vm_id: str | None = None) -> list[Backup]:
         """All backups, newest first."""
         where, values = _of_vm(vm_id)

@@ -67,7 +67,7 @@ def file_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         advice = ""
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            advice = "Make room there, or restore to another place."
+            advice = "Make room there, or name another place."
         raise PitrError(f"{path}: {error.strerror or error}", advice) from error
 
 
