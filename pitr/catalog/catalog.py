@@ -294,6 +294,10 @@ class Catalog:
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run a query that changes nothing; return the columns' names and the rows. Raises UsageError."""
         self._connection.execute("PRAGMA query_only = ON")
+        # "Only" is about this file: ATTACH, also as a part of VACUUM INTO, would make others.
+        self._connection.set_authorizer(
+            lambda action, *_: sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
+        )
         try:
             cursor = self._connection.execute(sql)
             columns = [column[0] for column in cursor.description or ()]
@@ -303,6 +307,7 @@ class Catalog:
                 f"the query failed: {error}", "See schema/catalog.sql for the tables."
             ) from error
         finally:
+            self._connection.set_authorizer(None)
             self._connection.execute("PRAGMA query_only = OFF")
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:
