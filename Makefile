@@ -10,7 +10,7 @@ BROWSER := chromium
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test soak fuzz check format docs bench venv install-system clean
+.PHONY: help demo test soak fuzz check format docs bench plot venv install-system clean
 
 help:
 	@echo "make demo            the whole story on a local oVirt: backups, a disaster, a restore, the proof"
@@ -21,6 +21,7 @@ help:
 	@echo "make format          bring the code into format"
 	@echo "make docs            write docs/cli.md again from the commands' help"
 	@echo "make bench           measure; the figures of bench/"
+	@echo "make plot            docs/performance.svg from the newest figures"
 	@echo "make venv            $(VENV) with pitr and all that its development needs"
 	@echo "make install-system  Debian's packages, those that are missing"
 	@echo "make clean           remove what the others made"
@@ -63,6 +64,10 @@ docs: venv
 
 bench: venv
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/run $(BENCH)
+
+plot: venv
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@$(BIN)/python bench/plot.py
 
 venv: install-system $(VENV)/installed
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.protocols import Source
 from pitr.endpoint.raw_file import RawFileSource
 from pitr.extents import ExtentMap

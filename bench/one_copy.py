@@ -7,6 +7,7 @@ What the benchmarks call; it prints a JSON object with wall seconds of the copy 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -76,8 +77,6 @@ def client_upload(image: str, url: str, cafile: str) -> dict[str, object]:
 
 def compress(image: str, level: str) -> dict[str, object]:
     """Compress and digest the data of a raw image, one thread, nothing else: what the work itself costs."""
-    import os
-
     from pitr.blob import FRAME_SIZE, Compressor, digest_of
 
     compressor = Compressor(int(level))
@@ -165,6 +164,8 @@ COPIES: dict[str, Callable[..., dict[str, object]]] = {
 }
 
 if __name__ == "__main__":
+    # As the command line does.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import measure
 
     report = COPIES[sys.argv[1]](*sys.argv[2:])

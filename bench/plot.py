@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Draw the newest results of `bench/run` as docs/performance.svg: pitr beside its peers, shorter is better."""
+"""Draw the newest results of `bench/run` as docs/performance.svg (`make plot`; needs the `bench` extra).
+
+Three parts: pitr beside its peers and the goals, full backups by time and stored size, and the resolver by extents.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-_WIDTH, _LEFT, _BAR, _GAP = 860, 380, 14, 16
-_COLOURS = ("#2b6cb0", "#a0aec0")
+_PITR, _PEER, _GOAL = "#2b6cb0", "#718096", "#c05621"
+
+Results = list[dict[str, Any]]
 
 
-def newest(lines: Sequence[str]) -> list[dict[str, Any]]:
+def newest(lines: Sequence[str]) -> Results:
     """The newest result of each name and peer, in the order of their first run."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for line in lines:
@@ -24,29 +28,78 @@ def newest(lines: Sequence[str]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def drawn(results: Sequence[Mapping[str, Any]]) -> str:
-    """An SVG with two bars for each result; each pair has a scale of its own, for their units differ."""
-    rows: list[str] = []
-    y = _GAP
+def draw(results: Results, target: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    # Text stays text, and the file does not change where nothing else does.
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "pitr", "font.size": 8})
+    from matplotlib import pyplot as plt
+
+    with_goals = [result for result in results if result["goal"] is not None]
+    figure = plt.figure(figsize=(10, 4.2 + 0.2 * len(with_goals)), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[0.2 * len(with_goals), 3.2])
+    _goals(upper.subplots(), with_goals)
+    left, right = lower.subplots(1, 2)
+    _full_backups(left, results)
+    _resolver(right, results)
+    figure.savefig(target, metadata={"Date": None})
+
+
+def _goals(axes: Any, results: Results) -> None:
+    labels = [f"{result['name']}  |  {result['peer_name']}" for result in results]
+    rows = range(len(results))
+    axes.barh(rows, [result["ratio"] for result in results], color=_PITR, height=0.6)
+    axes.plot([result["goal"] for result in results], rows, "|", color=_GOAL, markersize=9, markeredgewidth=2)
+    for row, result in enumerate(results):
+        text = f"{_number(result['pitr'])} / {_number(result['peer'])} {result['unit']}"
+        place = (max(result["ratio"], result["goal"]), row)
+        axes.annotate(text, place, (6, 0), textcoords="offset points", va="center", fontsize=7)
+    axes.set_yticks(rows, labels)
+    axes.invert_yaxis()
+    axes.margins(x=0.15, y=0.01)
+    axes.set_title("pitr / peer, and the goal of that ratio (less is better)", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _full_backups(axes: Any, results: Results) -> None:
+    """One dot for each program of the benchmark `peers`."""
+    times: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     for result in results:
-        longest = max(result["pitr"], result["peer"]) or 1
-        rows.append(
-            f'<text x="{_LEFT - 10}" y="{y + _BAR + 4}" text-anchor="end">{escape(result["name"])}</text>'
-        )
-        for number, (who, value) in enumerate(
-            (("pitr", result["pitr"]), (result["peer_name"], result["peer"]))
-        ):
-            width = max(1, round(value / longest * (_WIDTH - _LEFT - 260)))
-            at = y + number * (_BAR + 2)
-            rows.append(
-                f'<rect x="{_LEFT}" y="{at}" width="{width}" height="{_BAR}" fill="{_COLOURS[number]}"/>'
-            )
-            label = escape(f"{who}: {value:.3g} {result['unit']}")
-            rows.append(f'<text x="{_LEFT + width + 6}" y="{at + _BAR - 3}">{label}</text>')
-        y += 2 * _BAR + _GAP
-    size = f'width="{_WIDTH}" height="{y}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *rows, "</svg>"]) + "\n"
+        for prefix, values in (("full backup beside ", times), ("stored beside ", sizes)):
+            if result["name"].startswith(prefix):
+                values.setdefault("pitr", result["pitr"])
+                values[result["peer_name"]] = result["peer"]
+    for who, seconds in times.items():
+        colour = _PITR if who == "pitr" else _PEER
+        axes.plot(seconds, sizes[who], "o", color=colour)
+        axes.annotate(who, (seconds, sizes[who]), (5, 5), textcoords="offset points", color=colour)
+    axes.set(xlabel="seconds", ylabel="MB stored")
+    axes.set_xlim(0, 1.2 * max(times.values(), default=1))
+    axes.set_ylim(0, 1.2 * max(sizes.values(), default=1))
+    axes.set_title("a full backup: time and stored size", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _resolver(axes: Any, results: Results) -> None:
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for result in results:
+        found = re.fullmatch(r"resolver, ([\d.]+) M extents in (\d+) streams", result["name"])
+        if found:
+            points.setdefault(found[2], []).append((float(found[1]), result["pitr"], result["peer"]))
+    for streams, marker in zip(points, ("o-", "s--"), strict=False):
+        extents, resolved, read = zip(*sorted(points[streams]), strict=True)
+        axes.loglog(extents, resolved, marker, color=_PITR, label=f"resolve {streams} streams")
+        axes.loglog(extents, read, marker, color=_PEER, label=f"read the rows of {streams} streams")
+    axes.set(xlabel="million extents", ylabel="seconds")
+    axes.set_title("the resolver", loc="left")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def main() -> None:
@@ -54,7 +107,7 @@ def main() -> None:
     if not kept.exists():
         sys.exit(f"there is no {kept}: run bench/run first")
     target = HERE.parent / "docs" / "performance.svg"
-    target.write_text(drawn(newest(kept.read_text().splitlines())))
+    draw(newest(kept.read_text().splitlines()), target)
     print(target)
 
 

@@ -100,7 +100,9 @@ def resolve_chain(folder: Path) -> dict[str, object]:
 
 def benchmark(size: Size) -> list[Result]:
     results: list[Result] = []
-    chains = [(500_000, 11)] if size.quick else [(1_000_000, 11), (10_000_000, 11), (1_000_000, 1001)]
+    chains = [(500_000, 11)]
+    if not size.quick:
+        chains = [(100_000, 11), (1_000_000, 11), (3_000_000, 11), (10_000_000, 11), (1_000_000, 1001)]
     for rows, layers in chains:
         with measure.folder() as folder:
             make_chain(folder, rows, layers)

@@ -24,6 +24,8 @@ MAX_FRAME_SIZE = 1 << 24
 #: Header text is put in a frame of its own at least this often, so that a long run of zero extents stays small
 #: in memory too.
 _HEADER_TEXT_LIMIT = 1 << 16
+#: Up to this size, copying a frame costs less than one more write and one more update of the digest.
+_COPIED = 1 << 16
 
 
 def digest_of(data: bytes | memoryview) -> bytes:
@@ -124,8 +126,11 @@ class BlobWriter:
         self._text += sparse.data_header(start, length)
         text = self._taken_text()
         offset = self.size + len(text)
-        # In one piece: a write and an update of the digest cost more than a copy.
-        self._put(text + frame)
+        if len(frame) <= _COPIED:
+            self._put(text + frame)
+        else:
+            self._put(text)
+            self._put(frame)
         self._text += sparse.TAIL
         return offset
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pitr import schema, sqlite
+from pitr.closing import Closes
 from pitr.errors import FormatError, RepositoryError
 from pitr.extents import MAX_SIZE, ExtentMap, Int64Array
 
@@ -97,7 +98,7 @@ class IndexWriter:
         self._connection.close()
 
 
-class Index:
+class Index(Closes):
     """A finished index file, opened for reading. Used by one thread at a time.
 
     Everything that SQLite cannot make sense of raises FormatError.
@@ -112,12 +113,6 @@ class Index:
         except BaseException:
             self._connection.close()
             raise
-
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._connection.close()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from pitr.closing import Closes
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap
 from pitr.nbd_handshake import Address, Wire, negotiate
@@ -99,7 +99,7 @@ def _parse_uri(url: str) -> tuple[Address, str]:
     return unquote(values[0]), export
 
 
-class Client:
+class Client(Closes):
     """A connection to one export, for one thread at a time. Whoever opens it closes it.
 
     Offsets and lengths are bytes. Raises NbdError; one with `connection_lost` means that this client is dead
@@ -240,14 +240,6 @@ class Client:
             with contextlib.suppress(NbdError):
                 self._wire.send(REQUEST.pack(REQUEST_MAGIC, 0, DISCONNECT, 0, 0, 0))
         self._wire.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Self
 
 from pitr import schema, sqlite, times
 from pitr.catalog import rows
+from pitr.closing import Closes
 from pitr.errors import RepositoryError, UsageError
 from pitr.model import Backup, StoredObject, VMName
 
@@ -37,7 +38,7 @@ class Known:
     record: StoredObject
 
 
-class Catalog:
+class Catalog(Closes):
     """An open catalog; a context manager. Failures of SQLite are raised as RepositoryError."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -102,12 +103,6 @@ class Catalog:
 
     def close(self) -> None:
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

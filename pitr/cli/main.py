@@ -32,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     for signum in _SIGNALS:
         signal.signal(signum, _interrupt)
     _allow_many_files()
+    # numpy's linear algebra, which pitr has no use for, would start a thread for each core, and have it spin.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return _run(given)
     except _LibraryError as error:

@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
 
 from pitr.blob import Decompressor
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.frame_cache import FrameCache, FrameKey
 from pitr.endpoint.point import PointSource, read_frame
 from pitr.errors import PitrError
 from pitr.extents import ExtentMap
 from pitr.units import human_size
-
-_log = logging.getLogger(__name__)
 
 #: What a window of the disk consists of is looked up once and remembered.
 _WINDOW: Final = 1 << 20
@@ -32,11 +29,17 @@ _Piece = tuple[int, int, FrameKey | None, int]
 
 
 class CachedPoint(Closes):
-    """The disk of `point`, read through `cache`, by any number of threads. Closing it closes the point."""
+    """The disk of `point`, read through `cache`, by any number of threads. Closing it closes the point.
 
-    def __init__(self, point: PointSource, cache: FrameCache) -> None:
+    `on_damage` is told once of each frame that cannot be read, also of one that was only asked for ahead.
+    """
+
+    def __init__(
+        self, point: PointSource, cache: FrameCache, on_damage: Callable[[str], object] = lambda message: None
+    ) -> None:
         self._point = point
         self._cache = cache
+        self._on_damage = on_damage
         self._extents = point.extents()
         self._lock = threading.Lock()
         self._windows: dict[int, list[_Piece]] = {}
@@ -71,7 +74,7 @@ class CachedPoint(Closes):
         self._cache.ask([key for *_, key, _ in pieces if key is not None])
 
     def load(self, layer: int, number: int, decompressor: Decompressor) -> bytes:
-        """Read a frame from its blob; a damaged one is named in the log once. Raises PitrError."""
+        """Read a frame from its blob. Raises PitrError."""
         stored = self._point.stored(layer)
         frames = stored.frames
         length = int(frames.blob_length[number])
@@ -94,7 +97,7 @@ class CachedPoint(Closes):
             self._damaged.add((layer, number))
         frames = self._point.stored(layer).frames
         start, length = int(frames.start[number]), int(frames.length[number])
-        _log.error("clients cannot read %s at %d: %s", human_size(length), start, error.message)
+        self._on_damage(f"{human_size(length)} at {start}: {error.message}")
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
         """What `[start, end)` consists of, without gaps."""

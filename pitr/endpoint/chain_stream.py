@@ -26,7 +26,7 @@ from pitr.extents import Extent, ExtentMap
 from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import resolve_chain
+from pitr.repository.chain import frames_of, resolve_chain
 from pitr.resolver import PointMap, resolve
 
 _SKIP_PIECE = 1 << 20
@@ -105,13 +105,13 @@ class ChainStream:
         return _Live(starts.tolist(), self._map.length[mine].tolist(), numbers.tolist())
 
     def _counted(self, layer: int) -> tuple[int, int]:
-        frames = self._frames(*self._chain[layer])
+        frames = frames_of(self._repository, *self._chain[layer])
         numbers = np.unique(self._live(layer, frames).frame)
         return len(numbers), int(frames.blob_length[numbers].sum())
 
     def _layer(self, layer: int) -> Iterator[Passing]:
         backup, stream = self._chain[layer]
-        frames = self._frames(backup, stream)
+        frames = frames_of(self._repository, backup, stream)
         live = self._live(layer, frames)
         decompressor = Decompressor()
         self.streams_read += 1
@@ -148,13 +148,6 @@ class ChainStream:
     def _given_up(self, error: PitrError) -> None:
         """A blob could not be read to its end."""
         raise error
-
-    def _frames(self, backup: Backup, stream: Stream) -> Frames:
-        with self._repository.open_index(backup, stream) as index:
-            try:
-                return index.frames()
-            except FormatError as error:
-                raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
 
     def _proven(
         self,

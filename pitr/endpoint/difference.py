@@ -13,15 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pitr.damage import of_stream
-from pitr.endpoint.closing import Closes
-from pitr.endpoint.point import PointReader, PointSource, open_point
-from pitr.errors import FormatError
+from pitr.closing import Closes
+from pitr.endpoint.point import PointReader, PointSource, open_resolved
 from pitr.extents import BoolArray, ExtentMap, Int64Array
-from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import ResolvedChain, resolve_chain
+from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
 
 _DIGEST = np.dtype("V32")
 
@@ -34,9 +31,9 @@ def open_difference(
     Raises StoredDamage when one of the chains is not whole.
     """
     before = resolve_chain(repository, *since)
-    after = resolve_chain(repository, backup, stream)
+    after = resolve_chain(repository, backup, stream, with_frames=True)
     changed = compare(repository, before, after).extents()
-    return DifferenceSource(open_point(repository, backup, stream), changed)
+    return DifferenceSource(open_resolved(repository, after), changed)
 
 
 class DifferenceSource(Closes):
@@ -114,7 +111,7 @@ def _contents(
             stream_id = resolved.chain[layer][1].stream_id
             needed.setdefault(stream_id, []).append((content, resolved, layer))
     for readers in needed.values():
-        frames = _frames(repository, *readers[0][1].chain[readers[0][2]])
+        frames = frames_of(repository, *readers[0][1].chain[readers[0][2]])
         for content, resolved, layer in readers:
             mine = np.flatnonzero((resolved.map.layer == layer) & ~resolved.map.zero)
             number = np.searchsorted(frames.start, resolved.map.start[mine], side="right") - 1
@@ -139,14 +136,6 @@ def _zeroes(resolved: ResolvedChain | None) -> _Content:
         np.zeros(count, np.int64),
         np.zeros(count, _DIGEST),
     )
-
-
-def _frames(repository: Repository, backup: Backup, stream: Stream) -> Frames:
-    with repository.open_index(backup, stream) as index:
-        try:
-            return index.frames()
-        except FormatError as error:
-            raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
 
 
 def _changed(before: _Content, after: _Content) -> Difference:

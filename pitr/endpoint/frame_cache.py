@@ -14,8 +14,9 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+from pitr import memory
 from pitr.blob import Decompressor
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.errors import PitrError
 
 _log = logging.getLogger(__name__)
@@ -36,12 +37,12 @@ FrameKey = tuple[FrameOwner, int, int]
 
 
 class _Load:
-    """A frame on its way. `claimed` is set under the cache's lock, the results before `done` is."""
+    """A frame on its way. `claimed_by`, a thread, is set under the cache's lock, the results before `done` is."""
 
-    __slots__ = ("claimed", "data", "done", "error")
+    __slots__ = ("claimed_by", "data", "done", "error")
 
     def __init__(self) -> None:
-        self.claimed = False
+        self.claimed_by: int | None = None
         self.done = threading.Event()
         self.data = b""
         self.error: BaseException | None = None
@@ -54,6 +55,7 @@ class FrameCache(Closes):
     """
 
     def __init__(self, capacity: int, threads: int | None = None) -> None:
+        memory.recycle()
         self.capacity = capacity
         self._lock = threading.Lock()
         self._wanted = threading.Condition(self._lock)
@@ -85,8 +87,10 @@ class FrameCache(Closes):
             load = self._loads.get(key)
             if load is None:
                 load = self._loads[key] = _Load()
-            mine = not load.claimed
-            load.claimed = True
+            # A load of our own is one that a signal's exception has broken off before or behind it: nobody is at it.
+            mine = load.claimed_by in (None, threading.get_ident())
+            if mine:
+                load.claimed_by = threading.get_ident()
         if mine:
             self._run(key, load)
         else:
@@ -118,7 +122,7 @@ class FrameCache(Closes):
             for key in self._queue:
                 # One that somebody has claimed meanwhile is theirs.
                 load = self._loads.get(key)
-                if load is not None and not load.claimed:
+                if load is not None and load.claimed_by is None:
                     del self._loads[key]
             self._queue.clear()
             self._wanted.notify_all()
@@ -137,21 +141,23 @@ class FrameCache(Closes):
                     return
                 key = self._queue.popleft()
                 load = self._loads.get(key)
-                if load is None or load.claimed:
+                if load is None or load.claimed_by is not None:
                     continue
-                load.claimed = True
+                load.claimed_by = threading.get_ident()
             self._run(key, load)
+            # A defect: perhaps nobody waits to be told. The others come again to whoever wants the frame.
+            if load.error is not None and not isinstance(load.error, PitrError | MemoryError):
+                _log.error("a frame could not be loaded", exc_info=load.error)
 
     def _run(self, key: FrameKey, load: _Load) -> None:
         owner, layer, number = key
+        load.error = None
         try:
             load.data = owner.load(layer, number, self._decompressor())
         except BaseException as error:  # noqa: BLE001 - given to all who wait for it; none of them may wait for ever
             load.error = error
-            if not isinstance(error, PitrError):
-                _log.exception("a frame could not be loaded")
         with self._lock:
-            del self._loads[key]
+            self._loads.pop(key, None)
             if load.error is None:
                 self._keep(key, load.data)
         load.done.set()

@@ -15,12 +15,12 @@ import contextlib
 import re
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLong, RemoteDisconnected
 from typing import Final, Protocol
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 
 _HEAD_LIMIT: Final = 64 << 10
 #: What TLS is fed with at once: 64 KiB took a tenth more, 1 MiB the same.
@@ -161,19 +161,21 @@ class HttpConnection(Closes):
         self._begin = self._end = 0
         self.ended = False
         """True after an answer that the server closes the connection with."""
+        self.goes_on = False
+        """True after an answer that it does not close it with."""
 
     def send(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | memoryview = b""
     ) -> None:
         """Send a request. `path` and `headers` are the caller's: printable, without line ends."""
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}", "Accept-Encoding: identity"]
-        if len(body):
-            lines.append(f"Content-Length: {len(body)}")
-        if headers:
-            lines += [f"{name}: {value}" for name, value in headers.items()]
-        self._wire.send(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+        length = {"Content-Length": str(len(body))} if len(body) else {}
+        self._wire.send(self._head_of(method, path, {**length, **(headers or {})}))
         if len(body):
             self._wire.send(body)
+
+    def send_gets(self, path: str, headers: Sequence[Mapping[str, str]]) -> None:
+        """Send a GET request for each of `headers`, all at once."""
+        self._wire.send(b"".join(self._head_of("GET", path, one) for one in headers))
 
     def receive(self) -> Answer:
         """Receive the head of the next answer."""
@@ -181,6 +183,7 @@ class HttpConnection(Closes):
             answer = _parsed(self._head())
             if answer.status >= 200:
                 self.ended = self.ended or answer.last
+                self.goes_on = not self.ended
                 return answer
         raise HTTPException("the server only ever says that it goes on")
 
@@ -210,6 +213,11 @@ class HttpConnection(Closes):
 
     def close(self) -> None:
         self._wire.close()
+
+    def _head_of(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}", "Accept-Encoding: identity"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
     def _head(self) -> bytes:
         return self._until(b"\r\n\r\n", _HEAD_LIMIT, RemoteDisconnected("no answer came"))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.coalesce import Span, spans
 from pitr.endpoint.imageio_errors import StatusError, is_expected
 from pitr.endpoint.imageio_extents import Context, parse_extents
@@ -177,17 +177,22 @@ class _Link(Closes):
         self._transfer = transfer
         self._sleep = sleep
         self._session: ImageioSession | None = None
+        self._failed = False
 
     def trying(self, what: str, operation: Callable[[ImageioSession], T]) -> T:
         def attempt() -> T:
             try:
                 return operation(self._opened())
             except BaseException:
-                # Half of an answer may be left on the connection, after Ctrl-C too.
-                self.close()
+                self.drop()
                 raise
 
         return trying(self._transfer, what, attempt, sleep=self._sleep)
+
+    def drop(self) -> None:
+        """Give the connection up after a failure: half of an answer may be left on it, after Ctrl-C too."""
+        self._failed = True
+        self.close()
 
     def close(self) -> None:
         session, self._session = self._session, None
@@ -202,6 +207,9 @@ class _Link(Closes):
             except BaseException:
                 session.close()
                 raise
+            if self._failed:
+                # Something on the way may not bear requests that come before it has answered.
+                session.requests_ahead = 1
             self._session = session
         return self._session
 
@@ -222,7 +230,7 @@ class ImageioReader(Closes):
             what = f"read {waiting[0].length} bytes at {waiting[0].start}"
             count = self._link.trying(what, read)
             if count < len(waiting):
-                self._link.close()
+                self._link.drop()
             come, waiting = waiting[:count], waiting[count:]
             buffer = buffer[sum(span.wanted for span in come) :]
 

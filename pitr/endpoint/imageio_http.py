@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.coalesce import Span
 from pitr.endpoint.http_connection import Answer, HttpConnection
 from pitr.endpoint.imageio_address import Connected, ImageioAddress, connected, connected_locally
@@ -40,8 +40,8 @@ MAX_BODY: Final = 1 << 30
 #: More connections to one disk than this make nothing faster, whatever a server offers.
 MAX_CONNECTIONS: Final = 32
 
-#: Requests that are on their way while an answer is received.
-_REQUESTS_AHEAD: Final = 4
+#: Requests that are on their way at once on a connection.
+REQUESTS_AHEAD: Final = 16
 _MAX_REFUSAL: Final = 1 << 20
 
 
@@ -63,6 +63,7 @@ class ImageioSession(Closes):
         self._timeout_s = timeout_s
         self._connected = self._connect()
         self._gap = memoryview(b"")
+        self.requests_ahead = REQUESTS_AHEAD
 
     def go_local(self) -> bool:
         """Go on over the server's unix socket where this machine is its host: half of the CPU time of TLS.
@@ -89,16 +90,18 @@ class ImageioSession(Closes):
     def read(self, spans: Sequence[Span], target: memoryview) -> Iterator[None]:
         """Read the pieces of all `spans` one after the other into `target`, which is as long as all of them.
 
-        Yields after each span that has come. A few requests are sent ahead, so that the server need not wait.
+        Yields after each span that has come. A few requests are sent ahead, so that the server need not wait; but
+        only where it keeps connections open: one that closes them would lose the end of its answer with the rest.
         """
         ready = self._ready()
         asked = at = 0
         for number, span in enumerate(spans):
-            while asked < min(len(spans), number + _REQUESTS_AHEAD):
-                ahead = spans[asked]
-                wanted = f"bytes={ahead.start}-{ahead.start + ahead.length - 1}"
-                ready.send("GET", self._connected.path, {"Range": wanted})
-                asked += 1
+            ready = self._ready() if asked == number else ready
+            ahead = self.requests_ahead if ready.goes_on else 1
+            if asked < len(spans) and asked <= number + ahead // 2:
+                more = spans[asked : number + ahead]
+                ready.send_gets(self._connected.path, [{"Range": _bytes_of(span)} for span in more])
+                asked += len(more)
             answer = ready.receive()
             if answer.status != HTTPStatus.PARTIAL_CONTENT:
                 _refused(answer, ready)
@@ -231,6 +234,10 @@ def trying(
             raise
         # The server's words hold the ticket; a traceback must not show them.
         raise translated(error, address.host, what, address.secrets) from None
+
+
+def _bytes_of(span: Span) -> str:
+    return f"bytes={span.start}-{span.start + span.length - 1}"
 
 
 def _refused(answer: Answer, connection: HttpConnection) -> NoReturn:

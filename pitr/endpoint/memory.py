@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
 

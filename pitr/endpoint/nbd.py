@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.memory import check_range
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.protocols import Reader, Source
 from pitr.extents import ExtentMap
 from pitr.resolver import Layer, resolve

@@ -16,14 +16,14 @@ from itertools import pairwise
 import numpy as np
 
 from pitr.blob import Decompressor, digest_of
+from pitr.closing import Closes
 from pitr.damage import of_stream
-from pitr.endpoint.closing import Closes
 from pitr.errors import FormatError
 from pitr.extents import ExtentMap
 from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import resolve_chain
+from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
 from pitr.resolver import PointMap
 from pitr.store import StoredFile
 
@@ -36,7 +36,11 @@ def open_point(repository: Repository, backup: Backup, stream: Stream) -> PointS
 
     Raises StoredDamage when the chain is not whole.
     """
-    resolved = resolve_chain(repository, backup, stream)
+    return open_resolved(repository, resolve_chain(repository, backup, stream, with_frames=True))
+
+
+def open_resolved(repository: Repository, resolved: ResolvedChain) -> PointSource:
+    """Open a disk whose chain is resolved already. The caller closes it. Raises StoredDamage."""
     needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
     with ExitStack() as stack:
         chain: dict[int, StoredStream] = {}
@@ -44,17 +48,12 @@ def open_point(repository: Repository, backup: Backup, stream: Stream) -> PointS
             if layer not in needed:
                 continue
             blob = stack.enter_context(repository.open_blob(owner, part))
-            chain[layer] = StoredStream(owner, part, _frames(repository, owner, part), blob)
+            frames = resolved.frames.get(layer)
+            if frames is None:
+                frames = frames_of(repository, owner, part)
+            chain[layer] = StoredStream(owner, part, frames, blob)
         stack.pop_all()
         return PointSource(resolved.map, chain)
-
-
-def _frames(repository: Repository, backup: Backup, stream: Stream) -> Frames:
-    with repository.open_index(backup, stream) as index:
-        try:
-            return index.frames()
-        except FormatError as error:
-            raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,13 @@ from typing import Protocol, Self
 
 from pitr.extents import ExtentMap
 
+#: Data is copied in windows that begin and end at multiples of this many bytes of the disk: large enough that a
+#: request costs little beside its data, small enough that a few of them for each worker stay small in memory.
+#: A multiple of every allowed frame size up to it, so that a frame belongs to one window.
+WINDOW = 8 << 20
+#: No longer request to zero: concurrent ones of 1 GiB have timed out on iSCSI storage.
+MAX_ZERO = 128 << 20
+
 
 class Closing(Protocol):
     def close(self) -> None: ...

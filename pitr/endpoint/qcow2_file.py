@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.nbd import NbdReader, NbdSink, NbdSource, NbdWriter
 from pitr.endpoint.partial_file import PartialFile
 from pitr.endpoint.qemu_nbd import QemuNbd

@@ -9,8 +9,6 @@ from typing import Any
 
 import orjson
 
-from pitr.endpoint.closing import Closes
-from pitr.endpoint.nbd import NbdReader
 from pitr.endpoint.qcow2_file import Qcow2FileSource
 from pitr.errors import FormatError, UsageError
 from pitr.extents import ExtentMap
@@ -51,7 +49,7 @@ def image_info(path: Path) -> ImageInfo:
     return ImageInfo(path, int(said["virtual-size"]), backing)
 
 
-class Qcow2LayerSource(Closes):
+class Qcow2LayerSource(Qcow2FileSource):
     """What one image holds. A `whole` one is read with all that it leaves out as zero; else that is unchanged.
 
     Closing it stops qemu-nbd. Raises FormatError, ProgramMissing, ProgramFailed and NbdError.
@@ -59,33 +57,19 @@ class Qcow2LayerSource(Closes):
 
     def __init__(self, path: Path, *, whole: bool) -> None:
         mapped = _json(run(["qemu-img", "map", "--output=json", "-f", "qcow2", str(path.absolute())]), path)
-        self._source = Qcow2FileSource(path)
+        super().__init__(path)
         try:
             self._extents = ExtentMap.of(
                 (int(one["start"]), int(one["length"]), bool(one["zero"]) or not one["data"])
                 for one in mapped
                 if whole or (one["depth"] == 0 and one["present"])
-            ).checked(self._source.size, whole=whole)
+            ).checked(self.size, whole=whole)
         except BaseException:
-            self._source.close()
+            self.close()
             raise
-
-    @property
-    def size(self) -> int:
-        return self._source.size
-
-    @property
-    def max_readers(self) -> int:
-        return self._source.max_readers
 
     def extents(self) -> ExtentMap:
         return self._extents.merged()
-
-    def open_reader(self) -> NbdReader:
-        return self._source.open_reader()
-
-    def close(self) -> None:
-        self._source.close()
 
 
 def _json(text: str, path: Path) -> Any:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.nbd import MAX_CONNECTIONS
 from pitr.errors import NbdError, ProgramFailed
 from pitr.nbd import Client

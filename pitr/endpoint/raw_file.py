@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.memory import check_range
 from pitr.endpoint.partial_file import PartialFile, file_errors
 from pitr.errors import PitrError, UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.protocols import Reader, Source
 from pitr.endpoint.streamed import Passing
 from pitr.errors import FormatError

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from pitr import rbd_diff
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.endpoint.streamed import Passing, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent
+from pitr.in_order import InOrder
 
 
 class RbdDiffSink:
@@ -33,9 +34,7 @@ class RbdDiffSink:
     ) -> None:
         self._write = write
         self._version = version
-        self._size = size
-        self._end = 0
-        self._zero_start: int | None = None
+        self._order = InOrder(size, whole=False, zero=self._zero)
         write(rbd_diff.beginning(version, size, from_snapshot=from_snapshot, to_snapshot=to_snapshot))
 
     def open_writer(self) -> RbdDiffWriter:
@@ -44,30 +43,20 @@ class RbdDiffSink:
     def append(self, pieces: Sequence[Passing]) -> None:
         """Write the next pieces of the disk; one caller at a time."""
         for extent, data in pieces:
-            if extent.start < self._end or extent.start + extent.length > self._size:
-                raise FormatError(
-                    f"the extent at {extent.start} is out of order or beyond the end of the disk"
-                )
-            if extent.start > self._end or data is not None:
-                self._end_zero()
+            self._order.next(extent.start, extent.length, zero=data is None)
             if data is not None:
                 self._write(rbd_diff.write_header(self._version, extent.start, extent.length))
                 self._write(data)
-            elif self._zero_start is None:
-                self._zero_start = extent.start
-            self._end = extent.start + extent.length
 
     def flush(self) -> None:
-        self._end_zero()
+        self._order.finish()
         self._write(rbd_diff.ending(self._version))
 
     def abort(self) -> None:
         """Nothing: what was written is without an end."""
 
-    def _end_zero(self) -> None:
-        if self._zero_start is not None:
-            self._write(rbd_diff.zero_record(self._version, self._zero_start, self._end - self._zero_start))
-            self._zero_start = None
+    def _zero(self, start: int, length: int) -> None:
+        self._write(rbd_diff.zero_record(self._version, start, length))
 
 
 class RbdDiffWriter(Closes):

@@ -10,6 +10,7 @@ from pitr.blob import DEFAULT_LEVEL, FRAME_SIZE, BlobWriter
 from pitr.endpoint.streamed import Passing, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent
+from pitr.in_order import InOrder
 from pitr.repository.stream_sink import Piece, StreamWriter
 from pitr.sparse import SparseReader
 
@@ -38,14 +39,11 @@ class SparseStreamSink:
         level: int = DEFAULT_LEVEL,
         frame_size: int = FRAME_SIZE,
     ) -> None:
-        self._size = size
-        self._incremental = incremental
         self._level = level if compression == "zstd" else None
         self._frame_size = frame_size
         head = {"data-size": 0, **(meta or {}), "virtual-size": size, "incremental": incremental}
         self._blob = BlobWriter(write, head, compressed=compression == "zstd")
-        self._end = 0
-        self._zero_start: int | None = None
+        self._order = InOrder(size, whole=not incremental, zero=self._blob.add_zero)
 
     def open_writer(self) -> StreamWriter:
         return StreamWriter(self._frame_size, self._level)
@@ -53,35 +51,16 @@ class SparseStreamSink:
     def append(self, pieces: Sequence[Piece]) -> None:
         """Write the next pieces of the disk; one caller at a time."""
         for piece in pieces:
-            if piece.start < self._end or piece.start + piece.length > self._size:
-                raise FormatError(
-                    f"the extent at {piece.start} is out of order or beyond the end of the disk"
-                )
-            if piece.start > self._end:
-                self._end_zero()
-                if not self._incremental:
-                    raise FormatError(f"a full stream must not leave out {self._end} to {piece.start}")
-            if piece.frame is None:
-                if self._zero_start is None:
-                    self._zero_start = piece.start
-            else:
-                self._end_zero()
+            self._order.next(piece.start, piece.length, zero=piece.frame is None)
+            if piece.frame is not None:
                 self._blob.add_data(piece.start, piece.length, piece.frame)
-            self._end = piece.start + piece.length
 
     def flush(self) -> None:
-        self._end_zero()
-        if not self._incremental and self._end != self._size:
-            raise FormatError(f"a full stream must not end at {self._end} of {self._size} bytes")
+        self._order.finish()
         self._blob.finish()
 
     def abort(self) -> None:
         """Nothing: what was written is without an end."""
-
-    def _end_zero(self) -> None:
-        if self._zero_start is not None:
-            self._blob.add_zero(self._zero_start, self._end - self._zero_start)
-            self._zero_start = None
 
 
 class SparseStreamSource:

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from pitr.endpoint.protocols import MAX_ZERO, WINDOW
 from pitr.extents import Extent
-from pitr.transfer.plan import MAX_ZERO, WINDOW
 
 
 class Passing(NamedTuple):

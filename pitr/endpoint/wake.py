@@ -12,7 +12,7 @@ import select
 import signal
 import threading
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.errors import PitrError
 
 

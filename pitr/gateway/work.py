@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from pitr.endpoint.closing import Closes
+from pitr.closing import Closes
 from pitr.errors import PitrError
 from pitr.gateway.channel import ClientGone
 from pitr.gateway.failures import TooManyRequests

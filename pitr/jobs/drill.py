@@ -19,9 +19,9 @@ from pathlib import Path
 import orjson
 
 from pitr import disk_layout, times
+from pitr.closing import Closes
 from pitr.damage import StoredDamage
 from pitr.disk_layout import Layout, Part
-from pitr.endpoint.closing import Closes
 from pitr.endpoint.point import PointSource, open_point
 from pitr.endpoint.protocols import Reader, Sink, Source
 from pitr.endpoint.qcow2_file import Qcow2FileSource

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from pitr.nbd_server import Export, Exports, NbdServer
 from pitr.nbd_server.listening import uri
 from pitr.repository import Repository
 from pitr.units import MIB, printable
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_CACHE = 256 * MIB
 
@@ -60,7 +63,7 @@ def serving(
             Export(
                 (*names[stream.disk_id], _unique(backup, stream)),
                 _description(backup, stream),
-                CachedPoint(point, cache),
+                CachedPoint(point, cache, _tell),
             )
             for stream, point in zip(streams, points, strict=True)
         ]
@@ -85,6 +88,11 @@ def _opened(repository: Repository, backup: Backup, stream: Stream) -> PointSour
         raise UsageError(
             f"disk {printable(stream.name)} cannot be served: {error.message}", error.advice
         ) from None
+
+
+def _tell(damage: str) -> None:
+    """A client learns no more than that there was an input/output error."""
+    _log.error("clients cannot read %s", damage)
 
 
 def export_names(streams: Sequence[Stream]) -> dict[str, tuple[str, ...]]:

@@ -21,7 +21,7 @@ from pitr.extents import ExtentMap, Int64Array
 from pitr.index import Frames
 from pitr.model import Backup, Kind, Stream
 from pitr.repository import Repository, notes
-from pitr.repository.chain import ResolvedChain, resolve_chain
+from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
 from pitr.resolver import Layer, resolve
 from pitr.units import printable
 
@@ -89,8 +89,7 @@ class _Stored:
     def is_same(self, layer: int, start: int, data: memoryview) -> bool:
         """Whether the disk's `data` at `start` is what this layer holds there. Raises StoredDamage."""
         if layer not in self._frames:
-            with self._repository.open_index(*self._resolved.chain[layer]) as index:
-                self._frames[layer] = index.frames()
+            self._frames[layer] = frames_of(self._repository, *self._resolved.chain[layer])
         frames = self._frames[layer]
         number = int(np.searchsorted(frames.start, start, side="right")) - 1
         frame_start = int(frames.start[number])

@@ -8,8 +8,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from pitr import disk_layout, lvm
+from pitr.endpoint.cached_point import CachedPoint
+from pitr.endpoint.frame_cache import FrameCache
 from pitr.endpoint.point import open_point
-from pitr.endpoint.point_file import CACHE_BYTES, PointFile
+from pitr.endpoint.point_file import PointFile
 from pitr.errors import FileSystemError, NoSuchFile, PitrError, UsageError
 from pitr.filesystem import READABLE, FileSystem, Node, VolumeFile, open_file_system
 from pitr.filesystem.known import INSTEAD, check_installed
@@ -18,7 +20,12 @@ from pitr.filesystem.paths import look_up
 from pitr.filesystem.volume import Span
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.units import printable
+from pitr.units import MIB, printable
+
+#: Decompressed frames that are kept, in bytes, for all disks of a point.
+_CACHE = 64 * MIB
+#: While one frame is written out or made sense of, one thread has the next one ready.
+_AHEAD = 1
 
 
 @dataclass(slots=True)
@@ -190,12 +197,12 @@ def open_volumes(repository: Repository, backup: Backup, streams: Sequence[Strea
     check_installed()
     with ExitStack() as stack:
         stack.enter_context(repository.reading_vm(backup.vm))
-        share = CACHE_BYTES // max(1, len(streams))
         disks: list[tuple[Stream, PointFile]] = []
+        cache = stack.enter_context(FrameCache(_CACHE, _AHEAD))
         # A chain's maps grow with the disk, and are no guest's doing.
         with unbounded_memory():
             for stream in streams:
-                file = PointFile(open_point(repository, backup, stream), cache_bytes=share)
+                file = PointFile(CachedPoint(open_point(repository, backup, stream), cache))
                 disks.append((stream, stack.enter_context(file)))
         stack.enter_context(bounded_memory())
         yield Volumes(_find(disks))

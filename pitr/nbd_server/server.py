@@ -8,9 +8,9 @@ import logging
 import socket
 import threading
 import time
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from pitr.closing import Closes
 from pitr.nbd_server.exports import Exports
 from pitr.nbd_server.handshake import negotiate
 from pitr.nbd_server.transmission import Transmission
@@ -28,7 +28,7 @@ _KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (so
 _USER_TIMEOUT_MS: Final = 120_000
 
 
-class NbdServer:
+class NbdServer(Closes):
     """Serves `exports` on `listener`, a listening socket, which it takes over, until it is closed."""
 
     def __init__(
@@ -60,14 +60,6 @@ class NbdServer:
             _shut_down(connection)
         for _, thread in clients:
             thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
 
     def _accept(self) -> None:
         while True:

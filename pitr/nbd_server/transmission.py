@@ -45,6 +45,7 @@ from pitr.nbd_protocol import (
 )
 from pitr.nbd_server.handshake import CONTEXT_ID, MAXIMUM_BLOCK, Opened
 from pitr.nbd_server.wire import ClientBroken, Wire
+from pitr.read_ahead import ReadAhead
 
 _SIMPLE: Final = struct.Struct(">LLQ")
 _CHUNK: Final = struct.Struct(">LHHQL")
@@ -60,8 +61,6 @@ _BUFFER: Final = REQUEST.size * _MAX_PENDING
 _SEND_AT: Final = 256 << 10
 #: Extents in one answer; a client that wants to know more asks again.
 _MAX_EXTENTS: Final = 1 << 16
-#: Reads no further apart than this are one run: clients with several requests open do not keep their order.
-_SEQUENTIAL: Final = 2 << 20
 #: A longer read in one chunk may be refused: it must be known to be good as a whole before it begins.
 _MAX_UNFRAGMENTED: Final = 1 << 20
 _ZEROES: Final = memoryview(bytes(64 << 10))
@@ -75,32 +74,6 @@ class _Request(NamedTuple):
     length: int
 
 
-class _Run:
-    """Notices that a client reads one thing after another, and tells what it will want next."""
-
-    def __init__(self, read_ahead: int) -> None:
-        self._most = read_ahead
-        self._end = -1
-        self._read = 0
-        self._asked = 0
-
-    def after(self, offset: int, length: int) -> tuple[int, int] | None:
-        """Note a read; return (offset, length) of what is to be asked for now, if anything."""
-        if abs(offset - self._end) > _SEQUENTIAL:
-            self._end = self._asked = offset + length
-            self._read = 0
-            return None
-        self._end = max(self._end, offset + length)
-        self._read += length
-        ahead = self._end + min(self._most, self._read)
-        self._asked = max(self._asked, self._end)
-        # In larger pieces: it takes less time than a little with each request.
-        if ahead - self._asked < self._most // 4:
-            return None
-        asked, self._asked = self._asked, ahead
-        return asked, ahead - asked
-
-
 class Transmission:
     """Answers the requests of one client that has opened an export."""
 
@@ -112,7 +85,7 @@ class Transmission:
         self._context = opened.context
         self._pending: deque[_Request] = deque()
         self._ahead = 0
-        self._run = _Run(self._content.read_ahead)
+        self._read_ahead = ReadAhead(self._content.read_ahead)
         self._buffer = memoryview(bytearray(_BUFFER))
         self._filled = 0
         self._out: list[bytes | memoryview] = []
@@ -171,7 +144,7 @@ class Transmission:
     def _look_ahead(self, request: _Request) -> None:
         if not self._is_possible(request):
             return
-        ahead = self._run.after(request.offset, request.length)
+        ahead = self._read_ahead.after(request.offset, request.length)
         if len(self._pending) > 1:
             self._content.ask(request.offset, min(request.length, self._content.read_ahead))
         if ahead is not None:

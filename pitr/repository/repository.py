@@ -13,6 +13,7 @@ from blake3 import blake3
 
 from pitr import times
 from pitr.catalog import Catalog
+from pitr.closing import Closes
 from pitr.damage import Damage, How, StoredDamage, What, of_stream
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
@@ -31,7 +32,7 @@ _SCHEMA = "repository.schema.json"
 _DIGEST_CHUNK = 1 << 22
 
 
-class Repository:
+class Repository(Closes):
     """An open repository; a context manager."""
 
     def __init__(self, path: Path, store: PosixStore, repository_id: str) -> None:
@@ -97,12 +98,6 @@ class Repository:
     def close(self) -> None:
         self._forget_catalog()
         self.store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def catalog(self) -> Catalog:

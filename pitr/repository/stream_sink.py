@@ -19,8 +19,8 @@ from blake3 import blake3
 
 from pitr import index
 from pitr.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
-from pitr.endpoint.closing import Closes
-from pitr.errors import FormatError
+from pitr.closing import Closes
+from pitr.in_order import InOrder
 from pitr.model import DiskSettings, Kind, StoredObject, Stream
 from pitr.repository import names
 from pitr.store import NewObject, ObjectExists, Store
@@ -161,8 +161,7 @@ class StreamSink:
         self._size = size
         self._level = level
         self._frame_size = frame_size
-        self._end = 0
-        self._zero_start: int | None = None
+        self._order = InOrder(size, whole=new.kind is not Kind.INCREMENTAL, zero=self._zero)
         self._data_bytes = 0
         self._zero_bytes = 0
         self._rows: list[index.Row] = []
@@ -202,29 +201,15 @@ class StreamSink:
     def append(self, pieces: Sequence[Piece]) -> None:
         """Put the next pieces of the disk into the blob; one caller at a time."""
         for piece in pieces:
-            if piece.start < self._end or piece.start + piece.length > self._size:
-                raise FormatError(
-                    f"the extent at {piece.start} is out of order or beyond the end of the disk"
-                )
-            if piece.start > self._end:
-                self._end_zero()
-                if self._new.kind is not Kind.INCREMENTAL:
-                    raise FormatError(f"a full stream must not leave out {self._end} to {piece.start}")
-            if piece.frame is None or piece.digest is None:
-                if self._zero_start is None:
-                    self._zero_start = piece.start
-            else:
-                self._end_zero()
+            self._order.next(piece.start, piece.length, zero=piece.frame is None or piece.digest is None)
+            if piece.frame is not None and piece.digest is not None:
                 offset = self._blob.add_data(piece.start, piece.length, piece.frame)
                 self._add_row(index.Row(piece.start, piece.length, offset, len(piece.frame), piece.digest))
                 self._data_bytes += piece.length
-            self._end = piece.start + piece.length
 
     def flush(self) -> None:
         """End the stream: make the blob durable, then its index."""
-        self._end_zero()
-        if self._new.kind is not Kind.INCREMENTAL and self._end != self._size:
-            raise FormatError(f"a full stream must not end at {self._end} of {self._size} bytes")
+        self._order.finish()
         digest = self._blob.finish()
         self._index.add(self._rows)
         self._index.finish(
@@ -286,14 +271,10 @@ class StreamSink:
             self._commit(new, name)
         return stored
 
-    def _end_zero(self) -> None:
-        if self._zero_start is None:
-            return
-        start, length = self._zero_start, self._end - self._zero_start
+    def _zero(self, start: int, length: int) -> None:
         self._blob.add_zero(start, length)
         self._add_row(index.Row(start, length, None, None, None))
         self._zero_bytes += length
-        self._zero_start = None
 
     def _add_row(self, row: index.Row) -> None:
         self._rows.append(row)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pitr.closing import Closes
 from pitr.errors import RepositoryError
 from pitr.store.base import ObjectExists, ObjectMissing, check_name, is_name
 from pitr.store.scratch import Scratch
@@ -206,7 +207,7 @@ class _NewFile:
         self._store.drop_scratch(self._scratch)
 
 
-class _OpenFile:
+class _OpenFile(Closes):
     def __init__(self, name: str, handle: int) -> None:
         self._name = name
         self._handle = handle
@@ -236,11 +237,3 @@ class _OpenFile:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()

@@ -14,9 +14,9 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from pitr.endpoint.protocols import Reader, Sink, Source, Writer
+from pitr.endpoint.protocols import WINDOW, Reader, Sink, Source, Writer
 from pitr.retry import abandoned_with
-from pitr.transfer.plan import WINDOW, Work, plan
+from pitr.transfer.plan import Work, plan
 from pitr.transfer.workers import Workers
 
 DEFAULT_WORKERS = 4

@@ -6,14 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pitr.endpoint.protocols import MAX_ZERO, WINDOW
 from pitr.extents import Extent, ExtentMap
-
-#: Data is copied in windows that begin and end at multiples of this many bytes of the disk: large enough that a
-#: request costs little beside its data, small enough that a few of them for each worker stay small in memory.
-#: A multiple of every allowed frame size up to it, so that a frame belongs to one window.
-WINDOW = 8 << 20
-#: No longer request to zero: concurrent ones of 1 GiB have timed out on iSCSI storage.
-MAX_ZERO = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)

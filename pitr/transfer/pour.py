@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from pitr.endpoint.protocols import Sink
+from pitr.endpoint.protocols import WINDOW, Sink
 from pitr.endpoint.streamed import Passing, StreamedSource
 from pitr.errors import UsageError
 from pitr.transfer.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter, Progress, Stopped
-from pitr.transfer.plan import WINDOW
 from pitr.transfer.workers import Workers
 
 #: How many batches may wait for each worker.

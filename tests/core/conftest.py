@@ -2,12 +2,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-from pitr.repository import Repository
 
 
 @pytest.fixture(autouse=True)
@@ -15,9 +11,3 @@ def _quick_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Leave out fsync, which no test can see the effect of and which takes most of the time; stores keep theirs."""
     if not request.node.path.name.startswith("test_store"):
         monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    with Repository.create(tmp_path / "repository") as repository:
-        yield repository

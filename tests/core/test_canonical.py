@@ -156,6 +156,15 @@ def test_a_stream_that_says_something_impossible_is_refused(changes: dict[str, A
         record.decode(_changed(disks=[disk]))
 
 
+def test_what_is_wrong_with_a_record_is_said_with_its_place() -> None:
+    with pytest.raises(
+        FormatError, match=r"data\.mode must be one of \['live', 'cold', 'hybrid', 'imported'\]"
+    ):
+        record.decode(_changed(mode="warm"))
+    with pytest.raises(FormatError, match=r"data must contain \['mode'\]"):
+        record.decode(_signed({key: value for key, value in orjson.loads(_STORED).items() if key != "mode"}))
+
+
 def test_one_disk_or_stream_is_not_in_a_record_twice() -> None:
     one, two = fake_stream(0), fake_stream(1)
     for streams in ([one, replace(two, disk_id=one.disk_id)], [one, replace(two, stream_id=one.stream_id)]):

@@ -87,8 +87,6 @@ def test_no_two_test_modules_have_one_name() -> None:
 
 _LAYERS = ("pitr.store", "pitr.catalog", "pitr.repository", "pitr.engine", "pitr.endpoint", "pitr.transfer")
 _TOP = ("pitr.jobs", "pitr.api", "pitr.gateway", "pitr.cli", "pitr.__main__")
-#: Contracts and constants that lower layers may know too.
-_BOTTOM = ("pitr.endpoint.protocols", "pitr.endpoint.closing", "pitr.transfer.plan")
 #: These talk to different things and know nothing of each other.
 _STRANGERS = [
     ("pitr.engine", "pitr.endpoint"),
@@ -103,8 +101,6 @@ def _is_in(module: str, package: str) -> bool:
 
 
 def _level(module: str) -> int:
-    if any(_is_in(module, one) for one in _BOTTOM):
-        return 0
     return next((level for name, level in _LEVELS.items() if _is_in(module, name)), 0)
 
 

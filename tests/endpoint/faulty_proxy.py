@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import threading
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
+
+from passing_proxy import PassingProxy
 
 Fault = Literal[
     "reset",  # the connection is reset before the request is passed on
@@ -21,24 +21,18 @@ Fault = Literal[
 ]
 
 
-class FaultyProxy:
+class FaultyProxy(PassingProxy):
     """Passes requests on to 127.0.0.1:`port`, but for the faults that `fail` has ordered.
 
     `requests` are the methods and paths that came, `most_open` is how many connections were open at once.
     """
 
     def __init__(self, port: int) -> None:
-        self._target = port
+        super().__init__(port)
         self._orders: list[tuple[Fault, str, str]] = []
-        self._lock = threading.Lock()
-        self._ending = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._open: set[socket.socket] = set()
+        self._clients: list[socket.socket] = []
         self.requests: list[str] = []
         self.most_open = 0
-        self._clients: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
 
     def fail(self, fault: Fault, method: str, *, path: str = "", times: int = 1) -> None:
         """Let the next `times` requests of this method, with `path` in their path, fail."""
@@ -49,40 +43,14 @@ class FaultyProxy:
         """How many of the ordered faults have not happened."""
         return len(self._orders)
 
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ending.set()
+    def accepted(self, client: socket.socket) -> None:
         with self._lock:
-            for one in [self._listener, *self._open]:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        self._listener.close()
-
-    def _start(self, target: object, *args: object) -> None:
-        thread = threading.Thread(target=target, args=args)  # type: ignore[arg-type]
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self._ending.is_set():
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            with self._lock:
-                self._clients = [one for one in self._clients if not _is_closed(one)] + [client]
-                self.most_open = max(self.most_open, len(self._clients))
-            self._start(self._serve, client)
+            self._clients = [one for one in self._clients if not _is_closed(one)] + [client]
+            self.most_open = max(self.most_open, len(self._clients))
+        self._start(self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.create_connection(("127.0.0.1", self._target))
+        server = self._connect()
         with self._lock:
             self._open |= {client, server}
         try:

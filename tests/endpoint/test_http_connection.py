@@ -120,8 +120,9 @@ def test_answers_to_requests_that_were_sent_ahead_come_one_after_the_other() -> 
 )
 def test_it_is_known_whether_the_server_goes_on(head: bytes, ended: bool) -> None:
     with answering(head) as connection:
+        assert not connection.goes_on
         connection.receive()
-        assert connection.ended is ended
+        assert (connection.ended, connection.goes_on) == (ended, not ended)
 
 
 # TLS

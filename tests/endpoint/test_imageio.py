@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -238,6 +239,39 @@ def test_neighbours_share_a_request_and_far_ranges_do_not(filled: Behind) -> Non
     source = filled.source()
     assert filled.read(*ranges, source=source) == b"".join(CONTENT[at : at + 4096] for at, _ in ranges)
     assert [request.split()[0] for request in filled.proxy.requests] == ["OPTIONS", "GET", "GET"]
+
+
+class ClosingServer(BaseHTTPRequestHandler):
+    """A server, as a proxy may be, that closes the connection after each answer: HTTP/1.0."""
+
+    def do_OPTIONS(self) -> None:
+        self.send_error(405)
+
+    def do_GET(self) -> None:
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        self.send_response(206)
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.wfile.write(CONTENT[first : last + 1])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_closes_each_connection_is_not_asked_ahead() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ClosingServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        pauses: list[float] = []
+        address = ImageioAddress(f"http://127.0.0.1:{server.server_port}/images/x")
+        ranges = [(at, 300_000) for at in range(0, SIZE - 300_000, 700_000)]
+        buffer = bytearray(300_000 * len(ranges))
+        with ImageioSource(address, sleep=pauses.append).open_reader() as reader:
+            reader.read_ranges(ranges, memoryview(buffer))
+        server.shutdown()
+        thread.join()
+    assert buffer == b"".join(CONTENT[at : at + length] for at, length in ranges)
+    assert pauses == []
 
 
 def test_the_proxy_is_used_when_the_host_cannot_be_reached(filled: Behind) -> None:

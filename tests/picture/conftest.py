@@ -3,24 +3,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
+from cli_runner import Pitr
 
-_TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(_TESTS / "core"), str(_TESTS / "e2e")]
-
-from cli_runner import Pitr  # noqa: E402
-
-from pitr.repository import Repository  # noqa: E402
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    with Repository.create(tmp_path / "repository") as repository:
-        yield repository
+from pitr.repository import Repository
 
 
 @pytest.fixture

@@ -153,3 +153,29 @@ def test_many_threads_and_little_room(owner: Owner) -> None:
             return True
 
         assert all(pool.map(use, wanted))
+
+
+class _Signal(Exception):
+    """What a handler raises, in the midst of anything that the main thread does."""
+
+
+def test_a_load_that_a_signal_breaks_off_is_done_again_by_the_same_thread(
+    cache: FrameCache, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = (owner, 0, 1)
+
+    def interrupted(*_: object) -> None:
+        raise _Signal
+
+    with monkeypatch.context() as patch:
+        # Between the claim and the load there is nothing else that could be made to fail.
+        patch.setattr(cache, "_run", interrupted)
+        with pytest.raises(_Signal):
+            cache.get(key)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "load", interrupted)
+        with pytest.raises(_Signal):
+            cache.get(key)
+    with ThreadPoolExecutor(1) as pool:
+        assert cache.get(key) == b"\0\1" * (LENGTH // 2)
+        assert pool.submit(cache.get, key).result(30) == b"\0\1" * (LENGTH // 2)

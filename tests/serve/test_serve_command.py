@@ -194,7 +194,10 @@ def test_without_descriptors_clients_wait_and_it_is_told_once(pitr: Pitr, reposi
         address, _ = parse_url(link)
         assert isinstance(address, str)
         before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-        used = {int(path.name) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+        used = _descriptors(process.pid)
+        # A client that is served: the server is known to wait for the next one then.
+        assert read(link, 0, 1) == b"A"
+        wait_until(lambda: _descriptors(process.pid) == used, "the server has taken leave of it")
         next_one = next(number for number in itertools.count() if number not in used)
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (next_one, before[1]))
         # The system has set a descriptor aside for one client already.
@@ -211,6 +214,10 @@ def test_without_descriptors_clients_wait_and_it_is_told_once(pitr: Pitr, reposi
         result = ended(process)
     assert result.code == 0
     assert result.stderr.count("Too many open files") == 1 and result.stderr.count("\n") == 1
+
+
+def _descriptors(pid: int) -> set[int]:
+    return {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 @pytest.mark.parametrize(

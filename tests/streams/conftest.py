@@ -3,26 +3,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli_runner import Pitr
+from disks_and_points import nothing_open
 
-_TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(_TESTS / "core"), str(_TESTS / "e2e")]
-
-from cli_runner import Pitr  # noqa: E402
-from disks_and_points import nothing_open  # noqa: E402
-
-from pitr.lab import Lab  # noqa: E402
-from pitr.repository import Repository  # noqa: E402
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    with Repository.create(tmp_path / "repository") as repository:
-        yield repository
+from pitr.lab import Lab
+from pitr.repository import Repository
 
 
 @pytest.fixture

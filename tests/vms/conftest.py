@@ -3,19 +3,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-
-from pitr.lab import Lab
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "e2e"))
-
 from cli_runner import Pitr
 from disks_and_points import nothing_open
+
+from pitr.lab import Lab
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from pitr.closing import Closes
 from pitr.errors import LabError
 from pitr.lab.host import launcher
 
@@ -68,7 +67,7 @@ class Child:
         self._process.wait()
 
 
-class Children:
+class Children(Closes):
     """Starts programs; a context manager. Whoever starts a program stops it.
 
     The kernel's parent-death signal follows the *thread* that started a child. All children are therefore
@@ -99,11 +98,3 @@ class Children:
 
     def close(self) -> None:
         self._thread.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from pitr import nbd
+from pitr.closing import Closes
 
 
-class Guest:
+class Guest(Closes):
     """One disk as its running VM sees it; for one thread at a time. Whoever opens it closes it.
 
     Offsets and lengths are bytes. Raises NbdError, when the VM was stopped for example.
@@ -44,11 +42,3 @@ class Guest:
 
     def close(self) -> None:
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
-        self.close()
