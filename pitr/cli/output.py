@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,30 +31,12 @@ def take_standard_output(*, taken: bool = True) -> None:
     _standard_output.taken = taken
 
 
-class OutputFailed(PitrError):
-    """The result cannot be printed; what it tells of is done all the same."""
-
-
-@contextmanager
-def _printing() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        # Whoever reads has had enough: that is no failure.
-        raise
-    except OSError as error:
-        raise OutputFailed(
-            f"the result cannot be printed: {error.strerror}", "Whatever it tells of is done all the same."
-        ) from error
-
-
 class Output:
     """Prints as text or JSON. In JSON there is exactly one document on standard output."""
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
 
-    @_printing()
     def document(self, document: dict[str, Any], *, one_line: bool = False) -> None:
         """Print the document; on `one_line` where a program reads it while the command goes on."""
         import orjson
@@ -68,7 +48,6 @@ class Output:
         sys.stdout.buffer.write(orjson.dumps(document, option=indent | orjson.OPT_APPEND_NEWLINE))
         sys.stdout.flush()
 
-    @_printing()
     def show(self, *renderables: RenderableType) -> None:
         from rich.console import Console
 
@@ -90,11 +69,8 @@ class Output:
         self.notify(f"{error.message}{'' if error.message.endswith('.') else '.'} {error.advice}".strip())
         for note in getattr(error, "__notes__", ()):
             self.notify(note)
-        if self.json and not isinstance(error, OutputFailed):
-            try:
-                self.document(error_document(error))
-            except OutputFailed as failed:
-                self.notify(failed.message)
+        if self.json:
+            self.document(error_document(error))
         return error.exit_code
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Standard output on a full disk, and standard streams that are closed, as daemons leave them."""
+"""Standard streams that are closed, as daemons leave them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,6 @@ def _shell(pitr: Pitr, command: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
-
-
-@pytest.mark.parametrize(
-    ("command", "code"), [("list", 0), ("list -o json", 0), ("list nosuch", 4), ("list nosuch -o json", 4)]
-)
-def test_a_result_that_a_full_disk_does_not_take_is_no_defect_and_loses_no_exit_code(
-    pitr: Pitr, command: str, code: int
-) -> None:
-    found = _shell(pitr, f"PITR {command} > /dev/full")
-    assert found.returncode == (code or 1), found
-    # A failure without a document has nothing to print there.
-    assert ("the result cannot be printed: No space left" in found.stderr) is (code == 0 or "json" in command)
-    assert all(line.startswith("pitr: ") for line in found.stderr.splitlines()), found.stderr
-    assert "defect" not in found.stderr
 
 
 @pytest.mark.parametrize("closed", [">&-", "<&- >&-", "<&- >&- 2>&-"])
