@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from pitr.errors import FormatError, UsageError
 
@@ -47,9 +47,15 @@ def from_text(text: str) -> datetime:
         raise FormatError(f"a time out of range: {text!r}") from error
 
 
-def for_people(time: datetime, zone: tzinfo | None = None) -> str:
-    """Local time with its zone, to the second: 2020-06-30 22:00:00 CEST."""
+def for_people(time: datetime, zone: tzinfo | None = None, *, round_up: bool = True) -> str:
+    """Local time with its zone, to the second: 2020-06-30 22:00:00 CEST.
+
+    Up to the next second: the engine's points have fractions, and `--at` with the time that is shown for a point is
+    to find that point, not the one before. Where nobody does that, as with the times of files, down.
+    """
     try:
+        if round_up and time.microsecond:
+            time += timedelta(seconds=1)
         local = time.astimezone(zone)
     except (OverflowError, OSError, ValueError):
         # The first and the last hours that there are have no local time everywhere.
@@ -81,16 +87,19 @@ def duration(seconds: float) -> str:
 
 
 def parse_at(text: str, zone: tzinfo | None = None) -> datetime:
-    """Read the TIME of `--at`: ISO 8601, local time where no zone is given; "now" is now.
+    """Read the TIME of `--at`: ISO 8601, local time where no zone is given, or as `for_people` shows it; "now" is now.
 
     `zone` stands for the machine's own when None. Raises UsageError when it is no time, or when the local time
     happened twice or never (a clock was changed): the message shows both readings.
     """
     if text.strip().lower() in ("now", "latest"):
         return now()
+    shown, _, name = text.strip().rpartition(" ")
     try:
-        time = datetime.fromisoformat(text.strip())
-    except ValueError:
+        if name.isalpha():
+            return _named_to_utc(datetime.fromisoformat(shown), name, zone)
+        time = datetime.fromisoformat(f"{shown}{name}" if name[:1] in ("+", "-") else text.strip())
+    except (OverflowError, OSError, ValueError):
         raise UsageError(
             f"{text!r} is not a time",
             "Write 2020-06-30T22:00 (local time), 2020-06-30T22:00Z, 2020-06-30T22:00+02:00 or now.",
@@ -99,6 +108,21 @@ def parse_at(text: str, zone: tzinfo | None = None) -> datetime:
         return time.astimezone(UTC) if time.tzinfo is not None else _local_to_utc(time, text, zone)
     except (OverflowError, OSError, ValueError):
         raise UsageError(f"{text!r} is out of range", "Give a year between 1971 and 9998.") from None
+
+
+def _named_to_utc(time: datetime, name: str, zone: tzinfo | None) -> datetime:
+    """Read a local time whose zone is named as it is here then, also in the hour that happens twice; or UTC.
+
+    Raises ValueError for other names: what is CST here may be something else where the time was written down.
+    """
+    if time.tzinfo is None and name == "UTC":
+        return time.replace(tzinfo=UTC)
+    for fold in (0, 1):
+        utc = time.replace(fold=fold, tzinfo=zone).astimezone(UTC)
+        local = utc.astimezone(zone)
+        if local.replace(tzinfo=None, fold=0) == time and local.tzname() == name:
+            return utc
+    raise ValueError(f"not a time of {name}")
 
 
 def _local_to_utc(time: datetime, text: str, zone: tzinfo | None) -> datetime:

@@ -218,6 +218,12 @@ class Catalog(Closes):
         )
         return [VMName(row["vm_id"], row["vm_name"]) for row in found]
 
+    def vms_once_named(self, name: str) -> list[VMName]:
+        """The VMs that had this name in a backup and have another one now, by that name. Looks at every point."""
+        found = self._all("SELECT DISTINCT vm_id FROM point WHERE vm_name = ?", [name])
+        ids = {row["vm_id"] for row in found}
+        return [vm for vm in self.vms() if vm.id in ids and vm.name != name]
+
     def points(self, vm_id: str | None = None) -> list[Backup]:
         """All backups, newest first."""
         where, values = _of_vm(vm_id)
@@ -283,6 +289,10 @@ class Catalog(Closes):
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Run a query that changes nothing; return the columns' names and the rows. Raises UsageError."""
         self._connection.execute("PRAGMA query_only = ON")
+        # "Only" is about this file: ATTACH, also as a part of VACUUM INTO, would make others.
+        self._connection.set_authorizer(
+            lambda action, *_: sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
+        )
         try:
             cursor = self._connection.execute(sql)
             columns = [column[0] for column in cursor.description or ()]
@@ -292,6 +302,7 @@ class Catalog(Closes):
                 f"the query failed: {error}", "See schema/catalog.sql for the tables."
             ) from error
         finally:
+            self._connection.set_authorizer(None)
             self._connection.execute("PRAGMA query_only = OFF")
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:

@@ -72,6 +72,7 @@ def verified(result: Verified) -> dict[str, Any]:
             "streams": result.streams,
             "frames": result.frames,
             "bytes": result.bytes,
+            "elsewhere": result.elsewhere,
         },
         "damage": [damage(found) for found in result.damage],
     }

@@ -162,7 +162,7 @@ def _known(path: Path | None) -> Path:
 
 def _say(common: Common, url: str, token_file: Path) -> None:
     if common.out.json:
-        common.out.document({"gateway": {"url": url, "token_file": str(token_file)}})
+        common.out.document({"gateway": {"url": url, "token_file": str(token_file)}}, one_line=True)
     else:
         common.out.show(f"Serving {url}", f"The token is in {token_file}")
     import sys

@@ -27,6 +27,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code (docs/cli.md)."""
     given = sys.argv[1:] if arguments is None else arguments
+    _open_closed_streams()
     output = Output(json=wants_json(given))
     take_standard_output(taken=False)
     for signum in _SIGNALS:
@@ -97,6 +98,18 @@ def _into_nothing(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def _open_closed_streams() -> None:
+    """Who closes a standard stream wants nothing of it. But the next file that is opened would get its number."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - for good
 
 
 def wants_json(arguments: list[str]) -> bool:

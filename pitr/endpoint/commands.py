@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pitr.errors import UsageError
 
 _PLACE = re.compile(r"\{([^{}]*)\}")
+#: What people write who take it for a line of a shell.
+_OF_A_SHELL = frozenset({"|", "||", "&", "&&", ";", "<", ">", ">>", "2>&1"})
 NAMES = ("stream_id", "disk_id", "backup_id", "vm_id")
 
 
@@ -29,6 +31,11 @@ class CommandTemplate:
         if not words:
             raise UsageError("the command is empty")
         for word in words:
+            if word in _OF_A_SHELL:
+                raise UsageError(
+                    f"no shell runs the command {text!r}: {word!r} would be one more argument",
+                    "Name a script, or write sh -c '… \"$0\" …' {stream_id}.",
+                )
             for place in _PLACE.findall(word):
                 if place not in NAMES:
                     known = ", ".join(f"{{{name}}}" for name in NAMES)

@@ -67,7 +67,9 @@ def file_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         advice = ""
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            advice = "Make room there, or restore to another place."
+            advice = "Make room there, or name another place."
+        elif isinstance(error, FileNotFoundError) and not path.parent.exists():
+            raise PitrError(f"there is no folder {path.parent}", "Make it, or name another place.") from error
         raise PitrError(f"{path}: {error.strerror or error}", advice) from error
 
 

@@ -20,6 +20,7 @@ from pitr.endpoint.sparse_stream import Compression
 from pitr.errors import PitrError, UsageError
 from pitr.gateway import images, openapi, operations, points
 from pitr.gateway.answers import Document, Empty, Receiving, Streaming, failure
+from pitr.gateway.connection import let_in
 from pitr.gateway.failures import MethodNotAllowed, NotConfigured, NotFound, OutsideOfDisk, Unauthorized
 from pitr.gateway.operations import Operation
 from pitr.gateway.ranges import Part, wanted_part
@@ -82,6 +83,7 @@ class _Guard:
                 )
                 await failure(refused)(scope, receive, send)
                 return
+            let_in(scope)
         await self._app(scope, receive, send)
 
 

@@ -24,6 +24,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pitr.errors import Interrupted, PitrError, UsageError
+from pitr.gateway.connection import Connection
 from pitr.gateway.work import Work
 
 #: Clients that are connected, with or without a request: each costs a little memory.
@@ -90,7 +91,7 @@ def serve(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         loop="asyncio",
         ws="none",
         lifespan="off",

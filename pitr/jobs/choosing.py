@@ -70,7 +70,8 @@ def vm_named(catalog: Catalog, name: str) -> VMName:
         known = ", ".join(printable(vm.name) for vm in vms)
         raise NoSuchVM(
             f"the repository holds no backup of a VM {name!r}",
-            f"It holds backups of: {known}." if known else "It holds no backups at all.",
+            _once_named(catalog, name)
+            or (f"It holds backups of: {known}." if known else "It holds no backups at all."),
         )
     return found
 
@@ -108,9 +109,16 @@ def point_at(catalog: Catalog, vm: VMName, time: datetime) -> Choice:
             raise NoSuchPoint(f"there is no point of VM {printable(vm.name)}")
         raise NoSuchPoint(
             f"there is no point of VM {printable(vm.name)} at or before {times.for_people(time)}",
-            f"The first point is of {times.for_people(later.point)} ({times.to_text(later.point)}).",
+            f"The first point is of {times.for_people(later.point)} ({times.to_text(later.point)}). "
+            f"{_once_named(catalog, vm.name)}".strip(),
         )
     return Choice(backup, (time - backup.point).total_seconds(), later.point if later else None)
+
+
+def _once_named(catalog: Catalog, name: str) -> str:
+    """A hint for who asks for a VM by a name that it had once, or that another VM had."""
+    once = ", ".join(f"{printable(vm.name)} ({vm.id})" for vm in catalog.vms_once_named(name))
+    return f"So was once named: {once}." if once else ""
 
 
 def check_none_lost(repository: Repository, chosen: Backup, time: datetime) -> None:

@@ -160,7 +160,10 @@ class _Copy:
             self._leave_out(path, "it exists already")
         except OSError as error:
             if error.errno in _FATAL:
-                raise PitrError(f"cannot write {printable(path)}: {error.strerror}") from error
+                raise PitrError(
+                    f"cannot write the copy of {printable(path)}: {error.strerror}",
+                    "What was copied before is whole. Copy the rest to another place, or make room there.",
+                ) from error
             self._leave_out(path, error.strerror or str(error))
 
     def _one(

@@ -142,6 +142,14 @@ def _engine(configure: Configure, probe: bool, storage_domain: str | None) -> It
         wanted = [domain for domain in domains if storage_domain in (None, domain.id, domain.name)]
         if not probe:
             yield Check("data path", "skipped", "not asked for")
+        elif not wanted and storage_domain is not None:
+            there = ", ".join(printable(domain.name) for domain in domains) or "none"
+            yield Check(
+                "data path",
+                "failed",
+                f"there is no active data storage domain {storage_domain!r}",
+                f"There are: {there}.",
+            )
         elif not wanted:
             yield Check("data path", "skipped", "there is no storage domain for a disk to probe it with")
         else:

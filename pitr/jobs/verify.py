@@ -24,13 +24,17 @@ Level = Literal["quick", "full"]
 
 @dataclass(slots=True)
 class Verified:
-    """What was looked at (`bytes`: stored bytes read) and all damage that was found."""
+    """What was looked at (`bytes`: stored bytes read) and all damage that was found.
+
+    `elsewhere` counts streams whose blobs were piped out: of those only record and index were looked at.
+    """
 
     level: str
     points: int = 0
     streams: int = 0
     frames: int = 0
     bytes: int = 0
+    elsewhere: int = 0
     damage: list[Damage] = field(default_factory=list)
 
     @property
@@ -198,7 +202,8 @@ class _Run:
                     )
                 )
         if stream.external:
-            # Not here to be looked at: nothing is said of it.
+            # Not here to be looked at: nothing is said of it, and that is told.
+            self.result.elsewhere += 1
             self._advance(stream.blob.size)
             return
         try:

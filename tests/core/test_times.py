@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pitr import times
@@ -174,8 +174,30 @@ def test_the_ends_of_the_calendar_can_be_shown_anywhere(machine_zone: ZoneInfo, 
         assert times.for_people(moment, zone)
 
 
+@given(
+    moment=st.datetimes(datetime(1975, 1, 1), datetime(2037, 12, 31), timezones=st.just(UTC)),
+    zone=st.sampled_from([BERLIN, NEW_YORK, LORD_HOWE, ZoneInfo("UTC")]),
+)
+# The hour that came twice, both times.
+@example(moment=datetime(2020, 10, 25, 0, 30, tzinfo=UTC), zone=BERLIN)
+@example(moment=datetime(2020, 10, 25, 1, 30, tzinfo=UTC), zone=BERLIN)
+@example(moment=datetime(2020, 6, 30, 20, 0, 0, 1, tzinfo=UTC), zone=BERLIN)
+def test_a_time_typed_as_it_is_shown_finds_the_point(moment: datetime, zone: ZoneInfo) -> None:
+    typed = times.parse_at(times.for_people(moment, zone), zone)
+    assert moment <= typed < moment + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    "text", ["2020-03-29 02:30:00 CET", "2020-06-30 22:00 EST", "2020-06-30 CET", "Z UTC", "0001-01-01 CET"]
+)
+def test_a_time_with_a_zone_s_name_that_is_not_its_own_here_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a time"):
+        times.parse_at(text, BERLIN)
+
+
 def test_people_see_local_time_with_its_zone() -> None:
-    moment = datetime(2020, 6, 30, 20, 0, 0, 999_999, tzinfo=UTC)
+    moment = datetime(2020, 6, 30, 19, 59, 59, 1, tzinfo=UTC)
+    assert times.for_people(moment, BERLIN, round_up=False) == "2020-06-30 21:59:59 CEST"
     assert times.for_people(moment, BERLIN) == "2020-06-30 22:00:00 CEST"
     assert times.for_people(moment, LORD_HOWE) == "2020-07-01 06:30:00 +1030"
 

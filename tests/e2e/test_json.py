@@ -175,6 +175,9 @@ def test_every_document(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
         assert verified["ok"] and verified["level"] == level[2:] and verified["checked"]["streams"] == 4
     for command in ("check", "rebuild"):
         assert pitr.json("catalog", command) == {"ok": True, "points": 2, "streams": 4, "differences": []}
+    for other in ("ATTACH '{}' AS other", "VACUUM INTO '{}'"):
+        refused = pitr("catalog", "query", other.format(pitr.repository.parent / "other"), code=2)
+        assert "the query failed" in refused.complaint and not (pitr.repository.parent / "other").exists()
     assert pitr.json("catalog", "query", "SELECT count(*) AS n FROM point") == {"rows": [{"n": 2}]}
 
     stream = full["disks"][0]

@@ -128,11 +128,9 @@ def running(
     ):
         try:
             assert process.stdout is not None
-            said = ""
-            while not said.endswith("}\n}\n"):
-                line = process.stdout.readline()
-                assert line, (folder / "log").read_text()
-                said += line
+            # One line, for programs that read it while the gateway goes on.
+            said = process.stdout.readline()
+            assert said, (folder / "log").read_text()
             document = json.loads(said)["gateway"]
             yield Gateway(document["url"], Path(document["token_file"]), folder, process)
         finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-from cli_runner import Pitr
+from cli_runner import Pitr, wait_until
 from cryptography.hazmat.primitives import serialization
 from gateway_client import CERTIFICATE, Answer, Gateway, running
 from jsonschema import Draft202012Validator
@@ -24,6 +26,7 @@ from pitr.gateway.token import Token, new_token, read_token
 from pitr.lab import Lab
 from pitr.lab.host.pki import Pki, make_pki
 
+MiB = 1 << 20
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 
 
@@ -71,6 +74,69 @@ def test_nobody_gets_in_without_the_token(gateway: Gateway, path: str) -> None:
             assert answer.headers["www-authenticate"].startswith("Bearer")
     # The scheme's case does not matter.
     assert gateway.ask(gateway.bare("/points", "-H", f"Authorization: bearer {token}")).status == 200
+
+
+def test_clients_that_send_no_request_do_not_keep_others_out(shared_pitr: Pitr, tmp_path: Path) -> None:
+    patched = "import pitr.gateway.connection as c; c.HEAD_TIMEOUT_S = 1.5"
+    head = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+    with running(shared_pitr.environment, tmp_path, patched=patched) as gateway, ExitStack() as stack:
+        address = ("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+
+        def connect(sent: bytes) -> socket.socket:
+            client = stack.enter_context(socket.create_connection(address, timeout=30))
+            client.sendall(sent)
+            return client
+
+        # Half a head; and an answered request whose body, which nobody reads, does not end.
+        slow = [connect(head + b"X-Slow: ") for _ in range(256)]
+        assert gateway.ask(gateway.bare("/health")).status == 503
+        wait_until(lambda: gateway.ask(gateway.bare("/health")).status == 200, "the slow ones are gone")
+        assert all(client.recv(1) == b"" for client in slow)
+        dripping = connect(b"PUT /images/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert b" 401 " in dripping.recv(4096)
+        _check_is_closed(dripping)
+        # Answers that it does not take.
+        greedy = connect((b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n") * 2000)
+        _check_is_closed(greedy)
+        # One connection, two requests with a rest between them that is allowed, and a head in two pieces.
+        patient = connect(head)
+        time.sleep(0.5)
+        patient.sendall(b"\r\n")
+        time.sleep(0.5)
+        patient.sendall(head + b"Connection: close\r\n\r\n")
+        assert patient.makefile("rb").read().count(b" 200 ") == 2
+
+
+def _check_is_closed(client: socket.socket) -> None:
+    with pytest.raises(ConnectionError):
+        for _ in range(200):
+            client.sendall(b"x")
+            time.sleep(0.05)
+
+
+def test_a_slow_download_is_not_taken_for_a_client_without_a_request(
+    shared_pitr: Pitr, points: Points, tmp_path: Path
+) -> None:
+    patched = "import pitr.gateway.connection as c; c.HEAD_TIMEOUT_S = 0.3"
+    with running(shared_pitr.environment, tmp_path, patched=patched) as gateway:
+        token = gateway.token_file.read_text().strip()
+        with socket.create_connection(
+            ("127.0.0.1", int(gateway.url.rpartition(":")[2])), timeout=30
+        ) as client:
+            path = f"{points.path(0, 'd0')}?format=raw"
+            client.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+            )
+            received = 0
+            # A tape is changed: at the beginning, and when next to nothing is left.
+            for pause_at in (0, 39 * MiB):
+                while received < pause_at:
+                    received += len(client.recv(min(MiB, pause_at - received)))
+                time.sleep(1)
+            while received < 40 * MiB:
+                piece = client.recv(MiB)
+                assert piece
+                received += len(piece)
 
 
 def test_the_token_is_nowhere_to_be_seen(gateway: Gateway, pitr: Pitr) -> None:

@@ -72,6 +72,15 @@ def test_backups_go_out_come_back_and_are_deleted(lab: Lab, store: Pitr, tape: P
     assert [point["backup_id"] for point in store.json("list")["points"]] == [inside["backup_id"]]
 
 
+@pytest.mark.parametrize(
+    "command", ["cat > {stream_id}", "pigz | vendor-put {stream_id}", "put {stream_id} 2>&1"]
+)
+def test_a_line_for_a_shell_is_refused_before_anything_is_done(pitr: Pitr, lab: Lab, command: str) -> None:
+    refused = pitr("backup", make_vm(lab, MiB).name, "--put-command", command, code=2)
+    assert "no shell runs the command" in refused.complaint and "sh -c" in refused.complaint
+    assert pitr.json("list")["points"] == []
+
+
 def test_without_a_delete_command_it_is_said_what_lies_elsewhere(
     lab: Lab, pitr: Pitr, tape: Path, tmp_path: Path
 ) -> None:

@@ -52,6 +52,12 @@ def test_what_is_broken_is_named_with_what_to_do(
     assert not document["ok"] and broken["status"] == "failed" and advice in broken["advice"]
 
 
+def test_a_storage_domain_that_is_not_there_is_not_passed_over(pitr: Pitr) -> None:
+    document = pitr.json("doctor", "--storage-domain", "nosuch", code=1)
+    (broken,) = [check for check in document["checks"] if check["status"] == "failed"]
+    assert "'nosuch'" in broken["message"] and broken["advice"] == "There are: data."
+
+
 def test_another_clock_and_a_user_who_sees_nothing_are_warnings(lab: Lab, pitr: Pitr) -> None:
     lab.clock.set("2020-06-29T22:00:00+02:00")
     document = pitr.json("doctor", "--no-probe")
