@@ -58,7 +58,14 @@ def serve(
         )
         # Requests of the web server's own library are nothing that a person should see.
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        ready(_address(listener))
+        start = server.startup
+
+        async def started(sockets: list[socket.socket] | None = None) -> None:
+            await start(sockets=sockets)
+            # Not before: until now a signal would have met a web server that does not expect any yet.
+            ready(_address(listener))
+
+        server.startup = started
         server.run(sockets=[listener])
 
 
