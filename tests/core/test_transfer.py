@@ -337,10 +337,15 @@ def test_the_calling_thread_s_interrupt_stops_everything_and_closes_it() -> None
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        copy_all([copying, _Copying(watch, "512:A")], workers=1)
-    thread.join()
+    # A shell has its background jobs ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            copy_all([copying, _Copying(watch, "512:A")], workers=1)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert watch.opened == watch.closed
     assert copying.left_with != [None]
     assert watch.flushed == 0

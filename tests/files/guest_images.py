@@ -149,14 +149,22 @@ def _fat(size: str, *options: str) -> Callable[[Path, Path], None]:
     return make
 
 
+def below(folder: Path) -> list[Path]:
+    """All that is in a folder and below, links not followed.
+
+    Not rglob: before Python 3.11.4 it fails on a link whose target is longer than a path may be.
+    """
+    return sorted(Path(at) / name for at, folders, files in os.walk(folder) for name in [*folders, *files])
+
+
 def _ntfs(image: Path, files: Path) -> None:
     run("truncate", "-s", "24M", image)
     run("mkntfs", "-q", "-F", "-L", "label", image)
     # It copies files one by one into folders that are there: the root is the only one.
-    for path in sorted(files.rglob("*")):
+    for path in below(files):
         if path.is_file():
             run("ntfscp", "-q", "-f", image, path, path.name)
-    for path in sorted(files.rglob("*"), reverse=True):
+    for path in below(files)[::-1]:
         if path.is_file() and path.parent != files:
             path.rename(files / path.name)
         elif path.is_dir():

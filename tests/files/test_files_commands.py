@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from cli_runner import Pitr
-from guest_images import MTIME_NS, MiB, make_image, partitioned, run
+from guest_images import MTIME_NS, MiB, below, make_image, partitioned, run
 from helpers import blob_path, flip_bit
 from points_of_images import AT, store_states
 
@@ -35,10 +35,10 @@ def guest(repository: Repository, tmp_path: Path) -> tuple[list[Backup], list[Pa
 
 def same_files(copy: Path, original: Path) -> None:
     """All of a folder: names, bytes, link targets, modes without set-uid, whole seconds of times."""
-    assert {path.relative_to(copy) for path in copy.rglob("*")} == {
-        path.relative_to(original) for path in original.rglob("*")
+    assert {path.relative_to(copy) for path in below(copy)} == {
+        path.relative_to(original) for path in below(original)
     }
-    for path in copy.rglob("*"):
+    for path in below(copy):
         other = original / path.relative_to(copy)
         status, expected = path.lstat(), other.lstat()
         if path.is_symlink():
@@ -52,7 +52,7 @@ def same_files(copy: Path, original: Path) -> None:
 
 def outside(folder: Path) -> dict[str, bytes]:
     return {
-        str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()
+        str(path): path.read_bytes() for path in below(folder) if not path.is_symlink() and path.is_file()
     }
 
 

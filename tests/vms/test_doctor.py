@@ -55,7 +55,9 @@ def test_what_is_broken_is_named_with_what_to_do(
 def test_a_storage_domain_that_is_not_there_is_not_passed_over(pitr: Pitr) -> None:
     document = pitr.json("doctor", "--storage-domain", "nosuch", code=1)
     (broken,) = [check for check in document["checks"] if check["status"] == "failed"]
-    assert "'nosuch'" in broken["message"] and broken["advice"] == "There are: data."
+    assert "'nosuch'" in broken["message"]
+    # Other tests of this lab have added domains.
+    assert broken["advice"].startswith("There are: data")
 
 
 def test_another_clock_and_a_user_who_sees_nothing_are_warnings(lab: Lab, pitr: Pitr) -> None:
