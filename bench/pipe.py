@@ -127,10 +127,7 @@ def _gateway(folder: Path, environ: dict[str, str]) -> Iterator[dict[str, str]]:
         try:
             if process.stdout is None:
                 raise RuntimeError("a process without the pipe that was asked for")
-            said = ""
-            while not said.rstrip().endswith("}\n}") and (line := process.stdout.readline()):
-                said += line
-            found = json.loads(said)["gateway"]
+            found = json.loads(process.stdout.readline())["gateway"]
             header = folder / "header"
             header.unlink(missing_ok=True)
             header.touch(mode=0o600)
