@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 import tenacity
@@ -17,25 +15,6 @@ T = TypeVar("T")
 RETRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 8.0
-
-
-_of_thread = threading.local()
-
-
-@contextmanager
-def abandoned_with(stopped: threading.Event) -> Iterator[None]:
-    """While the block runs, work of this thread is abandoned when `stopped` is set."""
-    _of_thread.stopped = stopped
-    try:
-        yield
-    finally:
-        del _of_thread.stopped
-
-
-def is_abandoned() -> bool:
-    """Whether nobody waits any more for what this thread does: then trying again would only delay the end."""
-    stopped: threading.Event | None = getattr(_of_thread, "stopped", None)
-    return stopped is not None and stopped.is_set()
 
 
 def retrying(

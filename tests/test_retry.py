@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import pytest
 
-from pitr.retry import LONGEST_PAUSE_S, RETRIES, abandoned_with, is_abandoned, retrying
+from pitr.abandoning import Abandoning, abandoned_with, is_abandoned
+from pitr.retry import LONGEST_PAUSE_S, RETRIES, retrying
 
 
 def failing(times: int, error: Exception) -> tuple[Callable[[], str], list[int]]:
@@ -66,7 +66,7 @@ def test_what_the_pause_raises_ends_it() -> None:
 
 
 def test_a_thread_whose_work_is_stopped_knows_that_it_is_abandoned() -> None:
-    stopped = threading.Event()
+    stopped = Abandoning()
     with abandoned_with(stopped):
         assert not is_abandoned()
         stopped.set()

@@ -15,11 +15,13 @@ import contextlib
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLong, RemoteDisconnected
 from typing import Final, Protocol
 
+from pitr.abandoning import abandoning_of_thread
 from pitr.closing import Closes
 
 _HEAD_LIMIT: Final = 64 << 10
@@ -38,7 +40,10 @@ class Wire(Protocol):
     def receive_into(self, target: memoryview) -> int:
         """Receive some bytes, 0 at the end."""
 
-    def send(self, data: bytes | memoryview) -> None: ...
+    def fill(self, target: memoryview) -> int:
+        """Receive as many bytes as `target` has where that can be, 0 at the end."""
+
+    def send(self, head: bytes, body: bytes | memoryview = b"") -> None: ...
 
     def set_timeout(self, timeout_s: float) -> None:
         """Limit each wait for the other side."""
@@ -46,33 +51,81 @@ class Wire(Protocol):
     def close(self) -> None: ...
 
 
-class SocketWire:
-    """A connected socket, which is closed with the wire."""
+class _OnSocket:
+    """A connected socket with its time limit, which is closed with the wire.
+
+    The system keeps the limit: where Python does, each call is two, and moves no more than the socket's buffer holds.
+    The waiting of a thread whose work is abandoned is broken.
+    """
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-
-    def receive_into(self, target: memoryview) -> int:
-        return self._socket.recv_into(target)
-
-    def send(self, data: bytes | memoryview) -> None:
-        self._socket.sendall(data)
+        limit_s = connected.gettimeout()
+        if limit_s:
+            self.set_timeout(limit_s)
+        self._abandoning = abandoning_of_thread()
+        if self._abandoning is not None:
+            self._abandoning.add(self._break)
 
     def set_timeout(self, timeout_s: float) -> None:
-        self._socket.settimeout(timeout_s)
+        self._socket.settimeout(None)
+        seconds, microseconds = divmod(max(round(timeout_s * 1e6), 1), 1_000_000)
+        limit = struct.pack("ll", seconds, microseconds)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, limit)
 
     def close(self) -> None:
+        if self._abandoning is not None:
+            self._abandoning.discard(self._break)
         self._socket.close()
 
+    def _break(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
-class TlsWire:
+    def _receive(self, target: memoryview, flags: int = 0) -> int:
+        try:
+            return self._socket.recv_into(target, 0, flags)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
+
+    def _send(self, data: bytes | memoryview) -> None:
+        try:
+            self._socket.sendall(data)
+        except BlockingIOError:
+            raise TimeoutError("timed out") from None
+
+
+class SocketWire(_OnSocket):
+    """A connected socket, which is closed with the wire."""
+
+    def receive_into(self, target: memoryview) -> int:
+        return self._receive(target)
+
+    def fill(self, target: memoryview) -> int:
+        return self._receive(target, socket.MSG_WAITALL)
+
+    def send(self, head: bytes, body: bytes | memoryview = b"") -> None:
+        self._send(head)
+        if len(body):
+            self._send(body)
+
+
+class TlsWire(_OnSocket):
     """TLS on a connected socket, which is closed with the wire. Raises ssl.SSLError where there is no agreement."""
 
     def __init__(self, connected: socket.socket, context: ssl.SSLContext, host: str) -> None:
-        self._socket = connected
+        super().__init__(connected)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._received = memoryview(bytearray(_TLS_RECEIVED))
+        try:
+            self._shake_hands()
+        except BaseException:
+            self.close()
+            raise
+
+    def _shake_hands(self) -> None:
         while True:
             try:
                 self._tls.do_handshake()
@@ -108,20 +161,19 @@ class TlsWire:
             self._pass_on()
             self._feed()
 
-    def send(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
+    def fill(self, target: memoryview) -> int:
+        return self.receive_into(target)
+
+    def send(self, head: bytes, body: bytes | memoryview = b"") -> None:
+        self._tls.write(head)
+        view = memoryview(body)
         for at in range(0, len(view), _TLS_SENT):
             self._tls.write(view[at : at + _TLS_SENT])
             self._pass_on()
-
-    def set_timeout(self, timeout_s: float) -> None:
-        self._socket.settimeout(timeout_s)
-
-    def close(self) -> None:
-        self._socket.close()
+        self._pass_on()
 
     def _feed(self) -> None:
-        count = self._socket.recv_into(self._received)
+        count = self._receive(self._received)
         if count:
             self._incoming.write(self._received[:count])
         else:
@@ -129,7 +181,7 @@ class TlsWire:
 
     def _pass_on(self) -> None:
         if self._outgoing.pending:
-            self._socket.sendall(self._outgoing.read())
+            self._send(self._outgoing.read())
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +221,7 @@ class HttpConnection(Closes):
     ) -> None:
         """Send a request. `path` and `headers` are the caller's: printable, without line ends."""
         length = {"Content-Length": str(len(body))} if len(body) else {}
-        self._wire.send(self._head_of(method, path, {**length, **(headers or {})}))
-        if len(body):
-            self._wire.send(body)
+        self._wire.send(self._head_of(method, path, {**length, **(headers or {})}), body)
 
     def send_gets(self, path: str, headers: Sequence[Mapping[str, str]]) -> None:
         """Send a GET request for each of `headers`, all at once."""
@@ -195,7 +245,7 @@ class HttpConnection(Closes):
             self._begin += held
             target = target[held:]
         while target:
-            count = self._wire.receive_into(target)
+            count = self._wire.fill(target)
             if count == 0:
                 raise IncompleteRead(b"", len(target))
             target = target[count:]

@@ -10,11 +10,11 @@ that flushes opens after all writers are closed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
 
+from pitr.abandoning import pause
 from pitr.closing import Closes
 from pitr.endpoint.coalesce import Span, spans
 from pitr.endpoint.imageio_errors import StatusError, is_expected
@@ -63,7 +63,7 @@ class ImageioSource:
         *,
         engine_size: int | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         self._transfer = transfer
         self._context: Context = context
@@ -136,7 +136,7 @@ class ImageioSink:
         *,
         reads_zero: bool,
         timeout_s: float = ANSWER_TIMEOUT_S,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         self._transfer = transfer
         self._reads_zero = reads_zero

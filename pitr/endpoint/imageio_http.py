@@ -9,7 +9,6 @@ time for a request. What pitr needs of the protocol is little, and is here.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,13 +17,14 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
+from pitr.abandoning import is_abandoned, pause
 from pitr.closing import Closes
 from pitr.endpoint.coalesce import Span
 from pitr.endpoint.http_connection import Answer, HttpConnection
 from pitr.endpoint.imageio_address import Connected, ImageioAddress, connected, connected_locally
 from pitr.endpoint.imageio_errors import StatusError, is_expected, is_transient, translated
 from pitr.endpoint.imageio_extents import Context
-from pitr.retry import is_abandoned, retrying
+from pitr.retry import retrying
 
 T = TypeVar("T")
 
@@ -210,7 +210,7 @@ def ask(
     question: Callable[[ImageioSession], T],
     *,
     timeout_s: float = ANSWER_TIMEOUT_S,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], None] = pause,
 ) -> T:
     """Ask `question` on a connection of its own, again after transient failures; raises ImageioError."""
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pitr.abandoning import Abandoned, Abandoning, abandoned_with
 from pitr.endpoint.imageio_http import ImageioAddress, ImageioSession, ask
 from pitr.endpoint.protocols import Reader, Source
 from pitr.errors import ImageioError
@@ -25,14 +26,16 @@ def kept_alive(address: ImageioAddress, interval_s: float = INTERVAL_S) -> Itera
 
     The engine's own "extend" does not count. A failure is left to those who read the data.
     """
-    ended = threading.Event()
+    ended = Abandoning()
 
     def ask_now_and_then() -> None:
-        while not ended.wait(interval_s):
-            try:
-                ask(address, "keep the transfer open", ImageioSession.options, timeout_s=interval_s)
-            except ImageioError as error:
-                _log.warning("%s", error.message)
+        with abandoned_with(ended):
+            while not ended.wait(interval_s):
+                try:
+                    ask(address, "keep the transfer open", ImageioSession.options, timeout_s=interval_s)
+                except (Abandoned, ImageioError) as error:
+                    if not ended.is_set():
+                        _log.warning("%s", error)
 
     thread = threading.Thread(target=ask_now_and_then, name="keep-alive", daemon=True)
     thread.start()

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from pitr.abandoning import Abandoned, Abandoning, abandoned_with
 from pitr.endpoint.protocols import WINDOW, Reader, Sink, Source, Writer
-from pitr.retry import abandoned_with
 from pitr.transfer.plan import Work, plan
 from pitr.transfer.workers import Workers
 
@@ -100,10 +100,6 @@ def copy_all(
     return [task.copied for task in pool.tasks]
 
 
-class Stopped(Exception):
-    """Another copy has failed, or a signal came: this one is given up."""
-
-
 @dataclass(slots=True)
 class _Task:
     """One copy and how far it is. Everything here is guarded by the pool's lock."""
@@ -141,7 +137,7 @@ class _Pool:
         self._progress = progress
         self._done_bytes = 0
         self._total_bytes = 0
-        self._stopped = threading.Event()
+        self._stopped = Abandoning()
         self._changed = threading.Condition()
 
     # The calling thread
@@ -272,7 +268,8 @@ class _Pool:
         failed = self.error
         try:
             if failed is None and task.sink is not None:
-                task.sink.flush()
+                with abandoned_with(self._stopped):
+                    task.sink.flush()
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             failed = error
             self.stop(error)
@@ -280,7 +277,7 @@ class _Pool:
             if failed is None:
                 task.stack.close()
             else:
-                given_up = Stopped("the copy was given up")
+                given_up = Abandoned("the copy was given up")
                 task.stack.__exit__(type(given_up), given_up, None)
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             self.stop(error)

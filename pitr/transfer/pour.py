@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from pitr.abandoning import Abandoned, Abandoning, abandoned_with
 from pitr.endpoint.protocols import WINDOW, Sink
 from pitr.endpoint.streamed import Passing, StreamedSource
 from pitr.errors import UsageError
-from pitr.transfer.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter, Progress, Stopped
+from pitr.transfer.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter, Progress
 from pitr.transfer.workers import Workers
 
 #: How many batches may wait for each worker.
@@ -43,6 +44,7 @@ class _Pouring:
         self._waiting: deque[tuple[int, _Batch]] = deque()
         self._unfinished = 0
         self._ended = False
+        self._stopped = Abandoning()
         self._error: BaseException | None = None
         self._made: dict[int, Any] = {}
         self._next_made = 0
@@ -60,7 +62,7 @@ class _Pouring:
         except BaseException as error:
             self._end(error)
             threads.wait_after_stop()
-            if not isinstance(error, Stopped):
+            if not isinstance(error, Abandoned):
                 raise
         if self._error is not None:
             raise self._error
@@ -73,7 +75,7 @@ class _Pouring:
                 # Short, so that a signal is seen.
                 self._changed.wait(0.5)
             if self._error is not None:
-                raise Stopped
+                raise Abandoned("a worker has failed")
             self._waiting.append((number, batch))
             self._unfinished += 1
             self._changed.notify_all()
@@ -83,11 +85,12 @@ class _Pouring:
             self._ended = True
             if error is not None and self._error is None:
                 self._error = error
+                self._stopped.set()
             self._changed.notify_all()
 
     def _work(self) -> None:
         try:
-            with self._sink.open_writer() as writer:
+            with abandoned_with(self._stopped), self._sink.open_writer() as writer:
                 while (taken := self._take()) is not None:
                     number, batch = taken
                     counts = self._write(writer, batch)

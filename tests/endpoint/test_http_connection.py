@@ -7,12 +7,14 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLong, RemoteDisconnected
 
 import pytest
 
+from pitr.abandoning import Abandoning, abandoned_with
 from pitr.endpoint.http_connection import HttpConnection, SocketWire, TlsWire
 from pitr.lab.host.pki import Pki, make_pki
 
@@ -220,3 +222,71 @@ def test_a_server_that_is_not_trusted_gets_nothing(pki: Pki) -> None:
         pytest.raises(ssl.SSLCertVerificationError),
     ):
         TlsWire(connected, ssl.create_default_context(), "localhost")
+
+
+@pytest.mark.parametrize("wire", ["plain", "TLS", "TLS handshake"])
+def test_abandoned_work_does_not_wait_for_an_answer(pki: Pki, wire: str) -> None:
+    abandoning = Abandoning()
+    silent = threading.Event()
+    failures: list[Exception] = []
+
+    def ask(connected: socket.socket) -> None:
+        try:
+            with abandoned_with(abandoning):
+                way = (
+                    SocketWire(connected)
+                    if wire == "plain"
+                    else TlsWire(connected, _trusting(pki), "localhost")
+                )
+                with HttpConnection(way, "localhost") as connection:
+                    connection.send("GET", "/images/x")
+                    connection.receive()
+        except (OSError, HTTPException) as error:
+            failures.append(error)
+
+    with ExitStack() as stack:
+        if wire == "TLS":
+            near = stack.enter_context(tls_server(pki, lambda secure: silent.wait(20)))
+        else:
+            near, far = socket.socketpair()
+            stack.enter_context(far)
+        near.settimeout(60)
+        thread = threading.Thread(target=ask, args=(near,))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        abandoning.set()
+        thread.join(10)
+        silent.set()
+        assert not thread.is_alive()
+    assert len(failures) == 1
+    assert near.fileno() == -1
+
+
+def test_a_limit_of_time_holds_for_answers_and_for_what_is_sent() -> None:
+    near, far = socket.socketpair()
+    near.settimeout(0.2)
+    with far, HttpConnection(SocketWire(near), "localhost") as connection:
+        with pytest.raises(TimeoutError):
+            connection.receive()
+        with pytest.raises(TimeoutError):
+            connection.send("PUT", "/images/x", {}, bytes(8 << 20))
+
+
+def test_what_comes_slowly_comes_whole() -> None:
+    """A wait that ends before all has come is no failure where some has."""
+    near, far = socket.socketpair()
+    near.settimeout(0.3)
+
+    def trickle() -> None:
+        for at in range(0, 100, 10):
+            time.sleep(0.1)
+            far.sendall(CONTENT[at : at + 10])
+
+    thread = threading.Thread(target=trickle)
+    with far, HttpConnection(SocketWire(near), "localhost") as connection:
+        thread.start()
+        body = bytearray(100)
+        connection.receive_into(memoryview(body))
+        thread.join()
+    assert body == CONTENT[:100]

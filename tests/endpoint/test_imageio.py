@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,11 +19,14 @@ import pytest
 from disk_kinds import add_disk, remove_disk
 from faulty_proxy import Fault, FaultyProxy
 
+from pitr.abandoning import Abandoning, abandoned_with
 from pitr.endpoint import imageio
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
+from pitr.endpoint.memory import MemorySink, MemorySource
+from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import CheckpointGone, ImageioError
 from pitr.lab.host.host import Host
-from pitr.retry import abandoned_with
+from pitr.transfer import copy
 
 SIZE = 6 << 20
 MIB = 1 << 20
@@ -162,7 +167,7 @@ def test_after_six_failures_it_is_over(behind: Behind, what: str) -> None:
 
 
 def test_a_read_whose_copy_was_stopped_is_not_tried_again(filled: Behind) -> None:
-    stopped = threading.Event()
+    stopped = Abandoning()
     stopped.set()
     filled.proxy.fail("500", "GET", times=1)
     with abandoned_with(stopped), pytest.raises(ImageioError):
@@ -200,6 +205,46 @@ def test_extents_and_flush_have_a_timeout_too(filled: Behind) -> None:
     sink.flush()
     assert filled.proxy.ordered == 0
     assert len(filled.pauses) == 2
+
+
+SILENT: dict[str, tuple[Fault, str, str]] = {
+    "extents": ("stall", "GET", "/extents"),
+    "read": ("stall", "GET", ""),
+    "write": ("stall", "PUT", ""),
+    "flush": ("stall", "PATCH", ""),
+    "pause before the next try": ("500", "GET", ""),
+}
+
+
+@pytest.mark.parametrize("what", SILENT)
+def test_an_interrupt_does_not_wait_for_a_server_that_is_silent(filled: Behind, what: str) -> None:
+    fault, method, path = SILENT[what]
+    source: Source = ImageioSource(filled.address)
+    sink: Sink = MemorySink(SIZE)
+    if method != "GET":
+        source, sink = MemorySource(CONTENT), ImageioSink(filled.address, reads_zero=True)
+    elif path != "/extents":
+        source.extents()
+    filled.proxy.fail(fault, method, path=path, times=6 if fault == "500" else 1)
+
+    def interrupt() -> None:
+        while filled.proxy.ordered > (5 if fault == "500" else 0):
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    started_s = time.monotonic()
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            copy(source, sink)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    # Without being broken, a wait takes a minute or half an hour.
+    assert time.monotonic() - started_s < 20
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("copy-")]
 
 
 def test_an_interrupted_pause_ends_the_read(filled: Behind) -> None:
