@@ -168,5 +168,9 @@ if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import measure
 
+    from pitr import memory
+
+    memory.recycle()
+
     report = COPIES[sys.argv[1]](*sys.argv[2:])
     print(json.dumps({**report, "peak": measure.peak_bytes()}))

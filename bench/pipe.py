@@ -142,6 +142,7 @@ def pitr(compression: str, folder: str) -> None:
     import shutil
     import uuid
 
+    from pitr import memory
     from pitr.endpoint.imageio import ImageioAddress, ImageioSource
     from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
     from pitr.endpoint.output import PipeOutput
@@ -151,6 +152,8 @@ def pitr(compression: str, folder: str) -> None:
     from pitr.store import PosixStore
     from pitr.transfer import copy
 
+    # As the command line does.
+    memory.recycle()
     path = Path(folder) / "repository"
     path.mkdir()
     store = PosixStore(path)

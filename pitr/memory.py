@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the C library keeps memory, for programs in which threads go on taking and giving back pieces of about 1 MiB."""
+"""How the C library keeps memory, for programs in which threads go on taking and giving back pieces of about 1 MiB.
+
+A choice for the whole process: the command line makes it; a program that uses pitr as a library makes its own.
+"""
 
 from __future__ import annotations
 

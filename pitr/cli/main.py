@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import typer
 
+from pitr import memory
 from pitr.cli.output import CannotPrint, Output, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     _allow_many_files()
     # numpy's linear algebra, which pitr has no use for, would start a thread for each core, and have it spin.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    memory.recycle()
     try:
         return _carried_out(given, output)
     except (BrokenPipeError, SystemExit) as error:

@@ -14,7 +14,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from pitr import memory
 from pitr.blob import Decompressor
 from pitr.closing import Closes
 from pitr.errors import PitrError
@@ -55,7 +54,6 @@ class FrameCache(Closes):
     """
 
     def __init__(self, capacity: int, threads: int | None = None) -> None:
-        memory.recycle()
         self.capacity = capacity
         self._lock = threading.Lock()
         self._wanted = threading.Condition(self._lock)

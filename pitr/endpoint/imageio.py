@@ -37,7 +37,7 @@ __all__ = ["ImageioAddress", "ImageioReader", "ImageioSink", "ImageioSource", "I
 
 #: Reading across a gap costs less than another request: on one host a GET of 4 KiB took 0.49 ms over the unix
 #: socket and 0.67 ms over TLS; 256 KiB more added 0.17 and 0.37 ms, 1 MiB more 0.58 and 1.31 ms.
-MAX_GAP: Final = 256 << 10
+MAX_GAP: Final = 512 << 10
 #: qemu takes memory for each request, and glibc gives it back to the system, page by page, when more than twice the
 #: largest request so far is free. After one of 8 MiB, four of 4 MiB at once stay below that: qemu-nbd took 0.9 CPU
 #: seconds for 3.4 GB, with 8 MiB always (or 4 MiB always) 2.0.

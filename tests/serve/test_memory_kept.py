@@ -11,11 +11,16 @@ import sys
 import pytest
 
 _PROGRAM = """
-import json, resource, threading
+import contextlib, io, json, resource, threading
 from pathlib import Path
+from pitr.cli.main import main
 from pitr.endpoint.frame_cache import FrameCache
 
 MIB = 1 << 20
+
+# The command line says how memory is kept.
+with contextlib.redirect_stdout(io.StringIO()):
+    main(["--version"])
 
 class Owner:
     def load(self, layer, number, decompressor):
