@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An incremental backup of scattered changes, beside one of the same bytes in one piece."""
+"""An incremental backup of scattered changes, all over a disk or close to each other, beside one of the same bytes in
+one piece."""
 
 from __future__ import annotations
 
@@ -25,16 +26,17 @@ def benchmark(size: Size) -> list[Result]:
         image = folder / "content.raw"
         disks.real_disk(image, (extents * GRAIN * 2 // (256 << 20) + 1) * (256 << 20))
         content = _changed_bytes(image, extents)
-        slots = random.Random(3).sample(range(size.disk_bytes // GRAIN), extents)
+        # Those that lie close to each other have gaps of 144 KiB on average.
+        spreads = {
+            f"in {size.disk_bytes / measure.GIB:g} GiB": size.disk_bytes,
+            "close by": extents * GRAIN * 13 // 4,
+        }
         with disks.host(folder / "h", unix_socket=True) as host:
-            scattered = [
-                (slot * GRAIN, content[at * GRAIN : (at + 1) * GRAIN])
-                for at, slot in enumerate(sorted(slots))
-            ]
             disk_urls = {
-                "scattered": _changed_disk(host, "scattered", size.disk_bytes, scattered),
-                "one run": _changed_disk(host, "one-run", size.disk_bytes, [(0, content)]),
+                what: _changed_disk(host, f"scattered-{number}", size.disk_bytes, _scattered(content, spread))
+                for number, (what, spread) in enumerate(spreads.items())
             }
+            disk_urls["one run"] = _changed_disk(host, "one-run", size.disk_bytes, [(0, content)])
             stored: dict[str, float] = {}
 
             def backup(what: str) -> float:
@@ -51,7 +53,13 @@ def benchmark(size: Size) -> list[Result]:
                 size.runs + 2, {name: (lambda name=name: backup(name)) for name in disk_urls}
             )
     name = f"incremental, {extents} scattered extents of 64 KiB"
-    return [measure.compared(name, samples, "scattered", "one run", goal=GOAL)]
+    return [measure.compared(f"{name}, {what}", samples, what, "one run", goal=GOAL) for what in spreads]
+
+
+def _scattered(content: bytes, spread: int) -> list[tuple[int, bytes]]:
+    """The grains of `content` at random places of the first `spread` bytes of a disk."""
+    slots = random.Random(3).sample(range(spread // GRAIN), len(content) // GRAIN)
+    return [(slot * GRAIN, content[at * GRAIN : (at + 1) * GRAIN]) for at, slot in enumerate(sorted(slots))]
 
 
 def _changed_bytes(image: Path, extents: int) -> bytes:
