@@ -15,7 +15,7 @@ from pitr.cli import choice, serving
 from pitr.cli.options import AtOption, Common, DisksOption, OnlyVMArgument, PointOption, with_common
 from pitr.cli.output import take_standard_output
 from pitr.cli.serving import HostOption
-from pitr.errors import Interrupted, UsageError
+from pitr.errors import UsageError
 from pitr.units import MIB, human_size, parse_size
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from pitr.jobs.choosing import Choice
     from pitr.jobs.serve import Served
-
-_STOP_TIMEOUT_S = 10.0
 
 
 @with_common()
@@ -139,13 +137,8 @@ def _listen(
 
 
 def _run(command: str, served: Sequence[Served]) -> int:
-    """Run the command and return its exit code. A signal is passed on to it before it ends pitr as well."""
-    import contextlib
-    import signal
-    import subprocess
-
     from pitr.nbd import parse_url
-    from pitr.process import start_shell
+    from pitr.process import run_shell
 
     uris = [disk.uri for disk in served]
     environment = {"NBD_URI": uris[0], "NBD_URIS": " ".join(uris)}
@@ -153,21 +146,7 @@ def _run(command: str, served: Sequence[Served]) -> int:
     if isinstance(address, str):
         # Some programs want other URIs: libguestfs knows no nbd+unix.
         environment["NBD_SOCKET"] = address
-    process = start_shell(command, environment)
-    try:
-        code = process.wait()
-    except Interrupted as error:
-        # Ctrl-C on a terminal has reached the command too.
-        if error.signum != signal.SIGINT:
-            process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_TIMEOUT_S)
-        raise
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    return code if code >= 0 else 128 - code
+    return run_shell(command, environment)
 
 
 def _told(
