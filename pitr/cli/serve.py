@@ -85,9 +85,7 @@ def serve(
     from pitr.jobs import choosing, serve_overlays
     from pitr.jobs import serve as job
 
-    cache_bytes = parse_size(cache_size)
-    if cache_bytes < MIB:
-        raise UsageError(f"--cache-size is at least 1m, not {cache_size}", "A frame of a disk has 1 MiB.")
+    cache_bytes = _cache_bytes(cache_size)
     _check_place(socket_path, port, host)
     asked = choice.exactly_one("serving", at, point)
     with common.repository() as repository, ExitStack() as stack:
@@ -109,6 +107,20 @@ def serve(
         with serving.until_stopped(common.out) as ready:
             ready(*_told(chosen, served, overlays))
             threading.Event().wait()
+
+
+def _cache_bytes(text: str) -> int:
+    from pitr import machine
+
+    size, most = parse_size(text), machine.memory_bytes()
+    if size < MIB:
+        raise UsageError(f"--cache-size is at least 1m, not {text}", "A frame of a disk has 1 MiB.")
+    if size > most:
+        raise UsageError(
+            f"--cache-size is {text}, and this machine, or what pitr may take of it, has {human_size(most)}",
+            "Give it what is free; 256m is enough for most.",
+        )
+    return size
 
 
 def _check_place(socket_path: Path | None, port: int | None, host: str | None) -> None:
