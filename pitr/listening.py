@@ -72,6 +72,13 @@ def tcp_listener(address: str, port: int) -> Iterator[socket.socket]:
         listener.close()
 
 
+def authority(listener: socket.socket, host: str | None = None) -> str:
+    """Host and port of a TCP listener as they stand in a URL; `host` is the name that clients know it by."""
+    address, port = listener.getsockname()[:2]
+    host = host or address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine reaches it."""
     return (

@@ -74,7 +74,7 @@ def serve(
 
     The URIs are printed on standard error, or in the JSON document. Each disk has an export of its name and one of
     its id; a disk that is alone is the default export too. Ctrl-C or SIGTERM ends it, with exit code 0; with --run
-    the exit code is the command's. No point of the VM can be pruned meanwhile.
+    the exit code is the command's, or 128+N where signal N has ended both. No point of the VM can be pruned meanwhile.
 
     Examples: pitr serve web1 --at 2020-06-30T22:00;
     pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';

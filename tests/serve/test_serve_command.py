@@ -110,6 +110,7 @@ def test_a_signal_ends_it_while_clients_read(
     [
         (("serve", "--at", AT_THE_END), "disk disk0 (10 MiB): nbd+unix:///disk0?socket="),
         (("catalog", "serve", "--port", "0"), "the catalog is at http://127.0.0.1:"),
+        (("gateway", "--port", "0"), "the token is in "),
     ],
 )
 def test_all_servers_say_that_they_are_ready_and_end_in_the_same_way(
