@@ -128,8 +128,9 @@ def run_shell(command: str, env: Mapping[str, str]) -> int:
     """Run a command line of the user's in the shell to its end, with `env` besides pitr's environment.
 
     Returns its exit code, 128+N where signal N ended it. It has the terminal as pitr has it, Ctrl-C included. Called
-    in the main thread: whenever SIGINT, SIGTERM or SIGHUP comes, the command is ended first, and SIGTERM it gets as
-    well when pitr is killed. Raises Interrupted once it has ended, and ProgramFailed where it cannot be started.
+    in the main thread: whenever SIGINT, SIGTERM or SIGHUP comes, the command is ended first, with all that it has
+    started (on a terminal, where all are one group: the shell alone); and the shell gets SIGTERM when pitr is killed.
+    Raises Interrupted once it has ended, and ProgramFailed where it cannot be started.
     """
     events: SimpleQueue[int | None] = SimpleQueue()
     # From here on a signal is an event, and no exception: that could come before we know what was started.

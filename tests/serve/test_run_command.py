@@ -123,7 +123,7 @@ def test_a_pitr_that_is_killed_takes_the_command_with_it(tmp_path: Path, moment:
         # Dead before the command can ask to be told of that.
         slow = tmp_path / "setpriv"
         slow.write_text(
-            f'#!/bin/sh\nkill -KILL "$PPID"; touch {tmp_path}/was; PATH={os.environ["PATH"]}; exec setpriv "$@"\n'
+            f'#!/bin/sh\ntouch {tmp_path}/was; kill -KILL "$PPID"; PATH={os.environ["PATH"]}; exec setpriv "$@"\n'
         )
         slow.chmod(0o755)
         program = f"import os; os.environ['PATH'] = '{tmp_path}:' + os.environ['PATH']\n{_ALONE}"
@@ -148,17 +148,38 @@ def test_all_that_the_shell_has_started_ends(pitr: Pitr, repository: Repository,
     assert result.code == 128 + signal.SIGTERM
 
 
-def test_on_a_terminal_the_command_reads_from_it(tmp_path: Path) -> None:
+@contextmanager
+def _on_terminal(command: str) -> Iterator[tuple[int, int]]:
+    """A program in the foreground of a terminal: its number, and the terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(  # noqa: S606
-            sys.executable,
-            [sys.executable, "-c", _ALONE, f"read line && echo $line > {tmp_path}/read; exit 7"],
-        )
+        os.execv(sys.executable, [sys.executable, "-c", _ALONE, command])  # noqa: S606
     try:
-        os.write(terminal, b"typed\n")
-        _, status = os.waitpid(pid, 0)
+        yield pid, terminal
     finally:
         os.close(terminal)
+
+
+def test_on_a_terminal_the_command_reads_from_it(tmp_path: Path) -> None:
+    with _on_terminal(f"read line && echo $line > {tmp_path}/read; exit 7") as (pid, terminal):
+        os.write(terminal, b"typed\n")
+        _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 7
     assert (tmp_path / "read").read_text() == "typed\n"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_on_a_terminal_signals_end_both(tmp_path: Path, signum: signal.Signals) -> None:
+    command = f"echo $$ > {tmp_path}/number; mv {tmp_path}/number {tmp_path}/runs; exec sleep 60"
+    with _on_terminal(command) as (pid, terminal):
+        wait_until((tmp_path / "runs").exists, "the command runs")
+        if signum == signal.SIGINT:
+            os.write(terminal, b"\x03")
+        else:
+            os.kill(pid, signum)
+        started = time.monotonic()
+        _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signum
+    # It was told, and not killed after a while.
+    assert time.monotonic() - started < 8
+    assert not Path(f"/proc/{int((tmp_path / 'runs').read_text())}").exists()
