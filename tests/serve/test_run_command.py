@@ -123,7 +123,12 @@ def test_a_pitr_that_is_killed_takes_the_command_with_it(tmp_path: Path, moment:
         # Dead before the command can ask to be told of that.
         slow = tmp_path / "setpriv"
         slow.write_text(
-            f'#!/bin/sh\ntouch {tmp_path}/was; kill -KILL "$PPID"; PATH={os.environ["PATH"]}; exec setpriv "$@"\n'
+            f"""#!/bin/sh
+touch {tmp_path}/was
+kill -KILL "$PPID"
+while grep -q "^PPid:.$PPID$" /proc/$$/status; do :; done
+PATH={os.environ["PATH"]} exec setpriv "$@"
+"""
         )
         slow.chmod(0o755)
         program = f"import os; os.environ['PATH'] = '{tmp_path}:' + os.environ['PATH']\n{_ALONE}"
