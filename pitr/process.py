@@ -9,13 +9,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
+from contextlib import suppress
 from typing import IO, Final
 
 from pitr.errors import Interrupted, ProgramFailed, ProgramMissing
+from pitr.signals import Signals
 
 #: Program to the Debian package that has it.
 DEBIAN_PACKAGES = {
@@ -117,8 +117,6 @@ def _ended_with_pitr() -> list[str]:
     return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
-#: The signals that pitr ends on in order (pitr/cli/main.py).
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP_TIMEOUT_S: Final = 10.0
 #: pitr may have died before the kernel was told what to do then: the new parent is another process.
 _SHELL: Final = '[ "$PPID" = "$0" ] && exec sh -c "$1"'
@@ -132,52 +130,34 @@ def run_shell(command: str, env: Mapping[str, str]) -> int:
     started (on a terminal, where all are one group: the shell alone); and the shell gets SIGTERM when pitr is killed.
     Raises Interrupted once it has ended, and ProgramFailed where it cannot be started.
     """
-    events: SimpleQueue[int | None] = SimpleQueue()
-    # From here on a signal is an event, and no exception: that could come before we know what was started.
-    with _signals_to(events):
+    # From here on a signal is no exception: that could come before we know what was started.
+    with Signals() as signals:
         own_group = not _has_terminal()
         process = _start_shell(command, env, own_group=own_group)
 
         def wait() -> None:
             # It is left to be waited for: as long as it is, no other process gets the number of it and its group.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-            events.put(None)
+            signals.wake()
 
-        threading.Thread(target=wait, name="command", daemon=True).start()
-        signum = events.get()
-        if signum is None:
-            code = process.wait()
-            return code if code >= 0 else 128 - code
-        # Ctrl-C on a terminal has reached the command too, and is an end in its own way there.
-        if signum != signal.SIGINT or own_group:
-            _send(process, signum, own_group)
-        _wait_for_end(events)
-        # Also what the shell has started and not waited for.
-        _send(process, signal.SIGKILL, own_group)
-        process.wait()
-    raise Interrupted(signum)
-
-
-@contextmanager
-def _signals_to(events: SimpleQueue[int | None]) -> Iterator[None]:
-    """While the block runs, signals that would end pitr are put into `events`."""
-    before = {signum: signal.getsignal(signum) for signum in _ENDING}
-    try:
-        for signum in _ENDING:
-            # This queue may be put into in the middle of anything, another `put` included.
-            signal.signal(signum, lambda received, _: events.put(received))
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _wait_for_end(events: SimpleQueue[int | None]) -> None:
-    # More signals change nothing: timeout(1) sends each of its own twice.
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
-    with suppress(Empty):
-        while events.get(timeout=max(0.0, deadline - time.monotonic())) is not None:
-            pass
+        waiting = threading.Thread(target=wait, name="command", daemon=True)
+        waiting.start()
+        signum = signals.wait()
+        if signum is not None:
+            # Ctrl-C on a terminal has reached the command too, and is an end in its own way there.
+            if signum != signal.SIGINT or own_group:
+                _send(process, signum, own_group)
+            deadline = time.monotonic() + _STOP_TIMEOUT_S
+            # More signals change nothing: timeout(1) sends each of its own twice.
+            while signals.wait(max(0.0, deadline - time.monotonic())) is not None:
+                pass
+            # Also what the shell has started and not waited for.
+            _send(process, signal.SIGKILL, own_group)
+        waiting.join()
+        code = process.wait()
+    if signum is not None:
+        raise Interrupted(signum)
+    return code if code >= 0 else 128 - code
 
 
 def _has_terminal() -> bool:
@@ -211,4 +191,4 @@ def _send(process: subprocess.Popen[bytes], signum: int, own_group: bool) -> Non
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signum)
     else:
-        process.send_signal(signum)
+        os.kill(process.pid, signum)

@@ -15,7 +15,7 @@ from pitr.cli import choice, serving
 from pitr.cli.options import AtOption, Common, DisksOption, OnlyVMArgument, PointOption, with_common
 from pitr.cli.output import take_standard_output
 from pitr.cli.serving import HostOption
-from pitr.errors import UsageError
+from pitr.errors import Interrupted, UsageError
 from pitr.units import MIB, human_size, parse_size
 
 if TYPE_CHECKING:
@@ -80,10 +80,9 @@ def serve(
     pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';
     pitr serve web1 --at now --disk system --overlay web1.qcow2
     """
-    import threading
-
     from pitr.jobs import choosing, serve_overlays
     from pitr.jobs import serve as job
+    from pitr.signals import Signals
 
     cache_bytes = _cache_bytes(cache_size)
     _check_place(socket_path, port, host)
@@ -106,7 +105,10 @@ def serve(
             raise typer.Exit(_run(run, served))
         with serving.until_stopped(common.out) as ready:
             ready(*_told(chosen, served, overlays))
-            threading.Event().wait()
+            with Signals() as signals:
+                while (signum := signals.wait()) is None:
+                    pass
+            raise Interrupted(signum)
 
 
 def _cache_bytes(text: str) -> int:

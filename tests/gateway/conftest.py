@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(_TESTS / name) for name in ("core", "e2e", "faults", "streams")]
+sys.path[:0] = [str(_TESTS / name) for name in ("core", "e2e", "streams")]
 
 from cli_runner import Pitr, wait_until  # noqa: E402
 from disks_and_points import make_vm, nothing_open  # noqa: E402
