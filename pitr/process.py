@@ -146,7 +146,7 @@ def run_shell(command: str, env: Mapping[str, str]) -> int:
         if signum is not None:
             # Ctrl-C on a terminal has reached the command too, and is an end in its own way there.
             if signum != signal.SIGINT or own_group:
-                _send(process, signum, own_group)
+                _send(process, signal.SIGTERM, own_group)
             deadline = time.monotonic() + _STOP_TIMEOUT_S
             # More signals change nothing: timeout(1) sends each of its own twice.
             while signals.wait(max(0.0, deadline - time.monotonic())) is not None:
