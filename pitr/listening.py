@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import ipaddress
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,8 @@ from pitr.errors import BusyError, PitrError, UsageError
 _BACKLOG: Final = 64
 #: The system has room for no longer path of a socket.
 _MAX_PATH: Final = 107
+#: The lock is held for less than a second, or six where somebody listens who is busy.
+_LOCK_TIMEOUT_S: Final = 15.0
 _ANOTHER_PATH: Final = "another path with --socket"
 _ANOTHER_PORT: Final = "another one with --port: 0 is any that is free"
 
@@ -26,28 +30,20 @@ _ANOTHER_PORT: Final = "another one with --port: 0 is any that is free"
 def unix_listener(path: Path) -> Iterator[socket.socket]:
     """Listen on a new unix socket that only its owner may use; it is removed at the end.
 
-    A socket that nobody listens on any more is replaced. Raises BusyError when somebody does, and UsageError when
-    something else is there, or the path is too long.
+    A socket that nobody listens on any more is replaced: by one of any number of processes that try it at once.
+    Raises BusyError when somebody listens, and UsageError when something else is there, or the path is too long.
     """
     if len(os.fsencode(path)) > _MAX_PATH:
         raise UsageError(
             f"the path of a socket has at most {_MAX_PATH} bytes: {path}", "Name a shorter one with --socket."
         )
-    _make_room(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        before = os.umask(0o177)
+        made = _bind(listener, path)
         try:
-            listener.bind(os.fspath(path))
-        except OSError as error:
-            raise _cannot_listen(str(path), error, _ANOTHER_PATH) from error
-        finally:
-            os.umask(before)
-        made = path.lstat()
-        try:
-            listener.listen(_BACKLOG)
             yield listener
         finally:
+            # Before it is closed: while this one listens, nobody puts another one in its place.
             _remove(path, made)
     finally:
         listener.close()
@@ -76,6 +72,13 @@ def tcp_listener(address: str, port: int) -> Iterator[socket.socket]:
         listener.close()
 
 
+def authority(listener: socket.socket, host: str | None = None) -> str:
+    """Host and port of a TCP listener as they stand in a URL; `host` is the name that clients know it by."""
+    address, port = listener.getsockname()[:2]
+    host = host or address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine reaches it."""
     return (
@@ -84,7 +87,65 @@ def is_loopback(listener: socket.socket) -> bool:
     )
 
 
-def _make_room(path: Path) -> None:
+def _bind(listener: socket.socket, path: Path) -> os.stat_result:
+    """Listen at the path; return what has been made there."""
+    # Between its making and listen(), a socket looks as if its server had died: others have to wait so long.
+    with _alone_in(path.parent) as alone:
+        _make_room(path, may_remove=alone)
+        before = os.umask(0o177)
+        try:
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            raise _cannot_listen(str(path), error, _ANOTHER_PATH) from error
+        finally:
+            os.umask(before)
+        made = path.lstat()
+        try:
+            listener.listen(_BACKLOG)
+        except BaseException:
+            _remove(path, made)
+            raise
+        return made
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Lock the folder for a moment against others that make sockets there. Nothing is left behind in it.
+
+    Says whether that worked: there are file systems without locks on folders, and folders that cannot be read. Raises
+    BusyError when another process does not let go.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _lock(handle, folder)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> bool:
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # In a folder of many users anybody can hold it for good.
+            if time.monotonic() > deadline:
+                raise BusyError(
+                    f"another program holds a lock on the folder {folder}",
+                    f"Stop it, or name {_ANOTHER_PATH}.",
+                ) from None
+            time.sleep(0.01)
+        except OSError:
+            return False
+        else:
+            return True
+
+
+def _make_room(path: Path, *, may_remove: bool) -> None:
     """Remove a socket that a server has left behind which was killed."""
     try:
         status = path.lstat()
@@ -99,6 +160,11 @@ def _make_room(path: Path) -> None:
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
+            if not may_remove:
+                raise UsageError(
+                    f"{path} is a socket that a server has left behind, in a folder that cannot be locked",
+                    f"Remove it if nothing uses it, or name {_ANOTHER_PATH}.",
+                ) from None
             with suppress(FileNotFoundError):
                 path.unlink()
             return

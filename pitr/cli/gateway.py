@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pitr.cli import serving
 from pitr.cli.options import Common, with_common
 from pitr.errors import PitrError, ProgramMissing, UsageError
 
@@ -70,25 +71,32 @@ def gateway(
 
     GET /images/ID is a disk of the engine as a sparse stream, straight from ovirt-imageio; PUT writes one. GET
     /points and what is below it is what the repository holds, raw disks with ranges. /openapi.json tells everything.
-    It runs until a signal ends it, and needs an engine, a repository, or both.
+    It needs an engine, a repository, or both; an engine that cannot be reached yet is asked again with each request.
+    Ctrl-C or SIGTERM ends it, with exit code 0.
 
     Examples: pitr gateway --cert gateway.pem --key gateway.key --host 0.0.0.0;
     curl -H @header 'https://gateway:54325/images/ID?context=zero' | vendor-put
     """
     try:
         from pitr.gateway.app import Gateway
-        from pitr.gateway.server import Listening, serve
+        from pitr.gateway.server import Tls, check_private, serve
     except ModuleNotFoundError as error:
         raise ProgramMissing(
             f"the gateway needs the Python package {error.name}", "Install it: pip install 'pitr[gateway]'"
         ) from None
     from pitr.gateway.work import Work
+    from pitr.listening import authority, tcp_listener
 
-    listening = Listening(host, port, cert, key, plain_http)
-    listening.check()
-    with ExitStack() as stack:
+    if (cert is None) != (key is None):
+        raise UsageError("--cert and --key go together")
+    tls = Tls(cert, key) if cert is not None and key is not None else None
+    if tls is not None:
+        tls.check()
+    with serving.until_stopped(common.out) as tell, ExitStack() as stack:
         token, path = _token(stack, token_file)
-        bound = stack.enter_context(listening.bound())
+        listener = stack.enter_context(tcp_listener(host, port))
+        if tls is None and not plain_http:
+            check_private(listener)
         engine, repository = _engine(common, stack), _repository(common)
         if engine is None and repository is None:
             raise UsageError(
@@ -101,8 +109,10 @@ def gateway(
         served = Gateway(
             work, token, engine, repository, _list_points(repository), _show_point(repository), max_workers
         )
-        url = listening.url(bound)
-        serve(served.app(), work, listening, bound, lambda: _say(common, url, path))
+        url = f"{'http' if tls is None else 'https'}://{authority(listener, host)}"
+        document = {"gateway": {"url": url, "token_file": str(path)}}
+        lines = [f"the gateway is at {url}", f"the token is in {path}"]
+        serve(served.app(), work, listener, tls, ready=lambda: tell(document, lines))
 
 
 def _token(stack: ExitStack, token_file: Path | None) -> tuple[Token, Path]:
@@ -116,10 +126,25 @@ def _token(stack: ExitStack, token_file: Path | None) -> tuple[Token, Path]:
 def _engine(common: Common, stack: ExitStack) -> Engine | None:
     import os
 
+    from pitr.engine import Engine
+    from pitr.engine.faults import EngineFault
+
     named = common.config or common.engine_url or os.environ.get("PITR_ENGINE_URL")
     if not named and common.settings.engine_section is None:
         return None
-    return stack.enter_context(common.engine())
+    engine = Engine(common.engine_config())
+    stack.callback(engine.close)
+    try:
+        # A password or CA that is wrong is better said now than to the first client.
+        engine.log.debug("the engine at %s is of version %s", engine.where, engine.version)
+    except EngineFault as error:
+        # After a power cut both start, and nobody knows which one first: each request asks the engine anew.
+        if not error.transient:
+            raise
+        common.out.notify(
+            f"warning: {error.message}; what needs the engine is refused with HTTP status 502 until it answers"
+        )
+    return engine
 
 
 def _repository(common: Common) -> Path | None:
@@ -158,13 +183,3 @@ def _known(path: Path | None) -> Path:
     if path is None:
         raise PitrError("there is no repository")
     return path
-
-
-def _say(common: Common, url: str, token_file: Path) -> None:
-    if common.out.json:
-        common.out.document({"gateway": {"url": url, "token_file": str(token_file)}}, one_line=True)
-    else:
-        common.out.show(f"Serving {url}", f"The token is in {token_file}")
-    import sys
-
-    sys.stdout.flush()

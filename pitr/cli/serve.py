@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from pitr.jobs.choosing import Choice
     from pitr.jobs.serve import Served
 
-_STOP_TIMEOUT_S = 10.0
-
 
 @with_common()
 def serve(
@@ -76,20 +74,17 @@ def serve(
 
     The URIs are printed on standard error, or in the JSON document. Each disk has an export of its name and one of
     its id; a disk that is alone is the default export too. Ctrl-C or SIGTERM ends it, with exit code 0; with --run
-    the exit code is the command's. No point of the VM can be pruned meanwhile.
+    the exit code is the command's, or 128+N where signal N has ended both. No point of the VM can be pruned meanwhile.
 
     Examples: pitr serve web1 --at 2020-06-30T22:00;
     pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';
     pitr serve web1 --at now --disk system --overlay web1.qcow2
     """
-    import threading
-
     from pitr.jobs import choosing, serve_overlays
     from pitr.jobs import serve as job
+    from pitr.signals import Signals
 
-    cache_bytes = parse_size(cache_size)
-    if cache_bytes < MIB:
-        raise UsageError(f"--cache-size is at least 1m, not {cache_size}", "A frame of a disk has 1 MiB.")
+    cache_bytes = _cache_bytes(cache_size)
     _check_place(socket_path, port, host)
     asked = choice.exactly_one("serving", at, point)
     with common.repository() as repository, ExitStack() as stack:
@@ -110,7 +105,24 @@ def serve(
             raise typer.Exit(_run(run, served))
         with serving.until_stopped(common.out) as ready:
             ready(*_told(chosen, served, overlays))
-            threading.Event().wait()
+            with Signals() as signals:
+                while (signum := signals.wait()) is None:
+                    pass
+            raise Interrupted(signum)
+
+
+def _cache_bytes(text: str) -> int:
+    from pitr import machine
+
+    size, most = parse_size(text), machine.memory_bytes()
+    if size < MIB:
+        raise UsageError(f"--cache-size is at least 1m, not {text}", "A frame of a disk has 1 MiB.")
+    if size > most:
+        raise UsageError(
+            f"--cache-size is {text}, and this machine, or what pitr may take of it, has {human_size(most)}",
+            "Give it what is free; 256m is enough for most.",
+        )
+    return size
 
 
 def _check_place(socket_path: Path | None, port: int | None, host: str | None) -> None:
@@ -139,13 +151,8 @@ def _listen(
 
 
 def _run(command: str, served: Sequence[Served]) -> int:
-    """Run the command and return its exit code. A signal is passed on to it before it ends pitr as well."""
-    import contextlib
-    import signal
-    import subprocess
-
     from pitr.nbd import parse_url
-    from pitr.process import start_shell
+    from pitr.process import run_shell
 
     uris = [disk.uri for disk in served]
     environment = {"NBD_URI": uris[0], "NBD_URIS": " ".join(uris)}
@@ -153,21 +160,7 @@ def _run(command: str, served: Sequence[Served]) -> int:
     if isinstance(address, str):
         # Some programs want other URIs: libguestfs knows no nbd+unix.
         environment["NBD_SOCKET"] = address
-    process = start_shell(command, environment)
-    try:
-        code = process.wait()
-    except Interrupted as error:
-        # Ctrl-C on a terminal has reached the command too.
-        if error.signum != signal.SIGINT:
-            process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_TIMEOUT_S)
-        raise
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    return code if code >= 0 else 128 - code
+    return run_shell(command, environment)
 
 
 def _told(

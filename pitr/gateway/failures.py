@@ -19,62 +19,45 @@ from pitr.errors import (
 )
 
 
-class HttpError(PitrError):
-    """A failure that only HTTP knows, with its `status`."""
-
-    status = HTTPStatus.BAD_REQUEST
+class Unauthorized(PitrError):
+    """The token is missing or wrong."""
 
 
-class Unauthorized(HttpError):
-    status = HTTPStatus.UNAUTHORIZED
+class NotFound(PitrError):
+    """There is nothing at the path."""
 
 
-class NotFound(HttpError):
-    status = HTTPStatus.NOT_FOUND
+class MethodNotAllowed(PitrError):
+    """There is something at the path, and this is not what can be done with it."""
 
 
-class MethodNotAllowed(HttpError):
-    status = HTTPStatus.METHOD_NOT_ALLOWED
-
-
-class Conflict(HttpError):
+class Conflict(PitrError):
     """What is asked for does not go with the state of the transfer or disk."""
 
-    status = HTTPStatus.CONFLICT
 
-
-class OutsideOfDisk(HttpError):
+class OutsideOfDisk(PitrError):
     """The range that is asked for holds nothing."""
 
-    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
-
-class NotConfigured(HttpError):
+class NotConfigured(PitrError):
     """This gateway was started without what the request needs."""
 
-    status = HTTPStatus.NOT_IMPLEMENTED
 
-
-class TooManyRequests(HttpError):
+class TooManyRequests(PitrError):
     """As many streams as may be are under way."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-
-
-def status_of(error: BaseException) -> HTTPStatus:
-    """The HTTP status that tells a client whose fault it is, and whether another try may help."""
-    if isinstance(error, HttpError):
-        return error.status
-    if isinstance(error, EngineFault) and error.status is not None:
-        return _of_fault(error.status)
-    for kind, status in _STATUSES:
-        if isinstance(error, kind):
-            return status
-    return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 #: The first that fits.
 _STATUSES: tuple[tuple[type[PitrError], HTTPStatus], ...] = (
+    # Failures that only HTTP knows.
+    (Unauthorized, HTTPStatus.UNAUTHORIZED),
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (MethodNotAllowed, HTTPStatus.METHOD_NOT_ALLOWED),
+    (Conflict, HTTPStatus.CONFLICT),
+    (OutsideOfDisk, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+    (NotConfigured, HTTPStatus.NOT_IMPLEMENTED),
+    (TooManyRequests, HTTPStatus.SERVICE_UNAVAILABLE),
+    # Failures of pitr.
     (FormatError, HTTPStatus.BAD_REQUEST),
     (UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (NoSuchError, HTTPStatus.NOT_FOUND),
@@ -83,6 +66,15 @@ _STATUSES: tuple[tuple[type[PitrError], HTTPStatus], ...] = (
     (CheckpointGone, HTTPStatus.CONFLICT),
     (EngineError, HTTPStatus.BAD_GATEWAY),
 )
+
+
+def status_of(error: BaseException) -> HTTPStatus:
+    """The HTTP status that tells a client whose fault it is, and whether another try may help."""
+    if isinstance(error, EngineFault) and error.status is not None:
+        return _of_fault(error.status)
+    return next(
+        (status for kind, status in _STATUSES if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR
+    )
 
 
 def _of_fault(status: int) -> HTTPStatus:

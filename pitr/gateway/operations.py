@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pitr.errors import UsageError
@@ -93,8 +93,24 @@ _POINT_DISK = (
     _COMPRESS,
 )
 
+#: What may go wrong with what the repository holds, and with disks of the engine.
+_ERRORS_OF_POINTS = (404, 422, 500, 501, 503)
+_ERRORS_OF_IMAGES = (404, 409, 422, 501, 502, 503)
+
 IMAGES = "/images/{image}"
 POINT_DISK = "/points/{point}/disks/{disk}"
+
+_GET_POINT_DISK = Operation(
+    "getPointDisk",
+    "get",
+    POINT_DISK,
+    "A disk as it was at a point",
+    "A stream whose body ends without its last chunk, or is shorter than its Content-Length, has failed.",
+    _POINT_DISK,
+    (SPARSE, ZSTD, RAW, RBD_DIFF),
+    has_ranges=True,
+    errors=_ERRORS_OF_POINTS,
+)
 
 OPERATIONS = (
     Operation(
@@ -123,7 +139,7 @@ OPERATIONS = (
         "As `pitr list --output json`.",
         (Parameter("vm", "Only those of this VM: its id or name.", pattern=r".{1,255}"),),
         schema="Points",
-        errors=(404, 422, 500, 501, 503),
+        errors=_ERRORS_OF_POINTS,
     ),
     Operation(
         "getPoint",
@@ -132,29 +148,15 @@ OPERATIONS = (
         "One point, and the chain that it stands on",
         "As `pitr show POINT --output json`.",
         schema="PointAndChain",
-        errors=(404, 422, 500, 501, 503),
+        errors=_ERRORS_OF_POINTS,
     ),
-    Operation(
-        "getPointDisk",
-        "get",
-        POINT_DISK,
-        "A disk as it was at a point",
-        "A stream whose body ends without its last chunk, or is shorter than its Content-Length, has failed.",
-        _POINT_DISK,
-        (SPARSE, ZSTD, RAW, RBD_DIFF),
-        has_ranges=True,
-        errors=(404, 422, 500, 501, 503),
-    ),
-    Operation(
-        "headPointDisk",
-        "head",
-        POINT_DISK,
-        "What a GET would tell of a disk at a point, without its data",
-        "With format=raw its size is the Content-Length.",
-        _POINT_DISK,
-        (SPARSE, ZSTD, RAW, RBD_DIFF),
-        has_ranges=True,
-        errors=(404, 422, 500, 501, 503),
+    _GET_POINT_DISK,
+    replace(
+        _GET_POINT_DISK,
+        id="headPointDisk",
+        method="head",
+        summary="What a GET would tell of a disk at a point, without its data",
+        description="With format=raw its size is the Content-Length.",
     ),
     Operation(
         "getImage",
@@ -181,7 +183,7 @@ OPERATIONS = (
             _COMPRESS,
         ),
         (SPARSE, ZSTD),
-        errors=(404, 409, 422, 501, 502, 503),
+        errors=_ERRORS_OF_IMAGES,
     ),
     Operation(
         "putImage",
@@ -204,10 +206,6 @@ OPERATIONS = (
         ),
         schema="Restored",
         takes=(SPARSE, ZSTD, RAW),
-        errors=(400, 404, 409, 422, 501, 502, 503),
+        errors=(400, *_ERRORS_OF_IMAGES),
     ),
 )
-
-
-def operation(operation_id: str) -> Operation:
-    return next(one for one in OPERATIONS if one.id == operation_id)

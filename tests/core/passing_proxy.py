@@ -12,15 +12,15 @@ from typing import Self
 
 
 class PassingProxy(ABC):
-    """Listens on `port` of 127.0.0.1 for connections to its port `target`."""
+    """Listens on `port` of 127.0.0.1, any that is free for 0, for connections to its port `target`."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, port: int = 0) -> None:
         self._target = target
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
 
     @abstractmethod

@@ -182,7 +182,8 @@ def test_what_cannot_be_is_refused(pitr: Pitr, pki: Pki, tmp_path: Path) -> None
     bare = pitr.with_environment(PITR_REPO="", PITR_ENGINE_URL="", PITR_CONFIG="")
     for runner, options, said in (
         (pitr, ("--host", "::"), "without TLS"),
-        (pitr, ("--host", "192.0.2.1"), "without TLS"),
+        (pitr, ("--host", "0.0.0.0"), "without TLS"),  # noqa: S104
+        (pitr, ("--host", "no.such.host.invalid"), "no address to listen on"),
         (pitr, ("--cert", pki.certificate), "go together"),
         (pitr, ("--cert", pki.certificate, "--key", other.private_key), "cannot be used"),
         (pitr, ("--cert", pki.certificate, "--key", locked), "passphrase"),
@@ -197,7 +198,8 @@ def test_what_cannot_be_is_refused(pitr: Pitr, pki: Pki, tmp_path: Path) -> None
         assert said in result.complaint, options
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert "cannot listen" in pitr("gateway", "--port", port, code=1).complaint
+        assert "listens on port" in pitr("gateway", "--port", port, code=5).complaint
+    assert "cannot listen" in pitr("gateway", "--host", "192.0.2.1", "--port", "0", code=1).complaint
     assert "no repository" in bare("gateway", "--repo", tmp_path, "--port", "0", code=1).complaint
     wrong = pitr.with_environment(PITR_CAFILE=str(other.cafile))
     assert "not trusted" in wrong("gateway", "--port", "0", code=6).complaint

@@ -110,6 +110,7 @@ def test_a_signal_ends_it_while_clients_read(
     [
         (("serve", "--at", AT_THE_END), "disk disk0 (10 MiB): nbd+unix:///disk0?socket="),
         (("catalog", "serve", "--port", "0"), "the catalog is at http://127.0.0.1:"),
+        (("gateway", "--port", "0"), "the token is in "),
     ],
 )
 def test_all_servers_say_that_they_are_ready_and_end_in_the_same_way(
@@ -255,6 +256,9 @@ def _descriptors(pid: int) -> set[int]:
         (("--at", AT_THE_END, "--port", "0", "--host", "no.such.host.invalid"), 2),
         (("--at", AT_THE_END, "--cache-size", "much"), 2),
         (("--at", AT_THE_END, "--cache-size", "1023k"), 2),
+        (("--at", AT_THE_END, "--cache-size", "0"), 2),
+        (("--at", AT_THE_END, "--cache-size", "64t"), 2),
+        (("--at", AT_THE_END, "--cache-size", "999999999999999999t"), 2),
         (("--at", "1999-01-01T00:00Z"), 4),
         (("--at", AT_THE_END, "--disk", "other"), 4),
         (("--point", "12345678"), 4),

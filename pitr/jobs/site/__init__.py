@@ -17,7 +17,7 @@ from typing import Any
 from pitr.errors import ProgramMissing
 from pitr.jobs.site.metadata import DATABASE, metadata
 from pitr.jobs.site.snapshot import Snapshot
-from pitr.listening import is_loopback
+from pitr.listening import authority, is_loopback
 from pitr.units import printable
 
 _SETTINGS = {
@@ -46,34 +46,25 @@ def serve(
 
     Raises Interrupted, ProgramMissing without the extra, and what opening a repository raises.
     """
-    datasette_module, uvicorn = _libraries()
+    datasette_module, uvicorn, web_server = _libraries()
     with tempfile.TemporaryDirectory(prefix="pitr-catalog-") as folder:
         snapshot = Snapshot(repository, Path(folder) / f"{DATABASE}.db")
         datasette = datasette_module.Datasette(
             [str(snapshot.path)], metadata=metadata(printable(str(repository))), settings=_SETTINGS
         )
         app = _Guarded(datasette.app(), snapshot, listener, notify)
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, log_config=None, lifespan="on")
-        )
         # Requests of the web server's own library are nothing that a person should see.
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        start = server.startup
-
-        async def started(sockets: list[socket.socket] | None = None) -> None:
-            await start(sockets=sockets)
-            # Not before: until now a signal would have met a web server that does not expect any yet.
-            ready(_address(listener))
-
-        server.startup = started
-        server.run(sockets=[listener])
+        config = uvicorn.Config(app, log_level="warning", access_log=False, log_config=None, lifespan="on")
+        web_server.serve(config, listener, ready=lambda: ready(f"http://{authority(listener)}/"))
 
 
-def _libraries() -> tuple[Any, Any]:
+def _libraries() -> tuple[Any, Any, Any]:
     try:
         import uvicorn  # noqa: PLC0415 - an extra
         from datasette import app as datasette_module  # noqa: PLC0415
 
+        from pitr import web_server  # noqa: PLC0415
         from pitr.jobs.site import cells  # noqa: PLC0415
     except ImportError as error:
         raise ProgramMissing(
@@ -81,12 +72,7 @@ def _libraries() -> tuple[Any, Any]:
             "Install it beside pitr: pip install 'pitr[web]'.",
         ) from error
     cells.register()
-    return datasette_module, uvicorn
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    return datasette_module, uvicorn, web_server
 
 
 class _Guarded:

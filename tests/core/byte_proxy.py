@@ -12,14 +12,14 @@ _PIECE = 4096
 
 
 class ByteProxy(PassingProxy):
-    """Passes connections on to 127.0.0.1:`port`.
+    """Passes connections on to 127.0.0.1:`port`, and listens on `listen_on` or any port.
 
     `drop_after(bytes)` orders that the next connection over which that many bytes have gone, in one direction, is
     dropped. With `refusing` no connection is passed on. `faults` counts what was dropped.
     """
 
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
+    def __init__(self, port: int, listen_on: int = 0) -> None:
+        super().__init__(port, listen_on)
         self._orders: list[int] = []
         self.refusing = False
         self.faults = 0
