@@ -134,6 +134,8 @@ def extents(
                 for one in found
             ),
             right=("Start", "Length", ""),
+            drop=("", "Length"),
+            least={"From backup": ("begin", len("never written"))},
         )
     )
 
