@@ -59,7 +59,8 @@ class FittingTable:
         # What says nothing in any row is not missed.
         kept = [number for number in kept if not self._rows or any(row[number] for row in self._rows)]
         dropped: list[str] = []
-        for name in (name for name in self._drop if self._columns.index(name) in kept):
+        names = [self._columns[number] for number in kept]
+        for name in (name for name in self._drop if name in names):
             if _taken([self._smallest(number) for number in kept], _NARROW_GAP) <= width:
                 break
             kept.remove(self._columns.index(name))

@@ -123,6 +123,22 @@ def test_raw_is_a_sparse_file(repository: Repository, command: Pitr, tmp_path: P
         assert file.read() == b"B" * 4 * KiB
 
 
+def test_raw_goes_through_a_pipe_with_all_its_zeroes(
+    repository: Repository, command: Pitr, story: list[Backup], tmp_path: Path
+) -> None:
+    for backup in story:
+        expected = content(repository, backup)
+        plain = ("export", "--point", backup.backup_id, "--format", "raw")
+        done = run(command, *plain, "--output", "json")
+        assert done.stdout == expected
+        told = json.loads(done.stderr.splitlines()[-1])["export"]
+        assert told["data_bytes"] + told["zero_bytes"] == len(expected) and told["unchanged_bytes"] == 0
+        packed = run(command, *plain, "--compress", "zstd").stdout
+        assert unzstd(packed) == expected and len(packed) < len(expected)
+    command(*plain, "--compress", "zstd", "--to", tmp_path / "disk.raw.zst")
+    assert unzstd((tmp_path / "disk.raw.zst").read_bytes()) == expected
+
+
 def test_random_chains_differ_by_what_their_differences_say(
     repository: Repository, command: Pitr, tmp_path: Path
 ) -> None:
@@ -157,6 +173,9 @@ def test_damage_gives_no_whole_stream_and_no_file(
     flip_bit(path, path.stat().st_size - 200)
     done = run(command, "export", "--at", "now", "--compress", "none", code=3)
     assert b"stop" not in done.stdout[-40:]
+    # A raw stream has no end of its own: that it is too short and the exit code tell.
+    done = run(command, "export", "--at", "now", "--format", "raw", code=3)
+    assert len(done.stdout) < backup.streams[0].size
     for how in ("sparse", "rbd-diff", "raw"):
         command("export", "--at", "now", "--format", how, "--to", tmp_path / "out", code=3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["repository"]
@@ -186,7 +205,7 @@ def test_what_cannot_be_is_refused(command: Pitr, story: list[Backup], tmp_path:
         ((), 2),
         (("--at", "now", "--format", "vhd"), 2),
         (("--at", "now", "--compress", "lz4"), 2),
-        (("--at", "now", "--format", "raw"), 2),
+        (("--at", "now", "--format", "raw", "--to", "-", "--compress", "lz4"), 2),
         (("--at", "now", "--format", "raw", "--since", point), 2),
         (("--at", "now", "--disk", "nosuch"), 4),
         (("--at", "now", "--since", "ffffffff"), 4),
