@@ -67,9 +67,10 @@ def show(
             common.out.document(point_document(repository, point))
             return
         backup, chain, proven = _point(repository, point)
+        elsewhere = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
     from pitr.cli import tables
 
-    common.out.show(tables.one_point(backup, chain))
+    common.out.show(tables.one_point(backup, chain, elsewhere))
     if proven is not None:
         common.out.show(f"Last rehearsed: {tables.proven_text(proven)}")
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -124,8 +124,8 @@ def disks(streams: Sequence[Stream]) -> RenderableType:
     )
 
 
-def one_point(backup: Backup, chain: Sequence[Backup]) -> RenderableType:
-    """All about one point; `chain` goes from the full to the point."""
+def one_point(backup: Backup, chain: Sequence[Backup], elsewhere: Collection[str] = ()) -> RenderableType:
+    """All about one point; `chain` goes from the full to the point, `elsewhere` has ids of streams not here."""
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
@@ -149,7 +149,7 @@ def one_point(backup: Backup, chain: Sequence[Backup]) -> RenderableType:
     parts += [
         Text(f"The blob of {printable(stream.name)} was piped out: it is not in the repository")
         for stream in backup.streams
-        if stream.external
+        if stream.stream_id in elsewhere
     ]
     parts += [
         Text(f"Left out: {printable(disk.name)} ({disk.disk_id}): {printable(disk.reason)}")
