@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from rich import box
@@ -28,7 +28,9 @@ class FittingTable:
     Where they do not fit beside each other, columns that `least` names become as narrow as that: with "cut" the cell
     gets an ellipsis, with "fold" it goes on in the next line, and with "begin" only its beginning stays, which is
     enough of an id. Then the columns of `drop` are left out, the first ones first, and a line below says so. What
-    still does not fit is folded: no other column ever loses anything. The names of columns are different.
+    still does not fit is folded: no other column ever loses anything. The columns to drop have names of their own.
+
+    `upright`: where the table does not fit, each row is a list of names and values instead.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class FittingTable:
         *,
         drop: Sequence[str] = (),
         least: Mapping[str, tuple[How, int]] | None = None,
+        upright: bool = False,
     ) -> None:
-        self._columns = columns
+        self._columns = [printable(name) for name in columns]
         self._rows = [[printable(cell) for cell in row] for row in rows]
         self._right = right
         self._drop = drop
         self._least = least or {}
+        self._upright = upright
         self._natural = [
             max([cell_len(name), *(cell_len(row[number]) for row in self._rows)])
             for number, name in enumerate(columns)
@@ -55,6 +59,9 @@ class FittingTable:
         kept = list(range(len(self._columns)))
         if _taken([self._natural[number] for number in kept], _WIDE_GAP) <= width:
             yield self._made(kept, {}, _WIDE_GAP)
+            return
+        if self._upright:
+            yield from self._lists()
             return
         # What says nothing in any row is not missed.
         kept = [number for number in kept if not self._rows or any(row[number] for row in self._rows)]
@@ -69,6 +76,13 @@ class FittingTable:
         if dropped:
             shown = ", ".join(name for name in self._columns if name in dropped)
             yield Text(f" No room for {shown}: see --output json", style="bright_black")
+
+    def _lists(self) -> Iterator[Text]:
+        widest = max(cell_len(name) for name in self._columns)
+        for row in self._rows:
+            for name, cell in zip(self._columns, row, strict=True):
+                yield Text.assemble((" " * (widest - cell_len(name)) + name, "bold"), "  ", cell)
+            yield Text("")
 
     def _smallest(self, number: int) -> int:
         """How narrow a column may become: its name is never cut."""

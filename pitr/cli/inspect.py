@@ -23,6 +23,8 @@ def list_points(
 ) -> None:
     """List the points in time that can be restored, newest first.
 
+    On a narrow terminal columns are left out and long names cut: into a pipe, and with --output json, goes everything.
+
     Example: pitr list web1
     """
     with common.repository() as repository:

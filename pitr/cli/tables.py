@@ -31,9 +31,10 @@ def table(
     *,
     drop: Sequence[str] = (),
     least: Mapping[str, tuple[How, int]] | None = None,
+    upright: bool = False,
 ) -> FittingTable:
-    """A plain table; the columns named in `right` are numbers. See FittingTable for those that need room."""
-    return FittingTable(columns, rows, frozenset(right), drop=drop, least=least)
+    """A plain table; the columns named in `right` are numbers. See FittingTable for what happens without room."""
+    return FittingTable(columns, rows, frozenset(right), drop=drop, least=least, upright=upright)
 
 
 def points(backups: Sequence[Backup], proven: Mapping[str, Proven] | None = None) -> RenderableType:

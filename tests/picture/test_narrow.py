@@ -143,6 +143,19 @@ def test_damage_is_whole(repository: Repository, command: Pitr, points: list[Bac
     assert all(backup.backup_id[:8] in shown for backup in points)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_queries_of_many_columns_stand_upright(command: Pitr, points: list[Backup], width: int) -> None:
+    narrow = command.with_environment(COLUMNS=str(width))
+    shown = narrow("catalog", "query", "SELECT * FROM stream").stdout
+    assert all(cell_len(line) <= width for line in shown.splitlines()), shown
+    ids = [line.split()[1] for line in shown.splitlines() if line.split()[:1] == ["stream_id"]]
+    assert sorted(ids) == sorted(stream.stream_id for backup in points for stream in backup.streams)
+    few = narrow("catalog", "query", "SELECT stream_id, size FROM stream").stdout
+    assert sum(len(line.split()) == 2 and line.split()[1] == "1048576" for line in few.splitlines()) == len(
+        ids
+    )
+
+
 def test_a_real_terminal_of_80_columns(repository: Repository, points: list[Backup]) -> None:
     with _terminal(80) as (terminal, screen):
         environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
