@@ -28,6 +28,7 @@ from helpers import (
     flip_bit,
     index_path,
     record_path,
+    written,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,10 +130,7 @@ STORY = (
 
 @pytest.fixture
 def story(repository: Repository) -> list[Backup]:
-    writer = Writer(repository)
-    for text, full in STORY:
-        writer.add(text, full=full, frame_size=64 * KiB)
-    return writer.backups
+    return written(repository, STORY)
 
 
 def _document(command: Pitr, *arguments: str | Path, code: int = 0) -> Any:

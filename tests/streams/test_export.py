@@ -7,14 +7,12 @@ import itertools
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from cli_runner import Pitr
-from helpers import Writer, blob_path, flip_bit
-from independent import apply_rbd, apply_sparse, run, unzstd
+from helpers import Writer, blob_path, flip_bit, written
+from independent import apply_rbd, apply_sparse, read_only, run, unzstd
 
 from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.point import open_point
@@ -36,10 +34,7 @@ STORY = (
 
 @pytest.fixture
 def story(repository: Repository) -> list[Backup]:
-    writer = Writer(repository)
-    for text, full in STORY:
-        writer.add(text, full=full, frame_size=64 * KiB)
-    return writer.backups
+    return written(repository, STORY)
 
 
 def content(repository: Repository, backup: Backup) -> bytearray:
@@ -184,18 +179,7 @@ def test_damage_gives_no_whole_stream_and_no_file(
 def test_a_reader_that_goes_away_is_a_failure(repository: Repository, command: Pitr) -> None:
     backup = Writer(repository).add("64k:A 900k:B")
     for read in (0, 1, 5000):
-        with subprocess.Popen(
-            [sys.executable, "-m", "pitr", "export", "--point", backup.backup_id, "--compress", "none"],
-            env={**os.environ, **command.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        ) as process:
-            assert process.stdout is not None and process.stderr is not None
-            process.stdout.read(read)
-            process.stdout.close()
-            complaint = process.stderr.read().decode()
-            assert process.wait() == 1, complaint
-        assert "has gone before its end" in complaint and "Traceback" not in complaint
+        read_only(read, command, "export", "--point", backup.backup_id, "--compress", "none")
 
 
 def test_what_cannot_be_is_refused(command: Pitr, story: list[Backup], tmp_path: Path) -> None:
