@@ -20,6 +20,8 @@ _WIDE_GAP, _NARROW_GAP = 3, 2
 _ENDS = 2
 
 How = Literal["cut", "fold", "begin"]
+#: Which columns get room that is left.
+_FIRST: tuple[How, ...] = ("fold", "cut", "begin")
 
 
 class FittingTable:
@@ -91,12 +93,12 @@ class FittingTable:
         return min(self._natural[number], max(least, cell_len(name)))
 
     def _widths(self, kept: Sequence[int], width: int) -> dict[int, int]:
-        """The widths of the columns that may be narrow: those on the left get what room is left first."""
+        """How wide each column is: room that is left makes lines fewer first, then cells longer, from the left."""
         widths = {number: self._smallest(number) for number in kept}
         room = width - _taken(list(widths.values()), _NARROW_GAP)
         if room < 0:
             return {}
-        for number in kept:
+        for number in sorted(kept, key=lambda number: _FIRST.index(self._how(number))):
             more = self._natural[number] - widths[number]
             # A longer beginning of an id says nothing more, unless it is all of it.
             taken = 0 if self._how(number) == "begin" and more > room else min(room, more)

@@ -85,7 +85,7 @@ def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
             for backup in [outcome.backup]
         ),
         right=("Disks", "Stored", "Took"),
-        drop=("Took", "Disks", "Stored"),
+        drop=("Took", "Disks", "Stored", "Id", "Point"),
         least={"VM": ("cut", 12), "Why": ("fold", 20)},
     )
 

@@ -21,9 +21,12 @@ import pytest
 from cli_runner import Pitr
 from helpers import FIRST_POINT, VM, Writer, backup_of, disk_id, fake_stream
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, RenderableType
 
+from pitr.cli import tables
 from pitr.cli.fitting import FittingTable
+from pitr.errors import EngineError
+from pitr.jobs.fleet import Chosen, Outcome
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository
 from pitr.repository.drills import DiskFindings, Drill, Finding, add
@@ -144,6 +147,22 @@ def test_damage_is_whole(repository: Repository, command: Pitr, points: list[Bac
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_what_became_of_several_vms(points: list[Backup], width: int) -> None:
+    message = "the engine is unreachable: connection refused by engine.example.com, port 443"
+    outcomes = [
+        Outcome(Chosen(VM.id, LONG_NAME), points[0], None, 12.5),
+        Outcome(Chosen(VM.id, "db1"), points[1], None, 12.5),
+        Outcome(Chosen(VM.id, "web1"), None, EngineError(message), 0.5),
+    ]
+    text = _on_a_console(tables.fleet(outcomes), width)
+    rows = [line for line in text.splitlines() if line.split()[:1] and line.split()[0] in ("db1", "web1")]
+    assert len(rows) == 2 and "incremental" in rows[0] and "FAILED" in rows[1]
+    assert f"{points[1].point:%Y-%m-%d %H:%M:%S}" in rows[0] or width < 80
+    # It is folded between words, and all of it is there.
+    assert all(word in text for word in message.split())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_queries_of_many_columns_stand_upright(command: Pitr, points: list[Backup], width: int) -> None:
     narrow = command.with_environment(COLUMNS=str(width))
     shown = narrow("catalog", "query", "SELECT * FROM stream").stdout
@@ -177,10 +196,7 @@ def test_a_real_terminal_of_80_columns(repository: Repository, points: list[Back
 
 def test_names_of_wide_letters_are_cut_by_cells() -> None:
     table = FittingTable(("VM", "Time"), [("会計" * 20, "x" * 20)], least={"VM": ("cut", 10)})
-    console = Console(width=40, record=True, file=io.StringIO())
-    console.print(table)
-    lines = console.export_text().splitlines()
-    assert all(cell_len(line) <= 40 for line in lines)
+    lines = _on_a_console(table, 40).splitlines()
     (row,) = [line for line in lines if "x" in line]
     assert "x" * 20 in row and "…" in row
 
@@ -192,10 +208,16 @@ def test_nothing_is_lost_where_nothing_fits() -> None:
         drop=("Took",),
         least={"Target": ("fold", 30)},
     )
-    console = Console(width=30, record=True, file=io.StringIO())
-    console.print(table)
-    text = console.export_text()
+    text = _on_a_console(table, 30)
     assert text.count("7") == 36 and text.count("8") == 90
+
+
+def _on_a_console(shown: RenderableType, width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(shown)
+    text = console.export_text()
+    assert all(cell_len(line) <= width for line in text.splitlines()), text
+    return text
 
 
 @contextmanager

@@ -129,9 +129,9 @@ def test_other_bytes_are_refused(
 
 def test_what_it_cannot_be_is_refused(pitr: Pitr, lab: Lab, tape: Tape, tmp_path: Path) -> None:
     before = _files(pitr)
-    for options in (("--vm", "other"), ("--disk", "other"), ("--time", "now"), ("--onto", "0" * 8)):
-        code = 4 if options[0] == "--onto" else 2
-        pitr("import", tape.blobs[0], *options, code=code)
+    onto = tape.points[1]["backup_id"]
+    for option, value in (("--vm", "other"), ("--disk", "other"), ("--time", "now"), ("--onto", onto)):
+        pitr("import", tape.blobs[0], option, value, code=2)
     assert "It can be that point only" in pitr("import", tape.blobs[0], "--vm", "other", code=2).complaint
     plain = tmp_path / "plain"
     pitr.backup(tape.vm, "--full", "--disk", "d0", "--to", str(plain), "--compress", "none")
