@@ -54,8 +54,8 @@ class Stream:
     """One disk in one backup.
 
     `extents` counts the rows of the extent index; `parent_stream_id` is the stream that an incremental stands on.
-    `note` says what the source of an imported stream could not tell. `external` is None for a blob in the
-    repository, else how the blob was piped out: "zstd" (frames, as in the repository) or "none" (not compressed).
+    `note` says what the source of an imported stream could not tell. `external` is None for a blob that went into
+    the repository, else how the blob was piped out: "zstd" (frames, as in the repository) or "none" (not compressed).
     """
 
     stream_id: str

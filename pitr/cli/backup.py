@@ -247,6 +247,8 @@ def _show_plans(
                 ("Disk", "Size", "Format", "Id"),
                 ((disk.name, human_size(disk.size), disk.format, disk.id) for disk in plan.disks),
                 right=("Size",),
+                drop=("Format",),
+                least={"Disk": ("cut", 12)},
             ),
             *(f"Left out: {disk.name} ({disk.disk_id}): {disk.reason}" for disk in plan.left_out),
         )

@@ -40,7 +40,7 @@ def query(
         from pitr.cli import tables
 
         shown = (["" if cell is None else str(cell) for cell in row] for row in rows)
-        common.out.show(tables.table(columns, shown))
+        common.out.show(tables.table(columns, shown, upright=True))
 
 
 @app.command("serve")

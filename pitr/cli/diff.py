@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pitr import times
-from pitr.cli.options import Common, DisksOption, OnlyVMArgument, with_common
+from pitr.cli.options import Common, DisksOption, MaxWorkersOption, OnlyVMArgument, with_common
 
 if TYPE_CHECKING:
     from pitr.jobs.diff import DiskDiff
@@ -52,6 +52,7 @@ def diff(
             help="Also draw a page for a browser, into this new file: it needs no network.",
         ),
     ] = None,
+    max_workers: MaxWorkersOption = None,
 ) -> None:
     """Show what changed on a VM's disks between two points.
 
@@ -84,6 +85,7 @@ def diff(
                 after,
                 disks=disk or (),
                 exact=exact,
+                workers=common.workers(max_workers),
                 look=page.add if page is not None else None,
                 progress=progress,
             )

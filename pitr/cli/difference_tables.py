@@ -52,7 +52,7 @@ def shown(
 
 
 def _named(backup: Backup) -> str:
-    return f"{times.for_people(backup.point)} ({backup.kind.value} backup {backup.backup_id})"
+    return f"{times.for_people(backup.point)} ({backup.kind.value} {backup.backup_id})"
 
 
 def _figures(found: Sequence[DiskDiff]) -> RenderableType:
@@ -72,6 +72,8 @@ def _figures(found: Sequence[DiskDiff]) -> RenderableType:
             for disk in found
         ),
         right=("Size", "Different", "Data now", "New data", "Zero now", "Extents"),
+        drop=("Extents", "New data", "Size", "Zero now", "Data now"),
+        least={"Disk": ("cut", 12), "State": ("fold", 15)},
     )
 
 
@@ -95,6 +97,8 @@ def _ranges(found: Sequence[DiskDiff]) -> RenderableType:
             for start, length, zero in disk.changes
         ),
         right=("Start", "Length", ""),
+        drop=("",),
+        least={"Disk": ("cut", 12)},
     )
 
 

@@ -113,6 +113,7 @@ def _show(common: Common, result: Drill, vm_name: str, point: str) -> None:
                 for disk in result.disks
                 for finding in disk.findings
             ),
+            least={"Disk": ("cut", 12), "Found": ("fold", 24)},
         ),
         f"{'PROVEN' if result.ok else 'FAILED'}: VM {vm_name} at {point}, "
         f"in {times.duration(result.duration_ms / 1000)}.",

@@ -82,5 +82,6 @@ def _show(common: Common, found: Sequence[Leftover], uploads: Sequence[str], dry
         tables.table(
             ("VM", "Backup", "State"),
             ((one.vm.name, one.backup_id, state if one.is_open else "had ended already") for one in found),
+            least={"VM": ("cut", 12)},
         )
     )

@@ -49,7 +49,9 @@ def export(
     ] = None,
     compress: Annotated[
         str | None,
-        typer.Option("--compress", metavar="none|zstd", help="Left out: zstd for sparse streams, else none."),
+        typer.Option(
+            "--compress", metavar="none|zstd", help="Left out: zstd for sparse streams, none for others."
+        ),
     ] = None,
     to: Annotated[
         str, typer.Option("--to", metavar="FILE|-", help="A new file, or - for standard output (a pipe).")
@@ -61,7 +63,12 @@ def export(
     A sparse stream is what oVirt's own examples read; `rbd import-diff` reads rbd-diff. With --to - the result is
     printed on standard error. A stream that is cut off has no end, which every reader notices.
 
+    Raw is the disk itself. A file gets holes where it is zero; a pipe cannot have any, so that all of the disk goes
+    through it, zeroes included, and nothing but the exit code tells whether it was all. Where the reader lets you
+    choose, pipe --format sparse; else --compress zstd makes little of the zeroes.
+
     Examples: pitr export web1 --at now --disk system | vendor-put;
+    pitr export web1 --at now --format raw | sha256sum;
     pitr export --point 1c2d --since 9f8e --format rbd-diff | rbd import-diff - pool/image
     """
     from pitr.cli.progress import showing
@@ -72,15 +79,21 @@ def export(
     asked = choice.exactly_one("an export", at, point)
     if stream_format not in _FORMATS:
         raise UsageError(f"--format is one of {', '.join(_FORMATS)}, not {stream_format!r}")
-    if stream_format == "raw" and (since is not None or compress is not None or to == "-"):
-        raise UsageError("--format raw writes a whole disk to a file", "Name it with --to FILE.")
+    if stream_format == "raw" and since is not None:
+        raise UsageError(
+            "--format raw is a whole disk, without room for what is unchanged",
+            "Leave --since out, or take another format.",
+        )
+    if compress is not None:
+        piping.compression_of(compress)
+    to_sparse_file = stream_format == "raw" and to != "-" and compress in (None, "none")
     workers = common.workers(max_workers)
     with common.repository() as repository:
         backup = asked.find(repository, vm).backup
         stream = choosing.stream_of(backup, disk)
         other = None if since is None else choosing.point_with_id(repository, since, backup.vm).backup
         with Wake() as wake, showing(common.out, f"export {printable(stream.name)}") as progress:
-            if stream_format == "raw":
+            if to_sparse_file:
                 done = job.export_raw(
                     repository, backup, stream, Path(to), workers=workers, progress=progress
                 )

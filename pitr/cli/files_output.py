@@ -57,6 +57,8 @@ def volumes(output: Output, backup: Backup, found: Sequence[Volume]) -> None:
                 for one in found
             ),
             right=("Size",),
+            drop=("Label",),
+            least={"Disk": ("cut", 12), "Label": ("cut", 12), "Note": ("fold", 20)},
         )
     )
 
@@ -73,7 +75,15 @@ def listing(output: Output, backup: Backup, place: Place, listed: Iterable[Liste
         name = one.path if full else one.path.rpartition("/")[2] or "/"
         problems = problems or one.problem is not None
         rows.append(_row(name, one))
-    output.show(tables.table(("Mode", "Owner", "Size", "Changed", "Name"), rows, right=("Size",)))
+    output.show(
+        tables.table(
+            ("Mode", "Owner", "Size", "Changed", "Name"),
+            rows,
+            right=("Size",),
+            drop=("Owner", "Mode"),
+            least={"Name": ("fold", 24)},
+        )
+    )
     return problems
 
 

@@ -12,6 +12,7 @@ import typer
 from pitr import times
 from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import PitrError, UsageError
+from pitr.model import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,9 @@ def import_(
     virtnbdbackup's files, with or without zstd around them. A whole folder of virtnbdbackup, and qcow2 images as
     backup_vm.py leaves them, make points with their original times. What a source cannot tell is noted on its
     points (see 'pitr show').
+
+    A blob that 'pitr backup' has piped out comes back the same way: it becomes that very point's again, once its bytes
+    are proven to be those that went out.
 
     Examples: vendor-get 1234 | pitr import -; pitr import --vm web1 --disk system full.diff monday.diff;
     pitr import virtnbdbackup /srv/old/web1 --vm web1
@@ -146,6 +150,10 @@ def _import_one(common: Common, repository: Repository, name: str, options: Impo
         showing(common.out, f"import {name}") as progress,
     ):
         backup = import_stream(repository, stream, options, progress=progress)
+    if backup.mode is not Mode.IMPORTED:
+        common.out.notify(
+            f"a blob of the point of {times.for_people(backup.point)}, VM {backup.vm.name}, is in the repository again"
+        )
     for stored in backup.streams:
         if stored.note:
             common.out.notify(f"note on {stored.name}: {stored.note}")

@@ -23,6 +23,8 @@ def list_points(
 ) -> None:
     """List the points in time that can be restored, newest first.
 
+    On a narrow terminal columns are left out and long names cut: into a pipe, and with --output json, goes everything.
+
     Example: pitr list web1
     """
     with common.repository() as repository:
@@ -67,9 +69,10 @@ def show(
             common.out.document(point_document(repository, point))
             return
         backup, chain, proven = _point(repository, point)
+        elsewhere = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
     from pitr.cli import tables
 
-    common.out.show(tables.one_point(backup, chain))
+    common.out.show(tables.one_point(backup, chain, elsewhere))
     if proven is not None:
         common.out.show(f"Last rehearsed: {tables.proven_text(proven)}")
 
@@ -134,6 +137,8 @@ def extents(
                 for one in found
             ),
             right=("Start", "Length", ""),
+            drop=("", "Length"),
+            least={"From backup": ("begin", len("never written"))},
         )
     )
 

@@ -15,8 +15,8 @@ from pitr.units import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: Where there is no terminal, tables are as wide as they are useful.
-_WIDTH_WITHOUT_TERMINAL = 140
+#: Where there is no terminal, nothing is folded, cut or left out: a line stays a line.
+_WIDTH_WITHOUT_TERMINAL = 1 << 16
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Output:
         console = Console(
             file=file,
             force_terminal=terminal or None,
-            width=None if terminal or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL,
+            width=None if terminal or os.environ.get("COLUMNS") else _WIDTH_WITHOUT_TERMINAL,
             highlight=False,
             soft_wrap=False,
         )

@@ -97,5 +97,7 @@ def _show(common: Common, done: StreamRestored) -> None:
                 )
             ],
             right=("Size", "Written", "Zeroed", "Skipped"),
+            drop=("Skipped", "Zeroed", "Size"),
+            least={"Disk": ("cut", 12), "New disk or file": ("fold", 36)},
         )
     )

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 from pitr import times
+from pitr.cli.fitting import FittingTable, How
 from pitr.model import Backup, Kind, Stream
 from pitr.units import human_size, printable
 
@@ -25,15 +24,17 @@ if TYPE_CHECKING:
 _SHORT_ID = 8
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> Table:
-    """A plain table; the columns named in `right` are numbers."""
-    right = set(right)
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
-    return made
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Iterable[str] = (),
+    *,
+    drop: Sequence[str] = (),
+    least: Mapping[str, tuple[How, int]] | None = None,
+    upright: bool = False,
+) -> FittingTable:
+    """A plain table; the columns named in `right` are numbers. See FittingTable for what happens without room."""
+    return FittingTable(columns, rows, frozenset(right), drop=drop, least=least, upright=upright)
 
 
 def points(backups: Sequence[Backup], proven: Mapping[str, Proven] | None = None) -> RenderableType:
@@ -60,6 +61,8 @@ def points(backups: Sequence[Backup], proven: Mapping[str, Proven] | None = None
             for backup in backups
         ),
         right=("Disks", "Changed", "Stored", "Took"),
+        drop=("Took", "Disks", "Changed", "Why full", "Stored", "Kind", "Proven"),
+        least={"VM": ("cut", 12), "Why full": ("cut", 12), "Proven": ("cut", 16)},
     )
 
 
@@ -82,6 +85,8 @@ def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
             for backup in [outcome.backup]
         ),
         right=("Disks", "Stored", "Took"),
+        drop=("Took", "Disks", "Stored", "Id", "Point"),
+        least={"VM": ("cut", 12), "Why": ("fold", 20)},
     )
 
 
@@ -115,11 +120,13 @@ def disks(streams: Sequence[Stream]) -> RenderableType:
             for stream in streams
         ),
         right=("Size", "Data", "Zero", "Stored", "Extents"),
+        drop=("Extents", "Format", "Zero", "Kind", "Data", "Stored"),
+        least={"Disk": ("cut", 12)},
     )
 
 
-def one_point(backup: Backup, chain: Sequence[Backup]) -> RenderableType:
-    """All about one point; `chain` goes from the full to the point."""
+def one_point(backup: Backup, chain: Sequence[Backup], elsewhere: Collection[str] = ()) -> RenderableType:
+    """All about one point; `chain` goes from the full to the point, `elsewhere` has ids of streams not here."""
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
@@ -143,29 +150,33 @@ def one_point(backup: Backup, chain: Sequence[Backup]) -> RenderableType:
     parts += [
         Text(f"The blob of {printable(stream.name)} was piped out: it is not in the repository")
         for stream in backup.streams
-        if stream.external
+        if stream.stream_id in elsewhere
     ]
     parts += [
         Text(f"Left out: {printable(disk.name)} ({disk.disk_id}): {printable(disk.reason)}")
         for disk in backup.left_out
     ]
-    parts += [Text("Chain", style="bold"), chain_tree(chain)]
+    parts += [Text("Chain", style="bold"), chain_table(chain)]
     return Group(*parts)
 
 
-def chain_tree(chain: Sequence[Backup]) -> RenderableType:
-    root: Tree | None = None
-    node: Tree | None = None
-    for backup in chain:
-        label = Text(
-            f"{times.for_people(backup.point)}  {backup.kind.value}  {human_size(backup.stored_bytes)} stored  "
-            f"{backup.backup_id}"
-        )
-        if node is None:
-            root = node = Tree(label)
-        else:
-            node = node.add(label)
-    return root or Text("none")
+def chain_table(chain: Sequence[Backup]) -> RenderableType:
+    """A chain, the full first."""
+    return table(
+        ("Point", "Kind", "Stored", "Id"),
+        (
+            (
+                times.for_people(backup.point),
+                backup.kind.value,
+                human_size(backup.stored_bytes),
+                backup.backup_id,
+            )
+            for backup in chain
+        ),
+        right=("Stored",),
+        drop=("Stored", "Kind"),
+        least={"Id": ("begin", _SHORT_ID)},
+    )
 
 
 def restored(results: Sequence[Restored], *, planned: bool) -> RenderableType:
@@ -194,6 +205,8 @@ def restored(results: Sequence[Restored], *, planned: bool) -> RenderableType:
             for result in results
         ),
         right=("Size", "To write", "Written", "Zeroed", "Skipped", "Read", "Took"),
+        drop=("Read", "Skipped", "Zeroed", "Took", "Size"),
+        least={"Disk": ("cut", 12), "New disk or file": ("fold", 36)},
     )
 
 
@@ -206,6 +219,8 @@ def damaged_ranges(results: Sequence[Restored]) -> RenderableType:
             for one in disk.damaged
         ),
         right=("Start", "Length", ""),
+        drop=("",),
+        least={"Disk": ("cut", 12), "Why": ("fold", 24)},
     )
 
 
@@ -213,4 +228,5 @@ def damage(found: Sequence[Damage]) -> RenderableType:
     return table(
         ("Damage", "What", "Points lost"),
         ((one.kind, one.message, ", ".join(point[:_SHORT_ID] for point in one.points_lost)) for one in found),
+        least={"What": ("fold", 30), "Points lost": ("fold", 2 * _SHORT_ID + 2)},
     )

@@ -111,7 +111,10 @@ def _contents(
             stream_id = resolved.chain[layer][1].stream_id
             needed.setdefault(stream_id, []).append((content, resolved, layer))
     for readers in needed.values():
-        frames = frames_of(repository, *readers[0][1].chain[readers[0][2]])
+        kept = (resolved.frames.get(layer) for _, resolved, layer in readers)
+        frames = next((one for one in kept if one is not None), None)
+        if frames is None:
+            frames = frames_of(repository, *readers[0][1].chain[readers[0][2]])
         for content, resolved, layer in readers:
             mine = np.flatnonzero((resolved.map.layer == layer) & ~resolved.map.zero)
             number = np.searchsorted(frames.start, resolved.map.start[mine], side="right") - 1

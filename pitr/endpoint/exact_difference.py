@@ -7,7 +7,10 @@ different by their indexes are read, a window of both points at a time.
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -16,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pitr.endpoint.difference import Difference
-from pitr.endpoint.point import PointReader, PointSource, open_point
+from pitr.endpoint.point import PointReader, PointSource, open_resolved
 from pitr.extents import BoolArray, Int64Array
-from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.chain import ResolvedChain
 
 #: What is compared as a whole, on a grid of the disk: no guest writes less.
 BLOCK = 4096
@@ -42,39 +45,37 @@ class _Piece:
 def read_difference(
     repository: Repository,
     found: Difference,
-    before: tuple[Backup, Stream] | None,
-    after: tuple[Backup, Stream],
+    before: ResolvedChain | None,
+    after: ResolvedChain,
     read: Callable[[int], None] = lambda count: None,
+    *,
+    workers: int = 1,
 ) -> Difference:
     """The ranges of `found` whose bytes are others; `read` is told how many were looked at. `before` is None where
-    there was no such disk.
+    there was no such disk. `workers` threads read, each a window of both points at a time.
 
     Zero on both sides (growth) is left as it is. Raises StoredDamage, and UsageError where a blob lies elsewhere.
     """
     kept: list[_Piece] = []
     with ExitStack() as stack:
-        now = _Side(stack, open_point(repository, *after))
-        old = _Side(stack, open_point(repository, *before)) if before is not None else None
+        now = stack.enter_context(open_resolved(repository, after))
+        old = stack.enter_context(open_resolved(repository, before)) if before is not None else None
+        comparison = _Comparison(stack, now, old)
+        # Left with an error, it waits for what is under way, before the points are closed.
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, workers), thread_name_prefix="diff"))
+        waiting: deque[Future[tuple[list[_Piece], int]]] = deque()
+
+        def take() -> None:
+            pieces, count = waiting.popleft().result()
+            kept.extend(pieces)
+            read(count)
+
         for _, group in groupby(_pieces(found), key=lambda piece: piece.start // _WINDOW):
-            pieces = list(group)
-            new_bytes = now.read(pieces, [piece.zero for piece in pieces])
-            was_zero = [piece.was_zero for piece in pieces]
-            old_bytes = old.read(pieces, was_zero) if old is not None else None
-            at = 0
-            for piece in pieces:
-                window = slice(at, at + piece.length)
-                at += piece.length
-                if piece.zero and piece.was_zero:
-                    kept.append(piece)
-                    continue
-                before_bytes = (
-                    old_bytes[window] if old_bytes is not None else np.zeros(piece.length, np.uint8)
-                )
-                kept += [
-                    _Piece(piece.start + first, last - first, piece.zero, piece.was_zero)
-                    for first, last in _different(piece.start, new_bytes[window], before_bytes)
-                ]
-            read(at)
+            waiting.append(pool.submit(comparison.window, list(group)))
+            if len(waiting) > 2 * workers:
+                take()
+        while waiting:
+            take()
     return replace(
         found,
         start=np.array([piece.start for piece in kept], np.int64),
@@ -84,12 +85,53 @@ def read_difference(
     )
 
 
-class _Side:
-    """One of the points, and room for a window of it."""
+class _Comparison:
+    """Compares windows of two points, in any number of threads; `stack` closes their readers."""
 
-    def __init__(self, stack: ExitStack, source: PointSource) -> None:
-        stack.enter_context(source)
-        self._reader: PointReader = stack.enter_context(source.open_reader())
+    def __init__(self, stack: ExitStack, now: PointSource, old: PointSource | None) -> None:
+        self._stack = stack
+        self._lock = threading.Lock()
+        self._now = now
+        self._old = old
+        self._local = threading.local()
+
+    def window(self, pieces: Sequence[_Piece]) -> tuple[list[_Piece], int]:
+        """What of the pieces is different, and how many bytes they are."""
+        now, old = self._sides()
+        new_bytes = now.read(pieces, [piece.zero for piece in pieces])
+        old_bytes = old.read(pieces, [piece.was_zero for piece in pieces]) if old is not None else None
+        kept: list[_Piece] = []
+        at = 0
+        for piece in pieces:
+            window = slice(at, at + piece.length)
+            at += piece.length
+            if piece.zero and piece.was_zero:
+                kept.append(piece)
+                continue
+            before_bytes = old_bytes[window] if old_bytes is not None else np.zeros(piece.length, np.uint8)
+            kept += [
+                _Piece(piece.start + first, last - first, piece.zero, piece.was_zero)
+                for first, last in _different(piece.start, new_bytes[window], before_bytes)
+            ]
+        return kept, at
+
+    def _sides(self) -> tuple[_Side, _Side | None]:
+        """This thread's ways into the points."""
+        if not hasattr(self._local, "sides"):
+            with self._lock:
+                self._local.sides = (
+                    _Side(self._stack.enter_context(self._now.open_reader())),
+                    None if self._old is None else _Side(self._stack.enter_context(self._old.open_reader())),
+                )
+        found: tuple[_Side, _Side | None] = self._local.sides
+        return found
+
+
+class _Side:
+    """A thread's way into one of the points, and room for a window of it."""
+
+    def __init__(self, reader: PointReader) -> None:
+        self._reader = reader
         self._buffer = np.zeros(_WINDOW, np.uint8)
 
     def read(self, pieces: Sequence[_Piece], zero: Sequence[bool]) -> Bytes:

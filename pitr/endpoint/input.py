@@ -74,6 +74,33 @@ class PutBack:
         return head
 
 
+class Remembered:
+    """A stream that can be read again from its beginning, as long as no more than `most` bytes were read of it."""
+
+    def __init__(self, stream: BinaryIO, most: int = 4 * _BUFFER) -> None:
+        self._stream = stream
+        self._most = most
+        self._head: bytearray | None = bytearray()
+
+    def read(self, length: int = -1) -> bytes:
+        data = self._stream.read(length)
+        if self._head is not None:
+            self._head += data
+            if len(self._head) > self._most:
+                self._head = None
+        return data
+
+    def forget(self) -> None:
+        """Keep no more of what is read."""
+        self._head = None
+
+    def again(self) -> BinaryIO:
+        """The whole stream. Raises FormatError where too much of it was read."""
+        if self._head is None:
+            raise FormatError("the stream has too long a beginning")
+        return cast(BinaryIO, PutBack(bytes(self._head), self._stream))
+
+
 def unpacked(stream: Any) -> BinaryIO:
     """`stream` itself, or what it holds where it begins as zstd frames do. The caller closes `stream`."""
     head = b""

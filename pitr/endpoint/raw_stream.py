@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pitr.closing import Closes
 from pitr.endpoint.protocols import Reader, Source
-from pitr.endpoint.streamed import Passing
+from pitr.endpoint.streamed import Passing, PassingWriter
 from pitr.errors import FormatError
-from pitr.extents import Extent, ExtentMap
+from pitr.extents import ExtentMap
 
 _ZEROES = bytes(1 << 20)
 
@@ -29,8 +28,8 @@ class RawStreamSink:
         self._at = start
         self._end = end
 
-    def open_writer(self) -> RawStreamWriter:
-        return RawStreamWriter()
+    def open_writer(self) -> PassingWriter:
+        return PassingWriter()
 
     def append(self, pieces: Sequence[Passing]) -> None:
         """Write the next pieces of the range; one caller at a time."""
@@ -50,26 +49,6 @@ class RawStreamSink:
 
     def abort(self) -> None:
         """Nothing: what was written is too short."""
-
-
-class RawStreamWriter(Closes):
-    """One worker's way in; `take` hands over what was written."""
-
-    def __init__(self) -> None:
-        self._pieces: list[Passing] = []
-
-    def write(self, offset: int, data: memoryview) -> None:
-        self._pieces.append(Passing(Extent(offset, len(data), False), bytes(data)))
-
-    def zero(self, offset: int, length: int) -> None:
-        self._pieces.append(Passing(Extent(offset, length, True), None))
-
-    def take(self) -> Sequence[Passing]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def close(self) -> None:
-        self._pieces.clear()
 
 
 class PartOfSource:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from pitr import rbd_diff
-from pitr.closing import Closes
-from pitr.endpoint.streamed import Passing, cut
+from pitr.endpoint.streamed import Passing, PassingWriter, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent
 from pitr.in_order import InOrder
@@ -37,8 +36,8 @@ class RbdDiffSink:
         self._order = InOrder(size, whole=False, zero=self._zero)
         write(rbd_diff.beginning(version, size, from_snapshot=from_snapshot, to_snapshot=to_snapshot))
 
-    def open_writer(self) -> RbdDiffWriter:
-        return RbdDiffWriter()
+    def open_writer(self) -> PassingWriter:
+        return PassingWriter(rbd_diff.MAX_WRITE)
 
     def append(self, pieces: Sequence[Passing]) -> None:
         """Write the next pieces of the disk; one caller at a time."""
@@ -57,28 +56,6 @@ class RbdDiffSink:
 
     def _zero(self, start: int, length: int) -> None:
         self._write(rbd_diff.zero_record(self._version, start, length))
-
-
-class RbdDiffWriter(Closes):
-    """One worker's way in; `take` hands over what was written."""
-
-    def __init__(self) -> None:
-        self._pieces: list[Passing] = []
-
-    def write(self, offset: int, data: memoryview) -> None:
-        for at in range(0, len(data), rbd_diff.MAX_WRITE):
-            part = bytes(data[at : at + rbd_diff.MAX_WRITE])
-            self._pieces.append(Passing(Extent(offset + at, len(part), False), part))
-
-    def zero(self, offset: int, length: int) -> None:
-        self._pieces.append(Passing(Extent(offset, length, True), None))
-
-    def take(self) -> Sequence[Passing]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def close(self) -> None:
-        self._pieces.clear()
 
 
 class RbdDiffSource:

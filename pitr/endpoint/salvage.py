@@ -142,7 +142,7 @@ def _read_index(repository: Repository, backup: Backup, stream: Stream) -> tuple
 
 def open_blob_of_any_size(repository: Repository, backup: Backup, stream: Stream) -> StoredFile:
     """Open a blob of whatever size: the digests tell which of its frames are good."""
-    if stream.external:
+    if not repository.is_here(stream):
         return repository.open_blob(backup, stream)
     return repository.store.open(names.blob(stream.disk_id, stream.stream_id))
 

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from pitr.closing import Closes
 from pitr.endpoint.protocols import MAX_ZERO, WINDOW
 from pitr.extents import Extent
 
@@ -45,3 +46,29 @@ def cut(extent: Extent, read: Callable[[int], bytes]) -> Iterator[Passing]:
         length = stop - at
         yield Passing(Extent(at, length, extent.zero), None if extent.zero else read(length))
         at = stop
+
+
+class PassingWriter(Closes):
+    """One worker's way into a sink that takes ranges in the order of the disk; `take` hands over what was written.
+
+    Data is cut into pieces of at most `largest` bytes.
+    """
+
+    def __init__(self, largest: int = WINDOW) -> None:
+        self._largest = largest
+        self._pieces: list[Passing] = []
+
+    def write(self, offset: int, data: memoryview) -> None:
+        for at in range(0, len(data), self._largest):
+            part = bytes(data[at : at + self._largest])
+            self._pieces.append(Passing(Extent(offset + at, len(part), False), part))
+
+    def zero(self, offset: int, length: int) -> None:
+        self._pieces.append(Passing(Extent(offset, length, True), None))
+
+    def take(self) -> Sequence[Passing]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def close(self) -> None:
+        self._pieces.clear()

@@ -13,6 +13,7 @@ from ovirtsdk4 import types
 
 from pitr.engine import faults
 from pitr.engine.connection import Engine
+from pitr.engine.deleting import delete_until_gone
 from pitr.engine.faults import EngineFault
 from pitr.engine.values import enum_text, is_path_segment, required
 from pitr.engine.wait import pauses
@@ -135,26 +136,13 @@ def delete_disk(engine: Engine, disk_id: str, timeout_s: float = 300.0) -> None:
 
     A locked disk is waited for. Raises EngineBusy when it stays locked, EngineError.
     """
-    last: EngineFault | None = None
-    for _ in pauses(timeout_s, engine.poll_interval_s):
-        try:
-            engine.call(
-                f"deleting disk {disk_id}",
-                lambda system: system.disks_service().disk_service(disk_id).remove(),
-            )
-        except EngineFault as fault:
-            if fault.missing:
-                return
-            if not fault.busy:
-                raise
-            last = fault
-            continue
-        last = None
-        if not disk_exists(engine, disk_id):
-            return
-    if last is not None:
-        raise faults.as_busy(last)
-    raise EngineError(f"disk {disk_id} was deleted, but still exists after {timeout_s:.0f} s")
+    delete_until_gone(
+        engine,
+        f"disk {disk_id}",
+        lambda system: system.disks_service().disk_service(disk_id).remove(),
+        lambda: disk_exists(engine, disk_id),
+        timeout_s,
+    )
 
 
 def attach_disk(

@@ -8,8 +8,8 @@ from typing import Any
 
 from ovirtsdk4 import types
 
-from pitr.engine import faults
 from pitr.engine.connection import Engine
+from pitr.engine.deleting import delete_until_gone
 from pitr.engine.faults import EngineFault
 from pitr.engine.values import required
 from pitr.engine.vms import VM, find_vm, get_vm
@@ -86,27 +86,21 @@ def create_vm(
 
 def delete_vm(engine: Engine, vm_id: str, timeout_s: float = 300.0) -> None:
     """Delete a VM that is down, but none of its disks; one that does not exist is fine. Raises EngineError."""
-    last: EngineFault | None = None
-    for _ in pauses(timeout_s, engine.poll_interval_s):
-        try:
-            engine.call(
-                f"deleting VM {vm_id}", lambda system: _service(system, vm_id).remove(detach_only=True)
-            )
-        except EngineFault as fault:
-            if fault.missing:
-                return
-            if not fault.busy:
-                raise
-            last = fault
-            continue
-        last = None
+
+    def exists() -> bool:
         try:
             get_vm(engine, vm_id)
         except NoSuchVM:
-            return
-    if last is not None:
-        raise faults.as_busy(last)
-    raise EngineError(f"VM {vm_id} was deleted, but still exists after {timeout_s:.0f} s")
+            return False
+        return True
+
+    delete_until_gone(
+        engine,
+        f"VM {vm_id}",
+        lambda system: _service(system, vm_id).remove(detach_only=True),
+        exists,
+        timeout_s,
+    )
 
 
 def start_vm(engine: Engine, vm_id: str, timeout_s: float = 300.0) -> None:

@@ -367,7 +367,9 @@ class _DiskCopy:
                 transfer.transfer_url, transfer.proxy_url, run.engine.config.cafile, run.engine.config.secure
             )
             new, source = self._source(address)
-            meta = blob_meta(new, source, run.vm, self._started)
+            started, vm = self._started, VMName(run.vm.id, run.vm.name)
+            data_bytes = source.extents().data_bytes
+            meta = blob_meta(new, vm, source.size, data_bytes, started.hi, started.checkpoint_id)
             if run.options.piping_out is not None:
                 with self._piping_out(run.options.piping_out, address, new, source, meta) as opened:
                     yield opened

@@ -21,7 +21,7 @@ from pitr.jobs import choosing
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, resolve_chain
-from pitr.transfer.copy import Progress
+from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 
 State = Literal["same", "changed", "added", "removed"]
 
@@ -109,13 +109,14 @@ def diff(
     *,
     disks: Sequence[str] = (),
     exact: bool = False,
+    workers: int = DEFAULT_WORKERS,
     look: Look | None = None,
     progress: Progress | None = None,
 ) -> list[DiskDiff]:
     """Compare the disks of two points of one VM, the later one's first; only those named, if any are.
 
-    `exact`: also read what is different by the indexes, and keep only blocks that are. Raises StoredDamage where one
-    of the chains is not whole or, with `exact`, data is damaged; NoSuchDisk; BusyError.
+    `exact`: also read what is different by the indexes, with `workers`, and keep only blocks that are. Raises
+    StoredDamage where one of the chains is not whole or, with `exact`, data is damaged; NoSuchDisk; BusyError.
     """
     vm: VMName = after.vm
     chosen = _disk_ids(before, after, disks)
@@ -132,7 +133,7 @@ def diff(
 
     with repository.reading_vm(vm):
         for disk_id in chosen:
-            found.append(_disk_diff(repository, before, after, disk_id, exact, look, told))
+            found.append(_disk_diff(repository, before, after, disk_id, workers if exact else 0, look, told))
             done += _size(before, disk_id) + _size(after, disk_id)
             if progress is not None:
                 progress(done, total)
@@ -166,29 +167,30 @@ def _disk_diff(
     before: Backup,
     after: Backup,
     disk_id: str,
-    exact: bool,
+    workers: int,
     look: Look | None,
     told: Callable[[int, int], None],
 ) -> DiskDiff:
+    """Compare one disk; with `workers` what is different by the indexes is read, too."""
     old, new = before.stream_of(disk_id), after.stream_of(disk_id)
     if new is None:
         if old is None:
             raise RuntimeError(f"no point holds the disk {disk_id}")
         note = _left_out(after, disk_id)
         return DiskDiff(disk_id, old.name, old.size, None, ExtentMap.of([]), 0, note)
-    resolved = resolve_chain(repository, after, new)
+    exact = workers > 0
+    resolved = resolve_chain(repository, after, new, with_frames=exact)
     if old is not None and old.stream_id == new.stream_id:
         found = DiskDiff(disk_id, new.name, old.size, new.size, ExtentMap.of([]), 0)
     else:
-        earlier = resolve_chain(repository, before, old) if old is not None else None
+        earlier = resolve_chain(repository, before, old, with_frames=exact) if old is not None else None
         difference = compare(repository, earlier, resolved)
-        del earlier
         if exact:
-            older = (before, old) if old is not None else None
             told(0, int(difference.length.sum()))
             difference = read_difference(
-                repository, difference, older, (after, new), lambda read: told(read, 0)
+                repository, difference, earlier, resolved, lambda read: told(read, 0), workers=workers
             )
+        del earlier
         found = DiskDiff(
             disk_id,
             new.name,

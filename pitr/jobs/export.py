@@ -18,14 +18,14 @@ from pitr.endpoint.raw_file import RawFileSink
 from pitr.endpoint.raw_stream import PartOfSource, RawStreamSink
 from pitr.endpoint.rbd_stream import RbdDiffSink
 from pitr.endpoint.sparse_stream import SparseStreamSink
-from pitr.errors import NoSuchDisk
+from pitr.errors import NoSuchDisk, UsageError
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.transfer import copy
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import printable
 
-StreamFormat = Literal["sparse", "rbd-diff", "rbd-diff-v2"]
+StreamFormat = Literal["sparse", "rbd-diff", "rbd-diff-v2", "raw"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,11 @@ def export_stream(
 ) -> Exported:
     """Write the disk of `stream` at the point of `backup` to `output`, which is finished, or aborted on an error.
 
-    With `since` only what is different at that point, which may be the later one. Raises StoredDamage, NoSuchDisk.
+    With `since` only what is different at that point, which may be the later one. A raw stream is all of the disk,
+    zeroes included, and has no end that tells it whole. Raises StoredDamage, NoSuchDisk, UsageError.
     """
+    if stream_format == "raw" and since is not None:
+        raise UsageError("a raw stream holds a whole disk: it cannot say what is unchanged")
     with ExitStack() as failure:
         failure.callback(output.abort)
         with repository.reading_vm(backup.vm), _open(repository, backup, stream, since) as source:
@@ -74,6 +77,8 @@ def export_stream(
                     meta=_meta(backup, stream, since, source.extents().data_bytes),
                     compression=output.compression,
                 )
+            elif stream_format == "raw":
+                sink = RawStreamSink(write, 0, source.size)
             else:
                 sink = RbdDiffSink(
                     write,

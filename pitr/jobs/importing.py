@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from pitr import times, virtnbdbackup
 from pitr.endpoint.detect import KnownSource, StreamFormat, open_stream
+from pitr.endpoint.input import Remembered
 from pitr.endpoint.rbd_stream import RbdDiffSource
 from pitr.endpoint.sparse_stream import SparseStreamSource
 from pitr.errors import UsageError
-from pitr.jobs import identities, taking_in
+from pitr.jobs import bringing_back, identities, taking_in
 from pitr.jobs.taking_in import DiskToTakeIn, PointToTakeIn
 from pitr.model import Backup, DiskSettings, Stream
 from pitr.repository import Repository
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
+from pitr.units import printable
 
 _NO_SETTINGS = "how the disk was set up is not known: it is restored as a thin qcow2 disk"
 _NO_TIME = "the stream does not tell its time: the point is labelled with the time of the import"
@@ -66,11 +68,21 @@ def import_stream(
 ) -> Backup:
     """Read one stream to its end and commit it as a point. The caller closes `stream`.
 
+    The blob of a point that the repository knows, which was piped out, becomes that point's again.
+
     Raises FormatError when it is not whole or not a stream, and UsageError where it does not say what it is of and
     `options` do not either: nothing is guessed.
     """
-    source = open_stream(stream, options.format)
+    remembered = Remembered(stream)
+    source = open_stream(cast(BinaryIO, remembered), options.format)
     said = _said(source)
+    if said.stream_id is not None:
+        known = bringing_back.piped_out(repository.catalog, said.stream_id)
+        if known is not None:
+            _check_is_asked_for(options, *known)
+            bringing_back.bring_back(repository, *known, remembered.again(), progress)
+            return known[0]
+    remembered.forget()
     vm = identities.choose_vm(repository.catalog, options.vm, said.meta)
     with repository.lock_vm(vm):
         catalog = repository.catalog
@@ -121,6 +133,22 @@ def import_stream(
             [lambda: nullcontext(source)],
             workers=options.workers,
             progress=progress,
+        )
+
+
+def _check_is_asked_for(options: ImportOptions, backup: Backup, stream: Stream) -> None:
+    """Raise UsageError where a blob of a known point was to become something else."""
+    other = (
+        options.vm not in (None, backup.vm.id, backup.vm.name)
+        or options.disk not in (None, stream.disk_id, stream.name)
+        or options.time is not None
+        or options.onto is not None
+    )
+    if other:
+        raise UsageError(
+            f"this is the blob of stream {stream.stream_id}, piped out by backup {backup.backup_id} of VM "
+            f"{printable(backup.vm.name)}",
+            "It can be that point only: leave out --vm, --disk, --time and --onto.",
         )
 
 

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a backup knows of a stream before its first byte, and what the stream's blob tells of itself."""
+"""What is known of a stream before its first byte, and what the stream's blob tells of itself."""
 
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from pitr import engine as ovirt
 from pitr import times
-from pitr.endpoint.imageio import ImageioSource
-from pitr.model import DiskSettings, Kind
+from pitr.model import DiskSettings, Kind, VMName
 from pitr.repository.stream_sink import NewStream
+
+if TYPE_CHECKING:
+    # Who takes in streams needs no engine.
+    from pitr import engine as ovirt
 
 
 def new_stream(
@@ -37,13 +41,13 @@ def new_stream(
 
 
 def blob_meta(
-    new: NewStream, source: ImageioSource, vm: ovirt.VM, started: ovirt.StartedBackup
+    new: NewStream, vm: VMName, size: int, data_bytes: int, point: datetime, checkpoint_id: str | None
 ) -> dict[str, object]:
-    """What a blob that is found alone tells of itself (docs/format.md)."""
+    """What a blob that is found alone tells of itself (docs/format.md). `size` and `data_bytes` are the disk's."""
     return {
-        "virtual-size": source.size,
-        "data-size": source.extents().data_bytes,
-        "date": times.to_text(started.hi),
+        "virtual-size": size,
+        "data-size": data_bytes,
+        "date": times.to_text(point),
         "incremental": new.kind is Kind.INCREMENTAL,
         "stream-id": new.stream_id,
         "parent-stream-id": new.parent_stream_id,
@@ -52,5 +56,5 @@ def blob_meta(
         "disk-name": new.name,
         "vm-id": vm.id,
         "vm-name": vm.name,
-        "checkpoint-id": started.checkpoint_id,
+        "checkpoint-id": checkpoint_id,
     }

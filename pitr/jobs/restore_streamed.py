@@ -34,7 +34,9 @@ from pitr.transfer.pour import check_whole, pour
 def is_elsewhere(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> bool:
     """Whether a blob that these disks stand on is not in the repository, as far as their chains are known."""
     return any(
-        part.external is not None for stream in streams for _, part in known_chain(repository, backup, stream)
+        not repository.is_here(part)
+        for stream in streams
+        for _, part in known_chain(repository, backup, stream)
     )
 
 
@@ -82,7 +84,7 @@ def restore_from_commands(
 
     @contextmanager
     def open_blob(owner: Backup, stream: Stream) -> Iterator[BinaryIO]:
-        if stream.external is None:
+        if repository.is_here(stream):
             opened = open_blob_of_any_size if keep_going else Repository.open_blob
             with opened(repository, owner, stream) as stored:
                 yield cast(BinaryIO, FrontToBack(stored))

@@ -16,6 +16,7 @@ from pitr.endpoint.protocols import Source
 from pitr.endpoint.streamed import StreamedSource
 from pitr.errors import UsageError
 from pitr.jobs.identities import usable_id
+from pitr.jobs.new_streams import blob_meta
 from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
 from pitr.repository import Repository
 from pitr.repository.stream_sink import NewStream, StreamSink
@@ -118,20 +119,8 @@ def new_stream(
         settings=disk.settings,
         note=disk.note,
     )
-    meta = {
-        "virtual-size": size,
-        "data-size": 0,
-        "date": times.to_text(new.point),
-        "incremental": stream.kind is Kind.INCREMENTAL,
-        "stream-id": stream.stream_id,
-        "parent-stream-id": stream.parent_stream_id,
-        "backup-id": backup_id,
-        "disk-id": stream.disk_id,
-        "disk-name": stream.name,
-        "vm-id": new.vm.id,
-        "vm-name": new.vm.name,
-        "checkpoint-id": usable_id(new.checkpoint_id),
-    }
+    # How much data will come is not known before it came.
+    meta = blob_meta(stream, new.vm, size, 0, new.point, usable_id(new.checkpoint_id))
     return repository.new_stream(stream, size, meta, level=DEFAULT_LEVEL)
 
 

@@ -52,7 +52,7 @@ def check_unchanged(
     ranges count like frames. `stream` is the parent's of the same disk. Raises UntrackedChange, StoredDamage.
     """
     resolved = resolve_chain(repository, parent, stream)
-    unchanged = _claimed(resolved, source)
+    unchanged = _claimed(repository, resolved, source)
     sample = _sample(len(unchanged), percent)
     with ExitStack() as stack:
         reader = stack.enter_context(source.open_reader())
@@ -113,13 +113,13 @@ class _Stored:
         )
 
 
-def _claimed(resolved: ResolvedChain, source: Source) -> _Unchanged:
+def _claimed(repository: Repository, resolved: ResolvedChain, source: Source) -> _Unchanged:
     """The parts of frames and the zero ranges of the parent that `source` has no extent in."""
     point_map = resolved.map
     before = Layer(ExtentMap(point_map.start, point_map.length, point_map.zero), point_map.size)
     now = resolve([Layer(source.extents(), source.size), before])
     # What was piped out is not here to be compared with.
-    elsewhere = [layer for layer, (_, stream) in enumerate(resolved.chain) if stream.external]
+    elsewhere = [layer for layer, (_, stream) in enumerate(resolved.chain) if not repository.is_here(stream)]
     here = point_map.zero | ~np.isin(point_map.layer, elsewhere)
     kept = np.flatnonzero(now.layer == 1)
     kept = kept[here[now.row[kept]]]

@@ -201,7 +201,7 @@ class _Run:
                         "it does not sum up to what the record says",
                     )
                 )
-        if stream.external:
+        if not self._repository.is_here(stream):
             # Not here to be looked at: nothing is said of it, and that is told.
             self.result.elsewhere += 1
             self._advance(stream.blob.size)

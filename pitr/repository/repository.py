@@ -321,19 +321,29 @@ class Repository(Closes):
             ("blob", names.blob(stream.disk_id, stream.stream_id), stream.blob),
             ("index", names.index(stream.disk_id, stream.stream_id), stream.index),
         )
-        for what, name, recorded in objects[1:] if stream.external else objects:
+        for what, name, recorded in objects if self.is_here(stream) else objects[1:]:
             with self._open(backup, stream, what, name) as file:
                 _compare_size(backup, stream, what, file.size, recorded.size)
+
+    def is_here(self, stream: Stream) -> bool:
+        """Whether the blob belongs in the repository: it was not piped out, or it was brought back."""
+        if stream.external != "zstd":
+            return stream.external is None
+        try:
+            self.store.size(names.blob(stream.disk_id, stream.stream_id))
+        except ObjectMissing:
+            return False
+        return True
 
     def open_blob(self, backup: Backup, stream: Stream) -> StoredFile:
         """Open a blob after comparing its size with the record's.
 
         Raises StoredDamage, and UsageError for one that was piped out and is not here.
         """
-        if stream.external:
+        if not self.is_here(stream):
             raise UsageError(
                 f"the blob of stream {stream.stream_id} (backup {backup.backup_id}) was piped out: it is not here",
-                "Restore with --get-command, a command that gives it back.",
+                "Restore with --get-command, a command that gives it back, or take it in again with 'pitr import'.",
             )
         file = self._open(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
         try:

@@ -162,6 +162,14 @@ class Writer:
         return backup
 
 
+def written(repository: Repository, story: Sequence[tuple[str, bool]]) -> list[Backup]:
+    """A backup for each step: a disk as text, and whether it is a full. Frames are of 64 KiB."""
+    writer = Writer(repository)
+    for text, full in story:
+        writer.add(text, full=full, frame_size=1 << 16)
+    return writer.backups
+
+
 def disk_id(number: int) -> str:
     return f"22222222-0000-4000-8000-{number + 1:012}"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import tempfile
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from helpers import (
     flip_bit,
     index_path,
     record_path,
+    written,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,10 +130,7 @@ STORY = (
 
 @pytest.fixture
 def story(repository: Repository) -> list[Backup]:
-    writer = Writer(repository)
-    for text, full in STORY:
-        writer.add(text, full=full, frame_size=64 * KiB)
-    return writer.backups
+    return written(repository, STORY)
 
 
 def _document(command: Pitr, *arguments: str | Path, code: int = 0) -> Any:
@@ -162,6 +162,24 @@ def test_what_is_stored_again_with_the_same_content_is_the_same(command: Pitr, s
     # It has grown, and the letter D of the end is what it was.
     assert one["state"] == "changed" and one["changed_bytes"] == 0
     assert one["size_after"] > one["size_before"]
+
+
+def test_exact_finds_the_same_with_any_number_of_workers_and_resolves_once(repository: Repository) -> None:
+    writer = Writer(repository)
+    chance = random.Random(5)
+    letters = [chance.choice("ABC0") for _ in range(300)]
+    first = writer.add(" ".join(f"32k:{letter}" for letter in letters))
+    for number in range(0, 300, 7):
+        letters[number] = "D"
+    second = writer.add(" ".join(f"32k:{letter}" for letter in letters), full=True, frame_size=64 * KiB)
+    found = []
+    for workers in (1, 2, 7):
+        with mock.patch.object(Repository, "chain", autospec=True, side_effect=Repository.chain) as resolved:
+            (one,) = diff(repository, first, second, exact=True, workers=workers)
+        assert resolved.call_count == 2
+        found.append((list(one.changes), one.new_bytes))
+    assert found[0] == found[1] == found[2]
+    assert one.changed_bytes == 43 * 32 * KiB
 
 
 def test_exact_reads_what_a_full_has_cut_differently(repository: Repository, command: Pitr) -> None:

@@ -202,3 +202,19 @@ def virtnbdbackup_of(
         listed = json.dumps(sizes).encode()
         parts += [listed, b"\r\n", b"comp %016x %016x\r\n" % (0, len(listed))]
     return b"".join(parts)
+
+
+def read_only(length: int, command: Pitr, *arguments: str) -> None:
+    """Read so many bytes of what `pitr` writes, and go away: that is a failure, and it has to say so."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pitr", *arguments],
+        env={**os.environ, **command.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(length)
+        process.stdout.close()
+        complaint = process.stderr.read().decode()
+        assert process.wait() == 1, complaint
+    assert "has gone before its end" in complaint and "Traceback" not in complaint

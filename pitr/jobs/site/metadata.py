@@ -85,7 +85,8 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
     ),
     "external_blobs": (
         "Blobs that lie elsewhere",
-        "Streams whose data was piped out: the repository holds their index and record only.",
+        "Streams whose data was piped out: the repository holds their index and record only, unless it was imported "
+        "again.",
         """
         SELECT point.vm_name, stream.name AS disk, point.point, stream.kind, stream.external, stream.blob_size,
                stream.stream_id
@@ -154,7 +155,7 @@ _TABLES: dict[str, dict[str, Any]] = {
             "zero_bytes": "Of the disk, in the stream's zero extents",
             "extents": "Rows of the extent index",
             "blob_size": "Bytes as stored",
-            "external": "The blob was piped out like this, and is not in the repository",
+            "external": "The blob was piped out like this; it is not in the repository unless it was imported again",
             "note": "What the source of an import could not tell",
             "format": "Of the disk on the engine; cow is qcow2",
         },

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Deleting what the engine takes its time for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pitr.engine import faults
+from pitr.engine.connection import Engine
+from pitr.engine.faults import EngineFault
+from pitr.engine.wait import pauses
+from pitr.errors import EngineError
+
+
+def delete_until_gone(
+    engine: Engine, what: str, remove: Callable[[Any], object], exists: Callable[[], bool], timeout_s: float
+) -> None:
+    """Ask the engine to `remove` (it gets the system service) until `what` is gone; never having been is fine.
+
+    What is locked is waited for. Raises EngineBusy when it stays locked, EngineError.
+    """
+    last: EngineFault | None = None
+    for _ in pauses(timeout_s, engine.poll_interval_s):
+        try:
+            engine.call(f"deleting {what}", remove)
+        except EngineFault as fault:
+            if fault.missing:
+                return
+            if not fault.busy:
+                raise
+            last = fault
+            continue
+        last = None
+        if not exists():
+            return
+    if last is not None:
+        raise faults.as_busy(last)
+    raise EngineError(f"{what} was deleted, but still exists after {timeout_s:.0f} s")
