@@ -46,8 +46,7 @@ class Scratch:
         if self._folder is not None:
             # What cannot be removed now, the next process sweeps.
             with suppress(OSError, RepositoryError), self._opened() as parent:
-                shutil.rmtree(self._folder.name, ignore_errors=True, dir_fd=parent)
-            os.close(self._lock)
+                _remove(self._folder.name, parent, self._lock)
             self._folder = None
 
     @contextmanager
@@ -73,7 +72,7 @@ class Scratch:
                     continue
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 # Another process may have swept the folder between its making and its locking.
-                if os.fstat(handle).st_nlink and (self._parent / name).is_dir():
+                if _is_lock_of(name, parent, handle):
                     self._lock = handle
                     return self._parent / name
                 os.close(handle)
@@ -91,11 +90,11 @@ class Scratch:
                 # Not a folder, or one that another process is removing.
                 continue
             try:
-                with suppress(BlockingIOError):
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(name, ignore_errors=True, dir_fd=parent)
-            finally:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 os.close(handle)
+            else:
+                _remove(name, parent, handle)
 
 
 def _make(folder: Path | str, within: int | None = None) -> None:
@@ -109,3 +108,23 @@ def _open_lock(name: str, parent: int) -> int:
         return os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     finally:
         os.close(folder)
+
+
+def _is_lock_of(name: str, parent: int, handle: int) -> bool:
+    """Whether the open file `handle` still is the lock of the folder; removed, FUSE may keep it by another name."""
+    try:
+        status = os.stat(f"{name}/{_LOCK}", dir_fd=parent, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return os.path.samestat(status, os.fstat(handle))
+
+
+def _remove(name: str, parent: int, lock: int) -> None:
+    """Remove a folder whose lock is held, and close that."""
+    try:
+        shutil.rmtree(name, ignore_errors=True, dir_fd=parent)
+    finally:
+        os.close(lock)
+    # FUSE and NFS keep a file that is removed while it is open by another name, in the folder, until it is closed.
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=parent)
