@@ -80,6 +80,8 @@ def file_errors(path: Path) -> Iterator[None]:
         advice = ""
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             advice = "Make room there, or name another place."
+        elif error.errno == errno.EFBIG:
+            advice = "The file system takes no file of this size (FAT: 4 GiB): name a place on another one."
         elif isinstance(error, FileNotFoundError) and not path.parent.exists():
             raise PitrError(f"there is no folder {path.parent}", "Make it, or name another place.") from error
         raise PitrError(f"{path}: {error.strerror or error}", advice) from error

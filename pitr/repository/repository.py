@@ -96,6 +96,11 @@ class Repository(Closes):
             raise RepositoryError(f"the repository in {path} needs a newer pitr ({what})", "Update pitr.")
         return cls(path, store, document["id"])
 
+    @property
+    def keeps_modes(self) -> bool:
+        """Whether the file system keeps others out by the modes of files; else its mount says who may read here."""
+        return not (self.path / names.REPOSITORY).stat().st_mode & 0o077
+
     def close(self) -> None:
         self._forget_catalog()
         self.store.close()
