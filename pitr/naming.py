@@ -54,11 +54,11 @@ class Naming:
         The old name may be left, for the caller to remove. Raises FileExistsError when the name is taken, by whatever
         it is, and OSError.
         """
-        for number in range(self._first, len(_WAYS)):
+        for number in range(self._first, len(WAYS)):
             try:
-                _WAYS[number](source, source_folder, target, target_folder)
+                WAYS[number](source, source_folder, target, target_folder)
             except OSError as error:
-                if number + 1 == len(_WAYS) or not cannot(error):
+                if number + 1 == len(WAYS) or not cannot(error):
                     raise
             else:
                 # Only once another way has worked: it may have been the permission that was missing.
@@ -115,7 +115,8 @@ def _rename_under_lock(source: str, source_folder: int, target: str, target_fold
         os.close(lock)
 
 
-_WAYS: Final[tuple[Way, ...]] = (_link, rename_no_replace, _rename_under_lock)
+#: In the order in which they are tried.
+WAYS: tuple[Way, ...] = (_link, rename_no_replace, _rename_under_lock)
 
 
 def _renameat2() -> Any:

@@ -61,5 +61,5 @@ def refuse_links(monkeypatch: pytest.MonkeyPatch, *, renameat2: bool) -> None:
 
     monkeypatch.setattr(os, "link", link)
     if not renameat2:
-        ways = tuple(rename if way is naming.rename_no_replace else way for way in naming._WAYS)
-        monkeypatch.setattr(naming, "_WAYS", ways)
+        ways = tuple(rename if way is naming.rename_no_replace else way for way in naming.WAYS)
+        monkeypatch.setattr(naming, "WAYS", ways)

@@ -92,8 +92,8 @@ class FaultyOs:
             self._real[name] = getattr(os, name)
             setattr(os, name, getattr(self, f"_{name}"))
         self._real["rename_no_replace"] = naming.rename_no_replace
-        naming._WAYS = tuple(
-            self._rename_no_replace if way is naming.rename_no_replace else way for way in naming._WAYS
+        naming.WAYS = tuple(
+            self._rename_no_replace if way is naming.rename_no_replace else way for way in naming.WAYS
         )
         layer = self
 
