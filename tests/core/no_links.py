@@ -27,8 +27,9 @@ def exfat(folder: Path) -> Iterator[Path]:
     if missing or os.getuid() or not Path("/dev/fuse").exists():
         pytest.skip(f"mounting exFAT needs root, /dev/fuse and {', '.join(missing or _PROGRAMS)}")
 
+    environment = {**os.environ, "PATH": path}
+
     def run(*command: str | Path) -> str:
-        environment = {**os.environ, "PATH": path}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"{command[0]} does not work here: {done.stderr.strip()}")
@@ -45,9 +46,9 @@ def exfat(folder: Path) -> Iterator[Path]:
         try:
             yield mounted
         finally:
-            run("umount", mounted)
+            subprocess.run(["umount", mounted], env=environment, check=True)
     finally:
-        run("losetup", "--detach", device)
+        subprocess.run(["losetup", "--detach", device], env=environment, check=True)
 
 
 def refuse_links(monkeypatch: pytest.MonkeyPatch, *, renameat2: bool) -> None:

@@ -113,8 +113,9 @@ def test_what_can_be_no_object_is_not_listed(store: PosixStore) -> None:
 
 def test_a_disk_that_is_full_is_told_and_leaves_nothing(store: PosixStore, small_files: None) -> None:
     del small_files
-    with pytest.raises(RepositoryError, match="cannot write backups/large"):
+    with pytest.raises(RepositoryError, match="cannot write backups/large") as raised:
         store.create("backups/large", bytes(10_000))
+    assert "takes no file of this size" in raised.value.advice
     assert list(store.list("backups")) == []
     assert [path.name for path in (store.folder / "tmp").glob("*/*")] == ["lock"]
     store.create("backups/small", bytes(8000))
