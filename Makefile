@@ -4,7 +4,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # For the C parts of the oVirt packages, the local oVirt and the tests.
-PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl
+PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl exfat-fuse exfatprogs
 # The page of `pitr diff --html` is tested in it; 400 MB, which nothing else needs.
 BROWSER := chromium
 # More workers than this only wait for the disk.

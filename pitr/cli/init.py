@@ -33,6 +33,10 @@ def init(
         raise UsageError("two different folders are named", "Name one, with --repo or without.")
     path = folder or common.repository_path()
     with Repository.create(path) as repository:
+        if not repository.keeps_modes:
+            common.out.notify(
+                f"the file system of {path} keeps no modes: whom its mount lets read there reads the backups"
+            )
         if common.out.json:
             common.out.document(
                 {"repository": {"id": repository.id, "path": str(path.absolute()), "format": FORMAT}}

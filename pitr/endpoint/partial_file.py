@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pitr.errors import PitrError, UsageError
+from pitr.naming import cannot, rename_no_replace, sync_folder
 
 SUFFIX: Final = ".pitr-partial"
 
@@ -41,11 +42,22 @@ class PartialFile:
     def commit(self) -> None:
         """Make the content durable, give the file its name, and make that durable too."""
         with file_errors(self.target):
-            _fsync(self.path, os.O_RDWR)
-            self._refuse_existing()
-            self.path.rename(self.target)
-            self._pending = False
-            _fsync(self.target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            with _opened(self.path, os.O_RDWR) as file:
+                os.fsync(file)
+            with _opened(self.target.parent, os.O_RDONLY | os.O_DIRECTORY) as folder:
+                try:
+                    rename_no_replace(self.path.name, folder, self.target.name, folder)
+                except FileExistsError:
+                    self._refuse_existing()
+                    raise
+                except OSError as error:
+                    if not cannot(error):
+                        raise
+                    # The second best: another pitr is kept away by the partial file, another program is not.
+                    self._refuse_existing()
+                    self.path.rename(self.target)
+                self._pending = False
+                sync_folder(folder)
 
     def abort(self) -> None:
         """Remove the partial file; nothing to do after `commit`."""
@@ -68,14 +80,17 @@ def file_errors(path: Path) -> Iterator[None]:
         advice = ""
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             advice = "Make room there, or name another place."
+        elif error.errno == errno.EFBIG:
+            advice = "The file system takes no file of this size (FAT: 4 GiB): name a place on another one."
         elif isinstance(error, FileNotFoundError) and not path.parent.exists():
             raise PitrError(f"there is no folder {path.parent}", "Make it, or name another place.") from error
         raise PitrError(f"{path}: {error.strerror or error}", advice) from error
 
 
-def _fsync(path: Path, flags: int) -> None:
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
     descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -136,7 +136,7 @@ class RawFileSink:
         try:
             with file_errors(self._path):
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
-                os.ftruncate(self._descriptor, size)
+                _grow(self._path, self._descriptor, size)
         except BaseException:
             self.abort()
             raise
@@ -216,6 +216,18 @@ def _opened_device(path: Path, size: int) -> int:
         os.close(descriptor)
         raise UsageError(f"{path} has {capacity} bytes, the disk needs {size}")
     return descriptor
+
+
+def _grow(path: Path, descriptor: int, size: int) -> None:
+    """Give a new file its size; what is in it reads as zero."""
+    try:
+        os.ftruncate(descriptor, size)
+    except PermissionError:
+        # truncate(2): not by all file systems. Writing its last byte instead may let through what lay there before.
+        raise PitrError(
+            f"the file system of {path.parent} cannot make a file longer without writing it",
+            "Name a place on another file system.",
+        ) from None
 
 
 def _zeroed(descriptor: int, offset: int, length: int) -> bool:

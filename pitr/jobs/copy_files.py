@@ -19,6 +19,7 @@ from pitr.damage import StoredDamage
 from pitr.errors import FileSystemError, PitrError, UsageError
 from pitr.filesystem import Content, FileSystem, Kind, Node
 from pitr.jobs.volumes import Place
+from pitr.naming import Naming
 from pitr.transfer.copy import Progress
 from pitr.units import printable
 
@@ -126,6 +127,7 @@ class _Copy:
     def __init__(self, *, overwrite: bool, dry_run: bool, progress: Progress | None) -> None:
         self.result = CopiedFiles()
         self._overwrite = overwrite
+        self._naming = Naming()
         self._dry_run = dry_run
         self._progress = progress
         self._links: list[_Link] = []
@@ -256,15 +258,7 @@ class _Copy:
         if self._overwrite:
             os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
             return
-        try:
-            os.link(scratch, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-        except FileExistsError:
-            raise
-        except OSError:
-            # A file system without hard links: the second best, which another program can come between.
-            if _exists(name, folder):
-                raise FileExistsError from None
-            os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
+        self._naming.give(scratch, folder, name, folder)
 
     def _link(self, node: Node, name: str, path: str, parents: tuple[str, ...]) -> None:
         target = self._file_system.target(node)

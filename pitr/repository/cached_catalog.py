@@ -16,6 +16,7 @@ from pitr.catalog.catalog import CatalogUnusable
 from pitr.damage import StoredDamage
 from pitr.errors import RepositoryError
 from pitr.model import Backup, Record, StoredObject
+from pitr.naming import set_mode
 from pitr.repository import lock, names
 from pitr.store import ObjectMissing, Store
 
@@ -142,7 +143,7 @@ def _replacing(path: Path) -> AbstractContextManager[None]:
 def _scratch(store: Store) -> Path:
     scratch = store.scratch_file()
     scratch.touch(mode=0o600)
-    scratch.chmod(0o600)
+    set_mode(scratch, 0o600)
     return scratch
 
 

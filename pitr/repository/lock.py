@@ -19,6 +19,7 @@ import orjson
 
 from pitr import times
 from pitr.errors import BusyError, FormatError, RepositoryError
+from pitr.store.folders import LinkInside, open_folder
 
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
@@ -65,9 +66,17 @@ def wait_for(path: Path, what: str) -> Iterator[None]:
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[int]:
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with suppress(FileExistsError):
+            path.parent.mkdir(mode=0o700)
+        folder = open_folder(path.parent)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            handle = os.open(path.name, flags, 0o600, dir_fd=folder)
+        finally:
+            os.close(folder)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise LinkInside(path) from None
         raise _cannot_lock(what, error) from error
     try:
         yield handle

@@ -17,9 +17,10 @@ from pitr.closing import Closes
 from pitr.damage import Damage, How, StoredDamage, What, of_stream
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
+from pitr.naming import set_mode
 from pitr.repository import canonical, lock, names, record
 from pitr.repository.cached_catalog import Comparison, CompletedCatalog, compare, rebuild
-from pitr.store import ObjectExists, ObjectMissing, PosixStore, StoredFile, check_name, is_name
+from pitr.store import LinkInside, ObjectExists, ObjectMissing, PosixStore, StoredFile, check_name, is_name
 
 if TYPE_CHECKING:
     from pitr.index import Index
@@ -56,7 +57,7 @@ class Repository(Closes):
                 raise RepositoryError(
                     f"{path} is not empty", "Name a folder that is empty or does not exist yet."
                 )
-            path.chmod(0o700)
+            set_mode(path, 0o700)
         except OSError as error:
             raise RepositoryError(f"cannot make a repository in {path}: {error.strerror}") from error
         store = PosixStore(path)
@@ -95,6 +96,11 @@ class Repository(Closes):
             raise RepositoryError(f"the repository in {path} needs a newer pitr ({what})", "Update pitr.")
         return cls(path, store, document["id"])
 
+    @property
+    def keeps_modes(self) -> bool:
+        """Whether the file system keeps others out by the modes of files; else its mount says who may read here."""
+        return not (self.path / names.REPOSITORY).stat().st_mode & 0o077
+
     def close(self) -> None:
         self._forget_catalog()
         self.store.close()
@@ -119,7 +125,11 @@ class Repository(Closes):
 
     @property
     def catalog_path(self) -> Path:
-        return self.path / "catalog.db"
+        """Where the catalog is. Raises LinkInside for a link, which SQLite would follow, out of the repository."""
+        path = self.path / "catalog.db"
+        if path.is_symlink():
+            raise LinkInside(path)
+        return path
 
     def check_catalog(self) -> Comparison:
         """Compare the catalog file, as it is, with the records."""

@@ -2,9 +2,11 @@
 """Stores: bytes under names. Everything below a repository goes through one."""
 
 from pitr.store.base import NewObject, ObjectExists, ObjectMissing, Store, StoredFile, check_name, is_name
+from pitr.store.folders import LinkInside
 from pitr.store.posix import PosixStore
 
 __all__ = [
+    "LinkInside",
     "NewObject",
     "ObjectExists",
     "ObjectMissing",

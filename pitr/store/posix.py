@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A store in a folder of a POSIX file system.
 
-An object is written to a scratch file, synced, renamed to its name, and its folder is synced: after a crash it is
-there whole or not at all. Files are 0600 and folders 0700, whatever the umask says.
+An object is written to a scratch file, synced, given its name, and its folder is synced: after a crash it is there
+whole or not at all. Files are 0600 and folders 0700, whatever the umask says, where the file system keeps modes.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +19,13 @@ from typing import Self
 
 from pitr.closing import Closes
 from pitr.errors import RepositoryError
+from pitr.naming import Naming, set_mode, sync_folder
 from pitr.store.base import ObjectExists, ObjectMissing, check_name, is_name
+from pitr.store.folders import Folders, LinkInside
 from pitr.store.scratch import Scratch
 
-_FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
+_SCRATCH = "tmp"
 
 
 @contextmanager
@@ -31,20 +34,13 @@ def _io_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         advice = ""
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = "Free some space (see 'pitr prune') and run the command again."
-        elif error.errno == 30:  # EROFS
+        elif error.errno == errno.EROFS:
             advice = "The repository's file system is read-only; only reading commands work on it."
+        elif error.errno == errno.EFBIG:
+            advice = "The repository's file system takes no file of this size (FAT: 4 GiB). Use another one."
         raise RepositoryError(f"{what}: {error.strerror or error}", advice) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the entries of a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class PosixStore:
@@ -52,15 +48,17 @@ class PosixStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._scratch = Scratch(folder / "tmp")
+        self._scratch = Scratch(folder / _SCRATCH)
+        self._folders = Folders(folder)
+        self._naming = Naming()
 
     def close(self) -> None:
         self._scratch.close()
 
     def new(self, name: str) -> _NewFile:
-        target = self._path(name)
+        check_name(name)
         with _io_errors(f"cannot write {name}"):
-            return _NewFile(self, name, target, self._scratch.file())
+            return _NewFile(self._folders, self._naming, name, self._scratch.file())
 
     def create(self, name: str, data: bytes) -> None:
         with self.new(name) as new:
@@ -73,9 +71,14 @@ class PosixStore:
                 # A repository holds no symbolic links: one would lead reads out of it.
                 # Nor does it hold pipes: without O_NONBLOCK, opening one would wait for its writer.
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-                handle = os.open(self._path(name), flags)
+                with self._folder_of(name) as (folder, base):
+                    handle = os.open(base, flags, dir_fd=folder)
             except (FileNotFoundError, NotADirectoryError):
                 raise ObjectMissing(name) from None
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise LinkInside(self._path(name)) from None
+                raise
             return _OpenFile(name, handle)
 
     def read(self, name: str, *, limit: int) -> bytes:
@@ -95,54 +98,59 @@ class PosixStore:
     def _status(self, name: str) -> os.stat_result:
         with _io_errors(f"cannot read {name}"):
             try:
-                status = os.lstat(self._path(name))
+                with self._folder_of(name) as (folder, base):
+                    status = os.stat(base, dir_fd=folder, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 raise ObjectMissing(name) from None
+        if stat.S_ISLNK(status.st_mode):
+            raise LinkInside(self._path(name))
         if not stat.S_ISREG(status.st_mode):
             raise RepositoryError(f"{name} is not a regular file")
         return status
 
     def list(self, prefix: str, *, besides: Container[str] = ()) -> Iterator[str]:
         check_name(prefix)
-        with _io_errors(f"cannot list {prefix}"):
-            yield from self._walk(prefix, besides)
+        with (
+            _io_errors(f"cannot list {prefix}"),
+            suppress(FileNotFoundError),
+            self._folders.opened(prefix, to_read=True) as folder,
+        ):
+            yield from self._walk(prefix, folder, besides)
 
-    def _walk(self, folder: str, besides: Container[str]) -> Iterator[str]:
-        try:
-            entries = os.scandir(self.folder / folder)
-        except FileNotFoundError:
-            return
-        with entries:
+    def _walk(self, prefix: str, folder: int, besides: Container[str]) -> Iterator[str]:
+        with os.scandir(folder) as entries:
             for entry in entries:
-                name = f"{folder}/{entry.name}"
+                name = f"{prefix}/{entry.name}"
                 # What can be no object's name is no object: an editor's or NFS's hidden file, a copy "x (1)".
                 if name in besides or not is_name(name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    yield from self._walk(name, besides)
+                    with suppress(FileNotFoundError), self._folders.within(folder, name) as inner:
+                        yield from self._walk(name, inner, besides)
                 else:
                     yield name
 
     def folders(self, prefix: str) -> Iterator[str]:
         check_name(prefix)
-        with _io_errors(f"cannot list {prefix}"):
-            try:
-                entries = os.scandir(self.folder / prefix)
-            except FileNotFoundError:
-                return
-            with entries:
-                for entry in entries:
-                    if is_name(f"{prefix}/{entry.name}") and entry.is_dir(follow_symlinks=False):
-                        yield entry.name
+        with (
+            _io_errors(f"cannot list {prefix}"),
+            suppress(FileNotFoundError),
+            self._folders.opened(prefix, to_read=True) as folder,
+            os.scandir(folder) as entries,
+        ):
+            for entry in entries:
+                if is_name(f"{prefix}/{entry.name}") and entry.is_dir(follow_symlinks=False):
+                    yield entry.name
 
     def delete(self, name: str) -> None:
-        path = self._path(name)
-        with _io_errors(f"cannot delete {name}"):
-            try:
-                path.unlink()
-            except (FileNotFoundError, NotADirectoryError):
-                return
-            sync_folder(path.parent)
+        check_name(name)
+        with (
+            _io_errors(f"cannot delete {name}"),
+            suppress(FileNotFoundError, NotADirectoryError),
+            self._folder_of(name, to_read=True) as (folder, base),
+        ):
+            os.unlink(base, dir_fd=folder)
+            sync_folder(folder)
 
     def local_file(self, name: str) -> Path:
         self.size(name)
@@ -160,25 +168,20 @@ class PosixStore:
     def _path(self, name: str) -> Path:
         return self.folder / check_name(name)
 
-    def make_folders(self, folder: Path) -> None:
-        """Make `folder` and what is missing above it, durably."""
-        if folder.is_dir():
-            return
-        self.make_folders(folder.parent)
-        with suppress(FileExistsError):
-            folder.mkdir(mode=_FOLDER_MODE)
-            folder.chmod(_FOLDER_MODE)  # a strict umask may have taken the owner's own rights away
-            sync_folder(folder.parent)
+    def _folder_of(self, name: str, *, to_read: bool = False) -> AbstractContextManager[tuple[int, str]]:
+        return self._folders.of(check_name(name), to_read=to_read)
 
 
 class _NewFile:
-    def __init__(self, store: PosixStore, name: str, target: Path, scratch: Path) -> None:
-        self._store = store
+    def __init__(self, folders: Folders, naming: Naming, name: str, scratch: Path) -> None:
+        self._folders = folders
+        self._naming = naming
         self._name = name
-        self._target = target
-        self._scratch = scratch
-        self._handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
-        os.fchmod(self._handle, _FILE_MODE)
+        self._scratch = f"{_SCRATCH}/{scratch.parent.name}/{scratch.name}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with folders.of(self._scratch) as (folder, base):
+            self._handle = os.open(base, flags, _FILE_MODE, dir_fd=folder)
+        set_mode(self._handle, _FILE_MODE)
 
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -189,13 +192,16 @@ class _NewFile:
     def commit(self) -> None:
         with _io_errors(f"cannot write {self._name}"):
             os.fsync(self._handle)
-            self._store.make_folders(self._target.parent)
-            try:
-                # A link, unlike a rename, never replaces what has the name already.
-                os.link(self._scratch, self._target)
-            except FileExistsError:
-                raise ObjectExists(self._name) from None
-            sync_folder(self._target.parent)
+            above, _, target = self._name.rpartition("/")
+            with (
+                self._folders.of(self._scratch, to_read=True) as (scratch_folder, scratch),
+                self._folders.made(above) as folder,
+            ):
+                try:
+                    self._naming.give(scratch, scratch_folder, target, folder)
+                except FileExistsError:
+                    raise ObjectExists(self._name) from None
+                self._naming.sync(scratch_folder, folder)
 
     def __enter__(self) -> Self:
         return self
@@ -204,7 +210,9 @@ class _NewFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         os.close(self._handle)
-        self._store.drop_scratch(self._scratch)
+        # It is gone already where it was renamed; what cannot be removed goes when the store is closed, or later.
+        with suppress(OSError, LinkInside), self._folders.of(self._scratch) as (folder, base):
+            os.unlink(base, dir_fd=folder)
 
 
 class _OpenFile(Closes):

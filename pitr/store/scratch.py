@@ -13,8 +13,13 @@ import re
 import shutil
 import threading
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from pitr.errors import RepositoryError
+from pitr.naming import set_mode
+from pitr.store.folders import open_folder
 
 _LOCK = "lock"
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -39,49 +44,87 @@ class Scratch:
 
     def close(self) -> None:
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            os.close(self._lock)
+            # What cannot be removed now, the next process sweeps.
+            with suppress(OSError, RepositoryError), self._opened() as parent:
+                _remove(self._folder.name, parent, self._lock)
             self._folder = None
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        handle = open_folder(self._parent)
+        try:
+            yield handle
+        finally:
+            os.close(handle)
 
     def _claim(self) -> Path:
         with suppress(FileExistsError):
-            self._make(self._parent)
-        self._sweep()
-        while True:
-            folder = self._parent / uuid.uuid4().hex
-            try:
-                self._make(folder)
-                handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:
-                # Another process has swept it already.
-                continue
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            # Another process may have swept the folder between its making and its locking.
-            if os.fstat(handle).st_nlink and folder.is_dir():
-                self._lock = handle
-                return folder
-            os.close(handle)
+            _make(self._parent)
+        with self._opened() as parent:
+            self._sweep(parent)
+            while True:
+                name = uuid.uuid4().hex
+                try:
+                    _make(name, parent)
+                    handle = _open_lock(name, parent)
+                except FileNotFoundError:
+                    # Another process has swept it already.
+                    continue
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                # Another process may have swept the folder between its making and its locking.
+                if _is_lock_of(name, parent, handle):
+                    self._lock = handle
+                    return self._parent / name
+                os.close(handle)
 
     @staticmethod
-    def _make(folder: Path) -> None:
-        folder.mkdir(mode=0o700)
-        folder.chmod(0o700)  # a strict umask may have taken the owner's own rights away
-
-    def _sweep(self) -> None:
-        for folder in list(self._parent.iterdir()):
-            if not _NAME.fullmatch(folder.name):
+    def _sweep(parent: int) -> None:
+        for name in os.listdir(parent):
+            if not _NAME.fullmatch(name):
                 continue
             try:
                 # Made if need be: its owner may have died before it made one, or while it removed all this. One that
                 # is alive, and has just made the folder, finds its lock gone and makes another.
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-                handle = os.open(folder / _LOCK, flags, 0o600)
-            except OSError:
+                handle = _open_lock(name, parent)
+            except (OSError, RepositoryError):
                 # Not a folder, or one that another process is removing.
                 continue
             try:
-                with suppress(BlockingIOError):
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
-            finally:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 os.close(handle)
+            else:
+                _remove(name, parent, handle)
+
+
+def _make(folder: Path | str, within: int | None = None) -> None:
+    os.mkdir(folder, 0o700, dir_fd=within)
+    set_mode(folder, 0o700, dir_fd=within)  # a strict umask may have taken the owner's own rights away
+
+
+def _open_lock(name: str, parent: int) -> int:
+    folder = open_folder(name, within=parent)
+    try:
+        return os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _is_lock_of(name: str, parent: int, handle: int) -> bool:
+    """Whether the open file `handle` still is the lock of the folder; removed, FUSE may keep it by another name."""
+    try:
+        status = os.stat(f"{name}/{_LOCK}", dir_fd=parent, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return os.path.samestat(status, os.fstat(handle))
+
+
+def _remove(name: str, parent: int, lock: int) -> None:
+    """Remove a folder whose lock is held, and close that."""
+    try:
+        shutil.rmtree(name, ignore_errors=True, dir_fd=parent)
+    finally:
+        os.close(lock)
+    # FUSE and NFS keep a file that is removed while it is open by another name, in the folder, until it is closed.
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=parent)

@@ -5,15 +5,22 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import no_links
 import pytest
 
 from pitr.errors import RepositoryError
 from pitr.store import ObjectExists, ObjectMissing, PosixStore, Store
 
-_STORES: dict[str, Callable[[Path], Store]] = {"posix": PosixStore}
+_STORES: dict[str, Callable[[Path], Store]] = {
+    "posix": PosixStore,
+    "posix with renameat2 only": PosixStore,
+    "posix with plain renames only": PosixStore,
+    "posix on exFAT": PosixStore,
+}
 
 _HOSTILE_NAMES = [
     "",
@@ -39,9 +46,19 @@ _HOSTILE_NAMES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def exfat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with no_links.exfat(tmp_path_factory.mktemp("exfat")) as folder:
+        yield folder
+
+
 @pytest.fixture(params=sorted(_STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     folder = tmp_path / "store"
+    if request.param.endswith("only"):
+        no_links.refuse_links(monkeypatch, renameat2="renameat2" in request.param)
+    elif request.param == "posix on exFAT":
+        folder = request.getfixturevalue("exfat") / f"store-{uuid.uuid4()}"
     folder.mkdir()
     store = _STORES[request.param](folder)
     yield store

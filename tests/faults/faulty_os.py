@@ -18,16 +18,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from pitr import naming
 from pitr.errors import PitrError
 
 Fault = Literal["kill", "power", "power in part", "ENOSPC", "EIO"]
+#: What the file system has to name files with that never replaces: hard links, only a rename with that flag, neither.
+Names = Literal["link", "renameat2", "lock"]
 
 DIED, REFUSED, BROKEN, ENDURED, NOT_POSSIBLE, NOT_REACHED = 99, 98, 97, 96, 95, 0
-_FULL = {"open", "write", "fsync", "link", "mkdir", "replace", "sqlite"}
+_FULL = {"open", "write", "fsync", "link", "mkdir", "rename", "replace", "sqlite"}
+#: The calls that give an object its name on a file system without hard links.
+_NAMING = {"fsync", "mkdir", "rename", "unlink"}
 
 
-def run(job: Callable[[], Any], folder: Path, fault: Fault, at: int) -> tuple[int, str]:
+def run(
+    job: Callable[[], Any], folder: Path, fault: Fault, at: int, names: Names = "link"
+) -> tuple[int, str]:
     """Run `job` in a child whose call number `at` below `folder` fails.
+
+    With other `names` than links, as on a file system without them, only calls that belong to naming are counted.
 
     Return DIED, REFUSED (the job raised an error of pitr's), BROKEN (any other), ENDURED (the job went on in spite of
     the fault), NOT_POSSIBLE (no such fault at this call) or NOT_REACHED; and what the child said.
@@ -38,7 +47,7 @@ def run(job: Callable[[], Any], folder: Path, fault: Fault, at: int) -> tuple[in
     if child == 0:
         code = BROKEN
         try:
-            system = FaultyOs(folder, fault, at)
+            system = FaultyOs(folder, fault, at, names)
             system.install()
             job()
             code = ENDURED if system.count >= at else NOT_REACHED
@@ -54,7 +63,8 @@ def run(job: Callable[[], Any], folder: Path, fault: Fault, at: int) -> tuple[in
 class FaultyOs:
     """The patched functions, and what a power failure would take."""
 
-    def __init__(self, folder: Path, fault: Fault, at: int) -> None:
+    def __init__(self, folder: Path, fault: Fault, at: int, names: Names = "link") -> None:
+        self._names = names
         self._folder = str(folder)
         self._graves = folder.with_name(folder.name + ".graves")
         self._fault = fault
@@ -67,9 +77,24 @@ class FaultyOs:
     def install(self) -> None:
         """Patch this process; it is never put back."""
         self._graves.mkdir(exist_ok=True)
-        for name in ("open", "write", "pwrite", "fsync", "link", "replace", "unlink", "mkdir", "rmdir"):
+        for name in (
+            "open",
+            "write",
+            "pwrite",
+            "fsync",
+            "link",
+            "rename",
+            "replace",
+            "unlink",
+            "mkdir",
+            "rmdir",
+        ):
             self._real[name] = getattr(os, name)
             setattr(os, name, getattr(self, f"_{name}"))
+        self._real["rename_no_replace"] = naming.rename_no_replace
+        naming.WAYS = tuple(
+            self._rename_no_replace if way is naming.rename_no_replace else way for way in naming.WAYS
+        )
         layer = self
 
         class Connection(sqlite3.Connection):
@@ -117,12 +142,42 @@ class FaultyOs:
         self._undo = [(folder, undo) for folder, undo in self._undo if folder != name]
 
     def _link(self, source: Any, target: Any, **named: Any) -> None:
-        name = self._name(target)
+        name = self._name(target, named.get("dst_dir_fd"))
+        if name is not None and self._names != "link":
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         if name is not None:
             self._call("link")
         self._real["link"](source, target, **named)
         if name is not None:
             self._changed(name, lambda: self._real["unlink"](name))
+
+    def _rename(
+        self, source: Any, target: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
+    ) -> None:
+        def move() -> None:
+            self._real["rename"](source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+        self._renamed(self._name(source, src_dir_fd), self._name(target, dst_dir_fd), move)
+
+    def _rename_no_replace(self, source: str, source_folder: int, target: str, target_folder: int) -> None:
+        def move() -> None:
+            self._real["rename_no_replace"](source, source_folder, target, target_folder)
+
+        if self._names == "lock":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._renamed(self._name(source, source_folder), self._name(target, target_folder), move)
+
+    def _renamed(self, source: str | None, target: str | None, move: Callable[[], None]) -> None:
+        """Two changes, each of which its own folder has to be synced for: not every file system has a journal."""
+        if source is None or target is None:
+            move()
+            return
+        self._call("rename")
+        grave = self._bury(source)
+        move()
+        if grave is not None:
+            self._changed(source, lambda: self._real["link"](grave, source))
+        self._changed(target, lambda: self._real["unlink"](target))
 
     def _replace(self, source: Any, target: Any) -> None:
         name = self._name(target)
@@ -167,6 +222,8 @@ class FaultyOs:
     # Failing
 
     def _call(self, kind: str, torn: Callable[[], Any] | None = None) -> None:
+        if self._names != "link" and kind not in _NAMING:
+            return
         self.count += 1
         if self.count != self._at:
             return

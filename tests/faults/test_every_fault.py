@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from faulty_os import BROKEN, DIED, ENDURED, NOT_POSSIBLE, NOT_REACHED, REFUSED, Fault, run
+from faulty_os import BROKEN, DIED, ENDURED, NOT_POSSIBLE, NOT_REACHED, REFUSED, Fault, Names, run
 from memory_engine import MemoryEngine, MemoryVM
 from stored_points import SOAK, Stored, chain_of_three, change, check_contents, check_verified, unnamed_files
 
@@ -36,16 +36,22 @@ def tmp_path() -> Iterator[Path]:
 
 
 def _inject_everywhere(
-    tmp_path: Path, stored: Stored, vm: MemoryVM, fault: Fault, job: Callable[[Path], object], keeps: set[str]
+    tmp_path: Path,
+    stored: Stored,
+    vm: MemoryVM,
+    fault: Fault,
+    job: Callable[[Path], object],
+    keeps: set[str],
+    names: Names = "link",
 ) -> int:
     """Run `job` on a copy of the repository with the fault at its 1st, 2nd, … call, to the last one."""
     # Power failures differ from a killed process in what was not synced: in CI at each fourth call.
-    step = 4 if fault.startswith("power") and not SOAK else 1
+    step = 4 if fault.startswith("power") and names == "link" and not SOAK else 1
     injected = 0
     for at in range(1, _ENDLESS, step):
         folder = tmp_path / "copy"
         shutil.copytree(stored.path, folder)
-        outcome, said = run(partial(job, folder), folder, fault, at)
+        outcome, said = run(partial(job, folder), folder, fault, at, names)
         assert outcome != BROKEN, said
         if outcome == NOT_REACHED:
             return injected
@@ -87,6 +93,35 @@ def test_a_backup_loses_nothing_whichever_call_fails(
             engine.back_up(repository, vm)
 
     injected = _inject_everywhere(tmp_path, stored, vm, fault, job, set(stored.contents))
+    record_property("faults injected", injected)
+    assert injected > 20
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        ("lock", "kill"),
+        ("lock", "power"),
+        ("lock", "power in part"),
+        ("lock", "EIO"),
+        ("renameat2", "power"),
+    ],
+)
+def test_a_backup_loses_nothing_where_there_are_no_hard_links(
+    tmp_path: Path,
+    engine: MemoryEngine,
+    names: Names,
+    fault: Fault,
+    record_property: Callable[[str, object], None],
+) -> None:
+    stored, vm = chain_of_three(tmp_path / "repository", engine)
+    change(vm, random.Random(1))
+
+    def job(folder: Path) -> None:
+        with Repository.open(folder) as repository:
+            engine.back_up(repository, vm)
+
+    injected = _inject_everywhere(tmp_path, stored, vm, fault, job, set(stored.contents), names)
     record_property("faults injected", injected)
     assert injected > 20
 

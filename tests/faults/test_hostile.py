@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from memory_engine import MemoryEngine
 from stored_points import SOAK, Stored, chain_of_three
 
 from pitr.errors import DamageError, FormatError, RepositoryError
+from pitr.jobs.prune import prune
+from pitr.jobs.retention import Retention
 from pitr.jobs.verify import Scope, verify
 from pitr.repository import Repository, record
 
@@ -243,6 +246,34 @@ def test_a_folder_that_is_a_symbolic_link_leads_nowhere(damaged: Path, tmp_path:
     with Repository.open(damaged) as repository:
         assert repository.catalog.points() == []
         assert not verify(repository, Scope(), "quick").ok
+
+
+@pytest.mark.parametrize("folder", ["backups", "streams/*", "locks", "catalog.db"])
+def test_prune_removes_nothing_where_a_folder_is_a_symbolic_link(
+    damaged: Path, tmp_path: Path, folder: str
+) -> None:
+    with Repository.open(damaged) as repository:
+        vm = repository.catalog.points()[0].vm
+        with repository.removing_from_vm(vm):
+            pass
+    inside = sorted(damaged.glob(folder))[0]
+    elsewhere = tmp_path / "elsewhere"
+    inside.rename(elsewhere)
+    inside.symlink_to(elsewhere)
+
+    def content() -> dict[Path, bytes]:
+        folders = (damaged / "backups", damaged / "streams", elsewhere)
+        paths = [path for one in folders for path in (one, *one.resolve().rglob("*"))]
+        return {path: path.read_bytes() for path in paths if path.is_file()}
+
+    before = content()
+    with (
+        pytest.raises(RepositoryError, match="is a symbolic link") as raised,
+        Repository.open(damaged) as repository,
+    ):
+        prune(repository, Retention(last=1), [vm], grace=timedelta(seconds=-1), notify=lambda line: None)
+    assert raised.value.advice
+    assert content() == before
 
 
 def test_names_that_lead_out_of_the_repository_are_refused(stored: Stored, document: dict[str, Any]) -> None:
