@@ -136,7 +136,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 
 @contextmanager
-def tls_server(pki: Pki, work: Callable[[ssl.SSLSocket], None]) -> Iterator[socket.socket]:
+def tls_server(pki: Pki, work: Callable[[ssl.SSLSocket], object]) -> Iterator[socket.socket]:
     """A real TLS server for one connection; gives a socket that is connected to it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki.certificate, pki.private_key)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 
@@ -15,8 +16,8 @@ class _Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1000.0
-        monkeypatch.setattr(wait.time, "monotonic", lambda: self.now_s)
-        monkeypatch.setattr(wait.time, "sleep", self._sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(time, "sleep", self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         assert seconds > 0
