@@ -45,7 +45,10 @@ class Signals:
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the next signal and return its number: None after the time, or when somebody called `wake`."""
-        if not select.select([self._read], [], [], timeout_s)[0]:
+        # Not select: a long chain has more than 1,024 files open.
+        waiting = select.poll()
+        waiting.register(self._read, select.POLLIN)
+        if not waiting.poll(None if timeout_s is None else timeout_s * 1000):
             return None
         return os.read(self._read, 1)[0] or None
 
