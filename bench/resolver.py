@@ -17,6 +17,8 @@ from measure import Result, Size
 GRAIN = 1 << 16
 #: Rows of an index that are handed to SQLite at once.
 _BATCH = 1 << 16
+#: From so many rows on, memory is bounded by them.
+_MANY = 500_000
 
 
 def make_chain(folder: Path, rows: int, layers: int) -> None:
@@ -126,7 +128,9 @@ def benchmark(size: Size) -> list[Result]:
             )
         )
         peak = max(report["bytes_a_row"] for report in reports["resolve"])
-        results.append(Result(f"{name}: memory", peak, 100, "B/extent", 1.0, peer_name="the goal"))
+        # A short chain's extents share what reading takes in any case, some 6 MB.
+        goal = 1.0 if rows >= _MANY else None
+        results.append(Result(f"{name}: memory", peak, 100, "B/extent", goal, peer_name="the goal"))
     return results
 
 
