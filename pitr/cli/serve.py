@@ -104,8 +104,9 @@ def serve(
             serving.tell(common.out, *_told(chosen, served, overlays))
             raise typer.Exit(_run(run, served))
         with serving.until_stopped(common.out) as ready:
-            ready(*_told(chosen, served, overlays))
+            # Before anybody is told, who may send a signal at once.
             with Signals() as signals:
+                ready(*_told(chosen, served, overlays))
                 while (signum := signals.wait()) is None:
                     pass
             raise Interrupted(signum)

@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import sqlite3
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +47,8 @@ def run(
     child = os.fork()
     if child == 0:
         code = BROKEN
+        system = FaultyOs(folder, fault, at, names)
         try:
-            system = FaultyOs(folder, fault, at, names)
             system.install()
             job()
             code = ENDURED if system.count >= at else NOT_REACHED
@@ -55,7 +56,9 @@ def run(
             code = REFUSED if isinstance(error, PitrError) else BROKEN
             said.write_text("".join(traceback.format_exception(error)))
         finally:
-            os._exit(code)
+            # Not while another thread is dying: what this one says then is what it saw of that.
+            with system.counting:
+                os._exit(code)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), said.read_text()
 
@@ -70,6 +73,7 @@ class FaultyOs:
         self._fault = fault
         self._at = at
         self.count = 0
+        self.counting = threading.RLock()
         self._unsynced: set[int] = set()
         self._undo: list[tuple[str, Callable[[], None]]] = []
         self._real: dict[str, Callable[..., Any]] = {}
@@ -224,22 +228,24 @@ class FaultyOs:
     def _call(self, kind: str, torn: Callable[[], Any] | None = None) -> None:
         if self._names != "link" and kind not in _NAMING:
             return
-        self.count += 1
-        if self.count != self._at:
-            return
-        if self._fault == "ENOSPC" and kind not in _FULL:
-            os._exit(NOT_POSSIBLE)
-        if self._fault in ("ENOSPC", "EIO"):
-            if kind == "sqlite":
-                text = "database or disk is full" if self._fault == "ENOSPC" else "disk I/O error"
-                raise sqlite3.OperationalError(text)
-            code = getattr(errno, self._fault)
-            raise OSError(code, os.strerror(code))
-        if torn is not None:
-            torn()
-        if self._fault != "kill":
-            self._lose_power()
-        os._exit(DIED)
+        # Workers count together, and none goes on while the power is failing.
+        with self.counting:
+            self.count += 1
+            if self.count != self._at:
+                return
+            if self._fault == "ENOSPC" and kind not in _FULL:
+                os._exit(NOT_POSSIBLE)
+            if self._fault in ("ENOSPC", "EIO"):
+                if kind == "sqlite":
+                    text = "database or disk is full" if self._fault == "ENOSPC" else "disk I/O error"
+                    raise sqlite3.OperationalError(text)
+                code = getattr(errno, self._fault)
+                raise OSError(code, os.strerror(code))
+            if torn is not None:
+                torn()
+            if self._fault != "kill":
+                self._lose_power()
+            os._exit(DIED)
 
     def _lose_power(self) -> None:
         chance = random.Random(self._at)

@@ -82,7 +82,7 @@ def test_the_head_of_a_long_list_is_enough(repository: Repository) -> None:
     command = f'{sys.executable} -m pitr catalog query "{sql}" | head -n 1; echo "${{PIPESTATUS[*]}}"'
     done = subprocess.run(
         ["/bin/bash", "-c", command],
-        env={**os.environ, "PITR_REPO": str(repository.path)},
+        env={**os.environ, "PITR_REPO": str(repository.path), "COLUMNS": ""},
         capture_output=True,
         text=True,
         check=True,
