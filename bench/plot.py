@@ -20,12 +20,14 @@ Results = list[dict[str, Any]]
 
 
 def newest(lines: Sequence[str]) -> Results:
-    """The newest result of each name and peer, in the order of their first run."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    """The results of the newest run of each benchmark, in the order of their first run."""
+    found: dict[str, Results] = {}
     for line in lines:
+        run: dict[str, Results] = {}
         for result in json.loads(line)["results"]:
-            found[result["name"], result["peer_name"]] = result
-    return list(found.values())
+            run.setdefault(result["benchmark"], []).append(result)
+        found |= run
+    return [result for results in found.values() for result in results]
 
 
 def draw(results: Results, target: Path) -> None:
