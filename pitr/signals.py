@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
 
-#: The signals that pitr ends on in order (pitr/cli/main.py).
+#: The signals that pitr ends on in order.
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WOKEN: Final = 0
 

@@ -17,12 +17,12 @@ import typer
 from pitr import memory
 from pitr.cli.output import CannotPrint, Output, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
+from pitr.signals import ENDING
 
 #: The base of the command line library's own errors; it has no public name in all its versions.
 _LibraryError: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     _open_closed_streams()
     output = Output(json=wants_json(given))
     take_standard_output(taken=False)
-    for signum in _SIGNALS:
+    for signum in ENDING:
         signal.signal(signum, _interrupt)
     _allow_many_files()
     # numpy's linear algebra, which pitr has no use for, would start a thread for each core, and have it spin.

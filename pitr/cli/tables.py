@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pitr import times
-from pitr.cli.fitting import FittingTable, How
+from pitr.cli.fitting import FittingTable
 from pitr.model import Backup, Kind, Stream
 from pitr.units import human_size, printable
 
@@ -24,17 +24,7 @@ if TYPE_CHECKING:
 _SHORT_ID = 8
 
 
-def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    right: Iterable[str] = (),
-    *,
-    drop: Sequence[str] = (),
-    least: Mapping[str, tuple[How, int]] | None = None,
-    upright: bool = False,
-) -> FittingTable:
-    """A plain table; the columns named in `right` are numbers. See FittingTable for what happens without room."""
-    return FittingTable(columns, rows, frozenset(right), drop=drop, least=least, upright=upright)
+table = FittingTable
 
 
 def points(backups: Sequence[Backup], proven: Mapping[str, Proven] | None = None) -> RenderableType:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
+from pitr.abandoning import pause
 from pitr.closing import Closes
 from pitr.endpoint.memory import check_range
 from pitr.errors import NbdError, UsageError
@@ -70,9 +70,7 @@ class NbdSource(Closes):
     anew for the range concerned.
     """
 
-    def __init__(
-        self, url: str, *, timeout_s: float = 60, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 60, sleep: Callable[[float], None] = pause) -> None:
         self._sleep = sleep
         self._pool = ClientPool(url, timeout_s)
 
