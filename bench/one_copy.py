@@ -168,9 +168,9 @@ if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import measure
 
-    from pitr import memory
+    from pitr.system import malloc
 
-    memory.recycle()
+    malloc.recycle()
 
     report = COPIES[sys.argv[1]](*sys.argv[2:])
     print(json.dumps({**report, "peak": measure.peak_bytes()}))

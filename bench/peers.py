@@ -19,7 +19,7 @@ import disks
 import measure
 from measure import Result, Size
 
-from pitr.nbd import parse_url
+from pitr.nbd.client import parse_url
 
 ONE_COPY = Path(__file__).with_name("one_copy.py")
 PITR = "pitr"

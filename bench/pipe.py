@@ -142,7 +142,6 @@ def pitr(compression: str, folder: str) -> None:
     import shutil
     import uuid
 
-    from pitr import memory
     from pitr.endpoint.imageio import ImageioAddress, ImageioSource
     from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
     from pitr.endpoint.output import PipeOutput
@@ -150,10 +149,11 @@ def pitr(compression: str, folder: str) -> None:
     from pitr.model import DiskSettings, Kind
     from pitr.repository.stream_sink import NewStream, StreamSink
     from pitr.store import PosixStore
+    from pitr.system import malloc
     from pitr.transfer import copy
 
     # As the command line does.
-    memory.recycle()
+    malloc.recycle()
     path = Path(folder) / "repository"
     path.mkdir()
     store = PosixStore(path)

@@ -26,7 +26,7 @@ from measure import Result, Size
 from pitr.endpoint.point import open_point
 from pitr.index import Index
 from pitr.model import Backup, Stream
-from pitr.nbd import Client, parse_url
+from pitr.nbd.client import Client, parse_url
 from pitr.repository import Repository, names
 
 #: As quick as 0.8 times the speed of zstd.

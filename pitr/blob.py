@@ -13,8 +13,8 @@ from typing import Any
 import zstandard
 from blake3 import blake3
 
-from pitr import sparse
 from pitr.errors import FormatError
+from pitr.formats import sparse
 
 DEFAULT_LEVEL = 1
 #: Frames are cut at multiples of this many bytes of the disk. One more size of frame is never needed in memory

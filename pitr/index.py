@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pitr import schema, sqlite
-from pitr.closing import Closes
 from pitr.errors import FormatError, RepositoryError
 from pitr.extents import MAX_SIZE, ExtentMap, Int64Array
+from pitr.system.closing import Closes
 
 _APPLICATION_ID = 0x70697478
 _VERSION = 1

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from pitr.endpoint.qemu_nbd import QemuNbd
 from pitr.errors import NbdError, PitrError, UsageError
-from pitr.nbd import Client, parse_url
-from pitr.process import run
+from pitr.nbd.client import Client, parse_url
+from pitr.system.process import run
 
 SIZE = 10487296
 MIB = 1 << 20

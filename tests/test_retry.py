@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pitr.abandoning import Abandoning, abandoned_with, is_abandoned
-from pitr.retry import LONGEST_PAUSE_S, RETRIES, retrying
+from pitr.system.retry import LONGEST_PAUSE_S, RETRIES, retrying
 
 
 def failing(times: int, error: Exception) -> tuple[Callable[[], str], list[int]]:

@@ -8,7 +8,7 @@ import resource
 import signal
 from contextlib import ExitStack
 
-from pitr.signals import Signals
+from pitr.system.signals import Signals
 
 
 def test_a_signal_is_waited_for_with_more_files_open_than_select_knows() -> None:

@@ -19,9 +19,9 @@ from typing import Any, NoReturn, Self
 
 from pitr import schema, sqlite, times
 from pitr.catalog import rows
-from pitr.closing import Closes
 from pitr.errors import RepositoryError, UsageError
 from pitr.model import Backup, StoredObject, VMName
+from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
 VERSION = 2

@@ -62,7 +62,7 @@ def serve(
     Examples: pitr catalog serve --open; pitr catalog serve --port 0
     """
     from pitr.jobs import site
-    from pitr.listening import tcp_listener
+    from pitr.system.sockets import tcp_listener
 
     with serving.until_stopped(common.out) as tell, tcp_listener(host or serving.LOOPBACK, port) as listener:
 

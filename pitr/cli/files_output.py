@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pitr import times
 from pitr.cli import tables
 from pitr.cli.output import Output
-from pitr.filesystem import Kind, Node
+from pitr.guest.filesystem import Kind, Node
 from pitr.units import human_size, printable
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ def gateway(
             f"the gateway needs the Python package {error.name}", "Install it: pip install 'pitr[gateway]'"
         ) from None
     from pitr.gateway.work import Work
-    from pitr.listening import authority, tcp_listener
+    from pitr.system.sockets import authority, tcp_listener
 
     if (cert is None) != (key is None):
         raise UsageError("--cert and --key go together")

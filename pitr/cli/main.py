@@ -14,10 +14,10 @@ from typing import NoReturn
 
 import typer
 
-from pitr import memory
 from pitr.cli.output import CannotPrint, Output, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
-from pitr.signals import ENDING
+from pitr.system import malloc
+from pitr.system.signals import ENDING
 
 #: The base of the command line library's own errors; it has no public name in all its versions.
 _LibraryError: type[Exception] = next(
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     _allow_many_files()
     # numpy's linear algebra, which pitr has no use for, would start a thread for each core, and have it spin.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    memory.recycle()
+    malloc.recycle()
     try:
         return _carried_out(given, output)
     except (BrokenPipeError, SystemExit) as error:

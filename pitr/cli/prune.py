@@ -117,7 +117,7 @@ def _delete_elsewhere(command: str | None) -> DeleteElsewhere | None:
     if command is None:
         return None
     from pitr.endpoint.commands import CommandTemplate
-    from pitr.process import run
+    from pitr.system.process import run
 
     template = CommandTemplate.parse(command)
 

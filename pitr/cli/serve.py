@@ -82,7 +82,7 @@ def serve(
     """
     from pitr.jobs import choosing, serve_overlays
     from pitr.jobs import serve as job
-    from pitr.signals import Signals
+    from pitr.system.signals import Signals
 
     cache_bytes = _cache_bytes(cache_size)
     _check_place(socket_path, port, host)
@@ -113,7 +113,7 @@ def serve(
 
 
 def _cache_bytes(text: str) -> int:
-    from pitr import machine
+    from pitr.system import machine
 
     size, most = parse_size(text), machine.memory_bytes()
     if size < MIB:
@@ -138,22 +138,22 @@ def _listen(
 ) -> socket.socket:
     from tempfile import TemporaryDirectory
 
-    from pitr import listening
+    from pitr.system import sockets
 
     if port is not None:
-        listener = stack.enter_context(listening.tcp_listener(host or serving.LOOPBACK, port))
+        listener = stack.enter_context(sockets.tcp_listener(host or serving.LOOPBACK, port))
         serving.warn_of_others(
             common.out, listener, "the disks: NBD here has neither encryption nor authentication"
         )
         return listener
     if socket_path is None:
         socket_path = Path(stack.enter_context(TemporaryDirectory(prefix="pitr-"))) / "nbd"
-    return stack.enter_context(listening.unix_listener(socket_path))
+    return stack.enter_context(sockets.unix_listener(socket_path))
 
 
 def _run(command: str, served: Sequence[Served]) -> int:
-    from pitr.nbd import parse_url
-    from pitr.process import run_shell
+    from pitr.nbd.client import parse_url
+    from pitr.system.process import run_shell
 
     uris = [disk.uri for disk in served]
     environment = {"NBD_URI": uris[0], "NBD_URIS": " ".join(uris)}

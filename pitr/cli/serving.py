@@ -60,7 +60,7 @@ def tell(output: Output, document: dict[str, Any], lines: Sequence[str]) -> None
 
 def warn_of_others(output: Output, listener: socket.socket, what: str) -> None:
     """Say that others than this machine can read `what`, where they can."""
-    from pitr.listening import is_loopback
+    from pitr.system.sockets import is_loopback
 
     if not is_loopback(listener):
         output.notify(f"warning: whoever reaches this address and port can read {what}")

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 
 from pitr.blob import Decompressor
-from pitr.closing import Closes
 from pitr.endpoint.frame_cache import FrameCache, FrameKey
 from pitr.endpoint.point import PointSource, read_frame
 from pitr.errors import PitrError
 from pitr.extents import ExtentMap
+from pitr.system.closing import Closes
 from pitr.units import human_size
 
 #: What a window of the disk consists of is looked up once and remembered.

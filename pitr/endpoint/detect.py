@@ -7,13 +7,13 @@ from typing import BinaryIO, Literal, cast
 
 import orjson
 
-from pitr import virtnbdbackup
 from pitr.endpoint.input import PutBack, unpacked
 from pitr.endpoint.rbd_stream import RbdDiffSource
 from pitr.endpoint.sparse_stream import SparseStreamSource
 from pitr.endpoint.virtnbdbackup_stream import VirtnbdbackupSource
 from pitr.errors import FormatError
-from pitr.sparse import HEADER_SIZE, MAX_META_SIZE, parse_header
+from pitr.formats import virtnbdbackup
+from pitr.formats.sparse import HEADER_SIZE, MAX_META_SIZE, parse_header
 
 StreamFormat = Literal["sparse", "rbd-diff", "virtnbdbackup"]
 KnownSource = SparseStreamSource | RbdDiffSource | VirtnbdbackupSource

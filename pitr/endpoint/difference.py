@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pitr.closing import Closes
 from pitr.endpoint.point import PointReader, PointSource, open_resolved
 from pitr.extents import BoolArray, ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
+from pitr.system.closing import Closes
 
 _DIGEST = np.dtype("V32")
 

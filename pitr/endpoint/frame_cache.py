@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from pitr.blob import Decompressor
-from pitr.closing import Closes
 from pitr.errors import PitrError
+from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLon
 from typing import Final, Protocol
 
 from pitr.abandoning import abandoning_of_thread
-from pitr.closing import Closes
+from pitr.system.closing import Closes
 
 _HEAD_LIMIT: Final = 64 << 10
 #: What TLS is fed with at once: 64 KiB took a tenth more, 1 MiB the same.

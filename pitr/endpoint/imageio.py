@@ -15,7 +15,6 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 
 from pitr.abandoning import pause
-from pitr.closing import Closes
 from pitr.endpoint.coalesce import Span, spans
 from pitr.endpoint.imageio_errors import StatusError, is_expected
 from pitr.endpoint.imageio_extents import Context, parse_extents
@@ -30,6 +29,7 @@ from pitr.endpoint.imageio_http import (
 )
 from pitr.errors import CheckpointGone, FormatError, ImageioError
 from pitr.extents import ExtentMap
+from pitr.system.closing import Closes
 
 T = TypeVar("T")
 

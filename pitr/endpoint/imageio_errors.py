@@ -7,7 +7,7 @@ import http.client
 import ssl
 
 from pitr.errors import ImageioError, PitrError
-from pitr.retry import RETRIES
+from pitr.system.retry import RETRIES
 
 _MAX_TEXT = 300
 

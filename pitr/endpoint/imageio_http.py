@@ -18,13 +18,13 @@ from typing import Any, Final, NoReturn, TypeVar
 import orjson
 
 from pitr.abandoning import is_abandoned, pause
-from pitr.closing import Closes
 from pitr.endpoint.coalesce import Span
 from pitr.endpoint.http_connection import Answer, HttpConnection
 from pitr.endpoint.imageio_address import Connected, ImageioAddress, connected, connected_locally
 from pitr.endpoint.imageio_errors import StatusError, is_expected, is_transient, translated
 from pitr.endpoint.imageio_extents import Context
-from pitr.retry import retrying
+from pitr.system.closing import Closes
+from pitr.system.retry import retrying
 
 T = TypeVar("T")
 

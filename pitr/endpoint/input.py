@@ -15,7 +15,7 @@ import zstandard
 from pitr.endpoint.output import end_command
 from pitr.endpoint.partial_file import file_errors
 from pitr.errors import FormatError, PitrError, ProgramFailed
-from pitr.process import start_piped
+from pitr.system.process import start_piped
 
 _BUFFER = 1 << 20
 #: How long after its output a command may end.

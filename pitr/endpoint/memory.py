@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pitr.closing import Closes
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
+from pitr.system.closing import Closes
 
 
 class MemorySource:

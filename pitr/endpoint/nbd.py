@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from pitr.abandoning import pause
-from pitr.closing import Closes
 from pitr.endpoint.memory import check_range
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap
-from pitr.nbd import Client, parse_url
-from pitr.retry import retrying
+from pitr.nbd.client import Client, parse_url
+from pitr.system.closing import Closes
+from pitr.system.retry import retrying
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from typing import Literal
 from pitr.endpoint.partial_file import PartialFile, file_errors
 from pitr.endpoint.wake import Wake
 from pitr.errors import PitrError, ProgramFailed
-from pitr.process import start_piped
 from pitr.repository.stream_sink import ExternalBlob
+from pitr.system.process import start_piped
 
 #: As much as an unprivileged process may ask for: fewer changes between writer and reader.
 _PIPE_SIZE = 1 << 20

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from pitr.closing import Closes
 from pitr.endpoint.protocols import Reader, Source
 from pitr.extents import ExtentMap
 from pitr.resolver import Layer, resolve
+from pitr.system.closing import Closes
 
 _UPPER = 0
 

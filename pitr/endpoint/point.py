@@ -16,7 +16,6 @@ from itertools import pairwise
 import numpy as np
 
 from pitr.blob import Decompressor, digest_of
-from pitr.closing import Closes
 from pitr.damage import of_stream
 from pitr.errors import FormatError
 from pitr.extents import ExtentMap
@@ -26,6 +25,7 @@ from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
 from pitr.resolver import PointMap
 from pitr.store import StoredFile
+from pitr.system.closing import Closes
 
 #: Frames that follow each other in a blob with no more than this between them (header text) are read at once.
 _MAX_GAP = 4096

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from pitr.closing import Closes
 from pitr.endpoint.cached_point import CachedPoint
-from pitr.read_ahead import ReadAhead
+from pitr.system.closing import Closes
+from pitr.system.read_ahead import ReadAhead
 
 
 class PointFile(Closes):

@@ -6,13 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pitr.closing import Closes
 from pitr.endpoint.nbd import NbdReader, NbdSink, NbdSource, NbdWriter
 from pitr.endpoint.partial_file import PartialFile
 from pitr.endpoint.qemu_nbd import QemuNbd
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
-from pitr.process import require, run
+from pitr.system.closing import Closes
+from pitr.system.process import require, run
 
 #: qemu rounds a disk's size up to whole sectors.
 SECTOR: Final = 512

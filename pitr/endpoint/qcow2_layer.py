@@ -12,7 +12,7 @@ import orjson
 from pitr.endpoint.qcow2_file import Qcow2FileSource
 from pitr.errors import FormatError, UsageError
 from pitr.extents import ExtentMap
-from pitr.process import run
+from pitr.system.process import run
 
 
 @dataclass(frozen=True, slots=True)

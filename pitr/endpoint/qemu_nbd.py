@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-from pitr.closing import Closes
 from pitr.endpoint.nbd import MAX_CONNECTIONS
 from pitr.errors import NbdError, ProgramFailed
-from pitr.nbd import Client
-from pitr.process import require, start
+from pitr.nbd.client import Client
+from pitr.system.closing import Closes
+from pitr.system.process import require, start
 
 _START_TIMEOUT_S: Final = 20.0
 _POLL_S: Final = 0.01

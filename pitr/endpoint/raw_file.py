@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from pitr.closing import Closes
 from pitr.endpoint.memory import check_range
 from pitr.endpoint.partial_file import PartialFile, file_errors
 from pitr.errors import PitrError, UsageError
 from pitr.extents import ExtentMap
+from pitr.system.closing import Closes
 
 MAX_CONNECTIONS: Final = 8
 

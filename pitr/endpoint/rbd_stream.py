@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
-from pitr import rbd_diff
 from pitr.endpoint.streamed import Passing, PassingWriter, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent
-from pitr.in_order import InOrder
+from pitr.formats import rbd_diff
+from pitr.formats.in_order import InOrder
 
 
 class RbdDiffSink:

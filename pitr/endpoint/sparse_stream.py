@@ -10,9 +10,9 @@ from pitr.blob import DEFAULT_LEVEL, FRAME_SIZE, BlobWriter
 from pitr.endpoint.streamed import Passing, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent
-from pitr.in_order import InOrder
+from pitr.formats.in_order import InOrder
+from pitr.formats.sparse import SparseReader
 from pitr.repository.stream_sink import Piece, StreamWriter
-from pitr.sparse import SparseReader
 
 Compression = Literal["none", "zstd"]
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from pitr.closing import Closes
 from pitr.endpoint.protocols import MAX_ZERO, WINDOW
 from pitr.extents import Extent
+from pitr.system.closing import Closes
 
 
 class Passing(NamedTuple):

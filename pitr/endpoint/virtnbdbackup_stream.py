@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from pitr.endpoint.streamed import Passing, cut
 from pitr.extents import Extent
-from pitr.virtnbdbackup import Meta, VirtnbdbackupReader
+from pitr.formats.virtnbdbackup import Meta, VirtnbdbackupReader
 
 
 class VirtnbdbackupSource:

@@ -12,8 +12,8 @@ import select
 import signal
 import threading
 
-from pitr.closing import Closes
 from pitr.errors import PitrError
+from pitr.system.closing import Closes
 
 
 class Wake(Closes):

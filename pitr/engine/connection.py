@@ -19,7 +19,7 @@ import pycurl
 from pitr.engine import faults, sso
 from pitr.engine.config import EngineConfig
 from pitr.engine.faults import EngineFault
-from pitr.retry import FIRST_PAUSE_S, retrying
+from pitr.system.retry import FIRST_PAUSE_S, retrying
 
 T = TypeVar("T")
 

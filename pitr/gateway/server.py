@@ -17,11 +17,11 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from pitr import web_server
 from pitr.errors import UsageError
 from pitr.gateway.connection import Connection
 from pitr.gateway.work import Work
-from pitr.listening import is_loopback
+from pitr.system import web_server
+from pitr.system.sockets import is_loopback
 
 #: Clients that are connected, with or without a request: each costs a little memory.
 _MOST_CONNECTIONS = 256

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from pitr.closing import Closes
 from pitr.errors import PitrError
 from pitr.gateway.channel import ClientGone
 from pitr.gateway.failures import TooManyRequests
 from pitr.jobs.notify import Notify
+from pitr.system.closing import Closes
 from pitr.units import printable
 
 T = TypeVar("T")

@@ -15,10 +15,10 @@ from threading import local
 
 from blake3 import blake3
 
-from pitr import sparse
 from pitr.blob import Decompressor, digest_of
 from pitr.damage import StoredDamage, What, of_stream
 from pitr.errors import FormatError
+from pitr.formats import sparse
 from pitr.index import Row
 from pitr.model import Backup, Kind, Stream
 from pitr.store import StoredFile

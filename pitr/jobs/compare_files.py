@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pitr.endpoint.difference import open_difference
 from pitr.errors import FileSystemError
 from pitr.extents import ExtentMap
-from pitr.filesystem import Content, Entry, FileSystem, Kind, Node
-from pitr.filesystem.limits import unbounded_memory
-from pitr.filesystem.volume import Span
+from pitr.guest.filesystem import Content, Entry, FileSystem, Kind, Node
+from pitr.guest.filesystem.limits import unbounded_memory
+from pitr.guest.filesystem.volume import Span
 from pitr.jobs.volumes import Place
 from pitr.model import Backup, Stream
 from pitr.repository import Repository

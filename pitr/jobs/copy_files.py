@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pitr.damage import StoredDamage
 from pitr.errors import FileSystemError, PitrError, UsageError
-from pitr.filesystem import Content, FileSystem, Kind, Node
+from pitr.guest.filesystem import Content, FileSystem, Kind, Node
 from pitr.jobs.volumes import Place
 from pitr.naming import Naming
 from pitr.transfer.copy import Progress

@@ -24,8 +24,8 @@ from pitr.endpoint.memory import MemorySource
 from pitr.engine.server import certificate_end, engine_time
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.checksum import Verifier
-from pitr.process import require
 from pitr.repository import Repository
+from pitr.system.process import require
 from pitr.transfer import copy
 from pitr.units import human_size, printable
 

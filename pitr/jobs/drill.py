@@ -18,22 +18,23 @@ from pathlib import Path
 
 import orjson
 
-from pitr import disk_layout, times
-from pitr.closing import Closes
+from pitr import times
 from pitr.damage import StoredDamage
-from pitr.disk_layout import Layout, Part
 from pitr.endpoint.point import PointSource, open_point
 from pitr.endpoint.protocols import Reader, Sink, Source
 from pitr.endpoint.qcow2_file import Qcow2FileSource
 from pitr.errors import DamageError, PitrError, ProgramFailed
 from pitr.extents import ExtentMap
+from pitr.guest import partitions
+from pitr.guest.partitions import Layout, Part
 from pitr.jobs.checksum import Verifier
 from pitr.jobs.restore import restore
 from pitr.jobs.target_files import FilesTarget
 from pitr.model import Backup, Stream
-from pitr.process import require, run
 from pitr.repository import Repository
 from pitr.repository.drills import DiskFindings, Drill, Finding
+from pitr.system.closing import Closes
+from pitr.system.process import require, run
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import human_size
 
@@ -215,7 +216,7 @@ def _fsck(image: Path, part: Part, scratch: Path) -> Finding:
 def _layout(source: PointSource | Qcow2FileSource) -> Layout:
     extents = source.extents()
     with source.open_reader() as reader:
-        return disk_layout.look_at(_Bytes(reader, extents).read, source.size)
+        return partitions.look_at(_Bytes(reader, extents).read, source.size)
 
 
 class _Bytes:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, cast
 
-from pitr import times, virtnbdbackup
+from pitr import times
 from pitr.endpoint.detect import KnownSource, StreamFormat, open_stream
 from pitr.endpoint.input import Remembered
 from pitr.endpoint.rbd_stream import RbdDiffSource
 from pitr.endpoint.sparse_stream import SparseStreamSource
 from pitr.errors import UsageError
+from pitr.formats import virtnbdbackup
 from pitr.jobs import bringing_back, identities, taking_in
 from pitr.jobs.taking_in import DiskToTakeIn, PointToTakeIn
 from pitr.model import Backup, DiskSettings, Stream

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pitr.errors import FileSystemError
-from pitr.filesystem import FileSystem, Kind, Node
+from pitr.guest.filesystem import FileSystem, Kind, Node
 from pitr.jobs.volumes import Place
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pitr import virtnbdbackup
 from pitr.endpoint.input import open_input
 from pitr.endpoint.protocols import Source
 from pitr.endpoint.qcow2_layer import ImageInfo, Qcow2LayerSource, image_info
 from pitr.endpoint.streamed import StreamedSource
 from pitr.endpoint.virtnbdbackup_stream import VirtnbdbackupSource
 from pitr.errors import FormatError, PitrError, UsageError
+from pitr.formats import virtnbdbackup
 from pitr.jobs import identities, taking_in
 from pitr.jobs.taking_in import DiskToTakeIn, OpenSource, PointToTakeIn, SourceTime
 from pitr.model import Backup, DiskSettings, Stream

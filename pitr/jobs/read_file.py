@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pitr.errors import UsageError
-from pitr.filesystem import Kind
+from pitr.guest.filesystem import Kind
 from pitr.jobs.volumes import Place
 from pitr.units import MIB, printable
 

@@ -16,8 +16,8 @@ from pitr.endpoint.frame_cache import FrameCache
 from pitr.endpoint.point import PointSource, open_point
 from pitr.errors import UsageError
 from pitr.model import Backup, Stream
-from pitr.nbd_server import Export, Exports, NbdServer
-from pitr.nbd_server.uris import uri
+from pitr.nbd.server import Export, Exports, NbdServer
+from pitr.nbd.server.uris import uri
 from pitr.repository import Repository
 from pitr.units import MIB, printable
 

@@ -11,7 +11,7 @@ from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
 from pitr.jobs.serve import Served
 from pitr.model import Stream
-from pitr.process import require, run
+from pitr.system.process import require, run
 
 
 def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from pitr import disk_layout, lvm
 from pitr.endpoint.cached_point import CachedPoint
 from pitr.endpoint.frame_cache import FrameCache
 from pitr.endpoint.point import open_point
 from pitr.endpoint.point_file import PointFile
 from pitr.errors import FileSystemError, NoSuchFile, PitrError, UsageError
-from pitr.filesystem import READABLE, FileSystem, Node, VolumeFile, open_file_system
-from pitr.filesystem.known import INSTEAD, check_installed
-from pitr.filesystem.limits import bounded_memory, bounded_step, unbounded_memory
-from pitr.filesystem.paths import look_up
-from pitr.filesystem.volume import Span
+from pitr.guest import lvm, partitions
+from pitr.guest.filesystem import READABLE, FileSystem, Node, VolumeFile, open_file_system
+from pitr.guest.filesystem.known import INSTEAD, check_installed
+from pitr.guest.filesystem.limits import bounded_memory, bounded_step, unbounded_memory
+from pitr.guest.filesystem.paths import look_up
+from pitr.guest.filesystem.volume import Span
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.units import MIB, printable
@@ -33,7 +33,7 @@ class Volume:
     """A partition, logical volume or whole disk; sizes in bytes.
 
     `name` is what --volume takes: a partition's number, GROUP/NAME, or 0 for a disk without partitions. `content` is
-    what was recognized (`pitr.disk_layout`). `problem` says why no files can be read from it.
+    what was recognized (`pitr.guest.partitions`). `problem` says why no files can be read from it.
     """
 
     disk: Stream
@@ -79,7 +79,7 @@ class Volumes:
             return volume.file_system
         where = f"volume {printable(volume.name)} of disk {printable(volume.disk.name)}"
         if volume.problem is not None or volume.file is None:
-            advice = self._have(self.found) if volume.content == disk_layout.LVM else INSTEAD
+            advice = self._have(self.found) if volume.content == partitions.LVM else INSTEAD
             raise FileSystemError(f"{where} cannot be read: {volume.problem}", advice)
         try:
             volume.file_system = open_file_system(volume.file, volume.content, where)
@@ -212,10 +212,10 @@ def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[Volume]:
     found: list[Volume] = []
     physical: list[tuple[Volume, lvm.PhysicalVolume]] = []
     for stream, file in disks:
-        for part in disk_layout.look_at(file.read_at, file.size).parts:
+        for part in partitions.look_at(file.read_at, file.size).parts:
             volume = _of_part(stream, file, part)
             found.append(volume)
-            if part.content == disk_layout.LVM and volume.file is not None:
+            if part.content == partitions.LVM and volume.file is not None:
                 try:
                     with bounded_step():
                         physical.append((volume, lvm.read_physical_volume(volume.file)))
@@ -228,13 +228,13 @@ def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[Volume]:
     return found + _logical(physical)
 
 
-def _of_part(stream: Stream, file: PointFile, part: disk_layout.Part) -> Volume:
+def _of_part(stream: Stream, file: PointFile, part: partitions.Part) -> Volume:
     """A partition, or the whole disk. What is on it is said; whether it can be read is found out later."""
     volume = VolumeFile([Span(part.length, file.read_at, part.start, stream.disk_id)])
     problem = None
     if part.content is None:
         problem = "no file system is recognized"
-    elif part.content == disk_layout.LVM:
+    elif part.content == partitions.LVM:
         problem = "its logical volumes are listed by themselves"
     elif part.content not in READABLE:
         problem = f"{part.content} is not read here"
@@ -272,7 +272,7 @@ def _of_logical(on: Volume, group: str, logical: lvm.LogicalVolume, devices: dic
     if problem is not None:
         return Volume(on.disk, name, logical.size, None, None, problem=problem)
     file = VolumeFile(spans)
-    content = disk_layout.content_of(file.read_at, file.size)
+    content = partitions.content_of(file.read_at, file.size)
     if content not in READABLE:
         problem = f"{content} is not read here" if content else "no file system is recognized"
     return Volume(on.disk, name, logical.size, content, file, kind=content or "", problem=problem)

@@ -13,9 +13,9 @@ from typing import Any
 import zstandard
 from blake3 import blake3
 
-from pitr import sparse
 from pitr.blob import MAX_FRAME_SIZE, digest_of
 from pitr.errors import FormatError
+from pitr.formats import sparse
 from pitr.index import Row
 from pitr.store import StoredFile
 

@@ -13,7 +13,6 @@ from blake3 import blake3
 
 from pitr import times
 from pitr.catalog import Catalog
-from pitr.closing import Closes
 from pitr.damage import Damage, How, StoredDamage, What, of_stream
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
@@ -21,6 +20,7 @@ from pitr.naming import set_mode
 from pitr.repository import canonical, lock, names, record
 from pitr.repository.cached_catalog import Comparison, CompletedCatalog, compare, rebuild
 from pitr.store import LinkInside, ObjectExists, ObjectMissing, PosixStore, StoredFile, check_name, is_name
+from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
     from pitr.index import Index

@@ -19,11 +19,11 @@ from blake3 import blake3
 
 from pitr import index
 from pitr.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
-from pitr.closing import Closes
-from pitr.in_order import InOrder
+from pitr.formats.in_order import InOrder
 from pitr.model import DiskSettings, Kind, StoredObject, Stream
 from pitr.repository import names
 from pitr.store import NewObject, ObjectExists, Store
+from pitr.system.closing import Closes
 
 #: Zeroes inside of data are found in blocks of this size: the cluster of qcow2 and the usual granularity of dirty
 #: bitmaps, so that a restored qcow2 image needs no cluster for them.

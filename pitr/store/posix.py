@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pitr.closing import Closes
 from pitr.errors import RepositoryError
 from pitr.naming import Naming, set_mode, sync_folder
 from pitr.store.base import ObjectExists, ObjectMissing, check_name, is_name
 from pitr.store.folders import Folders, LinkInside
 from pitr.store.scratch import Scratch
+from pitr.system.closing import Closes
 
 _FILE_MODE = 0o600
 _SCRATCH = "tmp"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pitr.errors import FormatError
-from pitr.in_order import InOrder
+from pitr.formats.in_order import InOrder
 
 Zeroes = list[tuple[int, int]]
 

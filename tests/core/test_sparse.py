@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr import sparse
 from pitr.errors import FormatError
 from pitr.extents import MAX_SIZE
+from pitr.formats import sparse
 
 _Parts = list[tuple[int, bytes | int]]
 

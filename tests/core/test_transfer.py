@@ -14,10 +14,10 @@ from helpers import disk, source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pitr.closing import Closes
 from pitr.endpoint.memory import MemoryReader, MemorySink, MemorySource, MemoryWriter
 from pitr.endpoint.protocols import MAX_ZERO, WINDOW, Sink, Source
 from pitr.extents import ExtentMap
+from pitr.system.closing import Closes
 from pitr.transfer import Copied, copy, copy_all
 from pitr.transfer.plan import plan
 

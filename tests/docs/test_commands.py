@@ -21,7 +21,7 @@ from pitr.jobs.export import Exported
 from pitr.jobs.restore import Restored
 from pitr.lab.demo import Report, Step
 from pitr.model import LeftOut
-from pitr.process import DEBIAN_PACKAGES
+from pitr.system.process import DEBIAN_PACKAGES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

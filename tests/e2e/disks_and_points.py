@@ -16,7 +16,7 @@ from cli_runner import Pitr
 
 from pitr.lab import Lab, LabDisk, LabVM
 from pitr.lab.host import Guest
-from pitr.process import run
+from pitr.system.process import run
 
 KiB = 1 << 10
 MiB = 1 << 20

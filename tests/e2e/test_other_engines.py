@@ -28,7 +28,7 @@ from disks_and_points import (
 from pitr.engine import connection as engine_connection
 from pitr.lab import Lab, LabVM
 from pitr.lab.engine import server
-from pitr.retry import retrying
+from pitr.system.retry import retrying
 
 
 @contextmanager

@@ -236,7 +236,7 @@ def test_any_request_of_a_backup_refused(
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses between tries."""
     import pitr.engine.connection
-    from pitr import retry
+    from pitr.system import retry
 
     real = retry.retrying
 

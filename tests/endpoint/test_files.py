@@ -20,7 +20,7 @@ from pitr.endpoint.partial_file import SUFFIX, PartialFile
 from pitr.endpoint.qcow2_file import Qcow2FileSink, Qcow2FileSource
 from pitr.endpoint.raw_file import RawFileSink, RawFileSource, RawFileWriter
 from pitr.errors import PitrError, ProgramFailed, UsageError
-from pitr.process import run
+from pitr.system.process import run
 
 SINKS = [RawFileSink, Qcow2FileSink]
 MIB = 1 << 20

@@ -52,7 +52,8 @@ def _seeds(corpus: Path) -> None:
 
     import zstandard
 
-    from pitr import schema, sparse
+    from pitr import schema
+    from pitr.formats import sparse
 
     stream = (
         sparse.meta_block({"virtual-size": 8192, "incremental": False})

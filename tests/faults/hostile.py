@@ -21,10 +21,10 @@ from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.point import open_point
 from pitr.endpoint.salvage import open_salvage
 from pitr.errors import FormatError, PitrError
+from pitr.formats.sparse import SparseReader
 from pitr.index import Index
 from pitr.jobs.verify import Scope, verify
 from pitr.repository import Repository, record
-from pitr.sparse import SparseReader
 from pitr.transfer import copy
 
 

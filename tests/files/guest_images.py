@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pitr.filesystem import FileSystem, Kind, Node, VolumeFile, open_file_system
-from pitr.filesystem.volume import Span
+from pitr.guest.filesystem import FileSystem, Kind, Node, VolumeFile, open_file_system
+from pitr.guest.filesystem.volume import Span
 
 MiB = 1 << 20
 _FOLDERS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
@@ -185,7 +185,7 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "fat32": _fat("48M", "-F", "32"),
 }
 UNIX = ("ext4", "ext4 with inline data", "ext3", "ext2", "xfs", "btrfs")
-#: What `pitr.disk_layout` calls them.
+#: What `pitr.guest.partitions` calls them.
 RECOGNIZED = {name: "ext" if "ext" in name else "fat" if "fat" in name else name for name in MAKERS}
 
 

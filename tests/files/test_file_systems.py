@@ -22,10 +22,10 @@ from guest_images import (
     run,
 )
 
-from pitr import disk_layout
 from pitr.errors import FileSystemError, NoSuchFile
-from pitr.filesystem import Kind
-from pitr.filesystem.paths import look_up
+from pitr.guest import partitions
+from pitr.guest.filesystem import Kind
+from pitr.guest.filesystem.paths import look_up
 
 #: Made by the file systems themselves.
 _OWN = {"lost+found"}
@@ -34,7 +34,7 @@ _OWN = {"lost+found"}
 @pytest.mark.parametrize("name", MAKERS)
 def test_all_files_are_there_with_all_their_bytes(name: str, tmp_path: Path) -> None:
     image, files = make_image(name, tmp_path)
-    assert disk_layout.content_of(lambda at, length: image[at : at + length], len(image)) == RECOGNIZED[name]
+    assert partitions.content_of(lambda at, length: image[at : at + length], len(image)) == RECOGNIZED[name]
     file_system = opened(image, RECOGNIZED[name])
     assert file_system.label.casefold() == "label" and file_system.note is None
     assert file_system.kind == name.partition(" ")[0]

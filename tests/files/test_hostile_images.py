@@ -17,12 +17,12 @@ from helpers import fake_stream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pitr import disk_layout, lvm
 from pitr.errors import FileSystemError, PitrError
-from pitr.filesystem import FileSystem, Kind, VolumeFile
-from pitr.filesystem import base as filesystem_base
-from pitr.filesystem.limits import EndlessError, bounded_memory, bounded_step
-from pitr.filesystem.volume import Span
+from pitr.guest import lvm, partitions
+from pitr.guest.filesystem import FileSystem, Kind, VolumeFile
+from pitr.guest.filesystem import base as filesystem_base
+from pitr.guest.filesystem.limits import EndlessError, bounded_memory, bounded_step
+from pitr.guest.filesystem.volume import Span
 from pitr.jobs.compare_files import compare_files
 from pitr.jobs.copy_files import CopiedFiles, copy_files
 from pitr.jobs.list_files import list_files
@@ -165,7 +165,7 @@ def test_spoiled_partition_tables_and_labels_end(changes: list[tuple[int, bytes]
         assert at >= 0 and at + length <= len(disk)
         return disk[at : at + length]
 
-    for part in disk_layout.look_at(read, len(disk)).parts:
+    for part in partitions.look_at(read, len(disk)).parts:
         assert part.start + part.length <= len(disk)
     with suppress(Exception), bounded_step(4.0):
         lvm.read_physical_volume(VolumeFile([Span(len(disk), read, 0)]))

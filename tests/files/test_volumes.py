@@ -12,9 +12,9 @@ from cli_runner import Pitr
 from guest_images import MiB, make_tree, partitioned, run
 from points_of_images import AT, store_states
 
-from pitr.filesystem import VolumeFile
-from pitr.filesystem.volume import Span
-from pitr.lvm import read_physical_volume
+from pitr.guest.filesystem import VolumeFile
+from pitr.guest.filesystem.volume import Span
+from pitr.guest.lvm import read_physical_volume
 from pitr.repository import Repository
 
 #: The first MiB of a physical volume of 32 MiB that LVM 2.03.16 made: extents of 1 MiB, vg0/root of 8 and, behind

@@ -13,10 +13,9 @@ from pathlib import Path
 from helpers import Writer, applied, disk
 
 from pitr.jobs.serve import DEFAULT_CACHE, Served, serving
-from pitr.listening import unix_listener
 from pitr.model import Backup
-from pitr.nbd import Client, parse_url
-from pitr.nbd_protocol import (
+from pitr.nbd.client import Client, parse_url
+from pitr.nbd.protocol import (
     GREETING,
     OPTION,
     OPTION_GO,
@@ -29,6 +28,7 @@ from pitr.nbd_protocol import (
     REQUEST_MAGIC,
 )
 from pitr.repository import Repository
+from pitr.system.sockets import unix_listener
 
 MIB = 1 << 20
 #: A full and three incrementals: data over zeroes, zeroes over data, what is unchanged, frames that are cut in two.

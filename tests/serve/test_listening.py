@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pitr import listening
 from pitr.errors import BusyError, UsageError
-from pitr.listening import unix_listener
+from pitr.system import sockets
+from pitr.system.sockets import unix_listener
 
 _ROUNDS = 40
 _PROCESSES = 6
@@ -26,7 +26,7 @@ import json, sys, time
 from contextlib import ExitStack
 from pathlib import Path
 from pitr.errors import BusyError
-from pitr.listening import unix_listener
+from pitr.system.sockets import unix_listener
 
 won = []
 print(flush=True)
@@ -100,7 +100,7 @@ def test_a_socket_of_another_one_is_not_removed(tmp_path: Path) -> None:
 def test_who_holds_the_folder_for_good_keeps_nobody_waiting_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "_LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(sockets, "_LOCK_TIMEOUT_S", 0.2)
     handle = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pitr import machine
+from pitr.system import machine
 
 MIB = 1 << 20
 

@@ -15,12 +15,12 @@ from serving_points import MIB, RawClient, read
 
 from pitr.errors import NbdError
 from pitr.extents import ExtentMap
-from pitr.listening import unix_listener
-from pitr.nbd import Client, parse_url
-from pitr.nbd_protocol import READ, REQUEST, REQUEST_MAGIC
-from pitr.nbd_server import Export, Exports, NbdServer
-from pitr.nbd_server.uris import uri
-from pitr.process import run
+from pitr.nbd.client import Client, parse_url
+from pitr.nbd.protocol import READ, REQUEST, REQUEST_MAGIC
+from pitr.nbd.server import Export, Exports, NbdServer
+from pitr.nbd.server.uris import uri
+from pitr.system.process import run
+from pitr.system.sockets import unix_listener
 
 SIZE = 256 * MIB
 

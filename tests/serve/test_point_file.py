@@ -15,8 +15,8 @@ from pitr.endpoint.cached_point import CachedPoint
 from pitr.endpoint.frame_cache import FrameCache
 from pitr.endpoint.point import open_point
 from pitr.endpoint.point_file import PointFile
-from pitr.read_ahead import ReadAhead
 from pitr.repository import Repository
+from pitr.system.read_ahead import ReadAhead
 
 MIB = 1 << 20
 

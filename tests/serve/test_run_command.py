@@ -28,7 +28,7 @@ _ALONE = """
 import signal, sys
 from pitr.cli import main
 from pitr.errors import Interrupted
-from pitr.process import run_shell
+from pitr.system.process import run_shell
 
 for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(signum, main._interrupt)
@@ -145,7 +145,7 @@ PATH={os.environ["PATH"]} exec setpriv "$@"
 def test_all_that_the_shell_has_started_ends(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
     store_chain(repository)
     command = f'(echo "$NBD_URI" > {tmp_path}/runs; sleep 61) | cat; exit 9'
-    with pitr.process("serve", "--at", AT_THE_END, "--run", command) as process:
+    with pitr.system.process("serve", "--at", AT_THE_END, "--run", command) as process:
         wait_until((tmp_path / "runs").exists, "the command runs")
         process.terminate()
         # Its standard error is open in all of them.

@@ -16,10 +16,10 @@ from serving_points import CHAIN, CHAIN_SIZE, MIB, RawClient, read, served, stor
 
 from pitr.errors import BusyError, NbdError
 from pitr.extents import Extent
-from pitr.nbd import Client, parse_url
-from pitr.nbd_protocol import OPTION_LIST
-from pitr.process import run
+from pitr.nbd.client import Client, parse_url
+from pitr.nbd.protocol import OPTION_LIST
 from pitr.repository import Repository
+from pitr.system.process import run
 
 
 def test_nbdcopy_copies_a_chain(repository: Repository, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pitr.damage import StoredDamage
 from pitr.errors import NbdError
 from pitr.index import Index
 from pitr.model import Backup
-from pitr.nbd_protocol import CHUNK_DATA, CHUNK_ERROR_OFFSET, EIO, READ
+from pitr.nbd.protocol import CHUNK_DATA, CHUNK_ERROR_OFFSET, EIO, READ
 from pitr.repository import Repository
 
 

@@ -21,8 +21,8 @@ from pitr.errors import ProgramFailed, UsageError
 from pitr.jobs.serve_overlays import make_overlays, overlay_paths
 from pitr.lab.host.filesystem import check_ext4, make_ext4, program
 from pitr.model import Backup, Record
-from pitr.process import run
 from pitr.repository import Repository
+from pitr.system.process import run
 from pitr.transfer import copy
 
 _OLD, _NEW = b"what the file held then\n" * 171, b"what the guest wrote!!!\n" * 171

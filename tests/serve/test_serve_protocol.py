@@ -15,8 +15,7 @@ import pytest
 from cli_runner import wait_until
 from serving_points import CHAIN_SIZE, MIB, RawClient, read, served, store_chain
 
-from pitr.listening import tcp_listener
-from pitr.nbd_protocol import (
+from pitr.nbd.protocol import (
     BLOCK_STATUS,
     CACHE,
     CHUNK_BLOCK_STATUS,
@@ -52,8 +51,9 @@ from pitr.nbd_protocol import (
     WRITE,
     WRITE_ZEROES,
 )
-from pitr.nbd_server import Exports, NbdServer
+from pitr.nbd.server import Exports, NbdServer
 from pitr.repository import Repository
+from pitr.system.sockets import tcp_listener
 
 
 @pytest.fixture(scope="module")

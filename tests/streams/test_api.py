@@ -24,7 +24,7 @@ from pitr.endpoint.memory import MemorySource
 from pitr.endpoint.qemu_nbd import QemuNbd
 from pitr.errors import FormatError, NoSuchError, PitrError, UsageError
 from pitr.lab.host.host import Host
-from pitr.process import run
+from pitr.system.process import run
 
 SIZE = 3 * (1 << 20) + 512
 CONTENT = (

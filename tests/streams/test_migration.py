@@ -14,7 +14,7 @@ from cli_runner import Pitr
 from disks_and_points import assert_same
 from independent import virtnbdbackup_of
 
-from pitr.process import run as run_program
+from pitr.system.process import run as run_program
 
 KiB = 1 << 10
 MiB = 1 << 20

@@ -12,7 +12,7 @@ from ovirt_imageio import client
 from pitr.endpoint.memory import MemorySource
 from pitr.endpoint.raw_file import RawFileSource
 from pitr.jobs.checksum import BLOCK_SIZE, checksum
-from pitr.process import require
+from pitr.system.process import require
 
 MiB = 1 << 20
 

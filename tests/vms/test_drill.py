@@ -12,7 +12,7 @@ import pytest
 from cli_runner import Pitr
 from disks_and_points import MiB, make_vm
 
-from pitr import disk_layout
+from pitr.guest import partitions
 from pitr.lab import Lab
 from pitr.lab.host.filesystem import make_ext4
 
@@ -108,8 +108,8 @@ def test_usage(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     pitr("drill", "nosuch", code=4)
 
 
-def _layout(content: bytes) -> disk_layout.Layout:
-    return disk_layout.look_at(lambda offset, length: content[offset : offset + length], len(content))
+def _layout(content: bytes) -> partitions.Layout:
+    return partitions.look_at(lambda offset, length: content[offset : offset + length], len(content))
 
 
 def test_gpt_and_logical_partitions_are_recognized() -> None:

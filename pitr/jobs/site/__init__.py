@@ -17,7 +17,7 @@ from typing import Any
 from pitr.errors import ProgramMissing
 from pitr.jobs.site.metadata import DATABASE, metadata
 from pitr.jobs.site.snapshot import Snapshot
-from pitr.listening import authority, is_loopback
+from pitr.system.sockets import authority, is_loopback
 from pitr.units import printable
 
 _SETTINGS = {
@@ -64,8 +64,8 @@ def _libraries() -> tuple[Any, Any, Any]:
         import uvicorn  # noqa: PLC0415 - an extra
         from datasette import app as datasette_module  # noqa: PLC0415
 
-        from pitr import web_server  # noqa: PLC0415
         from pitr.jobs.site import cells  # noqa: PLC0415
+        from pitr.system import web_server  # noqa: PLC0415
     except ImportError as error:
         raise ProgramMissing(
             f"the catalog in a browser needs Datasette, which is not installed ({error.name})",

@@ -12,7 +12,7 @@ from pathlib import Path
 from pitr.lab import Lab, LabDisk
 from pitr.lab.host.filesystem import edit_ext4, make_ext4
 from pitr.lab.host.guest import Guest
-from pitr.process import run
+from pitr.system.process import run
 from pitr.units import GIB, KIB, MIB
 
 SYSTEM_SIZE = 1 * GIB

@@ -20,8 +20,8 @@ from pitr.lab.demo.report import Proof, Report, Step
 from pitr.lab.demo.shell import Say, Shell
 from pitr.lab.folder import lab_folder
 from pitr.lab.host.filesystem import check_ext4, program
-from pitr.process import require
-from pitr.process import run as run_program
+from pitr.system.process import require
+from pitr.system.process import run as run_program
 from pitr.units import MIB
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pitr.errors import LabError, PitrError, ProgramFailed
 from pitr.lab.engine import disks
 from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.state import Backup, Disk, Transfer, new_id
-from pitr.process import run
+from pitr.system.process import run
 
 log = logging.getLogger("pitr.lab.engine")
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pitr.closing import Closes
 from pitr.errors import LabError
 from pitr.lab.host import launcher
+from pitr.system.closing import Closes
 
 _POLL_S = 0.005
 _ASK_AGAIN_S = 0.2

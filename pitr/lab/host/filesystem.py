@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pitr.errors import LabError
-from pitr.process import require, run
+from pitr.system.process import require, run
 
 _PROGRAMS = ("mke2fs", "e2fsck", "debugfs")
 #: Debian keeps them where only root's PATH leads to.

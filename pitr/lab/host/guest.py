@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pitr import nbd
-from pitr.closing import Closes
+from pitr.nbd import client as nbd
+from pitr.system.closing import Closes
 
 
 class Guest(Closes):

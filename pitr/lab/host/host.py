@@ -34,7 +34,7 @@ from pitr.lab.host.volume import (
     create_image,
     stored_bitmaps,
 )
-from pitr.process import require, run
+from pitr.system.process import require, run
 
 #: The kernel ends socket paths at 107 bytes; the longest name below the folder has less than this.
 _MAX_FOLDER = 107 - 24

@@ -19,7 +19,7 @@ from pathlib import Path
 from pitr.lab.host.backup import BackupDisk
 from pitr.lab.host.running_vm import RunningVM
 from pitr.lab.host.volume import Volume
-from pitr.process import run
+from pitr.system.process import run
 
 
 class LiveBackup:

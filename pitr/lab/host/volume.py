@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pitr.errors import LabError
-from pitr.process import run
+from pitr.system.process import run
 
 #: The engine's names of formats, and qemu's.
 QEMU_FORMATS = {"cow": "qcow2", "raw": "raw"}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pitr.filesystem.volume import VolumeFile
+from pitr.guest.filesystem.volume import VolumeFile
 
 _SECTOR = 512
 #: Of a metadata area: its header, behind which the texts go round in a ring.

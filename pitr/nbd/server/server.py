@@ -10,11 +10,11 @@ import threading
 import time
 from typing import Final
 
-from pitr.closing import Closes
-from pitr.nbd_server.exports import Exports
-from pitr.nbd_server.handshake import negotiate
-from pitr.nbd_server.transmission import Transmission
-from pitr.nbd_server.wire import ClientBroken, ClientGone, Wire
+from pitr.nbd.server.exports import Exports
+from pitr.nbd.server.handshake import negotiate
+from pitr.nbd.server.transmission import Transmission
+from pitr.nbd.server.wire import ClientBroken, ClientGone, Wire
+from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)
 

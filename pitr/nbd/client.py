@@ -14,11 +14,11 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from pitr.closing import Closes
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap
-from pitr.nbd_handshake import Address, Wire, negotiate
-from pitr.nbd_protocol import (
+from pitr.nbd.client_handshake import Address, Wire, negotiate
+from pitr.nbd.client_replies import Status, receive
+from pitr.nbd.protocol import (
     BLOCK_STATUS,
     COMMAND_NO_HOLE,
     DEFAULT_PORT,
@@ -37,7 +37,7 @@ from pitr.nbd_protocol import (
     WRITE,
     WRITE_ZEROES,
 )
-from pitr.nbd_replies import Status, receive
+from pitr.system.closing import Closes
 
 #: A flush, or zeroing on a storage that cannot, may take as long as the storage is slow.
 SLOW_TIMEOUT_S: Final = 1800.0

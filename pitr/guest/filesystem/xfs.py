@@ -13,9 +13,9 @@ from typing import Any
 from dissect.xfs import xfs
 
 from pitr.errors import FileSystemError
-from pitr.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of, of_bytes
-from pitr.filesystem.volume import VolumeFile
-from pitr.filesystem.xfs_log import holds_changes
+from pitr.guest.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of, of_bytes
+from pitr.guest.filesystem.volume import VolumeFile
+from pitr.guest.filesystem.xfs_log import holds_changes
 
 #: Of a folder's blocks with entries: one block, or one of several; before and since version 5.
 _FOLDER_MAGICS = (b"XD2B", b"XD2D", b"XDB3", b"XDD3")

@@ -16,7 +16,7 @@ from typing import Final
 
 from pitr.errors import NbdError
 from pitr.extents import MAX_SIZE
-from pitr.nbd_protocol import (
+from pitr.nbd.protocol import (
     CONTEXT,
     DEFAULT_MAXIMUM_BLOCK,
     GREETING,

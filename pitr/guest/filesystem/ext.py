@@ -14,8 +14,8 @@ from typing import Any
 from dissect.extfs import extfs
 
 from pitr.errors import FileSystemError
-from pitr.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of, of_bytes
-from pitr.filesystem.volume import VolumeFile
+from pitr.guest.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of, of_bytes
+from pitr.guest.filesystem.volume import VolumeFile
 
 # From the kernel's Documentation/filesystems/ext4: s_feature_incompat, i_flags.
 _RECOVER = 0x4

@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from pitr.errors import FileSystemError, PitrError
-from pitr.filesystem.limits import bounded_step
-from pitr.filesystem.volume import VolumeFile
+from pitr.guest.filesystem.limits import bounded_step
+from pitr.guest.filesystem.volume import VolumeFile
 from pitr.units import MIB
 
 #: Files are read in pieces of at most this many bytes.

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import IO, Final
 
 from pitr.errors import Interrupted, ProgramFailed, ProgramMissing
-from pitr.signals import Signals
+from pitr.system.signals import Signals
 
 #: Program to the Debian package that has it.
 DEBIAN_PACKAGES = {

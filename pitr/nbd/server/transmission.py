@@ -15,7 +15,7 @@ import numpy as np
 
 from pitr.errors import PitrError
 from pitr.extents import ExtentMap
-from pitr.nbd_protocol import (
+from pitr.nbd.protocol import (
     BLOCK_STATUS,
     CACHE,
     CHUNK_BLOCK_STATUS,
@@ -43,9 +43,9 @@ from pitr.nbd_protocol import (
     WRITE,
     WRITE_ZEROES,
 )
-from pitr.nbd_server.handshake import CONTEXT_ID, MAXIMUM_BLOCK, Opened
-from pitr.nbd_server.wire import ClientBroken, Wire
-from pitr.read_ahead import ReadAhead
+from pitr.nbd.server.handshake import CONTEXT_ID, MAXIMUM_BLOCK, Opened
+from pitr.nbd.server.wire import ClientBroken, Wire
+from pitr.system.read_ahead import ReadAhead
 
 _SIMPLE: Final = struct.Struct(">LLQ")
 _CHUNK: Final = struct.Struct(">LHHQL")

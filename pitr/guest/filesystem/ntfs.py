@@ -14,8 +14,8 @@ from dissect.ntfs import ntfs
 from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE
 from dissect.ntfs.util import segment_reference
 
-from pitr.filesystem.base import Content, FileSystem, Kind, Node, of_bytes
-from pitr.filesystem.volume import VolumeFile
+from pitr.guest.filesystem.base import Content, FileSystem, Kind, Node, of_bytes
+from pitr.guest.filesystem.volume import VolumeFile
 
 _DATA = ATTRIBUTE_TYPE_CODE.DATA
 _REPARSE = ATTRIBUTE_TYPE_CODE.REPARSE_POINT

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from urllib.parse import quote
 
-from pitr.nbd_protocol import DEFAULT_PORT
+from pitr.nbd.protocol import DEFAULT_PORT
 
 
 def uri(listener: socket.socket, export: str) -> str:

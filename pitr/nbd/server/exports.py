@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pitr.extents import ExtentMap
-from pitr.nbd_protocol import MAX_TEXT
+from pitr.nbd.protocol import MAX_TEXT
 
 
 class Content(Protocol):

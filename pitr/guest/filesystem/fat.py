@@ -13,8 +13,8 @@ from typing import Any
 
 from dissect.fat import fat
 
-from pitr.filesystem.base import Content, FileSystem, Kind, Node
-from pitr.filesystem.volume import VolumeFile
+from pitr.guest.filesystem.base import Content, FileSystem, Kind, Node
+from pitr.guest.filesystem.volume import VolumeFile
 
 _END = {12: 0xFF8, 16: 0xFFF8, 32: 0x0FFFFFF8}
 _CLEAN = {16: 0x8000, 32: 0x08000000}

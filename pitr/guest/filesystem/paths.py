@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pitr.errors import FileSystemError, NoSuchFile
-from pitr.filesystem.base import FileSystem, Kind, Node
+from pitr.guest.filesystem.base import FileSystem, Kind, Node
 from pitr.units import printable
 
 #: As in the Linux kernel.

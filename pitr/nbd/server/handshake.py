@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from pitr.nbd_protocol import (
+from pitr.nbd.protocol import (
     CONTEXT,
     DEFAULT_MAXIMUM_BLOCK,
     FLAG_CACHE,
@@ -45,8 +45,8 @@ from pitr.nbd_protocol import (
     REPLY_UNSUPPORTED,
     SERVER_MAGIC,
 )
-from pitr.nbd_server.exports import Export, Exports
-from pitr.nbd_server.wire import ClientBroken, ClientGone, Wire
+from pitr.nbd.server.exports import Export, Exports
+from pitr.nbd.server.wire import ClientBroken, ClientGone, Wire
 
 #: Of the base:allocation context, the only one that there is.
 CONTEXT_ID: Final = 1

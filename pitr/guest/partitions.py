@@ -20,7 +20,7 @@ _MOST_PARTITIONS = 128
 _PROBE_SIZE = 0x10000 + 0x48
 _EXTENDED = frozenset({0x05, 0x0F, 0x85})
 
-#: What holds logical volumes (`pitr.lvm`).
+#: What holds logical volumes (`pitr.guest.lvm`).
 LVM = "LVM physical volume"
 
 _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (

@@ -10,8 +10,8 @@ from typing import Any
 from dissect.btrfs import btrfs
 
 from pitr.errors import FileSystemError
-from pitr.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of
-from pitr.filesystem.volume import VolumeFile
+from pitr.guest.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of
+from pitr.guest.filesystem.volume import VolumeFile
 
 #: The kernel compresses at most 128 KiB at once.
 _LARGEST_COMPRESSED = 1 << 18

@@ -15,8 +15,8 @@ import numpy as np
 
 from pitr.errors import NbdError
 from pitr.extents import Int64Array
-from pitr.nbd_handshake import Export, Wire, printable
-from pitr.nbd_protocol import (
+from pitr.nbd.client_handshake import Export, Wire, printable
+from pitr.nbd.protocol import (
     CHUNK_BLOCK_STATUS,
     CHUNK_DATA,
     CHUNK_ERROR_OFFSET,

@@ -17,7 +17,7 @@ import orjson
 
 from pitr.errors import FormatError, ProgramMissing
 from pitr.extents import MAX_SIZE
-from pitr.sparse import HEADER_SIZE, MAX_META_SIZE, TAIL, Header, parse_header
+from pitr.formats.sparse import HEADER_SIZE, MAX_META_SIZE, TAIL, Header, parse_header
 
 _PIECE = 1 << 16
 #: The list of sizes of ten million frames.

@@ -6,10 +6,10 @@ from __future__ import annotations
 from importlib import import_module
 
 from pitr.errors import FileSystemError, ProgramMissing
-from pitr.filesystem.base import FileSystem
-from pitr.filesystem.volume import VolumeFile
+from pitr.guest.filesystem.base import FileSystem
+from pitr.guest.filesystem.volume import VolumeFile
 
-#: What `pitr.disk_layout` calls them, to module and class.
+#: What `pitr.guest.partitions` calls them, to module and class.
 READABLE = {
     "ext": ("ext", "Ext"),
     "xfs": ("xfs", "Xfs"),
@@ -34,7 +34,7 @@ def open_file_system(volume: VolumeFile, content: str | None, where: str) -> Fil
         raise FileSystemError(f"{where} holds {content}, which is not read here", INSTEAD)
     check_installed()
     module, name = found
-    made: FileSystem = getattr(import_module(f"pitr.filesystem.{module}"), name)(
+    made: FileSystem = getattr(import_module(f"pitr.guest.filesystem.{module}"), name)(
         volume, f"the {content} file system on {where}"
     )
     return made
