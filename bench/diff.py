@@ -94,7 +94,7 @@ def write_index(
     parent: str | None,
     grains: list[int],
 ) -> None:
-    from pitr.index import IndexWriter, Row, StreamRow
+    from pitr.repository.index import IndexWriter, Row, StreamRow
 
     def rows() -> Iterator[Row]:
         for at, grain in enumerate(grains):

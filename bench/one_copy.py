@@ -26,8 +26,8 @@ def pitr_backup(url: str, cafile: str, folder: str, level: str, context: str) ->
     """From the daemon to a new stream in a repository: the data path of `pitr backup`."""
     from pitr.endpoint.imageio import ImageioAddress, ImageioSource
     from pitr.model import DiskSettings, Kind
+    from pitr.repository.store import PosixStore
     from pitr.repository.stream_sink import NewStream, StreamSink
-    from pitr.store import PosixStore
     from pitr.transfer import copy
 
     path = Path(folder)
@@ -77,7 +77,7 @@ def client_upload(image: str, url: str, cafile: str) -> dict[str, object]:
 
 def compress(image: str, level: str) -> dict[str, object]:
     """Compress and digest the data of a raw image, one thread, nothing else: what the work itself costs."""
-    from pitr.blob import FRAME_SIZE, Compressor, digest_of
+    from pitr.repository.blob import FRAME_SIZE, Compressor, digest_of
 
     compressor = Compressor(int(level))
     stored = data = 0
@@ -131,7 +131,7 @@ def replay(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, 
     from pitr.endpoint.imageio import ImageioAddress, ImageioSink
     from pitr.endpoint.point import PointSource, StoredStream
     from pitr.repository import Repository
-    from pitr.resolver import Layer, resolve
+    from pitr.repository.resolver import Layer, resolve
     from pitr.transfer import copy
 
     class Stream(PointSource):

@@ -147,8 +147,8 @@ def pitr(compression: str, folder: str) -> None:
     from pitr.endpoint.output import PipeOutput
     from pitr.endpoint.wake import Wake
     from pitr.model import DiskSettings, Kind
+    from pitr.repository.store import PosixStore
     from pitr.repository.stream_sink import NewStream, StreamSink
-    from pitr.store import PosixStore
     from pitr.system import malloc
     from pitr.transfer import copy
 

@@ -26,7 +26,7 @@ def make_chain(folder: Path, rows: int, layers: int) -> None:
 
     Half of the rows are the full's, on every second grain of the disk; the incrementals changed random grains.
     """
-    from pitr.index import IndexWriter, Row, StreamRow
+    from pitr.repository.index import IndexWriter, Row, StreamRow
 
     grains = max(2, rows // 2)
     size = grains * GRAIN
@@ -65,7 +65,7 @@ def chain_files(folder: Path) -> list[Path]:
 
 def read_rows(folder: Path) -> dict[str, object]:
     """Read all rows of the chain, and do nothing with them."""
-    from pitr import sqlite
+    from pitr.repository import sqlite
 
     start = time.perf_counter()
     count = 0
@@ -79,8 +79,8 @@ def read_rows(folder: Path) -> dict[str, object]:
 
 def resolve_chain(folder: Path) -> dict[str, object]:
     """Read and resolve the chain; tell the time and the most memory that it took."""
-    from pitr.index import Index
-    from pitr.resolver import Layer, resolve
+    from pitr.repository.index import Index
+    from pitr.repository.resolver import Layer, resolve
 
     before = measure.peak_bytes()
     start = time.perf_counter()

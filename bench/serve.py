@@ -24,10 +24,10 @@ import measure
 from measure import Result, Size
 
 from pitr.endpoint.point import open_point
-from pitr.index import Index
 from pitr.model import Backup, Stream
 from pitr.nbd.client import Client, parse_url
 from pitr.repository import Repository, names
+from pitr.repository.index import Index
 
 #: As quick as 0.8 times the speed of zstd.
 GOAL_SEQUENTIAL = 1 / 0.8

@@ -14,8 +14,8 @@ from measure import Result, Size
 from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.endpoint.protocols import Sink, Source
 from pitr.model import DiskSettings, Kind
+from pitr.repository.store import PosixStore
 from pitr.repository.stream_sink import NewStream, StreamSink
-from pitr.store import PosixStore
 from pitr.transfer import copy_all
 
 DISKS = 4

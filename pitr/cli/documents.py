@@ -10,9 +10,9 @@ from pitr import times
 from pitr.model import Backup, Stream
 
 if TYPE_CHECKING:
-    from pitr.damage import Damage
     from pitr.jobs.restore import Restored
     from pitr.jobs.verify import Verified
+    from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
 
 

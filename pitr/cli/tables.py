@@ -16,9 +16,9 @@ from pitr.model import Backup, Kind, Stream
 from pitr.units import human_size, printable
 
 if TYPE_CHECKING:
-    from pitr.damage import Damage
     from pitr.jobs.fleet import Outcome
     from pitr.jobs.restore import Restored
+    from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
 
 _SHORT_ID = 8

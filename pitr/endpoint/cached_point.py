@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from pitr.blob import Decompressor
 from pitr.endpoint.frame_cache import FrameCache, FrameKey
 from pitr.endpoint.point import PointSource, read_frame
 from pitr.errors import PitrError
 from pitr.extents import ExtentMap
+from pitr.repository.blob import Decompressor
 from pitr.system.closing import Closes
 from pitr.units import human_size
 

@@ -15,19 +15,19 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pitr.blob import Decompressor, digest_of
-from pitr.damage import StoredDamage, of_stream
 from pitr.endpoint.point import Needed
 from pitr.endpoint.protocols import Reader
 from pitr.endpoint.salvage import DamagedRange, joined, known_layers, lost_pieces
 from pitr.endpoint.streamed import Passing, cut
 from pitr.errors import FormatError, PitrError, ProgramFailed, RepositoryError, UsageError
 from pitr.extents import Extent, ExtentMap
-from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.blob import Decompressor, digest_of
 from pitr.repository.chain import frames_of, resolve_chain
-from pitr.resolver import PointMap, resolve
+from pitr.repository.damage import StoredDamage, of_stream
+from pitr.repository.index import Frames
+from pitr.repository.resolver import PointMap, resolve
 
 _SKIP_PIECE = 1 << 20
 

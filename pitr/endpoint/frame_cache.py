@@ -14,8 +14,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from pitr.blob import Decompressor
 from pitr.errors import PitrError
+from pitr.repository.blob import Decompressor
 from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pitr.store import StoredFile
+from pitr.repository.store import StoredFile
 
 
 class FrontToBack:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pitr.endpoint.protocols import Reader, Source
 from pitr.extents import ExtentMap
-from pitr.resolver import Layer, resolve
+from pitr.repository.resolver import Layer, resolve
 from pitr.system.closing import Closes
 
 _UPPER = 0

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pitr.blob import FRAME_SIZE, Compressor
 from pitr.endpoint.output import Output
+from pitr.repository.blob import FRAME_SIZE, Compressor
 
 
 class PackedOutput:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pitr.errors import PitrError, UsageError
-from pitr.naming import cannot, rename_no_replace, sync_folder
+from pitr.repository.store.naming import cannot, rename_no_replace, sync_folder
 
 SUFFIX: Final = ".pitr-partial"
 

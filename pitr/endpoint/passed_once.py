@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from pitr.blob import digest_of
 from pitr.endpoint.chain_stream import ChainStream, OpenBlob
 from pitr.endpoint.protocols import WINDOW, Source
 from pitr.endpoint.streamed import Passing
 from pitr.extents import ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.blob import digest_of
 
 _DIGEST = 32
 #: Zero ranges are read in pieces of this size.

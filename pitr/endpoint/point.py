@@ -15,16 +15,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from pitr.blob import Decompressor, digest_of
-from pitr.damage import of_stream
 from pitr.errors import FormatError
 from pitr.extents import ExtentMap
-from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.blob import Decompressor, digest_of
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
-from pitr.resolver import PointMap
-from pitr.store import StoredFile
+from pitr.repository.damage import of_stream
+from pitr.repository.index import Frames
+from pitr.repository.resolver import PointMap
+from pitr.repository.store import StoredFile
 from pitr.system.closing import Closes
 
 #: Frames that follow each other in a blob with no more than this between them (header text) are read at once.

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pitr.damage import StoredDamage
 from pitr.endpoint.point import PointReader, PointSource, StoredStream
 from pitr.errors import FormatError, RepositoryError
 from pitr.extents import BoolArray, ExtentMap
-from pitr.index import Frames
 from pitr.model import Backup, Stream
 from pitr.repository import Repository, names
-from pitr.resolver import Layer, PointMap, resolve
-from pitr.store import StoredFile
+from pitr.repository.damage import StoredDamage
+from pitr.repository.index import Frames
+from pitr.repository.resolver import Layer, PointMap, resolve
+from pitr.repository.store import StoredFile
 
 
 @dataclass(frozen=True, slots=True)

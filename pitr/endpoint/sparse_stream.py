@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal
 
-from pitr.blob import DEFAULT_LEVEL, FRAME_SIZE, BlobWriter
 from pitr.endpoint.streamed import Passing, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent
 from pitr.formats.in_order import InOrder
 from pitr.formats.sparse import SparseReader
+from pitr.repository.blob import DEFAULT_LEVEL, FRAME_SIZE, BlobWriter
 from pitr.repository.stream_sink import Piece, StreamWriter
 
 Compression = Literal["none", "zstd"]

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from pitr import __version__
 from pitr import engine as ovirt
-from pitr.blob import DEFAULT_LEVEL
-from pitr.damage import StoredDamage
 from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
 from pitr.endpoint.protocols import Sink, Source
@@ -26,6 +24,8 @@ from pitr.jobs.presence import check_present
 from pitr.jobs.unchanged import DEFAULT_PERCENT, check_unchanged, trust_again
 from pitr.model import Backup, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.repository import Repository, notes
+from pitr.repository.blob import DEFAULT_LEVEL
+from pitr.repository.damage import StoredDamage
 from pitr.repository.stream_sink import NewStream
 from pitr.transfer import copy_all
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress

@@ -15,13 +15,13 @@ from threading import local
 
 from blake3 import blake3
 
-from pitr.blob import Decompressor, digest_of
-from pitr.damage import StoredDamage, What, of_stream
 from pitr.errors import FormatError
 from pitr.formats import sparse
-from pitr.index import Row
 from pitr.model import Backup, Kind, Stream
-from pitr.store import StoredFile
+from pitr.repository.blob import Decompressor, digest_of
+from pitr.repository.damage import StoredDamage, What, of_stream
+from pitr.repository.index import Row
+from pitr.repository.store import StoredFile
 
 #: Stored bytes that are read and checked at once, roughly.
 _CHUNK = 8 << 20

@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from pitr.blob import FRAME_SIZE
-from pitr.catalog import Catalog
 from pitr.errors import FormatError, NoSuchPoint, RepositoryError, UsageError
 from pitr.model import Backup, Stream
 from pitr.repository import Repository, names
+from pitr.repository.blob import FRAME_SIZE
+from pitr.repository.catalog import Catalog
 from pitr.transfer.copy import Progress
 
 

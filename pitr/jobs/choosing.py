@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import TypeVar
 
 from pitr import times
-from pitr.catalog import Catalog
 from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, names
+from pitr.repository.catalog import Catalog
 from pitr.units import printable
 
 T = TypeVar("T")

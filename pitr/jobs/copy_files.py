@@ -15,11 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pitr.damage import StoredDamage
 from pitr.errors import FileSystemError, PitrError, UsageError
 from pitr.guest.filesystem import Content, FileSystem, Kind, Node
 from pitr.jobs.volumes import Place
-from pitr.naming import Naming
+from pitr.repository.damage import StoredDamage
+from pitr.repository.store.naming import Naming
 from pitr.transfer.copy import Progress
 from pitr.units import printable
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import orjson
 
 from pitr import times
-from pitr.damage import StoredDamage
 from pitr.endpoint.point import PointSource, open_point
 from pitr.endpoint.protocols import Reader, Sink, Source
 from pitr.endpoint.qcow2_file import Qcow2FileSource
@@ -32,6 +31,7 @@ from pitr.jobs.restore import restore
 from pitr.jobs.target_files import FilesTarget
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.damage import StoredDamage
 from pitr.repository.drills import DiskFindings, Drill, Finding
 from pitr.system.closing import Closes
 from pitr.system.process import require, run

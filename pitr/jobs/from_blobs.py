@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from pitr import __version__, index, times
-from pitr.blob import FRAME_SIZE, MAX_FRAME_SIZE
+from pitr import __version__, times
 from pitr.errors import FormatError, PitrError, RepositoryError
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
-from pitr.repository import Repository, names
+from pitr.repository import Repository, index, names
+from pitr.repository.blob import FRAME_SIZE, MAX_FRAME_SIZE
 from pitr.repository.blob_walk import BlobWalk
+from pitr.repository.store import check_name
 from pitr.repository.stream_sink import written
-from pitr.store import check_name
 
 NOTE = "brought back from its blob: how the disk was set up on the engine is not known"
 _REASON = "brought back from its blobs"

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pitr.catalog import Catalog
 from pitr.errors import UsageError
 from pitr.jobs import choosing
 from pitr.model import Backup, DiskSettings, Stream, VMName
+from pitr.repository.catalog import Catalog
 from pitr.units import printable
 
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")

@@ -15,7 +15,7 @@ from pitr.extents import Int64Array
 from pitr.jobs.diff import DiskDiff
 from pitr.model import Backup, Stream
 from pitr.repository.chain import ResolvedChain
-from pitr.resolver import NEVER_WRITTEN, PointMap
+from pitr.repository.resolver import NEVER_WRITTEN, PointMap
 
 #: Cells of all disks together, so that the page stays small; and the fewest and the most of one disk.
 _MOST_CELLS = 1 << 14

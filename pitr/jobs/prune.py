@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pitr import times
-from pitr.damage import StoredDamage
 from pitr.errors import BusyError, PitrError, RepositoryError
 from pitr.jobs.retention import Retention, kept
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, drills, names
-from pitr.store import ObjectMissing
+from pitr.repository.damage import StoredDamage
+from pitr.repository.store import ObjectMissing
 
 #: What no record names is removed when it is older: nothing that is being written takes so long to get its record.
 GRACE = timedelta(days=1)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pitr import times
-from pitr.damage import StoredDamage
 from pitr.endpoint.point import Needed, PointSource, open_point
 from pitr.endpoint.protocols import Sink, Source
 from pitr.endpoint.salvage import DamagedRange, SalvageSource, open_salvage
 from pitr.extents import ExtentMap
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.damage import StoredDamage
 from pitr.transfer import Copied, copy_all
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 

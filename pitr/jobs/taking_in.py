@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pitr import __version__, times
-from pitr.blob import DEFAULT_LEVEL
 from pitr.endpoint.protocols import Source
 from pitr.endpoint.streamed import StreamedSource
 from pitr.errors import UsageError
@@ -19,6 +18,7 @@ from pitr.jobs.identities import usable_id
 from pitr.jobs.new_streams import blob_meta
 from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
 from pitr.repository import Repository
+from pitr.repository.blob import DEFAULT_LEVEL
 from pitr.repository.stream_sink import NewStream, StreamSink
 from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.transfer.dispatch import copy_any

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pitr.blob import FRAME_SIZE, Decompressor, digest_of
 from pitr.endpoint.point import StoredStream, read_frame
 from pitr.endpoint.protocols import Reader, Source
 from pitr.errors import UntrackedChange
 from pitr.extents import ExtentMap, Int64Array
-from pitr.index import Frames
 from pitr.model import Backup, Kind, Stream
 from pitr.repository import Repository, notes
+from pitr.repository.blob import FRAME_SIZE, Decompressor, digest_of
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
-from pitr.resolver import Layer, resolve
+from pitr.repository.index import Frames
+from pitr.repository.resolver import Layer, resolve
 from pitr.units import printable
 
 DEFAULT_PERCENT = 0.1

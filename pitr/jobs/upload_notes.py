@@ -12,7 +12,7 @@ from pitr import engine as ovirt
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs.notify import Notify
 from pitr.repository import Repository, lock, names
-from pitr.store import check_name, is_name
+from pitr.repository.store import check_name, is_name
 
 
 @dataclass(frozen=True, slots=True)

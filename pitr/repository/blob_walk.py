@@ -13,11 +13,11 @@ from typing import Any
 import zstandard
 from blake3 import blake3
 
-from pitr.blob import MAX_FRAME_SIZE, digest_of
 from pitr.errors import FormatError
 from pitr.formats import sparse
-from pitr.index import Row
-from pitr.store import StoredFile
+from pitr.repository.blob import MAX_FRAME_SIZE, digest_of
+from pitr.repository.index import Row
+from pitr.repository.store import StoredFile
 
 #: A frame that cannot be made smaller is stored a little larger than its bytes are.
 _MAX_STORED = MAX_FRAME_SIZE + (MAX_FRAME_SIZE >> 7) + 1024

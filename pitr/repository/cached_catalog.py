@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pitr.catalog import Catalog
-from pitr.catalog.catalog import CatalogUnusable
-from pitr.damage import StoredDamage
 from pitr.errors import RepositoryError
 from pitr.model import Backup, Record, StoredObject
-from pitr.naming import set_mode
 from pitr.repository import lock, names
-from pitr.store import ObjectMissing, Store
+from pitr.repository.catalog import Catalog
+from pitr.repository.catalog.catalog import CatalogUnusable
+from pitr.repository.damage import StoredDamage
+from pitr.repository.store import ObjectMissing, Store
+from pitr.repository.store.naming import set_mode
 
 ReadRecord = Callable[[str], tuple[Record, StoredObject]]
 Entry = tuple[Backup, str, StoredObject]

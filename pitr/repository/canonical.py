@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 from blake3 import blake3
 
-from pitr import schema
 from pitr.errors import FormatError
+from pitr.repository import schema
 
 #: Records hold the VM's configuration, which has no fixed bound; nothing sensible is larger.
 MAX_SIZE = 64 << 20

@@ -6,12 +6,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from pitr.damage import of_stream
 from pitr.errors import FormatError
-from pitr.index import Frames
 from pitr.model import Backup, Stream
+from pitr.repository.damage import of_stream
+from pitr.repository.index import Frames
 from pitr.repository.repository import Repository
-from pitr.resolver import Layer, PointMap, resolve
+from pitr.repository.resolver import Layer, PointMap, resolve
 
 #: Frames take 64 bytes each. Up to this many of a chain are kept while it is resolved: nothing beside millions of
 #: extents, and all of a chain of many small incrementals, where opening their indexes is most of the work.

@@ -15,7 +15,7 @@ from pitr import __version__, times
 from pitr.errors import FormatError
 from pitr.model import Backup
 from pitr.repository import canonical, names
-from pitr.store import Store
+from pitr.repository.store import Store
 
 FORMAT = 1
 _SCHEMA = "drill.schema.json"

@@ -19,7 +19,7 @@ import orjson
 
 from pitr import times
 from pitr.errors import BusyError, FormatError, RepositoryError
-from pitr.store.folders import LinkInside, open_folder
+from pitr.repository.store.folders import LinkInside, open_folder
 
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 

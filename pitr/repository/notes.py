@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from pitr.repository import names
-from pitr.store import ObjectExists, Store
+from pitr.repository.store import ObjectExists, Store
 
 
 def add_checkpoint(store: Store, vm_id: str, checkpoint_id: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pitr.repository import names
-from pitr.store import Store
+from pitr.repository.store import Store
 
 
 def add(store: Store, vm_id: str, backup_id: str) -> None:

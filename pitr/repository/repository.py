@@ -12,18 +12,26 @@ from typing import TYPE_CHECKING, Any, Self
 from blake3 import blake3
 
 from pitr import times
-from pitr.catalog import Catalog
-from pitr.damage import Damage, How, StoredDamage, What, of_stream
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
-from pitr.naming import set_mode
 from pitr.repository import canonical, lock, names, record
 from pitr.repository.cached_catalog import Comparison, CompletedCatalog, compare, rebuild
-from pitr.store import LinkInside, ObjectExists, ObjectMissing, PosixStore, StoredFile, check_name, is_name
+from pitr.repository.catalog import Catalog
+from pitr.repository.damage import Damage, How, StoredDamage, What, of_stream
+from pitr.repository.store import (
+    LinkInside,
+    ObjectExists,
+    ObjectMissing,
+    PosixStore,
+    StoredFile,
+    check_name,
+    is_name,
+)
+from pitr.repository.store.naming import set_mode
 from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
-    from pitr.index import Index
+    from pitr.repository.index import Index
     from pitr.repository.stream_sink import ExternalBlob, NewStream, StreamSink
 
 FORMAT = 1
@@ -365,7 +373,7 @@ class Repository(Closes):
 
     def open_index(self, backup: Backup, stream: Stream) -> Index:
         """Open an extent index after comparing its bytes with the record's digest. Raises StoredDamage."""
-        from pitr.index import Index  # noqa: PLC0415 - a list of points needs no arrays
+        from pitr.repository.index import Index  # noqa: PLC0415 - a list of points needs no arrays
 
         name = names.index(stream.disk_id, stream.stream_id)
         with self._open(backup, stream, "index", name) as file:

@@ -17,12 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from blake3 import blake3
 
-from pitr import index
-from pitr.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
 from pitr.formats.in_order import InOrder
 from pitr.model import DiskSettings, Kind, StoredObject, Stream
-from pitr.repository import names
-from pitr.store import NewObject, ObjectExists, Store
+from pitr.repository import index, names
+from pitr.repository.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
+from pitr.repository.store import NewObject, ObjectExists, Store
 from pitr.system.closing import Closes
 
 #: Zeroes inside of data are found in blocks of this size: the cluster of qcow2 and the usual granularity of dirty

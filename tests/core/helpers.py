@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pitr import times
-from pitr.blob import FRAME_SIZE
 from pitr.endpoint.memory import MemorySink, MemorySource
 from pitr.endpoint.point import open_point
 from pitr.extents import ExtentMap
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
 from pitr.repository import Repository
+from pitr.repository.blob import FRAME_SIZE
+from pitr.repository.store import PosixStore
 from pitr.repository.stream_sink import NewStream, StreamSink
-from pitr.store import PosixStore
 from pitr.transfer import copy
 
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pitr import naming
+from pitr.repository.store import naming
 
 _PROGRAMS = ("losetup", "mkfs.exfat", "mount.exfat-fuse", "umount")
 

@@ -10,8 +10,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.blob import BlobWriter, Compressor, Decompressor, digest_of
 from pitr.errors import FormatError
+from pitr.repository.blob import BlobWriter, Compressor, Decompressor, digest_of
 
 _LETTERS = b"A" * 5000 + bytes(range(256)) * 10
 

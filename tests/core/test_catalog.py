@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from helpers import FIRST_POINT, VM, Writer, backup_of, fake_stream, read_point, record_path
 
-from pitr.catalog import Catalog
-from pitr.damage import StoredDamage
 from pitr.errors import RepositoryError
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository, cached_catalog, names, record
+from pitr.repository.catalog import Catalog
+from pitr.repository.damage import StoredDamage
 
 _ADDER = """
 import sys
@@ -211,7 +211,7 @@ def test_a_stale_journal_is_not_played_into_a_new_catalog(written: Writer) -> No
 def test_a_catalog_that_is_locked_is_not_thrown_away(
     written: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pitr import sqlite
+    from pitr.repository import sqlite
 
     repository = written.repository
     repository.close()

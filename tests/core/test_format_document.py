@@ -13,10 +13,9 @@ import pytest
 from blake3 import blake3
 from helpers import blob_path, index_path, source
 
-from pitr import schema
-from pitr.index import Index
 from pitr.model import DiskSettings, Kind
-from pitr.repository import Repository, canonical
+from pitr.repository import Repository, canonical, schema
+from pitr.repository.index import Index
 from pitr.repository.stream_sink import NewStream, StreamSink
 from pitr.transfer import copy
 

@@ -10,11 +10,11 @@ import pytest
 from blake3 import blake3
 from helpers import Writer, applied, disk, index_path, read_point
 
-from pitr.damage import StoredDamage
 from pitr.endpoint.point import open_point
-from pitr.index import Index
 from pitr.model import Backup, Record, StoredObject, Stream
 from pitr.repository import Repository, chain
+from pitr.repository.damage import StoredDamage
+from pitr.repository.index import Index
 
 
 @pytest.fixture

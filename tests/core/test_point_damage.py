@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_blob import frame_with_a_lie
 
-from pitr.damage import Damage, StoredDamage
 from pitr.endpoint.point import open_point
 from pitr.errors import FormatError
-from pitr.index import Index, Row
 from pitr.model import Backup
 from pitr.repository import Repository
+from pitr.repository.damage import Damage, StoredDamage
+from pitr.repository.index import Index, Row
 
 _MIB = 1 << 20
 

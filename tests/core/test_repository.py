@@ -31,12 +31,12 @@ from helpers import (
     store_stream,
 )
 
-from pitr.catalog import Catalog
-from pitr.damage import StoredDamage
 from pitr.errors import BusyError, FormatError, PitrError, RepositoryError
 from pitr.model import Record, VMName
 from pitr.repository import Repository, canonical, names, record
-from pitr.store import ObjectExists, PosixStore
+from pitr.repository.catalog import Catalog
+from pitr.repository.damage import StoredDamage
+from pitr.repository.store import ObjectExists, PosixStore
 
 _HOLDER = """
 import sys

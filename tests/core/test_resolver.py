@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitr.extents import ExtentMap
-from pitr.resolver import NEVER_WRITTEN, Layer, PointMap, resolve
+from pitr.repository.resolver import NEVER_WRITTEN, Layer, PointMap, resolve
 
 _Rows = list[tuple[int, int, bool]]
 #: What a byte of the point comes from: (layer counted from the oldest, row), or None when nothing wrote it.

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pitr import resolver
 from pitr.extents import ExtentMap
-from pitr.resolver import Layer, resolve
+from pitr.repository import resolver
+from pitr.repository.resolver import Layer, resolve
 
 
 @st.composite

@@ -13,7 +13,7 @@ import no_links
 import pytest
 
 from pitr.errors import RepositoryError
-from pitr.store import ObjectExists, ObjectMissing, PosixStore, Store
+from pitr.repository.store import ObjectExists, ObjectMissing, PosixStore, Store
 
 _STORES: dict[str, Callable[[Path], Store]] = {
     "posix": PosixStore,

@@ -17,13 +17,13 @@ import no_links
 import pytest
 
 from pitr.errors import RepositoryError
-from pitr.naming import Naming
-from pitr.store import LinkInside, ObjectExists, ObjectMissing, PosixStore
+from pitr.repository.store import LinkInside, ObjectExists, ObjectMissing, PosixStore
+from pitr.repository.store.naming import Naming
 
 _HOLDER = """
 import sys
 from pathlib import Path
-from pitr.store import PosixStore
+from pitr.repository.store import PosixStore
 store = PosixStore(Path(sys.argv[1]))
 path = store.scratch_file()
 path.write_bytes(b"half")
@@ -310,7 +310,7 @@ def test_processes_that_want_one_name_at_once_do_not_replace_each_other(tmp_path
 import errno, os, sys
 from pathlib import Path
 from pitr import naming
-from pitr.store import ObjectExists, PosixStore
+from pitr.repository.store import ObjectExists, PosixStore
 naming.WAYS = naming.WAYS[-1:]
 store = PosixStore(Path(sys.argv[1]))
 print(flush=True)

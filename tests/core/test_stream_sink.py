@@ -29,9 +29,9 @@ from hypothesis import strategies as st
 from pitr.endpoint.memory import MemorySource
 from pitr.errors import FormatError, RepositoryError
 from pitr.extents import ExtentMap
-from pitr.index import Index, Row
 from pitr.model import Stream
 from pitr.repository import Repository
+from pitr.repository.index import Index, Row
 from pitr.repository.stream_sink import StreamSink, cut
 from pitr.transfer import copy
 

@@ -16,11 +16,11 @@ import pytest
 from pitr import errors
 from pitr.cli import reference
 from pitr.config import load_settings
-from pitr.damage import Damage
 from pitr.jobs.export import Exported
 from pitr.jobs.restore import Restored
 from pitr.lab.demo import Report, Step
 from pitr.model import LeftOut
+from pitr.repository.damage import Damage
 from pitr.system.process import DEBIAN_PACKAGES
 
 ROOT = Path(__file__).parents[2]

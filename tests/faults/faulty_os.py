@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pitr import naming
 from pitr.errors import PitrError
+from pitr.repository.store import naming
 
 Fault = Literal["kill", "power", "power in part", "ENOSPC", "EIO"]
 #: What the file system has to name files with that never replaces: hard links, only a rename with that flag, neither.

@@ -52,8 +52,8 @@ def _seeds(corpus: Path) -> None:
 
     import zstandard
 
-    from pitr import schema
     from pitr.formats import sparse
+    from pitr.repository import schema
 
     stream = (
         sparse.meta_block({"virtual-size": 8192, "incremental": False})

@@ -16,15 +16,15 @@ from pathlib import Path
 import orjson
 from blake3 import blake3
 
-from pitr.blob import Decompressor
 from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.point import open_point
 from pitr.endpoint.salvage import open_salvage
 from pitr.errors import FormatError, PitrError
 from pitr.formats.sparse import SparseReader
-from pitr.index import Index
 from pitr.jobs.verify import Scope, verify
 from pitr.repository import Repository, record
+from pitr.repository.blob import Decompressor
+from pitr.repository.index import Index
 from pitr.transfer import copy
 
 

@@ -28,7 +28,7 @@ from pitr.jobs.picture import cells_for, draw
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain
-from pitr.resolver import Layer, resolve
+from pitr.repository.resolver import Layer, resolve
 
 MiB = 1 << 20
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">'\x1b[31m\u202e\u2028 &amp;"

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cli_runner import wait_until
 
-from pitr.blob import Decompressor
 from pitr.endpoint.frame_cache import FrameCache
 from pitr.errors import FormatError
+from pitr.repository.blob import Decompressor
 
 LENGTH = 1000
 

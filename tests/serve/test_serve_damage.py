@@ -11,12 +11,12 @@ import pytest
 from helpers import blob_path, flip_bit, index_path
 from serving_points import CHAIN, MIB, RawClient, read, served, store_chain
 
-from pitr.damage import StoredDamage
 from pitr.errors import NbdError
-from pitr.index import Index
 from pitr.model import Backup
 from pitr.nbd.protocol import CHUNK_DATA, CHUNK_ERROR_OFFSET, EIO, READ
 from pitr.repository import Repository
+from pitr.repository.damage import StoredDamage
+from pitr.repository.index import Index
 
 
 def damage_frame(repository: Repository, backup: Backup, start: int) -> None:

@@ -21,12 +21,12 @@ from typing import Any
 import orjson
 
 from pitr import __version__, times
-from pitr.catalog import Catalog
 from pitr.endpoint.partial_file import PartialFile, file_errors
 from pitr.jobs import history
 from pitr.jobs.diff import DiskDiff
 from pitr.jobs.picture import Picture, cells_for, draw
 from pitr.model import Backup
+from pitr.repository.catalog import Catalog
 from pitr.repository.chain import ResolvedChain
 from pitr.units import printable
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from pitr import schema, sqlite, times
+from pitr import times
 from pitr.errors import FormatError, RepositoryError
-from pitr.repository import Repository, drills, names
+from pitr.repository import Repository, drills, names, schema, sqlite
 from pitr.repository.drills import Drill
 
 #: Looking whether there is something new takes two listings of the repository: not more often than this.

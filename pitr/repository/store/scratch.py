@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pitr.errors import RepositoryError
-from pitr.naming import set_mode
-from pitr.store.folders import open_folder
+from pitr.repository.store.folders import open_folder
+from pitr.repository.store.naming import set_mode
 
 _LOCK = "lock"
 _NAME = re.compile(r"[0-9a-f]{32}")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The catalog: a SQLite cache of the commit records (schema/catalog.sql)."""
 
-from pitr.catalog.catalog import Catalog, Known
+from pitr.repository.catalog.catalog import Catalog, Known
 
 __all__ = ["Catalog", "Known"]

@@ -15,4 +15,4 @@ def read(name: str) -> str:
     if shipped.is_file():
         return shipped.read_text("utf-8")
     # A source tree that runs in place (an editable install) has them beside the package.
-    return (Path(__file__).parent.parent / "schema" / name).read_text("utf-8")
+    return (Path(__file__).parents[2] / "schema" / name).read_text("utf-8")

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pitr import schema, sqlite
 from pitr.errors import FormatError, RepositoryError
 from pitr.extents import MAX_SIZE, ExtentMap, Int64Array
+from pitr.repository import schema, sqlite
 from pitr.system.closing import Closes
 
 _APPLICATION_ID = 0x70697478

@@ -17,10 +17,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from pitr import schema, sqlite, times
-from pitr.catalog import rows
+from pitr import times
 from pitr.errors import RepositoryError, UsageError
 from pitr.model import Backup, StoredObject, VMName
+from pitr.repository import schema, sqlite
+from pitr.repository.catalog import rows
 from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463

@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Stores: bytes under names. Everything below a repository goes through one."""
 
-from pitr.store.base import NewObject, ObjectExists, ObjectMissing, Store, StoredFile, check_name, is_name
-from pitr.store.folders import LinkInside
-from pitr.store.posix import PosixStore
+from pitr.repository.store.base import (
+    NewObject,
+    ObjectExists,
+    ObjectMissing,
+    Store,
+    StoredFile,
+    check_name,
+    is_name,
+)
+from pitr.repository.store.folders import LinkInside
+from pitr.repository.store.posix import PosixStore
 
 __all__ = [
     "LinkInside",

@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Self
 
 from pitr.errors import RepositoryError
-from pitr.naming import Naming, set_mode, sync_folder
-from pitr.store.base import ObjectExists, ObjectMissing, check_name, is_name
-from pitr.store.folders import Folders, LinkInside
-from pitr.store.scratch import Scratch
+from pitr.repository.store.base import ObjectExists, ObjectMissing, check_name, is_name
+from pitr.repository.store.folders import Folders, LinkInside
+from pitr.repository.store.naming import Naming, set_mode, sync_folder
+from pitr.repository.store.scratch import Scratch
 from pitr.system.closing import Closes
 
 _FILE_MODE = 0o600

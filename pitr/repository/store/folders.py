@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pitr.errors import RepositoryError
-from pitr.naming import set_mode, sync_folder
+from pitr.repository.store.naming import set_mode, sync_folder
 
 _MODE = 0o700
 _TO_PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
