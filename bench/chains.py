@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pitr.endpoint.protocols import Source
+from pitr.copier import copy
+from pitr.copier.protocols import Source
 from pitr.endpoint.raw_file import RawFileSource
 from pitr.extents import ExtentMap
 from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
 from pitr.repository import Repository
 from pitr.repository.stream_sink import NewStream
 from pitr.system.closing import Closes
-from pitr.transfer import copy
 
 #: What changes at once: the granularity of dirty bitmaps.
 GRAIN = 1 << 16

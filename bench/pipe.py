@@ -142,6 +142,7 @@ def pitr(compression: str, folder: str) -> None:
     import shutil
     import uuid
 
+    from pitr.copier import copy
     from pitr.endpoint.imageio import ImageioAddress, ImageioSource
     from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
     from pitr.endpoint.output import PipeOutput
@@ -150,7 +151,6 @@ def pitr(compression: str, folder: str) -> None:
     from pitr.repository.store import PosixStore
     from pitr.repository.stream_sink import NewStream, StreamSink
     from pitr.system import malloc
-    from pitr.transfer import copy
 
     # As the command line does.
     malloc.recycle()

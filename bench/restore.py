@@ -101,8 +101,8 @@ def _restore_to_file(repository: Path, backup_id: str, target: Path) -> None:
 
 
 def to_file(repository: str, backup_id: str, target: str) -> None:
+    from pitr.copier import copy
     from pitr.endpoint.raw_file import RawFileSink
-    from pitr.transfer import copy
 
     with Repository.open(Path(repository)) as opened:
         backup = opened.record_of(backup_id).backup

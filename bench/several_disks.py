@@ -11,12 +11,12 @@ import disks
 import measure
 from measure import Result, Size
 
+from pitr.copier import copy_all
+from pitr.copier.protocols import Sink, Source
 from pitr.endpoint.imageio import ImageioAddress, ImageioSource
-from pitr.endpoint.protocols import Sink, Source
 from pitr.model import DiskSettings, Kind
 from pitr.repository.store import PosixStore
 from pitr.repository.stream_sink import NewStream, StreamSink
-from pitr.transfer import copy_all
 
 DISKS = 4
 

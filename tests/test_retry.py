@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pitr.abandoning import Abandoning, abandoned_with, is_abandoned
+from pitr.copier.cancel import Abandoning, abandoned_with, is_abandoned
 from pitr.system.retry import LONGEST_PAUSE_S, RETRIES, retrying
 
 

@@ -3,10 +3,10 @@
 
 from pitr.api.sinks import open_sink
 from pitr.api.sources import open_source
-from pitr.endpoint.protocols import Sink, Source
-from pitr.endpoint.streamed import StreamedSource
+from pitr.copier.any import copy_any as copy
+from pitr.copier.copy import Copied
+from pitr.copier.protocols import Sink, Source
+from pitr.copier.streamed import StreamedSource
 from pitr.repository import Repository
-from pitr.transfer.copy import Copied
-from pitr.transfer.dispatch import copy_any as copy
 
 __all__ = ["Copied", "Repository", "Sink", "Source", "StreamedSource", "copy", "open_sink", "open_source"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from pitr.api.sources import image_format, is_url
+from pitr.copier.protocols import Sink
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink
 from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.nbd import NbdSink
-from pitr.endpoint.protocols import Sink
 from pitr.endpoint.qcow2_file import Qcow2FileSink
 from pitr.endpoint.raw_file import RawFileSink
 from pitr.endpoint.rbd_stream import RbdDiffSink

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
+from pitr.copier.protocols import Source
+from pitr.copier.streamed import StreamedSource
 from pitr.endpoint.detect import open_stream
 from pitr.endpoint.difference import open_difference
 from pitr.endpoint.front_to_back import FrontToBack
@@ -15,10 +17,8 @@ from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.endpoint.memory import MemorySource
 from pitr.endpoint.nbd import NbdSource
 from pitr.endpoint.point import open_point
-from pitr.endpoint.protocols import Source
 from pitr.endpoint.qcow2_file import Qcow2FileSource
 from pitr.endpoint.raw_file import RawFileSource
-from pitr.endpoint.streamed import StreamedSource
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
 from pitr.jobs import choosing
 from pitr.repository import Repository

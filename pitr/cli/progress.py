@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pitr.cli.output import Output
-from pitr.transfer.copy import Progress
+from pitr.copier.copy import Progress
 
 _JSON_PAUSE_S = 1.0
 

@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from pitr.copier.protocols import Reader
+from pitr.copier.streamed import Passing, cut
 from pitr.endpoint.point import Needed
-from pitr.endpoint.protocols import Reader
 from pitr.endpoint.salvage import DamagedRange, joined, known_layers, lost_pieces
-from pitr.endpoint.streamed import Passing, cut
 from pitr.errors import FormatError, PitrError, ProgramFailed, RepositoryError, UsageError
 from pitr.extents import Extent, ExtentMap
 from pitr.model import Backup, Stream

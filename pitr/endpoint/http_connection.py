@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLong, RemoteDisconnected
 from typing import Final, Protocol
 
-from pitr.abandoning import abandoning_of_thread
+from pitr.copier.cancel import abandoning_of_thread
 from pitr.system.closing import Closes
 
 _HEAD_LIMIT: Final = 64 << 10

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
 
-from pitr.abandoning import pause
-from pitr.endpoint.coalesce import Span, spans
+from pitr.copier.cancel import pause
+from pitr.copier.requests import Span, spans
 from pitr.endpoint.imageio_errors import StatusError, is_expected
 from pitr.endpoint.imageio_extents import Context, parse_extents
 from pitr.endpoint.imageio_http import (

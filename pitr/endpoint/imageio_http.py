@@ -17,8 +17,8 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
-from pitr.abandoning import is_abandoned, pause
-from pitr.endpoint.coalesce import Span
+from pitr.copier.cancel import is_abandoned, pause
+from pitr.copier.requests import Span
 from pitr.endpoint.http_connection import Answer, HttpConnection
 from pitr.endpoint.imageio_address import Connected, ImageioAddress, connected, connected_locally
 from pitr.endpoint.imageio_errors import StatusError, is_expected, is_transient, translated

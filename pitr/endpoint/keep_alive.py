@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pitr.abandoning import Abandoned, Abandoning, abandoned_with
+from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
+from pitr.copier.protocols import Reader, Source
 from pitr.endpoint.imageio_http import ImageioAddress, ImageioSession, ask
-from pitr.endpoint.protocols import Reader, Source
 from pitr.errors import ImageioError
 from pitr.extents import ExtentMap
 

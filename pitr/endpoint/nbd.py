@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from pitr.abandoning import pause
+from pitr.copier.cancel import pause
 from pitr.endpoint.memory import check_range
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap

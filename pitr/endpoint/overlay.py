@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from pitr.endpoint.protocols import Reader, Source
+from pitr.copier.protocols import Reader, Source
 from pitr.extents import ExtentMap
 from pitr.repository.resolver import Layer, resolve
 from pitr.system.closing import Closes

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from pitr.copier.protocols import WINDOW, Source
+from pitr.copier.streamed import Passing
 from pitr.endpoint.chain_stream import ChainStream, OpenBlob
-from pitr.endpoint.protocols import WINDOW, Source
-from pitr.endpoint.streamed import Passing
 from pitr.extents import ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository

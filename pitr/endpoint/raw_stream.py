@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pitr.endpoint.protocols import Reader, Source
-from pitr.endpoint.streamed import Passing, PassingWriter
+from pitr.copier.protocols import Reader, Source
+from pitr.copier.streamed import Passing, PassingWriter
 from pitr.errors import FormatError
 from pitr.extents import ExtentMap
 

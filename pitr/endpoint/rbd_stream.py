@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
-from pitr.endpoint.streamed import Passing, PassingWriter, cut
+from pitr.copier.streamed import Passing, PassingWriter, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent
 from pitr.formats import rbd_diff

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal
 
-from pitr.endpoint.streamed import Passing, cut
+from pitr.copier.streamed import Passing, cut
 from pitr.errors import FormatError
 from pitr.extents import Extent
 from pitr.formats.in_order import InOrder

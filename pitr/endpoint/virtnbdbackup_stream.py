@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from pitr.endpoint.streamed import Passing, cut
+from pitr.copier.streamed import Passing, cut
 from pitr.extents import Extent
 from pitr.formats.virtnbdbackup import Meta, VirtnbdbackupReader
 

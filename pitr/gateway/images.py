@@ -11,16 +11,16 @@ from typing import Any, BinaryIO, Literal
 
 from pitr import engine as ovirt
 from pitr import times
+from pitr.copier import copy
+from pitr.copier.pour import check_whole, pour
+from pitr.copier.streamed import Passing, StreamedSource, cut
 from pitr.endpoint.detect import open_stream
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
 from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
 from pitr.endpoint.sparse_stream import Compression, SparseStreamSink
-from pitr.endpoint.streamed import Passing, StreamedSource, cut
 from pitr.errors import EngineError, NoSuchDisk, UsageError
 from pitr.extents import Extent
 from pitr.gateway.failures import Conflict, status_of
-from pitr.transfer import copy
-from pitr.transfer.pour import check_whole, pour
 
 #: While a transfer of the gateway's is in use it is kept alive, so that this is how long the engine holds on to
 #: what a gateway that was killed has left.

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Sequence
 
 from pitr import engine as ovirt
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoint.imageio import ImageioSource
 from pitr.endpoint.imageio_http import ImageioAddress
 from pitr.endpoint.keep_alive import kept_alive
@@ -25,7 +26,6 @@ from pitr.jobs.verify import Verified
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, notes
 from pitr.repository.damage import Damage, StoredDamage
-from pitr.transfer.copy import DEFAULT_WORKERS
 from pitr.units import printable
 
 LEVEL = "engine"

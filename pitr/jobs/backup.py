@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from pitr import __version__
 from pitr import engine as ovirt
+from pitr.copier import copy_all
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.protocols import Sink, Source
 from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
-from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import CheckpointGone, EngineError, UntrackedChange
 from pitr.jobs.choosing_disks import choose_disks
 from pitr.jobs.leftovers import end_of_vm, noted, remove_old_checkpoints, tell_of_snapshots
@@ -27,8 +29,6 @@ from pitr.repository import Repository, notes
 from pitr.repository.blob import DEFAULT_LEVEL
 from pitr.repository.damage import StoredDamage
 from pitr.repository.stream_sink import NewStream
-from pitr.transfer import copy_all
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import printable
 
 __all__ = ["BackupOptions", "BackupPlan", "Notify", "back_up", "plan_backup"]

@@ -17,11 +17,11 @@ from itertools import islice
 
 import orjson
 
+from pitr.copier.protocols import Reader, Source
 from pitr.endpoint.imageio import ImageioSource
 from pitr.endpoint.imageio_http import ImageioAddress, ask
 from pitr.endpoint.keep_alive import kept_alive
 from pitr.endpoint.passed_once import PassedOnce
-from pitr.endpoint.protocols import Reader, Source
 from pitr.errors import DamageError, ImageioError
 from pitr.extents import ExtentMap
 

@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pitr.copier.copy import Progress
 from pitr.errors import FileSystemError, PitrError, UsageError
 from pitr.guest.filesystem import Content, FileSystem, Kind, Node
 from pitr.jobs.volumes import Place
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store.naming import Naming
-from pitr.transfer.copy import Progress
 from pitr.units import printable
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

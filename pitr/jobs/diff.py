@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.endpoint.difference import Difference, compare
 from pitr.endpoint.exact_difference import read_difference
 from pitr.errors import NoSuchDisk, UsageError
@@ -21,7 +22,6 @@ from pitr.jobs import choosing
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, resolve_chain
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 
 State = Literal["same", "changed", "added", "removed"]
 

@@ -18,6 +18,7 @@ from typing import Literal
 from pitr import __version__, times
 from pitr import engine as ovirt
 from pitr.config import Settings
+from pitr.copier import copy
 from pitr.endpoint.imageio import ImageioSink
 from pitr.endpoint.imageio_http import ImageioAddress, ImageioSession, ask
 from pitr.endpoint.memory import MemorySource
@@ -26,7 +27,6 @@ from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.checksum import Verifier
 from pitr.repository import Repository
 from pitr.system.process import require
-from pitr.transfer import copy
 from pitr.units import human_size, printable
 
 _LIBRARIES = ("ovirt-engine-sdk-python", "ovirt-imageio")

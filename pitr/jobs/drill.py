@@ -19,8 +19,9 @@ from pathlib import Path
 import orjson
 
 from pitr import times
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.protocols import Reader, Sink, Source
 from pitr.endpoint.point import PointSource, open_point
-from pitr.endpoint.protocols import Reader, Sink, Source
 from pitr.endpoint.qcow2_file import Qcow2FileSource
 from pitr.errors import DamageError, PitrError, ProgramFailed
 from pitr.extents import ExtentMap
@@ -35,7 +36,6 @@ from pitr.repository.damage import StoredDamage
 from pitr.repository.drills import DiskFindings, Drill, Finding
 from pitr.system.closing import Closes
 from pitr.system.process import require, run
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import human_size
 
 #: Debian keeps the tools of file systems where only root's PATH leads to.

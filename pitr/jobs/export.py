@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pitr import times
+from pitr.copier import copy
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.protocols import Sink
 from pitr.endpoint.difference import DifferenceSource, open_difference
 from pitr.endpoint.output import Output
 from pitr.endpoint.packed import PackedOutput
 from pitr.endpoint.point import PointSource, open_point
-from pitr.endpoint.protocols import Sink
 from pitr.endpoint.raw_file import RawFileSink
 from pitr.endpoint.raw_stream import PartOfSource, RawStreamSink
 from pitr.endpoint.rbd_stream import RbdDiffSink
@@ -21,8 +23,6 @@ from pitr.endpoint.sparse_stream import SparseStreamSink
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.transfer import copy
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import printable
 
 StreamFormat = Literal["sparse", "rbd-diff", "rbd-diff-v2", "raw"]

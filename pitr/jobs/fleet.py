@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pitr import engine as ovirt
+from pitr.copier.copy import Progress
 from pitr.errors import Interrupted, NothingToBackUp, PitrError, UsageError
 from pitr.jobs.backup import BackupOptions, Notify, back_up
 from pitr.model import Backup
 from pitr.repository import Repository
-from pitr.transfer.copy import Progress
 from pitr.units import printable
 
 #: The main thread looks for signals at least this often.

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 from pitr import times
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.endpoint.detect import KnownSource, StreamFormat, open_stream
 from pitr.endpoint.input import Remembered
 from pitr.endpoint.rbd_stream import RbdDiffSource
@@ -20,7 +21,6 @@ from pitr.jobs import bringing_back, identities, taking_in
 from pitr.jobs.taking_in import DiskToTakeIn, PointToTakeIn
 from pitr.model import Backup, DiskSettings, Stream
 from pitr.repository import Repository
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import printable
 
 _NO_SETTINGS = "how the disk was set up is not known: it is restored as a thin qcow2 disk"

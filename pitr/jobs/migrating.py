@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.protocols import Source
+from pitr.copier.streamed import StreamedSource
 from pitr.endpoint.input import open_input
-from pitr.endpoint.protocols import Source
 from pitr.endpoint.qcow2_layer import ImageInfo, Qcow2LayerSource, image_info
-from pitr.endpoint.streamed import StreamedSource
 from pitr.endpoint.virtnbdbackup_stream import VirtnbdbackupSource
 from pitr.errors import FormatError, PitrError, UsageError
 from pitr.formats import virtnbdbackup
@@ -21,7 +22,6 @@ from pitr.jobs import identities, taking_in
 from pitr.jobs.taking_in import DiskToTakeIn, OpenSource, PointToTakeIn, SourceTime
 from pitr.model import Backup, DiskSettings, Stream
 from pitr.repository import Repository
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 from pitr.units import printable
 
 #: As ovirt-engine-sdk's example backup_vm.py names its files.

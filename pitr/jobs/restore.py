@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pitr import times
+from pitr.copier import Copied, copy_all
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.protocols import Sink, Source
 from pitr.endpoint.point import Needed, PointSource, open_point
-from pitr.endpoint.protocols import Sink, Source
 from pitr.endpoint.salvage import DamagedRange, SalvageSource, open_salvage
 from pitr.extents import ExtentMap
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
-from pitr.transfer import Copied, copy_all
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
 
 _POINTS_SHOWN = 8
 

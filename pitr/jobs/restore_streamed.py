@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from pitr import engine as ovirt
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.pour import check_whole, pour
+from pitr.copier.protocols import Sink
 from pitr.endpoint.chain_stream import ChainStream, SalvageStream
 from pitr.endpoint.commands import CommandTemplate
 from pitr.endpoint.detect import KnownSource, open_stream
@@ -18,7 +21,6 @@ from pitr.endpoint.front_to_back import FrontToBack
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink
 from pitr.endpoint.input import from_command
 from pitr.endpoint.passed_once import PassedOnce
-from pitr.endpoint.protocols import Sink
 from pitr.endpoint.qcow2_file import Qcow2FileSink
 from pitr.endpoint.raw_file import RawFileSink
 from pitr.endpoint.salvage import known_chain, open_blob_of_any_size
@@ -27,8 +29,6 @@ from pitr.jobs.identities import usable_name
 from pitr.jobs.restore import Restored, Target, advising, planned
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
-from pitr.transfer.pour import check_whole, pour
 
 
 def is_elsewhere(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> bool:

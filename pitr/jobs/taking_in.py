@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pitr import __version__, times
-from pitr.endpoint.protocols import Source
-from pitr.endpoint.streamed import StreamedSource
+from pitr.copier.any import copy_any
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.protocols import Source
+from pitr.copier.streamed import StreamedSource
 from pitr.errors import UsageError
 from pitr.jobs.identities import usable_id
 from pitr.jobs.new_streams import blob_meta
@@ -20,8 +22,6 @@ from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
 from pitr.repository import Repository
 from pitr.repository.blob import DEFAULT_LEVEL
 from pitr.repository.stream_sink import NewStream, StreamSink
-from pitr.transfer.copy import DEFAULT_WORKERS, Progress
-from pitr.transfer.dispatch import copy_any
 
 #: For a state of which nobody can tell since when it was so.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from pitr import engine as ovirt
 from pitr import times
+from pitr.copier.protocols import Sink, Source
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink
-from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import NoSuchDisk, PitrError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pitr.endpoint.protocols import Sink, Source
+from pitr.copier.protocols import Sink, Source
 from pitr.endpoint.qcow2_file import Qcow2FileSink, Qcow2FileSource
 from pitr.endpoint.raw_file import RawFileSink, RawFileSource
 from pitr.errors import PitrError, UsageError

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pitr.copier.protocols import Reader, Source
 from pitr.endpoint.point import StoredStream, read_frame
-from pitr.endpoint.protocols import Reader, Source
 from pitr.errors import UntrackedChange
 from pitr.extents import ExtentMap, Int64Array
 from pitr.model import Backup, Kind, Stream

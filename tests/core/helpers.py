@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pitr import times
+from pitr.copier import copy
 from pitr.endpoint.memory import MemorySink, MemorySource
 from pitr.endpoint.point import open_point
 from pitr.extents import ExtentMap
@@ -21,7 +22,6 @@ from pitr.repository import Repository
 from pitr.repository.blob import FRAME_SIZE
 from pitr.repository.store import PosixStore
 from pitr.repository.stream_sink import NewStream, StreamSink
-from pitr.transfer import copy
 
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 

@@ -13,11 +13,11 @@ import pytest
 from blake3 import blake3
 from helpers import blob_path, index_path, source
 
+from pitr.copier import copy
 from pitr.model import DiskSettings, Kind
 from pitr.repository import Repository, canonical, schema
 from pitr.repository.index import Index
 from pitr.repository.stream_sink import NewStream, StreamSink
-from pitr.transfer import copy
 
 _TEXT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 _META = {

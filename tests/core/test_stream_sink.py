@@ -26,6 +26,7 @@ from helpers import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pitr.copier import copy
 from pitr.endpoint.memory import MemorySource
 from pitr.errors import FormatError, RepositoryError
 from pitr.extents import ExtentMap
@@ -33,7 +34,6 @@ from pitr.model import Stream
 from pitr.repository import Repository
 from pitr.repository.index import Index, Row
 from pitr.repository.stream_sink import StreamSink, cut
-from pitr.transfer import copy
 
 _MIB = 1 << 20
 _EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "restore_blob.py"

@@ -14,12 +14,12 @@ from helpers import disk, source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pitr.copier import Copied, copy, copy_all
+from pitr.copier.plan import plan
+from pitr.copier.protocols import MAX_ZERO, WINDOW, Sink, Source
 from pitr.endpoint.memory import MemoryReader, MemorySink, MemorySource, MemoryWriter
-from pitr.endpoint.protocols import MAX_ZERO, WINDOW, Sink, Source
 from pitr.extents import ExtentMap
 from pitr.system.closing import Closes
-from pitr.transfer import Copied, copy, copy_all
-from pitr.transfer.plan import plan
 
 _MIB = 1 << 20
 

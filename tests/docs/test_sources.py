@@ -86,18 +86,18 @@ def test_no_two_test_modules_have_one_name() -> None:
 # Layers: an arrow goes down only. What is in no layer is a value or pure, at the bottom.
 
 _LAYERS = (
+    "pitr.copier",
     "pitr.repository.store",
     "pitr.repository.catalog",
     "pitr.repository",
     "pitr.engine",
     "pitr.endpoint",
-    "pitr.transfer",
 )
 _TOP = ("pitr.jobs", "pitr.api", "pitr.gateway", "pitr.cli", "pitr.__main__")
 #: These talk to different things and know nothing of each other.
 _STRANGERS = [
     ("pitr.engine", "pitr.endpoint"),
-    ("pitr.engine", "pitr.transfer"),
+    ("pitr.engine", "pitr.copier"),
     ("pitr.engine", "pitr.repository"),
 ]
 _LEVELS = {name: level for level, name in enumerate([*_LAYERS, *_TOP], 1)}

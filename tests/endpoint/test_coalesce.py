@@ -4,7 +4,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.endpoint.coalesce import spans
+from pitr.copier.requests import spans
 
 SIZE = 4000
 disk = bytes(i * 7 % 251 for i in range(SIZE))

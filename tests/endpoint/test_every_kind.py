@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from disk_kinds import KINDS, Make
 
-from pitr.endpoint.protocols import Source
+from pitr.copier.protocols import Source
 from pitr.errors import PitrError
 
 #: A multiple of 512 that is no multiple of 64 KiB, as oVirt has them.

@@ -14,7 +14,7 @@ from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLon
 
 import pytest
 
-from pitr.abandoning import Abandoning, abandoned_with
+from pitr.copier.cancel import Abandoning, abandoned_with
 from pitr.endpoint.http_connection import HttpConnection, SocketWire, TlsWire
 from pitr.lab.host.pki import Pki, make_pki
 

@@ -19,14 +19,14 @@ import pytest
 from disk_kinds import add_disk, remove_disk
 from faulty_proxy import Fault, FaultyProxy
 
-from pitr.abandoning import Abandoning, abandoned_with
+from pitr.copier import copy
+from pitr.copier.cancel import Abandoning, abandoned_with
+from pitr.copier.protocols import Sink, Source
 from pitr.endpoint import imageio
 from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
 from pitr.endpoint.memory import MemorySink, MemorySource
-from pitr.endpoint.protocols import Sink, Source
 from pitr.errors import CheckpointGone, ImageioError
 from pitr.lab.host.host import Host
-from pitr.transfer import copy
 
 SIZE = 6 << 20
 MIB = 1 << 20

@@ -16,6 +16,7 @@ from pathlib import Path
 import orjson
 from blake3 import blake3
 
+from pitr.copier import copy
 from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.point import open_point
 from pitr.endpoint.salvage import open_salvage
@@ -25,7 +26,6 @@ from pitr.jobs.verify import Scope, verify
 from pitr.repository import Repository, record
 from pitr.repository.blob import Decompressor
 from pitr.repository.index import Index
-from pitr.transfer import copy
 
 
 def read_record(stored: bytes) -> None:

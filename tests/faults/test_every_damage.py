@@ -16,6 +16,7 @@ from blake3 import blake3
 from memory_engine import MemoryEngine
 from stored_points import SOAK, Stored, chain_of_three, change, content
 
+from pitr.copier import copy
 from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.salvage import open_salvage
 from pitr.errors import DamageError, PitrError
@@ -23,7 +24,6 @@ from pitr.jobs.verify import Level, Scope, verify
 from pitr.model import Backup
 from pitr.repository import Repository, names
 from pitr.repository.damage import Damage, StoredDamage
-from pitr.transfer import copy
 
 #: Single bits that are flipped, one at a time.
 FLIPS = 1000

@@ -22,6 +22,7 @@ from cli_runner import Pitr, ended, wait_until
 from helpers import Writer, backup_of, blob_path, fake_stream, meta_of, new_stream, source
 from serving_points import MIB, RawClient, read, store_chain
 
+from pitr.copier import copy
 from pitr.endpoint.memory import MemorySource
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
@@ -34,7 +35,6 @@ from pitr.repository import Repository
 from pitr.repository.stream_sink import ExternalBlob
 from pitr.system.process import run
 from pitr.system.sockets import tcp_listener, unix_listener
-from pitr.transfer import copy
 from pitr.units import parse_size
 
 AT_THE_END = "2030-01-01T00:00Z"

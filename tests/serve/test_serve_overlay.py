@@ -16,6 +16,7 @@ from helpers import DISK_ID, FIRST_POINT, Writer, backup_of, meta_of, new_stream
 from serving_points import MIB, read, served
 from test_serve_command import AT_THE_END, serving_process
 
+from pitr.copier import copy
 from pitr.endpoint.raw_file import RawFileSource
 from pitr.errors import ProgramFailed, UsageError
 from pitr.jobs.serve_overlays import make_overlays, overlay_paths
@@ -23,7 +24,6 @@ from pitr.lab.host.filesystem import check_ext4, make_ext4, program
 from pitr.model import Backup, Record
 from pitr.repository import Repository
 from pitr.system.process import run
-from pitr.transfer import copy
 
 _OLD, _NEW = b"what the file held then\n" * 171, b"what the guest wrote!!!\n" * 171
 

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from independent import apply_rbd, apply_sparse, rbd_of, sparse_of, unzstd, virtnbdbackup_of
 
+from pitr.copier import copy
+from pitr.copier.pour import pour
 from pitr.endpoint.detect import open_stream
 from pitr.endpoint.memory import MemorySink, MemorySource
 from pitr.endpoint.rbd_stream import RbdDiffSink
 from pitr.endpoint.sparse_stream import SparseStreamSink
 from pitr.extents import ExtentMap
-from pitr.transfer import copy
-from pitr.transfer.pour import pour
 
 Extents = list[tuple[int, int, bool]]
 _OLD = 0x5A

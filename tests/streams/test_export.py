@@ -14,11 +14,11 @@ from cli_runner import Pitr
 from helpers import Writer, blob_path, flip_bit, written
 from independent import apply_rbd, apply_sparse, read_only, run, unzstd
 
+from pitr.copier import copy
 from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.point import open_point
 from pitr.model import Backup
 from pitr.repository import Repository
-from pitr.transfer import copy
 
 KiB = 1 << 10
 #: A full and incrementals with data, zeroes and unchanged ranges, growth, a shrink, and another full.

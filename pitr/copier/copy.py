@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from pitr.abandoning import Abandoned, Abandoning, abandoned_with
-from pitr.endpoint.protocols import WINDOW, Reader, Sink, Source, Writer
-from pitr.transfer.plan import Work, plan
-from pitr.transfer.workers import Workers
+from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
+from pitr.copier.plan import Work, plan
+from pitr.copier.protocols import WINDOW, Reader, Sink, Source, Writer
+from pitr.copier.workers import Workers
 
 DEFAULT_WORKERS = 4
 #: How many windows may wait, for each worker, until the one before them is stored.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pitr.endpoint.protocols import MAX_ZERO, WINDOW
+from pitr.copier.protocols import MAX_ZERO, WINDOW
 from pitr.extents import Extent, ExtentMap
 
 

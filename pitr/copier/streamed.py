@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from pitr.endpoint.protocols import MAX_ZERO, WINDOW
+from pitr.copier.protocols import MAX_ZERO, WINDOW
 from pitr.extents import Extent
 from pitr.system.closing import Closes
 

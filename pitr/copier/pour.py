@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from pitr.abandoning import Abandoned, Abandoning, abandoned_with
-from pitr.endpoint.protocols import WINDOW, Sink
-from pitr.endpoint.streamed import Passing, StreamedSource
+from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
+from pitr.copier.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter, Progress
+from pitr.copier.protocols import WINDOW, Sink
+from pitr.copier.streamed import Passing, StreamedSource
+from pitr.copier.workers import Workers
 from pitr.errors import UsageError
-from pitr.transfer.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter, Progress
-from pitr.transfer.workers import Workers
 
 #: How many batches may wait for each worker.
 _AHEAD = 2

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import cast
 
-from pitr.endpoint.protocols import Sink, Source
-from pitr.endpoint.streamed import StreamedSource
-from pitr.transfer.copy import DEFAULT_WORKERS, Copied, Progress, copy
-from pitr.transfer.pour import pour
+from pitr.copier.copy import DEFAULT_WORKERS, Copied, Progress, copy
+from pitr.copier.pour import pour
+from pitr.copier.protocols import Sink, Source
+from pitr.copier.streamed import StreamedSource
 
 
 def copy_any(

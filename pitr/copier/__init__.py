@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The copy engine: from any source to any sink, in parallel."""
 
-from pitr.transfer.copy import Copied, Copying, copy, copy_all
+from pitr.copier.copy import Copied, Copying, copy, copy_all
 
 __all__ = ["Copied", "Copying", "copy", "copy_all"]
