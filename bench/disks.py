@@ -15,9 +15,9 @@ from pathlib import Path
 
 import measure
 
-from pitr.endpoint.imageio import ImageioAddress
 from pitr.lab.host import filesystem
 from pitr.lab.host.host import Host
+from pitr.ovirt.imageio.disk import ImageioAddress
 
 #: How much of an ext4 disk is filled: the issue's disk had 4.34 GB in 6 GiB.
 _FILLED = 0.70

@@ -62,7 +62,7 @@ def store(folder: str, url: str, cafile: str) -> None:
     """Store a full of what the daemon serves, committed; print the backup's id."""
     import chains
 
-    from pitr.endpoint.imageio import ImageioAddress, ImageioSource
+    from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 
     with Repository.open(Path(folder)) as repository:
         source = ImageioSource(ImageioAddress(url, cafile=cafile))

@@ -25,8 +25,8 @@ def _cpu_s() -> float:
 def pitr_backup(url: str, cafile: str, folder: str, level: str, context: str) -> dict[str, object]:
     """From the daemon to a new stream in a repository: the data path of `pitr backup`."""
     from pitr.copier import copy
-    from pitr.endpoint.imageio import ImageioAddress, ImageioSource
     from pitr.model import DiskSettings, Kind
+    from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
     from pitr.repository.store import PosixStore
     from pitr.repository.stream_sink import NewStream, StreamSink
 
@@ -107,8 +107,8 @@ def compress(image: str, level: str) -> dict[str, object]:
 def pitr_restore(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, object]:
     """From a point in a repository to the daemon: the data path of `pitr restore --to-new-disks`."""
     from pitr.copier import copy
-    from pitr.endpoint.imageio import ImageioAddress, ImageioSink
     from pitr.endpoint.point import open_point
+    from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
     from pitr.repository import Repository
 
     with Repository.open(Path(repository)) as opened:
@@ -129,8 +129,8 @@ def pitr_restore(repository: str, backup_id: str, url: str, cafile: str) -> dict
 def replay(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, object]:
     """The naive restore: all streams of the chain, oldest first, each over the ones before."""
     from pitr.copier import copy
-    from pitr.endpoint.imageio import ImageioAddress, ImageioSink
     from pitr.endpoint.point import PointSource, StoredStream
+    from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
     from pitr.repository import Repository
     from pitr.repository.resolver import Layer, resolve
 

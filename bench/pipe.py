@@ -20,9 +20,9 @@ import disks
 import measure
 from measure import Result, Size
 
-from pitr import engine
-from pitr.engine import Engine
 from pitr.lab import Lab
+from pitr.ovirt import engine
+from pitr.ovirt.engine import Engine
 
 GOAL = 1.0
 WAYS = ("TLS", "unix socket")
@@ -143,11 +143,11 @@ def pitr(compression: str, folder: str) -> None:
     import uuid
 
     from pitr.copier import copy
-    from pitr.endpoint.imageio import ImageioAddress, ImageioSource
-    from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
     from pitr.endpoint.output import PipeOutput
     from pitr.endpoint.wake import Wake
     from pitr.model import DiskSettings, Kind
+    from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
+    from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
     from pitr.repository.store import PosixStore
     from pitr.repository.stream_sink import NewStream, StreamSink
     from pitr.system import malloc

@@ -13,8 +13,8 @@ from measure import Result, Size
 
 from pitr.copier import copy_all
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.model import DiskSettings, Kind
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.repository.store import PosixStore
 from pitr.repository.stream_sink import NewStream, StreamSink
 

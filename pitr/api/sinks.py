@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, Literal
 
 from pitr.api.sources import image_format, is_url
 from pitr.copier.protocols import Sink
-from pitr.endpoint.imageio import ImageioAddress, ImageioSink
 from pitr.endpoint.memory import MemorySink
 from pitr.endpoint.nbd import NbdSink
 from pitr.endpoint.qcow2_file import Qcow2FileSink
@@ -20,6 +19,7 @@ from pitr.endpoint.rbd_stream import RbdDiffSink
 from pitr.endpoint.sparse_stream import Compression, SparseStreamSink
 from pitr.errors import UsageError
 from pitr.jobs.point_sink import PointSink
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
 from pitr.repository import Repository
 
 SinkFormat = Literal["raw", "qcow2", "sparse", "rbd-diff", "rbd-diff-v2"]

@@ -13,7 +13,6 @@ from pitr.copier.streamed import StreamedSource
 from pitr.endpoint.detect import open_stream
 from pitr.endpoint.difference import open_difference
 from pitr.endpoint.front_to_back import FrontToBack
-from pitr.endpoint.imageio import ImageioAddress, ImageioSource
 from pitr.endpoint.memory import MemorySource
 from pitr.endpoint.nbd import NbdSource
 from pitr.endpoint.point import open_point
@@ -21,6 +20,7 @@ from pitr.endpoint.qcow2_file import Qcow2FileSource
 from pitr.endpoint.raw_file import RawFileSource
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
 from pitr.jobs import choosing
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.repository import Repository
 
 ImageFormat = Literal["raw", "qcow2"]

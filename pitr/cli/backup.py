@@ -15,9 +15,9 @@ from pitr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pitr.engine import Engine
     from pitr.jobs.backup import BackupOptions
     from pitr.jobs.fleet import Chosen
+    from pitr.ovirt.engine import Engine
     from pitr.repository import Repository
 
 

@@ -15,8 +15,8 @@ from pitr.cli.options import Common, with_common
 from pitr.errors import PitrError, ProgramMissing, UsageError
 
 if TYPE_CHECKING:
-    from pitr.engine import Engine
     from pitr.gateway.token import Token
+    from pitr.ovirt.engine import Engine
 
 #: Beside ovirt-imageio's 54322 and 54323.
 _PORT = 54325
@@ -126,8 +126,8 @@ def _token(stack: ExitStack, token_file: Path | None) -> tuple[Token, Path]:
 def _engine(common: Common, stack: ExitStack) -> Engine | None:
     import os
 
-    from pitr.engine import Engine
-    from pitr.engine.faults import EngineFault
+    from pitr.ovirt.engine import Engine
+    from pitr.ovirt.engine.faults import EngineFault
 
     named = common.config or common.engine_url or os.environ.get("PITR_ENGINE_URL")
     if not named and common.settings.engine_section is None:

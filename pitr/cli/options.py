@@ -18,7 +18,7 @@ from pitr.errors import UsageError
 
 if TYPE_CHECKING:
     from pitr.config import Settings
-    from pitr.engine import Engine, EngineConfig
+    from pitr.ovirt.engine import Engine, EngineConfig
     from pitr.repository import Repository
 
 #: Connections and threads, for all disks together.
@@ -165,7 +165,7 @@ class Common:
         import os
         import sys
 
-        from pitr.engine import load_config
+        from pitr.ovirt.engine import load_config
 
         section = self.config
         if section is None and not (self.engine_url or os.environ.get("PITR_ENGINE_URL")):
@@ -183,7 +183,7 @@ class Common:
 
     @contextmanager
     def engine(self) -> Iterator[Engine]:
-        from pitr.engine import Engine
+        from pitr.ovirt.engine import Engine
 
         with Engine(self.engine_config()) as engine:
             yield engine

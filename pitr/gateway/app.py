@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pitr import engine as ovirt
 from pitr.endpoint.sparse_stream import Compression
 from pitr.errors import PitrError, UsageError
 from pitr.gateway import images, openapi, operations, points
@@ -26,6 +25,7 @@ from pitr.gateway.operations import Operation
 from pitr.gateway.ranges import Part, wanted_part
 from pitr.gateway.token import Token
 from pitr.gateway.work import Work
+from pitr.ovirt.engine import Engine
 from pitr.units import printable
 
 Query = Mapping[str, str | None]
@@ -40,7 +40,7 @@ class Gateway:
 
     work: Work
     token: Token
-    engine: ovirt.Engine | None
+    engine: Engine | None
     repository: Path | None
     list_points: Callable[[str | None], Any]
     show_point: Callable[[str], Any]
@@ -238,7 +238,7 @@ class _Handlers:
             status=status,
         )
 
-    def _engine(self) -> ovirt.Engine:
+    def _engine(self) -> Engine:
         if self._gateway.engine is None:
             raise NotConfigured("this gateway knows no engine", "Start it with --engine-url.")
         return self._gateway.engine

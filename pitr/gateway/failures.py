@@ -6,7 +6,6 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from pitr.engine.faults import EngineFault
 from pitr.errors import (
     BusyError,
     CheckpointGone,
@@ -17,6 +16,7 @@ from pitr.errors import (
     PitrError,
     UsageError,
 )
+from pitr.ovirt.engine.faults import EngineFault
 
 
 class Unauthorized(PitrError):

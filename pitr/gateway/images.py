@@ -9,18 +9,26 @@ from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any, BinaryIO, Literal
 
-from pitr import engine as ovirt
 from pitr import times
 from pitr.copier import copy
 from pitr.copier.pour import check_whole, pour
 from pitr.copier.streamed import Passing, StreamedSource, cut
 from pitr.endpoint.detect import open_stream
-from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
-from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
 from pitr.endpoint.sparse_stream import Compression, SparseStreamSink
 from pitr.errors import EngineError, NoSuchDisk, UsageError
 from pitr.extents import Extent
 from pitr.gateway.failures import Conflict, status_of
+from pitr.ovirt.engine import (
+    AttachedTransfer,
+    Disk,
+    Engine,
+    find_transfer,
+    get_disk,
+    start_download,
+    start_upload,
+)
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
+from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
 
 #: While a transfer of the gateway's is in use it is kept alive, so that this is how long the engine holds on to
 #: what a gateway that was killed has left.
@@ -34,12 +42,12 @@ class _Opened:
     """A transfer that data can flow through. `disk` is None where the engine does not tell whose it is."""
 
     address: ImageioAddress
-    disk: ovirt.Disk | None
+    disk: Disk | None
     backup_id: str | None
 
 
 def send_image(
-    engine: ovirt.Engine,
+    engine: Engine,
     image_id: str,
     write: Callable[[bytes], object],
     *,
@@ -66,7 +74,7 @@ def send_image(
 
 
 def receive_image(
-    engine: ovirt.Engine, image_id: str, body: BinaryIO, *, new: bool, incremental: bool, workers: int
+    engine: Engine, image_id: str, body: BinaryIO, *, new: bool, incremental: bool, workers: int
 ) -> dict[str, Any]:
     """Write the sparse stream `body` to a disk, by the id of an upload or, a `new` one, its own; tell what was done.
 
@@ -98,10 +106,8 @@ def receive_image(
 
 
 @contextmanager
-def _download(
-    engine: ovirt.Engine, image_id: str, context: Context, backup_id: str | None
-) -> Iterator[_Opened]:
-    found = ovirt.find_transfer(engine, image_id)
+def _download(engine: Engine, image_id: str, context: Context, backup_id: str | None) -> Iterator[_Opened]:
+    found = find_transfer(engine, image_id)
     if found is not None:
         if backup_id is not None:
             raise UsageError(f"{image_id} is a transfer: it belongs to a backup already, or to none")
@@ -113,9 +119,7 @@ def _download(
             "what changed is known within a backup only",
             "Name the running backup with backup=ID, or the id of a transfer that belongs to it.",
         )
-    started = ovirt.start_download(
-        engine, disk.id, backup_id=backup_id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S
-    )
+    started = start_download(engine, disk.id, backup_id=backup_id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S)
     with ExitStack() as stack:
         try:
             transfer = stack.enter_context(started)
@@ -130,9 +134,9 @@ def _download(
 
 @contextmanager
 def _upload(
-    engine: ovirt.Engine, image_id: str, source: StreamedSource, new: bool, incremental: bool
+    engine: Engine, image_id: str, source: StreamedSource, new: bool, incremental: bool
 ) -> Iterator[_Opened]:
-    found = ovirt.find_transfer(engine, image_id)
+    found = find_transfer(engine, image_id)
     if found is not None:
         if new:
             raise UsageError(f"{image_id} is a transfer: new=true goes with the id of a disk")
@@ -149,16 +153,16 @@ def _upload(
     _check_fits(source, disk.size)
     _check_empty(engine, disk)
     try:
-        with ovirt.start_upload(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
+        with start_upload(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
             yield _Opened(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, None)
     except BaseException as error:
         error.add_note(f"The engine removes the disk {disk.id} with the upload that has failed.")
         raise
 
 
-def _check_empty(engine: ovirt.Engine, disk: ovirt.Disk) -> None:
+def _check_empty(engine: Engine, disk: Disk) -> None:
     """Look at a disk by a download, which cannot harm it. Raises Conflict when it does not read as zero."""
-    with ovirt.start_download(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
+    with start_download(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
         address = _address(engine, transfer.transfer_url, transfer.proxy_url)
         data_bytes = ImageioSource(address, engine_size=disk.size).extents().data_bytes
     if data_bytes:
@@ -168,9 +172,7 @@ def _check_empty(engine: ovirt.Engine, disk: ovirt.Disk) -> None:
         )
 
 
-def _attached(
-    engine: ovirt.Engine, found: ovirt.AttachedTransfer, direction: Literal["download", "upload"]
-) -> _Opened:
+def _attached(engine: Engine, found: AttachedTransfer, direction: Literal["download", "upload"]) -> _Opened:
     if found.direction != direction:
         raise Conflict(f"transfer {found.id} is of the direction {found.direction}, not {direction}")
     if found.phase != "transferring" or found.transfer_url is None:
@@ -183,16 +185,16 @@ def _attached(
     return _Opened(_address(engine, found.transfer_url, found.proxy_url), disk, found.backup_id)
 
 
-def _disk(engine: ovirt.Engine, disk_id: str) -> ovirt.Disk:
+def _disk(engine: Engine, disk_id: str) -> Disk:
     try:
-        return ovirt.get_disk(engine, disk_id)
+        return get_disk(engine, disk_id)
     except NoSuchDisk:
         raise NoSuchDisk(
             f"the engine knows no transfer and no disk {disk_id}", "A transfer is known until it has ended."
         ) from None
 
 
-def _address(engine: ovirt.Engine, transfer_url: str, proxy_url: str | None) -> ImageioAddress:
+def _address(engine: Engine, transfer_url: str, proxy_url: str | None) -> ImageioAddress:
     return ImageioAddress(transfer_url, proxy_url, engine.config.cafile, engine.config.secure)
 
 

@@ -11,11 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from pitr import engine as ovirt
 from pitr.copier.copy import DEFAULT_WORKERS
-from pitr.endpoint.imageio import ImageioSource
-from pitr.endpoint.imageio_http import ImageioAddress
-from pitr.endpoint.keep_alive import kept_alive
 from pitr.endpoint.overlay import OverlaySource
 from pitr.endpoint.point import open_point
 from pitr.errors import CheckpointGone
@@ -24,6 +20,20 @@ from pitr.jobs.leftovers import end_of_vm, noted
 from pitr.jobs.notify import Notify
 from pitr.jobs.verify import Verified
 from pitr.model import Backup, Stream, VMName
+from pitr.ovirt.engine import (
+    VM,
+    Disk,
+    Engine,
+    delete_checkpoint,
+    find_vm,
+    list_checkpoints,
+    start_backup,
+    start_download,
+    vm_disks,
+)
+from pitr.ovirt.imageio.disk import ImageioSource
+from pitr.ovirt.imageio.keep_alive import kept_alive
+from pitr.ovirt.imageio.session import ImageioAddress
 from pitr.repository import Repository, notes
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.units import printable
@@ -33,7 +43,7 @@ LEVEL = "engine"
 
 def verify_against_engine(
     repository: Repository,
-    engine: ovirt.Engine,
+    engine: Engine,
     vms: Sequence[VMName],
     *,
     workers: int = DEFAULT_WORKERS,
@@ -47,21 +57,21 @@ def verify_against_engine(
     result = Verified(LEVEL)
     for vm in vms:
         with repository.lock_vm(vm), repository.reading_vm(vm):
-            _verify_vm(repository, engine, ovirt.find_vm(engine, vm.id), result, workers, notify)
+            _verify_vm(repository, engine, find_vm(engine, vm.id), result, workers, notify)
     return result
 
 
 def _verify_vm(
     repository: Repository,
-    engine: ovirt.Engine,
-    vm: ovirt.VM,
+    engine: Engine,
+    vm: VM,
     result: Verified,
     workers: int,
     notify: Notify,
 ) -> None:
     end_of_vm(repository, engine, vm)
     last = _last_point(repository, engine, vm)
-    attached = {disk.id: disk for disk in ovirt.vm_disks(engine, vm.id)}
+    attached = {disk.id: disk for disk in vm_disks(engine, vm.id)}
     disks = [
         attached[stream.disk_id]
         for stream in last.streams
@@ -78,7 +88,7 @@ def _verify_vm(
     result.points += 1
     if not disks:
         return
-    running = ovirt.start_backup(
+    running = start_backup(
         engine,
         vm,
         [disk.id for disk in disks],
@@ -103,13 +113,13 @@ def _verify_vm(
     finally:
         # Nothing is stored that could start from it.
         if checkpoint_id is not None:
-            ovirt.delete_checkpoint(engine, vm.id, checkpoint_id)
+            delete_checkpoint(engine, vm.id, checkpoint_id)
             notes.remove_checkpoint(repository.store, vm.id, checkpoint_id)
 
 
-def _last_point(repository: Repository, engine: ovirt.Engine, vm: ovirt.VM) -> Backup:
+def _last_point(repository: Repository, engine: Engine, vm: VM) -> Backup:
     points = repository.catalog_of_vm(vm.id).points(vm.id)
-    usable = {checkpoint.id for checkpoint in ovirt.list_checkpoints(engine, vm.id) if checkpoint.valid}
+    usable = {checkpoint.id for checkpoint in list_checkpoints(engine, vm.id) if checkpoint.valid}
     for backup in points[:1]:
         if backup.checkpoint_id in usable:
             return backup
@@ -122,9 +132,9 @@ def _last_point(repository: Repository, engine: ovirt.Engine, vm: ovirt.VM) -> B
 
 def _verify_disk(
     repository: Repository,
-    engine: ovirt.Engine,
+    engine: Engine,
     backup_id: str,
-    disk: ovirt.Disk,
+    disk: Disk,
     last: Backup,
     stream: Stream,
     result: Verified,
@@ -132,7 +142,7 @@ def _verify_disk(
 ) -> None:
     try:
         with (
-            ovirt.start_download(engine, disk.id, backup_id=backup_id) as transfer,
+            start_download(engine, disk.id, backup_id=backup_id) as transfer,
             open_point(repository, last, stream) as point,
         ):
             config = engine.config

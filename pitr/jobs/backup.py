@@ -10,12 +10,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pitr import __version__
-from pitr import engine as ovirt
 from pitr.copier import copy_all
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoint.imageio import ImageioAddress, ImageioSource
-from pitr.endpoint.keep_alive import KeptAliveSource, kept_alive
 from pitr.errors import CheckpointGone, EngineError, UntrackedChange
 from pitr.jobs.choosing_disks import choose_disks
 from pitr.jobs.leftovers import end_of_vm, noted, remove_old_checkpoints, tell_of_snapshots
@@ -25,6 +22,21 @@ from pitr.jobs.piping_out import PipingOut
 from pitr.jobs.presence import check_present
 from pitr.jobs.unchanged import DEFAULT_PERCENT, check_unchanged, trust_again
 from pitr.model import Backup, Kind, LeftOut, Mode, Record, Stream, VMName
+from pitr.ovirt.engine import (
+    VM,
+    Disk,
+    Engine,
+    RunningBackup,
+    StartedBackup,
+    find_vm,
+    get_configuration,
+    list_checkpoints,
+    start_backup,
+    start_download,
+    vm_disks,
+)
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
+from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
 from pitr.repository import Repository, notes
 from pitr.repository.blob import DEFAULT_LEVEL
 from pitr.repository.damage import StoredDamage
@@ -70,7 +82,7 @@ class _Base:
 
 def back_up(
     repository: Repository,
-    engine: ovirt.Engine,
+    engine: Engine,
     name: str,
     options: BackupOptions,
     *,
@@ -82,7 +94,7 @@ def back_up(
     Whatever happens, nothing is left running on the engine, and without a commit nothing is left in the
     repository.
     """
-    vm = ovirt.find_vm(engine, name)
+    vm = find_vm(engine, name)
     with repository.lock_vm(VMName(vm.id, vm.name)):
         return _Run(repository, engine, vm, options, progress, notify).run()
 
@@ -96,15 +108,13 @@ class BackupPlan:
     kind: str
     reason: str | None
     from_checkpoint_id: str | None
-    disks: tuple[ovirt.Disk, ...]
+    disks: tuple[Disk, ...]
     left_out: tuple[LeftOut, ...]
 
 
-def plan_backup(
-    repository: Repository, engine: ovirt.Engine, name: str, options: BackupOptions
-) -> BackupPlan:
+def plan_backup(repository: Repository, engine: Engine, name: str, options: BackupOptions) -> BackupPlan:
     """Tell what `back_up` would do; nothing is written, and the engine is only asked."""
-    vm = ovirt.find_vm(engine, name)
+    vm = find_vm(engine, name)
     run = _Run(repository, engine, vm, options, None, lambda line: None)
     disks, left_out = run.choose_disks()
     base = run.choose_base()
@@ -123,8 +133,8 @@ class _Run:
     def __init__(
         self,
         repository: Repository,
-        engine: ovirt.Engine,
-        vm: ovirt.VM,
+        engine: Engine,
+        vm: VM,
         options: BackupOptions,
         progress: Progress | None,
         notify: Notify,
@@ -161,7 +171,7 @@ class _Run:
                         "to --require-consistency: whether this point is consistent is unknown"
                     )
                 streams = self._copy(started, disks, base, cleanup)
-                configuration = ovirt.configuration(self.engine, self.vm.id)
+                configuration = get_configuration(self.engine, self.vm.id)
                 if configuration is None:
                     self.notify(
                         f"the engine gave no configuration of VM {printable(self.vm.name)}: it is not saved"
@@ -183,8 +193,8 @@ class _Run:
 
     # What to back up, and from where
 
-    def choose_disks(self) -> tuple[list[ovirt.Disk], list[LeftOut]]:
-        attached = ovirt.vm_disks(self.engine, self.vm.id)
+    def choose_disks(self) -> tuple[list[Disk], list[LeftOut]]:
+        attached = vm_disks(self.engine, self.vm.id)
         return choose_disks(attached, self.vm.name, self.options.disks, self.options.exclude_disks)
 
     def choose_base(self) -> _Base:
@@ -209,7 +219,7 @@ class _Run:
                 if any_point
                 else "the repository holds no backup of this VM yet"
             )
-        on_engine = ovirt.list_checkpoints(self.engine, self.vm.id)
+        on_engine = list_checkpoints(self.engine, self.vm.id)
         # The engine lists its checkpoints from the root to the leaf: lineage counts, not the clock.
         for checkpoint in reversed(on_engine):
             backup = ours.get(checkpoint.id)
@@ -243,9 +253,7 @@ class _Run:
         )
 
     @contextmanager
-    def _running(
-        self, disks: Sequence[ovirt.Disk], base: _Base
-    ) -> Iterator[tuple[ovirt.RunningBackup, _Base]]:
+    def _running(self, disks: Sequence[Disk], base: _Base) -> Iterator[tuple[RunningBackup, _Base]]:
         """Hold a backup on the engine; where the checkpoint turns out to be of no use, a full one."""
         with ExitStack() as stack:
             running = None
@@ -265,11 +273,9 @@ class _Run:
             yield running, base
 
     @contextmanager
-    def _on_engine(
-        self, disks: Sequence[ovirt.Disk], base: _Base, busy_wait_s: float
-    ) -> Iterator[ovirt.RunningBackup]:
+    def _on_engine(self, disks: Sequence[Disk], base: _Base, busy_wait_s: float) -> Iterator[RunningBackup]:
         """Hold one backup on the engine; its id is written down as long as it may be open there."""
-        running = ovirt.start_backup(
+        running = start_backup(
             self.engine,
             self.vm,
             [disk.id for disk in disks],
@@ -285,7 +291,7 @@ class _Run:
     # Data
 
     def _copy(
-        self, started: ovirt.StartedBackup, disks: Sequence[ovirt.Disk], base: _Base, cleanup: ExitStack
+        self, started: StartedBackup, disks: Sequence[Disk], base: _Base, cleanup: ExitStack
     ) -> list[Stream]:
         by_id = {disk.id: disk for disk in disks}
         unexpected = [disk.disk_id for disk in started.disks if disk.disk_id not in by_id]
@@ -306,7 +312,7 @@ class _Run:
 
     def _point(
         self,
-        started: ovirt.StartedBackup,
+        started: StartedBackup,
         base: _Base,
         streams: Sequence[Stream],
         left_out: Sequence[LeftOut],
@@ -345,8 +351,8 @@ class _DiskCopy:
     def __init__(
         self,
         run: _Run,
-        started: ovirt.StartedBackup,
-        disk: ovirt.Disk,
+        started: StartedBackup,
+        disk: Disk,
         incremental: bool,
         base: _Base,
         cleanup: ExitStack,
@@ -362,7 +368,7 @@ class _DiskCopy:
     @contextmanager
     def open(self) -> Iterator[tuple[Source, Sink]]:
         run, disk = self._run, self._disk
-        with ovirt.start_download(run.engine, disk.id, backup_id=self._started.id) as transfer:
+        with start_download(run.engine, disk.id, backup_id=self._started.id) as transfer:
             address = ImageioAddress(
                 transfer.transfer_url, transfer.proxy_url, run.engine.config.cafile, run.engine.config.secure
             )

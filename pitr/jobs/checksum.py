@@ -18,12 +18,12 @@ from itertools import islice
 import orjson
 
 from pitr.copier.protocols import Reader, Source
-from pitr.endpoint.imageio import ImageioSource
-from pitr.endpoint.imageio_http import ImageioAddress, ask
-from pitr.endpoint.keep_alive import kept_alive
 from pitr.endpoint.passed_once import PassedOnce
 from pitr.errors import DamageError, ImageioError
 from pitr.extents import ExtentMap
+from pitr.ovirt.imageio.disk import ImageioSource
+from pitr.ovirt.imageio.keep_alive import kept_alive
+from pitr.ovirt.imageio.session import ImageioAddress, ask
 
 #: The daemon's default; it takes 1 to 16 MiB.
 BLOCK_SIZE = 4 << 20

@@ -5,22 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pitr import engine as ovirt
 from pitr.errors import NoSuchDisk, NothingToBackUp, UsageError
 from pitr.model import LeftOut
+from pitr.ovirt.engine import Disk
 from pitr.units import printable
 
 
 def choose_disks(
-    attached: Sequence[ovirt.Disk], vm_name: str, only: Sequence[str], excluded: Sequence[str]
-) -> tuple[list[ovirt.Disk], list[LeftOut]]:
+    attached: Sequence[Disk], vm_name: str, only: Sequence[str], excluded: Sequence[str]
+) -> tuple[list[Disk], list[LeftOut]]:
     """The disks to take of those `attached`, and the others; `only` and `excluded` are names or ids.
 
     Raises NoSuchDisk, UsageError for a name that several disks have, NothingToBackUp.
     """
     for name in (*only, *excluded):
         _check_named(attached, vm_name, name)
-    disks: list[ovirt.Disk] = []
+    disks: list[Disk] = []
     left_out: list[LeftOut] = []
     for disk in attached:
         reason = _why_not(disk, only, excluded)
@@ -37,7 +37,7 @@ def choose_disks(
     return disks, left_out
 
 
-def _check_named(attached: Sequence[ovirt.Disk], vm_name: str, name: str) -> None:
+def _check_named(attached: Sequence[Disk], vm_name: str, name: str) -> None:
     matching = [disk for disk in attached if name in (disk.id, disk.name)]
     if not matching:
         have = ", ".join(f"{printable(disk.name)} ({disk.id})" for disk in attached)
@@ -47,7 +47,7 @@ def _check_named(attached: Sequence[ovirt.Disk], vm_name: str, name: str) -> Non
         raise UsageError(f"several disks are named {name!r}", f"Use one of their ids: {ids}.")
 
 
-def _why_not(disk: ovirt.Disk, only: Sequence[str], excluded: Sequence[str]) -> str | None:
+def _why_not(disk: Disk, only: Sequence[str], excluded: Sequence[str]) -> str | None:
     if only and disk.id not in only and disk.name not in only:
         return "not asked for"
     if disk.id in excluded or disk.name in excluded:

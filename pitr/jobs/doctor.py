@@ -16,15 +16,25 @@ from pathlib import Path
 from typing import Literal
 
 from pitr import __version__, times
-from pitr import engine as ovirt
 from pitr.config import Settings
 from pitr.copier import copy
-from pitr.endpoint.imageio import ImageioSink
-from pitr.endpoint.imageio_http import ImageioAddress, ImageioSession, ask
 from pitr.endpoint.memory import MemorySource
-from pitr.engine.server import certificate_end, engine_time
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.checksum import Verifier
+from pitr.ovirt.engine import (
+    Disk,
+    Engine,
+    EngineConfig,
+    StorageDomain,
+    create_disk,
+    delete_disk,
+    list_storage_domains,
+    list_vms,
+    start_upload,
+)
+from pitr.ovirt.engine.server import certificate_end, engine_time
+from pitr.ovirt.imageio.disk import ImageioSink
+from pitr.ovirt.imageio.session import ImageioAddress, ImageioSession, ask
 from pitr.repository import Repository
 from pitr.system.process import require
 from pitr.units import human_size, printable
@@ -39,7 +49,7 @@ _FREE_PART = 0.05
 _PROBE_SIZE = 1 << 20
 
 Status = Literal["ok", "warning", "failed", "skipped"]
-Configure = Callable[[], ovirt.EngineConfig]
+Configure = Callable[[], EngineConfig]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +137,7 @@ def _engine(configure: Configure, probe: bool, storage_domain: str | None) -> It
         return
     yield _checked("certificate", lambda: _certificate(config))
     try:
-        engine = ovirt.Engine(config).__enter__()
+        engine = Engine(config).__enter__()
     except PitrError as error:
         yield Check("login", "failed", error.message, error.advice)
         return
@@ -137,7 +147,7 @@ def _engine(configure: Configure, probe: bool, storage_domain: str | None) -> It
         )
         yield _checked("clock", lambda: _clock(engine))
         yield _checked("VMs", lambda: _vms(engine))
-        domains: list[ovirt.StorageDomain] = []
+        domains: list[StorageDomain] = []
         yield _checked("storage", lambda: _storage(engine, domains))
         wanted = [domain for domain in domains if storage_domain in (None, domain.id, domain.name)]
         if not probe:
@@ -163,7 +173,7 @@ def _checked(name: str, look: Callable[[], Check]) -> Check:
         return Check(name, "failed", error.message, error.advice)
 
 
-def _certificate(config: ovirt.EngineConfig) -> Check:
+def _certificate(config: EngineConfig) -> Check:
     end = certificate_end(config)
     if end is None:
         return Check(
@@ -181,7 +191,7 @@ def _certificate(config: ovirt.EngineConfig) -> Check:
     )
 
 
-def _clock(engine: ovirt.Engine) -> Check:
+def _clock(engine: Engine) -> Check:
     there = engine_time(engine)
     if there is None:
         return Check("clock", "warning", "the engine does not tell its time")
@@ -197,8 +207,8 @@ def _clock(engine: ovirt.Engine) -> Check:
     )
 
 
-def _vms(engine: ovirt.Engine) -> Check:
-    count = len(ovirt.list_vms(engine))
+def _vms(engine: Engine) -> Check:
+    count = len(list_vms(engine))
     if count == 0:
         return Check(
             "VMs", "warning", "the user sees no VMs", "Give it a role with backup permissions on them."
@@ -206,8 +216,8 @@ def _vms(engine: ovirt.Engine) -> Check:
     return Check("VMs", "ok", f"the user sees {count} VMs")
 
 
-def _storage(engine: ovirt.Engine, usable: list[ovirt.StorageDomain]) -> Check:
-    usable += [domain for domain in ovirt.storage_domains(engine) if domain.type == "data" and domain.active]
+def _storage(engine: Engine, usable: list[StorageDomain]) -> Check:
+    usable += [domain for domain in list_storage_domains(engine) if domain.type == "data" and domain.active]
     if not usable:
         return Check(
             "storage",
@@ -222,9 +232,9 @@ def _storage(engine: ovirt.Engine, usable: list[ovirt.StorageDomain]) -> Check:
 # The way of the data
 
 
-def _data_path(engine: ovirt.Engine, domain: ovirt.StorageDomain) -> Iterator[Check]:
+def _data_path(engine: Engine, domain: StorageDomain) -> Iterator[Check]:
     try:
-        with _probe_disk(engine, domain) as disk, ovirt.start_upload(engine, disk.id) as transfer:
+        with _probe_disk(engine, domain) as disk, start_upload(engine, disk.id) as transfer:
             yield Check("permissions", "ok", f"the user can make disks on {domain.name} and transfer them")
             config = engine.config
             address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
@@ -239,8 +249,8 @@ def _data_path(engine: ovirt.Engine, domain: ovirt.StorageDomain) -> Iterator[Ch
 
 
 @contextmanager
-def _probe_disk(engine: ovirt.Engine, domain: ovirt.StorageDomain) -> Iterator[ovirt.Disk]:
-    disk = ovirt.create_disk(
+def _probe_disk(engine: Engine, domain: StorageDomain) -> Iterator[Disk]:
+    disk = create_disk(
         engine,
         name=f"pitr-doctor-{uuid.uuid4().hex[:8]}",
         size=_PROBE_SIZE,
@@ -255,9 +265,9 @@ def _probe_disk(engine: ovirt.Engine, domain: ovirt.StorageDomain) -> Iterator[o
     except BaseException:
         # A cancelled upload has deleted it already; what went wrong is what counts.
         with suppress(PitrError):
-            ovirt.delete_disk(engine, disk.id)
+            delete_disk(engine, disk.id)
         raise
-    ovirt.delete_disk(engine, disk.id)
+    delete_disk(engine, disk.id)
 
 
 def _ways(address: ImageioAddress) -> Iterator[Check]:

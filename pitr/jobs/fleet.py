@@ -10,11 +10,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pitr import engine as ovirt
 from pitr.copier.copy import Progress
 from pitr.errors import Interrupted, NothingToBackUp, PitrError, UsageError
 from pitr.jobs.backup import BackupOptions, Notify, back_up
 from pitr.model import Backup
+from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
 from pitr.repository import Repository
 from pitr.units import printable
 
@@ -51,9 +51,7 @@ class Outcome:
         return self.error is not None and not self.skipped
 
 
-def choose(
-    engine: ovirt.Engine, named: Sequence[Chosen], tags: Sequence[str], *, every: bool
-) -> list[Chosen]:
+def choose(engine: Engine, named: Sequence[Chosen], tags: Sequence[str], *, every: bool) -> list[Chosen]:
     """The VMs that are named, those with any of the tags, or all that the user may see; each once.
 
     What is named is looked up when its turn comes: one that does not exist is one failure. Raises UsageError for a
@@ -61,13 +59,13 @@ def choose(
     """
     chosen = {vm.key: vm for vm in named}
     for tag in tags:
-        found = ovirt.vms_with_tag(engine, tag)
+        found = vms_with_tag(engine, tag)
         if not found:
             raise UsageError(f"no VM has the tag {tag!r}", "Tags are set on the engine, at each VM.")
         for vm in found:
             _add(chosen, vm)
     if every:
-        found = ovirt.list_vms(engine)
+        found = list_vms(engine)
         if not found:
             raise UsageError("the user sees no VMs on the engine", "It needs a permission on them.")
         for vm in found:
@@ -75,14 +73,14 @@ def choose(
     return list(chosen.values())
 
 
-def _add(chosen: dict[str, Chosen], vm: ovirt.VM) -> None:
+def _add(chosen: dict[str, Chosen], vm: VM) -> None:
     if vm.id not in chosen and vm.name not in chosen:
         chosen[vm.id] = Chosen(vm.id, vm.name)
 
 
 def back_up_fleet(
     path: Path,
-    engine: ovirt.Engine,
+    engine: Engine,
     vms: Sequence[Chosen],
     options: BackupOptions,
     *,
@@ -126,7 +124,7 @@ def _wait(tasks: Sequence[Future[Outcome]]) -> None:
 
 def _one(
     path: Path,
-    engine: ovirt.Engine,
+    engine: Engine,
     vm: Chosen,
     options: BackupOptions,
     progress: Progress | None,

@@ -10,16 +10,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from pitr import engine as ovirt
 from pitr.errors import EngineError, NoSuchVM, PitrError
 from pitr.jobs.notify import Notify
 from pitr.model import Backup, VMName
+from pitr.ovirt.engine import (
+    VM,
+    Engine,
+    RunningBackup,
+    backup_snapshots,
+    delete_checkpoint,
+    end_leftovers,
+    find_vm,
+    is_left_over,
+    leftover_checkpoint,
+    list_checkpoints,
+)
 from pitr.repository import Repository, names, notes, pending
 from pitr.units import printable
 
 
 @contextmanager
-def noted(repository: Repository, vm_id: str, running: ovirt.RunningBackup) -> Iterator[ovirt.RunningBackup]:
+def noted(repository: Repository, vm_id: str, running: RunningBackup) -> Iterator[RunningBackup]:
     """Enter `running`; its id is written down as long as it may be open on the engine, its checkpoint for good."""
     store = repository.store
     pending.add(store, vm_id, running.id)
@@ -51,9 +62,7 @@ class Leftover:
     is_open: bool
 
 
-def end_of_vm(
-    repository: Repository, engine: ovirt.Engine, vm: ovirt.VM, *, dry_run: bool = False
-) -> list[Leftover]:
+def end_of_vm(repository: Repository, engine: Engine, vm: VM, *, dry_run: bool = False) -> list[Leftover]:
     """End what earlier runs, killed or cut off, have left open of a VM. The caller holds the VM's lock.
 
     With `dry_run` it is only looked for. Raises EngineError.
@@ -61,11 +70,11 @@ def end_of_vm(
     store, found = repository.store, []
     for backup_id in sorted(pending.of_vm(store, vm.id)):
         if dry_run:
-            was_open = ovirt.is_left_over(engine, vm, backup_id)
+            was_open = is_left_over(engine, vm, backup_id)
         else:
-            was_open = ovirt.end_leftovers(engine, vm, backup_id)
+            was_open = end_leftovers(engine, vm, backup_id)
             # Only now it is certain whether there is one: the engine makes it while the backup starts.
-            _note_checkpoint(repository, vm.id, ovirt.leftover_checkpoint(engine, vm, backup_id))
+            _note_checkpoint(repository, vm.id, leftover_checkpoint(engine, vm, backup_id))
             pending.remove(store, vm.id, backup_id)
         found.append(Leftover(VMName(vm.id, vm.name), backup_id, was_open))
     return found
@@ -78,7 +87,7 @@ def noted_vms(repository: Repository) -> list[str]:
 
 def end_all(
     repository: Repository,
-    engine: ovirt.Engine,
+    engine: Engine,
     vms: Sequence[str],
     *,
     dry_run: bool = False,
@@ -91,7 +100,7 @@ def end_all(
     found: list[Leftover] = []
     for name in vms:
         try:
-            vm = ovirt.find_vm(engine, name)
+            vm = find_vm(engine, name)
         except NoSuchVM:
             notify(f"VM {printable(name)} does not exist on the engine: nothing of it can be open")
             continue
@@ -104,7 +113,7 @@ def end_all(
 
 
 def remove_old_checkpoints(
-    repository: Repository, engine: ovirt.Engine, vm: ovirt.VM, newest: Backup, notify: Notify
+    repository: Repository, engine: Engine, vm: VM, newest: Backup, notify: Notify
 ) -> None:
     """Remove pitr's checkpoints from before that of `newest`, oldest first: the next incremental starts there.
 
@@ -117,25 +126,25 @@ def remove_old_checkpoints(
     ours |= {point.checkpoint_id or "" for point in repository.catalog.points(vm.id)}
     try:
         # Root to leaf, so that the oldest comes first.
-        on_engine = [checkpoint.id for checkpoint in ovirt.list_checkpoints(engine, vm.id)]
+        on_engine = [checkpoint.id for checkpoint in list_checkpoints(engine, vm.id)]
         if newest.checkpoint_id not in on_engine:
             return
         for checkpoint_id in on_engine[: on_engine.index(newest.checkpoint_id)]:
             if checkpoint_id in ours:
-                ovirt.delete_checkpoint(engine, vm.id, checkpoint_id)
+                delete_checkpoint(engine, vm.id, checkpoint_id)
         for checkpoint_id in set(notes.checkpoints(store, vm.id)) - {newest.checkpoint_id}:
             notes.remove_checkpoint(store, vm.id, checkpoint_id)
     except EngineError as error:
         notify(f"old checkpoints of VM {printable(vm.name)} stay for now: {error.message}")
 
 
-def tell_of_snapshots(engine: ovirt.Engine, vm: ovirt.VM, notify: Notify) -> None:
+def tell_of_snapshots(engine: Engine, vm: VM, notify: Notify) -> None:
     """Tell of snapshots that the engine took for backups and did not remove: they grow, and slow the VM down.
 
     A person removes them: the engine tried, and its events say why it could not.
     """
     try:
-        left = ovirt.backup_snapshots(engine, vm.id)
+        left = backup_snapshots(engine, vm.id)
     except EngineError as error:
         notify(f"whether VM {printable(vm.name)} has snapshots left of backups is not known: {error.message}")
         return

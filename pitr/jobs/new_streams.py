@@ -13,11 +13,11 @@ from pitr.repository.stream_sink import NewStream
 
 if TYPE_CHECKING:
     # Who takes in streams needs no engine.
-    from pitr import engine as ovirt
+    from pitr.ovirt.engine import Disk
 
 
 def new_stream(
-    backup_id: str, disk: ovirt.Disk, kind: Kind, reason: str | None, parent_stream_id: str | None
+    backup_id: str, disk: Disk, kind: Kind, reason: str | None, parent_stream_id: str | None
 ) -> NewStream:
     """A stream of `disk` with a new id; `reason` says why it is a full."""
     return NewStream(

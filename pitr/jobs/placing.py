@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pitr.engine import StorageDomain
 from pitr.errors import UsageError
 from pitr.model import Stream
+from pitr.ovirt.engine import StorageDomain
 from pitr.units import printable
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from pitr import engine as ovirt
 from pitr.errors import EngineBusy, PitrError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
 from pitr.jobs.target_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.upload_notes import UploadNotes
 from pitr.model import Backup, Stream
+from pitr.ovirt.engine import Disk, Engine, attach_disk, detach_disk, get_vm, rename_attached_disk, vm_disks
 from pitr.times import now
 from pitr.units import printable
 
@@ -30,7 +30,7 @@ class ReplacedDisksTarget(OntoNewDisks):
 
     def __init__(
         self,
-        engine: ovirt.Engine,
+        engine: Engine,
         backup: Backup,
         streams: Sequence[Stream],
         *,
@@ -66,16 +66,14 @@ class ReplacedDisksTarget(OntoNewDisks):
         for stream in self._streams:
             old = current.get(stream.disk_id)
             if old is not None:
-                ovirt.rename_attached_disk(self._engine, self._vm_id, old.id, f"{old.name}{suffix}")
-                self._undo_swap.callback(
-                    ovirt.rename_attached_disk, self._engine, self._vm_id, old.id, old.name
-                )
+                rename_attached_disk(self._engine, self._vm_id, old.id, f"{old.name}{suffix}")
+                self._undo_swap.callback(rename_attached_disk, self._engine, self._vm_id, old.id, old.name)
                 self._undo_swap.callback(self._attach, old.id, old.interface, old.bootable, old.active)
-                ovirt.detach_disk(self._engine, self._vm_id, old.id)
+                detach_disk(self._engine, self._vm_id, old.id)
         for stream in self._streams:
             old = current.get(stream.disk_id)
             new_id = self._disks.made[stream.disk_id]
-            self._undo_swap.callback(ovirt.detach_disk, self._engine, self._vm_id, new_id)
+            self._undo_swap.callback(detach_disk, self._engine, self._vm_id, new_id)
             if old is not None:
                 self._attach(new_id, old.interface, old.bootable, old.active)
             else:
@@ -84,7 +82,7 @@ class ReplacedDisksTarget(OntoNewDisks):
             old = current.get(stream.disk_id)
             name = old.name if old is not None else stream.name
             new_id = self._disks.made[stream.disk_id]
-            ovirt.rename_attached_disk(self._engine, self._vm_id, new_id, name)
+            rename_attached_disk(self._engine, self._vm_id, new_id, name)
         self._undo_swap.pop_all()
         for old in (current[stream.disk_id] for stream in self._streams if stream.disk_id in current):
             self._notify(
@@ -102,16 +100,16 @@ class ReplacedDisksTarget(OntoNewDisks):
         self._disks.undo()
 
     def _check_down(self) -> None:
-        vm = ovirt.get_vm(self._engine, self._vm_id)
+        vm = get_vm(self._engine, self._vm_id)
         if vm.status != "down":
             raise EngineBusy(
                 f"VM {printable(vm.name)} is {vm.status}: its disks can be replaced only while it is down",
                 "Shut it down, or restore to new disks.",
             )
 
-    def _current(self) -> dict[str, ovirt.Disk]:
+    def _current(self) -> dict[str, Disk]:
         """The VM's own disks by their ids. Raises EngineBusy while something works on one that is to go."""
-        current = {disk.id: disk for disk in ovirt.vm_disks(self._engine, self._vm_id)}
+        current = {disk.id: disk for disk in vm_disks(self._engine, self._vm_id)}
         for stream in self._streams:
             disk = current.get(stream.disk_id)
             if disk is not None and disk.status == "locked":
@@ -122,7 +120,7 @@ class ReplacedDisksTarget(OntoNewDisks):
         return current
 
     def _attach(self, disk_id: str, interface: str | None, bootable: bool, active: bool) -> None:
-        ovirt.attach_disk(
+        attach_disk(
             self._engine,
             self._vm_id,
             disk_id,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from pitr import engine as ovirt
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.pour import check_whole, pour
 from pitr.copier.protocols import Sink
@@ -18,7 +17,6 @@ from pitr.endpoint.chain_stream import ChainStream, SalvageStream
 from pitr.endpoint.commands import CommandTemplate
 from pitr.endpoint.detect import KnownSource, open_stream
 from pitr.endpoint.front_to_back import FrontToBack
-from pitr.endpoint.imageio import ImageioAddress, ImageioSink
 from pitr.endpoint.input import from_command
 from pitr.endpoint.passed_once import PassedOnce
 from pitr.endpoint.qcow2_file import Qcow2FileSink
@@ -28,6 +26,15 @@ from pitr.errors import NoSuchDisk, PitrError, UsageError
 from pitr.jobs.identities import usable_name
 from pitr.jobs.restore import Restored, Target, advising, planned
 from pitr.model import Backup, Stream
+from pitr.ovirt.engine import (
+    Engine,
+    StorageDomain,
+    create_disk,
+    delete_disk,
+    list_storage_domains,
+    start_upload,
+)
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
 from pitr.repository import Repository
 
 
@@ -173,7 +180,7 @@ def stream_to_file(
 
 def stream_to_disk(
     stream: BinaryIO,
-    engine: ovirt.Engine,
+    engine: Engine,
     *,
     name: str | None = None,
     storage_domain: str | None = None,
@@ -191,7 +198,7 @@ def stream_to_disk(
     if chosen is None:
         raise UsageError("the stream does not say which disk it is of", "Name the new disk with --disk.")
     domain = _domain(engine, storage_domain)
-    disk = ovirt.create_disk(
+    disk = create_disk(
         engine,
         name=chosen,
         size=source.size,
@@ -203,7 +210,7 @@ def stream_to_disk(
         initial_size=source.size if domain.is_block else None,
     )
     try:
-        with ovirt.start_upload(engine, disk.id) as transfer:
+        with start_upload(engine, disk.id) as transfer:
             config = engine.config
             address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
             sink: Sink = ImageioSink(address, reads_zero=True)
@@ -235,8 +242,8 @@ def _name(source: KnownSource) -> str | None:
     return usable_name(getattr(meta, "disk_name", None))
 
 
-def _domain(engine: ovirt.Engine, wanted: str | None) -> ovirt.StorageDomain:
-    domains = [domain for domain in ovirt.storage_domains(engine) if domain.type == "data" and domain.active]
+def _domain(engine: Engine, wanted: str | None) -> StorageDomain:
+    domains = [domain for domain in list_storage_domains(engine) if domain.type == "data" and domain.active]
     found = [domain for domain in domains if wanted in (None, domain.id, domain.name)]
     if len(found) == 1:
         return found[0]
@@ -249,9 +256,9 @@ def _domain(engine: ovirt.Engine, wanted: str | None) -> ovirt.StorageDomain:
     raise UsageError(f"there is no active data storage domain {wanted!r}", f"There are: {listed}.")
 
 
-def _remove(engine: ovirt.Engine, disk_id: str, error: BaseException) -> None:
+def _remove(engine: Engine, disk_id: str, error: BaseException) -> None:
     try:
-        ovirt.delete_disk(engine, disk_id)
+        delete_disk(engine, disk_id)
     except NoSuchDisk:
         # A cancelled upload has removed it already.
         return

@@ -5,14 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pitr import engine as ovirt
-from pitr import ovf
 from pitr.errors import NoSuchVM, PitrError, UsageError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
 from pitr.jobs.target_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.upload_notes import UploadNotes
 from pitr.model import Record, Stream
+from pitr.ovirt import ovf
+from pitr.ovirt.engine import (
+    VM,
+    Cluster,
+    Engine,
+    attach_disk,
+    create_vm,
+    delete_vm,
+    get_vm,
+    list_clusters,
+    start_vm,
+    vm_with_name,
+)
 from pitr.units import printable
 
 
@@ -27,7 +38,7 @@ class NewVMTarget(OntoNewDisks):
 
     def __init__(
         self,
-        engine: ovirt.Engine,
+        engine: Engine,
         record: Record,
         streams: Sequence[Stream],
         name: str,
@@ -46,7 +57,7 @@ class NewVMTarget(OntoNewDisks):
                 f"the point {backup.backup_id} holds no configuration of the VM: the engine gave none",
                 "Restore the disks with --to-new-disks --attach-to VM, or choose another point.",
             )
-        if ovirt.vm_with_name(engine, name) is not None:
+        if vm_with_name(engine, name) is not None:
             raise UsageError(f"there is a VM {name!r} on the engine already", "Choose another name.")
         self._engine = engine
         self._name = name
@@ -72,7 +83,7 @@ class NewVMTarget(OntoNewDisks):
         self.vm_id: str | None = None
 
     def finish(self) -> None:
-        vm = ovirt.create_vm(
+        vm = create_vm(
             self._engine,
             self._configuration,
             name=self._name,
@@ -81,7 +92,7 @@ class NewVMTarget(OntoNewDisks):
         )
         self.vm_id = vm.id
         for stream in self._streams:
-            ovirt.attach_disk(
+            attach_disk(
                 self._engine,
                 vm.id,
                 self._disks.made[stream.disk_id],
@@ -96,7 +107,7 @@ class NewVMTarget(OntoNewDisks):
             )
         if self._start:
             try:
-                ovirt.start_vm(self._engine, vm.id)
+                start_vm(self._engine, vm.id)
             except PitrError as error:
                 # All is restored: that is not thrown away because a host has no memory left.
                 self._notify(f"the new VM is restored but does not run: {error.message} {error.advice}")
@@ -104,7 +115,7 @@ class NewVMTarget(OntoNewDisks):
     def undo(self) -> None:
         if self.vm_id is not None:
             try:
-                ovirt.delete_vm(self._engine, self.vm_id)
+                delete_vm(self._engine, self.vm_id)
             except PitrError as error:
                 self._notify(
                     f"the new VM {self.vm_id} could not be removed: {error.message}; remove it by hand"
@@ -112,17 +123,15 @@ class NewVMTarget(OntoNewDisks):
         self._disks.undo()
 
 
-def _original(engine: ovirt.Engine, vm_id: str) -> ovirt.VM | None:
+def _original(engine: Engine, vm_id: str) -> VM | None:
     try:
-        return ovirt.get_vm(engine, vm_id)
+        return get_vm(engine, vm_id)
     except NoSuchVM:
         return None
 
 
-def _cluster(
-    engine: ovirt.Engine, wanted: str | None, original: ovirt.VM | None, saved_name: str | None
-) -> ovirt.Cluster:
-    clusters = ovirt.clusters(engine)
+def _cluster(engine: Engine, wanted: str | None, original: VM | None, saved_name: str | None) -> Cluster:
+    clusters = list_clusters(engine)
     listed = ", ".join(f"{printable(cluster.name)} ({cluster.id})" for cluster in clusters) or "none"
     if wanted is not None:
         found = [cluster for cluster in clusters if wanted in (cluster.id, cluster.name)]

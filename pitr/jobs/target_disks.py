@@ -7,16 +7,26 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from pitr import engine as ovirt
 from pitr import times
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoint.imageio import ImageioAddress, ImageioSink
 from pitr.errors import NoSuchDisk, PitrError
 from pitr.jobs.backup import Notify
 from pitr.jobs.checksum import Verifier
 from pitr.jobs.placing import place
 from pitr.jobs.upload_notes import UploadNotes
 from pitr.model import Backup, Stream
+from pitr.ovirt.engine import (
+    Engine,
+    StorageDomain,
+    attach_disk,
+    create_disk,
+    delete_disk,
+    find_vm,
+    get_disk,
+    list_storage_domains,
+    start_upload,
+)
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
 from pitr.units import printable
 
 
@@ -33,7 +43,7 @@ class NewDisksTarget:
 
     def __init__(
         self,
-        engine: ovirt.Engine,
+        engine: Engine,
         backup: Backup,
         streams: Sequence[Stream],
         *,
@@ -51,13 +61,13 @@ class NewDisksTarget:
         self._own_names = own_names
         self._verifier = verifier
         self._notes = notes
-        self._domains = place(ovirt.storage_domains(engine), streams, storage_domain, disk_map or {})
+        self._domains = place(list_storage_domains(engine), streams, storage_domain, disk_map or {})
         for disk_id in notes.end_left_behind(engine, notify=notify):
             notify(
                 f"ended the upload to disk {disk_id}, which an earlier restore had left open on the engine"
             )
         self._streams = list(streams)
-        self._vm = ovirt.find_vm(engine, attach_to) if attach_to is not None else None
+        self._vm = find_vm(engine, attach_to) if attach_to is not None else None
         self.vm_id = self._vm.id if self._vm is not None else None
         self.made: dict[str, str] = {}
         """The new disks' ids, by those of the old ones."""
@@ -77,7 +87,7 @@ class NewDisksTarget:
         disk_format = _format(stream, domain)
         sparse = stream.settings.sparse or disk_format == "cow"
         with self._notes.new_disk() as disk_id:
-            disk = ovirt.create_disk(
+            disk = create_disk(
                 self._engine,
                 disk_id=disk_id,
                 name=self._name(stream),
@@ -93,7 +103,7 @@ class NewDisksTarget:
             )
             with self._lock:
                 self.made[stream.disk_id] = disk.id
-            with ovirt.start_upload(self._engine, disk.id) as transfer:
+            with start_upload(self._engine, disk.id) as transfer:
                 config = self._engine.config
                 address = ImageioAddress(
                     transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure
@@ -107,7 +117,7 @@ class NewDisksTarget:
         if self._vm is None:
             return
         for stream in self._streams:
-            ovirt.attach_disk(
+            attach_disk(
                 self._engine,
                 self._vm.id,
                 self.made[stream.disk_id],
@@ -120,7 +130,7 @@ class NewDisksTarget:
         """Remove all new disks; a cancelled upload has removed its own already."""
         for disk_id in self.made.values():
             try:
-                ovirt.delete_disk(self._engine, disk_id)
+                delete_disk(self._engine, disk_id)
             except NoSuchDisk:
                 continue
             except PitrError as error:
@@ -133,7 +143,7 @@ class NewDisksTarget:
         if self._own_names:
             return stream.name
         try:
-            ovirt.get_disk(self._engine, stream.disk_id)
+            get_disk(self._engine, stream.disk_id)
         except NoSuchDisk:
             return stream.name
         return f"{stream.name}_restored_{self._backup.point:%Y%m%dT%H%M%SZ}"
@@ -154,7 +164,7 @@ class OntoNewDisks:
         return self._disks.sink(stream, source)
 
 
-def _format(stream: Stream, domain: ovirt.StorageDomain) -> str:
+def _format(stream: Stream, domain: StorageDomain) -> str:
     # The engine makes no sparse raw disks on block storage.
     if stream.settings.format == "raw" and stream.settings.sparse and domain.is_block:
         return "cow"

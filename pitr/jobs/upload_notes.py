@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from pitr import engine as ovirt
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs.notify import Notify
+from pitr.ovirt.engine import Engine, Transfer, disk_exists
 from pitr.repository import Repository, lock, names
 from pitr.repository.store import check_name, is_name
 
@@ -32,7 +32,7 @@ class UploadNotes:
                 stack.callback(self._forget, disk_id)
             yield disk_id
 
-    def end_left_behind(self, engine: ovirt.Engine, *, dry_run: bool = False, notify: Notify) -> list[str]:
+    def end_left_behind(self, engine: Engine, *, dry_run: bool = False, notify: Notify) -> list[str]:
         """Cancel the uploads of restores that were killed; return the ids of their disks, which go with them.
 
         A disk without an upload is left: it may be whole, and in use by now. Raises EngineError.
@@ -44,10 +44,10 @@ class UploadNotes:
         for disk_id in sorted(noted | {one for one in locked if is_name(names.upload(one))}):
             # A restore that is alive holds its own.
             with suppress(BusyError), self._held(disk_id):
-                transfers = ovirt.Transfer.left_behind(engine, disk_id, "upload")
+                transfers = Transfer.left_behind(engine, disk_id, "upload")
                 if transfers:
                     ended.append(disk_id)
-                elif ovirt.disk_exists(engine, disk_id):
+                elif disk_exists(engine, disk_id):
                     notify(
                         f"disk {disk_id} is of a restore that was interrupted: remove it if it is of no use"
                     )

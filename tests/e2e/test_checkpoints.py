@@ -129,7 +129,7 @@ def test_checkpoints_that_other_products_delete_are_no_harm(
     lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path
 ) -> None:
     """The engine merges what changed into the one before; only one of ours still counts."""
-    from pitr.engine import Engine, delete_checkpoint, load_config
+    from pitr.ovirt.engine import Engine, delete_checkpoint, load_config
 
     other = pitr.with_environment(PITR_REPO=str(tmp_path / "other"))
     other("init")

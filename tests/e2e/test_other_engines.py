@@ -25,9 +25,9 @@ from disks_and_points import (
     scribble,
 )
 
-from pitr.engine import connection as engine_connection
 from pitr.lab import Lab, LabVM
 from pitr.lab.engine import server
+from pitr.ovirt.engine import connection as engine_connection
 from pitr.system.retry import retrying
 
 

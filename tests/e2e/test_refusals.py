@@ -14,9 +14,9 @@ import pytest
 from cli_runner import Pitr, Result
 from disks_and_points import MiB, assert_restores, make_vm, nothing_open, oracle_of
 
-from pitr.engine import Engine, find_vm, load_config, start_backup
 from pitr.jobs import backup as backup_job
 from pitr.lab import Lab, LabVM
+from pitr.ovirt.engine import Engine, find_vm, load_config, start_backup
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_any_request_of_a_backup_refused(
 
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses between tries."""
-    import pitr.engine.connection
+    import pitr.ovirt.engine.connection
     from pitr.system import retry
 
     real = retry.retrying
@@ -243,7 +243,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     def retrying(operation: Any, **options: Any) -> Any:
         return real(operation, **{**options, "first_pause_s": 0.001})
 
-    monkeypatch.setattr(pitr.engine.connection, "retrying", retrying)
+    monkeypatch.setattr(pitr.ovirt.engine.connection, "retrying", retrying)
 
 
 @pytest.mark.parametrize(

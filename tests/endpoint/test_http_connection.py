@@ -15,8 +15,8 @@ from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLon
 import pytest
 
 from pitr.copier.cancel import Abandoning, abandoned_with
-from pitr.endpoint.http_connection import HttpConnection, SocketWire, TlsWire
 from pitr.lab.host.pki import Pki, make_pki
+from pitr.ovirt.imageio.http import HttpConnection, SocketWire, TlsWire
 
 CONTENT = random.Random(3).randbytes(3 << 20)
 

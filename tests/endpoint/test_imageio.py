@@ -22,11 +22,11 @@ from faulty_proxy import Fault, FaultyProxy
 from pitr.copier import copy
 from pitr.copier.cancel import Abandoning, abandoned_with
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoint import imageio
-from pitr.endpoint.imageio import ImageioAddress, ImageioSink, ImageioSource
 from pitr.endpoint.memory import MemorySink, MemorySource
 from pitr.errors import CheckpointGone, ImageioError
 from pitr.lab.host.host import Host
+from pitr.ovirt.imageio import disk as imageio
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
 
 SIZE = 6 << 20
 MIB = 1 << 20

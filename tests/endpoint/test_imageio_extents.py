@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.endpoint.imageio_extents import parse_extents
 from pitr.errors import FormatError
+from pitr.ovirt.imageio.extents import parse_extents
 
 MIB = 1 << 20
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from engine_script import Script, config_of, serve
 
-from pitr.engine import Engine
+from pitr.ovirt.engine import Engine
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pitr.engine import EngineConfig
+from pitr.ovirt.engine import EngineConfig
 
 API = "/ovirt-engine/api"
 VERSION = (

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from engine_script import DONE, DROP, MISSING, Answer, Script, fault
 
-from pitr.engine import VM, BackupDisk, Engine, RunningBackup, backups, start_backup
-from pitr.engine.started_backup import point_interval
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
+from pitr.ovirt.engine import VM, BackupDisk, Engine, RunningBackup, backups, start_backup
+from pitr.ovirt.engine.started_backup import point_interval
 
 B = "/vms/v1/backups"
 ONE = f"{B}/b1"

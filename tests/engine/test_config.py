@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pitr.engine.config import EngineConfig, api_url, load_config
 from pitr.errors import UsageError
+from pitr.ovirt.engine.config import EngineConfig, api_url, load_config
 
 
 def write_section(folder: Path, **keys: str) -> Path:

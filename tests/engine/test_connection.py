@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from engine_script import API, DROP, MISSING, VERSION, Answer, Script, config_of, fault, serve
 
-from pitr.engine import Engine, EngineConfig, find_vm
-from pitr.engine.faults import EngineFault
 from pitr.errors import EngineError, LoginError
+from pitr.ovirt.engine import Engine, EngineConfig, find_vm
+from pitr.ovirt.engine.faults import EngineFault
 
 VM = '<vm id="11111111-1111-1111-1111-111111111111"><name>web1</name><status>up</status></vm>'
 HTML = Answer(503, "<html>Service Unavailable</html>", "text/html")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from engine_script import DROP, MISSING, Answer, Script, fault
 
-from pitr.engine import (
+from pitr.errors import EngineBusy, EngineError, NoSuchDisk, UsageError
+from pitr.ovirt.engine import (
     Disk,
     Engine,
     attach_disk,
@@ -17,7 +18,6 @@ from pitr.engine import (
     storage_domains,
     vm_disks,
 )
-from pitr.errors import EngineBusy, EngineError, NoSuchDisk, UsageError
 
 ID = "d1d1d1d1-1111-1111-1111-111111111111"
 LOCKED = fault(409, "[Cannot remove Virtual Disk: The following disks are locked: new]")

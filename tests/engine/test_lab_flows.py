@@ -19,7 +19,18 @@ from typing import Any
 import pytest
 from ovirt_imageio.client import ImageioClient
 
-from pitr.engine import (
+from pitr.errors import (
+    CheckpointGone,
+    EngineBusy,
+    EngineError,
+    Interrupted,
+    LoginError,
+    NoSuchDisk,
+    NoSuchVM,
+)
+from pitr.lab import Lab
+from pitr.lab.lab import LabDisk, LabVM
+from pitr.ovirt.engine import (
     Engine,
     RunningBackup,
     Transfer,
@@ -41,17 +52,6 @@ from pitr.engine import (
     storage_domains,
     vm_disks,
 )
-from pitr.errors import (
-    CheckpointGone,
-    EngineBusy,
-    EngineError,
-    Interrupted,
-    LoginError,
-    NoSuchDisk,
-    NoSuchVM,
-)
-from pitr.lab import Lab
-from pitr.lab.lab import LabDisk, LabVM
 
 MiB = 1 << 20
 
@@ -492,7 +492,7 @@ def test_the_error_of_a_process_says_no_secret(lab: Lab, tmp_path: Path) -> None
         """
         import logging, sys
         logging.basicConfig(level=logging.DEBUG)
-        from pitr.engine import Engine, find_vm, load_config
+        from pitr.ovirt.engine import Engine, find_vm, load_config
         with Engine(load_config()) as engine:
             find_vm(engine, "no such")
         """

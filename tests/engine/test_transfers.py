@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from engine_script import DONE, DROP, MISSING, Answer, Script, fault
 
-from pitr.engine import Engine, Transfer, start_download, start_upload
 from pitr.errors import EngineBusy, EngineError
+from pitr.ovirt.engine import Engine, Transfer, start_download, start_upload
 
 HOST = "aaaaaaaa-1111-1111-1111-111111111111"
 T = "/imagetransfers"

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pitr.engine import wait
+from pitr.ovirt.engine import wait
 
 
 class _Clock:

@@ -17,13 +17,13 @@ from typing import Any, cast
 import pytest
 
 from pitr.endpoint.memory import MemorySource
-from pitr.engine import VM, Checkpoint, Disk, Engine, StartedBackup
-from pitr.engine.started_backup import BackupDisk
 from pitr.extents import ExtentMap
 from pitr.jobs import backup as job
 from pitr.jobs import leftovers
 from pitr.jobs.backup import BackupOptions
 from pitr.model import Backup
+from pitr.ovirt.engine import VM, Checkpoint, Disk, Engine, StartedBackup
+from pitr.ovirt.engine.started_backup import BackupDisk
 from pitr.repository import Repository
 
 BLOCK = 4096
@@ -41,7 +41,7 @@ class MemoryVM:
 
 
 class MemoryEngine:
-    """Stands in for the package pitr.engine and for imageio; `install` puts it there."""
+    """Stands in for the package pitr.ovirt.engine and for imageio; `install` puts it there."""
 
     poll_interval_s = 0.0
     config = SimpleNamespace(cafile=None, secure=True)
@@ -92,7 +92,7 @@ class MemoryEngine:
 
 
 class EngineFunctions:
-    """What the backup job calls of pitr.engine."""
+    """What the backup job calls of pitr.ovirt.engine."""
 
     StartedBackup = StartedBackup
 

@@ -156,7 +156,7 @@ def _same(lab: Lab, one: LabDisk, two: LabDisk, folder: Path) -> bool:
 def test_cleanup_shows_and_ends_what_was_killed_and_nothing_of_others(
     lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path
 ) -> None:
-    from pitr.engine import Engine, find_vm, load_config, start_backup
+    from pitr.ovirt.engine import Engine, find_vm, load_config, start_backup
 
     other = lab.add_vm("other")
     other.add_disk("data", MiB)

@@ -14,10 +14,10 @@ import pytest
 from byte_proxy import ByteProxy
 from pitr_server import PitrServer
 
-from pitr.endpoint import imageio_http
 from pitr.lab import Lab
 from pitr.lab.host.host import Host
 from pitr.lab.lab import LabVM
+from pitr.ovirt.imageio import session as imageio_http
 
 MiB = 1 << 20
 

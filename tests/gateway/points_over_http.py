@@ -12,9 +12,9 @@ from typing import Any
 
 from cli_runner import Pitr
 
-from pitr import engine
-from pitr.engine import Engine, EngineConfig
 from pitr.lab import Lab, LabVM
+from pitr.ovirt import engine
+from pitr.ovirt.engine import Engine, EngineConfig
 
 
 @dataclass

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pitr.engine.faults import EngineFault
 from pitr.errors import BusyError, CheckpointGone, EngineBusy, EngineError, FormatError, NoSuchVM, PitrError
 from pitr.gateway.channel import ClientGone, Incoming, Outgoing
 from pitr.gateway.failures import status_of
 from pitr.gateway.ranges import Part, wanted_part
+from pitr.ovirt.engine.faults import EngineFault
 
 _PIECES = st.lists(st.binary(max_size=300), max_size=30)
 

@@ -19,8 +19,8 @@ from gateway_client import CUT_OFF, Gateway, running
 from independent import apply_sparse, unzstd
 from points_over_http import backup, connected
 
-from pitr import engine
 from pitr.lab import Lab, LabDisk, LabVM
+from pitr.ovirt import engine
 
 MiB = 1 << 20
 
@@ -391,7 +391,7 @@ def test_an_engine_that_is_gone_is_a_bad_gateway(pitr: Pitr, tmp_path: Path) -> 
         cafile = tmp_path / "ca.pem"
         cafile.write_bytes(other.cafile.read_bytes())
         environment = {**pitr.environment, **other.environment(), "PITR_CAFILE": str(cafile)}
-        quick = "import pitr.engine.connection as c; c.FIRST_PAUSE_S = 0.01; "
+        quick = "import pitr.ovirt.engine.connection as c; c.FIRST_PAUSE_S = 0.01; "
         quick += "c.Engine.__init__.__kwdefaults__['retry_pause_s'] = 0.01"
         with running(environment, tmp_path / "run", patched=quick) as gateway:
             gateway.get(f"/images/{disk.id}")

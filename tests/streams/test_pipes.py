@@ -18,9 +18,9 @@ from cli_runner import Pitr, wait_until
 from disks_and_points import assert_disk_is, assert_same, make_vm, nothing_open
 from independent import apply_sparse, read_only, run, unzstd
 
-from pitr import engine
-from pitr.endpoint.keep_alive import kept_alive
 from pitr.lab import Lab, LabVM
+from pitr.ovirt import engine
+from pitr.ovirt.imageio.keep_alive import kept_alive
 
 MiB = 1 << 20
 SIZE = 12 * MiB + 512
@@ -245,7 +245,9 @@ def test_a_slow_consumer_does_not_lose_the_transfer(pitr: Pitr, lab: Lab, vm: La
     expected = oracle(lab, vm, tmp_path / "oracle")
     slow = f"sh -c 'sleep 6; cat > {tape}'"
     with (
-        mock.patch("pitr.engine.start_download", partial(engine.start_download, inactivity_timeout_s=2)),
+        mock.patch(
+            "pitr.ovirt.engine.start_download", partial(engine.start_download, inactivity_timeout_s=2)
+        ),
         mock.patch("pitr.jobs.backup.kept_alive", partial(kept_alive, interval_s=0.3)),
     ):
         point = pitr.backup(vm.name, "--put-command", slow, "--compress", "none")

@@ -124,7 +124,7 @@ def test_a_copy_that_is_not_what_came_from_the_blobs_is_found_and_goes(
         with mock.patch("pitr.endpoint.raw_file.RawFileSink.flush", _spoiling("raw_file.RawFileSink", at)):
             refused = pitr(*tape.where(), "--to-file", target, "--verify", code=3)
         assert "not what came from the blobs" in refused.complaint and not target.exists()
-    with mock.patch("pitr.endpoint.imageio.ImageioSink.flush", _spoiling("imageio.ImageioSink", 11 * MiB)):
+    with mock.patch("pitr.ovirt.imageio.disk.ImageioSink.flush", _spoiling("imageio.ImageioSink", 11 * MiB)):
         refused = pitr(*tape.where(), "--verify", code=3)
     assert "not what came from the blobs" in refused.complaint
     assert {disk.id for disk in lab.disks} == before

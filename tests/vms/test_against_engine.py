@@ -44,7 +44,7 @@ def test_a_change_that_the_engine_missed_and_a_chain_that_is_gone(lab: Lab, pitr
         guest.write(64 * KiB, b"B")
     # Nothing is dirty: the write was lost to the bitmap.
     nothing = (2 * MiB, ExtentMap.of([]))
-    parse = "pitr.endpoint.imageio.parse_extents"
+    parse = "pitr.ovirt.imageio.disk.parse_extents"
     with mock.patch(parse, lambda body, context: nothing if context == "dirty" else real(body, context)):
         document = pitr.json("verify", "--against-engine", code=3)
     (damage,) = document["damage"]
@@ -58,7 +58,7 @@ def test_a_change_that_the_engine_missed_and_a_chain_that_is_gone(lab: Lab, pitr
 
 
 def real(body: bytes, context: str) -> tuple[int, ExtentMap]:
-    from pitr.endpoint.imageio_extents import parse_extents
+    from pitr.ovirt.imageio.extents import parse_extents
 
     return parse_extents(body, context)  # type: ignore[arg-type]
 

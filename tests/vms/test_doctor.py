@@ -75,7 +75,7 @@ def test_a_probe_that_fails_leaves_nothing(lab: Lab, pitr: Pitr) -> None:
 
 
 def test_a_host_that_only_the_proxy_reaches(lab: Lab, pitr: Pitr, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pitr.engine import Transfer
+    from pitr.ovirt.engine import Transfer
 
     given = vars(Transfer)["transfer_url"]
     assert isinstance(given, property)

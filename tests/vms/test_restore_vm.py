@@ -11,11 +11,11 @@ import pytest
 from cli_runner import Pitr
 from disks_and_points import MiB, assert_same, oracle_of
 
-from pitr import ovf
 from pitr.endpoint.memory import MemorySource
 from pitr.errors import FormatError
 from pitr.jobs.checksum import checksum
 from pitr.lab import Lab, LabVM
+from pitr.ovirt import ovf
 
 SIZE = 10487296  # hosts round it up: the new disk is larger
 
@@ -169,7 +169,7 @@ def test_replace_that_fails_puts_the_old_disks_back(lab: Lab, pitr: Pitr, tmp_pa
         lab.engine.faults.next("POST", "diskattachments$", status=409, body="<fault/>")
     else:
         # The first two are of the old disks.
-        with mock.patch("pitr.engine.rename_attached_disk", _fails_at_third_call()):
+        with mock.patch("pitr.ovirt.engine.rename_attached_disk", _fails_at_third_call()):
             pitr("restore", "--at", "now", "--replace", code=6)
     if fault != "rename":
         pitr("restore", "--at", "now", "--replace", code=6)
@@ -178,8 +178,8 @@ def test_replace_that_fails_puts_the_old_disks_back(lab: Lab, pitr: Pitr, tmp_pa
 
 
 def _fails_at_third_call() -> Any:
-    from pitr.engine.attachments import rename_attached_disk
     from pitr.errors import EngineBusy
+    from pitr.ovirt.engine.attachments import rename_attached_disk
 
     calls = []
 
@@ -197,7 +197,7 @@ def test_a_disk_that_is_not_what_it_should_be_is_found_by_its_checksum_and_goes(
 ) -> None:
     _vm(lab, tmp_path, pitr)
     before = {disk.id for disk in lab.disks}
-    with mock.patch("pitr.endpoint.imageio.ImageioWriter.write", lambda self, offset, data: None):
+    with mock.patch("pitr.ovirt.imageio.disk.ImageioWriter.write", lambda self, offset, data: None):
         refused = pitr("restore", "--at", "now", "--verify", "-o", "json", code=3)
     assert refused.error["type"] == "DamageError" and "checksum" in refused.complaint
     assert {disk.id for disk in lab.disks} == before

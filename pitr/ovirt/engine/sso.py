@@ -15,9 +15,9 @@ import urllib.request
 from http.client import HTTPException
 from urllib.parse import urlencode, urlsplit
 
-from pitr.engine.config import EngineConfig
-from pitr.engine.faults import EngineFault, from_status, unreachable, untrusted
 from pitr.errors import EngineError, LoginError
+from pitr.ovirt.engine.config import EngineConfig
+from pitr.ovirt.engine.faults import EngineFault, from_status, unreachable, untrusted
 
 _SCOPE = "ovirt-app-api"
 #: A login is a few hundred bytes; more than this is not an engine's answer.

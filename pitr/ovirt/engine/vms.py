@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pitr.engine.connection import Engine
-from pitr.engine.faults import EngineFault
-from pitr.engine.values import enum_text, is_uuid, required
-from pitr.engine.wait import pauses
 from pitr.errors import NoSuchVM, UsageError
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.values import enum_text, is_uuid, required
+from pitr.ovirt.engine.wait import pauses
 
 #: Without a running qemu process, so that its disks do not change.
 _NOT_RUNNING = frozenset({"down", "suspended", "image_locked"})
@@ -91,7 +91,7 @@ def _all(engine: Engine, search: str | None) -> list[VM]:
     return sorted((_read(vm, clusters) for vm in _list(engine, search)), key=lambda vm: (vm.name, vm.id))
 
 
-def configuration(engine: Engine, vm_id: str, *, timeout_s: float = 5.0) -> str | None:
+def get_configuration(engine: Engine, vm_id: str, *, timeout_s: float = 5.0) -> str | None:
     """Return the VM's configuration, an OVF document; None if the engine gives none within `timeout_s`.
 
     The engine leaves it out while the VM changes. Raises NoSuchVM, EngineError.

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
 from pitr.copier.protocols import Reader, Source
-from pitr.endpoint.imageio_http import ImageioAddress, ImageioSession, ask
 from pitr.errors import ImageioError
 from pitr.extents import ExtentMap
+from pitr.ovirt.imageio.session import ImageioAddress, ImageioSession, ask
 
 _log = logging.getLogger(__name__)
 

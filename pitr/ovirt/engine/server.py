@@ -8,10 +8,10 @@ import ssl
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from pitr.engine import faults
-from pitr.engine.config import EngineConfig
-from pitr.engine.connection import Engine
-from pitr.engine.values import utc
+from pitr.ovirt.engine import faults
+from pitr.ovirt.engine.config import EngineConfig
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.values import utc
 
 _CONNECT_TIMEOUT_S = 10.0
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pitr.engine.connection import Engine
-from pitr.engine.faults import EngineFault
-from pitr.engine.values import enum_text, required
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.values import enum_text, required
 
 _BLOCK_STORAGE = frozenset({"iscsi", "fcp"})
 
@@ -26,7 +26,7 @@ class StorageDomain:
     data_center_ids: tuple[str, ...]
 
 
-def storage_domains(engine: Engine) -> list[StorageDomain]:
+def list_storage_domains(engine: Engine) -> list[StorageDomain]:
     """Return all storage domains that the user may see, by name. Raises EngineError."""
     found = engine.call("listing storage domains", lambda system: system.storage_domains_service().list())
     return sorted((_read(engine, domain) for domain in found), key=lambda domain: (domain.name, domain.id))

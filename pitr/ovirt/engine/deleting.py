@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pitr.engine import faults
-from pitr.engine.connection import Engine
-from pitr.engine.faults import EngineFault
-from pitr.engine.wait import pauses
 from pitr.errors import EngineError
+from pitr.ovirt.engine import faults
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.wait import pauses
 
 
 def delete_until_gone(

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pitr.engine.connection import Engine
-from pitr.engine.faults import EngineFault
-from pitr.engine.values import enum_text, is_path_segment
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.values import enum_text, is_path_segment
 
 
 @dataclass(frozen=True, slots=True)

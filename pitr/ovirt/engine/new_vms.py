@@ -8,13 +8,13 @@ from typing import Any
 
 from ovirtsdk4 import types
 
-from pitr.engine.connection import Engine
-from pitr.engine.deleting import delete_until_gone
-from pitr.engine.faults import EngineFault
-from pitr.engine.values import required
-from pitr.engine.vms import VM, find_vm, get_vm
-from pitr.engine.wait import pauses
 from pitr.errors import EngineBusy, EngineError, NoSuchVM, UsageError
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.deleting import delete_until_gone
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.values import required
+from pitr.ovirt.engine.vms import VM, find_vm, get_vm
+from pitr.ovirt.engine.wait import pauses
 
 _STARTED = frozenset({"up", "powering_up", "reboot_in_progress"})
 
@@ -25,7 +25,7 @@ class Cluster:
     name: str
 
 
-def clusters(engine: Engine) -> list[Cluster]:
+def list_clusters(engine: Engine) -> list[Cluster]:
     """Return all clusters that the user may see, by name. Raises EngineError."""
     found = engine.call("listing clusters", lambda system: system.clusters_service().list())
     read = (

@@ -19,10 +19,10 @@ import orjson
 
 from pitr.copier.cancel import is_abandoned, pause
 from pitr.copier.requests import Span
-from pitr.endpoint.http_connection import Answer, HttpConnection
-from pitr.endpoint.imageio_address import Connected, ImageioAddress, connected, connected_locally
-from pitr.endpoint.imageio_errors import StatusError, is_expected, is_transient, translated
-from pitr.endpoint.imageio_extents import Context
+from pitr.ovirt.imageio.address import Connected, ImageioAddress, connected, connected_locally
+from pitr.ovirt.imageio.errors import StatusError, is_expected, is_transient, translated
+from pitr.ovirt.imageio.extents import Context
+from pitr.ovirt.imageio.http import Answer, HttpConnection
 from pitr.system.closing import Closes
 from pitr.system.retry import retrying
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pitr.engine import faults
-from pitr.engine.connection import Engine
-from pitr.engine.faults import EngineFault
-from pitr.engine.values import enum_text, required, utc
-from pitr.engine.wait import pauses
 from pitr.errors import EngineError
+from pitr.ovirt.engine import faults
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.values import enum_text, required, utc
+from pitr.ovirt.engine.wait import pauses
 
 
 @dataclass(frozen=True, slots=True)

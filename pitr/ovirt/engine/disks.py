@@ -11,13 +11,13 @@ from typing import Any
 
 from ovirtsdk4 import types
 
-from pitr.engine import faults
-from pitr.engine.connection import Engine
-from pitr.engine.deleting import delete_until_gone
-from pitr.engine.faults import EngineFault
-from pitr.engine.values import enum_text, is_path_segment, required
-from pitr.engine.wait import pauses
 from pitr.errors import EngineError, NoSuchDisk, UsageError
+from pitr.ovirt.engine import faults
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.deleting import delete_until_gone
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.values import enum_text, is_path_segment, required
+from pitr.ovirt.engine.wait import pauses
 
 
 @dataclass(frozen=True, slots=True)

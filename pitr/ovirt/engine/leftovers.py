@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from pitr.engine.backups import start_backup
-from pitr.engine.connection import Engine
-from pitr.engine.transfers import Transfer
-from pitr.engine.vms import VM
+from pitr.ovirt.engine.backups import start_backup
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.transfers import Transfer
+from pitr.ovirt.engine.vms import VM
 
 
 def end_leftovers(engine: Engine, vm: VM, backup_id: str, *, timeout_s: float = 600.0) -> bool:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pitr.engine.connection import Engine
-from pitr.engine.values import required
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.values import required
 
 #: What the engine calls the snapshot that it takes for a backup.
 _DESCRIPTION = "Auto-generated for Backup VM"

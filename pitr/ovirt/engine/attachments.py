@@ -7,9 +7,9 @@ from typing import Any
 
 from ovirtsdk4 import types
 
-from pitr.engine import faults
-from pitr.engine.connection import Engine
-from pitr.engine.faults import EngineFault
+from pitr.ovirt.engine import faults
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.faults import EngineFault
 
 
 def detach_disk(engine: Engine, vm_id: str, disk_id: str) -> None:

@@ -11,16 +11,16 @@ from typing import Any, Self
 
 from ovirtsdk4 import types
 
-from pitr.engine import faults
-from pitr.engine.checkpoints import get_checkpoint
-from pitr.engine.connection import Engine
-from pitr.engine.disks import get_disk
-from pitr.engine.faults import EngineFault
-from pitr.engine.started_backup import BackupDisk, Mode, StartedBackup, point_interval
-from pitr.engine.values import enum_text, required, utc
-from pitr.engine.vms import VM, get_vm
-from pitr.engine.wait import pauses
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
+from pitr.ovirt.engine import faults
+from pitr.ovirt.engine.checkpoints import get_checkpoint
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.disks import get_disk
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.started_backup import BackupDisk, Mode, StartedBackup, point_interval
+from pitr.ovirt.engine.values import enum_text, required, utc
+from pitr.ovirt.engine.vms import VM, get_vm
+from pitr.ovirt.engine.wait import pauses
 
 #: The engine takes no longer description.
 _LONGEST_DESCRIPTION = 1024

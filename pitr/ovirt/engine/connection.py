@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import ovirtsdk4
 import pycurl
 
-from pitr.engine import faults, sso
-from pitr.engine.config import EngineConfig
-from pitr.engine.faults import EngineFault
+from pitr.ovirt.engine import faults, sso
+from pitr.ovirt.engine.config import EngineConfig
+from pitr.ovirt.engine.faults import EngineFault
 from pitr.system.retry import FIRST_PAUSE_S, retrying
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Engine:
         retry_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         self.config = config
-        self.log = log or logging.getLogger("pitr.engine")
+        self.log = log or logging.getLogger("pitr.ovirt.engine")
         self.poll_interval_s = poll_interval_s
         self.where = urlsplit(config.url).netloc
         self._request_timeout_s = request_timeout_s

@@ -8,11 +8,11 @@ from typing import Any
 
 from ovirtsdk4 import types
 
-from pitr.engine.connection import Engine
-from pitr.engine.disks import Disk
-from pitr.engine.faults import EngineFault
-from pitr.engine.storage import storage_domains
-from pitr.engine.values import is_uuid
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.disks import Disk
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.storage import list_storage_domains
+from pitr.ovirt.engine.values import is_uuid
 
 #: Where a host of oVirt keeps its id.
 VDSM_ID_FILE = Path("/etc/vdsm/vdsm.id")
@@ -43,7 +43,7 @@ def local_host_id(engine: Engine, disk: Disk, vdsm_id_file: Path = VDSM_ID_FILE)
         return None
     reachable = {
         domain.id
-        for domain in storage_domains(engine)
+        for domain in list_storage_domains(engine)
         if center_id is not None and center_id in domain.data_center_ids
     }
     return host_id if reachable.intersection(disk.storage_domain_ids) else None

@@ -16,9 +16,11 @@ from typing import Final, TypeVar
 
 from pitr.copier.cancel import pause
 from pitr.copier.requests import Span, spans
-from pitr.endpoint.imageio_errors import StatusError, is_expected
-from pitr.endpoint.imageio_extents import Context, parse_extents
-from pitr.endpoint.imageio_http import (
+from pitr.errors import CheckpointGone, FormatError, ImageioError
+from pitr.extents import ExtentMap
+from pitr.ovirt.imageio.errors import StatusError, is_expected
+from pitr.ovirt.imageio.extents import Context, parse_extents
+from pitr.ovirt.imageio.session import (
     ANSWER_TIMEOUT_S,
     READ_TIMEOUT_S,
     ImageioAddress,
@@ -27,8 +29,6 @@ from pitr.endpoint.imageio_http import (
     ask,
     trying,
 )
-from pitr.errors import CheckpointGone, FormatError, ImageioError
-from pitr.extents import ExtentMap
 from pitr.system.closing import Closes
 
 T = TypeVar("T")

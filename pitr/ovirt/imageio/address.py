@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from pitr.endpoint.http_connection import HttpConnection, SocketWire, TlsWire
 from pitr.errors import ImageioError
+from pitr.ovirt.imageio.http import HttpConnection, SocketWire, TlsWire
 
 _log = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from typing import Any, Literal, Self
 
 from ovirtsdk4 import types
 
-from pitr.engine import faults
-from pitr.engine.connection import Engine
-from pitr.engine.disks import disk_exists, get_disk, wait_until_ok
-from pitr.engine.faults import EngineFault
-from pitr.engine.local_host import VDSM_ID_FILE, local_host_id
-from pitr.engine.values import enum_text, required
-from pitr.engine.wait import pauses
 from pitr.errors import EngineError
+from pitr.ovirt.engine import faults
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.disks import disk_exists, get_disk, wait_until_ok
+from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.local_host import VDSM_ID_FILE, local_host_id
+from pitr.ovirt.engine.values import enum_text, required
+from pitr.ovirt.engine.wait import pauses
 
 #: How long nothing may happen on a transfer before the engine ends it: long enough for a tape that rewinds,
 #: short enough that what a killed pitr leaves behind does not lock a disk for hours.

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Talking to the oVirt engine, through its SDK. No type of the SDK leaves this package."""
+
+from pitr.ovirt.engine.attached_transfers import AttachedTransfer, find_transfer
+from pitr.ovirt.engine.attachments import detach_disk, rename_attached_disk
+from pitr.ovirt.engine.backups import RunningBackup, start_backup
+from pitr.ovirt.engine.checkpoints import (
+    Checkpoint,
+    checkpoint_disk_ids,
+    delete_checkpoint,
+    get_checkpoint,
+    list_checkpoints,
+)
+from pitr.ovirt.engine.config import EngineConfig, load_config
+from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.disks import (
+    Disk,
+    attach_disk,
+    create_disk,
+    delete_disk,
+    disk_exists,
+    get_disk,
+    vm_disks,
+)
+from pitr.ovirt.engine.leftovers import end_leftovers, is_left_over, leftover_checkpoint
+from pitr.ovirt.engine.new_vms import Cluster, create_vm, delete_vm, list_clusters, start_vm, vm_with_name
+from pitr.ovirt.engine.snapshots import backup_snapshots
+from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup
+from pitr.ovirt.engine.storage import StorageDomain, list_storage_domains
+from pitr.ovirt.engine.transfers import Transfer, start_download, start_upload
+from pitr.ovirt.engine.vms import VM, find_vm, get_configuration, get_vm, list_vms, vms_with_tag
+
+__all__ = [
+    "AttachedTransfer",
+    "BackupDisk",
+    "Checkpoint",
+    "Cluster",
+    "Disk",
+    "Engine",
+    "EngineConfig",
+    "RunningBackup",
+    "StartedBackup",
+    "StorageDomain",
+    "Transfer",
+    "VM",
+    "attach_disk",
+    "backup_snapshots",
+    "checkpoint_disk_ids",
+    "list_clusters",
+    "get_configuration",
+    "create_disk",
+    "create_vm",
+    "delete_checkpoint",
+    "delete_disk",
+    "delete_vm",
+    "detach_disk",
+    "disk_exists",
+    "end_leftovers",
+    "find_transfer",
+    "find_vm",
+    "get_checkpoint",
+    "get_disk",
+    "get_vm",
+    "is_left_over",
+    "leftover_checkpoint",
+    "list_checkpoints",
+    "list_vms",
+    "load_config",
+    "rename_attached_disk",
+    "start_backup",
+    "start_download",
+    "start_upload",
+    "start_vm",
+    "list_storage_domains",
+    "vm_disks",
+    "vm_with_name",
+    "vms_with_tag",
+]
