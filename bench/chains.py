@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pitr.copier import copy
 from pitr.copier.protocols import Source
-from pitr.endpoint.raw_file import RawFileSource
+from pitr.endpoints.images.raw_file import RawFileSource
 from pitr.extents import ExtentMap
 from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
 from pitr.repository import Repository

@@ -107,7 +107,7 @@ def compress(image: str, level: str) -> dict[str, object]:
 def pitr_restore(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, object]:
     """From a point in a repository to the daemon: the data path of `pitr restore --to-new-disks`."""
     from pitr.copier import copy
-    from pitr.endpoint.point import open_point
+    from pitr.endpoints.points.point import open_point
     from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
     from pitr.repository import Repository
 
@@ -129,7 +129,7 @@ def pitr_restore(repository: str, backup_id: str, url: str, cafile: str) -> dict
 def replay(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, object]:
     """The naive restore: all streams of the chain, oldest first, each over the ones before."""
     from pitr.copier import copy
-    from pitr.endpoint.point import PointSource, StoredStream
+    from pitr.endpoints.points.point import PointSource, StoredStream
     from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
     from pitr.repository import Repository
     from pitr.repository.resolver import Layer, resolve

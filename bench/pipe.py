@@ -143,8 +143,8 @@ def pitr(compression: str, folder: str) -> None:
     import uuid
 
     from pitr.copier import copy
-    from pitr.endpoint.output import PipeOutput
-    from pitr.endpoint.wake import Wake
+    from pitr.endpoints.streams.output import PipeOutput
+    from pitr.endpoints.streams.wake import Wake
     from pitr.model import DiskSettings, Kind
     from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
     from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive

@@ -13,7 +13,7 @@ import disks
 import measure
 from measure import Result, Size
 
-from pitr.endpoint.point import open_point
+from pitr.endpoints.points.point import open_point
 from pitr.repository import Repository
 
 ONE_COPY = Path(__file__).with_name("one_copy.py")
@@ -102,7 +102,7 @@ def _restore_to_file(repository: Path, backup_id: str, target: Path) -> None:
 
 def to_file(repository: str, backup_id: str, target: str) -> None:
     from pitr.copier import copy
-    from pitr.endpoint.raw_file import RawFileSink
+    from pitr.endpoints.images.raw_file import RawFileSink
 
     with Repository.open(Path(repository)) as opened:
         backup = opened.record_of(backup_id).backup

@@ -23,7 +23,7 @@ import disks
 import measure
 from measure import Result, Size
 
-from pitr.endpoint.point import open_point
+from pitr.endpoints.points.point import open_point
 from pitr.model import Backup, Stream
 from pitr.nbd.client import Client, parse_url
 from pitr.repository import Repository, names

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pitr.endpoint.qemu_nbd import QemuNbd
+from pitr.endpoints.images.qemu_nbd import QemuNbd
 from pitr.errors import NbdError, PitrError, UsageError
 from pitr.nbd.client import Client, parse_url
 from pitr.system.process import run

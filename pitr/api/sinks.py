@@ -11,12 +11,12 @@ from typing import Any, BinaryIO, Literal
 
 from pitr.api.sources import image_format, is_url
 from pitr.copier.protocols import Sink
-from pitr.endpoint.memory import MemorySink
-from pitr.endpoint.nbd import NbdSink
-from pitr.endpoint.qcow2_file import Qcow2FileSink
-from pitr.endpoint.raw_file import RawFileSink
-from pitr.endpoint.rbd_stream import RbdDiffSink
-from pitr.endpoint.sparse_stream import Compression, SparseStreamSink
+from pitr.endpoints.images.memory import MemorySink
+from pitr.endpoints.images.nbd_export import NbdSink
+from pitr.endpoints.images.qcow2_file import Qcow2FileSink
+from pitr.endpoints.images.raw_file import RawFileSink
+from pitr.endpoints.streams.rbd_diff import RbdDiffSink
+from pitr.endpoints.streams.sparse import Compression, SparseStreamSink
 from pitr.errors import UsageError
 from pitr.jobs.point_sink import PointSink
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink

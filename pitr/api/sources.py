@@ -10,14 +10,14 @@ from typing import BinaryIO, Literal, cast
 
 from pitr.copier.protocols import Source
 from pitr.copier.streamed import StreamedSource
-from pitr.endpoint.detect import open_stream
-from pitr.endpoint.difference import open_difference
-from pitr.endpoint.front_to_back import FrontToBack
-from pitr.endpoint.memory import MemorySource
-from pitr.endpoint.nbd import NbdSource
-from pitr.endpoint.point import open_point
-from pitr.endpoint.qcow2_file import Qcow2FileSource
-from pitr.endpoint.raw_file import RawFileSource
+from pitr.endpoints.images.memory import MemorySource
+from pitr.endpoints.images.nbd_export import NbdSource
+from pitr.endpoints.images.qcow2_file import Qcow2FileSource
+from pitr.endpoints.images.raw_file import RawFileSource
+from pitr.endpoints.points.difference import open_difference
+from pitr.endpoints.points.point import open_point
+from pitr.endpoints.streams.detect import open_stream
+from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
 from pitr.jobs import choosing
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource

@@ -72,7 +72,7 @@ def export(
     pitr export --point 1c2d --since 9f8e --format rbd-diff | rbd import-diff - pool/image
     """
     from pitr.cli.progress import showing
-    from pitr.endpoint.wake import Wake
+    from pitr.endpoints.streams.wake import Wake
     from pitr.jobs import choosing
     from pitr.jobs import export as job
 

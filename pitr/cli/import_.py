@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from pitr.endpoint.detect import StreamFormat
+    from pitr.endpoints.streams.detect import StreamFormat
     from pitr.jobs.importing import ImportOptions
     from pitr.model import Backup
     from pitr.repository import Repository
@@ -140,7 +140,7 @@ def _options(
 
 def _import_one(common: Common, repository: Repository, name: str, options: ImportOptions) -> Backup:
     from pitr.cli.progress import showing
-    from pitr.endpoint.input import open_input
+    from pitr.endpoints.streams.input import open_input
     from pitr.jobs.importing import import_stream
 
     if name == "-" and sys.stdin.isatty():

@@ -13,8 +13,8 @@ from pitr.cli.output import take_standard_output
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
-    from pitr.endpoint.output import Output
-    from pitr.endpoint.wake import Wake
+    from pitr.endpoints.streams.output import Output
+    from pitr.endpoints.streams.wake import Wake
     from pitr.jobs.piping_out import PipingOut
 
 Compression = Literal["none", "zstd"]
@@ -28,7 +28,7 @@ def compression_of(text: str) -> Compression:
 
 def open_output(to: str, compression: str, wake: Wake) -> Output:
     """Open what --to names. Raises UsageError for a terminal and for a file that exists."""
-    from pitr.endpoint.output import FileOutput, PipeOutput
+    from pitr.endpoints.streams.output import FileOutput, PipeOutput
 
     chosen = compression_of(compression)
     if to != "-":
@@ -55,8 +55,8 @@ def opened(to: str | None, put_command: str | None, compress: str | None) -> Ite
     if to is None and put_command is None:
         yield None
         return
-    from pitr.endpoint.commands import CommandTemplate
-    from pitr.endpoint.wake import Wake
+    from pitr.endpoints.streams.commands import CommandTemplate
+    from pitr.endpoints.streams.wake import Wake
     from pitr.jobs.piping_out import PipingOut
 
     compression = compression_of(compress or "zstd")

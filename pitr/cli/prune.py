@@ -116,7 +116,7 @@ def prune(
 def _delete_elsewhere(command: str | None) -> DeleteElsewhere | None:
     if command is None:
         return None
-    from pitr.endpoint.commands import CommandTemplate
+    from pitr.endpoints.streams.commands import CommandTemplate
     from pitr.system.process import run
 
     template = CommandTemplate.parse(command)

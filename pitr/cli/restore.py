@@ -25,7 +25,7 @@ from pitr.units import printable
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pitr.endpoint.commands import CommandTemplate
+    from pitr.endpoints.streams.commands import CommandTemplate
     from pitr.jobs.choosing import Choice
     from pitr.jobs.restore import Restored, Target
     from pitr.model import Stream

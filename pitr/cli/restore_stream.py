@@ -14,7 +14,7 @@ from pitr.errors import UsageError
 
 if TYPE_CHECKING:
     from pitr.cli.restore_targets import Wanted
-    from pitr.endpoint.commands import CommandTemplate
+    from pitr.endpoints.streams.commands import CommandTemplate
     from pitr.jobs.restore_streamed import StreamRestored
     from pitr.model import Backup, Stream
     from pitr.repository import Repository
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def restore_stream(common: Common, given: str, wanted: Wanted, disks: Sequence[str], workers: int) -> None:
     """Restore the stream `given` (a file, or - for standard input) to a new disk or an image file."""
     from pitr.cli.progress import showing
-    from pitr.endpoint.input import open_input
+    from pitr.endpoints.streams.input import open_input
     from pitr.jobs import restore_streamed as job
 
     if wanted.as_new_vm or wanted.replace or wanted.attach_to or wanted.disk_map or wanted.verify:
@@ -65,7 +65,7 @@ def template_for(
 ) -> CommandTemplate | None:
     """The command that gives back what lies elsewhere: the one that is typed, else for points that need one the
     configuration's. Raises UsageError and StoredDamage."""
-    from pitr.endpoint.commands import CommandTemplate
+    from pitr.endpoints.streams.commands import CommandTemplate
     from pitr.jobs.restore_streamed import is_elsewhere
 
     if get_command is None:

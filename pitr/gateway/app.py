@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pitr.endpoint.sparse_stream import Compression
+from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import PitrError, UsageError
 from pitr.gateway import images, openapi, operations, points
 from pitr.gateway.answers import Document, Empty, Receiving, Streaming, failure

@@ -13,8 +13,8 @@ from pitr import times
 from pitr.copier import copy
 from pitr.copier.pour import check_whole, pour
 from pitr.copier.streamed import Passing, StreamedSource, cut
-from pitr.endpoint.detect import open_stream
-from pitr.endpoint.sparse_stream import Compression, SparseStreamSink
+from pitr.endpoints.streams.detect import open_stream
+from pitr.endpoints.streams.sparse import Compression, SparseStreamSink
 from pitr.errors import EngineError, NoSuchDisk, UsageError
 from pitr.extents import Extent
 from pitr.gateway.failures import Conflict, status_of

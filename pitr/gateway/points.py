@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pitr.endpoint.output import Output
-from pitr.endpoint.sparse_stream import Compression
+from pitr.endpoints.streams.output import Output
+from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import UsageError
 from pitr.jobs import choosing, export
 from pitr.model import Backup, Stream

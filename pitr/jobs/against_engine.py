@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Sequence
 
 from pitr.copier.copy import DEFAULT_WORKERS
-from pitr.endpoint.overlay import OverlaySource
-from pitr.endpoint.point import open_point
+from pitr.endpoints.points.overlay import OverlaySource
+from pitr.endpoints.points.point import open_point
 from pitr.errors import CheckpointGone
 from pitr.jobs.checksum import checksum, server_checksum
 from pitr.jobs.leftovers import end_of_vm, noted

@@ -18,7 +18,7 @@ from itertools import islice
 import orjson
 
 from pitr.copier.protocols import Reader, Source
-from pitr.endpoint.passed_once import PassedOnce
+from pitr.endpoints.points.passed_once import PassedOnce
 from pitr.errors import DamageError, ImageioError
 from pitr.extents import ExtentMap
 from pitr.ovirt.imageio.disk import ImageioSource

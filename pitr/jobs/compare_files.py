@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pitr.endpoint.difference import open_difference
+from pitr.endpoints.points.difference import open_difference
 from pitr.errors import FileSystemError
 from pitr.extents import ExtentMap
 from pitr.guest.filesystem import Content, Entry, FileSystem, Kind, Node

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Diff: what changed on the disks of a VM between two of its points.
 
-Content is compared by what is stored (pitr/endpoint/difference.py): ranges that read the same frames, frames of equal
-digest, or zeroes at both points are the same; on demand what is different then is read as well. What lies beyond the
-end of a disk reads as zero, so that growth alone is no difference.
+Content is compared by what is stored (pitr/endpoints/points/difference.py): ranges that read the same frames,
+frames of equal digest, or zeroes at both points are the same; on demand what is different then is read as well.
+What lies beyond the end of a disk reads as zero, so that growth alone is no difference.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Literal
 
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
-from pitr.endpoint.difference import Difference, compare
-from pitr.endpoint.exact_difference import read_difference
+from pitr.endpoints.points.difference import Difference, compare
+from pitr.endpoints.points.exact_difference import read_difference
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs import choosing

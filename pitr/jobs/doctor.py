@@ -18,7 +18,7 @@ from typing import Literal
 from pitr import __version__, times
 from pitr.config import Settings
 from pitr.copier import copy
-from pitr.endpoint.memory import MemorySource
+from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.checksum import Verifier
 from pitr.ovirt.engine import (

@@ -21,8 +21,8 @@ import orjson
 from pitr import times
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.protocols import Reader, Sink, Source
-from pitr.endpoint.point import PointSource, open_point
-from pitr.endpoint.qcow2_file import Qcow2FileSource
+from pitr.endpoints.images.qcow2_file import Qcow2FileSource
+from pitr.endpoints.points.point import PointSource, open_point
 from pitr.errors import DamageError, PitrError, ProgramFailed
 from pitr.extents import ExtentMap
 from pitr.guest import partitions

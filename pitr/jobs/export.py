@@ -12,14 +12,14 @@ from pitr import times
 from pitr.copier import copy
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.protocols import Sink
-from pitr.endpoint.difference import DifferenceSource, open_difference
-from pitr.endpoint.output import Output
-from pitr.endpoint.packed import PackedOutput
-from pitr.endpoint.point import PointSource, open_point
-from pitr.endpoint.raw_file import RawFileSink
-from pitr.endpoint.raw_stream import PartOfSource, RawStreamSink
-from pitr.endpoint.rbd_stream import RbdDiffSink
-from pitr.endpoint.sparse_stream import SparseStreamSink
+from pitr.endpoints.images.raw_file import RawFileSink
+from pitr.endpoints.points.difference import DifferenceSource, open_difference
+from pitr.endpoints.points.point import PointSource, open_point
+from pitr.endpoints.streams.output import Output
+from pitr.endpoints.streams.packed import PackedOutput
+from pitr.endpoints.streams.raw import PartOfSource, RawStreamSink
+from pitr.endpoints.streams.rbd_diff import RbdDiffSink
+from pitr.endpoints.streams.sparse import SparseStreamSink
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.model import Backup, Stream
 from pitr.repository import Repository

@@ -11,10 +11,10 @@ from typing import Any, BinaryIO, cast
 
 from pitr import times
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
-from pitr.endpoint.detect import KnownSource, StreamFormat, open_stream
-from pitr.endpoint.input import Remembered
-from pitr.endpoint.rbd_stream import RbdDiffSource
-from pitr.endpoint.sparse_stream import SparseStreamSource
+from pitr.endpoints.streams.detect import KnownSource, StreamFormat, open_stream
+from pitr.endpoints.streams.input import Remembered
+from pitr.endpoints.streams.rbd_diff import RbdDiffSource
+from pitr.endpoints.streams.sparse import SparseStreamSource
 from pitr.errors import UsageError
 from pitr.formats import virtnbdbackup
 from pitr.jobs import bringing_back, identities, taking_in

@@ -13,9 +13,9 @@ from pathlib import Path
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.protocols import Source
 from pitr.copier.streamed import StreamedSource
-from pitr.endpoint.input import open_input
-from pitr.endpoint.qcow2_layer import ImageInfo, Qcow2LayerSource, image_info
-from pitr.endpoint.virtnbdbackup_stream import VirtnbdbackupSource
+from pitr.endpoints.images.qcow2_layer import ImageInfo, Qcow2LayerSource, image_info
+from pitr.endpoints.streams.input import open_input
+from pitr.endpoints.streams.virtnbdbackup import VirtnbdbackupSource
 from pitr.errors import FormatError, PitrError, UsageError
 from pitr.formats import virtnbdbackup
 from pitr.jobs import identities, taking_in

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pitr.endpoint.commands import CommandTemplate
-from pitr.endpoint.output import CommandOutput, Output
-from pitr.endpoint.sparse_stream import Compression
-from pitr.endpoint.wake import Wake
+from pitr.endpoints.streams.commands import CommandTemplate
+from pitr.endpoints.streams.output import CommandOutput, Output
+from pitr.endpoints.streams.sparse import Compression
+from pitr.endpoints.streams.wake import Wake
 from pitr.errors import UsageError
 from pitr.repository.stream_sink import NewStream
 from pitr.units import printable

@@ -16,8 +16,8 @@ from pitr import times
 from pitr.copier import Copied, copy_all
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoint.point import Needed, PointSource, open_point
-from pitr.endpoint.salvage import DamagedRange, SalvageSource, open_salvage
+from pitr.endpoints.points.point import Needed, PointSource, open_point
+from pitr.endpoints.points.salvage import DamagedRange, SalvageSource, open_salvage
 from pitr.extents import ExtentMap
 from pitr.model import Backup, Stream
 from pitr.repository import Repository

@@ -13,15 +13,15 @@ from typing import Any, BinaryIO, Literal, cast
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.pour import check_whole, pour
 from pitr.copier.protocols import Sink
-from pitr.endpoint.chain_stream import ChainStream, SalvageStream
-from pitr.endpoint.commands import CommandTemplate
-from pitr.endpoint.detect import KnownSource, open_stream
-from pitr.endpoint.front_to_back import FrontToBack
-from pitr.endpoint.input import from_command
-from pitr.endpoint.passed_once import PassedOnce
-from pitr.endpoint.qcow2_file import Qcow2FileSink
-from pitr.endpoint.raw_file import RawFileSink
-from pitr.endpoint.salvage import known_chain, open_blob_of_any_size
+from pitr.endpoints.images.qcow2_file import Qcow2FileSink
+from pitr.endpoints.images.raw_file import RawFileSink
+from pitr.endpoints.points.chain_stream import ChainStream, SalvageStream
+from pitr.endpoints.points.passed_once import PassedOnce
+from pitr.endpoints.points.salvage import known_chain, open_blob_of_any_size
+from pitr.endpoints.streams.commands import CommandTemplate
+from pitr.endpoints.streams.detect import KnownSource, open_stream
+from pitr.endpoints.streams.front_to_back import FrontToBack
+from pitr.endpoints.streams.input import from_command
 from pitr.errors import NoSuchDisk, PitrError, UsageError
 from pitr.jobs.identities import usable_name
 from pitr.jobs.restore import Restored, Target, advising, planned

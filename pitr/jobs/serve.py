@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pitr import times
-from pitr.endpoint.cached_point import CachedPoint
-from pitr.endpoint.frame_cache import FrameCache
-from pitr.endpoint.point import PointSource, open_point
+from pitr.endpoints.points.cached_point import CachedPoint
+from pitr.endpoints.points.frame_cache import FrameCache
+from pitr.endpoints.points.point import PointSource, open_point
 from pitr.errors import UsageError
 from pitr.model import Backup, Stream
 from pitr.nbd.server import Export, Exports, NbdServer

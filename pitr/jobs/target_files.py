@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoint.qcow2_file import Qcow2FileSink, Qcow2FileSource
-from pitr.endpoint.raw_file import RawFileSink, RawFileSource
+from pitr.endpoints.images.qcow2_file import Qcow2FileSink, Qcow2FileSource
+from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.checksum import Verifier
 from pitr.jobs.file_names import file_names

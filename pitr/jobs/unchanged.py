@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pitr.copier.protocols import Reader, Source
-from pitr.endpoint.point import StoredStream, read_frame
+from pitr.endpoints.points.point import StoredStream, read_frame
 from pitr.errors import UntrackedChange
 from pitr.extents import ExtentMap, Int64Array
 from pitr.model import Backup, Kind, Stream

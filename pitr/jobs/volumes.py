@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from pitr.endpoint.cached_point import CachedPoint
-from pitr.endpoint.frame_cache import FrameCache
-from pitr.endpoint.point import open_point
-from pitr.endpoint.point_file import PointFile
+from pitr.endpoints.points.cached_point import CachedPoint
+from pitr.endpoints.points.frame_cache import FrameCache
+from pitr.endpoints.points.point import open_point
+from pitr.endpoints.points.point_file import PointFile
 from pitr.errors import FileSystemError, NoSuchFile, PitrError, UsageError
 from pitr.guest import lvm, partitions
 from pitr.guest.filesystem import READABLE, FileSystem, Node, VolumeFile, open_file_system

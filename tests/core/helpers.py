@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pitr import times
 from pitr.copier import copy
-from pitr.endpoint.memory import MemorySink, MemorySource
-from pitr.endpoint.point import open_point
+from pitr.endpoints.images.memory import MemorySink, MemorySource
+from pitr.endpoints.points.point import open_point
 from pitr.extents import ExtentMap
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
 from pitr.repository import Repository

@@ -10,7 +10,7 @@ import pytest
 from blake3 import blake3
 from helpers import Writer, applied, disk, index_path, read_point
 
-from pitr.endpoint.point import open_point
+from pitr.endpoints.points.point import open_point
 from pitr.model import Backup, Record, StoredObject, Stream
 from pitr.repository import Repository, chain
 from pitr.repository.damage import StoredDamage

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_blob import frame_with_a_lie
 
-from pitr.endpoint.point import open_point
+from pitr.endpoints.points.point import open_point
 from pitr.errors import FormatError
 from pitr.model import Backup
 from pitr.repository import Repository

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pitr.copier import copy
-from pitr.endpoint.memory import MemorySource
+from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import FormatError, RepositoryError
 from pitr.extents import ExtentMap
 from pitr.model import Stream

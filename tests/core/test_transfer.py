@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pitr.copier import Copied, copy, copy_all
 from pitr.copier.plan import plan
 from pitr.copier.protocols import MAX_ZERO, WINDOW, Sink, Source
-from pitr.endpoint.memory import MemoryReader, MemorySink, MemorySource, MemoryWriter
+from pitr.endpoints.images.memory import MemoryReader, MemorySink, MemorySource, MemoryWriter
 from pitr.extents import ExtentMap
 from pitr.system.closing import Closes
 

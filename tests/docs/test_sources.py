@@ -93,7 +93,7 @@ _FLOORS = (
     ("formats", "nbd", "guest", "cells", "config"),
     ("copier",),
     ("ovirt", "repository"),
-    ("endpoint",),
+    ("endpoints",),
     ("jobs",),
     ("api",),
     ("gateway",),

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoint.memory import MemorySink, MemorySource
-from pitr.endpoint.nbd import NbdSink, NbdSource
-from pitr.endpoint.qcow2_file import Qcow2FileSink, Qcow2FileSource
-from pitr.endpoint.qemu_nbd import QemuNbd
-from pitr.endpoint.raw_file import RawFileSink, RawFileSource
+from pitr.endpoints.images.memory import MemorySink, MemorySource
+from pitr.endpoints.images.nbd_export import NbdSink, NbdSource
+from pitr.endpoints.images.qcow2_file import Qcow2FileSink, Qcow2FileSource
+from pitr.endpoints.images.qemu_nbd import QemuNbd
+from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource
 from pitr.lab.host.host import Host
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
 

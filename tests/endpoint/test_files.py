@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from pitr.endpoint import raw_file
-from pitr.endpoint.partial_file import SUFFIX, PartialFile
-from pitr.endpoint.qcow2_file import Qcow2FileSink, Qcow2FileSource
-from pitr.endpoint.raw_file import RawFileSink, RawFileSource, RawFileWriter
+from pitr.endpoints.images import raw_file
+from pitr.endpoints.images.partial_file import SUFFIX, PartialFile
+from pitr.endpoints.images.qcow2_file import Qcow2FileSink, Qcow2FileSource
+from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource, RawFileWriter
 from pitr.errors import PitrError, ProgramFailed, UsageError
 from pitr.system.process import run
 
@@ -228,7 +228,7 @@ def test_no_qemu_outlives_a_pitr_that_is_killed(tmp_path: Path) -> None:
         """
         import os, signal, sys
         from pathlib import Path
-        from pitr.endpoint.qcow2_file import Qcow2FileSink
+        from pitr.endpoints.images.qcow2_file import Qcow2FileSink
         sink = Qcow2FileSink(Path(sys.argv[1]), 1 << 20)
         print(sink._server._process.pid, sink._server._folder.name, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)

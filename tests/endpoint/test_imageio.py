@@ -22,7 +22,7 @@ from faulty_proxy import Fault, FaultyProxy
 from pitr.copier import copy
 from pitr.copier.cancel import Abandoning, abandoned_with
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoint.memory import MemorySink, MemorySource
+from pitr.endpoints.images.memory import MemorySink, MemorySource
 from pitr.errors import CheckpointGone, ImageioError
 from pitr.lab.host.host import Host
 from pitr.ovirt.imageio import disk as imageio

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pitr.endpoint.nbd import NbdReader, NbdSink, NbdSource, NbdWriter
-from pitr.endpoint.qemu_nbd import QemuNbd
+from pitr.endpoints.images.nbd_export import NbdReader, NbdSink, NbdSource, NbdWriter
+from pitr.endpoints.images.qemu_nbd import QemuNbd
 from pitr.errors import NbdError, UsageError
 
 MIB = 1 << 20

@@ -17,9 +17,9 @@ import orjson
 from blake3 import blake3
 
 from pitr.copier import copy
-from pitr.endpoint.memory import MemorySink
-from pitr.endpoint.point import open_point
-from pitr.endpoint.salvage import open_salvage
+from pitr.endpoints.images.memory import MemorySink
+from pitr.endpoints.points.point import open_point
+from pitr.endpoints.points.salvage import open_salvage
 from pitr.errors import FormatError, PitrError
 from pitr.formats.sparse import SparseReader
 from pitr.jobs.verify import Scope, verify

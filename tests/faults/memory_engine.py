@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from pitr.endpoint.memory import MemorySource
+from pitr.endpoints.images.memory import MemorySource
 from pitr.extents import ExtentMap
 from pitr.jobs import backup as job
 from pitr.jobs import leftovers

@@ -11,7 +11,7 @@ from typing import Any
 
 from memory_engine import MemoryEngine, MemoryVM
 
-from pitr.endpoint.point import open_point
+from pitr.endpoints.points.point import open_point
 from pitr.jobs.verify import Scope, verify
 from pitr.model import Backup
 from pitr.repository import Repository, names

@@ -17,8 +17,8 @@ from memory_engine import MemoryEngine
 from stored_points import SOAK, Stored, chain_of_three, change, content
 
 from pitr.copier import copy
-from pitr.endpoint.memory import MemorySink
-from pitr.endpoint.salvage import open_salvage
+from pitr.endpoints.images.memory import MemorySink
+from pitr.endpoints.points.salvage import open_salvage
 from pitr.errors import DamageError, PitrError
 from pitr.jobs.verify import Level, Scope, verify
 from pitr.model import Backup

@@ -11,7 +11,7 @@ import pytest
 from memory_engine import MemoryEngine
 from stored_points import chain_of_three, check_contents, check_verified, unnamed_files
 
-from pitr.endpoint.raw_file import RawFileSink
+from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.errors import BusyError, UsageError
 from pitr.jobs.prune import prune
 from pitr.jobs.retention import Retention

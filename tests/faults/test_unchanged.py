@@ -10,7 +10,7 @@ import pytest
 from memory_engine import MemoryEngine
 from stored_points import Stored, chain_of_three, change, check_contents, check_verified
 
-from pitr.endpoint.memory import MemorySource
+from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import CheckpointGone, UntrackedChange
 from pitr.extents import ExtentMap
 from pitr.jobs.unchanged import check_unchanged

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import numpy as np
 from helpers import FIRST_POINT, backup_of, disk_id, new_stream, store_stream
 
-from pitr.endpoint.memory import MemorySource
+from pitr.endpoints.images.memory import MemorySource
 from pitr.extents import ExtentMap
 from pitr.model import Backup, Record
 from pitr.repository import Repository

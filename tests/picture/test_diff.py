@@ -33,7 +33,7 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pitr.endpoint.exact_difference import BLOCK
+from pitr.endpoints.points.exact_difference import BLOCK
 from pitr.extents import BoolArray
 from pitr.jobs.diff import DiskDiff, choose, diff
 from pitr.model import Backup, Record, VMName

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from helpers import Writer, applied, disk
 
-from pitr.endpoint.cached_point import CachedPoint
-from pitr.endpoint.frame_cache import FrameCache
-from pitr.endpoint.point import open_point
+from pitr.endpoints.points.cached_point import CachedPoint
+from pitr.endpoints.points.frame_cache import FrameCache
+from pitr.endpoints.points.point import open_point
 from pitr.repository import Repository
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from cli_runner import wait_until
 
-from pitr.endpoint.frame_cache import FrameCache
+from pitr.endpoints.points.frame_cache import FrameCache
 from pitr.errors import FormatError
 from pitr.repository.blob import Decompressor
 

@@ -14,7 +14,7 @@ _PROGRAM = """
 import contextlib, io, json, resource, threading
 from pathlib import Path
 from pitr.cli.main import main
-from pitr.endpoint.frame_cache import FrameCache
+from pitr.endpoints.points.frame_cache import FrameCache
 
 MIB = 1 << 20
 

@@ -10,10 +10,10 @@ import pytest
 from cli_runner import wait_until
 from helpers import Writer, applied, blob_path, disk, flip_bit
 
-from pitr.endpoint.cached_point import CachedPoint
-from pitr.endpoint.frame_cache import FrameCache
-from pitr.endpoint.point import open_point
-from pitr.endpoint.point_file import PointFile
+from pitr.endpoints.points.cached_point import CachedPoint
+from pitr.endpoints.points.frame_cache import FrameCache
+from pitr.endpoints.points.point import open_point
+from pitr.endpoints.points.point_file import PointFile
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 from pitr.system.read_ahead import ReadAhead

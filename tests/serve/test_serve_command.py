@@ -23,7 +23,7 @@ from helpers import Writer, backup_of, blob_path, fake_stream, meta_of, new_stre
 from serving_points import MIB, RawClient, read, store_chain
 
 from pitr.copier import copy
-from pitr.endpoint.memory import MemorySource
+from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs.serve import export_names, serving

@@ -17,7 +17,7 @@ from serving_points import MIB, read, served
 from test_serve_command import AT_THE_END, serving_process
 
 from pitr.copier import copy
-from pitr.endpoint.raw_file import RawFileSource
+from pitr.endpoints.images.raw_file import RawFileSource
 from pitr.errors import ProgramFailed, UsageError
 from pitr.jobs.serve_overlays import make_overlays, overlay_paths
 from pitr.lab.host.filesystem import check_ext4, make_ext4, program

@@ -19,9 +19,9 @@ from helpers import Writer, applied, disk, read_point
 
 import pitr
 from pitr import Repository, copy, open_sink, open_source
-from pitr.endpoint.detect import open_stream
-from pitr.endpoint.memory import MemorySource
-from pitr.endpoint.qemu_nbd import QemuNbd
+from pitr.endpoints.images.memory import MemorySource
+from pitr.endpoints.images.qemu_nbd import QemuNbd
+from pitr.endpoints.streams.detect import open_stream
 from pitr.errors import FormatError, NoSuchError, PitrError, UsageError
 from pitr.lab.host.host import Host
 from pitr.system.process import run

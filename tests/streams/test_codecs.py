@@ -16,10 +16,10 @@ from independent import apply_rbd, apply_sparse, rbd_of, sparse_of, unzstd, virt
 
 from pitr.copier import copy
 from pitr.copier.pour import pour
-from pitr.endpoint.detect import open_stream
-from pitr.endpoint.memory import MemorySink, MemorySource
-from pitr.endpoint.rbd_stream import RbdDiffSink
-from pitr.endpoint.sparse_stream import SparseStreamSink
+from pitr.endpoints.images.memory import MemorySink, MemorySource
+from pitr.endpoints.streams.detect import open_stream
+from pitr.endpoints.streams.rbd_diff import RbdDiffSink
+from pitr.endpoints.streams.sparse import SparseStreamSink
 from pitr.extents import ExtentMap
 
 Extents = list[tuple[int, int, bool]]

@@ -15,8 +15,8 @@ from helpers import Writer, blob_path, flip_bit, written
 from independent import apply_rbd, apply_sparse, read_only, run, unzstd
 
 from pitr.copier import copy
-from pitr.endpoint.memory import MemorySink
-from pitr.endpoint.point import open_point
+from pitr.endpoints.images.memory import MemorySink
+from pitr.endpoints.points.point import open_point
 from pitr.model import Backup
 from pitr.repository import Repository
 

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from pitr import copy, open_sink, open_source
-from pitr.endpoint.qemu_nbd import QemuNbd
+from pitr.endpoints.images.qemu_nbd import QemuNbd
 
 MiB = 1 << 20
 SIZE = 9 * MiB + 512

@@ -14,7 +14,7 @@ import pytest
 from cli_runner import Pitr
 from disks_and_points import assert_disk_is, assert_same, make_vm
 
-from pitr.endpoint.memory import MemorySource
+from pitr.endpoints.images.memory import MemorySource
 from pitr.jobs.checksum import checksum
 from pitr.lab import Lab, LabVM
 
@@ -121,7 +121,9 @@ def test_a_copy_that_is_not_what_came_from_the_blobs_is_found_and_goes(
     before = {disk.id for disk in lab.disks}
     target = tmp_path / "out.raw"
     for at in (3 * MiB, 11 * MiB):
-        with mock.patch("pitr.endpoint.raw_file.RawFileSink.flush", _spoiling("raw_file.RawFileSink", at)):
+        with mock.patch(
+            "pitr.endpoints.images.raw_file.RawFileSink.flush", _spoiling("raw_file.RawFileSink", at)
+        ):
             refused = pitr(*tape.where(), "--to-file", target, "--verify", code=3)
         assert "not what came from the blobs" in refused.complaint and not target.exists()
     with mock.patch("pitr.ovirt.imageio.disk.ImageioSink.flush", _spoiling("imageio.ImageioSink", 11 * MiB)):
@@ -136,7 +138,7 @@ def _spoiling(name: str, at: int) -> Any:
     import importlib
 
     module, _, kind = name.partition(".")
-    sink = getattr(importlib.import_module(f"pitr.endpoint.{module}"), kind)
+    sink = getattr(importlib.import_module(f"pitr.endpoints.{module}"), kind)
     flush = sink.flush
 
     def spoil(self: Any) -> None:
@@ -224,7 +226,9 @@ def test_a_disk_without_data_is_verified_too(lab: Lab, pitr: Pitr, tmp_path: Pat
         *("--to-file", tmp_path / "out.raw", "--verify"),
     )
     assert done["disks"][0]["checksum"] == checksum(MemorySource(bytes(MiB)))
-    with mock.patch("pitr.endpoint.raw_file.RawFileSink.flush", _spoiling("raw_file.RawFileSink", 77)):
+    with mock.patch(
+        "pitr.endpoints.images.raw_file.RawFileSink.flush", _spoiling("raw_file.RawFileSink", 77)
+    ):
         pitr(
             *("restore", "--point", point["backup_id"], "--get-command", "false"),
             *("--to-file", tmp_path / "spoiled.raw", "--verify"),

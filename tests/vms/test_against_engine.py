@@ -8,8 +8,8 @@ from unittest import mock
 from cli_runner import Pitr
 from disks_and_points import KiB, MiB, make_vm, nothing_open
 
-from pitr.endpoint.memory import MemorySource
-from pitr.endpoint.overlay import OverlaySource
+from pitr.endpoints.images.memory import MemorySource
+from pitr.endpoints.points.overlay import OverlaySource
 from pitr.extents import ExtentMap
 from pitr.jobs.checksum import checksum
 from pitr.lab import Lab

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from ovirt_imageio import client
 
-from pitr.endpoint.memory import MemorySource
-from pitr.endpoint.raw_file import RawFileSource
+from pitr.endpoints.images.memory import MemorySource
+from pitr.endpoints.images.raw_file import RawFileSource
 from pitr.jobs.checksum import BLOCK_SIZE, checksum
 from pitr.system.process import require
 

@@ -11,7 +11,7 @@ import pytest
 from cli_runner import Pitr
 from disks_and_points import MiB, assert_same, oracle_of
 
-from pitr.endpoint.memory import MemorySource
+from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import FormatError
 from pitr.jobs.checksum import checksum
 from pitr.lab import Lab, LabVM
@@ -202,7 +202,7 @@ def test_a_disk_that_is_not_what_it_should_be_is_found_by_its_checksum_and_goes(
     assert refused.error["type"] == "DamageError" and "checksum" in refused.complaint
     assert {disk.id for disk in lab.disks} == before
     target = tmp_path / "out.raw"
-    with mock.patch("pitr.endpoint.raw_file.RawFileWriter.write", lambda self, offset, data: None):
+    with mock.patch("pitr.endpoints.images.raw_file.RawFileWriter.write", lambda self, offset, data: None):
         pitr("restore", "--at", "now", "--disk", "data", "--to-file", target, "--verify", code=3)
     assert not target.exists()
     pitr("restore", "--at", "now", "--disk", "data", "--to-file", target, "--verify")

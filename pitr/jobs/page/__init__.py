@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from pitr import __version__, times
-from pitr.endpoint.partial_file import PartialFile, file_errors
+from pitr.endpoints.images.partial_file import PartialFile, file_errors
 from pitr.jobs import history
 from pitr.jobs.diff import DiskDiff
 from pitr.jobs.picture import Picture, cells_for, draw

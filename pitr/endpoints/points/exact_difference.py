@@ -18,8 +18,8 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from pitr.endpoint.difference import Difference
-from pitr.endpoint.point import PointReader, PointSource, open_resolved
+from pitr.endpoints.points.difference import Difference
+from pitr.endpoints.points.point import PointReader, PointSource, open_resolved
 from pitr.extents import BoolArray, Int64Array
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain

@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from pitr.endpoint.frame_cache import FrameCache, FrameKey
-from pitr.endpoint.point import PointSource, read_frame
+from pitr.endpoints.points.frame_cache import FrameCache, FrameKey
+from pitr.endpoints.points.point import PointSource, read_frame
 from pitr.errors import PitrError
 from pitr.extents import ExtentMap
 from pitr.repository.blob import Decompressor

@@ -66,7 +66,7 @@ class SparseStreamSink:
 class SparseStreamSource:
     """A sparse stream that is read once from a binary file object, which the caller closes.
 
-    Compressed input has to be decompressed before (`pitr.endpoint.input`). `meta` is its meta header. Raises
+    Compressed input has to be decompressed before (`pitr.endpoints.streams.input`). `meta` is its meta header. Raises
     FormatError.
     """
 

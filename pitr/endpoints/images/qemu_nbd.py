@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from pitr.endpoint.nbd import MAX_CONNECTIONS
+from pitr.endpoints.images.nbd_export import MAX_CONNECTIONS
 from pitr.errors import NbdError, ProgramFailed
 from pitr.nbd.client import Client
 from pitr.system.closing import Closes

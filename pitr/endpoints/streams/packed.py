@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pitr.endpoint.output import Output
+from pitr.endpoints.streams.output import Output
 from pitr.repository.blob import FRAME_SIZE, Compressor
 
 

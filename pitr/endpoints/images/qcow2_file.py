@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pitr.endpoint.nbd import NbdReader, NbdSink, NbdSource, NbdWriter
-from pitr.endpoint.partial_file import PartialFile
-from pitr.endpoint.qemu_nbd import QemuNbd
+from pitr.endpoints.images.nbd_export import NbdReader, NbdSink, NbdSource, NbdWriter
+from pitr.endpoints.images.partial_file import PartialFile
+from pitr.endpoints.images.qemu_nbd import QemuNbd
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
 from pitr.system.closing import Closes

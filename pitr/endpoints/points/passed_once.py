@@ -14,7 +14,7 @@ import numpy as np
 
 from pitr.copier.protocols import WINDOW, Source
 from pitr.copier.streamed import Passing
-from pitr.endpoint.chain_stream import ChainStream, OpenBlob
+from pitr.endpoints.points.chain_stream import ChainStream, OpenBlob
 from pitr.extents import ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from pitr.endpoint.qcow2_file import Qcow2FileSource
+from pitr.endpoints.images.qcow2_file import Qcow2FileSource
 from pitr.errors import FormatError, UsageError
 from pitr.extents import ExtentMap
 from pitr.system.process import run

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pitr.endpoint.partial_file import PartialFile, file_errors
-from pitr.endpoint.wake import Wake
+from pitr.endpoints.images.partial_file import PartialFile, file_errors
+from pitr.endpoints.streams.wake import Wake
 from pitr.errors import PitrError, ProgramFailed
 from pitr.repository.stream_sink import ExternalBlob
 from pitr.system.process import start_piped

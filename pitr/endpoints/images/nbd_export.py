@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from pitr.copier.cancel import pause
-from pitr.endpoint.memory import check_range
+from pitr.endpoints.images.memory import check_range
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap
 from pitr.nbd.client import Client, parse_url

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from pitr.endpoint.output import end_command
-from pitr.endpoint.partial_file import file_errors
+from pitr.endpoints.images.partial_file import file_errors
+from pitr.endpoints.streams.output import end_command
 from pitr.errors import FormatError, PitrError, ProgramFailed
 from pitr.system.process import start_piped
 

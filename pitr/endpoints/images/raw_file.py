@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from pitr.endpoint.memory import check_range
-from pitr.endpoint.partial_file import PartialFile, file_errors
+from pitr.endpoints.images.memory import check_range
+from pitr.endpoints.images.partial_file import PartialFile, file_errors
 from pitr.errors import PitrError, UsageError
 from pitr.extents import ExtentMap
 from pitr.system.closing import Closes

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pitr.endpoint.point import PointReader, PointSource, StoredStream
+from pitr.endpoints.points.point import PointReader, PointSource, StoredStream
 from pitr.errors import FormatError, RepositoryError
 from pitr.extents import BoolArray, ExtentMap
 from pitr.model import Backup, Stream

@@ -7,10 +7,10 @@ from typing import BinaryIO, Literal, cast
 
 import orjson
 
-from pitr.endpoint.input import PutBack, unpacked
-from pitr.endpoint.rbd_stream import RbdDiffSource
-from pitr.endpoint.sparse_stream import SparseStreamSource
-from pitr.endpoint.virtnbdbackup_stream import VirtnbdbackupSource
+from pitr.endpoints.streams.input import PutBack, unpacked
+from pitr.endpoints.streams.rbd_diff import RbdDiffSource
+from pitr.endpoints.streams.sparse import SparseStreamSource
+from pitr.endpoints.streams.virtnbdbackup import VirtnbdbackupSource
 from pitr.errors import FormatError
 from pitr.formats import virtnbdbackup
 from pitr.formats.sparse import HEADER_SIZE, MAX_META_SIZE, parse_header

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pitr.endpoint.point import PointReader, PointSource, open_resolved
+from pitr.endpoints.points.point import PointReader, PointSource, open_resolved
 from pitr.extents import BoolArray, ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository

@@ -17,8 +17,8 @@ import numpy as np
 
 from pitr.copier.protocols import Reader
 from pitr.copier.streamed import Passing, cut
-from pitr.endpoint.point import Needed
-from pitr.endpoint.salvage import DamagedRange, joined, known_layers, lost_pieces
+from pitr.endpoints.points.point import Needed
+from pitr.endpoints.points.salvage import DamagedRange, joined, known_layers, lost_pieces
 from pitr.errors import FormatError, PitrError, ProgramFailed, RepositoryError, UsageError
 from pitr.extents import Extent, ExtentMap
 from pitr.model import Backup, Stream

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pitr.endpoint.cached_point import CachedPoint
+from pitr.endpoints.points.cached_point import CachedPoint
 from pitr.system.closing import Closes
 from pitr.system.read_ahead import ReadAhead
 
