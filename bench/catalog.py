@@ -130,12 +130,12 @@ def choose(folder: str, vm: str, at: str) -> None:
     """What `pitr restore VM --at TIME` does before it looks at a stream, with the same imports."""
     from pitr import times
     from pitr.cli.app import app
-    from pitr.jobs import choosing
+    from pitr.jobs import find
     from pitr.repository import Repository
 
     assert app
     with Repository.open(Path(folder)) as repository:
-        print(choosing.point_of(repository, vm, None, times.parse_at(at)).backup.backup_id)
+        print(find.point_of(repository, vm, None, times.parse_at(at)).backup.backup_id)
 
 
 if __name__ == "__main__":

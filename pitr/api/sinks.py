@@ -18,7 +18,7 @@ from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.endpoints.streams.rbd_diff import RbdDiffSink
 from pitr.endpoints.streams.sparse import Compression, SparseStreamSink
 from pitr.errors import UsageError
-from pitr.jobs.point_sink import PointSink
+from pitr.jobs.imports.point_sink import PointSink
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
 from pitr.repository import Repository
 

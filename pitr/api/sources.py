@@ -19,7 +19,7 @@ from pitr.endpoints.points.point import open_point
 from pitr.endpoints.streams.detect import open_stream
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
-from pitr.jobs import choosing
+from pitr.jobs import find
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.repository import Repository
 
@@ -89,8 +89,8 @@ def _in_repository(
                         yield open_stream(cast(BinaryIO, FrontToBack(blob)))
                     return
         raise NoSuchError(f"the repository holds no stream {stream_id!r}")
-    backup = choosing.point_with_id(repository, point or "").backup
-    streams = choosing.streams_of(backup, [disk] if disk is not None else [])
+    backup = find.point_with_id(repository, point or "").backup
+    streams = find.streams_of(backup, [disk] if disk is not None else [])
     if len(streams) != 1:
         raise UsageError(f"the point holds {len(streams)} disks", "Name one of them.")
     chosen = streams[0]
@@ -99,7 +99,7 @@ def _in_repository(
             with open_point(repository, backup, chosen) as source:
                 yield source
             return
-        other = choosing.point_with_id(repository, since, backup.vm).backup
+        other = find.point_with_id(repository, since, backup.vm).backup
         before = other.stream_of(chosen.disk_id)
         if before is None:
             raise NoSuchDisk(f"the point {other.backup_id} does not hold the disk {chosen.name!r}")

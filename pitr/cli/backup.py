@@ -15,8 +15,8 @@ from pitr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pitr.jobs.backup import BackupOptions
-    from pitr.jobs.fleet import Chosen
+    from pitr.jobs.backup.many_vms import Chosen
+    from pitr.jobs.backup.one_vm import BackupOptions
     from pitr.ovirt.engine import Engine
     from pitr.repository import Repository
 
@@ -109,7 +109,7 @@ def backup(
     Examples: pitr backup web1 --full; pitr backup --incremental; pitr backup --tag daily --jobs 4;
     pitr backup web1 --disk system --to - | vendor-put
     """
-    from pitr.jobs.backup import BackupOptions
+    from pitr.jobs.backup.one_vm import BackupOptions
 
     if full and incremental:
         raise UsageError("--full and --incremental exclude each other")
@@ -134,9 +134,9 @@ def backup(
     with common.repository() as repository:
         named, tags = _asked_for(common, repository, vms or (), tag or (), every)
         with common.engine() as engine:
-            from pitr.jobs import fleet
+            from pitr.jobs.backup import many_vms
 
-            chosen = fleet.choose(engine, named, tags, every=every)
+            chosen = many_vms.choose(engine, named, tags, every=every)
             if (options.disks or options.exclude_disks) and len(chosen) > 1:
                 raise UsageError(
                     "--disk and --exclude-disk go with one VM",
@@ -159,7 +159,7 @@ def _asked_for(
     common: Common, repository: Repository, vms: Sequence[str], tags: Sequence[str], every: bool
 ) -> tuple[list[Chosen], list[str]]:
     """The VMs and tags: those of the command line, else of the configuration, else what the repository knows."""
-    from pitr.jobs.fleet import Chosen
+    from pitr.jobs.backup.many_vms import Chosen
 
     if not (vms or tags or every):
         vms, tags = common.settings.vms, common.settings.tags
@@ -182,13 +182,14 @@ def _back_up(
     options: BackupOptions,
     jobs: int,
 ) -> int:
-    from pitr.cli import documents, tables
+    from pitr.cli import tables
     from pitr.cli.output import error_document
     from pitr.cli.progress import showing_each
-    from pitr.jobs import fleet
+    from pitr.jobs import documents
+    from pitr.jobs.backup import many_vms
 
     with showing_each(common.out, "backup", [vm.name for vm in chosen]) as progress_of:
-        outcomes = fleet.back_up_fleet(
+        outcomes = many_vms.back_up_fleet(
             repository.path,
             engine,
             chosen,
@@ -232,7 +233,7 @@ def _show_plans(
     from dataclasses import asdict
 
     from pitr.cli import tables
-    from pitr.jobs.backup import plan_backup
+    from pitr.jobs.backup.one_vm import plan_backup
     from pitr.units import human_size
 
     plans = [plan_backup(repository, engine, name, chosen) for name in names]

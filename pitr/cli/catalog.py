@@ -61,7 +61,7 @@ def serve(
 
     Examples: pitr catalog serve --open; pitr catalog serve --port 0
     """
-    from pitr.jobs import site
+    from pitr.jobs.serve import catalog as site
     from pitr.system.sockets import tcp_listener
 
     with serving.until_stopped(common.out) as tell, tcp_listener(host or serving.LOOPBACK, port) as listener:
@@ -114,7 +114,7 @@ def rebuild(
         told: list[str] = []
         failed: tuple[str, ...] = ()
         if from_blobs:
-            from pitr.jobs.from_blobs import bring_back
+            from pitr.jobs.upkeep.records_from_blobs import bring_back
 
             brought = bring_back(repository)
             failed = brought.failed

@@ -12,7 +12,7 @@ from pitr.errors import UsageError
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from pitr.jobs.choosing import Choice
+    from pitr.jobs.find import Choice
     from pitr.repository import Repository
 
 
@@ -25,9 +25,9 @@ class Asked:
 
     def find(self, repository: Repository, vm: str | None, *, check_lost: bool = True) -> Choice:
         """Find the point. Raises UsageError, NoSuchPoint, NoSuchVM and, with `check_lost`, StoredDamage."""
-        from pitr.jobs import choosing
+        from pitr.jobs import find
 
-        return choosing.point_of(repository, vm, self.point, self.time, check_lost=check_lost)
+        return find.point_of(repository, vm, self.point, self.time, check_lost=check_lost)
 
 
 def exactly_one(what: str, at: str | None, point: str | None) -> Asked:
@@ -54,7 +54,7 @@ def at_most_one(at: str | None, point: str | None) -> Asked | None:
 
 def since(repository: Repository, text: str, chosen: Choice) -> Choice:
     """The point of the same VM that --since names, by a time or else an id. Raises UsageError, NoSuchPoint."""
-    from pitr.jobs import choosing
+    from pitr.jobs import find
 
     vm = chosen.backup.vm
     try:
@@ -62,8 +62,8 @@ def since(repository: Repository, text: str, chosen: Choice) -> Choice:
     except UsageError:
         if not all(char in "0123456789abcdefABCDEF-" for char in text):
             raise
-        return choosing.point_with_id(repository, text, vm)
-    return choosing.point_of(repository, vm.id, None, time)
+        return find.point_with_id(repository, text, vm)
+    return find.point_of(repository, vm.id, None, time)
 
 
 def in_words(choice: Choice) -> str:

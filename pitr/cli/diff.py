@@ -13,7 +13,7 @@ from pitr import times
 from pitr.cli.options import Common, DisksOption, MaxWorkersOption, OnlyVMArgument, with_common
 
 if TYPE_CHECKING:
-    from pitr.jobs.diff import DiskDiff
+    from pitr.jobs.diff.diff import DiskDiff
 
 
 @with_common()
@@ -65,16 +65,16 @@ def diff(
     pitr diff --point 9f8e --point 1c2d --disk system --extents;
     pitr diff web1 --at 2020-06-30T10:00 --at now --html web1.html
     """
-    from pitr.cli import documents
     from pitr.cli.progress import showing
-    from pitr.jobs import diff as job
+    from pitr.jobs import documents
+    from pitr.jobs.diff import diff as job
 
     at_times = [times.parse_at(text) for text in at or ()]
     with common.repository() as repository, ExitStack() as failure:
         before, after = job.choose(repository, vm, at_times, point or ())
         page = None
         if html is not None:
-            from pitr.jobs.page import Page
+            from pitr.jobs.diff.page import Page
 
             page = Page(html, repository.catalog_of_vm(after.vm.id), before, after, exact=exact)
             failure.callback(page.abort)

@@ -10,13 +10,13 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from pitr import times
-from pitr.cells import Cells
 from pitr.cli import tables
+from pitr.jobs.diff.cells import Cells
 from pitr.units import human_size, printable
 
 if TYPE_CHECKING:
     from pitr.extents import ExtentMap
-    from pitr.jobs.diff import DiskDiff
+    from pitr.jobs.diff.diff import DiskDiff
     from pitr.model import Backup
 
 #: Of nothing, up to a quarter, up to a half, less than all, and all of a cell.

@@ -48,8 +48,8 @@ def drill(
     Examples: pitr drill web1; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp
     """
     from pitr.cli.progress import showing
-    from pitr.jobs import choosing
-    from pitr.jobs import drill as job
+    from pitr.jobs import find
+    from pitr.jobs.verify import drill as job
 
     asked = choice.exactly_one("a drill", "now" if at is None and point is None else at, point)
     if folder is not None and digests_only:
@@ -58,7 +58,7 @@ def drill(
         raise UsageError(f"there is no folder {folder}", "Make it, or name another one with --in.")
     with common.repository() as repository:
         backup = asked.find(repository, vm).backup
-        streams = choosing.some_streams_of(backup, ())
+        streams = find.some_streams_of(backup, ())
         with showing(common.out, f"drill {backup.vm.name}") as progress:
             result = job.drill(
                 repository,
@@ -71,7 +71,7 @@ def drill(
             )
         _remember(common, repository, result)
     if common.out.json:
-        from pitr.cli import documents
+        from pitr.jobs import documents
 
         common.out.document({"point": documents.point(backup), "drill": _document(result)})
     else:

@@ -12,7 +12,7 @@ from pitr.cli.options import Common, with_common
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pitr.jobs.leftovers import Leftover
+    from pitr.jobs.upkeep.leftovers import Leftover
 
 app = typer.Typer(
     help="Look after what pitr has begun on the engine.", no_args_is_help=True, rich_markup_mode=None
@@ -38,8 +38,8 @@ def cleanup(
 
     Example: pitr engine cleanup web1 --dry-run
     """
-    from pitr.jobs import leftovers
-    from pitr.jobs.upload_notes import UploadNotes
+    from pitr.jobs.upkeep import leftovers
+    from pitr.jobs.upkeep.uploads import UploadNotes
 
     with common.repository() as repository, common.engine() as engine:
         notify = common.out.notify

@@ -73,8 +73,8 @@ def export(
     """
     from pitr.cli.progress import showing
     from pitr.endpoints.streams.wake import Wake
-    from pitr.jobs import choosing
     from pitr.jobs import export as job
+    from pitr.jobs import find
 
     asked = choice.exactly_one("an export", at, point)
     if stream_format not in _FORMATS:
@@ -90,8 +90,8 @@ def export(
     workers = common.workers(max_workers)
     with common.repository() as repository:
         backup = asked.find(repository, vm).backup
-        stream = choosing.stream_of(backup, disk)
-        other = None if since is None else choosing.point_with_id(repository, since, backup.vm).backup
+        stream = find.stream_of(backup, disk)
+        other = None if since is None else find.point_with_id(repository, since, backup.vm).backup
         with Wake() as wake, showing(common.out, f"export {printable(stream.name)}") as progress:
             if to_sparse_file:
                 done = job.export_raw(

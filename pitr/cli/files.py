@@ -15,9 +15,9 @@ from pitr.cli.options import AtOption, Common, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 
 if TYPE_CHECKING:
-    from pitr.jobs.choosing import Choice
-    from pitr.jobs.copy_files import CopiedFiles
-    from pitr.jobs.volumes import Place, Volumes
+    from pitr.jobs.files.copy import CopiedFiles
+    from pitr.jobs.files.volumes import Place, Volumes
+    from pitr.jobs.find import Choice
     from pitr.model import Backup, Stream
     from pitr.repository import Repository
 
@@ -70,7 +70,7 @@ def ls(
         raise UsageError("one path at a time can be listed", "Name a folder, perhaps with --recursive.")
     with _opened(common, vm, at, point, disk) as opened:
         from pitr.cli import files_output
-        from pitr.jobs.list_files import list_files
+        from pitr.jobs.files.list import list_files
 
         if not paths:
             opened.volumes.describe()
@@ -130,7 +130,7 @@ def cp(
         )
     with _opened(common, vm, at, point, disk) as opened:
         from pitr.cli import files_output
-        from pitr.jobs.copy_files import copy_files
+        from pitr.jobs.files.copy import copy_files
 
         # A link is copied as one, as by 'cp -r'.
         places = [opened.volumes.locate(path, volume, follow=False) for path in paths]
@@ -175,7 +175,7 @@ def cat(
     take_standard_output()
     with _opened(common, vm, at, point, disk) as opened:
         from pitr.cli import files_output
-        from pitr.jobs.read_file import read_file
+        from pitr.jobs.files.read import read_file
 
         place = opened.volumes.locate(paths[0], volume)
         _note(common, [place])
@@ -243,13 +243,13 @@ def diff(
     path = paths[0] if paths else "/"
     with _opened(common, vm, at, point, disk) as opened:
         from pitr.cli import files_output
-        from pitr.jobs import choosing
-        from pitr.jobs.compare_files import changed_ranges, compare_files
-        from pitr.jobs.volumes import open_volumes, same_place
+        from pitr.jobs import find
+        from pitr.jobs.files.compare import changed_ranges, compare_files
+        from pitr.jobs.files.volumes import open_volumes, same_place
 
         earlier = choice.since(opened.repository, since, opened.choice)
         common.out.notify(choice.in_words(earlier))
-        streams = choosing.some_streams_of(earlier.backup, [disk] if disk is not None else [])
+        streams = find.some_streams_of(earlier.backup, [disk] if disk is not None else [])
         with open_volumes(opened.repository, earlier.backup, streams) as before:
             old, new = same_place(before, opened.volumes, path, volume)
             _note(common, [place for place in (old, new) if place is not None])
@@ -282,14 +282,14 @@ class _Opened:
 def _opened(
     common: Common, vm: str | None, at: str | None, point: str | None, disk: str | None
 ) -> Iterator[_Opened]:
-    from pitr.jobs import choosing
-    from pitr.jobs.volumes import open_volumes
+    from pitr.jobs import find
+    from pitr.jobs.files.volumes import open_volumes
 
     asked = choice.exactly_one("looking into files", at, point)
     with common.repository() as repository:
         chosen = asked.find(repository, vm)
         common.out.notify(choice.in_words(chosen))
-        streams = choosing.some_streams_of(chosen.backup, [disk] if disk is not None else [])
+        streams = find.some_streams_of(chosen.backup, [disk] if disk is not None else [])
         with open_volumes(repository, chosen.backup, streams) as volumes:
             yield _Opened(repository, chosen, streams, volumes)
 

@@ -17,10 +17,10 @@ from pitr.guest.filesystem import Kind, Node
 from pitr.units import human_size, printable
 
 if TYPE_CHECKING:
-    from pitr.jobs.compare_files import Change
-    from pitr.jobs.copy_files import CopiedFiles
-    from pitr.jobs.list_files import Listed
-    from pitr.jobs.volumes import Place, Volume
+    from pitr.jobs.files.compare import Change
+    from pitr.jobs.files.copy import CopiedFiles
+    from pitr.jobs.files.list import Listed
+    from pitr.jobs.files.volumes import Place, Volume
     from pitr.model import Backup
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

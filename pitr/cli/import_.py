@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from pitr.endpoints.streams.detect import StreamFormat
-    from pitr.jobs.importing import ImportOptions
+    from pitr.jobs.imports.stream import ImportOptions
     from pitr.model import Backup
     from pitr.repository import Repository
 
@@ -124,14 +124,14 @@ def _options(
     stream_format: str | None,
     workers: int,
 ) -> ImportOptions:
-    from pitr.jobs import choosing
-    from pitr.jobs.importing import ImportOptions
+    from pitr.jobs import find
+    from pitr.jobs.imports.stream import ImportOptions
 
     return ImportOptions(
         vm=vm,
         disk=disk,
         time=moment,
-        onto=None if onto is None else choosing.point_with_id(repository, onto).backup,
+        onto=None if onto is None else find.point_with_id(repository, onto).backup,
         before=before,
         format=cast("StreamFormat | None", stream_format),
         workers=workers,
@@ -141,7 +141,7 @@ def _options(
 def _import_one(common: Common, repository: Repository, name: str, options: ImportOptions) -> Backup:
     from pitr.cli.progress import showing
     from pitr.endpoints.streams.input import open_input
-    from pitr.jobs.importing import import_stream
+    from pitr.jobs.imports.stream import import_stream
 
     if name == "-" and sys.stdin.isatty():
         raise UsageError("a stream does not come from a terminal", "Pipe it in, or name a file.")
@@ -170,7 +170,7 @@ def _migrate(
     workers: int,
 ) -> list[Backup]:
     from pitr.cli.progress import showing
-    from pitr.jobs import migrating
+    from pitr.jobs.imports import files_in_order
 
     if vm is None:
         raise UsageError("files do not say which VM they are of", "Name it with --vm.")
@@ -180,7 +180,7 @@ def _migrate(
 
     with common.repository() as repository, showing(common.out, f"import {word}") as progress:
         if word == "qcow2":
-            return migrating.import_qcow2(
+            return files_in_order.import_qcow2(
                 repository,
                 [Path(source) for source in sources],
                 vm,
@@ -195,13 +195,14 @@ def _migrate(
                 "virtnbdbackup's files tell their disks and times",
                 "Name one folder, and neither --disk nor --time.",
             )
-        return migrating.import_virtnbdbackup(
+        return files_in_order.import_virtnbdbackup(
             repository, Path(sources[0]), vm, workers=workers, progress=progress, done=done
         )
 
 
 def _show(common: Common, made: list[Backup]) -> None:
-    from pitr.cli import documents, tables
+    from pitr.cli import tables
+    from pitr.jobs import documents
 
     if common.out.json:
         common.out.document({"imported": [documents.point(backup) for backup in made]})

@@ -10,7 +10,7 @@ import typer
 from pitr.cli.options import Common, OnlyDiskOption, with_common
 
 if TYPE_CHECKING:
-    from pitr.jobs.resolved import Range
+    from pitr.jobs.extents import Range
     from pitr.model import Backup
     from pitr.repository import Repository
     from pitr.repository.drills import Proven
@@ -39,18 +39,18 @@ def list_points(
 
 def points_document(repository: Repository, vm: str | None) -> dict[str, Any]:
     """The document of `pitr list`. Raises NoSuchVM."""
-    from pitr.cli import documents
+    from pitr.jobs import documents
 
     points, proven = _points(repository, vm)
     return {"points": [documents.point(backup, proven.get(backup.backup_id)) for backup in points]}
 
 
 def _points(repository: Repository, vm: str | None) -> tuple[list[Backup], dict[str, Proven]]:
-    from pitr.jobs import choosing
+    from pitr.jobs import find
     from pitr.repository import drills
 
     catalog = repository.catalog_of_vm(vm)
-    chosen = choosing.vm_named(catalog, vm) if vm is not None else None
+    chosen = find.vm_named(catalog, vm) if vm is not None else None
     points = catalog.points(chosen.id if chosen else None)
     return points, drills.last_proven(repository.store, chosen.id if chosen else None)
 
@@ -79,19 +79,19 @@ def show(
 
 def point_document(repository: Repository, point: str) -> dict[str, Any]:
     """The document of `pitr show`. Raises NoSuchPoint, UsageError."""
-    from pitr.cli import documents
+    from pitr.jobs import documents
 
     backup, chain, proven = _point(repository, point)
     return {"point": documents.point(backup, proven), "chain": [documents.point(link) for link in chain]}
 
 
 def _point(repository: Repository, point: str) -> tuple[Backup, list[Backup], Proven | None]:
-    from pitr.jobs import choosing
+    from pitr.jobs import find
     from pitr.repository import drills
 
     catalog = repository.catalog_with_point(point)
-    backup = choosing.point_named(catalog, point).backup
-    chain = choosing.ancestry(catalog, backup)
+    backup = find.point_named(catalog, point).backup
+    chain = find.ancestry(catalog, backup)
     return backup, chain, drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)
 
 
@@ -105,12 +105,12 @@ def extents(
 
     Example: pitr extents 1c2d3e4f --disk system
     """
-    from pitr.jobs import choosing
-    from pitr.jobs.resolved import ranges
+    from pitr.jobs import find
+    from pitr.jobs.extents import ranges
 
     with common.repository() as repository:
-        backup = choosing.point_with_id(repository, point).backup
-        stream = choosing.stream_of(backup, disk)
+        backup = find.point_with_id(repository, point).backup
+        stream = find.stream_of(backup, disk)
         found = ranges(repository, backup, stream)
     if common.out.json:
         document = {

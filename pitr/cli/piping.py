@@ -15,7 +15,7 @@ from pitr.errors import UsageError
 if TYPE_CHECKING:
     from pitr.endpoints.streams.output import Output
     from pitr.endpoints.streams.wake import Wake
-    from pitr.jobs.piping_out import PipingOut
+    from pitr.jobs.backup.pipe_out import PipingOut
 
 Compression = Literal["none", "zstd"]
 
@@ -57,7 +57,7 @@ def opened(to: str | None, put_command: str | None, compress: str | None) -> Ite
         return
     from pitr.endpoints.streams.commands import CommandTemplate
     from pitr.endpoints.streams.wake import Wake
-    from pitr.jobs.piping_out import PipingOut
+    from pitr.jobs.backup.pipe_out import PipingOut
 
     compression = compression_of(compress or "zstd")
     with Wake() as wake, ExitStack() as failure:

@@ -15,8 +15,8 @@ from pitr.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pitr.jobs.prune import DeleteElsewhere, Pruned
-    from pitr.jobs.retention import Retention
+    from pitr.jobs.upkeep.prune import DeleteElsewhere, Pruned
+    from pitr.jobs.upkeep.retention import Retention
     from pitr.model import Backup, Stream
 
 _SPAN = re.compile(r"(\d{1,6})([hdwmy])")
@@ -76,8 +76,8 @@ def prune(
 
     Example: pitr prune --keep-within 7d --keep-daily 30 --keep-monthly 12 --dry-run
     """
-    from pitr.jobs import choosing
-    from pitr.jobs import prune as job
+    from pitr.jobs import find
+    from pitr.jobs.upkeep import prune as job
 
     given: dict[str, int | str | None] = {
         "keep_last": keep_last,
@@ -98,7 +98,7 @@ def prune(
         )
     with common.repository() as repository:
         names: list[str | None] = [*(vm or (None,))]
-        vms = [found for name in names for found in choosing.vms_of(repository, name)]
+        vms = [found for name in names for found in find.vms_of(repository, name)]
         done = job.prune(
             repository,
             retention,
@@ -136,7 +136,7 @@ def _delete_elsewhere(command: str | None) -> DeleteElsewhere | None:
 
 def _retention(rules: Mapping[str, int | str | None]) -> Retention:
     """The rules by the names of their options, as the command line and the configuration have them."""
-    from pitr.jobs.retention import Retention
+    from pitr.jobs.upkeep.retention import Retention
 
     counts = {name: rules.get(f"keep_{name}") for name in ("last", "daily", "weekly", "monthly")}
     within = rules.get("keep_within")
@@ -154,7 +154,8 @@ def _span(option: str, text: str) -> timedelta:
 
 
 def _show(common: Common, done: Pruned, dry_run: bool) -> None:
-    from pitr.cli import documents, tables
+    from pitr.cli import tables
+    from pitr.jobs import documents
     from pitr.units import human_size
 
     if common.out.json:

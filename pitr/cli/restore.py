@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pitr.endpoints.streams.commands import CommandTemplate
-    from pitr.jobs.choosing import Choice
-    from pitr.jobs.restore import Restored, Target
+    from pitr.jobs.find import Choice
+    from pitr.jobs.restore.from_repository import Restored, Target
     from pitr.model import Stream
     from pitr.repository import Repository
 
@@ -131,8 +131,8 @@ def restore(
     pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start;
     vendor-get 1234 | pitr restore --from - --to-file system.raw
     """
-    from pitr.jobs import choosing
-    from pitr.jobs.checksum import Verifier
+    from pitr.jobs import find
+    from pitr.jobs.restore.verifier import Verifier
 
     wanted = restore_targets.Wanted(
         to_new_disks=to_new_disks,
@@ -158,7 +158,7 @@ def restore(
     workers = common.workers(max_workers)
     with common.repository() as repository, ExitStack() as stack:
         chosen = asked.find(repository, vm, check_lost=not keep_going)
-        streams = choosing.some_streams_of(chosen.backup, disk or ())
+        streams = find.some_streams_of(chosen.backup, disk or ())
         common.out.notify(choice.in_words(chosen))
         template = restore_stream.template_for(common, repository, chosen.backup, streams, get_command)
         verifier = Verifier(workers) if verify or replace else None
@@ -191,8 +191,8 @@ def _plan(
     target: Target,
     keep_going: bool,
 ) -> list[Restored]:
-    from pitr.jobs import restore as job
-    from pitr.jobs.restore_streamed import is_elsewhere, plan_from_commands
+    from pitr.jobs.restore import from_repository as job
+    from pitr.jobs.restore.from_commands import is_elsewhere, plan_from_commands
 
     # The indexes are here, wherever the blobs are.
     plan = plan_from_commands if is_elsewhere(repository, chosen.backup, streams) else job.plan
@@ -211,7 +211,7 @@ def _run(
     workers: int,
 ) -> list[Restored]:
     from pitr.cli.progress import showing
-    from pitr.jobs import restore as job
+    from pitr.jobs.restore import from_repository as job
 
     backup = chosen.backup
     with showing(common.out, f"restore {printable(backup.vm.name)}") as progress:
@@ -219,7 +219,7 @@ def _run(
             return job.restore(
                 repository, backup, streams, target, keep_going=keep_going, workers=workers, progress=progress
             )
-        from pitr.jobs.restore_streamed import restore_from_commands
+        from pitr.jobs.restore.from_commands import restore_from_commands
 
         return restore_from_commands(
             repository,
@@ -242,7 +242,8 @@ def _show(
     checksums: Mapping[str, str],
     dry_run: bool,
 ) -> None:
-    from pitr.cli import documents, tables
+    from pitr.cli import tables
+    from pitr.jobs import documents
 
     if not common.out.json:
         common.out.show(tables.restored(done, planned=dry_run))

@@ -15,7 +15,7 @@ from pitr.errors import UsageError
 if TYPE_CHECKING:
     from pitr.cli.restore_targets import Wanted
     from pitr.endpoints.streams.commands import CommandTemplate
-    from pitr.jobs.restore_streamed import StreamRestored
+    from pitr.jobs.restore.from_commands import StreamRestored
     from pitr.model import Backup, Stream
     from pitr.repository import Repository
 
@@ -24,7 +24,7 @@ def restore_stream(common: Common, given: str, wanted: Wanted, disks: Sequence[s
     """Restore the stream `given` (a file, or - for standard input) to a new disk or an image file."""
     from pitr.cli.progress import showing
     from pitr.endpoints.streams.input import open_input
-    from pitr.jobs import restore_streamed as job
+    from pitr.jobs.restore import from_commands as job
 
     if wanted.as_new_vm or wanted.replace or wanted.attach_to or wanted.disk_map or wanted.verify:
         raise UsageError("--from restores one disk: to a new disk, or with --to-file to an image file")
@@ -66,7 +66,7 @@ def template_for(
     """The command that gives back what lies elsewhere: the one that is typed, else for points that need one the
     configuration's. Raises UsageError and StoredDamage."""
     from pitr.endpoints.streams.commands import CommandTemplate
-    from pitr.jobs.restore_streamed import is_elsewhere
+    from pitr.jobs.restore.from_commands import is_elsewhere
 
     if get_command is None:
         configured = common.settings.get_command

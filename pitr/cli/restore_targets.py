@@ -12,8 +12,8 @@ from pitr.cli.options import Common
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
-    from pitr.jobs.checksum import Verifier
-    from pitr.jobs.restore import Target
+    from pitr.jobs.restore.from_repository import Target
+    from pitr.jobs.restore.verifier import Verifier
     from pitr.model import Backup, Stream
     from pitr.repository import Repository
 
@@ -90,17 +90,17 @@ def target_of(
 ) -> Target:
     """The target; an engine that it needs stays connected until `stack` is closed."""
     if wanted.to_file is not None:
-        from pitr.jobs.target_files import FilesTarget
+        from pitr.jobs.restore.to_files import FilesTarget
 
         image_format = cast(Literal["raw", "qcow2"], wanted.image_format or "raw")
         return FilesTarget(wanted.to_file, image_format, streams, verifier=verifier)
-    from pitr.jobs.upload_notes import UploadNotes
+    from pitr.jobs.upkeep.uploads import UploadNotes
 
     disk_map = wanted.map()
     engine = stack.enter_context(common.engine())
     notes = UploadNotes(repository)
     if wanted.as_new_vm is not None:
-        from pitr.jobs.restore_vm import NewVMTarget
+        from pitr.jobs.restore.to_new_vm import NewVMTarget
 
         return NewVMTarget(
             engine,
@@ -116,8 +116,8 @@ def target_of(
             notify=common.out.notify,
         )
     if wanted.replace:
-        from pitr.jobs.checksum import Verifier
-        from pitr.jobs.replace import ReplacedDisksTarget
+        from pitr.jobs.restore.replace_disks import ReplacedDisksTarget
+        from pitr.jobs.restore.verifier import Verifier
 
         return ReplacedDisksTarget(
             engine,
@@ -129,7 +129,7 @@ def target_of(
             notes=notes,
             notify=common.out.notify,
         )
-    from pitr.jobs.target_disks import NewDisksTarget
+    from pitr.jobs.restore.to_new_disks import NewDisksTarget
 
     return NewDisksTarget(
         engine,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping, Sequence
 
-    from pitr.jobs.choosing import Choice
-    from pitr.jobs.serve import Served
+    from pitr.jobs.find import Choice
+    from pitr.jobs.serve.nbd import Served
 
 
 @with_common()
@@ -80,8 +80,9 @@ def serve(
     pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';
     pitr serve web1 --at now --disk system --overlay web1.qcow2
     """
-    from pitr.jobs import choosing, serve_overlays
-    from pitr.jobs import serve as job
+    from pitr.jobs import find
+    from pitr.jobs.serve import nbd as job
+    from pitr.jobs.serve import overlays
     from pitr.system.signals import Signals
 
     cache_bytes = _cache_bytes(cache_size)
@@ -89,24 +90,24 @@ def serve(
     asked = choice.exactly_one("serving", at, point)
     with common.repository() as repository, ExitStack() as stack:
         chosen = asked.find(repository, vm)
-        streams = choosing.some_streams_of(chosen.backup, disk or ())
-        overlays = serve_overlays.overlay_paths(overlay, streams) if overlay is not None else {}
+        streams = find.some_streams_of(chosen.backup, disk or ())
+        files = overlays.overlay_paths(overlay, streams) if overlay is not None else {}
         if socket_path is None and port is None and overlay is not None:
-            socket_path = serve_overlays.socket_beside(overlays)
+            socket_path = overlays.socket_beside(files)
         listener = _listen(common, stack, socket_path, port, host)
         served = stack.enter_context(
             job.serving(repository, chosen.backup, streams, listener, cache_bytes=cache_bytes)
         )
         if overlay is not None:
-            serve_overlays.make_overlays(overlays, served)
+            overlays.make_overlays(files, served)
         if run is not None:
             take_standard_output()
-            serving.tell(common.out, *_told(chosen, served, overlays))
+            serving.tell(common.out, *_told(chosen, served, files))
             raise typer.Exit(_run(run, served))
         with serving.until_stopped(common.out) as ready:
             # Before anybody is told, who may send a signal at once.
             with Signals() as signals:
-                ready(*_told(chosen, served, overlays))
+                ready(*_told(chosen, served, files))
                 while (signum := signals.wait()) is None:
                     pass
             raise Interrupted(signum)

@@ -16,8 +16,8 @@ from pitr.model import Backup, Kind, Stream
 from pitr.units import human_size, printable
 
 if TYPE_CHECKING:
-    from pitr.jobs.fleet import Outcome
-    from pitr.jobs.restore import Restored
+    from pitr.jobs.backup.many_vms import Outcome
+    from pitr.jobs.restore.from_repository import Restored
     from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
 

@@ -13,7 +13,7 @@ from pitr.errors import DamageError, UsageError
 from pitr.units import human_size
 
 if TYPE_CHECKING:
-    from pitr.jobs.verify import Scope, Verified
+    from pitr.jobs.verify.repository import Scope, Verified
     from pitr.repository import Repository
 
 
@@ -61,9 +61,10 @@ def verify(
     Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00;
     pitr verify web1 --against-engine
     """
-    from pitr.cli import documents, tables
+    from pitr.cli import tables
     from pitr.cli.progress import showing
-    from pitr.jobs import verify as job
+    from pitr.jobs import documents
+    from pitr.jobs.verify import repository as job
 
     if sum((quick, full, sample is not None, against_engine)) > 1:
         raise UsageError("--quick, --full, --sample and --against-engine exclude each other")
@@ -106,18 +107,18 @@ def verify(
 
 
 def _against_engine(common: Common, repository: Repository, vm: str | None, workers: int) -> Verified:
-    from pitr.jobs import choosing
-    from pitr.jobs.against_engine import verify_against_engine
+    from pitr.jobs import find
+    from pitr.jobs.verify.against_engine import verify_against_engine
 
-    vms = choosing.vms_of(repository, vm)
+    vms = find.vms_of(repository, vm)
     with common.engine() as engine:
         return verify_against_engine(repository, engine, vms, workers=workers, notify=common.out.notify)
 
 
 def _scope(repository: Repository, vm: str | None, asked: choice.Asked | None) -> Scope:
-    from pitr.jobs import choosing
-    from pitr.jobs.verify import Scope
+    from pitr.jobs import find
+    from pitr.jobs.verify.repository import Scope
 
     if asked is not None:
         return Scope(backup=asked.find(repository, vm).backup)
-    return Scope(vm_id=choosing.vms_of(repository, vm)[0].id if vm is not None else None)
+    return Scope(vm_id=find.vms_of(repository, vm)[0].id if vm is not None else None)

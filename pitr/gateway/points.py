@@ -12,7 +12,7 @@ from typing import cast
 from pitr.endpoints.streams.output import Output
 from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import UsageError
-from pitr.jobs import choosing, export
+from pitr.jobs import export, find
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 
@@ -42,11 +42,11 @@ def find_point_disk(
             "format=raw is the bytes of the disk as they are: neither since nor compress goes with it"
         )
     with Repository.open(path) as repository:
-        backup = choosing.point_with_id(repository, point).backup
-        stream = choosing.streams_of(backup, [disk])[0]
+        backup = find.point_with_id(repository, point).backup
+        stream = find.streams_of(backup, [disk])[0]
         other = None
         if since is not None:
-            other = choosing.point_with_id(repository, since, backup.vm).backup
+            other = find.point_with_id(repository, since, backup.vm).backup
         return PointDisk(backup, stream, other, format, compression)
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pitr.errors import PitrError
 from pitr.gateway.channel import ClientGone
 from pitr.gateway.failures import TooManyRequests
-from pitr.jobs.notify import Notify
+from pitr.reporting import Notify
 from pitr.system.closing import Closes
 from pitr.units import printable
 

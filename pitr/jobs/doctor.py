@@ -20,7 +20,7 @@ from pitr.config import Settings
 from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
-from pitr.jobs.checksum import Verifier
+from pitr.jobs.restore.verifier import Verifier
 from pitr.ovirt.engine import (
     Disk,
     Engine,

@@ -11,8 +11,8 @@ from helpers import FIRST_POINT, VM, backup_of, disk_id, fake_stream
 
 from pitr import times
 from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
-from pitr.jobs.choosing import only_vm, point_at, point_named, streams_of, vm_named
 from pitr.jobs.file_names import file_names, safe
+from pitr.jobs.find import only_vm, point_at, point_named, streams_of, vm_named
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository
 

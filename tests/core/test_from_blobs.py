@@ -10,8 +10,8 @@ import pytest
 from helpers import Writer, blob_path, flip_bit, read_point
 
 from pitr.errors import BusyError, PitrError
-from pitr.jobs.from_blobs import bring_back
-from pitr.jobs.verify import Scope, verify
+from pitr.jobs.upkeep.records_from_blobs import bring_back
+from pitr.jobs.verify.repository import Scope, verify
 from pitr.model import Kind, Mode
 from pitr.repository import Repository
 from pitr.repository.blob_walk import BlobWalk

@@ -17,7 +17,7 @@ from pitr import errors
 from pitr.cli import reference
 from pitr.config import load_settings
 from pitr.jobs.export import Exported
-from pitr.jobs.restore import Restored
+from pitr.jobs.restore.from_repository import Restored
 from pitr.lab.demo import Report, Step
 from pitr.model import LeftOut
 from pitr.repository.damage import Damage
@@ -60,7 +60,7 @@ def test_each_json_document_is_described(name: str) -> None:
 
 def _json_keys() -> set[str]:
     """The keys that the documents of several commands are made of."""
-    tree = ast.parse((ROOT / "pitr/cli/documents.py").read_text())
+    tree = ast.parse((ROOT / "pitr/jobs/documents.py").read_text())
     literal = {
         key.value
         for node in ast.walk(tree)

@@ -88,9 +88,9 @@ def test_no_two_test_modules_have_one_name() -> None:
 #: The wings from the ground up. Wings on one floor know nothing of each other.
 _FLOORS = (
     ("errors",),
-    ("model", "units", "times", "extents"),
+    ("model", "units", "times", "extents", "reporting"),
     ("system",),
-    ("formats", "nbd", "guest", "cells", "config"),
+    ("formats", "nbd", "guest", "config"),
     ("copier",),
     ("ovirt", "repository"),
     ("endpoints",),

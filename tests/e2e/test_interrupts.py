@@ -90,7 +90,7 @@ def test_a_backup_that_is_interrupted_leaves_nothing(
     lab: Lab, pitr: Pitr, vm: LabVM, stalled: Stalled, tmp_path: Path, signum: signal.Signals
 ) -> None:
     before = pitr.json("list")
-    with pitr.system.process("backup", vm.name, "--full", "--output", "json") as process:
+    with pitr.process("backup", vm.name, "--full", "--output", "json") as process:
         stalled.reached.wait(60)
         process.send_signal(signum)
         stalled.go_on()
@@ -113,7 +113,7 @@ def test_a_restore_to_new_disks_that_is_interrupted_leaves_no_disk(
     lab: Lab, pitr: Pitr, vm: LabVM, stalled: Stalled, signum: signal.Signals
 ) -> None:
     disks = {disk.id for disk in lab.disks}
-    with pitr.system.process("restore", "--at", "now") as process:
+    with pitr.process("restore", "--at", "now") as process:
         stalled.reached.wait(60)
         process.send_signal(signum)
         stalled.go_on()
@@ -147,7 +147,7 @@ def test_a_restore_to_files_that_is_interrupted_leaves_no_file(
         "--max-workers",
         "1",
     )
-    with pitr.system.process(*arguments) as process:
+    with pitr.process(*arguments) as process:
         # It writes under another name, so that no half of an image is ever taken for one.
         wait_until(lambda: any(target.parent.iterdir()), "a file that is being written")
         process.send_signal(signal.SIGTERM)
@@ -177,7 +177,7 @@ def test_what_a_killed_backup_has_left_open_is_ended_by_the_next(
     lab: Lab, pitr: Pitr, vm: LabVM, stalled: Stalled, tmp_path: Path
 ) -> None:
     before = pitr.json("list")
-    with pitr.system.process("backup", vm.name, "--full") as process:
+    with pitr.process("backup", vm.name, "--full") as process:
         stalled.reached.wait(60)
         wait_until(lambda: transferring(lab), "a transfer")
         process.kill()
@@ -229,7 +229,7 @@ def test_a_backup_that_is_stopped_at_any_request(
         known.wait(60)
         started[0].send_signal(signum)
 
-    with at_request(lab, method, path, stop), pitr.system.process("backup", vm.name, "--full") as process:
+    with at_request(lab, method, path, stop), pitr.process("backup", vm.name, "--full") as process:
         started.append(process)
         known.set()
         result = ended(process)
@@ -263,7 +263,7 @@ def test_a_restore_that_is_stopped_while_the_disk_is_made(lab: Lab, pitr: Pitr, 
 
     with (
         at_request(lab, "POST", "/api/disks", stop),
-        pitr.system.process("restore", "--at", "now") as process,
+        pitr.process("restore", "--at", "now") as process,
     ):
         started.append(process)
         known.set()
@@ -292,7 +292,7 @@ def test_a_second_signal_during_the_cleanup_leaves_nothing_that_the_next_run_doe
     with (
         at_request(lab, "POST", "/imagetransfers", stop),
         at_request(lab, "POST", "/finalize", stop),
-        pitr.system.process("backup", vm.name) as process,
+        pitr.process("backup", vm.name) as process,
     ):
         started.append(process)
         known.set()

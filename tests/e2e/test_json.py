@@ -242,7 +242,7 @@ def test_progress_is_lines_of_json_on_standard_error_of_the_program(lab: Lab, pi
     vm = make_vm(lab, 32 * MiB)
     with vm.disks[0].guest() as guest:
         guest.write(0, b"K" * 32 * MiB)
-    with pitr.system.process("backup", vm.name, "--output", "json") as process:
+    with pitr.process("backup", vm.name, "--output", "json") as process:
         result = ended(process)
     assert result.code == 0
     assert result.json["backups"][0]["disks"][0]["data_bytes"] == 32 * MiB

@@ -47,7 +47,8 @@ def test_the_wheel_holds_the_schemas_and_no_tests(wheel: Path) -> None:
     shipped = {".py", ".html", ".css", ".js"}
     parts = {str(path.relative_to(ROOT)) for path in (ROOT / "pitr").rglob("*") if path.suffix in shipped}
     assert (
-        parts <= set(names) and len([name for name in parts if name.startswith("pitr/jobs/page/page.")]) == 3
+        parts <= set(names)
+        and len([name for name in parts if name.startswith("pitr/jobs/diff/page/page.")]) == 3
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 from cli_runner import Pitr, Result
 from disks_and_points import MiB, assert_restores, make_vm, nothing_open, oracle_of
 
-from pitr.jobs import backup as backup_job
+from pitr.jobs.backup import one_vm as backup_job
 from pitr.lab import Lab, LabVM
 from pitr.ovirt.engine import Engine, find_vm, load_config, start_backup
 

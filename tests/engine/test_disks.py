@@ -15,7 +15,7 @@ from pitr.ovirt.engine import (
     create_disk,
     delete_disk,
     get_disk,
-    storage_domains,
+    list_storage_domains,
     vm_disks,
 )
 
@@ -219,7 +219,9 @@ def test_storage_domains_know_their_kind_and_whether_they_are_active(engine: Eng
     )
     script.on("GET", "/datacenters/dc/storagedomains/s3", domain("s3", "nfs", "<status>active</status>"))
     script.on("GET", "/datacenters/dc/storagedomains/s4", domain("s4", "iscsi", "<status>inactive</status>"))
-    found = [(item.id, item.storage_type, item.is_block, item.active) for item in storage_domains(engine)]
+    found = [
+        (item.id, item.storage_type, item.is_block, item.active) for item in list_storage_domains(engine)
+    ]
     assert found == [
         ("s1", "fcp", True, True),
         ("s2", "nfs", False, False),

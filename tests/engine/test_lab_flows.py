@@ -36,20 +36,20 @@ from pitr.ovirt.engine import (
     Transfer,
     attach_disk,
     checkpoint_disk_ids,
-    configuration,
     create_disk,
     delete_checkpoint,
     delete_disk,
     end_leftovers,
     find_vm,
+    get_configuration,
     get_disk,
     list_checkpoints,
+    list_storage_domains,
     list_vms,
     load_config,
     start_backup,
     start_download,
     start_upload,
-    storage_domains,
     vm_disks,
 )
 
@@ -285,7 +285,7 @@ def test_what_a_killed_run_left_is_ended_by_its_id(lab: Lab, engine: Engine, web
 
 
 def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine, tmp_path: Path) -> None:
-    (domain,) = [item for item in storage_domains(engine) if item.name == lab.storage_domain]
+    (domain,) = [item for item in list_storage_domains(engine) if item.name == lab.storage_domain]
     assert domain.active and domain.type == "data" and not domain.is_block
     disk = create_disk(
         engine,
@@ -332,7 +332,7 @@ def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine
 
 
 def new_disk(lab: Lab, engine: Engine) -> str:
-    domain = next(item for item in storage_domains(engine) if item.name == lab.storage_domain)
+    domain = next(item for item in list_storage_domains(engine) if item.name == lab.storage_domain)
     return create_disk(
         engine,
         name="partial",
@@ -384,7 +384,7 @@ def test_what_the_engine_refuses_to_create_is_told(lab: Lab, engine: Engine) -> 
             size=MiB,
             format="raw",
             sparse=False,
-            storage_domain_id=storage_domains(engine)[0].id,
+            storage_domain_id=list_storage_domains(engine)[0].id,
             backup_enabled=True,
             timeout_s=20,
         )
@@ -396,7 +396,7 @@ def test_vms_are_found_with_their_configuration(lab: Lab, engine: Engine, web: L
     assert found == find_vm(engine, web.id)
     assert found in list_vms(engine)
     lab.engine.faults.fail("configuration", times=2)
-    document = configuration(engine, web.id)
+    document = get_configuration(engine, web.id)
     assert document is not None and web.disks[0].id in document
     with pytest.raises(NoSuchVM, match=f"{web.name}x"):
         find_vm(engine, f"{web.name}x")

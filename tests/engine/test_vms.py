@@ -5,7 +5,7 @@ import pytest
 from engine_script import MISSING, Answer, Script, fault
 
 from pitr.errors import EngineError, NoSuchVM, UsageError
-from pitr.ovirt.engine import VM, Engine, configuration, find_vm, list_vms
+from pitr.ovirt.engine import VM, Engine, find_vm, list_vms
 
 ID_1 = "11111111-1111-1111-1111-111111111111"
 ID_2 = "22222222-2222-2222-2222-222222222222"
@@ -98,16 +98,16 @@ def test_the_configuration_is_asked_for_until_it_is_there(engine: Engine, script
     ovf = f"<initialization>{document}</initialization>"
     path = rf"/vms/{ID_1}\?all_content=true"
     script.on("GET", path, vm(ID_1, "web1"), vm(ID_1, "web1", "<initialization/>"), vm(ID_1, "web1", ovf))
-    assert configuration(engine, ID_1) == "<Envelope/>"
+    assert get_configuration(engine, ID_1) == "<Envelope/>"
     assert script.asked("GET", path) == 3
 
 
 def test_a_configuration_that_never_comes_is_none(engine: Engine, script: Script) -> None:
     script.on("GET", ".*all_content=true", vm(ID_1, "web1"))
-    assert configuration(engine, ID_1, timeout_s=0.1) is None
+    assert get_configuration(engine, ID_1, timeout_s=0.1) is None
 
 
 def test_a_configuration_of_no_vm_is_no_such_vm(engine: Engine, script: Script) -> None:
     script.on("GET", ".*", Answer(404, "", None))
     with pytest.raises(NoSuchVM):
-        configuration(engine, ID_1)
+        get_configuration(engine, ID_1)

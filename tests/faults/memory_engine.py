@@ -18,9 +18,9 @@ import pytest
 
 from pitr.endpoints.images.memory import MemorySource
 from pitr.extents import ExtentMap
-from pitr.jobs import backup as job
-from pitr.jobs import leftovers
-from pitr.jobs.backup import BackupOptions
+from pitr.jobs.backup import one_vm as job
+from pitr.jobs.backup.one_vm import BackupOptions
+from pitr.jobs.upkeep import leftovers
 from pitr.model import Backup
 from pitr.ovirt.engine import VM, Checkpoint, Disk, Engine, StartedBackup
 from pitr.ovirt.engine.started_backup import BackupDisk

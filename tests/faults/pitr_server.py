@@ -96,11 +96,11 @@ def _serve() -> None:
     # All that any command needs, once.
     import pitr.cli.app
     import pitr.cli.main
-    import pitr.jobs.backup
-    import pitr.jobs.restore
-    import pitr.jobs.target_disks
-    import pitr.jobs.target_files
-    import pitr.jobs.verify
+    import pitr.jobs.backup.one_vm
+    import pitr.jobs.restore.from_repository
+    import pitr.jobs.restore.to_files
+    import pitr.jobs.restore.to_new_disks
+    import pitr.jobs.verify.repository
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -17,8 +17,8 @@ from faulty_os import BROKEN, DIED, ENDURED, NOT_POSSIBLE, NOT_REACHED, REFUSED,
 from memory_engine import MemoryEngine, MemoryVM
 from stored_points import SOAK, Stored, chain_of_three, change, check_contents, check_verified, unnamed_files
 
-from pitr.jobs.prune import prune
-from pitr.jobs.retention import Retention
+from pitr.jobs.upkeep.prune import prune
+from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
 

@@ -24,9 +24,9 @@ from memory_engine import MemoryEngine
 from stored_points import SOAK, Stored, chain_of_three
 
 from pitr.errors import DamageError, FormatError, RepositoryError
-from pitr.jobs.prune import prune
-from pitr.jobs.retention import Retention
-from pitr.jobs.verify import Scope, verify
+from pitr.jobs.upkeep.prune import prune
+from pitr.jobs.upkeep.retention import Retention
+from pitr.jobs.verify.repository import Scope, verify
 from pitr.repository import Repository, record
 
 often = settings(

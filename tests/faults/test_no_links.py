@@ -13,8 +13,8 @@ from stored_points import chain_of_three, check_contents, check_verified, unname
 
 from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.errors import BusyError, UsageError
-from pitr.jobs.prune import prune
-from pitr.jobs.retention import Retention
+from pitr.jobs.upkeep.prune import prune
+from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
 

@@ -18,8 +18,8 @@ from memory_engine import EngineFunctions, MemoryEngine, MemoryVM
 from stored_points import Stored, chain_of_three, change, check_contents, check_verified, unnamed_files
 
 from pitr.errors import BusyError
-from pitr.jobs.prune import Pruned, prune
-from pitr.jobs.retention import Retention, kept
+from pitr.jobs.upkeep.prune import Pruned, prune
+from pitr.jobs.upkeep.retention import Retention, kept
 from pitr.model import Backup, Kind, Mode, VMName
 from pitr.repository import Repository, names
 

@@ -13,7 +13,7 @@ from stored_points import Stored, chain_of_three, change, check_contents, check_
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import CheckpointGone, UntrackedChange
 from pitr.extents import ExtentMap
-from pitr.jobs.unchanged import check_unchanged
+from pitr.jobs.backup.unchanged import check_unchanged
 from pitr.model import Kind
 from pitr.repository import Repository
 

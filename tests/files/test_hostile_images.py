@@ -23,10 +23,10 @@ from pitr.guest.filesystem import FileSystem, Kind, VolumeFile
 from pitr.guest.filesystem import base as filesystem_base
 from pitr.guest.filesystem.limits import EndlessError, bounded_memory, bounded_step
 from pitr.guest.filesystem.volume import Span
-from pitr.jobs.compare_files import compare_files
-from pitr.jobs.copy_files import CopiedFiles, copy_files
-from pitr.jobs.list_files import list_files
-from pitr.jobs.volumes import Place, Volume
+from pitr.jobs.files.compare import compare_files
+from pitr.jobs.files.copy import CopiedFiles, copy_files
+from pitr.jobs.files.list import list_files
+from pitr.jobs.files.volumes import Place, Volume
 
 SOAK = bool(os.environ.get("PITR_SOAK"))
 often = settings(

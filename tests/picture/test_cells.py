@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.cells import GRAIN, Cells
 from pitr.extents import MAX_SIZE
+from pitr.jobs.diff.cells import GRAIN, Cells
 
 
 @given(

@@ -12,7 +12,7 @@ from helpers import FIRST_POINT, backup_of, disk_id, fake_stream
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.jobs.history import MOST_BARS, average, bars, rates
+from pitr.jobs.diff.history import MOST_BARS, average, bars, rates
 from pitr.model import Backup
 
 

@@ -26,7 +26,7 @@ from rich.console import Console, RenderableType
 from pitr.cli import tables
 from pitr.cli.fitting import FittingTable
 from pitr.errors import EngineError
-from pitr.jobs.fleet import Chosen, Outcome
+from pitr.jobs.backup.many_vms import Chosen, Outcome
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository
 from pitr.repository.drills import DiskFindings, Drill, Finding, add

@@ -20,11 +20,11 @@ import pytest
 from cli_runner import Pitr
 from helpers import VM, Writer, backup_of, fake_stream
 
-from pitr.cells import Cells
 from pitr.extents import ExtentMap
-from pitr.jobs.diff import DiskDiff
-from pitr.jobs.page import _document, render
-from pitr.jobs.picture import cells_for, draw
+from pitr.jobs.diff.cells import Cells
+from pitr.jobs.diff.diff import DiskDiff
+from pitr.jobs.diff.page import _document, render
+from pitr.jobs.diff.picture import cells_for, draw
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain

@@ -145,7 +145,7 @@ PATH={os.environ["PATH"]} exec setpriv "$@"
 def test_all_that_the_shell_has_started_ends(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
     store_chain(repository)
     command = f'(echo "$NBD_URI" > {tmp_path}/runs; sleep 61) | cat; exit 9'
-    with pitr.system.process("serve", "--at", AT_THE_END, "--run", command) as process:
+    with pitr.process("serve", "--at", AT_THE_END, "--run", command) as process:
         wait_until((tmp_path / "runs").exists, "the command runs")
         process.terminate()
         # Its standard error is open in all of them.

@@ -26,7 +26,7 @@ from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
-from pitr.jobs.serve import export_names, serving
+from pitr.jobs.serve.nbd import export_names, serving
 from pitr.model import Record
 from pitr.nbd.client import parse_url
 from pitr.nbd.protocol import READ
@@ -46,7 +46,7 @@ def serving_process(
     pitr: Pitr, *options: str | Path
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A `pitr serve` that runs, and its document, the first line of its output."""
-    with pitr.system.process("serve", "--at", AT_THE_END, *options, "--output", "json") as process:
+    with pitr.process("serve", "--at", AT_THE_END, *options, "--output", "json") as process:
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())["serve"]
 
@@ -117,7 +117,7 @@ def test_all_servers_say_that_they_are_ready_and_end_in_the_same_way(
     pitr: Pitr, repository: Repository, words: tuple[str, ...], said: str
 ) -> None:
     store_chain(repository)
-    with pitr.system.process(*words) as process:
+    with pitr.process(*words) as process:
         assert process.stderr is not None
         lines = [process.stderr.readline()]
         while not lines[-1].endswith("serving until Ctrl-C or SIGTERM\n"):
@@ -149,7 +149,7 @@ def test_a_command_gets_the_uris_and_gives_its_exit_code(
 def test_standard_output_is_the_commands(pitr: Pitr, repository: Repository) -> None:
     store_chain(repository)
     options = ("--at", AT_THE_END, "--run", "echo $NBD_URI$NBD_SOCKET", "--output", "json")
-    with pitr.system.process("serve", *options) as process:
+    with pitr.process("serve", *options) as process:
         result = ended(process)
     document = json.loads(result.stderr)
     uri = document["serve"]["disks"][0]["uri"]
@@ -159,7 +159,7 @@ def test_standard_output_is_the_commands(pitr: Pitr, repository: Repository) -> 
 def test_a_signal_is_passed_on_to_the_command(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
     store_chain(repository)
     command = f"trap 'echo told > {tmp_path}/told; exit 0' TERM; touch {tmp_path}/runs; while :; do sleep 0.05; done"
-    with pitr.system.process("serve", "--at", AT_THE_END, "--run", command) as process:
+    with pitr.process("serve", "--at", AT_THE_END, "--run", command) as process:
         wait_until((tmp_path / "runs").exists, "the command runs")
         process.terminate()
         result = ended(process)

@@ -19,7 +19,7 @@ from test_serve_command import AT_THE_END, serving_process
 from pitr.copier import copy
 from pitr.endpoints.images.raw_file import RawFileSource
 from pitr.errors import ProgramFailed, UsageError
-from pitr.jobs.serve_overlays import make_overlays, overlay_paths
+from pitr.jobs.serve.overlays import make_overlays, overlay_paths
 from pitr.lab.host.filesystem import check_ext4, make_ext4, program
 from pitr.model import Backup, Record
 from pitr.repository import Repository

@@ -15,7 +15,7 @@ from cli_runner import Pitr
 from disks_and_points import assert_disk_is, assert_same, make_vm
 
 from pitr.endpoints.images.memory import MemorySource
-from pitr.jobs.checksum import checksum
+from pitr.jobs.restore.verifier import checksum
 from pitr.lab import Lab, LabVM
 
 MiB = 1 << 20

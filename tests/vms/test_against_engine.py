@@ -11,7 +11,7 @@ from disks_and_points import KiB, MiB, make_vm, nothing_open
 from pitr.endpoints.images.memory import MemorySource
 from pitr.endpoints.points.overlay import OverlaySource
 from pitr.extents import ExtentMap
-from pitr.jobs.checksum import checksum
+from pitr.jobs.restore.verifier import checksum
 from pitr.lab import Lab
 
 SIZE = 10487296

@@ -63,7 +63,7 @@ def test_an_interrupt_of_many_backups_leaves_nothing_open(lab: Lab, pitr: Pitr) 
     # Readiness takes its time: the signal comes when all three wait for it.
     lab.engine.phase_lag_s = 0.3
     try:
-        with pitr.system.process("backup", "--all", "--jobs", "3") as process:
+        with pitr.process("backup", "--all", "--jobs", "3") as process:
             wait_until(lambda: len(lab.open_backups()) == 3, "three backups")
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM

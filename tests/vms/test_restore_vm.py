@@ -13,7 +13,7 @@ from disks_and_points import MiB, assert_same, oracle_of
 
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import FormatError
-from pitr.jobs.checksum import checksum
+from pitr.jobs.restore.verifier import checksum
 from pitr.lab import Lab, LabVM
 from pitr.ovirt import ovf
 

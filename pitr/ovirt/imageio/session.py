@@ -146,7 +146,7 @@ class ImageioSession(Closes):
         return int(said)
 
     def checksum(self, algorithm: str, block_size: int) -> bytes:
-        """Return the JSON of the daemon's checksum of all that the disk holds now (pitr.jobs.checksum)."""
+        """Return the JSON of the daemon's checksum of all that the disk holds now (pitr.jobs.restore.verifier)."""
         return self._ask("GET", f"/checksum?algorithm={algorithm}&block_size={block_size}")
 
     def flush(self) -> None:

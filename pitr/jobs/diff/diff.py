@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Diff: what changed on the disks of a VM between two of its points.
+
+Content is compared by what is stored (pitr/endpoints/points/difference.py): ranges that read the same frames,
+frames of equal digest, or zeroes at both points are the same; on demand what is different then is read as well.
+What lies beyond the end of a disk reads as zero, so that growth alone is no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.endpoints.points.difference import Difference, compare
+from pitr.endpoints.points.exact_difference import read_difference
+from pitr.errors import NoSuchDisk, UsageError
+from pitr.extents import ExtentMap
+from pitr.jobs import find
+from pitr.model import Backup, VMName
+from pitr.repository import Repository
+from pitr.repository.chain import ResolvedChain, resolve_chain
+
+State = Literal["same", "changed", "added", "removed"]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskDiff:
+    """One disk at two points. Sizes are None where the point does not hold the disk; `note` says why, if it is known.
+
+    `changes`: the ranges that are different, neighbours joined: data or zero as they are at the later point.
+    `new_bytes` of their data were zero at the earlier one. All in bytes.
+    """
+
+    disk_id: str
+    name: str
+    size_before: int | None
+    size_after: int | None
+    changes: ExtentMap
+    new_bytes: int
+    note: str | None = None
+
+    @property
+    def state(self) -> State:
+        if self.size_before is None:
+            return "added"
+        if self.size_after is None:
+            return "removed"
+        return "changed" if len(self.changes) or self.size_before != self.size_after else "same"
+
+    @property
+    def data_bytes(self) -> int:
+        return self.changes.data_bytes
+
+    @property
+    def zero_bytes(self) -> int:
+        return self.changes.zero_bytes
+
+    @property
+    def changed_bytes(self) -> int:
+        return self.data_bytes + self.zero_bytes
+
+    @property
+    def rewritten_bytes(self) -> int:
+        return self.data_bytes - self.new_bytes
+
+
+#: Is shown each disk that the later point holds, with what it reads from.
+Look = Callable[[DiskDiff, ResolvedChain], None]
+
+
+def choose(
+    repository: Repository, vm_name: str | None, at: Sequence[datetime], points: Sequence[str]
+) -> tuple[Backup, Backup]:
+    """The two points of one VM that are named by times and ids, the earlier one first.
+
+    Raises UsageError, NoSuchVM, NoSuchPoint and, as for a restore, StoredDamage.
+    """
+    if len(at) + len(points) != 2:
+        raise UsageError(
+            "a difference is one of two points",
+            "Name each with --at TIME or --point ID: pitr diff web1 --at 2020-06-30T10:00 --at now.",
+        )
+    chosen: list[Backup] = []
+    for point in points:
+        backup = find.point_of(repository, vm_name, point, None).backup
+        if chosen and backup.vm.id != chosen[0].vm.id:
+            raise UsageError("the two points are of different VMs", "Name two points of one VM.")
+        chosen.append(backup)
+    for time in at:
+        # A time beside an id is of the VM that the id's point is of.
+        vm = chosen[0].vm.id if chosen else vm_name
+        chosen.append(find.point_of(repository, vm, None, time).backup)
+    first, second = chosen
+    if first.point == second.point and first != second:
+        # Clocks are coarse; the catalog knows the lineage, newest first.
+        order = [backup.backup_id for backup in repository.catalog_of_vm(first.vm.id).points(first.vm.id)]
+        later_first = order.index(first.backup_id) < order.index(second.backup_id)
+        return (second, first) if later_first else (first, second)
+    return (first, second) if first.point <= second.point else (second, first)
+
+
+def diff(
+    repository: Repository,
+    before: Backup,
+    after: Backup,
+    *,
+    disks: Sequence[str] = (),
+    exact: bool = False,
+    workers: int = DEFAULT_WORKERS,
+    look: Look | None = None,
+    progress: Progress | None = None,
+) -> list[DiskDiff]:
+    """Compare the disks of two points of one VM, the later one's first; only those named, if any are.
+
+    `exact`: also read what is different by the indexes, with `workers`, and keep only blocks that are. Raises
+    StoredDamage where one of the chains is not whole or, with `exact`, data is damaged; NoSuchDisk; BusyError.
+    """
+    vm: VMName = after.vm
+    chosen = _disk_ids(before, after, disks)
+    total = sum(_size(before, disk_id) + _size(after, disk_id) for disk_id in chosen)
+    found: list[DiskDiff] = []
+    done = 0
+
+    def told(read: int, more: int) -> None:
+        nonlocal done, total
+        done += read
+        total += more
+        if progress is not None:
+            progress(done, total)
+
+    with repository.reading_vm(vm):
+        for disk_id in chosen:
+            found.append(_disk_diff(repository, before, after, disk_id, workers if exact else 0, look, told))
+            done += _size(before, disk_id) + _size(after, disk_id)
+            if progress is not None:
+                progress(done, total)
+    return found
+
+
+def _disk_ids(before: Backup, after: Backup, disks: Sequence[str]) -> list[str]:
+    if not disks:
+        ids = [stream.disk_id for backup in (after, before) for stream in backup.streams]
+        return list(dict.fromkeys(ids))
+    chosen: dict[str, None] = {}
+    for disk in disks:
+        missing: list[NoSuchDisk] = []
+        for backup in (after, before):
+            try:
+                chosen |= dict.fromkeys(stream.disk_id for stream in find.streams_of(backup, [disk]))
+            except NoSuchDisk as error:
+                missing.append(error)
+        if len(missing) == 2:
+            raise missing[0]
+    return list(chosen)
+
+
+def _size(backup: Backup, disk_id: str) -> int:
+    stream = backup.stream_of(disk_id)
+    return stream.size if stream is not None else 0
+
+
+def _disk_diff(
+    repository: Repository,
+    before: Backup,
+    after: Backup,
+    disk_id: str,
+    workers: int,
+    look: Look | None,
+    told: Callable[[int, int], None],
+) -> DiskDiff:
+    """Compare one disk; with `workers` what is different by the indexes is read, too."""
+    old, new = before.stream_of(disk_id), after.stream_of(disk_id)
+    if new is None:
+        if old is None:
+            raise RuntimeError(f"no point holds the disk {disk_id}")
+        note = _left_out(after, disk_id)
+        return DiskDiff(disk_id, old.name, old.size, None, ExtentMap.of([]), 0, note)
+    exact = workers > 0
+    resolved = resolve_chain(repository, after, new, with_frames=exact)
+    if old is not None and old.stream_id == new.stream_id:
+        found = DiskDiff(disk_id, new.name, old.size, new.size, ExtentMap.of([]), 0)
+    else:
+        earlier = resolve_chain(repository, before, old, with_frames=exact) if old is not None else None
+        difference = compare(repository, earlier, resolved)
+        if exact:
+            told(0, int(difference.length.sum()))
+            difference = read_difference(
+                repository, difference, earlier, resolved, lambda read: told(read, 0), workers=workers
+            )
+        del earlier
+        found = DiskDiff(
+            disk_id,
+            new.name,
+            old.size if old is not None else None,
+            new.size,
+            *_changes(difference),
+            None if old is not None else _left_out(before, disk_id),
+        )
+    if look is not None:
+        look(found, resolved)
+    return found
+
+
+def _changes(difference: Difference) -> tuple[ExtentMap, int]:
+    """The ranges whose content is another one, and how much of it is data where there were zeroes."""
+    content = ~(difference.zero & difference.was_zero)
+    changes = ExtentMap(difference.start[content], difference.length[content], difference.zero[content])
+    new = difference.was_zero & ~difference.zero
+    return changes.merged(), int(difference.length[new].sum())
+
+
+def _left_out(backup: Backup, disk_id: str) -> str | None:
+    """Why a point does not hold a disk."""
+    reason = next((disk.reason for disk in backup.left_out if disk.disk_id == disk_id), None)
+    return f"left out of the backup: {reason}" if reason is not None else None

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The page of `pitr diff --html`: one file that needs no network.
+
+page.html, page.css and page.js are put together with the data as JSON. Everything is drawn by page.js, which puts
+names from outside into the page as text only; beyond that, the page's own policy allows this one script, this one
+style and no address at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import orjson
+
+from pitr import __version__, times
+from pitr.endpoints.images.partial_file import PartialFile, file_errors
+from pitr.jobs.diff import history
+from pitr.jobs.diff.diff import DiskDiff
+from pitr.jobs.diff.picture import Picture, cells_for, draw
+from pitr.model import Backup
+from pitr.repository.catalog import Catalog
+from pitr.repository.chain import ResolvedChain
+from pitr.units import printable
+
+_MOST_TICKS = 7
+_TICK_HOURS = (1, 3, 6, 12, 24, 48, 168, 336, 672, 2184, 4368, 8736)
+
+
+class Page:
+    """A new file that becomes a page with `finish` or disappears with `abort`. Raises UsageError when it exists."""
+
+    def __init__(
+        self, path: Path, catalog: Catalog, before: Backup, after: Backup, *, exact: bool = False
+    ) -> None:
+        self._partial = PartialFile(path)
+        self._catalog = catalog
+        self._before = before
+        self._after = after
+        self._exact = exact
+        self._most_cells = cells_for(len(after.streams))
+        self._pictures: dict[str, Picture] = {}
+
+    def add(self, disk: DiskDiff, resolved: ResolvedChain) -> None:
+        """Draw one disk of the later point."""
+        self._pictures[disk.disk_id] = draw(disk, resolved, self._most_cells)
+
+    def finish(self, found: Sequence[DiskDiff]) -> None:
+        """Write the page of these disks. Raises PitrError."""
+        backups = self._catalog.points(self._after.vm.id)[::-1]
+        document = _document(self._before, self._after, found, self._pictures, backups)
+        document["exact"] = self._exact
+        page = render(f"{printable(self._after.vm.name)}: what changed", document)
+        with file_errors(self._partial.path):
+            self._partial.path.write_text(page, "utf-8")
+        self._partial.commit()
+
+    def abort(self) -> None:
+        self._partial.abort()
+
+
+def render(title: str, document: dict[str, Any]) -> str:
+    """Put the page together."""
+    style, script = _part("page.css"), _part("page.js")
+    return Template(_part("page.html")).substitute(
+        title=html.escape(title),
+        style=style,
+        style_digest=_digest(style),
+        script=script,
+        script_digest=_digest(script),
+        data=_in_script(document),
+    )
+
+
+def _part(name: str) -> str:
+    return (files(__package__) / name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _in_script(document: dict[str, Any]) -> str:
+    """JSON that no browser takes for the end of the element that it stands in, nor for markup."""
+    text = orjson.dumps(document).decode()
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+class _Times:
+    """Moments as milliseconds, and each one's text for people, once."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, str] = {}
+
+    def __call__(self, time: datetime) -> int:
+        milliseconds = round(time.timestamp() * 1000)
+        self.labels[str(milliseconds)] = times.for_people(time)
+        return milliseconds
+
+
+def _document(
+    before: Backup,
+    after: Backup,
+    found: Sequence[DiskDiff],
+    pictures: dict[str, Picture],
+    backups: Sequence[Backup],
+) -> dict[str, Any]:
+    """All that the page shows; page.js says how it reads this."""
+    clock = _Times()
+    bars = history.bars(backups)
+    chained = _Backups(clock)
+    disks = [_disk(one, pictures.get(one.disk_id), backups, chained, clock) for one in found]
+    return {
+        "vm": {"id": after.vm.id, "name": printable(after.vm.name)},
+        "version": __version__,
+        "made": times.for_people(times.now()),
+        "before": _point(before, clock),
+        "after": _point(after, clock),
+        "disks": disks,
+        "backups": chained.rows,
+        "bars": [_bar(bar, clock) for bar in bars],
+        "ticks": _ticks(bars[0].start, bars[-1].end),
+        "times": clock.labels,
+    }
+
+
+def _point(backup: Backup, clock: _Times) -> dict[str, Any]:
+    return {"id": backup.backup_id, "time": clock(backup.point), "kind": backup.kind.value}
+
+
+def _bar(bar: history.Bar, clock: _Times) -> list[Any]:
+    backup = bar.backup
+    return [
+        clock(bar.start),
+        clock(bar.end),
+        bar.points,
+        bar.fulls,
+        bar.stored_bytes,
+        bar.changed_bytes,
+        backup.backup_id,
+        clock(backup.point),
+    ]
+
+
+class _Backups:
+    """The backups that disks read from, each once, with its place."""
+
+    def __init__(self, clock: _Times) -> None:
+        self._clock = clock
+        self._places: dict[str, int] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    def place(self, backup: Backup) -> int:
+        if backup.backup_id not in self._places:
+            self._places[backup.backup_id] = len(self.rows)
+            self.rows.append(_point(backup, self._clock))
+        return self._places[backup.backup_id]
+
+
+def _disk(
+    one: DiskDiff,
+    picture: Picture | None,
+    backups: Sequence[Backup],
+    chained: _Backups,
+    clock: _Times,
+) -> dict[str, Any]:
+    rates = history.rates(backups, one.disk_id)
+    return {
+        "id": one.disk_id,
+        "name": printable(one.name),
+        "state": one.state,
+        "note": printable(one.note) if one.note is not None else None,
+        "size_before": one.size_before,
+        "size_after": one.size_after,
+        "data_bytes": one.data_bytes,
+        "new_bytes": one.new_bytes,
+        "zero_bytes": one.zero_bytes,
+        "extents": len(one.changes),
+        "picture": _picture(picture, chained) if picture is not None and picture.cells.count else None,
+        "rates": [
+            [
+                clock(rate.start),
+                clock(rate.end),
+                None if rate.bytes_per_day is None else round(rate.bytes_per_day),
+            ]
+            for rate in rates
+        ],
+        "average": history.average(rates),
+    }
+
+
+def _picture(picture: Picture, chained: _Backups) -> dict[str, Any]:
+    return {
+        "cell": picture.cells.length,
+        "size": picture.cells.size,
+        "data": picture.data.tolist(),
+        "never": picture.never_written.tolist(),
+        "different_data": picture.different_data.tolist(),
+        "different_zero": picture.different_zero.tolist(),
+        "parts": [[number for part in parts for number in part] for parts in picture.parts],
+        "links": [
+            [
+                link.layer,
+                chained.place(link.backup),
+                link.stream.kind.value,
+                link.stream.stored_bytes,
+                link.data_bytes,
+                link.zero_bytes,
+            ]
+            for link in picture.links
+        ],
+        "unread": picture.unread,
+        "never_written": picture.never_written_bytes,
+    }
+
+
+def _ticks(start: datetime, end: datetime) -> list[list[Any]]:
+    """Where the axis of time is labelled: [milliseconds, text], at full hours or midnights of local time."""
+    hours = (end - start).total_seconds() / 3600
+    step = next((each for each in _TICK_HOURS if hours / each <= _MOST_TICKS), _TICK_HOURS[-1])
+    local = start.astimezone().replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    ticks: list[list[Any]] = []
+    while (moment := local.astimezone()) <= end:
+        if moment >= start:
+            ticks.append([round(moment.timestamp() * 1000), _tick_text(local, step)])
+        local += timedelta(hours=step)
+    return ticks
+
+
+def _tick_text(local: datetime, step_hours: int) -> str:
+    if local.hour:
+        return f"{local:%H:%M}"
+    return f"{local:%b} {local.day}" if step_hours < 4368 else f"{local:%Y-%m-%d}"

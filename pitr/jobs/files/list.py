@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a folder of a past state holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pitr.errors import FileSystemError
+from pitr.guest.filesystem import FileSystem, Kind, Node
+from pitr.jobs.files.volumes import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A file with its path; without a node `problem` says why it could not be looked at."""
+
+    path: str
+    node: Node | None
+    target: str | None = None
+    problem: str | None = None
+
+
+def list_files(place: Place, *, recursive: bool = False) -> Iterator[Listed]:
+    """The entries of a folder by their names, with all that is below them if `recursive`; of a file, itself.
+
+    Raises FileSystemError when the folder itself cannot be read, StoredDamage.
+    """
+    if place.node.kind is not Kind.FOLDER:
+        yield _listed(place.file_system, place.path, place.node)
+        return
+    # Paths are kept, not iterators: a deep tree takes no deep stack.
+    seen = {place.node.key}
+    waiting = [(place.path, place.node)]
+    while waiting:
+        path, folder = waiting.pop()
+        below: list[tuple[str, Node]] = []
+        try:
+            entries = sorted(place.file_system.entries(folder), key=lambda entry: entry.name)
+        except FileSystemError as error:
+            if folder is place.node:
+                raise
+            yield Listed(path, None, problem=error.message)
+            continue
+        for entry in entries:
+            inner = f"{path.rstrip('/')}/{entry.name}"
+            if entry.node is None:
+                yield Listed(inner, None, problem=entry.problem)
+                continue
+            yield _listed(place.file_system, inner, entry.node)
+            if recursive and entry.node.kind is Kind.FOLDER:
+                if entry.node.key in seen:
+                    yield Listed(
+                        inner, None, problem="this folder was here before: the file system goes in a circle"
+                    )
+                else:
+                    seen.add(entry.node.key)
+                    below.append((inner, entry.node))
+        waiting += below[::-1]
+
+
+def _listed(file_system: FileSystem, path: str, node: Node) -> Listed:
+    if node.kind is not Kind.LINK:
+        return Listed(path, node)
+    try:
+        return Listed(path, node, target=file_system.target(node))
+    except FileSystemError as error:
+        return Listed(path, node, problem=error.message)

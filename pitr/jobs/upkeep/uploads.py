@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Uploads that a restore has begun: noted before they begin, ended by the next restore when this one was killed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+from pitr.errors import BusyError, RepositoryError
+from pitr.ovirt.engine import Engine, Transfer, disk_exists
+from pitr.reporting import Notify
+from pitr.repository import Repository, lock, names
+from pitr.repository.store import check_name, is_name
+
+
+@dataclass(frozen=True, slots=True)
+class UploadNotes:
+    """The notes of one repository. One that cannot be written to takes none: a restore works all the same."""
+
+    repository: Repository
+
+    @contextmanager
+    def new_disk(self) -> Iterator[str]:
+        """Give the id for a new disk, noted until the block is left. A lock tells that the restore is alive."""
+        disk_id, store = str(uuid.uuid4()), self.repository.store
+        with ExitStack() as stack:
+            with suppress(RepositoryError):
+                stack.enter_context(self._held(disk_id))
+                store.create(names.upload(disk_id), b"")
+                stack.callback(self._forget, disk_id)
+            yield disk_id
+
+    def end_left_behind(self, engine: Engine, *, dry_run: bool = False, notify: Notify) -> list[str]:
+        """Cancel the uploads of restores that were killed; return the ids of their disks, which go with them.
+
+        A disk without an upload is left: it may be whole, and in use by now. Raises EngineError.
+        """
+        ended: list[str] = []
+        noted = {name.rpartition("/")[2] for name in self.repository.store.list(names.UPLOADS)}
+        # A lock without a note: its owner was killed in between, and nothing was begun yet.
+        locked = {path.stem for path in self.repository.path.glob(names.upload_lock("*"))}
+        for disk_id in sorted(noted | {one for one in locked if is_name(names.upload(one))}):
+            # A restore that is alive holds its own.
+            with suppress(BusyError), self._held(disk_id):
+                transfers = Transfer.left_behind(engine, disk_id, "upload")
+                if transfers:
+                    ended.append(disk_id)
+                elif disk_exists(engine, disk_id):
+                    notify(
+                        f"disk {disk_id} is of a restore that was interrupted: remove it if it is of no use"
+                    )
+                if not dry_run:
+                    for transfer in transfers:
+                        transfer.end_early()
+                    self._forget(disk_id)
+        return ended
+
+    def _forget(self, disk_id: str) -> None:
+        # A note that stays costs the next restore one look at the engine.
+        with suppress(RepositoryError):
+            self.repository.store.delete(names.upload(disk_id))
+
+    @contextmanager
+    def _held(self, disk_id: str) -> Iterator[None]:
+        path = self.repository.path / check_name(names.upload_lock(disk_id))
+        with lock.hold(path, f"the upload to disk {disk_id}"):
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Drill: rehearse a restore, look at what comes out of it, and remember how that went.
+
+The point is restored to temporary qcow2 images, or only read: every frame is decompressed and its digest compared in
+both cases. Images are read back and compared by checksum, then checked from outside: by qemu-img, and where there are
+ext file systems by e2fsck.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import orjson
+
+from pitr import times
+from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.protocols import Reader, Sink, Source
+from pitr.endpoints.images.qcow2_file import Qcow2FileSource
+from pitr.endpoints.points.point import PointSource, open_point
+from pitr.errors import DamageError, PitrError, ProgramFailed
+from pitr.extents import ExtentMap
+from pitr.guest import partitions
+from pitr.guest.partitions import Layout, Part
+from pitr.jobs.restore.from_repository import restore
+from pitr.jobs.restore.to_files import FilesTarget
+from pitr.jobs.restore.verifier import Verifier
+from pitr.model import Backup, Stream
+from pitr.repository import Repository
+from pitr.repository.damage import StoredDamage
+from pitr.repository.drills import DiskFindings, Drill, Finding
+from pitr.system.closing import Closes
+from pitr.system.process import require, run
+from pitr.units import human_size
+
+#: Debian keeps the tools of file systems where only root's PATH leads to.
+_MORE_FOLDERS = ("/usr/sbin", "/sbin")
+
+
+def drill(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    *,
+    folder: Path | None = None,
+    digests_only: bool = False,
+    workers: int = DEFAULT_WORKERS,
+    progress: Progress | None = None,
+) -> Drill:
+    """Rehearse the restore of these disks and return what was found; nothing is left but the result.
+
+    Images go to a folder made in `folder` (None: the system's temporary folder) unless `digests_only`. Damage is a
+    finding; what keeps a rehearsal from being held is raised: PitrError when the folder has too little space,
+    ProgramMissing.
+    """
+    started_at = time.monotonic()
+    if digests_only:
+        disks = _read_only(repository, backup, streams, workers, progress)
+    else:
+        require("qemu-img", "qemu-nbd")
+        with tempfile.TemporaryDirectory(prefix="pitr-drill-", dir=folder) as scratch:
+            disks = _with_images(repository, backup, streams, Path(scratch), workers, progress)
+    return Drill(
+        backup_id=backup.backup_id,
+        vm_id=backup.vm.id,
+        time=times.now(),
+        image=not digests_only,
+        duration_ms=round((time.monotonic() - started_at) * 1000),
+        disks=tuple(disks),
+    )
+
+
+def _read_only(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    workers: int,
+    progress: Progress | None,
+) -> list[DiskFindings]:
+    try:
+        restore(repository, backup, streams, _Nowhere(), workers=workers, progress=progress)
+    except StoredDamage as error:
+        return _damaged(streams, error)
+    disks = []
+    for stream in streams:
+        with open_point(repository, backup, stream) as source:
+            layout = _layout(source)
+        disks.append(_findings(stream, [_digests(stream), *_described(layout)]))
+    return disks
+
+
+def _with_images(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    scratch: Path,
+    workers: int,
+    progress: Progress | None,
+) -> list[DiskFindings]:
+    target = FilesTarget(f"{scratch}/", "qcow2", streams, verifier=Verifier(workers))
+    _check_space(repository, backup, streams, scratch)
+    try:
+        restored = restore(repository, backup, streams, target, workers=workers, progress=progress)
+    except StoredDamage as error:
+        return _damaged(streams, error)
+    except DamageError as error:
+        return [_findings(stream, [Finding("checksum", False, error.message)]) for stream in streams]
+    disks = []
+    for stream, done in zip(streams, restored, strict=True):
+        image = Path(done.target or "")
+        findings = [
+            _digests(stream),
+            Finding("checksum", True, "the image, read back, has the checksum of the point"),
+            _qemu_check(image),
+        ]
+        with Qcow2FileSource(image) as source:
+            layout = _layout(source)
+        findings += _described(layout)
+        findings += [_fsck(image, part, scratch) for part in layout.parts if part.content == "ext"]
+        disks.append(_findings(stream, findings))
+        image.unlink()
+    return disks
+
+
+def _check_space(repository: Repository, backup: Backup, streams: Sequence[Stream], scratch: Path) -> None:
+    needed = 0
+    with suppress(StoredDamage):
+        for stream in streams:
+            with open_point(repository, backup, stream) as source:
+                needed += source.extents().data_bytes
+    free = shutil.disk_usage(scratch).free
+    if free < needed:
+        raise PitrError(
+            f"the images need up to {human_size(needed)}, and {scratch.parent} has {human_size(free)} free",
+            "Name another folder with --in, or use --digests-only.",
+        )
+
+
+# Findings
+
+
+def _findings(stream: Stream, findings: Sequence[Finding]) -> DiskFindings:
+    return DiskFindings(stream.disk_id, stream.name, tuple(findings))
+
+
+def _digests(stream: Stream) -> Finding:
+    return Finding("digests", True, f"all data of {human_size(stream.size)} has the digests of the record")
+
+
+def _damaged(streams: Sequence[Stream], error: StoredDamage) -> list[DiskFindings]:
+    lost = Finding("digests", False, error.message)
+    unknown = Finding("digests", None, "not read to its end: another disk is damaged")
+    of_all = all(stream.disk_id != error.damage.disk_id for stream in streams)
+    return [
+        _findings(stream, [lost if of_all or stream.disk_id == error.damage.disk_id else unknown])
+        for stream in streams
+    ]
+
+
+def _described(layout: Layout) -> Iterator[Finding]:
+    if layout.table is not None:
+        yield Finding("partitions", True, f"a {layout.table.upper()} with {len(layout.parts)} partitions")
+    known = [part for part in layout.parts if part.content is not None]
+    for part in known:
+        yield Finding("content", True, f"{_place(part)}: {part.content}, {human_size(part.length)}")
+    if layout.table is None and not known:
+        yield Finding("content", None, "no partition table and no file system is recognized")
+
+
+def _place(part: Part) -> str:
+    return f"partition {part.number}" if part.number else "the whole disk"
+
+
+def _qemu_check(image: Path) -> Finding:
+    try:
+        said = orjson.loads(run(["qemu-img", "check", "--output=json", "-f", "qcow2", str(image)]))
+    except ProgramFailed as error:
+        return Finding("qemu-img check", False, error.message)
+    problems = said.get("check-errors", 0) + said.get("corruptions", 0) + said.get("leaks", 0)
+    return Finding("qemu-img check", problems == 0, f"{problems} errors" if problems else "no errors")
+
+
+def _fsck(image: Path, part: Part, scratch: Path) -> Finding:
+    """Let e2fsck look at a file system, in a copy of its own: a disk that was in use has a journal to replay."""
+    what = f"e2fsck, {_place(part)}"
+    program = shutil.which("e2fsck", path=os.pathsep.join((os.environ.get("PATH", ""), *_MORE_FOLDERS)))
+    if program is None:
+        return Finding(what, None, "e2fsck is not installed")
+    copy = scratch / "file-system.raw"
+    description = {
+        "driver": "raw",
+        "offset": part.start,
+        "size": part.length,
+        "file": {"driver": "qcow2", "file": {"driver": "file", "filename": str(image)}},
+    }
+    try:
+        run(["qemu-img", "convert", "-O", "raw", f"json:{orjson.dumps(description).decode()}", str(copy)])
+        with suppress(ProgramFailed):
+            run([program, "-p", "-E", "journal_only", str(copy)])
+        run([program, "-fn", str(copy)])
+    except ProgramFailed as error:
+        return Finding(what, False, error.message)
+    finally:
+        copy.unlink(missing_ok=True)
+    return Finding(what, True, "the file system is clean")
+
+
+# Reading and writing
+
+
+def _layout(source: PointSource | Qcow2FileSource) -> Layout:
+    extents = source.extents()
+    with source.open_reader() as reader:
+        return partitions.look_at(_Bytes(reader, extents).read, source.size)
+
+
+class _Bytes:
+    """A disk's bytes at any place, zeroes where it has no data."""
+
+    def __init__(self, reader: Reader, extents: ExtentMap) -> None:
+        self._reader = reader
+        self._extents = extents
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        view = memoryview(data)
+        end = offset + length
+        part = self._extents.between(offset, end)
+        for start, count, zero in zip(
+            part.start.tolist(), part.length.tolist(), part.zero.tolist(), strict=True
+        ):
+            if not zero:
+                self._reader.read_ranges([(start, count)], view[start - offset : start - offset + count])
+        return bytes(data)
+
+
+class _Nowhere:
+    """A target that keeps nothing: what is read for it is compared on the way."""
+
+    vm_id: str | None = None
+
+    def reads_zero(self, stream: Stream) -> bool:
+        return True
+
+    def expected_name(self, stream: Stream) -> str | None:
+        return None
+
+    @contextmanager
+    def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
+        yield "", _NowhereSink()
+
+    def finish(self) -> None:
+        pass
+
+    def undo(self) -> None:
+        pass
+
+
+class _NowhereSink(Closes):
+    """A sink that is its own writer."""
+
+    max_writers = 64
+    reads_zero = True
+
+    def open_writer(self) -> _NowhereSink:
+        return self
+
+    def write(self, offset: int, data: memoryview) -> None:
+        pass
+
+    def zero(self, offset: int, length: int) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
