@@ -6,6 +6,8 @@ The Python API is `copy`, `open_source`, `open_sink` and `Repository` (docs/api.
 
 from typing import TYPE_CHECKING, Any
 
+from pitr.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pitr.api import (
         Copied as Copied,
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from pitr.api import (
         open_source as open_source,
     )
-
-__version__ = "0.1.0"
 
 _API = ("Copied", "Repository", "Sink", "Source", "StreamedSource", "copy", "open_sink", "open_source")
 

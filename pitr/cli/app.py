@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pitr import __version__
-from pitr.cli import (
+from pitr.version import __version__
+from pitr.cli import options
+from pitr.cli.commands import (
     backup,
     catalog,
     demo,
@@ -24,7 +25,6 @@ from pitr.cli import (
     import_,
     init,
     inspect,
-    options,
     prune,
     restore,
     serve,

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from pitr.cli.output import CannotPrint, Output, take_standard_output
+from pitr.cli.display.output import CannotPrint, Output, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
 from pitr.system import malloc
 from pitr.system.signals import ENDING

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.cli.output import Output
+from pitr.cli.display.output import Output
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
-    from pitr.config import Settings
+    from pitr.cli.config import Settings
     from pitr.ovirt.engine import Engine, EngineConfig
     from pitr.repository import Repository
 
@@ -136,7 +136,7 @@ class Common:
     @property
     def settings(self) -> Settings:
         """What the configuration file says; the options and the environment come first."""
-        from pitr.config import load_settings
+        from pitr.cli.config import load_settings
 
         return load_settings()
 

@@ -7,7 +7,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from pitr import __version__
+from pitr.version import __version__
 from pitr.gateway import operations
 from pitr.gateway.operations import JSON, OPERATIONS, Operation, Parameter
 

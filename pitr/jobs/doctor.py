@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from pitr import __version__, times
-from pitr.config import Settings
+from pitr import times
+from pitr.version import __version__
 from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
@@ -63,7 +63,7 @@ class Check:
 
 
 def examine(
-    settings: Settings,
+    configuration_files: Sequence[Path],
     repository_path: Path | None,
     configure: Configure,
     *,
@@ -77,7 +77,7 @@ def examine(
     """
     yield _versions()
     yield _programs()
-    files = ", ".join(str(path) for path in settings.files)
+    files = ", ".join(str(path) for path in configuration_files)
     yield Check("configuration", "ok", f"read from {files}" if files else "there is no configuration file")
     yield from _repository(repository_path)
     yield from _engine(configure, probe, storage_domain)

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from pitr import __version__, times
+from pitr import times
+from pitr.version import __version__
 from pitr.errors import FormatError
 from pitr.model import Backup
 from pitr.repository import canonical, names

@@ -15,7 +15,7 @@ import pytest
 
 from pitr import errors
 from pitr.cli import reference
-from pitr.config import load_settings
+from pitr.cli.config import load_settings
 from pitr.jobs.export import Exported
 from pitr.jobs.restore.from_repository import Restored
 from pitr.lab.demo import Report, Step

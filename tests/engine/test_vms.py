@@ -5,7 +5,7 @@ import pytest
 from engine_script import MISSING, Answer, Script, fault
 
 from pitr.errors import EngineError, NoSuchVM, UsageError
-from pitr.ovirt.engine import VM, Engine, find_vm, list_vms
+from pitr.ovirt.engine import VM, Engine, find_vm, get_configuration, list_vms
 
 ID_1 = "11111111-1111-1111-1111-111111111111"
 ID_2 = "22222222-2222-2222-2222-222222222222"

@@ -23,8 +23,8 @@ from helpers import FIRST_POINT, VM, Writer, backup_of, disk_id, fake_stream
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from pitr.cli import tables
-from pitr.cli.fitting import FittingTable
+from pitr.cli.display import tables
+from pitr.cli.display.table import FittingTable
 from pitr.errors import EngineError
 from pitr.jobs.backup.many_vms import Chosen, Outcome
 from pitr.model import Backup, Record, VMName

@@ -14,7 +14,7 @@ import pytest
 from cli_runner import Pitr
 from helpers import Writer
 
-from pitr.cli import tables
+from pitr.cli.display import tables
 from pitr.repository import Repository
 
 _ENDED = 128 + signal.SIGPIPE

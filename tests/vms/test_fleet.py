@@ -10,7 +10,7 @@ import pytest
 from cli_runner import PATIENCE_S, Pitr, wait_until
 from disks_and_points import MiB, nothing_open
 
-from pitr.config import load_settings
+from pitr.cli.config import load_settings
 from pitr.errors import UsageError
 from pitr.lab import Lab
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from pitr import __version__
+from pitr.version import __version__
 from pitr.copier import copy_all
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.protocols import Sink, Source

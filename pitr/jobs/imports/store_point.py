@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pitr import __version__, times
+from pitr import times
+from pitr.version import __version__
 from pitr.copier.any import copy_any
 from pitr.copier.copy import DEFAULT_WORKERS, Progress
 from pitr.copier.protocols import Source

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
-from pitr import __version__, times
+from pitr import times
+from pitr.version import __version__
 from pitr.errors import FormatError, PitrError, RepositoryError
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
 from pitr.repository import Repository, index, names

@@ -20,7 +20,8 @@ from typing import Any
 
 import orjson
 
-from pitr import __version__, times
+from pitr import times
+from pitr.version import __version__
 from pitr.endpoints.images.partial_file import PartialFile, file_errors
 from pitr.jobs.diff import history
 from pitr.jobs.diff.diff import DiskDiff

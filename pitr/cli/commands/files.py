@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr.cli import choice
+from pitr.cli import point_options
 from pitr.cli.options import AtOption, Common, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 
@@ -69,7 +69,7 @@ def ls(
     if len(paths) > 1:
         raise UsageError("one path at a time can be listed", "Name a folder, perhaps with --recursive.")
     with _opened(common, vm, at, point, disk) as opened:
-        from pitr.cli import files_output
+        from pitr.cli.display import files as files_output
         from pitr.jobs.files.list import list_files
 
         if not paths:
@@ -117,7 +117,7 @@ def cp(
     Examples: pitr files cp web1 --at 2020-06-30T22:00 /etc/nginx restored/;
     pitr files cp web1 --at 2020-06-30T22:00 /etc/hosts /etc/fstab . --dry-run
     """
-    from pitr.cli.progress import showing
+    from pitr.cli.display.progress import showing
 
     if len(words) < 2:
         raise UsageError(
@@ -129,7 +129,7 @@ def cp(
             f"{words[-2]!r} is no path: paths begin with /", "Name at least one, and where to copy it to."
         )
     with _opened(common, vm, at, point, disk) as opened:
-        from pitr.cli import files_output
+        from pitr.cli.display import files as files_output
         from pitr.jobs.files.copy import copy_files
 
         # A link is copied as one, as by 'cp -r'.
@@ -167,14 +167,14 @@ def cat(
 
     Examples: pitr files cat web1 --at 2020-06-30T22:00 /etc/fstab | diff - /etc/fstab
     """
-    from pitr.cli.output import take_standard_output
+    from pitr.cli.display.output import take_standard_output
 
     vm, paths = _split(words)
     if len(paths) != 1:
         raise UsageError("one path is needed", "Write: pitr files cat VM --at TIME /etc/fstab")
     take_standard_output()
     with _opened(common, vm, at, point, disk) as opened:
-        from pitr.cli import files_output
+        from pitr.cli.display import files as files_output
         from pitr.jobs.files.read import read_file
 
         place = opened.volumes.locate(paths[0], volume)
@@ -186,7 +186,7 @@ def cat(
 
 def _print(pieces: Iterator[bytes]) -> int:
     """Write bytes to standard output; return how many."""
-    from pitr.cli.output import write
+    from pitr.cli.display.output import write
 
     written = 0
     for piece in pieces:
@@ -242,13 +242,13 @@ def diff(
         raise UsageError("one path at a time can be compared", "Name a folder that holds them.")
     path = paths[0] if paths else "/"
     with _opened(common, vm, at, point, disk) as opened:
-        from pitr.cli import files_output
+        from pitr.cli.display import files as files_output
         from pitr.jobs import find
         from pitr.jobs.files.compare import changed_ranges, compare_files
         from pitr.jobs.files.volumes import open_volumes, same_place
 
-        earlier = choice.since(opened.repository, since, opened.choice)
-        common.out.notify(choice.in_words(earlier))
+        earlier = point_options.since(opened.repository, since, opened.choice)
+        common.out.notify(point_options.in_words(earlier))
         streams = find.some_streams_of(earlier.backup, [disk] if disk is not None else [])
         with open_volumes(opened.repository, earlier.backup, streams) as before:
             old, new = same_place(before, opened.volumes, path, volume)
@@ -285,10 +285,10 @@ def _opened(
     from pitr.jobs import find
     from pitr.jobs.files.volumes import open_volumes
 
-    asked = choice.exactly_one("looking into files", at, point)
+    asked = point_options.exactly_one("looking into files", at, point)
     with common.repository() as repository:
         chosen = asked.find(repository, vm)
-        common.out.notify(choice.in_words(chosen))
+        common.out.notify(point_options.in_words(chosen))
         streams = find.some_streams_of(chosen.backup, [disk] if disk is not None else [])
         with open_volumes(repository, chosen.backup, streams) as volumes:
             yield _Opened(repository, chosen, streams, volumes)

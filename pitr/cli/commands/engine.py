@@ -66,7 +66,7 @@ def _show(common: Common, found: Sequence[Leftover], uploads: Sequence[str], dry
             }
         )
         return
-    from pitr.cli import tables
+    from pitr.cli.display import tables
 
     for disk_id in uploads:
         common.out.show(

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pitr import times
-from pitr.cli import choice, serving
+from pitr.cli import point_options, serve_options
+from pitr.cli.display.output import take_standard_output
 from pitr.cli.options import AtOption, Common, DisksOption, OnlyVMArgument, PointOption, with_common
-from pitr.cli.output import take_standard_output
-from pitr.cli.serving import HostOption
+from pitr.cli.serve_options import HostOption
 from pitr.errors import Interrupted, UsageError
 from pitr.units import MIB, human_size, parse_size
 
@@ -87,7 +87,7 @@ def serve(
 
     cache_bytes = _cache_bytes(cache_size)
     _check_place(socket_path, port, host)
-    asked = choice.exactly_one("serving", at, point)
+    asked = point_options.exactly_one("serving", at, point)
     with common.repository() as repository, ExitStack() as stack:
         chosen = asked.find(repository, vm)
         streams = find.some_streams_of(chosen.backup, disk or ())
@@ -102,9 +102,9 @@ def serve(
             overlays.make_overlays(files, served)
         if run is not None:
             take_standard_output()
-            serving.tell(common.out, *_told(chosen, served, files))
+            serve_options.tell(common.out, *_told(chosen, served, files))
             raise typer.Exit(_run(run, served))
-        with serving.until_stopped(common.out) as ready:
+        with serve_options.until_stopped(common.out) as ready:
             # Before anybody is told, who may send a signal at once.
             with Signals() as signals:
                 ready(*_told(chosen, served, files))
@@ -142,8 +142,8 @@ def _listen(
     from pitr.system import sockets
 
     if port is not None:
-        listener = stack.enter_context(sockets.tcp_listener(host or serving.LOOPBACK, port))
-        serving.warn_of_others(
+        listener = stack.enter_context(sockets.tcp_listener(host or serve_options.LOOPBACK, port))
+        serve_options.warn_of_others(
             common.out, listener, "the disks: NBD here has neither encryption nor authentication"
         )
         return listener
@@ -188,7 +188,7 @@ def _told(
             ],
         }
     }
-    lines = [choice.in_words(chosen)]
+    lines = [point_options.in_words(chosen)]
     lines += [f"disk {disk.name} ({human_size(disk.size)}): {disk.uri}" for disk in served]
     if overlays:
         drives = " ".join(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr.cli import choice
+from pitr.cli import point_options
 from pitr.cli.options import Common, MaxWorkersOption, with_common
 from pitr.errors import DamageError, UsageError
 from pitr.units import human_size
@@ -61,8 +61,8 @@ def verify(
     Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00;
     pitr verify web1 --against-engine
     """
-    from pitr.cli import tables
-    from pitr.cli.progress import showing
+    from pitr.cli.display import tables
+    from pitr.cli.display.progress import showing
     from pitr.jobs import documents
     from pitr.jobs.verify import repository as job
 
@@ -70,7 +70,7 @@ def verify(
         raise UsageError("--quick, --full, --sample and --against-engine exclude each other")
     if against_engine and (at is not None or point is not None):
         raise UsageError("--against-engine compares the last point: leave out --at and --point")
-    asked = choice.at_most_one(at, point)
+    asked = point_options.at_most_one(at, point)
     workers = common.workers(max_workers)
     with common.repository() as repository:
         if against_engine:
@@ -115,7 +115,7 @@ def _against_engine(common: Common, repository: Repository, vm: str | None, work
         return verify_against_engine(repository, engine, vms, workers=workers, notify=common.out.notify)
 
 
-def _scope(repository: Repository, vm: str | None, asked: choice.Asked | None) -> Scope:
+def _scope(repository: Repository, vm: str | None, asked: point_options.Asked | None) -> Scope:
     from pitr.jobs import find
     from pitr.jobs.verify.repository import Scope
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr.cli import serving
+from pitr.cli import serve_options
 from pitr.cli.options import Common, with_common
-from pitr.cli.serving import HostOption
+from pitr.cli.serve_options import HostOption
 from pitr.errors import DamageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def query(
     if common.out.json:
         common.out.document({"rows": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        from pitr.cli import tables
+        from pitr.cli.display import tables
 
         shown = (["" if cell is None else str(cell) for cell in row] for row in rows)
         common.out.show(tables.table(columns, shown, upright=True))
@@ -64,7 +64,10 @@ def serve(
     from pitr.jobs.serve import catalog as site
     from pitr.system.sockets import tcp_listener
 
-    with serving.until_stopped(common.out) as tell, tcp_listener(host or serving.LOOPBACK, port) as listener:
+    with (
+        serve_options.until_stopped(common.out) as tell,
+        tcp_listener(host or serve_options.LOOPBACK, port) as listener,
+    ):
 
         def ready(address: str) -> None:
             tell({"serving": {"url": address}}, [f"the catalog is at {address}"])
@@ -74,7 +77,7 @@ def serve(
 
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-        serving.warn_of_others(common.out, listener, "the catalog: there is no login")
+        serve_options.warn_of_others(common.out, listener, "the catalog: there is no login")
         site.serve(common.repository_path(), listener, ready=ready, notify=common.out.notify)
 
 

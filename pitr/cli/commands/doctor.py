@@ -34,7 +34,7 @@ def doctor(
     settings = common.settings
     checks = []
     for check in examine(
-        settings,
+        settings.files,
         common.repo or settings.repository,
         common.engine_config,
         probe=not no_probe,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pitr import times
-from pitr.cli import choice, piping
+from pitr.cli import pipe_options, point_options
 from pitr.cli.options import (
     AtOption,
     Common,
@@ -71,12 +71,12 @@ def export(
     pitr export web1 --at now --format raw | sha256sum;
     pitr export --point 1c2d --since 9f8e --format rbd-diff | rbd import-diff - pool/image
     """
-    from pitr.cli.progress import showing
+    from pitr.cli.display.progress import showing
     from pitr.endpoints.streams.wake import Wake
     from pitr.jobs import export as job
     from pitr.jobs import find
 
-    asked = choice.exactly_one("an export", at, point)
+    asked = point_options.exactly_one("an export", at, point)
     if stream_format not in _FORMATS:
         raise UsageError(f"--format is one of {', '.join(_FORMATS)}, not {stream_format!r}")
     if stream_format == "raw" and since is not None:
@@ -85,7 +85,7 @@ def export(
             "Leave --since out, or take another format.",
         )
     if compress is not None:
-        piping.compression_of(compress)
+        pipe_options.compression_of(compress)
     to_sparse_file = stream_format == "raw" and to != "-" and compress in (None, "none")
     workers = common.workers(max_workers)
     with common.repository() as repository:
@@ -102,7 +102,7 @@ def export(
                     repository,
                     backup,
                     stream,
-                    piping.open_output(
+                    pipe_options.open_output(
                         to, compress or ("zstd" if stream_format == "sparse" else "none"), wake
                     ),
                     cast("job.StreamFormat", stream_format),

@@ -13,7 +13,7 @@ from pitr.cli.options import Common
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
-    from pitr.cli.restore_targets import Wanted
+    from pitr.cli.commands.restore_to import Wanted
     from pitr.endpoints.streams.commands import CommandTemplate
     from pitr.jobs.restore.from_commands import StreamRestored
     from pitr.model import Backup, Stream
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def restore_stream(common: Common, given: str, wanted: Wanted, disks: Sequence[str], workers: int) -> None:
     """Restore the stream `given` (a file, or - for standard input) to a new disk or an image file."""
-    from pitr.cli.progress import showing
+    from pitr.cli.display.progress import showing
     from pitr.endpoints.streams.input import open_input
     from pitr.jobs.restore import from_commands as job
 
@@ -77,7 +77,7 @@ def template_for(
 
 
 def _show(common: Common, done: StreamRestored) -> None:
-    from pitr.cli import tables
+    from pitr.cli.display import tables
     from pitr.units import human_size
 
     if common.out.json:

@@ -32,7 +32,7 @@ def list_points(
             common.out.document(points_document(repository, vm))
             return
         points, proven = _points(repository, vm)
-    from pitr.cli import tables
+    from pitr.cli.display import tables
 
     common.out.show(tables.points(points, proven))
 
@@ -70,7 +70,7 @@ def show(
             return
         backup, chain, proven = _point(repository, point)
         elsewhere = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
-    from pitr.cli import tables
+    from pitr.cli.display import tables
 
     common.out.show(tables.one_point(backup, chain, elsewhere))
     if proven is not None:
@@ -120,7 +120,7 @@ def extents(
         }
         common.out.document(document)
         return
-    from pitr.cli import tables
+    from pitr.cli.display import tables
     from pitr.units import human_size
 
     common.out.show(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pitr import times
-from pitr.cli import choice
+from pitr.cli import point_options
 from pitr.cli.options import Common, MaxWorkersOption, OnlyVMArgument, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 
@@ -47,11 +47,11 @@ def drill(
 
     Examples: pitr drill web1; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp
     """
-    from pitr.cli.progress import showing
+    from pitr.cli.display.progress import showing
     from pitr.jobs import find
     from pitr.jobs.verify import drill as job
 
-    asked = choice.exactly_one("a drill", "now" if at is None and point is None else at, point)
+    asked = point_options.exactly_one("a drill", "now" if at is None and point is None else at, point)
     if folder is not None and digests_only:
         raise UsageError("--digests-only makes no images: --in does not go with it")
     if folder is not None and not folder.is_dir():
@@ -103,7 +103,7 @@ def _document(result: Drill) -> dict[str, Any]:
 
 
 def _show(common: Common, result: Drill, vm_name: str, point: str) -> None:
-    from pitr.cli import tables
+    from pitr.cli.display import tables
 
     common.out.show(
         tables.table(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pitr import times
-from pitr.cli import choice, restore_stream, restore_targets
+from pitr.cli import point_options
+from pitr.cli.commands import restore_from, restore_to
 from pitr.cli.options import (
     AtOption,
     Common,
@@ -134,7 +135,7 @@ def restore(
     from pitr.jobs import find
     from pitr.jobs.restore.verifier import Verifier
 
-    wanted = restore_targets.Wanted(
+    wanted = restore_to.Wanted(
         to_new_disks=to_new_disks,
         to_file=to_file,
         image_format=image_format,
@@ -152,19 +153,17 @@ def restore(
     if from_stream is not None:
         if vm or at or point or get_command or dry_run:
             raise UsageError("--from restores a stream: no point, VM or --get-command goes with it")
-        restore_stream.restore_stream(common, from_stream, wanted, disk or (), common.workers(max_workers))
+        restore_from.restore_stream(common, from_stream, wanted, disk or (), common.workers(max_workers))
         return
-    asked = choice.exactly_one("a restore", at, point)
+    asked = point_options.exactly_one("a restore", at, point)
     workers = common.workers(max_workers)
     with common.repository() as repository, ExitStack() as stack:
         chosen = asked.find(repository, vm, check_lost=not keep_going)
         streams = find.some_streams_of(chosen.backup, disk or ())
-        common.out.notify(choice.in_words(chosen))
-        template = restore_stream.template_for(common, repository, chosen.backup, streams, get_command)
+        common.out.notify(point_options.in_words(chosen))
+        template = restore_from.template_for(common, repository, chosen.backup, streams, get_command)
         verifier = Verifier(workers) if verify or replace else None
-        target = restore_targets.target_of(
-            common, stack, wanted, repository, chosen.backup, streams, verifier
-        )
+        target = restore_to.target_of(common, stack, wanted, repository, chosen.backup, streams, verifier)
         if dry_run:
             done = _plan(repository, chosen, streams, target, keep_going)
         else:
@@ -210,7 +209,7 @@ def _run(
     verified: bool,
     workers: int,
 ) -> list[Restored]:
-    from pitr.cli.progress import showing
+    from pitr.cli.display.progress import showing
     from pitr.jobs.restore import from_repository as job
 
     backup = chosen.backup
@@ -242,7 +241,7 @@ def _show(
     checksums: Mapping[str, str],
     dry_run: bool,
 ) -> None:
-    from pitr.cli import tables
+    from pitr.cli.display import tables
     from pitr.jobs import documents
 
     if not common.out.json:

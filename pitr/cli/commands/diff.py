@@ -65,7 +65,7 @@ def diff(
     pitr diff --point 9f8e --point 1c2d --disk system --extents;
     pitr diff web1 --at 2020-06-30T10:00 --at now --html web1.html
     """
-    from pitr.cli.progress import showing
+    from pitr.cli.display.progress import showing
     from pitr.jobs import documents
     from pitr.jobs.diff import diff as job
 
@@ -104,9 +104,9 @@ def diff(
             }
         )
         return
-    from pitr.cli import difference_tables
+    from pitr.cli.display import disk_map
 
-    common.out.show(*difference_tables.shown(before, after, found, extents=extents))
+    common.out.show(*disk_map.shown(before, after, found, extents=extents))
     if html is not None:
         common.out.show(f"The page is in {html}.")
 

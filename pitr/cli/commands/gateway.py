@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.cli import serving
+from pitr.cli import serve_options
 from pitr.cli.options import Common, with_common
 from pitr.errors import PitrError, ProgramMissing, UsageError
 
@@ -92,7 +92,7 @@ def gateway(
     tls = Tls(cert, key) if cert is not None and key is not None else None
     if tls is not None:
         tls.check()
-    with serving.until_stopped(common.out) as tell, ExitStack() as stack:
+    with serve_options.until_stopped(common.out) as tell, ExitStack() as stack:
         token, path = _token(stack, token_file)
         listener = stack.enter_context(tcp_listener(host, port))
         if tls is None and not plain_http:
@@ -158,7 +158,7 @@ def _repository(common: Common) -> Path | None:
 
 
 def _list_points(path: Path | None) -> Callable[[str | None], Any]:
-    from pitr.cli.inspect import points_document
+    from pitr.cli.commands.inspect import points_document
     from pitr.repository import Repository
 
     def list_points(vm: str | None) -> Any:
@@ -169,7 +169,7 @@ def _list_points(path: Path | None) -> Callable[[str | None], Any]:
 
 
 def _show_point(path: Path | None) -> Callable[[str], Any]:
-    from pitr.cli.inspect import point_document
+    from pitr.cli.commands.inspect import point_document
     from pitr.repository import Repository
 
     def show_point(point: str) -> Any:

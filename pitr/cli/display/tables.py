@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pitr import times
-from pitr.cli.fitting import FittingTable
+from pitr.cli.display.table import FittingTable
 from pitr.model import Backup, Kind, Stream
 from pitr.units import human_size, printable
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr.cli import piping
+from pitr.cli import pipe_options
 from pitr.cli.options import Common, DisksOption, MaxWorkersOption, with_common
 from pitr.errors import UsageError
 
@@ -119,7 +119,7 @@ def backup(
         raise UsageError("--all leaves nothing to name", "Leave out the VMs and --tag, or --all.")
     if to is None and put_command is None:
         put_command = common.settings.put_command
-    piping.check(to, put_command, compress)
+    pipe_options.check(to, put_command, compress)
     options = BackupOptions(
         full=full,
         incremental=incremental or no_fallback,
@@ -147,7 +147,7 @@ def backup(
             if dry_run:
                 _show_plans(common, repository, engine, [vm.key for vm in chosen], options)
                 return
-            with piping.opened(to, put_command, compress) as piping_out:
+            with pipe_options.opened(to, put_command, compress) as piping_out:
                 options = replace(options, piping_out=piping_out)
                 code = _back_up(
                     common, repository, engine, chosen, options, jobs or common.settings.jobs or 1
@@ -182,9 +182,9 @@ def _back_up(
     options: BackupOptions,
     jobs: int,
 ) -> int:
-    from pitr.cli import tables
-    from pitr.cli.output import error_document
-    from pitr.cli.progress import showing_each
+    from pitr.cli.display import tables
+    from pitr.cli.display.output import error_document
+    from pitr.cli.display.progress import showing_each
     from pitr.jobs import documents
     from pitr.jobs.backup import many_vms
 
@@ -232,7 +232,7 @@ def _show_plans(
 ) -> None:
     from dataclasses import asdict
 
-    from pitr.cli import tables
+    from pitr.cli.display import tables
     from pitr.jobs.backup.one_vm import plan_backup
     from pitr.units import human_size
 

@@ -70,7 +70,7 @@ def _tell_aside(line: str) -> None:
 
 
 def _show(common: Common, report: Report) -> None:
-    from pitr.cli import tables
+    from pitr.cli.display import tables
 
     def size(count: int | None) -> str:
         return "" if count is None else human_size(count)

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from pitr import times
-from pitr.cli import tables
+from pitr.cli.display import tables
 from pitr.jobs.diff.cells import Cells
 from pitr.units import human_size, printable
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pitr import times
-from pitr.cli import tables
-from pitr.cli.output import Output
+from pitr.cli.display import tables
+from pitr.cli.display.output import Output
 from pitr.guest.filesystem import Kind, Node
 from pitr.units import human_size, printable
 

@@ -14,7 +14,7 @@ from pitr.errors import Interrupted
 if TYPE_CHECKING:
     import socket
 
-    from pitr.cli.output import Output
+    from pitr.cli.display.output import Output
 
 LOOPBACK = "127.0.0.1"
 

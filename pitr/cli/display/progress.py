@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pitr.cli.output import Output
+from pitr.cli.display.output import Output
 from pitr.copier.copy import Progress
 
 _JSON_PAUSE_S = 1.0

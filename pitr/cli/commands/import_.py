@@ -139,7 +139,7 @@ def _options(
 
 
 def _import_one(common: Common, repository: Repository, name: str, options: ImportOptions) -> Backup:
-    from pitr.cli.progress import showing
+    from pitr.cli.display.progress import showing
     from pitr.endpoints.streams.input import open_input
     from pitr.jobs.imports.stream import import_stream
 
@@ -169,7 +169,7 @@ def _migrate(
     time: Sequence[str],
     workers: int,
 ) -> list[Backup]:
-    from pitr.cli.progress import showing
+    from pitr.cli.display.progress import showing
     from pitr.jobs.imports import files_in_order
 
     if vm is None:
@@ -201,7 +201,7 @@ def _migrate(
 
 
 def _show(common: Common, made: list[Backup]) -> None:
-    from pitr.cli import tables
+    from pitr.cli.display import tables
     from pitr.jobs import documents
 
     if common.out.json:

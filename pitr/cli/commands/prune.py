@@ -154,7 +154,7 @@ def _span(option: str, text: str) -> timedelta:
 
 
 def _show(common: Common, done: Pruned, dry_run: bool) -> None:
-    from pitr.cli import tables
+    from pitr.cli.display import tables
     from pitr.jobs import documents
     from pitr.units import human_size
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from pitr.cli.output import take_standard_output
+from pitr.cli.display.output import take_standard_output
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
