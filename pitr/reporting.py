@@ -7,3 +7,6 @@ from collections.abc import Callable
 
 Notify = Callable[[str], None]
 """Called with one line that a person should see while the work goes on."""
+
+
+Progress = Callable[[int, int], None]

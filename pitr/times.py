@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from pitr.errors import FormatError, UsageError
@@ -138,3 +139,21 @@ def _local_to_utc(time: datetime, text: str, zone: tzinfo | None) -> datetime:
     raise UsageError(
         f"the local time {text} {what} (the clock was changed then)", f"Give it with its zone: {readings}."
     )
+
+
+_SPAN = re.compile(r"(\d{1,6})([hdwmy])")
+_UNITS = {
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+    "m": timedelta(days=30),
+    "y": timedelta(days=365),
+}
+
+
+def parse_span(option: str, text: str) -> timedelta:
+    """A span that was typed for `option`: 36h, 30d, 8w, 6m (of 30 days) or 1y (of 365 days). Raises UsageError."""
+    found = _SPAN.fullmatch(text.strip().lower())
+    if found is None:
+        raise UsageError(f"{option} is a span such as 36h, 30d, 8w, 6m or 1y, not {text!r}")
+    return int(found[1]) * _UNITS[found[2]]

@@ -35,8 +35,3 @@ def human_size(size: int) -> str:
         if value < 999.5 or unit == "PiB":
             break
     return f"{value:.3g} {unit}"
-
-
-def printable(name: str) -> str:
-    """A name from outside, fit for a terminal: control and formatting characters are shown, not sent."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pitr.version import __version__
 from pitr.cli import options
 from pitr.cli.commands import (
     backup,
@@ -30,6 +29,7 @@ from pitr.cli.commands import (
     serve,
     verify,
 )
+from pitr.version import __version__
 
 #: In the order of the help and of the README's table: what is used most comes first.
 _COMMANDS: dict[str, Callable[..., object] | typer.Typer] = {

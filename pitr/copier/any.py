@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from pitr.copier.copy import DEFAULT_WORKERS, Copied, Progress, copy
+from pitr.copier.copy import DEFAULT_WORKERS, Copied, copy
 from pitr.copier.pour import pour
 from pitr.copier.protocols import Sink, Source
 from pitr.copier.streamed import StreamedSource
+from pitr.reporting import Progress
 
 
 def copy_any(

@@ -9,7 +9,7 @@ the disk (`append`) gets what its writers made in that order; workers that are t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -18,12 +18,12 @@ from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
 from pitr.copier.plan import Work, plan
 from pitr.copier.protocols import WINDOW, Reader, Sink, Source, Writer
 from pitr.copier.workers import Workers
+from pitr.reporting import Progress
 
 DEFAULT_WORKERS = 4
 #: How many windows may wait, for each worker, until the one before them is stored.
 _AHEAD = 2
 
-Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all that are known so far), from any thread, one call at a time."""
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
-from pitr.copier.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter, Progress
+from pitr.copier.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter
 from pitr.copier.protocols import WINDOW, Sink
 from pitr.copier.streamed import Passing, StreamedSource
 from pitr.copier.workers import Workers
 from pitr.errors import UsageError
+from pitr.reporting import Progress
 
 #: How many batches may wait for each worker.
 _AHEAD = 2

@@ -26,7 +26,7 @@ from pitr.gateway.ranges import Part, wanted_part
 from pitr.gateway.token import Token
 from pitr.gateway.work import Work
 from pitr.ovirt.engine import Engine
-from pitr.units import printable
+from pitr.text import printable
 
 Query = Mapping[str, str | None]
 

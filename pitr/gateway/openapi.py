@@ -7,9 +7,9 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from pitr.version import __version__
 from pitr.gateway import operations
 from pitr.gateway.operations import JSON, OPERATIONS, Operation, Parameter
+from pitr.version import __version__
 
 _PATH_PARAMETERS = {
     "image": "The id of a transfer, or of a disk.",

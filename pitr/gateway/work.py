@@ -14,7 +14,7 @@ from pitr.gateway.channel import ClientGone
 from pitr.gateway.failures import TooManyRequests
 from pitr.reporting import Notify
 from pitr.system.closing import Closes
-from pitr.units import printable
+from pitr.text import printable
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 from pitr import times
-from pitr.version import __version__
 from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
@@ -37,7 +36,9 @@ from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.ovirt.imageio.session import ImageioAddress, ImageioSession, ask
 from pitr.repository import Repository
 from pitr.system.process import require
-from pitr.units import human_size, printable
+from pitr.text import printable
+from pitr.units import human_size
+from pitr.version import __version__
 
 _LIBRARIES = ("ovirt-engine-sdk-python", "ovirt-imageio")
 #: Programs that only some commands need.

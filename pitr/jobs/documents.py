@@ -7,13 +7,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pitr import times
+from pitr.jobs import find
 from pitr.model import Backup, Stream
+from pitr.repository import Repository, drills
+from pitr.repository.drills import Proven
 
 if TYPE_CHECKING:
-    from pitr.jobs.restore.from_repository import Restored
+    from pitr.jobs.restore.target import Restored
     from pitr.jobs.verify.repository import Verified
     from pitr.repository.damage import Damage
-    from pitr.repository.drills import Proven
 
 
 def point(backup: Backup, proven: Proven | None = None) -> dict[str, Any]:
@@ -76,3 +78,31 @@ def verified(result: Verified) -> dict[str, Any]:
         },
         "damage": [damage(found) for found in result.damage],
     }
+
+
+def points_document(repository: Repository, vm: str | None) -> dict[str, Any]:
+    """The document of `pitr list`. Raises NoSuchVM."""
+    points, proven = points_of_vm(repository, vm)
+    return {"points": [point(backup, proven.get(backup.backup_id)) for backup in points]}
+
+
+def points_of_vm(repository: Repository, vm: str | None) -> tuple[list[Backup], dict[str, Proven]]:
+    """The points of a VM, or of all, newest first, and their last rehearsals by backup id. Raises NoSuchVM."""
+    catalog = repository.catalog_of_vm(vm)
+    chosen = find.vm_named(catalog, vm) if vm is not None else None
+    points = catalog.points(chosen.id if chosen else None)
+    return points, drills.last_proven(repository.store, chosen.id if chosen else None)
+
+
+def point_document(repository: Repository, point_id: str) -> dict[str, Any]:
+    """The document of `pitr show`. Raises NoSuchPoint, UsageError."""
+    backup, chain, proven = point_and_chain(repository, point_id)
+    return {"point": point(backup, proven), "chain": [point(link) for link in chain]}
+
+
+def point_and_chain(repository: Repository, point_id: str) -> tuple[Backup, list[Backup], Proven | None]:
+    """The point, the points of its chain, and its last rehearsal. Raises NoSuchPoint, UsageError."""
+    catalog = repository.catalog_with_point(point_id)
+    backup = find.point_named(catalog, point_id).backup
+    chain = find.ancestry(catalog, backup)
+    return backup, chain, drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pitr import times
 from pitr.copier import copy
-from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Sink
 from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.endpoints.points.difference import DifferenceSource, open_difference
@@ -22,8 +22,9 @@ from pitr.endpoints.streams.rbd_diff import RbdDiffSink
 from pitr.endpoints.streams.sparse import SparseStreamSink
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.model import Backup, Stream
+from pitr.reporting import Progress
 from pitr.repository import Repository
-from pitr.units import printable
+from pitr.text import printable
 
 StreamFormat = Literal["sparse", "rbd-diff", "rbd-diff-v2", "raw"]
 

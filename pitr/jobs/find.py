@@ -13,7 +13,7 @@ from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, names
 from pitr.repository.catalog import Catalog
-from pitr.units import printable
+from pitr.text import printable
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from pitr import times
-from pitr.version import __version__
 from pitr.errors import FormatError
 from pitr.model import Backup
 from pitr.repository import canonical, names
 from pitr.repository.store import Store
+from pitr.version import __version__
 
 FORMAT = 1
 _SCHEMA = "drill.schema.json"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from pitr import times
@@ -74,3 +75,18 @@ def pending(vm_id: str, backup_id: str) -> str:
 
 def pending_of(vm_id: str) -> str:
     return f"{PENDING}/{vm_id}"
+
+
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+
+
+_MAX_NAME = 4096
+
+
+def usable_id(value: object) -> str | None:
+    """`value` if it can be an id here."""
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
+
+
+def usable_name(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= _MAX_NAME else None

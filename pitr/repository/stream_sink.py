@@ -11,14 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from blake3 import blake3
 
+from pitr import times
 from pitr.formats.in_order import InOrder
-from pitr.model import DiskSettings, Kind, StoredObject, Stream
+from pitr.model import DiskSettings, Kind, StoredObject, Stream, VMName
 from pitr.repository import index, names
 from pitr.repository.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
 from pitr.repository.store import NewObject, ObjectExists, Store
@@ -292,3 +294,23 @@ def written(path: Path, new: NewObject) -> StoredObject:
             digest.update(chunk)
             size += len(chunk)
     return StoredObject(size, digest.hexdigest())
+
+
+def blob_meta(
+    new: NewStream, vm: VMName, size: int, data_bytes: int, point: datetime, checkpoint_id: str | None
+) -> dict[str, object]:
+    """What a blob that is found alone tells of itself (docs/format.md). `size` and `data_bytes` are the disk's."""
+    return {
+        "virtual-size": size,
+        "data-size": data_bytes,
+        "date": times.to_text(point),
+        "incremental": new.kind is Kind.INCREMENTAL,
+        "stream-id": new.stream_id,
+        "parent-stream-id": new.parent_stream_id,
+        "backup-id": new.backup_id,
+        "disk-id": new.disk_id,
+        "disk-name": new.name,
+        "vm-id": vm.id,
+        "vm-name": vm.name,
+        "checkpoint-id": checkpoint_id,
+    }

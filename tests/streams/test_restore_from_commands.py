@@ -15,8 +15,8 @@ from cli_runner import Pitr
 from disks_and_points import assert_disk_is, assert_same, make_vm
 
 from pitr.endpoints.images.memory import MemorySource
-from pitr.jobs.restore.verifier import checksum
 from pitr.lab import Lab, LabVM
+from pitr.ovirt.imageio.checksum import checksum
 
 MiB = 1 << 20
 SIZE = 12 * MiB + 512

@@ -11,8 +11,8 @@ from disks_and_points import KiB, MiB, make_vm, nothing_open
 from pitr.endpoints.images.memory import MemorySource
 from pitr.endpoints.points.overlay import OverlaySource
 from pitr.extents import ExtentMap
-from pitr.jobs.restore.verifier import checksum
 from pitr.lab import Lab
+from pitr.ovirt.imageio.checksum import checksum
 
 SIZE = 10487296
 

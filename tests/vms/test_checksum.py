@@ -11,7 +11,7 @@ from ovirt_imageio import client
 
 from pitr.endpoints.images.memory import MemorySource
 from pitr.endpoints.images.raw_file import RawFileSource
-from pitr.jobs.restore.verifier import BLOCK_SIZE, checksum
+from pitr.ovirt.imageio.checksum import BLOCK_SIZE, checksum
 from pitr.system.process import require
 
 MiB = 1 << 20

@@ -13,9 +13,9 @@ from disks_and_points import MiB, assert_same, oracle_of
 
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import FormatError
-from pitr.jobs.restore.verifier import checksum
 from pitr.lab import Lab, LabVM
 from pitr.ovirt import ovf
+from pitr.ovirt.imageio.checksum import checksum
 
 SIZE = 10487296  # hosts round it up: the new disk is larger
 

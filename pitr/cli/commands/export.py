@@ -21,7 +21,8 @@ from pitr.cli.options import (
     with_common,
 )
 from pitr.errors import UsageError
-from pitr.units import human_size, printable
+from pitr.text import printable
+from pitr.units import human_size
 
 if TYPE_CHECKING:
     from pitr.jobs.export import Exported

@@ -158,7 +158,7 @@ def _repository(common: Common) -> Path | None:
 
 
 def _list_points(path: Path | None) -> Callable[[str | None], Any]:
-    from pitr.cli.commands.inspect import points_document
+    from pitr.jobs.documents import points_document
     from pitr.repository import Repository
 
     def list_points(vm: str | None) -> Any:
@@ -169,7 +169,7 @@ def _list_points(path: Path | None) -> Callable[[str | None], Any]:
 
 
 def _show_point(path: Path | None) -> Callable[[str], Any]:
-    from pitr.cli.commands.inspect import point_document
+    from pitr.jobs.documents import point_document
     from pitr.repository import Repository
 
     def show_point(point: str) -> Any:

@@ -170,7 +170,7 @@ def _migrate(
     workers: int,
 ) -> list[Backup]:
     from pitr.cli.display.progress import showing
-    from pitr.jobs.imports import files_in_order
+    from pitr.jobs.imports import qcow2, virtnbdbackup
 
     if vm is None:
         raise UsageError("files do not say which VM they are of", "Name it with --vm.")
@@ -180,7 +180,7 @@ def _migrate(
 
     with common.repository() as repository, showing(common.out, f"import {word}") as progress:
         if word == "qcow2":
-            return files_in_order.import_qcow2(
+            return qcow2.import_qcow2(
                 repository,
                 [Path(source) for source in sources],
                 vm,
@@ -195,7 +195,7 @@ def _migrate(
                 "virtnbdbackup's files tell their disks and times",
                 "Name one folder, and neither --disk nor --time.",
             )
-        return files_in_order.import_virtnbdbackup(
+        return virtnbdbackup.import_virtnbdbackup(
             repository, Path(sources[0]), vm, workers=workers, progress=progress, done=done
         )
 

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pitr.cli.options import Common, OnlyDiskOption, with_common
+from pitr.jobs.documents import point_and_chain, point_document, points_document, points_of_vm
 
 if TYPE_CHECKING:
     from pitr.jobs.extents import Range
-    from pitr.model import Backup
-    from pitr.repository import Repository
-    from pitr.repository.drills import Proven
 
 
 @with_common()
@@ -31,28 +29,10 @@ def list_points(
         if common.out.json:
             common.out.document(points_document(repository, vm))
             return
-        points, proven = _points(repository, vm)
+        points, proven = points_of_vm(repository, vm)
     from pitr.cli.display import tables
 
     common.out.show(tables.points(points, proven))
-
-
-def points_document(repository: Repository, vm: str | None) -> dict[str, Any]:
-    """The document of `pitr list`. Raises NoSuchVM."""
-    from pitr.jobs import documents
-
-    points, proven = _points(repository, vm)
-    return {"points": [documents.point(backup, proven.get(backup.backup_id)) for backup in points]}
-
-
-def _points(repository: Repository, vm: str | None) -> tuple[list[Backup], dict[str, Proven]]:
-    from pitr.jobs import find
-    from pitr.repository import drills
-
-    catalog = repository.catalog_of_vm(vm)
-    chosen = find.vm_named(catalog, vm) if vm is not None else None
-    points = catalog.points(chosen.id if chosen else None)
-    return points, drills.last_proven(repository.store, chosen.id if chosen else None)
 
 
 @with_common()
@@ -68,31 +48,13 @@ def show(
         if common.out.json:
             common.out.document(point_document(repository, point))
             return
-        backup, chain, proven = _point(repository, point)
+        backup, chain, proven = point_and_chain(repository, point)
         elsewhere = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
     from pitr.cli.display import tables
 
     common.out.show(tables.one_point(backup, chain, elsewhere))
     if proven is not None:
         common.out.show(f"Last rehearsed: {tables.proven_text(proven)}")
-
-
-def point_document(repository: Repository, point: str) -> dict[str, Any]:
-    """The document of `pitr show`. Raises NoSuchPoint, UsageError."""
-    from pitr.jobs import documents
-
-    backup, chain, proven = _point(repository, point)
-    return {"point": documents.point(backup, proven), "chain": [documents.point(link) for link in chain]}
-
-
-def _point(repository: Repository, point: str) -> tuple[Backup, list[Backup], Proven | None]:
-    from pitr.jobs import find
-    from pitr.repository import drills
-
-    catalog = repository.catalog_with_point(point)
-    backup = find.point_named(catalog, point).backup
-    chain = find.ancestry(catalog, backup)
-    return backup, chain, drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)
 
 
 @with_common()

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import re
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pitr.cli.options import Common, with_common
 from pitr.errors import UsageError
+from pitr.times import parse_span
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,15 +17,6 @@ if TYPE_CHECKING:
     from pitr.jobs.upkeep.prune import DeleteElsewhere, Pruned
     from pitr.jobs.upkeep.retention import Retention
     from pitr.model import Backup, Stream
-
-_SPAN = re.compile(r"(\d{1,6})([hdwmy])")
-_UNITS = {
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-    "m": timedelta(days=30),
-    "y": timedelta(days=365),
-}
 
 
 @with_common()
@@ -104,7 +94,7 @@ def prune(
             retention,
             list(dict.fromkeys(vms)),
             dry_run=dry_run,
-            grace=_span("--grace", grace),
+            grace=parse_span("--grace", grace),
             delete_elsewhere=_delete_elsewhere(common.settings.delete_command),
             notify=common.out.notify,
         )
@@ -142,15 +132,8 @@ def _retention(rules: Mapping[str, int | str | None]) -> Retention:
     within = rules.get("keep_within")
     return Retention(
         **{name: int(count) if count is not None else None for name, count in counts.items()},
-        within=_span("--keep-within", str(within)) if within is not None else None,
+        within=parse_span("--keep-within", str(within)) if within is not None else None,
     )
-
-
-def _span(option: str, text: str) -> timedelta:
-    found = _SPAN.fullmatch(text.strip().lower())
-    if found is None:
-        raise UsageError(f"{option} is a span such as 36h, 30d, 8w, 6m or 1y, not {text!r}")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def _show(common: Common, done: Pruned, dry_run: bool) -> None:

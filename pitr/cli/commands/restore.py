@@ -21,14 +21,14 @@ from pitr.cli.options import (
     with_common,
 )
 from pitr.errors import DamageError, UsageError
-from pitr.units import printable
+from pitr.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pitr.endpoints.streams.commands import CommandTemplate
     from pitr.jobs.find import Choice
-    from pitr.jobs.restore.from_repository import Restored, Target
+    from pitr.jobs.restore.target import Restored, Target
     from pitr.model import Stream
     from pitr.repository import Repository
 

@@ -15,7 +15,7 @@ from pitr.errors import UsageError
 if TYPE_CHECKING:
     from pitr.cli.commands.restore_to import Wanted
     from pitr.endpoints.streams.commands import CommandTemplate
-    from pitr.jobs.restore.from_commands import StreamRestored
+    from pitr.jobs.restore.from_one_stream import StreamRestored
     from pitr.model import Backup, Stream
     from pitr.repository import Repository
 
@@ -24,7 +24,7 @@ def restore_stream(common: Common, given: str, wanted: Wanted, disks: Sequence[s
     """Restore the stream `given` (a file, or - for standard input) to a new disk or an image file."""
     from pitr.cli.display.progress import showing
     from pitr.endpoints.streams.input import open_input
-    from pitr.jobs.restore import from_commands as job
+    from pitr.jobs.restore import from_one_stream as job
 
     if wanted.as_new_vm or wanted.replace or wanted.attach_to or wanted.disk_map or wanted.verify:
         raise UsageError("--from restores one disk: to a new disk, or with --to-file to an image file")

@@ -12,7 +12,7 @@ from pitr.cli.options import Common
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
-    from pitr.jobs.restore.from_repository import Target
+    from pitr.jobs.restore.target import Target
     from pitr.jobs.restore.verifier import Verifier
     from pitr.model import Backup, Stream
     from pitr.repository import Repository

@@ -154,7 +154,7 @@ def _listen(
 
 def _run(command: str, served: Sequence[Served]) -> int:
     from pitr.nbd.client import parse_url
-    from pitr.system.process import run_shell
+    from pitr.system.shell import run_shell
 
     uris = [disk.uri for disk in served]
     environment = {"NBD_URI": uris[0], "NBD_URIS": " ".join(uris)}

@@ -12,7 +12,8 @@ from rich.text import Text
 from pitr import times
 from pitr.cli.display import tables
 from pitr.jobs.diff.cells import Cells
-from pitr.units import human_size, printable
+from pitr.text import printable
+from pitr.units import human_size
 
 if TYPE_CHECKING:
     from pitr.extents import ExtentMap

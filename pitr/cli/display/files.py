@@ -14,7 +14,8 @@ from pitr import times
 from pitr.cli.display import tables
 from pitr.cli.display.output import Output
 from pitr.guest.filesystem import Kind, Node
-from pitr.units import human_size, printable
+from pitr.text import printable
+from pitr.units import human_size
 
 if TYPE_CHECKING:
     from pitr.jobs.files.compare import Change

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pitr.errors import PitrError
-from pitr.units import printable
+from pitr.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pitr.cli.display.output import Output
-from pitr.copier.copy import Progress
+from pitr.reporting import Progress
 
 _JSON_PAUSE_S = 1.0
 

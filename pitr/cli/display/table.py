@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from pitr.units import printable
+from pitr.text import printable
 
 #: Between columns, where there is room and where there is not.
 _WIDE_GAP, _NARROW_GAP = 3, 2

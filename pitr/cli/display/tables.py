@@ -13,11 +13,12 @@ from rich.text import Text
 from pitr import times
 from pitr.cli.display.table import FittingTable
 from pitr.model import Backup, Kind, Stream
-from pitr.units import human_size, printable
+from pitr.text import printable
+from pitr.units import human_size
 
 if TYPE_CHECKING:
     from pitr.jobs.backup.many_vms import Outcome
-    from pitr.jobs.restore.from_repository import Restored
+    from pitr.jobs.restore.target import Restored
     from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pitr.errors import FileSystemError, NoSuchFile
 from pitr.guest.filesystem.base import FileSystem, Kind, Node
-from pitr.units import printable
+from pitr.text import printable
 
 #: As in the Linux kernel.
 _MOST_LINKS = 40

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pitr.errors import NoSuchDisk, NothingToBackUp, UsageError
 from pitr.model import LeftOut
 from pitr.ovirt.engine import Disk
-from pitr.units import printable
+from pitr.text import printable
 
 
 def choose_disks(

@@ -10,13 +10,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pitr.copier.copy import Progress
 from pitr.errors import Interrupted, NothingToBackUp, PitrError, UsageError
 from pitr.jobs.backup.one_vm import BackupOptions, Notify, back_up
 from pitr.model import Backup
 from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
+from pitr.reporting import Progress
 from pitr.repository import Repository
-from pitr.units import printable
+from pitr.text import printable
 
 #: The main thread looks for signals at least this often.
 _WAKE_S = 0.5

@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pitr import times
-from pitr.model import DiskSettings, Kind, VMName
+from pitr.model import DiskSettings, Kind
 from pitr.repository.stream_sink import NewStream
 
 if TYPE_CHECKING:
@@ -38,23 +36,3 @@ def new_stream(
             storage_domain_id=disk.storage_domain_ids[0] if disk.storage_domain_ids else None,
         ),
     )
-
-
-def blob_meta(
-    new: NewStream, vm: VMName, size: int, data_bytes: int, point: datetime, checkpoint_id: str | None
-) -> dict[str, object]:
-    """What a blob that is found alone tells of itself (docs/format.md). `size` and `data_bytes` are the disk's."""
-    return {
-        "virtual-size": size,
-        "data-size": data_bytes,
-        "date": times.to_text(point),
-        "incremental": new.kind is Kind.INCREMENTAL,
-        "stream-id": new.stream_id,
-        "parent-stream-id": new.parent_stream_id,
-        "backup-id": new.backup_id,
-        "disk-id": new.disk_id,
-        "disk-name": new.name,
-        "vm-id": vm.id,
-        "vm-name": vm.name,
-        "checkpoint-id": checkpoint_id,
-    }

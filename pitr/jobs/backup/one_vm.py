@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from pitr.version import __version__
 from pitr.copier import copy_all
-from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Sink, Source
 from pitr.errors import CheckpointGone, EngineError, UntrackedChange
 from pitr.jobs.backup.chain_present import check_present
 from pitr.jobs.backup.disks import choose_disks
-from pitr.jobs.backup.new_stream import blob_meta, new_stream
+from pitr.jobs.backup.new_stream import new_stream
 from pitr.jobs.backup.pipe_out import PipingOut
 from pitr.jobs.backup.unchanged import DEFAULT_PERCENT, check_unchanged, trust_again
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted, remove_old_checkpoints, tell_of_snapshots
@@ -36,12 +35,13 @@ from pitr.ovirt.engine import (
 )
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
-from pitr.reporting import Notify
+from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, notes
 from pitr.repository.blob import DEFAULT_LEVEL
 from pitr.repository.damage import StoredDamage
-from pitr.repository.stream_sink import NewStream
-from pitr.units import printable
+from pitr.repository.stream_sink import NewStream, blob_meta
+from pitr.text import printable
+from pitr.version import __version__
 
 __all__ = ["BackupOptions", "BackupPlan", "Notify", "back_up", "plan_backup"]
 

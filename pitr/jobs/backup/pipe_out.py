@@ -11,7 +11,7 @@ from pitr.endpoints.streams.sparse import Compression
 from pitr.endpoints.streams.wake import Wake
 from pitr.errors import UsageError
 from pitr.repository.stream_sink import NewStream
-from pitr.units import printable
+from pitr.text import printable
 
 
 @dataclass(frozen=True, slots=True)

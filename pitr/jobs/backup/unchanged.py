@@ -23,7 +23,7 @@ from pitr.repository.blob import FRAME_SIZE, Decompressor, digest_of
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
 from pitr.repository.index import Frames
 from pitr.repository.resolver import Layer, resolve
-from pitr.units import printable
+from pitr.text import printable
 
 DEFAULT_PERCENT = 0.1
 #: A small disk is looked at in this many places at least.

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoints.points.difference import Difference, compare
 from pitr.endpoints.points.exact_difference import read_difference
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs import find
 from pitr.model import Backup, VMName
+from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, resolve_chain
 

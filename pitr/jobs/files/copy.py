@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pitr.copier.copy import Progress
 from pitr.errors import FileSystemError, PitrError, UsageError
 from pitr.guest.filesystem import Content, FileSystem, Kind, Node
 from pitr.jobs.files.volumes import Place
+from pitr.reporting import Progress
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store.naming import Naming
-from pitr.units import printable
+from pitr.text import printable
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pitr.errors import UsageError
 from pitr.guest.filesystem import Kind
 from pitr.jobs.files.volumes import Place
-from pitr.units import MIB, printable
+from pitr.text import printable
+from pitr.units import MIB
 
 
 def read_file(place: Place) -> Iterator[bytes]:

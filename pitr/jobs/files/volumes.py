@@ -20,7 +20,8 @@ from pitr.guest.filesystem.paths import look_up
 from pitr.guest.filesystem.volume import Span
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.units import MIB, printable
+from pitr.text import printable
+from pitr.units import MIB
 
 #: Decompressed frames that are kept, in bytes, for all disks of a point.
 _CACHE = 64 * MIB

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +12,8 @@ from pitr.errors import UsageError
 from pitr.jobs import find
 from pitr.model import Backup, DiskSettings, Stream, VMName
 from pitr.repository.catalog import Catalog
-from pitr.units import printable
-
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-_MAX_NAME = 4096
+from pitr.repository.names import usable_id, usable_name
+from pitr.text import printable
 
 
 def choose_vm(catalog: Catalog, name: str | None, meta: Mapping[str, Any]) -> VMName:
@@ -105,12 +102,3 @@ def free_ids(catalog: Catalog, stream_id: str | None, backup_id: str | None) -> 
         if backup.backup_id == backup_id:
             backup_id = None
     return stream_id, backup_id
-
-
-def usable_id(value: object) -> str | None:
-    """`value` if it can be an id here."""
-    return value if isinstance(value, str) and _ID.fullmatch(value) else None
-
-
-def usable_name(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= _MAX_NAME else None

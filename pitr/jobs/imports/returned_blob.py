@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
-from pitr.copier.copy import Progress
 from pitr.errors import FormatError, NoSuchPoint, RepositoryError, UsageError
 from pitr.model import Backup, Stream
+from pitr.reporting import Progress
 from pitr.repository import Repository, names
 from pitr.repository.blob import FRAME_SIZE
 from pitr.repository.catalog import Catalog

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pitr import times
-from pitr.version import __version__
 from pitr.copier.any import copy_any
-from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Source
 from pitr.copier.streamed import StreamedSource
 from pitr.errors import UsageError
-from pitr.jobs.backup.new_stream import blob_meta
-from pitr.jobs.imports.identify import usable_id
 from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
+from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.blob import DEFAULT_LEVEL
-from pitr.repository.stream_sink import NewStream, StreamSink
+from pitr.repository.names import usable_id
+from pitr.repository.stream_sink import NewStream, StreamSink, blob_meta
+from pitr.version import __version__
 
 #: For a state of which nobody can tell since when it was so.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)

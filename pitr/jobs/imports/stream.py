@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 from pitr import times
-from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoints.streams.detect import KnownSource, StreamFormat, open_stream
 from pitr.endpoints.streams.input import Remembered
 from pitr.endpoints.streams.rbd_diff import RbdDiffSource
@@ -20,8 +20,9 @@ from pitr.formats import virtnbdbackup
 from pitr.jobs.imports import identify, returned_blob, store_point
 from pitr.jobs.imports.store_point import DiskToTakeIn, PointToTakeIn
 from pitr.model import Backup, DiskSettings, Stream
-from pitr.repository import Repository
-from pitr.units import printable
+from pitr.reporting import Progress
+from pitr.repository import Repository, names
+from pitr.text import printable
 
 _NO_SETTINGS = "how the disk was set up is not known: it is restored as a thin qcow2 disk"
 _NO_TIME = "the stream does not tell its time: the point is labelled with the time of the import"
@@ -156,14 +157,14 @@ def _check_is_asked_for(options: ImportOptions, backup: Backup, stream: Stream) 
 
 
 def _said(source: KnownSource) -> _Said:
-    usable = identify.usable_id
+    usable = names.usable_id
     if isinstance(source, SparseStreamSource):
         meta = source.meta
         return _Said(
             "sparse",
             meta,
             disk_id=usable(meta.get("disk-id")),
-            disk_name=identify.usable_name(meta.get("disk-name")),
+            disk_name=names.usable_name(meta.get("disk-name")),
             stream_id=usable(meta.get("stream-id")),
             backup_id=usable(meta.get("backup-id")),
             time=meta.get("date"),
@@ -177,7 +178,7 @@ def _said(source: KnownSource) -> _Said:
     return _Said(
         "virtnbdbackup",
         {},
-        disk_name=identify.usable_name(described.disk_name),
+        disk_name=names.usable_name(described.disk_name),
         time=described.date.isoformat() if described.date else None,
         name=described.checkpoint,
         parent_name=described.parent_checkpoint,

@@ -17,8 +17,8 @@ from pitr.jobs.restore.verifier import Verifier
 from pitr.jobs.upkeep.uploads import UploadNotes
 from pitr.model import Backup, Stream
 from pitr.ovirt.engine import Disk, Engine, attach_disk, detach_disk, get_vm, rename_attached_disk, vm_disks
+from pitr.text import printable
 from pitr.times import now
-from pitr.units import printable
 
 
 class ReplacedDisksTarget(OntoNewDisks):

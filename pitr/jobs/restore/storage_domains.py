@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pitr.errors import UsageError
 from pitr.model import Stream
 from pitr.ovirt.engine import StorageDomain
-from pitr.units import printable
+from pitr.text import printable
 
 
 def place(

@@ -15,7 +15,7 @@ from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
-from pitr.units import printable
+from pitr.text import printable
 
 ImageFormat = Literal["raw", "qcow2"]
 _EXTENSIONS = {"raw": ".raw", "qcow2": ".qcow2"}

@@ -27,7 +27,7 @@ from pitr.ovirt.engine import (
     start_upload,
 )
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
-from pitr.units import printable
+from pitr.text import printable
 
 
 class NewDisksTarget:

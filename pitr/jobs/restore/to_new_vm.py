@@ -24,7 +24,7 @@ from pitr.ovirt.engine import (
     start_vm,
     vm_with_name,
 )
-from pitr.units import printable
+from pitr.text import printable
 
 
 class NewVMTarget(OntoNewDisks):

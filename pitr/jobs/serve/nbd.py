@@ -19,7 +19,8 @@ from pitr.model import Backup, Stream
 from pitr.nbd.server import Export, Exports, NbdServer
 from pitr.nbd.server.uris import uri
 from pitr.repository import Repository
-from pitr.units import MIB, printable
+from pitr.text import printable
+from pitr.units import MIB
 
 _log = logging.getLogger(__name__)
 

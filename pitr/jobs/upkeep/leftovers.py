@@ -26,7 +26,7 @@ from pitr.ovirt.engine import (
 )
 from pitr.reporting import Notify
 from pitr.repository import Repository, names, notes, pending
-from pitr.units import printable
+from pitr.text import printable
 
 
 @contextmanager

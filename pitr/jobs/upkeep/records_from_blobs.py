@@ -13,7 +13,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from pitr import times
-from pitr.version import __version__
 from pitr.errors import FormatError, PitrError, RepositoryError
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
 from pitr.repository import Repository, index, names
@@ -21,6 +20,7 @@ from pitr.repository.blob import FRAME_SIZE, MAX_FRAME_SIZE
 from pitr.repository.blob_walk import BlobWalk
 from pitr.repository.store import check_name
 from pitr.repository.stream_sink import written
+from pitr.version import __version__
 
 NOTE = "brought back from its blob: how the disk was set up on the engine is not known"
 _REASON = "brought back from its blobs"

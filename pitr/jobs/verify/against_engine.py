@@ -15,7 +15,6 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoints.points.overlay import OverlaySource
 from pitr.endpoints.points.point import open_point
 from pitr.errors import CheckpointGone
-from pitr.jobs.restore.verifier import checksum, server_checksum
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted
 from pitr.jobs.verify.repository import Verified
 from pitr.model import Backup, Stream, VMName
@@ -30,13 +29,14 @@ from pitr.ovirt.engine import (
     start_download,
     vm_disks,
 )
+from pitr.ovirt.imageio.checksum import checksum, server_checksum
 from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.ovirt.imageio.keep_alive import kept_alive
 from pitr.ovirt.imageio.session import ImageioAddress
 from pitr.reporting import Notify
 from pitr.repository import Repository, notes
 from pitr.repository.damage import Damage, StoredDamage
-from pitr.units import printable
+from pitr.text import printable
 
 LEVEL = "engine"
 

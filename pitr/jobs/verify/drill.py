@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from pitr import times
-from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Reader, Sink, Source
 from pitr.endpoints.images.qcow2_file import Qcow2FileSource
 from pitr.endpoints.points.point import PointSource, open_point
@@ -31,6 +31,7 @@ from pitr.jobs.restore.from_repository import restore
 from pitr.jobs.restore.to_files import FilesTarget
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Backup, Stream
+from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 from pitr.repository.drills import DiskFindings, Drill, Finding

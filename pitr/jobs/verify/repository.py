@@ -12,10 +12,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pitr.copier.copy import DEFAULT_WORKERS, Progress
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.errors import FormatError, RepositoryError
 from pitr.jobs.verify.blob import BlobChecked, check_blob, check_digest, check_head
 from pitr.model import Backup, Stream, VMName
+from pitr.reporting import Progress
 from pitr.repository import Repository, names
 from pitr.repository.damage import Damage, StoredDamage, of_stream
 

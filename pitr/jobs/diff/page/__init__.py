@@ -21,7 +21,6 @@ from typing import Any
 import orjson
 
 from pitr import times
-from pitr.version import __version__
 from pitr.endpoints.images.partial_file import PartialFile, file_errors
 from pitr.jobs.diff import history
 from pitr.jobs.diff.diff import DiskDiff
@@ -29,7 +28,8 @@ from pitr.jobs.diff.picture import Picture, cells_for, draw
 from pitr.model import Backup
 from pitr.repository.catalog import Catalog
 from pitr.repository.chain import ResolvedChain
-from pitr.units import printable
+from pitr.text import printable
+from pitr.version import __version__
 
 _MOST_TICKS = 7
 _TICK_HOURS = (1, 3, 6, 12, 24, 48, 168, 336, 672, 2184, 4368, 8736)

@@ -18,7 +18,7 @@ from pitr.errors import ProgramMissing
 from pitr.jobs.serve.catalog.metadata import DATABASE, metadata
 from pitr.jobs.serve.catalog.snapshot import Snapshot
 from pitr.system.sockets import authority, is_loopback
-from pitr.units import printable
+from pitr.text import printable
 
 _SETTINGS = {
     # What is shown is to be what there is: nothing may be kept by the browser.

@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 
 from pitr import times
 from pitr.errors import FormatError
-from pitr.units import human_size, printable
+from pitr.text import printable
+from pitr.units import human_size
 
 _SIZES = frozenset({"size", "blob_size", "index_size", "frame_size", "record_size"})
 _TIMES = frozenset({"point", "lo", "first_point", "newest_point", "time"})
