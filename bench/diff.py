@@ -94,12 +94,12 @@ def write_index(
     parent: str | None,
     grains: list[int],
 ) -> None:
-    from pitr.repository.index import IndexWriter, Row, StreamRow
+    from pitr.repository.index import IndexRow, IndexWriter, StreamRow
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[IndexRow]:
         for at, grain in enumerate(grains):
             name = hashlib.blake2b(f"{stream_id}{grain}".encode(), digest_size=32).digest()
-            yield Row(grain * GRAIN, GRAIN, at * 100, 100, name)
+            yield IndexRow(grain * GRAIN, GRAIN, at * 100, 100, name)
 
     writer = IndexWriter(path)
     writer.add(list(rows()))

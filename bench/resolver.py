@@ -26,7 +26,7 @@ def make_chain(folder: Path, rows: int, layers: int) -> None:
 
     Half of the rows are the full's, on every second grain of the disk; the incrementals changed random grains.
     """
-    from pitr.repository.index import IndexWriter, Row, StreamRow
+    from pitr.repository.index import IndexRow, IndexWriter, StreamRow
 
     grains = max(2, rows // 2)
     size = grains * GRAIN
@@ -37,17 +37,17 @@ def make_chain(folder: Path, rows: int, layers: int) -> None:
         full = number == layers - 1
         count = max(1, rows // 2 // max(1, layers - 1))
 
-        def extents(full: bool = full, count: int = count) -> Iterator[Row]:
+        def extents(full: bool = full, count: int = count) -> Iterator[IndexRow]:
             if full:
                 for start in range(0, size, 2 * GRAIN):
-                    yield Row(start, GRAIN, start, GRAIN, bytes(32))
-                    yield Row(start + GRAIN, GRAIN, None, None, None)
+                    yield IndexRow(start, GRAIN, start, GRAIN, bytes(32))
+                    yield IndexRow(start + GRAIN, GRAIN, None, None, None)
                 return
             for at, grain in enumerate(sorted(chooser.sample(range(grains), count))):
-                yield Row(grain * GRAIN, GRAIN, at * GRAIN, GRAIN, bytes(32))
+                yield IndexRow(grain * GRAIN, GRAIN, at * GRAIN, GRAIN, bytes(32))
 
         writer = IndexWriter(folder / f"{number}.db")
-        batch: list[Row] = []
+        batch: list[IndexRow] = []
         for row in extents():
             batch.append(row)
             if len(batch) == _BATCH:

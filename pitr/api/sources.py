@@ -20,10 +20,9 @@ from pitr.endpoints.streams.detect import open_stream
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
 from pitr.jobs import find
+from pitr.jobs.restore.to_files import ImageFormat
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.repository import Repository
-
-ImageFormat = Literal["raw", "qcow2"]
 
 
 @contextmanager

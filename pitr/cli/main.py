@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from pitr.cli.display.output import CannotPrint, Output, take_standard_output
+from pitr.cli.display.output import CannotPrint, Printer, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
 from pitr.system import malloc
 from pitr.system.signals import ENDING
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code (docs/cli.md)."""
     given = sys.argv[1:] if arguments is None else arguments
     _open_closed_streams()
-    output = Output(json=wants_json(given))
+    output = Printer(json=wants_json(given))
     take_standard_output(taken=False)
     for signum in ENDING:
         signal.signal(signum, _interrupt)
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def _carried_out(given: list[str], output: Output) -> int:
+def _carried_out(given: list[str], output: Printer) -> int:
     try:
         return _run(given)
     except _LibraryError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.cli.display.output import Output
+from pitr.cli.display.output import Printer
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -128,10 +128,10 @@ class Common:
         return replace(other, **{name: value for name, value in given.items() if value})
 
     @property
-    def out(self) -> Output:
+    def out(self) -> Printer:
         if self.output not in (None, "text", "json"):
             raise UsageError(f"--output is text or json, not {self.output!r}")
-        return Output(json=self.output == "json")
+        return Printer(json=self.output == "json")
 
     @property
     def settings(self) -> Settings:

@@ -13,7 +13,7 @@ from pitr.cli.display.output import take_standard_output
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
-    from pitr.endpoints.streams.output import Output
+    from pitr.endpoints.streams.output import StreamOutput
     from pitr.endpoints.streams.wake import Wake
     from pitr.jobs.backup.pipe_out import PipingOut
 
@@ -26,7 +26,7 @@ def compression_of(text: str) -> Compression:
     return cast(Compression, text)
 
 
-def open_output(to: str, compression: str, wake: Wake) -> Output:
+def open_output(to: str, compression: str, wake: Wake) -> StreamOutput:
     """Open what --to names. Raises UsageError for a terminal and for a file that exists."""
     from pitr.endpoints.streams.output import FileOutput, PipeOutput
 

@@ -14,7 +14,7 @@ from pitr.errors import Interrupted
 if TYPE_CHECKING:
     import socket
 
-    from pitr.cli.display.output import Output
+    from pitr.cli.display.output import Printer
 
 LOOPBACK = "127.0.0.1"
 
@@ -33,7 +33,7 @@ Ready = Callable[[dict[str, Any], Sequence[str]], None]
 
 
 @contextmanager
-def until_stopped(output: Output) -> Iterator[Ready]:
+def until_stopped(output: Printer) -> Iterator[Ready]:
     """The block serves until a signal comes. From when it calls what it gets, that is its normal end: exit code 0."""
     is_ready = False
 
@@ -49,7 +49,7 @@ def until_stopped(output: Output) -> Iterator[Ready]:
             raise
 
 
-def tell(output: Output, document: dict[str, Any], lines: Sequence[str]) -> None:
+def tell(output: Printer, document: dict[str, Any], lines: Sequence[str]) -> None:
     """Tell of what is served while that goes on: the document on one line, or these lines on standard error."""
     if output.json:
         output.document(document, one_line=True)
@@ -58,7 +58,7 @@ def tell(output: Output, document: dict[str, Any], lines: Sequence[str]) -> None
         output.notify(line)
 
 
-def warn_of_others(output: Output, listener: socket.socket, what: str) -> None:
+def warn_of_others(output: Printer, listener: socket.socket, what: str) -> None:
     """Say that others than this machine can read `what`, where they can."""
     from pitr.system.sockets import is_loopback
 

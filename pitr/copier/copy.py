@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
-from pitr.copier.plan import Work, plan
+from pitr.copier.plan import Window, plan
 from pitr.copier.protocols import WINDOW, Reader, Sink, Source, Writer
 from pitr.copier.workers import Workers
 from pitr.reporting import Progress
@@ -108,7 +108,7 @@ class _Task:
     stack: ExitStack = field(default_factory=ExitStack)
     source: Source | None = None
     sink: Sink | None = None
-    works: Iterator[Work] = field(default_factory=lambda: iter(()))
+    works: Iterator[Window] = field(default_factory=lambda: iter(()))
     opening: bool = False
     exhausted: bool = False
     closed: bool = False
@@ -209,7 +209,7 @@ class _Pool:
                 made = writer.take() if isinstance(writer, OrderedWriter) else None
                 self._deliver(task, work, made, done)
 
-    def _next(self, task: _Task) -> Work | None:
+    def _next(self, task: _Task) -> Window | None:
         with self._changed:
             work = None if self._stopped.is_set() else next(task.works, None)
             if work is None:
@@ -220,7 +220,7 @@ class _Pool:
             self._changed.wait_for(lambda: self._stopped.is_set() or work.number < task.next_number + ahead)
             return None if self._stopped.is_set() else work
 
-    def _deliver(self, task: _Task, work: Work, made: Any, done: tuple[int, int, int]) -> None:
+    def _deliver(self, task: _Task, work: Window, made: Any, done: tuple[int, int, int]) -> None:
         with self._changed:
             if self._stopped.is_set():
                 return
@@ -284,7 +284,7 @@ class _Pool:
 
 
 def _copy_window(
-    work: Work, reader: Reader, writer: Writer, buffer: memoryview, reads_zero: bool
+    work: Window, reader: Reader, writer: Writer, buffer: memoryview, reads_zero: bool
 ) -> tuple[int, int, int]:
     """Copy one window through `buffer`; return the bytes written, zeroed and skipped."""
     ranges = work.data_ranges

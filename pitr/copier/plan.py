@@ -11,7 +11,7 @@ from pitr.extents import Extent, ExtentMap
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Window:
     """One piece of work: extents in the order of the disk. Works are numbered in that order."""
 
     number: int
@@ -26,7 +26,7 @@ class Work:
         return sum(extent.length for extent in self.extents if not extent.zero)
 
 
-def plan(extents: ExtentMap, window: int = WINDOW, max_zero: int = MAX_ZERO) -> Iterator[Work]:
+def plan(extents: ExtentMap, window: int = WINDOW, max_zero: int = MAX_ZERO) -> Iterator[Window]:
     """Cut `extents` into works of one window of data each, zero ranges at most `max_zero` bytes long.
 
     A zero range goes with the window that it begins in; one that is long is not cut at every window.
@@ -39,7 +39,7 @@ def plan(extents: ExtentMap, window: int = WINDOW, max_zero: int = MAX_ZERO) -> 
         at = start
         while at < end:
             if gathered and at >= window_end:
-                yield Work(number, tuple(gathered))
+                yield Window(number, tuple(gathered))
                 number += 1
                 gathered = []
             if not gathered:
@@ -48,4 +48,4 @@ def plan(extents: ExtentMap, window: int = WINDOW, max_zero: int = MAX_ZERO) -> 
             gathered.append(Extent(at, stop - at, zero))
             at = stop
     if gathered:
-        yield Work(number, tuple(gathered))
+        yield Window(number, tuple(gathered))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class CombinedRequest:
     """One request of `length` bytes at `start`, and the (offset, length) `pieces` that are wanted of it."""
 
     start: int
@@ -21,7 +21,7 @@ class Span:
         return sum(length for _, length in self.pieces)
 
 
-def spans(ranges: Sequence[tuple[int, int]], *, gap: int, limit: int) -> Iterator[Span]:
+def combine(ranges: Sequence[tuple[int, int]], *, gap: int, limit: int) -> Iterator[CombinedRequest]:
     """Cover sorted, disjoint (offset, length) `ranges` with requests of at most `limit` bytes.
 
     Ranges at most `gap` bytes apart share a request; a range longer than `limit` is cut. The pieces of all
@@ -31,14 +31,14 @@ def spans(ranges: Sequence[tuple[int, int]], *, gap: int, limit: int) -> Iterato
     start = end = 0
     for offset, length in _cut(ranges, limit):
         if pieces and (offset - end > gap or offset + length - start > limit):
-            yield Span(start, end - start, tuple(pieces))
+            yield CombinedRequest(start, end - start, tuple(pieces))
             pieces = []
         if not pieces:
             start = offset
         pieces.append((offset, length))
         end = offset + length
     if pieces:
-        yield Span(start, end - start, tuple(pieces))
+        yield CombinedRequest(start, end - start, tuple(pieces))
 
 
 def _cut(ranges: Sequence[tuple[int, int]], limit: int) -> Iterator[tuple[int, int]]:

@@ -64,7 +64,7 @@ def _record(version: Version, tag: bytes, payload: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class DiffRecord:
     """One `w` or `z` record: its range in bytes."""
 
     zero: bool
@@ -101,7 +101,7 @@ class RbdDiffReader:
             raise FormatError("the rbd diff does not say how large the disk is")
         self.size = size
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[DiffRecord]:
         end = 0
         tag = self._next
         while tag != _END:
@@ -166,7 +166,7 @@ class RbdDiffReader:
         else:
             self.to_snapshot = name
 
-    def _range(self, tag: bytes, end: int) -> Record:
+    def _range(self, tag: bytes, end: int) -> DiffRecord:
         claimed = self._payload(None if tag == _WRITE else _RANGE.size)
         start, length = _RANGE.unpack(self._take(_RANGE.size))
         if tag == _WRITE and claimed not in (None, _RANGE.size + length):
@@ -177,7 +177,7 @@ class RbdDiffReader:
             raise FormatError(f"the record at {start} goes back behind {end}")
         if start > self.size or length > self.size - start:
             raise FormatError(f"the record at {start} goes beyond the size of {self.size} bytes")
-        return Record(tag == _ZERO, start, length)
+        return DiffRecord(tag == _ZERO, start, length)
 
     def _take(self, length: int) -> bytes:
         parts = []

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from pitr.errors import PitrError
 from pitr.gateway.channel import ClientGone, Incoming, Outgoing
 from pitr.gateway.failures import document_of, status_of
-from pitr.gateway.work import Work
+from pitr.gateway.work import BlockingWork
 from pitr.units import human_size
 
 _RETRY_AFTER_S = "10"
@@ -75,7 +75,7 @@ class Streaming:
 
     def __init__(
         self,
-        work: Work,
+        work: BlockingWork,
         name: str,
         job: Callable[[Callable[[bytes], object]], None],
         headers: Mapping[str, str],
@@ -135,10 +135,10 @@ class Streaming:
         self._sent += len(piece)
 
 
-class Receiving:
+class RequestBody:
     """A document that `job` gives for the body, which it reads in a thread."""
 
-    def __init__(self, work: Work, name: str, job: Callable[[Incoming], Any]) -> None:
+    def __init__(self, work: BlockingWork, name: str, job: Callable[[Incoming], Any]) -> None:
         self._work = work
         self._name = name
         self._job = job

@@ -18,13 +18,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import PitrError, UsageError
 from pitr.gateway import images, openapi, operations, points
-from pitr.gateway.answers import Document, Empty, Receiving, Streaming, failure
+from pitr.gateway.answers import Document, Empty, RequestBody, Streaming, failure
 from pitr.gateway.connection import let_in
 from pitr.gateway.failures import MethodNotAllowed, NotConfigured, NotFound, OutsideOfDisk, Unauthorized
 from pitr.gateway.operations import Operation
-from pitr.gateway.ranges import Part, wanted_part
+from pitr.gateway.ranges import ByteRange, wanted_part
 from pitr.gateway.token import Token
-from pitr.gateway.work import Work
+from pitr.gateway.work import BlockingWork
 from pitr.ovirt.engine import Engine
 from pitr.text import printable
 
@@ -38,7 +38,7 @@ class Gateway:
     `list_points` (VM or None) and `show_point` make the documents of `pitr list` and `pitr show`.
     """
 
-    work: Work
+    work: BlockingWork
     token: Token
     engine: Engine | None
     repository: Path | None
@@ -90,7 +90,7 @@ class _Guard:
 class _Resource:
     """All methods of one path."""
 
-    def __init__(self, work: Work, methods: Mapping[str, tuple[Operation, _Handler]]) -> None:
+    def __init__(self, work: BlockingWork, methods: Mapping[str, tuple[Operation, _Handler]]) -> None:
         self._work = work
         self._methods = methods
 
@@ -170,7 +170,7 @@ class _Handlers:
         engine, workers = self._engine(), self._gateway.workers
         image = _image_id(request)
         self._work.check_free()
-        return Receiving(
+        return RequestBody(
             self._work,
             _name(request),
             lambda body: images.receive_image(
@@ -223,7 +223,7 @@ class _Handlers:
             outside = OutsideOfDisk(f"the disk has {size} bytes, none of them in the range asked for")
             return failure(outside).with_header("content-range", f"bytes */{size}")
         status, start, end = 200, 0, size
-        if isinstance(part, Part):
+        if isinstance(part, ByteRange):
             status, start, end = 206, part.start, part.end
             headers |= {"content-range": part.content_range}
         headers |= {"content-length": str(end - start)}

@@ -25,7 +25,7 @@ def let_in(scope: Scope) -> None:
     scope[_LET_IN] = True
 
 
-class Connection(H11Protocol):
+class ClientConnection(H11Protocol):
     """uvicorn's own protocol, with an eye on who takes up a connection."""
 
     _watching: asyncio.TimerHandle | None = None

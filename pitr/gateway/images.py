@@ -28,17 +28,16 @@ from pitr.ovirt.engine import (
     start_upload,
 )
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
+from pitr.ovirt.imageio.extents import Context
 from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
 
 #: While a transfer of the gateway's is in use it is kept alive, so that this is how long the engine holds on to
 #: what a gateway that was killed has left.
 _INACTIVITY_TIMEOUT_S = 120.0
 
-Context = Literal["zero", "dirty"]
-
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class _OpenTransfer:
     """A transfer that data can flow through. `disk` is None where the engine does not tell whose it is."""
 
     address: ImageioAddress
@@ -106,7 +105,9 @@ def receive_image(
 
 
 @contextmanager
-def _download(engine: Engine, image_id: str, context: Context, backup_id: str | None) -> Iterator[_Opened]:
+def _download(
+    engine: Engine, image_id: str, context: Context, backup_id: str | None
+) -> Iterator[_OpenTransfer]:
     found = find_transfer(engine, image_id)
     if found is not None:
         if backup_id is not None:
@@ -129,13 +130,13 @@ def _download(engine: Engine, image_id: str, context: Context, backup_id: str | 
                     "While its VM runs, a disk can be read within a backup only: name it with backup=ID."
                 )
             raise
-        yield _Opened(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, backup_id)
+        yield _OpenTransfer(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, backup_id)
 
 
 @contextmanager
 def _upload(
     engine: Engine, image_id: str, source: StreamedSource, new: bool, incremental: bool
-) -> Iterator[_Opened]:
+) -> Iterator[_OpenTransfer]:
     found = find_transfer(engine, image_id)
     if found is not None:
         if new:
@@ -154,7 +155,7 @@ def _upload(
     _check_empty(engine, disk)
     try:
         with start_upload(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
-            yield _Opened(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, None)
+            yield _OpenTransfer(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, None)
     except BaseException as error:
         error.add_note(f"The engine removes the disk {disk.id} with the upload that has failed.")
         raise
@@ -172,7 +173,9 @@ def _check_empty(engine: Engine, disk: Disk) -> None:
         )
 
 
-def _attached(engine: Engine, found: AttachedTransfer, direction: Literal["download", "upload"]) -> _Opened:
+def _attached(
+    engine: Engine, found: AttachedTransfer, direction: Literal["download", "upload"]
+) -> _OpenTransfer:
     if found.direction != direction:
         raise Conflict(f"transfer {found.id} is of the direction {found.direction}, not {direction}")
     if found.phase != "transferring" or found.transfer_url is None:
@@ -182,7 +185,7 @@ def _attached(engine: Engine, found: AttachedTransfer, direction: Literal["downl
     disk = None
     if found.disk_id is not None:
         disk = _disk(engine, found.disk_id)
-    return _Opened(_address(engine, found.transfer_url, found.proxy_url), disk, found.backup_id)
+    return _OpenTransfer(_address(engine, found.transfer_url, found.proxy_url), disk, found.backup_id)
 
 
 def _disk(engine: Engine, disk_id: str) -> Disk:
@@ -203,7 +206,7 @@ def _check_fits(source: StreamedSource, size: int) -> None:
         raise Conflict(f"the stream is of a disk of {source.size} bytes: one of {size} bytes is too small")
 
 
-def _meta(opened: _Opened) -> Mapping[str, Any]:
+def _meta(opened: _OpenTransfer) -> Mapping[str, Any]:
     named: dict[str, Any] = {}
     if opened.disk is not None:
         named |= {"disk-id": opened.disk.id, "disk-name": opened.disk.name}

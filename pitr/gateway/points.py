@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pitr.endpoints.streams.output import Output
+from pitr.endpoints.streams.output import StreamOutput
 from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import UsageError
 from pitr.jobs import export, find
@@ -58,7 +58,7 @@ def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object],
             wanted.backup,
             wanted.stream,
             _Written(write, wanted.compression),
-            cast("export.StreamFormat", wanted.format),
+            cast("export.ExportFormat", wanted.format),
             since=wanted.since,
             workers=workers,
         )
@@ -79,7 +79,7 @@ def _reading(path: Path) -> Iterator[Repository]:
         yield repository
 
 
-class _Written(Output):
+class _Written(StreamOutput):
     """Gives all bytes to a function; who sends them on knows of the end by itself."""
 
     def __init__(self, write: Callable[[bytes], object], compression: Compression) -> None:

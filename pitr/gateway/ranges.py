@@ -11,7 +11,7 @@ _SINGLE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,20})-(\d{0,20})[ \t]*", re.IGNORE
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ByteRange:
     """The bytes `[start, end)` of `size`."""
 
     start: int
@@ -23,7 +23,7 @@ class Part:
         return f"bytes {self.start}-{self.end - 1}/{self.size}"
 
 
-def wanted_part(header: str | None, size: int) -> Part | Literal["all", "none"]:
+def wanted_part(header: str | None, size: int) -> ByteRange | Literal["all", "none"]:
     """What a header "Range" asks for: a part, all, or "none" when it lies outside of `size` bytes.
 
     Several ranges, other units and what is malformed count as if there were no header, as the RFC allows.
@@ -33,9 +33,9 @@ def wanted_part(header: str | None, size: int) -> Part | Literal["all", "none"]:
         return "all"
     if found[1] == "":
         length = min(int(found[2]), size)
-        return Part(size - length, size, size) if length else "none"
+        return ByteRange(size - length, size, size) if length else "none"
     start = int(found[1])
     last = int(found[2]) if found[2] else size - 1
     if found[2] and last < start:
         return "all"
-    return Part(start, min(last + 1, size), size) if start < size else "none"
+    return ByteRange(start, min(last + 1, size), size) if start < size else "none"

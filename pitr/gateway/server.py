@@ -18,8 +18,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pitr.errors import UsageError
-from pitr.gateway.connection import Connection
-from pitr.gateway.work import Work
+from pitr.gateway.connection import ClientConnection
+from pitr.gateway.work import BlockingWork
 from pitr.system import web_server
 from pitr.system.sockets import is_loopback
 
@@ -61,7 +61,7 @@ def check_private(listener: socket.socket) -> None:
 
 
 def serve(
-    app: ASGIApp, work: Work, listener: socket.socket, tls: Tls | None, *, ready: Callable[[], None]
+    app: ASGIApp, work: BlockingWork, listener: socket.socket, tls: Tls | None, *, ready: Callable[[], None]
 ) -> None:
     """Serve until a signal comes; then end all streams, and raise Interrupted. Called in the main thread.
 
@@ -74,7 +74,7 @@ def serve(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=ClientConnection,
         loop="asyncio",
         ws="none",
         lifespan="off",

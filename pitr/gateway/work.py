@@ -25,7 +25,7 @@ _QUICK = 4
 Stop = Callable[[PitrError | None], None]
 
 
-class Work(Closes):
+class BlockingWork(Closes):
     """Runs what blocks. All its methods but `close` are called in the event loop.
 
     `max_streams` bounds how many streams are under way; `client_timeout_s` how long a client may do nothing.

@@ -43,7 +43,7 @@ _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Partition:
     """A range of the disk, in bytes, that can hold a file system; `number` is 0 for the disk as a whole."""
 
     number: int
@@ -57,7 +57,7 @@ class Layout:
     """`table` is "gpt", "mbr" or None; without one the only part is the disk itself."""
 
     table: str | None
-    parts: tuple[Part, ...]
+    parts: tuple[Partition, ...]
 
 
 def look_at(read: Read, size: int) -> Layout:
@@ -65,7 +65,7 @@ def look_at(read: Read, size: int) -> Layout:
     table, ranges = _table(read, size)
     whole = [(0, 0, size)]
     parts = tuple(
-        Part(number, start, length, _content(read, start, length))
+        Partition(number, start, length, _content(read, start, length))
         for number, start, length in (ranges if table else whole)
     )
     return Layout(table, parts)

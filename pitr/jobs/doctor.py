@@ -49,7 +49,7 @@ _FREE_BYTES = 10 << 30
 _FREE_PART = 0.05
 _PROBE_SIZE = 1 << 20
 
-Status = Literal["ok", "warning", "failed", "skipped"]
+CheckStatus = Literal["ok", "warning", "failed", "skipped"]
 Configure = Callable[[], EngineConfig]
 
 
@@ -58,7 +58,7 @@ class Check:
     """One thing that was looked at, what was found, and what to do about it ("" when there is nothing to do)."""
 
     name: str
-    status: Status
+    status: CheckStatus
     message: str
     advice: str = ""
 

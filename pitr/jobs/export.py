@@ -15,7 +15,7 @@ from pitr.copier.protocols import Sink
 from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.endpoints.points.difference import DifferenceSource, open_difference
 from pitr.endpoints.points.point import PointSource, open_point
-from pitr.endpoints.streams.output import Output
+from pitr.endpoints.streams.output import StreamOutput
 from pitr.endpoints.streams.packed import PackedOutput
 from pitr.endpoints.streams.raw import PartOfSource, RawStreamSink
 from pitr.endpoints.streams.rbd_diff import RbdDiffSink
@@ -26,7 +26,7 @@ from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.text import printable
 
-StreamFormat = Literal["sparse", "rbd-diff", "rbd-diff-v2", "raw"]
+ExportFormat = Literal["sparse", "rbd-diff", "rbd-diff-v2", "raw"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ def export_stream(
     repository: Repository,
     backup: Backup,
     stream: Stream,
-    output: Output,
-    stream_format: StreamFormat,
+    output: StreamOutput,
+    stream_format: ExportFormat,
     *,
     since: Backup | None = None,
     workers: int = DEFAULT_WORKERS,
@@ -120,7 +120,7 @@ def export_range(
     repository: Repository,
     backup: Backup,
     stream: Stream,
-    output: Output,
+    output: StreamOutput,
     start: int,
     end: int,
     *,

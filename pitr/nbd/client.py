@@ -16,8 +16,8 @@ import numpy as np
 
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap
-from pitr.nbd.client_handshake import Address, Wire, negotiate
-from pitr.nbd.client_replies import Status, receive
+from pitr.nbd.client_handshake import Address, ClientSocket, negotiate
+from pitr.nbd.client_replies import BlockStatus, receive
 from pitr.nbd.protocol import (
     BLOCK_STATUS,
     COMMAND_NO_HOLE,
@@ -108,7 +108,7 @@ class Client(Closes):
     """
 
     def __init__(self, address: Address, export: str = "", timeout_s: float = 60) -> None:
-        self._wire = Wire(address, timeout_s)
+        self._wire = ClientSocket(address, timeout_s)
         try:
             self._export = negotiate(self._wire, export)
         except BaseException:
@@ -212,7 +212,7 @@ class Client(Closes):
         """Return the data and zero ranges of the whole export; all is data where the server cannot tell."""
         if not self.can_extents:
             return ExtentMap.of([(0, self.size, False)] if self.size else [])
-        pages: list[Status] = []
+        pages: list[BlockStatus] = []
         offset = 0
         while offset < self.size:
             with self._wire.patience(SLOW_TIMEOUT_S):
@@ -257,7 +257,7 @@ class Client(Closes):
         flags: int = 0,
         payload: memoryview | None = None,
         into: memoryview | None = None,
-    ) -> Status | None:
+    ) -> BlockStatus | None:
         if self._dead:
             raise NbdError(
                 f"the connection to the NBD server at {self._wire.name} is closed", connection_lost=True

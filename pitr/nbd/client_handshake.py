@@ -61,7 +61,7 @@ _MAX_OPTION_REPLIES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Export:
+class ExportInfo:
     """What the server says of an export: `size` and block sizes in bytes, its transmission `flags`."""
 
     size: int
@@ -78,7 +78,7 @@ def printable(text: bytes) -> str:
     return "".join(c if c.isprintable() else "?" for c in text.decode("utf-8", "replace"))
 
 
-class Wire:
+class ClientSocket:
     """A socket that sends and receives exact lengths. Raises NbdError, and cannot be used after one.
 
     `name` stands for the server in messages. Whoever opened it closes it.
@@ -161,7 +161,7 @@ def _connected(address: Address, timeout_s: float, name: str) -> socket.socket:
         ) from error
 
 
-def negotiate(wire: Wire, export: str) -> Export:
+def negotiate(wire: ClientSocket, export: str) -> ExportInfo:
     """Open the export named `export` on a new connection, with structured replies where the server has them.
 
     Raises NbdError when the server refuses or does not follow the protocol.
@@ -190,14 +190,14 @@ def negotiate(wire: Wire, export: str) -> Export:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _OptionReply:
     accepted: bool
     #: (reply type, its data)
     replies: list[tuple[int, bytes]]
     refusal: str
 
 
-def _ask(wire: Wire, option: int, data: bytes) -> _Answer:
+def _ask(wire: ClientSocket, option: int, data: bytes) -> _OptionReply:
     wire.send(OPTION.pack(OPTION_MAGIC, option, len(data)) + data)
     replies: list[tuple[int, bytes]] = []
     while len(replies) < _MAX_OPTION_REPLIES:
@@ -206,15 +206,15 @@ def _ask(wire: Wire, option: int, data: bytes) -> _Answer:
             break
         payload = wire.receive(length)
         if kind == REPLY_ACK:
-            return _Answer(True, replies, "")
+            return _OptionReply(True, replies, "")
         if kind & REPLY_IS_ERROR:
             reason = _REPLY_ERRORS.get(kind ^ REPLY_IS_ERROR, f"error {kind ^ REPLY_IS_ERROR}")
-            return _Answer(False, [], f"{reason}: {printable(payload)}" if payload else reason)
+            return _OptionReply(False, [], f"{reason}: {printable(payload)}" if payload else reason)
         replies.append((kind, payload))
     raise _broken(wire, f"a wrong reply to option {option}")
 
 
-def _context_id(wire: Wire, replies: list[tuple[int, bytes]]) -> int | None:
+def _context_id(wire: ClientSocket, replies: list[tuple[int, bytes]]) -> int | None:
     found = None
     for kind, payload in replies:
         if kind != REPLY_META_CONTEXT or len(payload) < 4 or payload[4:] != CONTEXT or found is not None:
@@ -223,7 +223,9 @@ def _context_id(wire: Wire, replies: list[tuple[int, bytes]]) -> int | None:
     return found
 
 
-def _export(wire: Wire, replies: list[tuple[int, bytes]], structured: bool, context_id: int | None) -> Export:
+def _export(
+    wire: ClientSocket, replies: list[tuple[int, bytes]], structured: bool, context_id: int | None
+) -> ExportInfo:
     size = None
     flags = 0
     minimum, maximum = 1, DEFAULT_MAXIMUM_BLOCK
@@ -245,8 +247,8 @@ def _export(wire: Wire, replies: list[tuple[int, bytes]], structured: bool, cont
     if size is None or size > MAX_SIZE:
         raise _broken(wire, "no possible size of its export")
     maximum = min(maximum, DEFAULT_MAXIMUM_BLOCK)
-    return Export(size, flags, minimum, maximum - maximum % minimum, structured, context_id)
+    return ExportInfo(size, flags, minimum, maximum - maximum % minimum, structured, context_id)
 
 
-def _broken(wire: Wire, what: str) -> NbdError:
+def _broken(wire: ClientSocket, what: str) -> NbdError:
     return NbdError(f"the NBD server at {wire.name} does not follow the protocol: it sent {what}")

@@ -15,7 +15,7 @@ import numpy as np
 
 from pitr.errors import NbdError
 from pitr.extents import Int64Array
-from pitr.nbd.client_handshake import Export, Wire, printable
+from pitr.nbd.client_handshake import ClientSocket, ExportInfo, printable
 from pitr.nbd.protocol import (
     CHUNK_BLOCK_STATUS,
     CHUNK_DATA,
@@ -48,7 +48,7 @@ _ERRORS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class BlockStatus:
     """Consecutive ranges in bytes, and the flags of the base:allocation context of each."""
 
     length: Int64Array
@@ -56,35 +56,39 @@ class Status:
 
 
 @dataclass(slots=True)
-class Reply:
+class NbdReply:
     """A whole answer: why the server refused ("" when it did not), and the block status if it sent one."""
 
     refusal: str = ""
-    status: Status | None = None
+    status: BlockStatus | None = None
 
 
-def receive(wire: Wire, export: Export, handle: int, offset: int, into: memoryview | None) -> Reply:
+def receive(
+    wire: ClientSocket, export: ExportInfo, handle: int, offset: int, into: memoryview | None
+) -> NbdReply:
     """Receive all of the answer to request `handle`; `into` takes the bytes of a read at `offset`.
 
     Raises NbdError when the connection breaks or the server does not follow the protocol: after that the
     connection cannot be used. A refusal is returned: the connection is fine.
     """
-    return _Receiving(wire, export, handle, offset, into).whole()
+    return _ReplyReader(wire, export, handle, offset, into).whole()
 
 
-class _Receiving:
-    def __init__(self, wire: Wire, export: Export, handle: int, offset: int, into: memoryview | None) -> None:
+class _ReplyReader:
+    def __init__(
+        self, wire: ClientSocket, export: ExportInfo, handle: int, offset: int, into: memoryview | None
+    ) -> None:
         self._wire = wire
         self._export = export
         self._handle = handle
         self._offset = offset
         self._into = into
-        self._reply = Reply()
+        self._reply = NbdReply()
         #: (start, end) of what has come, relative to `into`.
         self._delivered: list[tuple[int, int]] = []
         self._missing = len(into) if into is not None else 0
 
-    def whole(self) -> Reply:
+    def whole(self) -> NbdReply:
         magic = self._magic()
         if magic == SIMPLE_MAGIC:
             return self._simple()
@@ -108,12 +112,12 @@ class _Receiving:
     def _magic(self) -> int:
         return int.from_bytes(self._wire.receive(4), "big")
 
-    def _simple(self) -> Reply:
+    def _simple(self) -> NbdReply:
         error, handle = _SIMPLE.unpack(self._wire.receive(_SIMPLE.size))
         if handle != self._handle:
             self._broken("a reply to another request")
         if error:
-            return Reply(_ERRORS.get(error, f"error {error}"))
+            return NbdReply(_ERRORS.get(error, f"error {error}"))
         if self._into is not None:
             if self._export.structured:
                 self._broken("a simple reply to a structured read")
@@ -156,7 +160,7 @@ class _Receiving:
         if self._missing:
             self._broken("less data than was asked for")
 
-    def _status(self, length: int) -> Status:
+    def _status(self, length: int) -> BlockStatus:
         if length > _MAX_STATUS or length < 4 + 8 or (length - 4) % 8:
             self._broken(f"a block status of {length} bytes")
         payload = self._wire.receive(length)
@@ -165,7 +169,7 @@ class _Receiving:
         pairs = np.frombuffer(payload, ">u4", offset=4).astype(np.int64).reshape(-1, 2)
         if (pairs[:, 0] == 0).any():
             self._broken("an extent of no length")
-        return Status(pairs[:, 0], pairs[:, 1])
+        return BlockStatus(pairs[:, 0], pairs[:, 1])
 
     def _error(self, kind: int, payload: bytes) -> None:
         error, text_length = struct.unpack(">LH", payload[:6])

@@ -16,7 +16,7 @@ from blake3 import blake3
 from pitr.errors import FormatError
 from pitr.formats import sparse
 from pitr.repository.blob import MAX_FRAME_SIZE, digest_of
-from pitr.repository.index import Row
+from pitr.repository.index import IndexRow
 from pitr.repository.store import StoredFile
 
 #: A frame that cannot be made smaller is stored a little larger than its bytes are.
@@ -49,7 +49,7 @@ class BlobWalk:
     def digest(self) -> str:
         return self._digest.hexdigest()
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[IndexRow]:
         end = 0
         while True:
             kind, start, length = sparse.parse_header(bytes(self._take(sparse.HEADER_SIZE)))
@@ -61,7 +61,7 @@ class BlobWalk:
                 raise FormatError(f"a full stream leaves out {end} to {start}")
             end = start + length
             if kind == b"zero":
-                yield Row(start, length, None, None, None)
+                yield IndexRow(start, length, None, None, None)
             elif kind == b"data":
                 yield self._data(start, length)
             else:
@@ -71,7 +71,7 @@ class BlobWalk:
         if not self.incremental and end != self.virtual_size:
             raise FormatError(f"a full stream ends at {end} of {self.virtual_size} bytes")
 
-    def _data(self, start: int, length: int) -> Row:
+    def _data(self, start: int, length: int) -> IndexRow:
         if self._text:
             raise FormatError("header text goes on where a frame of data should be")
         offset = self._at
@@ -80,7 +80,7 @@ class BlobWalk:
             raise FormatError(f"the frame for the extent at {start} holds {len(data)} bytes, not {length}")
         if self._take(len(sparse.TAIL)) != sparse.TAIL:
             raise FormatError("an extent's data does not end with CR LF")
-        return Row(start, length, offset, stored, digest_of(data))
+        return IndexRow(start, length, offset, stored, digest_of(data))
 
     def _take(self, length: int) -> bytearray:
         """The next bytes of header text."""

@@ -21,8 +21,8 @@ from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
 
 ReadRecord = Callable[[str], tuple[Record, StoredObject]]
-Entry = tuple[Backup, str, StoredObject]
-Row = dict[str, Any]
+StoredRecord = tuple[Backup, str, StoredObject]
+CatalogRow = dict[str, Any]
 
 
 class CompletedCatalog:
@@ -87,7 +87,7 @@ class CompletedCatalog:
             self._catalog = _completed(self._catalog, self._store, entries, _writable(self._path))
 
 
-def _completed(catalog: Catalog, store: Store, entries: Sequence[Entry], writable: bool) -> Catalog:
+def _completed(catalog: Catalog, store: Store, entries: Sequence[StoredRecord], writable: bool) -> Catalog:
     if writable:
         # A disk that is full must not keep anybody from restoring: then it is as for a read-only repository.
         with suppress(RepositoryError):
@@ -161,9 +161,9 @@ def _writable(path: Path) -> bool:
     return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
-def _read(found: Sequence[str], read_record: ReadRecord) -> tuple[list[Entry], list[str]]:
+def _read(found: Sequence[str], read_record: ReadRecord) -> tuple[list[StoredRecord], list[str]]:
     """The readable ones of these records, and what is wrong with the others."""
-    entries: list[Entry] = []
+    entries: list[StoredRecord] = []
     damage: list[str] = []
     for name in found:
         try:
@@ -176,7 +176,7 @@ def _read(found: Sequence[str], read_record: ReadRecord) -> tuple[list[Entry], l
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class CatalogDifferences:
     """What the catalog and the records do not agree on, a line each; `damaged` tells of records themselves."""
 
     points: int
@@ -185,14 +185,14 @@ class Comparison:
     damaged: tuple[str, ...]
 
 
-def compare(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
+def compare(path: Path, store: Store, read_record: ReadRecord) -> CatalogDifferences:
     """Compare the catalog file, as it is, with the records."""
     entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
     with _fresh(None, entries) as fresh:
         return _compared(path, fresh, damaged)
 
 
-def rebuild(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
+def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDifferences:
     """Make the catalog file again from the records; tell what was different.
 
     The new file replaces the old one when it is complete.
@@ -210,13 +210,13 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> Comparison:
     return comparison
 
 
-def _fresh(path: Path | None, entries: Sequence[Entry]) -> Catalog:
+def _fresh(path: Path | None, entries: Sequence[StoredRecord]) -> Catalog:
     catalog = Catalog.create(path)
     catalog.add(entries)
     return catalog
 
 
-def _compared(path: Path, fresh: Catalog, damaged: Sequence[str]) -> Comparison:
+def _compared(path: Path, fresh: Catalog, damaged: Sequence[str]) -> CatalogDifferences:
     should = fresh.dump()
     differences = [f"record: {message}" for message in damaged]
     try:
@@ -227,10 +227,10 @@ def _compared(path: Path, fresh: Catalog, damaged: Sequence[str]) -> Comparison:
     else:
         for table, rows in should.items():
             differences += _differing(table, have[table], rows)
-    return Comparison(len(should["point"]), len(should["stream"]), tuple(differences), tuple(damaged))
+    return CatalogDifferences(len(should["point"]), len(should["stream"]), tuple(differences), tuple(damaged))
 
 
-def _differing(table: str, have: Sequence[Row], should: Sequence[Row]) -> Iterator[str]:
+def _differing(table: str, have: Sequence[CatalogRow], should: Sequence[CatalogRow]) -> Iterator[str]:
     key = {"point": ("backup_id",), "stream": ("stream_id",), "left_out": ("backup_id", "disk_id")}[table]
     old = {tuple(row[part] for part in key): row for row in have}
     new = {tuple(row[part] for part in key): row for row in should}

@@ -9,7 +9,7 @@ from typing import Literal
 from pitr.errors import DamageError
 from pitr.model import Stream
 
-How = Literal["missing", "corrupt", "truncated", "inconsistent"]
+DamageKind = Literal["missing", "corrupt", "truncated", "inconsistent"]
 What = Literal["blob", "index", "record", "frame", "parent"]
 
 
@@ -23,7 +23,7 @@ class Damage:
     backup_id: str | None
     disk_id: str | None
     stream_id: str | None
-    kind: How
+    kind: DamageKind
     what: What
     message: str
     start: int | None = None
@@ -45,7 +45,7 @@ class StoredDamage(DamageError):
 def of_stream(
     backup_id: str,
     stream: Stream,
-    kind: How,
+    kind: DamageKind,
     what: What,
     message: str,
     start: int | None = None,

@@ -24,7 +24,7 @@ _VERSION = 1
 _ROWS_AT_ONCE = 1 << 16
 
 
-class Row(NamedTuple):
+class IndexRow(NamedTuple):
     """One row of the extent table; for a zero range the last three are None."""
 
     start: int
@@ -70,7 +70,7 @@ class IndexWriter:
         except sqlite3.Error as error:
             raise RepositoryError(f"cannot write the extent index {self._path.name}: {error}") from error
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, rows: list[IndexRow]) -> None:
         with self._writing():
             self._connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", rows)
         self.rows += len(rows)
@@ -151,13 +151,13 @@ class Index(Closes):
         with self._reading():
             return int(self._connection.execute("SELECT count(*) FROM extent").fetchone()[0])
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[IndexRow]:
         """All rows in the order of the disk."""
         with self._reading():
             for row in self._connection.execute(
                 "SELECT start, length, blob_offset, blob_length, digest FROM extent ORDER BY start"
             ):
-                yield Row(*row)
+                yield IndexRow(*row)
 
     def extents(self) -> ExtentMap:
         """The rows as a checked extent map, one range a row: what the resolver works on."""

@@ -15,9 +15,9 @@ from pitr import times
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
-from pitr.repository.cached_catalog import Comparison, CompletedCatalog, compare, rebuild
+from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
-from pitr.repository.damage import Damage, How, StoredDamage, What, of_stream
+from pitr.repository.damage import Damage, DamageKind, StoredDamage, What, of_stream
 from pitr.repository.store import (
     LinkInside,
     ObjectExists,
@@ -139,11 +139,11 @@ class Repository(Closes):
             raise LinkInside(path)
         return path
 
-    def check_catalog(self) -> Comparison:
+    def check_catalog(self) -> CatalogDifferences:
         """Compare the catalog file, as it is, with the records."""
         return compare(self.catalog_path, self.store, self.read_record)
 
-    def rebuild_catalog(self) -> Comparison:
+    def rebuild_catalog(self) -> CatalogDifferences:
         """Make the catalog file again from the records; tell what was different."""
         self._forget_catalog()
         return rebuild(self.catalog_path, self.store, self.read_record)
@@ -410,12 +410,12 @@ class Repository(Closes):
 
 def _compare_size(backup: Backup, stream: Stream, what: What, found: int, recorded: int) -> None:
     if found != recorded:
-        kind: How = "truncated" if found < recorded else "inconsistent"
+        kind: DamageKind = "truncated" if found < recorded else "inconsistent"
         message = f"it has {found} bytes instead of {recorded}"
         raise of_stream(
             backup.backup_id, stream, kind, what, message, min(found, recorded), abs(found - recorded)
         )
 
 
-def _record_damage(backup_id: str | None, kind: How, message: str) -> StoredDamage:
+def _record_damage(backup_id: str | None, kind: DamageKind, message: str) -> StoredDamage:
     return StoredDamage(Damage(backup_id, None, None, kind, "record", message))

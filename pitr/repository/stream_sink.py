@@ -49,7 +49,7 @@ class NewStream:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class StoredPiece:
     """A frame of data, or a zero range (`frame` and `digest` are None)."""
 
     start: int
@@ -64,20 +64,22 @@ class StreamWriter(Closes):
     def __init__(self, frame_size: int, level: int | None) -> None:
         self._frame_size = frame_size
         self._compressor: Compressor | Plain = Plain() if level is None else Compressor(level)
-        self._pieces: list[Piece] = []
+        self._pieces: list[StoredPiece] = []
 
     def write(self, offset: int, data: memoryview) -> None:
         for start, length, zero in cut(offset, data, self._frame_size):
             if zero:
-                self._pieces.append(Piece(start, length))
+                self._pieces.append(StoredPiece(start, length))
             else:
                 view = data[start - offset : start - offset + length]
-                self._pieces.append(Piece(start, length, self._compressor.compress(view), digest_of(view)))
+                self._pieces.append(
+                    StoredPiece(start, length, self._compressor.compress(view), digest_of(view))
+                )
 
     def zero(self, offset: int, length: int) -> None:
-        self._pieces.append(Piece(offset, length))
+        self._pieces.append(StoredPiece(offset, length))
 
-    def take(self) -> Sequence[Piece]:
+    def take(self) -> Sequence[StoredPiece]:
         pieces, self._pieces = self._pieces, []
         return pieces
 
@@ -165,7 +167,7 @@ class StreamSink:
         self._order = InOrder(size, whole=new.kind is not Kind.INCREMENTAL, zero=self._zero)
         self._data_bytes = 0
         self._zero_bytes = 0
-        self._rows: list[index.Row] = []
+        self._rows: list[index.IndexRow] = []
         self._stream: Stream | None = None
         self._stored: list[str] = []
         with ExitStack() as stack:
@@ -199,13 +201,15 @@ class StreamSink:
         plain = self._external is not None and self._external.compression == "none"
         return StreamWriter(self._frame_size, None if plain else self._level)
 
-    def append(self, pieces: Sequence[Piece]) -> None:
+    def append(self, pieces: Sequence[StoredPiece]) -> None:
         """Put the next pieces of the disk into the blob; one caller at a time."""
         for piece in pieces:
             self._order.next(piece.start, piece.length, zero=piece.frame is None or piece.digest is None)
             if piece.frame is not None and piece.digest is not None:
                 offset = self._blob.add_data(piece.start, piece.length, piece.frame)
-                self._add_row(index.Row(piece.start, piece.length, offset, len(piece.frame), piece.digest))
+                self._add_row(
+                    index.IndexRow(piece.start, piece.length, offset, len(piece.frame), piece.digest)
+                )
                 self._data_bytes += piece.length
 
     def flush(self) -> None:
@@ -274,10 +278,10 @@ class StreamSink:
 
     def _zero(self, start: int, length: int) -> None:
         self._blob.add_zero(start, length)
-        self._add_row(index.Row(start, length, None, None, None))
+        self._add_row(index.IndexRow(start, length, None, None, None))
         self._zero_bytes += length
 
-    def _add_row(self, row: index.Row) -> None:
+    def _add_row(self, row: index.IndexRow) -> None:
         self._rows.append(row)
         if len(self._rows) >= _ROWS_AT_ONCE:
             self._index.add(self._rows)

@@ -19,7 +19,7 @@ from pitr.errors import FormatError
 from pitr.model import Backup
 from pitr.repository import Repository
 from pitr.repository.damage import Damage, StoredDamage
-from pitr.repository.index import Index, Row
+from pitr.repository.index import Index, IndexRow
 
 _MIB = 1 << 20
 
@@ -33,7 +33,7 @@ def chain(repository: Repository) -> Writer:
     return writer
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[IndexRow]:
     with Index(path) as index:
         return [row for row in index.rows() if row.blob_offset is not None]
 

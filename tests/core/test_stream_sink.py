@@ -32,7 +32,7 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.extents import ExtentMap
 from pitr.model import Stream
 from pitr.repository import Repository
-from pitr.repository.index import Index, Row
+from pitr.repository.index import Index, IndexRow
 from pitr.repository.stream_sink import StreamSink, cut
 
 _MIB = 1 << 20
@@ -63,7 +63,7 @@ def _parsed(stream: bytes) -> tuple[dict[str, object], list[tuple[str, int, int,
     return json.loads(parts[0][3]), parts[1:]
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[IndexRow]:
     with Index(path) as index:
         return list(index.rows())
 

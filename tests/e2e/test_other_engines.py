@@ -37,7 +37,7 @@ def answers_changed(change: Callable[[str, ET.Element], None]) -> Iterator[None]
     handler = server._Handler
     plain = handler._api_reply
 
-    def changed(self: Any, path: str, body: bytes) -> server.Reply:
+    def changed(self: Any, path: str, body: bytes) -> server.ServedReply:
         reply = plain(self, path, body)
         if not reply.body or reply.status >= 400:
             return reply

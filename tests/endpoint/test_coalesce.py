@@ -4,7 +4,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.copier.requests import spans
+from pitr.copier.requests import combine
 
 SIZE = 4000
 disk = bytes(i * 7 % 251 for i in range(SIZE))
@@ -20,7 +20,7 @@ def sorted_ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
 def test_spans_bring_exactly_the_ranges(ranges: list[tuple[int, int]], gap: int, limit: int) -> None:
     brought = b""
     end = 0
-    for span in spans(ranges, gap=gap, limit=limit):
+    for span in combine(ranges, gap=gap, limit=limit):
         assert span.length <= limit
         assert span.start >= end, "nothing is read twice"
         end = span.start + span.length
@@ -30,10 +30,10 @@ def test_spans_bring_exactly_the_ranges(ranges: list[tuple[int, int]], gap: int,
 
 
 def test_ranges_share_a_span_over_a_small_gap_only() -> None:
-    found = list(spans([(0, 10), (20, 10), (41, 10)], gap=10, limit=100))
+    found = list(combine([(0, 10), (20, 10), (41, 10)], gap=10, limit=100))
     assert [(span.start, span.length) for span in found] == [(0, 30), (41, 10)]
 
 
 def test_a_long_range_is_cut() -> None:
-    found = list(spans([(5, 250)], gap=10, limit=100))
+    found = list(combine([(5, 250)], gap=10, limit=100))
     assert [(span.start, span.length) for span in found] == [(5, 100), (105, 100), (205, 50)]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pitr.guest.filesystem import FileSystem, Kind, Node, VolumeFile, open_file_system
-from pitr.guest.filesystem.volume import Span
+from pitr.guest.filesystem import EntryKind, FileSystem, Node, VolumeFile, open_file_system
+from pitr.guest.filesystem.volume import Segment
 
 MiB = 1 << 20
 _FOLDERS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
@@ -223,7 +223,7 @@ def opened(image: bytes, content: str, changes: Sequence[tuple[int, bytes]] = ()
                 data = data[: start - offset] + changed[start - at : end - at] + data[end - offset :]
         return data
 
-    return open_file_system(VolumeFile([Span(len(image), read, 0)]), content, "volume 0")
+    return open_file_system(VolumeFile([Segment(len(image), read, 0)]), content, "volume 0")
 
 
 def content_of(file_system: FileSystem, node: Node) -> bytes:
@@ -234,9 +234,9 @@ def content_of(file_system: FileSystem, node: Node) -> bytes:
     return bytes(data)
 
 
-def everything(file_system: FileSystem) -> dict[str, tuple[Kind, bytes | str, Node]]:
+def everything(file_system: FileSystem) -> dict[str, tuple[EntryKind, bytes | str, Node]]:
     """All files below the root by their paths, with bytes or target."""
-    found: dict[str, tuple[Kind, bytes | str, Node]] = {}
+    found: dict[str, tuple[EntryKind, bytes | str, Node]] = {}
 
     def walk(folder: Node, path: str) -> None:
         for entry in file_system.entries(folder):
@@ -244,12 +244,12 @@ def everything(file_system: FileSystem) -> dict[str, tuple[Kind, bytes | str, No
             inner, node = f"{path}{entry.name}", entry.node
             assert inner not in found
             held: bytes | str = b""
-            if node.kind is Kind.FILE:
+            if node.kind is EntryKind.FILE:
                 held = content_of(file_system, node)
-            elif node.kind is Kind.LINK:
+            elif node.kind is EntryKind.LINK:
                 held = file_system.target(node)
             found[inner] = (node.kind, held, node)
-            if node.kind is Kind.FOLDER:
+            if node.kind is EntryKind.FOLDER:
                 walk(node, f"{inner}/")
 
     walk(file_system.root(), "")

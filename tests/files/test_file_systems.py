@@ -24,7 +24,7 @@ from guest_images import (
 
 from pitr.errors import FileSystemError, NoSuchFile
 from pitr.guest import partitions
-from pitr.guest.filesystem import Kind
+from pitr.guest.filesystem import EntryKind
 from pitr.guest.filesystem.paths import look_up
 
 #: Made by the file systems themselves.
@@ -45,18 +45,18 @@ def test_all_files_are_there_with_all_their_bytes(name: str, tmp_path: Path) -> 
         original = expected[path]
         status = original.lstat()
         if original.is_symlink():
-            assert (kind, held) == (Kind.LINK, str(original.readlink())), path
+            assert (kind, held) == (EntryKind.LINK, str(original.readlink())), path
         elif original.is_dir():
-            assert kind is Kind.FOLDER, path
+            assert kind is EntryKind.FOLDER, path
         else:
-            assert (kind, node.size) == (Kind.FILE, status.st_size), path
+            assert (kind, node.size) == (EntryKind.FILE, status.st_size), path
             assert held == original.read_bytes(), path
         if name in UNIX:
             assert node.mode == status.st_mode & 0o7777, path
-        if name.startswith(("ext", "btrfs")) and kind is Kind.FILE:
+        if name.startswith(("ext", "btrfs")) and kind is EntryKind.FILE:
             # Programs that make file systems keep whole seconds only.
             assert node.mtime_ns // 10**9 == status.st_mtime_ns // 10**9, path
-        if name.startswith("fat") and original.stat().st_size and kind is Kind.FILE:
+        if name.startswith("fat") and original.stat().st_size and kind is EntryKind.FILE:
             assert abs(node.mtime_ns - MTIME_NS) < 24 * 3600 * 10**9, path
 
 
@@ -75,9 +75,9 @@ def test_links_are_followed_as_the_guest_would_and_not_out_of_it(tmp_path: Path)
     hosts = (files / "etc/hosts").read_bytes()
     for path in ("/etc/link", "/etc/../etc/./hosts", "//etc//hosts", "/../../etc/hosts"):
         assert content_of(file_system, look_up(file_system, path)) == hosts
-    assert look_up(file_system, "/etc/absolute").kind is Kind.FOLDER
-    assert look_up(file_system, "/etc/absolute/nginx.conf").kind is Kind.FILE
-    assert look_up(file_system, "/etc/absolute", follow=False).kind is Kind.LINK
+    assert look_up(file_system, "/etc/absolute").kind is EntryKind.FOLDER
+    assert look_up(file_system, "/etc/absolute/nginx.conf").kind is EntryKind.FILE
+    assert look_up(file_system, "/etc/absolute", follow=False).kind is EntryKind.LINK
     for path in ("/etc/none", "/etc/hosts/x", "/etc/long"):
         with pytest.raises(NoSuchFile):
             look_up(file_system, path)

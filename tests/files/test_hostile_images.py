@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from pitr.errors import FileSystemError, PitrError
 from pitr.guest import lvm, partitions
-from pitr.guest.filesystem import FileSystem, Kind, VolumeFile
+from pitr.guest.filesystem import EntryKind, FileSystem, VolumeFile
 from pitr.guest.filesystem import base as filesystem_base
 from pitr.guest.filesystem.limits import EndlessError, bounded_memory, bounded_step
-from pitr.guest.filesystem.volume import Span
+from pitr.guest.filesystem.volume import Segment
 from pitr.jobs.files.compare import compare_files
 from pitr.jobs.files.copy import CopiedFiles, copy_files
 from pitr.jobs.files.list import list_files
-from pitr.jobs.files.volumes import Place, Volume
+from pitr.jobs.files.volumes import GuestVolume, Place
 
 SOAK = bool(os.environ.get("PITR_SOAK"))
 often = settings(
@@ -37,7 +37,7 @@ often = settings(
 
 
 def place_of(file_system: FileSystem) -> Place:
-    volume = Volume(fake_stream(), "0", file_system.volume.size, file_system.kind, file_system.volume)
+    volume = GuestVolume(fake_stream(), "0", file_system.volume.size, file_system.kind, file_system.volume)
     volume.file_system = file_system
     return Place(volume, "/", file_system.root())
 
@@ -168,7 +168,7 @@ def test_spoiled_partition_tables_and_labels_end(changes: list[tuple[int, bytes]
     for part in partitions.look_at(read, len(disk)).parts:
         assert part.start + part.length <= len(disk)
     with suppress(Exception), bounded_step(4.0):
-        lvm.read_physical_volume(VolumeFile([Span(len(disk), read, 0)]))
+        lvm.read_physical_volume(VolumeFile([Segment(len(disk), read, 0)]))
 
 
 def _ext4(tmp_path: Path, commands: str, files: Callable[[Path], object]) -> bytes:
@@ -309,4 +309,4 @@ def test_what_a_library_raises_is_one_clear_error(tmp_path: Path) -> None:
             raise raised
     with pytest.raises(PitrError, match=r"^as it is$"), file_system.guarded("a file"):
         raise PitrError("as it is")
-    assert file_system.root().kind is Kind.FOLDER
+    assert file_system.root().kind is EntryKind.FOLDER

@@ -13,7 +13,7 @@ from guest_images import MiB, make_tree, partitioned, run
 from points_of_images import AT, store_states
 
 from pitr.guest.filesystem import VolumeFile
-from pitr.guest.filesystem.volume import Span
+from pitr.guest.filesystem.volume import Segment
 from pitr.guest.lvm import read_physical_volume
 from pitr.repository import Repository
 
@@ -30,7 +30,7 @@ def physical_volume(root: bytes, home: bytes) -> bytes:
 
 
 def file_of(device: bytes) -> VolumeFile:
-    return VolumeFile([Span(len(device), lambda at, length: device[at : at + length], 0)])
+    return VolumeFile([Segment(len(device), lambda at, length: device[at : at + length], 0)])
 
 
 def ext4(folder: Path, size: int, files: Path) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pitr.errors import BusyError, CheckpointGone, EngineBusy, EngineError, FormatError, NoSuchVM, PitrError
 from pitr.gateway.channel import ClientGone, Incoming, Outgoing
 from pitr.gateway.failures import status_of
-from pitr.gateway.ranges import Part, wanted_part
+from pitr.gateway.ranges import ByteRange, wanted_part
 from pitr.ovirt.engine.faults import EngineFault
 
 _PIECES = st.lists(st.binary(max_size=300), max_size=30)
@@ -142,7 +142,7 @@ def test_ranges_are_those_of_a_slice(size: int, first: int | None, last: int | N
     elif not expected:
         assert found == "none"
     else:
-        assert isinstance(found, Part) and whole[found.start : found.end] == expected
+        assert isinstance(found, ByteRange) and whole[found.start : found.end] == expected
 
 
 @pytest.mark.parametrize(

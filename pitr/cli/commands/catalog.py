@@ -13,7 +13,7 @@ from pitr.cli.serve_options import HostOption
 from pitr.errors import DamageError
 
 if TYPE_CHECKING:
-    from pitr.repository.cached_catalog import Comparison
+    from pitr.repository.cached_catalog import CatalogDifferences
 
 app = typer.Typer(
     help="Look into the catalog of all points, or make it again. It is a SQLite database, made from the records.",
@@ -129,7 +129,7 @@ def rebuild(
     _show(common, comparison, ok=not comparison.damaged and not failed)
 
 
-def _show(common: Common, comparison: Comparison, *, ok: bool) -> None:
+def _show(common: Common, comparison: CatalogDifferences, *, ok: bool) -> None:
     if common.out.json:
         common.out.document(
             {

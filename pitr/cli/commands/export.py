@@ -106,7 +106,7 @@ def export(
                     pipe_options.open_output(
                         to, compress or ("zstd" if stream_format == "sparse" else "none"), wake
                     ),
-                    cast("job.StreamFormat", stream_format),
+                    cast("job.ExportFormat", stream_format),
                     since=other,
                     workers=workers,
                     progress=progress,

@@ -267,7 +267,7 @@ def diff(
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class _OpenFileSystems:
     repository: Repository
     choice: Choice
     streams: Sequence[Stream]
@@ -281,7 +281,7 @@ class _Opened:
 @contextmanager
 def _opened(
     common: Common, vm: str | None, at: str | None, point: str | None, disk: str | None
-) -> Iterator[_Opened]:
+) -> Iterator[_OpenFileSystems]:
     from pitr.jobs import find
     from pitr.jobs.files.volumes import open_volumes
 
@@ -291,7 +291,7 @@ def _opened(
         common.out.notify(point_options.in_words(chosen))
         streams = find.some_streams_of(chosen.backup, [disk] if disk is not None else [])
         with open_volumes(repository, chosen.backup, streams) as volumes:
-            yield _Opened(repository, chosen, streams, volumes)
+            yield _OpenFileSystems(repository, chosen, streams, volumes)
 
 
 def _split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:

@@ -84,7 +84,7 @@ def gateway(
         raise ProgramMissing(
             f"the gateway needs the Python package {error.name}", "Install it: pip install 'pitr[gateway]'"
         ) from None
-    from pitr.gateway.work import Work
+    from pitr.gateway.work import BlockingWork
     from pitr.system.sockets import authority, tcp_listener
 
     if (cert is None) != (key is None):
@@ -104,7 +104,7 @@ def gateway(
                 "Name an engine with --engine-url, a repository with --repo.",
             )
         work = stack.enter_context(
-            Work(max_streams=max_requests, client_timeout_s=client_timeout, notify=common.out.notify)
+            BlockingWork(max_streams=max_requests, client_timeout_s=client_timeout, notify=common.out.notify)
         )
         served = Gateway(
             work, token, engine, repository, _list_points(repository), _show_point(repository), max_workers

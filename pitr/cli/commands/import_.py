@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from pitr.endpoints.streams.detect import StreamFormat
+    from pitr.endpoints.streams.detect import InputFormat
     from pitr.jobs.imports.stream import ImportOptions
     from pitr.model import Backup
     from pitr.repository import Repository
@@ -133,7 +133,7 @@ def _options(
         time=moment,
         onto=None if onto is None else find.point_with_id(repository, onto).backup,
         before=before,
-        format=cast("StreamFormat | None", stream_format),
+        format=cast("InputFormat | None", stream_format),
         workers=workers,
     )
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pitr import times
 from pitr.cli.display import tables
-from pitr.cli.display.output import Output
-from pitr.guest.filesystem import Kind, Node
+from pitr.cli.display.output import Printer
+from pitr.guest.filesystem import EntryKind, Node
 from pitr.text import printable
 from pitr.units import human_size
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from pitr.jobs.files.compare import Change
     from pitr.jobs.files.copy import CopiedFiles
     from pitr.jobs.files.list import Listed
-    from pitr.jobs.files.volumes import Place, Volume
+    from pitr.jobs.files.volumes import GuestVolume, Place
     from pitr.model import Backup
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Files that were left out, one a line: after these nobody reads on.
 _MOST_LINES = 20
 _LETTERS = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.FOLDER: stat.S_IFDIR,
-    Kind.LINK: stat.S_IFLNK,
-    Kind.DEVICE: stat.S_IFBLK,
-    Kind.PIPE: stat.S_IFIFO,
-    Kind.SOCKET: stat.S_IFSOCK,
-    Kind.UNKNOWN: 0,
+    EntryKind.FILE: stat.S_IFREG,
+    EntryKind.FOLDER: stat.S_IFDIR,
+    EntryKind.LINK: stat.S_IFLNK,
+    EntryKind.DEVICE: stat.S_IFBLK,
+    EntryKind.PIPE: stat.S_IFIFO,
+    EntryKind.SOCKET: stat.S_IFSOCK,
+    EntryKind.UNKNOWN: 0,
 }
 
 
-def volumes(output: Output, backup: Backup, found: Sequence[Volume]) -> None:
+def volumes(output: Printer, backup: Backup, found: Sequence[GuestVolume]) -> None:
     """The volumes of a point's disks."""
     if output.json:
         output.document({**_point(backup), "volumes": [_volume(one) for one in found]})
@@ -64,7 +64,7 @@ def volumes(output: Output, backup: Backup, found: Sequence[Volume]) -> None:
     )
 
 
-def listing(output: Output, backup: Backup, place: Place, listed: Iterable[Listed], *, full: bool) -> bool:
+def listing(output: Printer, backup: Backup, place: Place, listed: Iterable[Listed], *, full: bool) -> bool:
     """The files of a folder; `full`: with their whole paths. Return whether some could not be looked at."""
     problems = False
     if output.json:
@@ -94,7 +94,7 @@ def _row(name: str, one: Listed) -> tuple[str, ...]:
     node = one.node
     mode = _LETTERS[node.kind] | (node.mode or 0)
     owner = "" if node.uid is None else f"{node.uid}:{node.gid}"
-    size = str(node.size) if node.kind is Kind.FILE else ""
+    size = str(node.size) if node.kind is EntryKind.FILE else ""
     moment = _moment(node.mtime_ns)
     more = f" -> {one.target}" if one.target is not None else f"  ({one.problem})" if one.problem else ""
     more += f"  ({node.unreadable})" if node.unreadable else ""
@@ -103,7 +103,7 @@ def _row(name: str, one: Listed) -> tuple[str, ...]:
 
 
 def copied(
-    output: Output, backup: Backup, places: Sequence[Place], target: str, done: CopiedFiles, *, dry_run: bool
+    output: Printer, backup: Backup, places: Sequence[Place], target: str, done: CopiedFiles, *, dry_run: bool
 ) -> None:
     """What a copy has done, or would do."""
     if output.json:
@@ -140,7 +140,7 @@ def _number(count: int, what: str) -> str:
 
 
 def differences(
-    output: Output, backup: Backup, since: Backup, path: str, changes: Iterable[Change]
+    output: Printer, backup: Backup, since: Backup, path: str, changes: Iterable[Change]
 ) -> tuple[bool, bool]:
     """The changes between two points. Return whether there are any, and whether something could not be compared."""
     any_change = problems = False
@@ -186,7 +186,7 @@ def _point(backup: Backup) -> dict[str, Any]:
     return {"backup_id": backup.backup_id, "point": times.to_text(backup.point)}
 
 
-def _volume(one: Volume) -> dict[str, Any]:
+def _volume(one: GuestVolume) -> dict[str, Any]:
     return {
         "disk_id": one.disk.disk_id,
         "disk_name": one.disk.name,

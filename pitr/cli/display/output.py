@@ -52,7 +52,7 @@ def write(data: bytes, to: TextIO | None = None) -> None:
         raise CannotPrint(f"cannot write to standard output: {error.strerror}") from error
 
 
-class Output:
+class Printer:
     """Prints as text or JSON. In JSON there is exactly one document on standard output."""
 
     def __init__(self, *, json: bool) -> None:

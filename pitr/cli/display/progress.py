@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pitr.cli.display.output import Output
+from pitr.cli.display.output import Printer
 from pitr.reporting import Progress
 
 _JSON_PAUSE_S = 1.0
 
 
 @contextmanager
-def showing(output: Output, what: str) -> Iterator[Progress | None]:
+def showing(output: Printer, what: str) -> Iterator[Progress | None]:
     """Show progress of `what` while the block runs; the block calls what it gets with (bytes done, in all)."""
     if output.json:
         yield _json_progress(what)
@@ -29,7 +29,7 @@ def showing(output: Output, what: str) -> Iterator[Progress | None]:
 
 @contextmanager
 def showing_each(
-    output: Output, what: str, names: Sequence[str]
+    output: Printer, what: str, names: Sequence[str]
 ) -> Iterator[Callable[[str], Progress | None]]:
     """Show progress of `what` for several things at once; the block gets a function that gives each its callback.
 

@@ -19,9 +19,9 @@ _WIDE_GAP, _NARROW_GAP = 3, 2
 #: What the frame of the table takes: a space at each end of a line.
 _ENDS = 2
 
-How = Literal["cut", "fold", "begin"]
+Shortening = Literal["cut", "fold", "begin"]
 #: Which columns get room that is left.
-_FIRST: tuple[How, ...] = ("fold", "cut", "begin")
+_FIRST: tuple[Shortening, ...] = ("fold", "cut", "begin")
 
 
 class FittingTable:
@@ -42,7 +42,7 @@ class FittingTable:
         right: Collection[str] = (),
         *,
         drop: Sequence[str] = (),
-        least: Mapping[str, tuple[How, int]] | None = None,
+        least: Mapping[str, tuple[Shortening, int]] | None = None,
         upright: bool = False,
     ) -> None:
         self._columns = [printable(name) for name in columns]
@@ -106,7 +106,7 @@ class FittingTable:
             room -= taken
         return widths
 
-    def _how(self, number: int) -> How:
+    def _how(self, number: int) -> Shortening:
         return self._least.get(self._columns[number], ("fold", 0))[0]
 
     def _made(self, kept: Sequence[int], widths: Mapping[int, int], gap: int) -> Table:

@@ -87,7 +87,7 @@ def compare(repository: Repository, before: ResolvedChain | None, after: Resolve
 
 
 @dataclass(frozen=True, slots=True)
-class _Content:
+class _DiskFrames:
     """The pieces of a resolved disk: where each one's frame begins, its length and digest (nothing where zero)."""
 
     size: int
@@ -100,10 +100,10 @@ class _Content:
 
 def _contents(
     repository: Repository, before: ResolvedChain | None, after: ResolvedChain
-) -> tuple[_Content, _Content]:
+) -> tuple[_DiskFrames, _DiskFrames]:
     """What both points read. They stand on the same streams mostly: each one's frames are read once, and let go."""
     pairs = [(_zeroes(resolved), resolved) for resolved in (before, after)]
-    needed: dict[str, list[tuple[_Content, ResolvedChain, int]]] = {}
+    needed: dict[str, list[tuple[_DiskFrames, ResolvedChain, int]]] = {}
     for content, resolved in pairs:
         if resolved is None:
             continue
@@ -124,14 +124,14 @@ def _contents(
     return pairs[0][0], pairs[1][0]
 
 
-def _zeroes(resolved: ResolvedChain | None) -> _Content:
+def _zeroes(resolved: ResolvedChain | None) -> _DiskFrames:
     """A disk whose frames are still to be filled in."""
     if resolved is None:
         nothing = np.zeros(0, np.int64)
-        return _Content(0, nothing, np.zeros(0, np.bool_), nothing, nothing, np.zeros(0, _DIGEST))
+        return _DiskFrames(0, nothing, np.zeros(0, np.bool_), nothing, nothing, np.zeros(0, _DIGEST))
     found = resolved.map
     count = len(found)
-    return _Content(
+    return _DiskFrames(
         found.size,
         found.start,
         found.zero,
@@ -141,7 +141,7 @@ def _zeroes(resolved: ResolvedChain | None) -> _Content:
     )
 
 
-def _changed(before: _Content, after: _Content) -> Difference:
+def _changed(before: _DiskFrames, after: _DiskFrames) -> Difference:
     """The ranges of `after` that are not the same in `before`. What grew is all of it changed."""
     cuts = np.unique(np.concatenate((before.start, after.start, [before.size, after.size])))
     cuts = cuts[cuts <= after.size]

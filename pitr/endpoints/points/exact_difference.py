@@ -33,7 +33,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class _Candidate:
     """A range that is different by the indexes, within one window of the disk."""
 
     start: int
@@ -56,14 +56,14 @@ def read_difference(
 
     Zero on both sides (growth) is left as it is. Raises StoredDamage, and UsageError where a blob lies elsewhere.
     """
-    kept: list[_Piece] = []
+    kept: list[_Candidate] = []
     with ExitStack() as stack:
         now = stack.enter_context(open_resolved(repository, after))
         old = stack.enter_context(open_resolved(repository, before)) if before is not None else None
-        comparison = _Comparison(stack, now, old)
+        comparison = _WindowComparison(stack, now, old)
         # Left with an error, it waits for what is under way, before the points are closed.
         pool = stack.enter_context(ThreadPoolExecutor(max(1, workers), thread_name_prefix="diff"))
-        waiting: deque[Future[tuple[list[_Piece], int]]] = deque()
+        waiting: deque[Future[tuple[list[_Candidate], int]]] = deque()
 
         def take() -> None:
             pieces, count = waiting.popleft().result()
@@ -85,7 +85,7 @@ def read_difference(
     )
 
 
-class _Comparison:
+class _WindowComparison:
     """Compares windows of two points, in any number of threads; `stack` closes their readers."""
 
     def __init__(self, stack: ExitStack, now: PointSource, old: PointSource | None) -> None:
@@ -95,12 +95,12 @@ class _Comparison:
         self._old = old
         self._local = threading.local()
 
-    def window(self, pieces: Sequence[_Piece]) -> tuple[list[_Piece], int]:
+    def window(self, pieces: Sequence[_Candidate]) -> tuple[list[_Candidate], int]:
         """What of the pieces is different, and how many bytes they are."""
         now, old = self._sides()
         new_bytes = now.read(pieces, [piece.zero for piece in pieces])
         old_bytes = old.read(pieces, [piece.was_zero for piece in pieces]) if old is not None else None
-        kept: list[_Piece] = []
+        kept: list[_Candidate] = []
         at = 0
         for piece in pieces:
             window = slice(at, at + piece.length)
@@ -110,7 +110,7 @@ class _Comparison:
                 continue
             before_bytes = old_bytes[window] if old_bytes is not None else np.zeros(piece.length, np.uint8)
             kept += [
-                _Piece(piece.start + first, last - first, piece.zero, piece.was_zero)
+                _Candidate(piece.start + first, last - first, piece.zero, piece.was_zero)
                 for first, last in _different(piece.start, new_bytes[window], before_bytes)
             ]
         return kept, at
@@ -134,7 +134,7 @@ class _Side:
         self._reader = reader
         self._buffer = np.zeros(_WINDOW, np.uint8)
 
-    def read(self, pieces: Sequence[_Piece], zero: Sequence[bool]) -> Bytes:
+    def read(self, pieces: Sequence[_Candidate], zero: Sequence[bool]) -> Bytes:
         """The pieces one after the other, in one go: what they share of frames is unpacked once."""
         data = [piece for piece, is_zero in zip(pieces, zero, strict=True) if not is_zero]
         count = sum(piece.length for piece in data)
@@ -154,14 +154,14 @@ class _Side:
         return whole
 
 
-def _pieces(found: Difference) -> Iterator[_Piece]:
+def _pieces(found: Difference) -> Iterator[_Candidate]:
     """The ranges, cut at multiples of the window."""
     columns: tuple[Int64Array | BoolArray, ...] = (found.start, found.length, found.zero, found.was_zero)
     for start, length, zero, was_zero in zip(*(column.tolist() for column in columns), strict=True):
         at = start
         while at < start + length:
             end = min(start + length, (at // _WINDOW + 1) * _WINDOW)
-            yield _Piece(at, end - at, zero, was_zero)
+            yield _Candidate(at, end - at, zero, was_zero)
             at = end
 
 

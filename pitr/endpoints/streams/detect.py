@@ -15,11 +15,11 @@ from pitr.errors import FormatError
 from pitr.formats import virtnbdbackup
 from pitr.formats.sparse import HEADER_SIZE, MAX_META_SIZE, parse_header
 
-StreamFormat = Literal["sparse", "rbd-diff", "virtnbdbackup"]
+InputFormat = Literal["sparse", "rbd-diff", "virtnbdbackup"]
 KnownSource = SparseStreamSource | RbdDiffSource | VirtnbdbackupSource
 
 
-def open_stream(stream: BinaryIO, expected: StreamFormat | None = None) -> KnownSource:
+def open_stream(stream: BinaryIO, expected: InputFormat | None = None) -> KnownSource:
     """The source that `stream` begins as, compressed with zstd or not. The caller closes `stream`.
 
     Raises FormatError when it is none of the known formats, or not the `expected` one.
@@ -27,7 +27,7 @@ def open_stream(stream: BinaryIO, expected: StreamFormat | None = None) -> Known
     plain = unpacked(stream)
     head = _read(plain, HEADER_SIZE)
     if head.startswith(b"rbd diff v"):
-        found: StreamFormat = "rbd-diff"
+        found: InputFormat = "rbd-diff"
     elif head.startswith(b"meta "):
         _, _, length = parse_header(head)
         if length > MAX_META_SIZE:

@@ -29,7 +29,7 @@ _POLL_S = 0.02
 _END_TIMEOUT_S = 5.0
 
 
-class Output(ExternalBlob):
+class StreamOutput(ExternalBlob):
     """Takes the bytes of one stream. `finish` or `abort` ends it, and `abort` after `finish` takes it back where
     that is possible. Used by one thread at a time."""
 
@@ -40,7 +40,7 @@ class Output(ExternalBlob):
     def abort(self) -> None: ...
 
 
-class PipeOutput(Output):
+class PipeOutput(StreamOutput):
     """Writes to a descriptor that is open already: a pipe, a socket, a file. It stays open.
 
     A reader that goes away before it has read all of it is an error, also where the last bytes are in the pipe
@@ -88,7 +88,7 @@ class PipeOutput(Output):
             self._descriptor = -1
 
 
-class FileOutput(Output):
+class FileOutput(StreamOutput):
     """Writes a new file, which gets its name with `finish`. Raises UsageError when it exists, PitrError."""
 
     def __init__(self, path: Path, compression: Literal["zstd", "none"] = "zstd") -> None:
@@ -117,7 +117,7 @@ class FileOutput(Output):
                 self._partial.target.unlink(missing_ok=True)
 
 
-class CommandOutput(Output):
+class CommandOutput(StreamOutput):
     """Starts a command and writes to its standard input. Its exit status is the truth: anything but 0 is a failure.
 
     On `abort` it is ended before its input ends, so that it never takes a part for the whole. Raises

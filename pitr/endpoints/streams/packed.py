@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from pitr.endpoints.streams.output import Output
+from pitr.endpoints.streams.output import StreamOutput
 from pitr.repository.blob import FRAME_SIZE, Compressor
 
 
 class PackedOutput:
     """Compresses what is written to it, a frame for each mebibyte, and writes it to `output`."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: StreamOutput) -> None:
         self._output = output
         self._compressor = Compressor()
         self._buffer = bytearray()

@@ -12,7 +12,7 @@ from pitr.extents import Extent
 from pitr.formats.in_order import InOrder
 from pitr.formats.sparse import SparseReader
 from pitr.repository.blob import DEFAULT_LEVEL, FRAME_SIZE, BlobWriter
-from pitr.repository.stream_sink import Piece, StreamWriter
+from pitr.repository.stream_sink import StoredPiece, StreamWriter
 
 Compression = Literal["none", "zstd"]
 
@@ -48,7 +48,7 @@ class SparseStreamSink:
     def open_writer(self) -> StreamWriter:
         return StreamWriter(self._frame_size, self._level)
 
-    def append(self, pieces: Sequence[Piece]) -> None:
+    def append(self, pieces: Sequence[StoredPiece]) -> None:
         """Write the next pieces of the disk; one caller at a time."""
         for piece in pieces:
             self._order.next(piece.start, piece.length, zero=piece.frame is None)

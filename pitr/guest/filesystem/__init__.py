@@ -5,8 +5,17 @@ The structures are read by the dissect libraries, an extra of the installation. 
 out here, since a copy must be exact or fail: a forensic library may be content with less.
 """
 
-from pitr.guest.filesystem.base import Content, Entry, FileSystem, Kind, Node
+from pitr.guest.filesystem.base import Entry, EntryKind, FileContent, FileSystem, Node
 from pitr.guest.filesystem.known import READABLE, open_file_system
 from pitr.guest.filesystem.volume import VolumeFile
 
-__all__ = ["READABLE", "Content", "Entry", "FileSystem", "Kind", "Node", "VolumeFile", "open_file_system"]
+__all__ = [
+    "READABLE",
+    "FileContent",
+    "Entry",
+    "FileSystem",
+    "EntryKind",
+    "Node",
+    "VolumeFile",
+    "open_file_system",
+]

@@ -23,7 +23,7 @@ PIECE = MIB
 LONGEST_TARGET = 1 << 16
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     FILE = "file"
     FOLDER = "folder"
     LINK = "link"
@@ -34,19 +34,19 @@ class Kind(StrEnum):
 
 
 _KINDS = {
-    stat.S_IFREG: Kind.FILE,
-    stat.S_IFDIR: Kind.FOLDER,
-    stat.S_IFLNK: Kind.LINK,
-    stat.S_IFBLK: Kind.DEVICE,
-    stat.S_IFCHR: Kind.DEVICE,
-    stat.S_IFIFO: Kind.PIPE,
-    stat.S_IFSOCK: Kind.SOCKET,
+    stat.S_IFREG: EntryKind.FILE,
+    stat.S_IFDIR: EntryKind.FOLDER,
+    stat.S_IFLNK: EntryKind.LINK,
+    stat.S_IFBLK: EntryKind.DEVICE,
+    stat.S_IFCHR: EntryKind.DEVICE,
+    stat.S_IFIFO: EntryKind.PIPE,
+    stat.S_IFSOCK: EntryKind.SOCKET,
 }
 
 
-def kind_of(mode: int) -> Kind:
+def kind_of(mode: int) -> EntryKind:
     """The kind that the upper bits of a Unix mode say."""
-    return _KINDS.get(stat.S_IFMT(mode), Kind.UNKNOWN)
+    return _KINDS.get(stat.S_IFMT(mode), EntryKind.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Node:
     """
 
     key: Hashable
-    kind: Kind
+    kind: EntryKind
     size: int
     mode: int | None
     mtime_ns: int
@@ -78,7 +78,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class FileContent:
     """The bytes of a file of `size` bytes: `data` are its ranges (start, length) that are stored, all else is zero.
 
     `read` gives the bytes of a part of one range. `places` are the offsets of the ranges in the volume, None where
@@ -128,7 +128,7 @@ class FileSystem(ABC):
     def _target(self, link: Node) -> str: ...
 
     @abstractmethod
-    def _content(self, file: Node) -> Content: ...
+    def _content(self, file: Node) -> FileContent: ...
 
     # What users get, guarded
 
@@ -172,14 +172,14 @@ class FileSystem(ABC):
                 raise ValueError(f"a target of {len(target)} characters")
             return target
 
-    def content(self, file: Node) -> Content:
+    def content(self, file: Node) -> FileContent:
         """Where the bytes of a file are. Raises FileSystemError, also for files that cannot be read here."""
         if file.unreadable is not None:
             raise FileSystemError(f"a file of {self.name} cannot be read: {file.unreadable}")
         with self.guarded("a file"):
             return self._content(file)
 
-    def pieces(self, content: Content) -> Iterator[tuple[int, bytes]]:
+    def pieces(self, content: FileContent) -> Iterator[tuple[int, bytes]]:
         """The stored bytes of a file with their offsets, in order, in pieces of at most 1 MiB."""
         for start, length in content.data:
             for offset in range(start, start + length, PIECE):
@@ -206,7 +206,7 @@ class FileSystem(ABC):
 
     # What most have in common
 
-    def runs(self, size: int, found: Iterable[tuple[int, int, int]]) -> Content:
+    def runs(self, size: int, found: Iterable[tuple[int, int, int]]) -> FileContent:
         """The content of a file whose bytes lie in the volume: (offset in the file, length, offset in the volume).
 
         Raises ValueError for runs that are not in order, overlap, or lie outside of the volume.
@@ -239,11 +239,13 @@ class FileSystem(ABC):
             return self.volume.read_at(at + offset - start, length)
 
         data = [(start, length) for start, length, _ in starts]
-        return Content(size, data, read, [at for _, _, at in starts])
+        return FileContent(size, data, read, [at for _, _, at in starts])
 
 
-def of_bytes(data: bytes, size: int) -> Content:
+def of_bytes(data: bytes, size: int) -> FileContent:
     """A content that was stored with the file's own description. Raises ValueError when some of it is missing."""
     if len(data) < size:
         raise ValueError(f"{len(data)} bytes of {size}")
-    return Content(size, [(0, size)] if size else [], lambda offset, length: data[offset : offset + length])
+    return FileContent(
+        size, [(0, size)] if size else [], lambda offset, length: data[offset : offset + length]
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from dissect.btrfs import btrfs
 
 from pitr.errors import FileSystemError
-from pitr.guest.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of
+from pitr.guest.filesystem.base import LONGEST_TARGET, EntryKind, FileContent, FileSystem, Node, kind_of
 from pitr.guest.filesystem.volume import VolumeFile
 
 #: The kernel compresses at most 128 KiB at once.
@@ -58,7 +58,7 @@ class Btrfs(FileSystem):
         return Node(
             key=(handle.subvolume.objectid, handle.inum),
             kind=kind,
-            size=handle.size if kind in (Kind.FILE, Kind.LINK) else 0,
+            size=handle.size if kind in (EntryKind.FILE, EntryKind.LINK) else 0,
             mode=handle.mode & 0o7777,
             mtime_ns=handle.mtime_ns,
             uid=handle.uid,
@@ -75,9 +75,9 @@ class Btrfs(FileSystem):
         target: str = link.handle.link
         return target
 
-    def _content(self, file: Node) -> Content:
+    def _content(self, file: Node) -> FileContent:
         if not file.size:
-            return Content(0, [], lambda offset, length: b"")
+            return FileContent(0, [], lambda offset, length: b"")
         opened = file.handle.open()
         extents = getattr(opened, "extents", None)
         data: list[tuple[int, int]] = []
@@ -100,4 +100,4 @@ class Btrfs(FileSystem):
             found: bytes = opened.read(length)
             return found
 
-        return Content(file.size, data, read)
+        return FileContent(file.size, data, read)

@@ -14,7 +14,15 @@ from typing import Any
 from dissect.extfs import extfs
 
 from pitr.errors import FileSystemError
-from pitr.guest.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of, of_bytes
+from pitr.guest.filesystem.base import (
+    LONGEST_TARGET,
+    EntryKind,
+    FileContent,
+    FileSystem,
+    Node,
+    kind_of,
+    of_bytes,
+)
 from pitr.guest.filesystem.volume import VolumeFile
 
 # From the kernel's Documentation/filesystems/ext4: s_feature_incompat, i_flags.
@@ -82,7 +90,7 @@ class Ext(FileSystem):
         return Node(
             key=handle.inum,
             kind=kind,
-            size=handle.size if kind in (Kind.FILE, Kind.LINK) else 0,
+            size=handle.size if kind in (EntryKind.FILE, EntryKind.LINK) else 0,
             mode=inode.i_mode & 0o7777,
             mtime_ns=_signed(inode.i_mtime, handle.mtime_ns),
             uid=inode.i_uid | inode.i_uid_high << 16,
@@ -133,7 +141,7 @@ class Ext(FileSystem):
         data = b"".join(content.read(start, length) for start, length in content.data)
         return data.decode(errors="surrogateescape")
 
-    def _content(self, file: Node) -> Content:
+    def _content(self, file: Node) -> FileContent:
         if file.handle.inode.i_flags & _FLAG_INLINE:
             return of_bytes(self._inline(file.handle), file.size)
         return self.runs(file.size, self._places(file.handle))

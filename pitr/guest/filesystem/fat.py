@@ -13,7 +13,7 @@ from typing import Any
 
 from dissect.fat import fat
 
-from pitr.guest.filesystem.base import Content, FileSystem, Kind, Node
+from pitr.guest.filesystem.base import EntryKind, FileContent, FileSystem, Node
 from pitr.guest.filesystem.volume import VolumeFile
 
 _END = {12: 0xFF8, 16: 0xFFF8, 32: 0x0FFFFFF8}
@@ -71,7 +71,7 @@ class Fat(FileSystem):
         return Node(
             # A file of no bytes has no cluster, and no other identity than its entry.
             key="root" if root else handle.cluster or id(handle),
-            kind=Kind.FOLDER if folder else Kind.FILE,
+            kind=EntryKind.FOLDER if folder else EntryKind.FILE,
             size=0 if folder else handle.dirent.DIR_FileSize,
             mode=None,
             mtime_ns=0 if root else calendar.timegm(handle.mtime.timetuple()) * 10**9,
@@ -91,7 +91,7 @@ class Fat(FileSystem):
     def _target(self, link: Node) -> str:
         raise ValueError("FAT has no links")
 
-    def _content(self, file: Node) -> Content:
+    def _content(self, file: Node) -> FileContent:
         content = self.runs(file.size, self._places(file))
         if sum(length for _, length in content.data) != file.size:
             raise ValueError("a chain of clusters is too short")

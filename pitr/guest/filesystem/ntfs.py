@@ -14,7 +14,7 @@ from dissect.ntfs import ntfs
 from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE
 from dissect.ntfs.util import segment_reference
 
-from pitr.guest.filesystem.base import Content, FileSystem, Kind, Node, of_bytes
+from pitr.guest.filesystem.base import EntryKind, FileContent, FileSystem, Node, of_bytes
 from pitr.guest.filesystem.volume import VolumeFile
 
 _DATA = ATTRIBUTE_TYPE_CODE.DATA
@@ -58,15 +58,15 @@ class Ntfs(FileSystem):
 
     def _look(self, handle: Any) -> Node:
         folder = handle.is_dir()
-        kind, unreadable, size = Kind.FOLDER if folder else Kind.FILE, None, 0
+        kind, unreadable, size = EntryKind.FOLDER if folder else EntryKind.FILE, None, 0
         for attribute in handle.attributes[_REPARSE]:
             tag = int(attribute.tag)
             if tag in _LINKS:
-                kind = Kind.LINK
+                kind = EntryKind.LINK
             else:
                 # Compressed by the system, deduplicated, or kept in a cloud: the bytes are elsewhere.
                 unreadable = f"Windows keeps its bytes in a way that is not read here (reparse tag {tag:#x})"
-        if kind is Kind.FILE:
+        if kind is EntryKind.FILE:
             streams = handle.attributes.find("", _DATA)
             if streams:
                 size = streams.size()
@@ -114,10 +114,10 @@ class Ntfs(FileSystem):
         target: str = link.handle.reparse_point_name or link.handle.reparse_point_substitute_name
         return target
 
-    def _content(self, file: Node) -> Content:
+    def _content(self, file: Node) -> FileContent:
         streams = file.handle.attributes.find("", _DATA)
         if not streams:
-            return Content(0, [], lambda offset, length: b"")
+            return FileContent(0, [], lambda offset, length: b"")
         if streams.header.resident:
             return of_bytes(streams.header.open().read(file.size), file.size)
         parts = sorted(streams, key=lambda part: part.header.lowest_vcn)
@@ -131,7 +131,7 @@ class Ntfs(FileSystem):
                 found: bytes = opened.read(length)
                 return found
 
-            return Content(file.size, [(0, valid)] if valid else [], read)
+            return FileContent(file.size, [(0, valid)] if valid else [], read)
         cluster_size = self._fs.cluster_size
         runs: list[tuple[int, int, int]] = []
         at = 0

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pitr.errors import FileSystemError, NoSuchFile
-from pitr.guest.filesystem.base import FileSystem, Kind, Node
+from pitr.guest.filesystem.base import EntryKind, FileSystem, Node
 from pitr.text import printable
 
 #: As in the Linux kernel.
@@ -26,12 +26,12 @@ def look_up(file_system: FileSystem, path: str, *, follow: bool = True) -> Node:
         if part == "..":
             above = above[:-1] or above
             continue
-        if above[-1].kind is not Kind.FOLDER:
+        if above[-1].kind is not EntryKind.FOLDER:
             raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}: its parent is no folder")
         node = file_system.child(above[-1], part)
         if node is None:
             raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}")
-        if node.kind is Kind.LINK and (follow or any(parts)):
+        if node.kind is EntryKind.LINK and (follow or any(parts)):
             links += 1
             if links > _MOST_LINKS:
                 raise FileSystemError(f"{printable(path)} leads through more than {_MOST_LINKS} links")

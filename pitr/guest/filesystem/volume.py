@@ -15,7 +15,7 @@ Read = Callable[[int, int], bytes]
 _MOST_AT_ONCE = 64 << 20
 
 
-class Span(NamedTuple):
+class Segment(NamedTuple):
     """`length` bytes of a volume that lie one after the other at `offset` of a disk; `disk` is that one's id."""
 
     length: int
@@ -27,7 +27,7 @@ class Span(NamedTuple):
 class VolumeFile(io.RawIOBase):
     """The spans one after the other. Closing it closes nothing else."""
 
-    def __init__(self, spans: Sequence[Span]) -> None:
+    def __init__(self, spans: Sequence[Segment]) -> None:
         super().__init__()
         self._spans = list(spans)
         self._starts: list[int] = []
@@ -48,15 +48,15 @@ class VolumeFile(io.RawIOBase):
                 break
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def spans(self, offset: int, length: int) -> list[Span]:
+    def spans(self, offset: int, length: int) -> list[Segment]:
         """Where a range of the volume lies, as far as it is within the volume."""
-        found: list[Span] = []
+        found: list[Segment] = []
         end = min(offset + length, self.size)
         while 0 <= offset < end:
             number = bisect_right(self._starts, offset) - 1
             span, inside = self._spans[number], offset - self._starts[number]
             count = min(end - offset, span.length - inside)
-            found.append(Span(count, span.read, span.offset + inside, span.disk))
+            found.append(Segment(count, span.read, span.offset + inside, span.disk))
             offset += count
         return found
 

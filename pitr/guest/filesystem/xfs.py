@@ -13,7 +13,15 @@ from typing import Any
 from dissect.xfs import xfs
 
 from pitr.errors import FileSystemError
-from pitr.guest.filesystem.base import LONGEST_TARGET, Content, FileSystem, Kind, Node, kind_of, of_bytes
+from pitr.guest.filesystem.base import (
+    LONGEST_TARGET,
+    EntryKind,
+    FileContent,
+    FileSystem,
+    Node,
+    kind_of,
+    of_bytes,
+)
 from pitr.guest.filesystem.volume import VolumeFile
 from pitr.guest.filesystem.xfs_log import holds_changes
 
@@ -79,12 +87,12 @@ class Xfs(FileSystem):
         inode = handle.inode
         kind = kind_of(inode.di_mode)
         realtime = (
-            "it lies on a realtime device" if inode.di_flags & _REALTIME and kind is Kind.FILE else None
+            "it lies on a realtime device" if inode.di_flags & _REALTIME and kind is EntryKind.FILE else None
         )
         return Node(
             key=handle.inum,
             kind=kind,
-            size=handle.size if kind in (Kind.FILE, Kind.LINK) else 0,
+            size=handle.size if kind in (EntryKind.FILE, EntryKind.LINK) else 0,
             mode=inode.di_mode & 0o7777,
             mtime_ns=handle.mtime_ns,
             uid=inode.di_uid,
@@ -114,7 +122,7 @@ class Xfs(FileSystem):
             raise ValueError("a target of another length than the link says")
         return target
 
-    def _content(self, file: Node) -> Content:
+    def _content(self, file: Node) -> FileContent:
         if file.handle.inode.di_format == _LOCAL:
             return of_bytes(file.handle.datafork().read(file.size), file.size)
         return self.runs(file.size, self._places(file.handle))

@@ -96,7 +96,7 @@ def back_up(
     """
     vm = find_vm(engine, name)
     with repository.lock_vm(VMName(vm.id, vm.name)):
-        return _Run(repository, engine, vm, options, progress, notify).run()
+        return _BackupRun(repository, engine, vm, options, progress, notify).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class BackupPlan:
 def plan_backup(repository: Repository, engine: Engine, name: str, options: BackupOptions) -> BackupPlan:
     """Tell what `back_up` would do; nothing is written, and the engine is only asked."""
     vm = find_vm(engine, name)
-    run = _Run(repository, engine, vm, options, None, lambda line: None)
+    run = _BackupRun(repository, engine, vm, options, None, lambda line: None)
     disks, left_out = run.choose_disks()
     base = run.choose_base()
     return BackupPlan(
@@ -129,7 +129,7 @@ def plan_backup(repository: Repository, engine: Engine, name: str, options: Back
     )
 
 
-class _Run:
+class _BackupRun:
     def __init__(
         self,
         repository: Repository,
@@ -302,7 +302,7 @@ class _Run:
                 f"(missing: {', '.join(sorted(missing)) or 'none'}; not asked for: {', '.join(unexpected) or 'none'})"
             )
         copies = [
-            _DiskCopy(self, started, by_id[disk.disk_id], disk.incremental, base, cleanup)
+            _DiskBackup(self, started, by_id[disk.disk_id], disk.incremental, base, cleanup)
             for disk in started.disks
         ]
         copy_all(copies, workers=self.options.workers, progress=self.progress)
@@ -345,12 +345,12 @@ class _Run:
         )
 
 
-class _DiskCopy:
+class _DiskBackup:
     """One disk of a backup: from a transfer to a new stream."""
 
     def __init__(
         self,
-        run: _Run,
+        run: _BackupRun,
         started: StartedBackup,
         disk: Disk,
         incremental: bool,

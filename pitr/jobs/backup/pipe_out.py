@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pitr.endpoints.streams.commands import CommandTemplate
-from pitr.endpoints.streams.output import CommandOutput, Output
+from pitr.endpoints.streams.output import CommandOutput, StreamOutput
 from pitr.endpoints.streams.sparse import Compression
 from pitr.endpoints.streams.wake import Wake
 from pitr.errors import UsageError
@@ -19,7 +19,7 @@ class PipingOut:
     """Either `output`, which takes one stream, or `command`, which is started for each stream."""
 
     wake: Wake
-    output: Output | None = None
+    output: StreamOutput | None = None
     command: CommandTemplate | None = None
     compression: Compression = "zstd"
 
@@ -31,7 +31,7 @@ class PipingOut:
                 "Name one with --disk, or use --put-command: it is started for each disk.",
             )
 
-    def open(self, new: NewStream, vm_id: str) -> Output:
+    def open(self, new: NewStream, vm_id: str) -> StreamOutput:
         """Where the blob of this stream goes. The caller finishes or aborts it."""
         if self.output is not None:
             return self.output

@@ -24,7 +24,7 @@ from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, resolve_chain
 
-State = Literal["same", "changed", "added", "removed"]
+RangeState = Literal["same", "changed", "added", "removed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class DiskDiff:
     note: str | None = None
 
     @property
-    def state(self) -> State:
+    def state(self) -> RangeState:
         if self.size_before is None:
             return "added"
         if self.size_after is None:

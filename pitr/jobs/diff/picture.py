@@ -27,7 +27,7 @@ _MOST_LINKS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainLink:
     """A stream of the chain, and how much of the point comes from it: bytes of the disk."""
 
     layer: int
@@ -53,7 +53,7 @@ class Picture:
     different_data: Int64Array
     different_zero: Int64Array
     parts: list[list[tuple[int, int]]]
-    links: list[Link]
+    links: list[ChainLink]
     unread: int
     never_written_bytes: int
 
@@ -76,7 +76,7 @@ def draw(disk: DiskDiff, resolved: ResolvedChain, most_cells: int) -> Picture:
     numbers: list[Int64Array] = []
     layers: list[Int64Array] = []
     amounts: list[Int64Array] = []
-    links: list[Link] = []
+    links: list[ChainLink] = []
     for layer, (backup, stream) in enumerate(resolved.chain):
         rows = by_layer.rows(layer)
         zero = point_map.zero[rows]
@@ -87,7 +87,7 @@ def draw(disk: DiskDiff, resolved: ResolvedChain, most_cells: int) -> Picture:
         layers.append(np.full(len(used), layer, np.int64))
         amounts.append(covered[used])
         zero_bytes = int(point_map.length[rows[zero]].sum())
-        links.append(Link(layer, backup, stream, int(covered.sum()), zero_bytes))
+        links.append(ChainLink(layer, backup, stream, int(covered.sum()), zero_bytes))
     nothing = by_layer.rows(NEVER_WRITTEN)
     never = cells.covered(point_map.start[nothing], point_map.length[nothing])
     read = [link for link in links if link.data_bytes or link.zero_bytes]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pitr.endpoints.points.difference import open_difference
 from pitr.errors import FileSystemError
 from pitr.extents import ExtentMap
-from pitr.guest.filesystem import Content, Entry, FileSystem, Kind, Node
+from pitr.guest.filesystem import Entry, EntryKind, FileContent, FileSystem, Node
 from pitr.guest.filesystem.limits import unbounded_memory
-from pitr.guest.filesystem.volume import Span
+from pitr.guest.filesystem.volume import Segment
 from pitr.jobs.files.volumes import Place
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
@@ -63,7 +63,7 @@ def compare_files(
     had.
     """
     path = after.path if after is not None else before.path if before is not None else "/"
-    work = _Comparison(
+    work = _FolderComparison(
         before.file_system if before is not None else None,
         after.file_system if after is not None else None,
         content,
@@ -74,7 +74,7 @@ def compare_files(
     )
 
 
-class _Comparison:
+class _FolderComparison:
     def __init__(
         self,
         before: FileSystem | None,
@@ -106,7 +106,7 @@ class _Comparison:
         yield from self._inside(path, before, after, depth)
 
     def _inside(self, path: str, before: Node | None, after: Node | None, depth: int) -> Iterator[Change]:
-        folders = [node for node in (before, after) if node is not None and node.kind is Kind.FOLDER]
+        folders = [node for node in (before, after) if node is not None and node.kind is EntryKind.FOLDER]
         if not folders:
             return
         keys = {(node is after, node.key) for node in folders}
@@ -132,7 +132,7 @@ class _Comparison:
                 yield from self.nodes(inner, _node(old.get(name)), _node(new.get(name)), depth + 1)
 
     def _list(self, file_system: FileSystem | None, folder: Node | None) -> dict[str, Entry]:
-        if file_system is None or folder is None or folder.kind is not Kind.FOLDER:
+        if file_system is None or folder is None or folder.kind is not EntryKind.FOLDER:
             return {}
         return {entry.name: entry for entry in file_system.entries(folder)}
 
@@ -144,19 +144,19 @@ class _Comparison:
             for name, differs in (
                 ("size", before.size != after.size),
                 # A folder's time changes with its entries, which are told by themselves.
-                ("time", before.mtime_ns != after.mtime_ns and before.kind is not Kind.FOLDER),
+                ("time", before.mtime_ns != after.mtime_ns and before.kind is not EntryKind.FOLDER),
                 ("mode", before.mode != after.mode),
                 ("owner", (before.uid, before.gid) != (after.uid, after.gid)),
             )
             if differs
         ]
-        if before.kind is Kind.LINK and self._target(self._before, before) != self._target(
+        if before.kind is EntryKind.LINK and self._target(self._before, before) != self._target(
             self._after, after
         ):
             found.append("target")
         if (
             self._content
-            and before.kind is Kind.FILE
+            and before.kind is EntryKind.FILE
             and "size" not in found
             and self._bytes_differ(before, after)
         ):
@@ -172,10 +172,10 @@ class _Comparison:
         old, new = self._before.content(before), self._after.content(after)
         if self._untouched(self._before, old, self._after, new):
             return False
-        one, other = _Bytes(self._before, old), _Bytes(self._after, new)
+        one, other = _FileBytes(self._before, old), _FileBytes(self._after, new)
         return any(one.read(start, end) != other.read(start, end) for start, end in _windows(old, new))
 
-    def _untouched(self, before: FileSystem, old: Content, after: FileSystem, new: Content) -> bool:
+    def _untouched(self, before: FileSystem, old: FileContent, after: FileSystem, new: FileContent) -> bool:
         """Whether two files lie in the same places of the same disks, where nothing has changed."""
         if old.places is None or (list(old.data), old.places) != (list(new.data), new.places):
             return False
@@ -190,7 +190,7 @@ class _Comparison:
         return True
 
 
-def _places(spans: Sequence[Span]) -> list[tuple[str, int, int]]:
+def _places(spans: Sequence[Segment]) -> list[tuple[str, int, int]]:
     return [(span.disk, span.offset, span.length) for span in spans]
 
 
@@ -198,7 +198,7 @@ def _node(entry: Entry | None) -> Node | None:
     return None if entry is None else entry.node
 
 
-def _windows(old: Content, new: Content) -> Iterator[tuple[int, int]]:
+def _windows(old: FileContent, new: FileContent) -> Iterator[tuple[int, int]]:
     """The ranges in which one of two files holds data, in pieces: what neither does is zero in both."""
     piece = 1 << 20
     covered = 0
@@ -211,10 +211,10 @@ def _windows(old: Content, new: Content) -> Iterator[tuple[int, int]]:
         covered = max(covered, end)
 
 
-class _Bytes:
+class _FileBytes:
     """A file's bytes at any place, in order: zeroes where it holds no data."""
 
-    def __init__(self, file_system: FileSystem, content: Content) -> None:
+    def __init__(self, file_system: FileSystem, content: FileContent) -> None:
         self._file_system = file_system
         self._content = content
         self._next = 0
@@ -228,7 +228,7 @@ class _Bytes:
         while number < len(ranges) and ranges[number][0] < end:
             begin = max(ranges[number][0], start)
             stop = min(sum(ranges[number]), end)
-            part = Content(self._content.size, [(begin, stop - begin)], self._content.read)
+            part = FileContent(self._content.size, [(begin, stop - begin)], self._content.read)
             for offset, piece in self._file_system.pieces(part):
                 data[offset - start : offset - start + len(piece)] = piece
             number += 1

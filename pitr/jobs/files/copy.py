@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pitr.errors import FileSystemError, PitrError, UsageError
-from pitr.guest.filesystem import Content, FileSystem, Kind, Node
+from pitr.guest.filesystem import EntryKind, FileContent, FileSystem, Node
 from pitr.jobs.files.volumes import Place
 from pitr.reporting import Progress
 from pitr.repository.damage import StoredDamage
@@ -113,7 +113,7 @@ def _last_part(path: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Link:
+class _LinkToMake:
     path: str
     parents: tuple[str, ...]
     name: str
@@ -130,14 +130,14 @@ class _Copy:
         self._naming = Naming()
         self._dry_run = dry_run
         self._progress = progress
-        self._links: list[_Link] = []
+        self._links: list[_LinkToMake] = []
         self._seen: set[object] = set()
         self._known_size = 0
 
     def copy(self, place: Place, folder: int, name: str) -> None:
         self._file_system: FileSystem = place.file_system
         self._seen = set()
-        if name == "" and place.node.kind is Kind.FOLDER:
+        if name == "" and place.node.kind is EntryKind.FOLDER:
             self._entries(place.node, folder, place.path, (), 0)
         else:
             self._one(place.node, folder, name, place.path, (), 0)
@@ -174,11 +174,11 @@ class _Copy:
         wrong = _wrong_name(name)
         if wrong:
             self._leave_out(path, wrong)
-        elif node.kind is Kind.FOLDER:
+        elif node.kind is EntryKind.FOLDER:
             self._trying(path, lambda: self._folder(node, folder, name, path, parents, depth))
-        elif node.kind is Kind.FILE:
+        elif node.kind is EntryKind.FILE:
             self._trying(path, lambda: self._file(node, folder, name))
-        elif node.kind is Kind.LINK:
+        elif node.kind is EntryKind.LINK:
             self._trying(path, lambda: self._link(node, name, path, parents))
         else:
             self._leave_out(path, f"a {node.kind} is not copied", failed=False)
@@ -239,7 +239,7 @@ class _Copy:
                 os.unlink(scratch, dir_fd=folder)
         self._count(content)
 
-    def _write(self, file: int, content: Content) -> None:
+    def _write(self, file: int, content: FileContent) -> None:
         for offset, data in self._file_system.pieces(content):
             done = 0
             while done < len(data):
@@ -270,9 +270,9 @@ class _Copy:
         if self._dry_run:
             self.result.links += 1
         else:
-            self._links.append(_Link(path, parents, name, target, node.mtime_ns))
+            self._links.append(_LinkToMake(path, parents, name, target, node.mtime_ns))
 
-    def _make_link(self, base: int, link: _Link) -> None:
+    def _make_link(self, base: int, link: _LinkToMake) -> None:
         folder = os.dup(base)
         try:
             for part in link.parents:
@@ -292,7 +292,7 @@ class _Copy:
             os.close(folder)
         self.result.links += 1
 
-    def _count(self, content: Content) -> None:
+    def _count(self, content: FileContent) -> None:
         self.result.files += 1
         self.result.size += content.size
         if self._dry_run:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pitr.errors import FileSystemError
-from pitr.guest.filesystem import FileSystem, Kind, Node
+from pitr.guest.filesystem import EntryKind, FileSystem, Node
 from pitr.jobs.files.volumes import Place
 
 
@@ -26,7 +26,7 @@ def list_files(place: Place, *, recursive: bool = False) -> Iterator[Listed]:
 
     Raises FileSystemError when the folder itself cannot be read, StoredDamage.
     """
-    if place.node.kind is not Kind.FOLDER:
+    if place.node.kind is not EntryKind.FOLDER:
         yield _listed(place.file_system, place.path, place.node)
         return
     # Paths are kept, not iterators: a deep tree takes no deep stack.
@@ -48,7 +48,7 @@ def list_files(place: Place, *, recursive: bool = False) -> Iterator[Listed]:
                 yield Listed(inner, None, problem=entry.problem)
                 continue
             yield _listed(place.file_system, inner, entry.node)
-            if recursive and entry.node.kind is Kind.FOLDER:
+            if recursive and entry.node.kind is EntryKind.FOLDER:
                 if entry.node.key in seen:
                     yield Listed(
                         inner, None, problem="this folder was here before: the file system goes in a circle"
@@ -60,7 +60,7 @@ def list_files(place: Place, *, recursive: bool = False) -> Iterator[Listed]:
 
 
 def _listed(file_system: FileSystem, path: str, node: Node) -> Listed:
-    if node.kind is not Kind.LINK:
+    if node.kind is not EntryKind.LINK:
         return Listed(path, node)
     try:
         return Listed(path, node, target=file_system.target(node))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pitr.errors import UsageError
-from pitr.guest.filesystem import Kind
+from pitr.guest.filesystem import EntryKind
 from pitr.jobs.files.volumes import Place
 from pitr.text import printable
 from pitr.units import MIB
@@ -17,7 +17,7 @@ def read_file(place: Place) -> Iterator[bytes]:
 
     Raises UsageError when it is no file, FileSystemError, StoredDamage.
     """
-    if place.node.kind is not Kind.FILE:
+    if place.node.kind is not EntryKind.FILE:
         raise UsageError(f"{printable(place.path)} is a {place.node.kind}, not a file")
     file_system = place.file_system
     content = file_system.content(place.node)

@@ -17,7 +17,7 @@ from pitr.guest.filesystem import READABLE, FileSystem, Node, VolumeFile, open_f
 from pitr.guest.filesystem.known import INSTEAD, check_installed
 from pitr.guest.filesystem.limits import bounded_memory, bounded_step, unbounded_memory
 from pitr.guest.filesystem.paths import look_up
-from pitr.guest.filesystem.volume import Span
+from pitr.guest.filesystem.volume import Segment
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.text import printable
@@ -30,7 +30,7 @@ _AHEAD = 1
 
 
 @dataclass(slots=True)
-class Volume:
+class GuestVolume:
     """A partition, logical volume or whole disk; sizes in bytes.
 
     `name` is what --volume takes: a partition's number, GROUP/NAME, or 0 for a disk without partitions. `content` is
@@ -57,7 +57,7 @@ class Volume:
 class Place:
     """A path that was found on a volume."""
 
-    volume: Volume
+    volume: GuestVolume
     path: str
     node: Node
 
@@ -71,10 +71,10 @@ class Place:
 class Volumes:
     """All volumes of the disks of one point. Used by one thread at a time."""
 
-    def __init__(self, found: Sequence[Volume]) -> None:
+    def __init__(self, found: Sequence[GuestVolume]) -> None:
         self.found = list(found)
 
-    def open(self, volume: Volume) -> FileSystem:
+    def open(self, volume: GuestVolume) -> FileSystem:
         """Its file system, opened once. Raises FileSystemError, StoredDamage."""
         if volume.file_system is not None:
             return volume.file_system
@@ -101,7 +101,7 @@ class Volumes:
                 except FileSystemError:
                     continue  # its problem says it
 
-    def named(self, name: str) -> Volume:
+    def named(self, name: str) -> GuestVolume:
         """Raises NoSuchFile, and UsageError when several disks have such a volume."""
         found = [volume for volume in self.found if volume.name == name]
         if not found:
@@ -150,11 +150,11 @@ class Volumes:
             "the volume that is mounted on /var.",
         )
 
-    def _have(self, volumes: Sequence[Volume]) -> str:
+    def _have(self, volumes: Sequence[GuestVolume]) -> str:
         return f"There are: {_names(volumes) or 'none'}."
 
 
-def _names(volumes: Iterator[Volume] | Sequence[Volume]) -> str:
+def _names(volumes: Iterator[GuestVolume] | Sequence[GuestVolume]) -> str:
     return ", ".join(
         f"{printable(volume.name)} ({volume.content or 'no file system recognized'}, "
         f"disk {printable(volume.disk.name)})"
@@ -209,9 +209,9 @@ def open_volumes(repository: Repository, backup: Backup, streams: Sequence[Strea
         yield Volumes(_find(disks))
 
 
-def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[Volume]:
-    found: list[Volume] = []
-    physical: list[tuple[Volume, lvm.PhysicalVolume]] = []
+def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[GuestVolume]:
+    found: list[GuestVolume] = []
+    physical: list[tuple[GuestVolume, lvm.PhysicalVolume]] = []
     for stream, file in disks:
         for part in partitions.look_at(file.read_at, file.size).parts:
             volume = _of_part(stream, file, part)
@@ -229,9 +229,9 @@ def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[Volume]:
     return found + _logical(physical)
 
 
-def _of_part(stream: Stream, file: PointFile, part: partitions.Part) -> Volume:
+def _of_part(stream: Stream, file: PointFile, part: partitions.Partition) -> GuestVolume:
     """A partition, or the whole disk. What is on it is said; whether it can be read is found out later."""
-    volume = VolumeFile([Span(part.length, file.read_at, part.start, stream.disk_id)])
+    volume = VolumeFile([Segment(part.length, file.read_at, part.start, stream.disk_id)])
     problem = None
     if part.content is None:
         problem = "no file system is recognized"
@@ -239,15 +239,15 @@ def _of_part(stream: Stream, file: PointFile, part: partitions.Part) -> Volume:
         problem = "its logical volumes are listed by themselves"
     elif part.content not in READABLE:
         problem = f"{part.content} is not read here"
-    return Volume(
+    return GuestVolume(
         stream, str(part.number), part.length, part.content, volume, kind=part.content or "", problem=problem
     )
 
 
-def _logical(physical: Sequence[tuple[Volume, lvm.PhysicalVolume]]) -> list[Volume]:
+def _logical(physical: Sequence[tuple[GuestVolume, lvm.PhysicalVolume]]) -> list[GuestVolume]:
     """The logical volumes of all groups; the newest metadata of a group counts."""
     devices = {one.device: volume for volume, one in physical}
-    newest: dict[str, tuple[Volume, lvm.PhysicalVolume]] = {}
+    newest: dict[str, tuple[GuestVolume, lvm.PhysicalVolume]] = {}
     for volume, one in physical:
         known = newest.get(one.group_id)
         if one.group and (known is None or one.sequence > known[1].sequence):
@@ -259,9 +259,11 @@ def _logical(physical: Sequence[tuple[Volume, lvm.PhysicalVolume]]) -> list[Volu
     ]
 
 
-def _of_logical(on: Volume, group: str, logical: lvm.LogicalVolume, devices: dict[str, Volume]) -> Volume:
+def _of_logical(
+    on: GuestVolume, group: str, logical: lvm.LogicalVolume, devices: dict[str, GuestVolume]
+) -> GuestVolume:
     name, problem = f"{group}/{logical.name}", logical.problem
-    spans: list[Span] = []
+    spans: list[Segment] = []
     for segment in logical.segments:
         device = devices.get(segment.device)
         if device is None or device.file is None:
@@ -271,9 +273,9 @@ def _of_logical(on: Volume, group: str, logical: lvm.LogicalVolume, devices: dic
         else:
             spans += device.file.spans(segment.offset, segment.length)
     if problem is not None:
-        return Volume(on.disk, name, logical.size, None, None, problem=problem)
+        return GuestVolume(on.disk, name, logical.size, None, None, problem=problem)
     file = VolumeFile(spans)
     content = partitions.content_of(file.read_at, file.size)
     if content not in READABLE:
         problem = f"{content} is not read here" if content else "no file system is recognized"
-    return Volume(on.disk, name, logical.size, content, file, kind=content or "", problem=problem)
+    return GuestVolume(on.disk, name, logical.size, content, file, kind=content or "", problem=problem)

@@ -15,7 +15,7 @@ from pitr.jobs.imports import identify, store_point
 from pitr.jobs.imports.store_point import DiskToTakeIn, PointToTakeIn
 from pitr.model import Backup, DiskSettings, Record
 from pitr.repository import Repository
-from pitr.repository.stream_sink import Piece, StreamWriter
+from pitr.repository.stream_sink import StoredPiece, StreamWriter
 
 
 class PointSink:
@@ -75,7 +75,7 @@ class PointSink:
     def open_writer(self) -> StreamWriter:
         return self._sink.open_writer()
 
-    def append(self, pieces: Sequence[Piece]) -> None:
+    def append(self, pieces: Sequence[StoredPiece]) -> None:
         """Put the next pieces of the disk into the blob; one caller at a time."""
         self._sink.append(pieces)
 

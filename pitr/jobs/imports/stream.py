@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from pitr import times
 from pitr.copier.copy import DEFAULT_WORKERS
-from pitr.endpoints.streams.detect import KnownSource, StreamFormat, open_stream
+from pitr.endpoints.streams.detect import InputFormat, KnownSource, open_stream
 from pitr.endpoints.streams.input import Remembered
 from pitr.endpoints.streams.rbd_diff import RbdDiffSource
 from pitr.endpoints.streams.sparse import SparseStreamSource
@@ -40,7 +40,7 @@ class ImportOptions:
     time: datetime | None = None
     onto: Backup | None = None
     before: Backup | None = None
-    format: StreamFormat | None = None
+    format: InputFormat | None = None
     workers: int = DEFAULT_WORKERS
 
 

@@ -62,7 +62,7 @@ def restore(
         ExitStack() as failure,
     ):
         failure.callback(target.undo)
-        copies = [_DiskCopy(repository, backup, stream, target, keep_going) for stream in streams]
+        copies = [_DiskRestore(repository, backup, stream, target, keep_going) for stream in streams]
         copied = copy_all(copies, workers=workers, progress=progress)
         target.finish()
         failure.pop_all()
@@ -100,7 +100,7 @@ def advising(repository: Repository, backup: Backup) -> Iterator[None]:
         raise
 
 
-class _DiskCopy:
+class _DiskRestore:
     """One disk of a restore: from its point to what the target makes for it."""
 
     def __init__(

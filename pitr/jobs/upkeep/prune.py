@@ -17,6 +17,7 @@ from pitr import times
 from pitr.errors import BusyError, PitrError, RepositoryError
 from pitr.jobs.upkeep.retention import Retention, kept
 from pitr.model import Backup, Stream, VMName
+from pitr.reporting import Notify
 from pitr.repository import Repository, drills, names
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store import ObjectMissing
@@ -24,7 +25,6 @@ from pitr.repository.store import ObjectMissing
 #: What no record names is removed when it is older: nothing that is being written takes so long to get its record.
 GRACE = timedelta(days=1)
 
-Notify = Callable[[str], None]
 DeleteElsewhere = Callable[[Backup, Stream], None]
 
 

@@ -145,7 +145,7 @@ def _read(repository: Repository, name: str) -> _Found:
         data_bytes = zero_bytes = 0
         frame_size = FRAME_SIZE
         try:
-            rows: list[index.Row] = []
+            rows: list[index.IndexRow] = []
             for row in walk:
                 rows.append(row)
                 if row.blob_offset is None:

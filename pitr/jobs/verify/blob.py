@@ -20,7 +20,7 @@ from pitr.formats import sparse
 from pitr.model import Backup, Kind, Stream
 from pitr.repository.blob import Decompressor, digest_of
 from pitr.repository.damage import StoredDamage, What, of_stream
-from pitr.repository.index import Row
+from pitr.repository.index import IndexRow
 from pitr.repository.store import StoredFile
 
 #: Stored bytes that are read and checked at once, roughly.
@@ -40,12 +40,12 @@ class BlobChecked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _BlobPart:
     """Stored bytes from `begin` to `end`, with the text and frames in them: rows before a frame go into its text."""
 
     begin: int
     end: int
-    rows: tuple[Row, ...]
+    rows: tuple[IndexRow, ...]
     first: bool
     last: bool
 
@@ -72,7 +72,7 @@ def check_blob(
     backup: Backup,
     stream: Stream,
     blob: StoredFile,
-    rows: Sequence[Row],
+    rows: Sequence[IndexRow],
     *,
     sample_percent: float | None,
     workers: int,
@@ -109,19 +109,19 @@ def check_blob(
     return checked
 
 
-def _parts(stream: Stream, rows: Sequence[Row]) -> Iterator[_Part]:
+def _parts(stream: Stream, rows: Sequence[IndexRow]) -> Iterator[_BlobPart]:
     """Cut the blob after frames, so that each part begins with header text."""
     begin = 0
-    gathered: list[Row] = []
+    gathered: list[IndexRow] = []
     for row in rows:
         gathered.append(row)
         if row.blob_offset is None or row.blob_length is None:
             continue
         end = row.blob_offset + row.blob_length
         if end - begin >= _CHUNK:
-            yield _Part(begin, end, tuple(gathered), first=begin == 0, last=False)
+            yield _BlobPart(begin, end, tuple(gathered), first=begin == 0, last=False)
             begin, gathered = end, []
-    yield _Part(begin, stream.blob.size, tuple(gathered), first=begin == 0, last=True)
+    yield _BlobPart(begin, stream.blob.size, tuple(gathered), first=begin == 0, last=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class _Checker:
         self._blob = blob
         self._local = local()
 
-    def check(self, part: _Part) -> _PartChecked:
+    def check(self, part: _BlobPart) -> _PartChecked:
         if not hasattr(self._local, "decompressor"):
             self._local.decompressor = Decompressor()
         decompressor: Decompressor = self._local.decompressor
@@ -166,7 +166,9 @@ class _Checker:
             self._text(decompressor, stored[at - part.begin :], expected + sparse.STOP, at, first, damage)
         return _PartChecked(stored, frames, tuple(damage))
 
-    def _frame(self, decompressor: Decompressor, row: Row, frame: bytes, damage: list[StoredDamage]) -> None:
+    def _frame(
+        self, decompressor: Decompressor, row: IndexRow, frame: bytes, damage: list[StoredDamage]
+    ) -> None:
         try:
             if digest_of(decompressor.decompress(frame, row.length)) != row.digest:
                 raise FormatError("the digest of its data does not match")

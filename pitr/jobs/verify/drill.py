@@ -26,7 +26,7 @@ from pitr.endpoints.points.point import PointSource, open_point
 from pitr.errors import DamageError, PitrError, ProgramFailed
 from pitr.extents import ExtentMap
 from pitr.guest import partitions
-from pitr.guest.partitions import Layout, Part
+from pitr.guest.partitions import Layout, Partition
 from pitr.jobs.restore.from_repository import restore
 from pitr.jobs.restore.to_files import FilesTarget
 from pitr.jobs.restore.verifier import Verifier
@@ -173,7 +173,7 @@ def _described(layout: Layout) -> Iterator[Finding]:
         yield Finding("content", None, "no partition table and no file system is recognized")
 
 
-def _place(part: Part) -> str:
+def _place(part: Partition) -> str:
     return f"partition {part.number}" if part.number else "the whole disk"
 
 
@@ -186,7 +186,7 @@ def _qemu_check(image: Path) -> Finding:
     return Finding("qemu-img check", problems == 0, f"{problems} errors" if problems else "no errors")
 
 
-def _fsck(image: Path, part: Part, scratch: Path) -> Finding:
+def _fsck(image: Path, part: Partition, scratch: Path) -> Finding:
     """Let e2fsck look at a file system, in a copy of its own: a disk that was in use has a journal to replay."""
     what = f"e2fsck, {_place(part)}"
     program = shutil.which("e2fsck", path=os.pathsep.join((os.environ.get("PATH", ""), *_MORE_FOLDERS)))
@@ -217,10 +217,10 @@ def _fsck(image: Path, part: Part, scratch: Path) -> Finding:
 def _layout(source: PointSource | Qcow2FileSource) -> Layout:
     extents = source.extents()
     with source.open_reader() as reader:
-        return partitions.look_at(_Bytes(reader, extents).read, source.size)
+        return partitions.look_at(_DiskBytes(reader, extents).read, source.size)
 
 
-class _Bytes:
+class _DiskBytes:
     """A disk's bytes at any place, zeroes where it has no data."""
 
     def __init__(self, reader: Reader, extents: ExtentMap) -> None:

@@ -61,7 +61,7 @@ def verify(
     progress: Progress | None = None,
 ) -> Verified:
     """Verify what `scope` names. With `sample_percent` only that part of the frames, drawn anew each time, is read."""
-    run = _Run(repository, level, sample_percent, workers, progress)
+    run = _Verification(repository, level, sample_percent, workers, progress)
     with ExitStack() as stack:
         # What is removed while it is looked at would be taken for lost.
         for vm in _vms(repository, scope):
@@ -76,7 +76,7 @@ def _vms(repository: Repository, scope: Scope) -> list[VMName]:
     return [vm for vm in repository.catalog.vms() if scope.vm_id in (None, vm.id)]
 
 
-class _Run:
+class _Verification:
     def __init__(
         self,
         repository: Repository,

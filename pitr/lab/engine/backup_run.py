@@ -16,7 +16,7 @@ log = logging.getLogger("pitr.lab.engine")
 
 def start(installation: Installation, vm: VM, backup: Backup) -> None:
     """Let `backup` run through its phases in a thread of its own."""
-    installation.workers.start(f"backup {backup.id[:8]}", _Run(installation, vm, backup).run)
+    installation.workers.start(f"backup {backup.id[:8]}", _SimulatedBackup(installation, vm, backup).run)
 
 
 def lose_chain(installation: Installation, vm: VM, backup: Backup) -> None:
@@ -26,7 +26,7 @@ def lose_chain(installation: Installation, vm: VM, backup: Backup) -> None:
     def work() -> None:
         checkpoints.remove_bitmaps(installation, lost)
         installation.lag()
-        _Run(installation, vm, backup).fail("its checkpoints cannot be redefined")
+        _SimulatedBackup(installation, vm, backup).fail("its checkpoints cannot be redefined")
 
     installation.workers.start(f"backup {backup.id[:8]}", work)
 
@@ -42,7 +42,7 @@ def set_phase(installation: Installation, backup: Backup, phase: str) -> None:
         installation.state.lock.notify_all()
 
 
-class _Run:
+class _SimulatedBackup:
     def __init__(self, installation: Installation, vm: VM, backup: Backup) -> None:
         self._installation = installation
         self._state = installation.state

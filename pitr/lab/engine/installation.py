@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pitr.lab.engine.clock import Clock
 from pitr.lab.engine.faults import Faults
 from pitr.lab.engine.state import State
-from pitr.lab.engine.workers import Workers
+from pitr.lab.engine.workers import EngineThreads
 from pitr.lab.host.host import Host
 
 HOLD_POLL_S = 0.005
@@ -28,7 +28,7 @@ class Installation:
     faults: Faults
     phase_lag_s: float
     state: State = field(default_factory=State)
-    workers: Workers = field(default_factory=Workers)
+    workers: EngineThreads = field(default_factory=EngineThreads)
     host_lock: threading.RLock = field(default_factory=threading.RLock)
     phases_held: bool = False
 

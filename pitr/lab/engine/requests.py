@@ -46,7 +46,7 @@ class ApiRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiAnswer:
     """What goes back. `root` None is an empty body."""
 
     status: int

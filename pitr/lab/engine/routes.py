@@ -20,12 +20,12 @@ from pitr.lab.engine import (
     xml,
 )
 from pitr.lab.engine.installation import Installation
-from pitr.lab.engine.requests import Answer, ApiRequest
+from pitr.lab.engine.requests import ApiAnswer, ApiRequest
 from pitr.lab.engine.search import matches
 from pitr.lab.engine.state import VM, Disk, StorageDomain
 from pitr.lab.engine.xml import element
 
-Handler = Callable[["Routes", ApiRequest, "re.Match[str]"], Answer]
+Handler = Callable[["Routes", ApiRequest, "re.Match[str]"], ApiAnswer]
 _TABLE: list[tuple[str, re.Pattern[str], Handler]] = []
 
 
@@ -40,16 +40,16 @@ def _route(method: str, pattern: str) -> Callable[[Handler], Handler]:
     return add
 
 
-def _collection(tag: str, members: Iterable[ET.Element]) -> Answer:
-    return Answer(200, element(tag, list(members)))
+def _collection(tag: str, members: Iterable[ET.Element]) -> ApiAnswer:
+    return ApiAnswer(200, element(tag, list(members)))
 
 
-def _created(status: int, root: ET.Element) -> Answer:
-    return Answer(status, root, root.get("href"))
+def _created(status: int, root: ET.Element) -> ApiAnswer:
+    return ApiAnswer(status, root, root.get("href"))
 
 
-def _done() -> Answer:
-    return Answer(200, render.action())
+def _done() -> ApiAnswer:
+    return ApiAnswer(200, render.action())
 
 
 class Routes:
@@ -59,7 +59,7 @@ class Routes:
         self._installation = installation
         self._state = installation.state
 
-    def answer(self, request: ApiRequest) -> Answer:
+    def answer(self, request: ApiRequest) -> ApiAnswer:
         """The answer to `request`. Raises Refusal; what does not exist is 404."""
         for method, pattern, handler in _TABLE:
             match = pattern.fullmatch(request.path)
@@ -68,20 +68,20 @@ class Routes:
         raise refusals.Missing("resource", request.path)
 
     @_route("GET", "/?")
-    def _api(self, _request: ApiRequest, _path: re.Match[str]) -> Answer:
-        return Answer(200, render.api(self._installation))
+    def _api(self, _request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
+        return ApiAnswer(200, render.api(self._installation))
 
     # VMs
 
     @_route("GET", "/vms")
-    def _vms(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _vms(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             found = [vm for vm in self._state.vms.values() if self._fits(request, vm)]
             shown = [self._render_vm(request, vm) for vm in found]
         return _collection("vms", shown)
 
     @_route("POST", "/vms")
-    def _add_vm(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _add_vm(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         root = request.document("vm")
         name = xml.text(root, "name")
         if xml.reference(root, "cluster") is None:
@@ -102,27 +102,27 @@ class Routes:
         return _created(201, render.vm(self._installation, vm))
 
     @_route("GET", "/vms/{vm}")
-    def _vm(self, request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _vm(self, request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
-            return Answer(200, self._render_vm(request, self._state.vm(path["vm"])))
+            return ApiAnswer(200, self._render_vm(request, self._state.vm(path["vm"])))
 
     @_route("DELETE", "/vms/{vm}")
-    def _remove_vm(self, request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _remove_vm(self, request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         vms.remove(self._installation, path["vm"], detach_only=request.flag("detach_only"))
         return _done()
 
     @_route("POST", "/vms/{vm}/start")
-    def _start_vm(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _start_vm(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         vms.start_asked(self._installation, path["vm"])
         return _done()
 
     @_route("GET", "/vms/{vm}/tags")
-    def _tags(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _tags(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             return _collection("tags", [render.tag(name) for name in self._state.vm(path["vm"]).tags])
 
     @_route("GET", "/vms/{vm}/snapshots")
-    def _snapshots(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _snapshots(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             vm = self._state.vm(path["vm"])
             shown = [render.snapshot(vm.id, vm.id, "Active VM", "active")]
@@ -136,7 +136,7 @@ class Routes:
     # Disk attachments
 
     @_route("GET", "/vms/{vm}/diskattachments")
-    def _attachments(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _attachments(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             vm = self._state.vm(path["vm"])
             return _collection(
@@ -144,15 +144,15 @@ class Routes:
             )
 
     @_route("GET", "/vms/{vm}/diskattachments/{disk}")
-    def _attachment(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _attachment(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             vm = self._state.vm(path["vm"])
             if path["disk"] not in vm.attachments:
                 raise refusals.Missing("disk attachment", path["disk"])
-            return Answer(200, render.attachment(vm.id, vm.attachments[path["disk"]]))
+            return ApiAnswer(200, render.attachment(vm.id, vm.attachments[path["disk"]]))
 
     @_route("POST", "/vms/{vm}/diskattachments")
-    def _attach(self, request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _attach(self, request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         root = request.document("disk_attachment")
         disk = root.find("disk")
         if disk is None or disk.get("id") is None:
@@ -162,13 +162,13 @@ class Routes:
         return _created(201, render.attachment(path["vm"], attachment))
 
     @_route("PUT", "/vms/{vm}/diskattachments/{disk}")
-    def _update_attachment(self, request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _update_attachment(self, request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         wanted = bodies.changed_attachment(request.document("disk_attachment"))
         changed = vms.change_attachment(self._installation, path["vm"], path["disk"], wanted)
-        return Answer(200, render.attachment(path["vm"], changed))
+        return ApiAnswer(200, render.attachment(path["vm"], changed))
 
     @_route("DELETE", "/vms/{vm}/diskattachments/{disk}")
-    def _detach(self, request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _detach(self, request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         delete = not request.flag("detach_only", default=True)
         vms.detach(self._installation, path["vm"], path["disk"], delete=delete)
         return _done()
@@ -176,7 +176,7 @@ class Routes:
     # Backups
 
     @_route("GET", "/vms/{vm}/backups")
-    def _backups(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _backups(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             vm = self._state.vm(path["vm"])
             self._state.forget_old()
@@ -184,19 +184,19 @@ class Routes:
             return _collection("backups", [render.backup(self._installation, each) for each in found])
 
     @_route("POST", "/vms/{vm}/backups")
-    def _start_backup(self, request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _start_backup(self, request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         backup = backups.start(self._installation, path["vm"], bodies.new_backup(request))
         with self._state.lock:
             return _created(201, render.backup(self._installation, backup))
 
     @_route("GET", "/vms/{vm}/backups/{backup}")
-    def _backup(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _backup(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             backup = self._state.backup(path["vm"], path["backup"])
-            return Answer(200, render.backup(self._installation, backup))
+            return ApiAnswer(200, render.backup(self._installation, backup))
 
     @_route("GET", "/vms/{vm}/backups/{backup}/disks")
-    def _backup_disks(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _backup_disks(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         shown = []
         with self._state.lock:
             for disk_id, mode in backups.disks(self._installation, path["vm"], path["backup"]):
@@ -205,39 +205,39 @@ class Routes:
         return _collection("disks", shown)
 
     @_route("POST", "/vms/{vm}/backups/{backup}/finalize")
-    def _finalize_backup(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _finalize_backup(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         backups.finalize(self._installation, path["vm"], path["backup"])
         return _done()
 
     # Checkpoints
 
     @_route("GET", "/vms/{vm}/checkpoints")
-    def _checkpoints(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _checkpoints(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             chain = self._state.vm(path["vm"]).checkpoints
             return _collection("checkpoints", [render.checkpoint(each) for each in chain])
 
     @_route("GET", "/vms/{vm}/checkpoints/{checkpoint}")
-    def _checkpoint(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _checkpoint(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
-            return Answer(200, render.checkpoint(self._state.checkpoint(path["vm"], path["checkpoint"])))
+            return ApiAnswer(200, render.checkpoint(self._state.checkpoint(path["vm"], path["checkpoint"])))
 
     @_route("GET", "/vms/{vm}/checkpoints/{checkpoint}/disks")
-    def _checkpoint_disks(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _checkpoint_disks(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             checkpoint = self._state.checkpoint(path["vm"], path["checkpoint"])
             members = [self._state.disk(disk_id) for disk_id in checkpoint.disk_ids]
             return _collection("disks", [render.disk(self._installation, each) for each in members])
 
     @_route("DELETE", "/vms/{vm}/checkpoints/{checkpoint}")
-    def _delete_checkpoint(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _delete_checkpoint(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         checkpoints.delete(self._installation, path["vm"], path["checkpoint"])
         return _done()
 
     # Image transfers
 
     @_route("GET", "/imagetransfers")
-    def _transfers(self, _request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _transfers(self, _request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             self._state.forget_old()
             found = self._state.transfers.values()
@@ -246,102 +246,102 @@ class Routes:
             )
 
     @_route("POST", "/imagetransfers")
-    def _start_transfer(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _start_transfer(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         transfer = transfers.start(self._installation, bodies.new_transfer(request))
         with self._state.lock:
             return _created(201, render.transfer(self._installation, transfer))
 
     @_route("GET", "/imagetransfers/{transfer}")
-    def _transfer(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _transfer(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
-            return Answer(200, render.transfer(self._installation, self._state.transfer(path["transfer"])))
+            return ApiAnswer(200, render.transfer(self._installation, self._state.transfer(path["transfer"])))
 
     @_route("POST", "/imagetransfers/{transfer}/(?P<action>finalize|cancel)")
-    def _end_transfer(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _end_transfer(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         transfers.ask(self._installation, path["transfer"], path["action"])
         return _done()
 
     @_route("POST", "/imagetransfers/{transfer}/extend")
-    def _extend_transfer(self, _request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _extend_transfer(self, _request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         # It says yes to everything, and does not reset the inactivity.
         return _done()
 
     @_route("POST", "/imagetransfers/{transfer}/pause")
-    def _pause_transfer(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _pause_transfer(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         transfers.pause(self._installation, path["transfer"])
         return _done()
 
     @_route("POST", "/imagetransfers/{transfer}/resume")
-    def _resume_transfer(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _resume_transfer(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         transfers.resume(self._installation, path["transfer"])
         return _done()
 
     # Disks
 
     @_route("GET", "/disks")
-    def _disks(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _disks(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             found = [disk for disk in self._state.disks.values() if self._fits(request, disk)]
             return _collection("disks", [render.disk(self._installation, disk) for disk in found])
 
     @_route("POST", "/disks")
-    def _add_disk(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _add_disk(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         wanted = bodies.new_disk(request.document("disk"))
         disk = disks.create(self._installation, wanted, request.correlation_id)
         with self._state.lock:
             return _created(202, render.disk(self._installation, disk))
 
     @_route("GET", "/disks/{disk}")
-    def _disk(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _disk(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
-            return Answer(200, render.disk(self._installation, self._state.disk(path["disk"])))
+            return ApiAnswer(200, render.disk(self._installation, self._state.disk(path["disk"])))
 
     @_route("DELETE", "/disks/{disk}")
-    def _delete_disk(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _delete_disk(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         disks.delete(self._installation, path["disk"])
         return _done()
 
     # The rest
 
     @_route("GET", "/hosts")
-    def _hosts(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _hosts(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         # The lab's host has no hardware id of its own: no client is "on" it.
         fields = {"hw_id": "", "datacenter": "Default", "status": "Up", "name": "host1"}
         fits = matches(request.search, fields, case_sensitive=False)
         return _collection("hosts", [render.host(self._installation)] if fits else [])
 
     @_route("GET", "/hosts/{host}")
-    def _host(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _host(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         if path["host"] != self._state.host_id:
             raise refusals.Missing("host", path["host"])
-        return Answer(200, render.host(self._installation))
+        return ApiAnswer(200, render.host(self._installation))
 
     @_route("GET", "/clusters")
-    def _clusters(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _clusters(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         fits = matches(request.search, {"name": "Default"}, case_sensitive=request.case_sensitive)
         return _collection("clusters", [render.cluster(self._installation)] if fits else [])
 
     @_route("GET", "/clusters/{cluster}")
-    def _cluster(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _cluster(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         if path["cluster"] != self._state.cluster_id:
             raise refusals.Missing("cluster", path["cluster"])
-        return Answer(200, render.cluster(self._installation))
+        return ApiAnswer(200, render.cluster(self._installation))
 
     @_route("GET", "/storagedomains")
-    def _storage_domains(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _storage_domains(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             found = [each for each in self._state.storage_domains.values() if self._fits(request, each)]
             shown = [render.storage_domain(self._installation, each) for each in found]
         return _collection("storage_domains", shown)
 
     @_route("GET", "/storagedomains/{domain}")
-    def _storage_domain(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _storage_domain(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             domain = self._state.storage_domain(path["domain"])
-            return Answer(200, render.storage_domain(self._installation, domain))
+            return ApiAnswer(200, render.storage_domain(self._installation, domain))
 
     @_route("GET", "/datacenters")
-    def _data_centers(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _data_centers(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             names = [domain.name for domain in self._state.storage_domains.values()]
         fits = not request.search or any(
@@ -351,12 +351,12 @@ class Routes:
         return _collection("data_centers", [render.data_center(self._installation)] if fits else [])
 
     @_route("GET", "/datacenters/{center}")
-    def _data_center(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _data_center(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         self._check_data_center(path)
-        return Answer(200, render.data_center(self._installation))
+        return ApiAnswer(200, render.data_center(self._installation))
 
     @_route("GET", "/datacenters/{center}/storagedomains")
-    def _attached_domains(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _attached_domains(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         self._check_data_center(path)
         with self._state.lock:
             found = self._state.storage_domains.values()
@@ -364,20 +364,20 @@ class Routes:
         return _collection("storage_domains", shown)
 
     @_route("GET", "/datacenters/{center}/storagedomains/{domain}")
-    def _attached_domain(self, _request: ApiRequest, path: re.Match[str]) -> Answer:
+    def _attached_domain(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         self._check_data_center(path)
         with self._state.lock:
             domain = self._state.storage_domain(path["domain"])
-            return Answer(200, render.storage_domain(self._installation, domain, in_data_center=True))
+            return ApiAnswer(200, render.storage_domain(self._installation, domain, in_data_center=True))
 
     @_route("GET", "/events")
-    def _events(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _events(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         found = events.found(self._installation, request.search)
         maximum = int(request.query.get("max", len(found)))
         return _collection("events", [render.event(each) for each in found[:maximum]])
 
     @_route("GET", "/jobs")
-    def _jobs(self, request: ApiRequest, _path: re.Match[str]) -> Answer:
+    def _jobs(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
             found = [
                 job

@@ -22,7 +22,7 @@ from pitr.lab.engine.refusals import Refusal
 from pitr.lab.engine.requests import ApiRequest
 from pitr.lab.engine.routes import Routes
 from pitr.lab.engine.sso import Tokens
-from pitr.lab.engine.workers import Closing
+from pitr.lab.engine.workers import EngineStopping
 
 log = logging.getLogger("pitr.lab.engine")
 
@@ -31,7 +31,7 @@ MAX_BODY = 16 << 20
 GZIP_ABOVE = 1024
 
 
-class Request(NamedTuple):
+class ServedRequest(NamedTuple):
     """A request that was answered; `path` as it was asked, with its query. Status 0: no answer was sent."""
 
     method: str
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     status: int
 
 
-class Reply(NamedTuple):
+class ServedReply(NamedTuple):
     status: int
     body: bytes
     content_type: str
@@ -65,7 +65,7 @@ class EngineServer:
         self.routes = Routes(installation)
         self.cafile = cafile
         self._lock = threading.Lock()
-        self._requests: list[Request] = []
+        self._requests: list[ServedRequest] = []
         self._http = _Server(self, self._tls)
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.05,), name="lab engine", daemon=True
@@ -76,7 +76,7 @@ class EngineServer:
         return int(self._http.server_address[1])
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[ServedRequest]:
         """The requests up to now, in the order of their answers."""
         with self._lock:
             return list(self._requests)
@@ -85,7 +85,7 @@ class EngineServer:
         with self._lock:
             self._requests.clear()
 
-    def record(self, request: Request) -> None:
+    def record(self, request: ServedRequest) -> None:
         with self._lock:
             self._requests.append(request)
 
@@ -122,7 +122,7 @@ class _Server(ThreadingHTTPServer):
             with self._lock:
                 self._open[me] = request
             self.finish_request(request, client_address)
-        except (OSError, Closing):
+        except (OSError, EngineStopping):
             # The client went away or does not trust the certificate: it is the one to complain.
             log.debug("connection from %s ended", client_address, exc_info=True)
         finally:
@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         body = self._body()
         rule = engine.installation.faults.take(self.command, path)
-        reply: Reply | None = None
+        reply: ServedReply | None = None
         if rule is None or rule.kind == "stall" or rule.handled:
             if rule is not None:
                 engine.installation.workers.sleep(rule.seconds)
@@ -161,11 +161,11 @@ class _Handler(BaseHTTPRequestHandler):
         if rule is not None and rule.kind == "answer":
             reply = _injected(rule)
         if rule is not None and rule.kind == "drop":
-            engine.record(Request(self.command, self.path, 0))
+            engine.record(ServedRequest(self.command, self.path, 0))
             self.close_connection = True
             return
         if reply is not None:
-            engine.record(Request(self.command, self.path, reply.status))
+            engine.record(ServedRequest(self.command, self.path, reply.status))
             self._send(reply)
 
     do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the names that the base class looks for
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             return b""
         return self.rfile.read(length)
 
-    def _reply(self, path: str, body: bytes) -> Reply:
+    def _reply(self, path: str, body: bytes) -> ServedReply:
         tokens = self.server.engine.tokens
         form = dict(parse_qsl(body.decode("utf-8", "replace"))) if path in _SSO else {}
         if self.command == "POST" and path == _LOGIN:
@@ -185,21 +185,21 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "POST" and path == _LOGOUT:
             return _json(*tokens.logout(form))
         if path == "/ovirt-engine/services/pki-resource":
-            return Reply(200, self.server.engine.cafile.read_bytes(), "application/x-x509-ca-cert")
+            return ServedReply(200, self.server.engine.cafile.read_bytes(), "application/x-x509-ca-cert")
         if path != render.API and not path.startswith(f"{render.API}/"):
-            return Reply(404, b"", "text/html")
+            return ServedReply(404, b"", "text/html")
         if not tokens.accepts(self.headers.get("Authorization")):
-            return Reply(401, b"", "text/html")
+            return ServedReply(401, b"", "text/html")
         return self._api_reply(path, body)
 
-    def _api_reply(self, path: str, body: bytes) -> Reply:
+    def _api_reply(self, path: str, body: bytes) -> ServedReply:
         query = dict(parse_qsl(urlsplit(self.path).query))
         request = ApiRequest(self.command, path[len(render.API) :], query, body)
         try:
             answer = self.server.engine.routes.answer(request)
         except Refusal as refusal:
             return _fault(refusal)
-        except Closing:
+        except EngineStopping:
             raise
         except PitrError as error:
             log.exception("%s %s failed", self.command, self.path)
@@ -209,9 +209,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.engine.installation.workers.failures.append(error)
             return _fault(Refusal(500, "[Internal Engine Error]"))
         content = b"" if answer.root is None else xml.document(answer.root)
-        return Reply(answer.status, content, _XML, answer.location)
+        return ServedReply(answer.status, content, _XML, answer.location)
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: ServedReply) -> None:
         body = reply.body
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
@@ -237,15 +237,15 @@ _LOGOUT = "/ovirt-engine/services/sso-logout"
 _SSO = frozenset({_LOGIN, _LOGOUT})
 
 
-def _json(status: int, document: dict[str, str]) -> Reply:
-    return Reply(status, json.dumps(document).encode(), "application/json;charset=UTF-8")
+def _json(status: int, document: dict[str, str]) -> ServedReply:
+    return ServedReply(status, json.dumps(document).encode(), "application/json;charset=UTF-8")
 
 
-def _fault(refusal: Refusal) -> Reply:
+def _fault(refusal: Refusal) -> ServedReply:
     if refusal.detail is None:
-        return Reply(refusal.status, b"", _XML)
-    return Reply(refusal.status, xml.document(render.fault(refusal.detail, refusal.reason)), _XML)
+        return ServedReply(refusal.status, b"", _XML)
+    return ServedReply(refusal.status, xml.document(render.fault(refusal.detail, refusal.reason)), _XML)
 
 
-def _injected(rule: Rule) -> Reply:
-    return Reply(rule.status, rule.body.encode(), rule.content_type)
+def _injected(rule: Rule) -> ServedReply:
+    return ServedReply(rule.status, rule.body.encode(), rule.content_type)

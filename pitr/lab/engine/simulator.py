@@ -12,7 +12,7 @@ from pitr.lab.engine import checkpoints
 from pitr.lab.engine.clock import Clock
 from pitr.lab.engine.faults import Faults
 from pitr.lab.engine.installation import Installation
-from pitr.lab.engine.server import EngineServer, Request
+from pitr.lab.engine.server import EngineServer, ServedRequest
 from pitr.lab.engine.sso import Tokens
 from pitr.lab.engine.state import State, StorageDomain
 from pitr.lab.host.host import Host
@@ -84,7 +84,7 @@ class Simulator:
             return list(self.state.transfers[entity_id].history)
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[ServedRequest]:
         """(method, path with query, status) of all requests up to now; status 0: the answer was dropped."""
         return self._server.requests
 

@@ -26,11 +26,11 @@ _GO_ON = {"pause": "paused_user", "pause by system": "paused_system", "resume": 
 
 def start(installation: Installation, transfer: Transfer, disk: Disk, backup: Backup | None) -> None:
     """Let `transfer` run through its phases in a thread of its own."""
-    work = _Run(installation, transfer, disk, backup)
+    work = _SimulatedTransfer(installation, transfer, disk, backup)
     installation.workers.start(f"transfer {transfer.id[:8]}", work.run)
 
 
-class _Run:
+class _SimulatedTransfer:
     def __init__(
         self, installation: Installation, transfer: Transfer, disk: Disk, backup: Backup | None
     ) -> None:

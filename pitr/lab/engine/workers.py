@@ -10,11 +10,11 @@ from collections.abc import Callable
 log = logging.getLogger("pitr.lab.engine")
 
 
-class Closing(Exception):
+class EngineStopping(Exception):
     """The engine shuts down: whoever waits gives up."""
 
 
-class Workers:
+class EngineThreads:
     """Starts threads and waits for them at the end. `failures` keeps what any of them died from."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Workers:
     def sleep(self, seconds: float) -> None:
         """Wait for `seconds`; raises Closing as soon as the engine shuts down."""
         if self._closing.wait(seconds):
-            raise Closing
+            raise EngineStopping
 
     def close(self, wake: Callable[[], None]) -> None:
         """End and join all threads; `wake` is called to wake those that wait for something else."""
@@ -54,7 +54,7 @@ class Workers:
     def _run(self, name: str, work: Callable[[], None]) -> None:
         try:
             work()
-        except Closing:
+        except EngineStopping:
             return
         except Exception as error:
             if not self.closing:

@@ -3,6 +3,6 @@
 
 from pitr.lab.host.guest import Guest
 from pitr.lab.host.host import Host
-from pitr.lab.host.volume import Volume
+from pitr.lab.host.volume import HostVolume
 
-__all__ = ["Guest", "Host", "Volume"]
+__all__ = ["Guest", "Host", "HostVolume"]

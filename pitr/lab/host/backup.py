@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from pitr.lab.host.volume import Volume
+from pitr.lab.host.volume import HostVolume
 
 
 @dataclass(frozen=True, slots=True)
-class BackupDisk:
+class HostBackupDisk:
     """One volume's part in a backup."""
 
-    volume: Volume
+    volume: HostVolume
     #: The bitmaps that together mark what changed since the checkpoint to read from; None for a full.
     changed: tuple[str, ...] | None
     #: The bitmap that records the guest's writes now, if there is one.
@@ -23,7 +23,7 @@ class BackupDisk:
     checkpoint: str | None
 
 
-class Backup(Protocol):
+class HostBackup(Protocol):
     """A backup that is ready to be read. Whoever began it closes it."""
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pitr.lab.host.backup import BackupDisk
+from pitr.lab.host.backup import HostBackupDisk
 from pitr.lab.host.children import Children
 from pitr.lab.host.image_server import ImageServer
 from pitr.lab.host.volume import change_bitmap
@@ -19,7 +19,7 @@ class ColdBackup:
     `name` is short and unique; sockets go to `folder`.
     """
 
-    def __init__(self, children: Children, name: str, folder: Path, disks: Sequence[BackupDisk]) -> None:
+    def __init__(self, children: Children, name: str, folder: Path, disks: Sequence[HostBackupDisk]) -> None:
         self._urls: dict[str, str] = {}
         # Undone from right to left: a bitmap cannot be changed while a server has the image open.
         with ExitStack() as bitmaps, ExitStack() as checkpoint, ExitStack() as servers:
@@ -44,7 +44,7 @@ class ColdBackup:
             self._servers.close()
 
 
-def _change_bitmaps(disk: BackupDisk, temporary: str, bitmaps: ExitStack, checkpoint: ExitStack) -> None:
+def _change_bitmaps(disk: HostBackupDisk, temporary: str, bitmaps: ExitStack, checkpoint: ExitStack) -> None:
     volume = disk.volume
     if disk.changed is not None:
         merges = [word for bitmap in disk.changed for word in ("--merge", bitmap)]

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from pitr.errors import LabError
 from pitr.lab.host import filesystem
-from pitr.lab.host.backup import Backup, BackupDisk
+from pitr.lab.host.backup import HostBackup, HostBackupDisk
 from pitr.lab.host.children import Children
 from pitr.lab.host.cold_backup import ColdBackup
 from pitr.lab.host.daemon import ImageioDaemon
@@ -28,7 +28,7 @@ from pitr.lab.host.pki import make_pki
 from pitr.lab.host.running_vm import RunningVM
 from pitr.lab.host.volume import (
     QEMU_FORMATS,
-    Volume,
+    HostVolume,
     change_bitmap,
     convert_to_raw,
     create_image,
@@ -60,11 +60,11 @@ class Host:
         self._log = log or folder / "host.log"
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._volumes: dict[str, Volume] = {}
+        self._volumes: dict[str, HostVolume] = {}
         #: Checkpoints of each volume, oldest first: qemu keeps bitmaps, but not their order.
         self._history: dict[str, list[str]] = {}
         self._vms: dict[str, RunningVM] = {}
-        self._backups: dict[str, Backup] = {}
+        self._backups: dict[str, HostBackup] = {}
         self._live: dict[str, str] = {}
         self._served: dict[str, ImageServer] = {}
         self._closing = ExitStack()
@@ -102,7 +102,7 @@ class Host:
 
     def create_volume(
         self, volume_id: str, size: int, format: str, *, content: Path | None = None, sparse: bool = True
-    ) -> Volume:
+    ) -> HostVolume:
         """Create a volume of `format` "cow" or "raw", empty or with the bytes of the raw image `content`."""
         with self._lock:
             if not _VOLUME_ID.fullmatch(volume_id) or format not in QEMU_FORMATS:
@@ -110,7 +110,7 @@ class Host:
             if volume_id in self._volumes:
                 raise LabError(f"volume {volume_id} exists already")
             path = self._folder / "volumes" / f"{volume_id}.{QEMU_FORMATS[format]}"
-            volume = Volume(volume_id, path, size, format, f"v{next(self._numbers)}")
+            volume = HostVolume(volume_id, path, size, format, f"v{next(self._numbers)}")
             try:
                 create_image(volume, content=content, sparse=sparse)
             except BaseException:
@@ -120,7 +120,7 @@ class Host:
             self._history[volume_id] = []
             return volume
 
-    def volume(self, volume_id: str) -> Volume:
+    def volume(self, volume_id: str) -> HostVolume:
         try:
             return self._volumes[volume_id]
         except KeyError:
@@ -369,13 +369,13 @@ class Host:
         with self._lock:
             self._daemon.restart()
 
-    def _plan(self, volume: Volume, since: str | None, checkpoint_id: str | None) -> BackupDisk:
+    def _plan(self, volume: HostVolume, since: str | None, checkpoint_id: str | None) -> HostBackupDisk:
         history = self.checkpoints(volume.id)
         if since is not None and since not in history:
             raise LabError(f"volume {volume.id} has no checkpoint {since}")
         if checkpoint_id is not None and checkpoint_id in history:
             raise LabError(f"volume {volume.id} has a checkpoint {checkpoint_id} already")
-        return BackupDisk(
+        return HostBackupDisk(
             volume,
             changed=tuple(history[history.index(since) :]) if since is not None else None,
             active=history[-1] if history else None,
@@ -388,25 +388,25 @@ class Host:
         except KeyError:
             raise LabError(f"VM {vm_id} does not run") from None
 
-    def _vm_of(self, volume: Volume) -> RunningVM | None:
+    def _vm_of(self, volume: HostVolume) -> RunningVM | None:
         return next((vm for vm in self._vms.values() if vm.has(volume)), None)
 
-    def _plugged(self, vm_id: str, volume_id: str) -> Volume:
+    def _plugged(self, vm_id: str, volume_id: str) -> HostVolume:
         volume = self.volume(volume_id)
         if not self._vm(vm_id).has(volume):
             raise LabError(f"volume {volume_id} is not plugged into VM {vm_id}")
         return volume
 
-    def _is_backed_up(self, volume: Volume) -> bool:
+    def _is_backed_up(self, volume: HostVolume) -> bool:
         return any(volume.id in backup.urls for backup in self._backups.values())
 
-    def _pop_live_backups(self, vm_id: str) -> list[Backup]:
+    def _pop_live_backups(self, vm_id: str) -> list[HostBackup]:
         ids = [backup_id for backup_id, owner in self._live.items() if owner == vm_id]
         for backup_id in ids:
             del self._live[backup_id]
         return [self._backups.pop(backup_id) for backup_id in ids]
 
-    def _free_volume(self, volume_id: str) -> Volume:
+    def _free_volume(self, volume_id: str) -> HostVolume:
         """A volume that nothing has open: qemu lets either one VM have an image, or qemu-img, or servers."""
         volume = self.volume(volume_id)
         if self._vm_of(volume) is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pitr.lab.host.children import Child, Children
-from pitr.lab.host.volume import Volume
+from pitr.lab.host.volume import HostVolume
 
 #: What the engine's host uses; imageio opens as many connections for one ticket.
 _CONNECTIONS = 8
@@ -20,7 +20,13 @@ class ImageServer:
     """
 
     def __init__(
-        self, children: Children, volume: Volume, socket: Path, *, read_only: bool, bitmap: str | None = None
+        self,
+        children: Children,
+        volume: HostVolume,
+        socket: Path,
+        *,
+        read_only: bool,
+        bitmap: str | None = None,
     ) -> None:
         self.volume = volume
         self.read_only = read_only

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from pitr.lab.host.backup import BackupDisk
+from pitr.lab.host.backup import HostBackupDisk
 from pitr.lab.host.running_vm import RunningVM
-from pitr.lab.host.volume import Volume
+from pitr.lab.host.volume import HostVolume
 from pitr.system.process import run
 
 
@@ -28,7 +28,7 @@ class LiveBackup:
     `name` is short and unique in the VM; scratch images go to `folder`.
     """
 
-    def __init__(self, vm: RunningVM, name: str, folder: Path, disks: Sequence[BackupDisk]) -> None:
+    def __init__(self, vm: RunningVM, name: str, folder: Path, disks: Sequence[HostBackupDisk]) -> None:
         self._name = name
         self._folder = folder
         self._vm = vm
@@ -50,7 +50,7 @@ class LiveBackup:
     def close(self) -> None:
         self._undo.close()
 
-    def _add_scratch(self, volume: Volume, undo: ExitStack) -> None:
+    def _add_scratch(self, volume: HostVolume, undo: ExitStack) -> None:
         path = self._folder / f"{self._of(volume)}.scratch"
         run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), str(volume.size)])
         undo.callback(path.unlink)
@@ -65,7 +65,7 @@ class LiveBackup:
         )
         undo.callback(self._daemon.execute, "blockdev-del", {"node-name": self._of(volume)})
 
-    def _begin(self, disks: Sequence[BackupDisk], undo: ExitStack, checkpoint: ExitStack) -> None:
+    def _begin(self, disks: Sequence[HostBackupDisk], undo: ExitStack, checkpoint: ExitStack) -> None:
         """Fix the point in time for all disks at once.
 
         The jobs come first: each keeps its disk quiet until the whole transaction is done, so that a write
@@ -108,13 +108,13 @@ class LiveBackup:
                     self._vm.delete_bitmap, disk.volume, disk.checkpoint, parent=disk.active, active=True
                 )
 
-    def _add_export(self, disk: BackupDisk, undo: ExitStack) -> None:
+    def _add_export(self, disk: HostBackupDisk, undo: ExitStack) -> None:
         export = self._of(disk.volume)
         bitmap = (disk.volume.node, self._name) if disk.changed is not None else None
         self._daemon.add_export(export, export, writable=False, bitmap=bitmap)
         undo.callback(self._daemon.remove_export, export)
         self._urls[disk.volume.id] = self._daemon.export_url(export)
 
-    def _of(self, volume: Volume) -> str:
+    def _of(self, volume: HostVolume) -> str:
         """The name of everything that this backup makes for a volume."""
         return f"{self._name}-{volume.node}"

@@ -9,14 +9,14 @@ from pathlib import Path
 from pitr.errors import LabError
 from pitr.lab.host.children import Children
 from pitr.lab.host.storage_daemon import StorageDaemon
-from pitr.lab.host.volume import Volume
+from pitr.lab.host.volume import HostVolume
 
 
 class RunningVM:
     """The block layer of one VM. Whoever opens it closes it, which is a clean shutdown. Raises LabError."""
 
-    def __init__(self, children: Children, nbd_socket: Path, volumes: Iterable[Volume]) -> None:
-        self._volumes: dict[str, Volume] = {}
+    def __init__(self, children: Children, nbd_socket: Path, volumes: Iterable[HostVolume]) -> None:
+        self._volumes: dict[str, HostVolume] = {}
         self.daemon = StorageDaemon(children, nbd_socket)
         try:
             for volume in volumes:
@@ -25,7 +25,7 @@ class RunningVM:
             self.close()
             raise
 
-    def attach(self, volume: Volume) -> None:
+    def attach(self, volume: HostVolume) -> None:
         """Plug a volume in; the guest may write to it from now on."""
         if self.has(volume):
             raise LabError(f"volume {volume.id} is plugged in already")
@@ -47,22 +47,22 @@ class RunningVM:
             raise
         self._volumes[volume.id] = volume
 
-    def detach(self, volume: Volume) -> None:
+    def detach(self, volume: HostVolume) -> None:
         """Unplug a volume that no backup reads; its bitmaps are stored in the image."""
         self.daemon.remove_export(_guest_export(volume))
         self.daemon.execute("blockdev-del", {"node-name": volume.node})
         del self._volumes[volume.id]
 
-    def has(self, volume: Volume) -> bool:
+    def has(self, volume: HostVolume) -> bool:
         return volume.id in self._volumes
 
-    def guest_url(self, volume: Volume) -> str:
+    def guest_url(self, volume: HostVolume) -> str:
         return self.daemon.export_url(_guest_export(volume))
 
-    def bitmaps(self, volume: Volume) -> set[str]:
+    def bitmaps(self, volume: HostVolume) -> set[str]:
         return self.daemon.bitmaps(volume.node)
 
-    def delete_bitmap(self, volume: Volume, bitmap: str, *, parent: str | None, active: bool) -> None:
+    def delete_bitmap(self, volume: HostVolume, bitmap: str, *, parent: str | None, active: bool) -> None:
         """Remove a bitmap after adding what it marks to `parent`; an active one makes its parent active."""
         actions: list[tuple[str, dict[str, object]]] = []
         if parent is not None:
@@ -75,7 +75,7 @@ class RunningVM:
         actions.append(("block-dirty-bitmap-remove", {"node": volume.node, "name": bitmap}))
         self.daemon.transaction(actions)
 
-    def resize(self, volume: Volume, size: int) -> None:
+    def resize(self, volume: HostVolume, size: int) -> None:
         """Make a volume larger; the guest's connections to it end, as an NBD export has one size for ever."""
         self.daemon.remove_export(_guest_export(volume))
         try:
@@ -91,5 +91,5 @@ class RunningVM:
         self.daemon.kill()
 
 
-def _guest_export(volume: Volume) -> str:
+def _guest_export(volume: HostVolume) -> str:
     return f"guest-{volume.node}"

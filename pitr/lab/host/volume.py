@@ -16,7 +16,7 @@ QEMU_FORMATS = {"cow": "qcow2", "raw": "raw"}
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class HostVolume:
     """One disk's image file. `size` is the disk's (bytes), `format` the engine's word: "cow" or "raw"."""
 
     id: str
@@ -36,7 +36,7 @@ class Volume:
         return self.format == "cow"
 
 
-def create_image(volume: Volume, *, content: Path | None, sparse: bool) -> None:
+def create_image(volume: HostVolume, *, content: Path | None, sparse: bool) -> None:
     """Create the image file, empty or with the bytes of the raw image `content` at its beginning.
 
     Raises LabError on a size that qemu would round, or when the content is longer than the disk.
@@ -57,12 +57,12 @@ def convert_to_raw(source: str, source_format: str, target: Path) -> None:
     run(["qemu-img", "convert", "-f", source_format, "-O", "raw", source, str(target)])
 
 
-def change_bitmap(volume: Volume, bitmap: str, actions: Sequence[str]) -> None:
+def change_bitmap(volume: HostVolume, bitmap: str, actions: Sequence[str]) -> None:
     """Run `qemu-img bitmap` with `actions` (such as ["--add", "--merge", OTHER]), done in their order."""
     run(["qemu-img", "bitmap", "-f", volume.qemu_format, *actions, str(volume.path), bitmap])
 
 
-def stored_bitmaps(volume: Volume) -> set[str]:
+def stored_bitmaps(volume: HostVolume) -> set[str]:
     """The names of the usable bitmaps in the image file, also while a server has it open for reading."""
     command = [
         "qemu-img",

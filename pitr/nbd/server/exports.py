@@ -11,7 +11,7 @@ from pitr.extents import ExtentMap
 from pitr.nbd.protocol import MAX_TEXT
 
 
-class Content(Protocol):
+class ExportContent(Protocol):
     """Something to read, by any number of threads at once; all offsets and lengths are bytes."""
 
     @property
@@ -43,7 +43,7 @@ class Export:
 
     names: tuple[str, ...]
     description: str
-    content: Content
+    content: ExportContent
 
 
 class Exports:

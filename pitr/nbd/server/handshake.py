@@ -46,7 +46,7 @@ from pitr.nbd.protocol import (
     SERVER_MAGIC,
 )
 from pitr.nbd.server.exports import Export, Exports
-from pitr.nbd.server.wire import ClientBroken, ClientGone, Wire
+from pitr.nbd.server.wire import ClientBroken, Disconnected, ServerSocket
 
 #: Of the base:allocation context, the only one that there is.
 CONTEXT_ID: Final = 1
@@ -69,7 +69,7 @@ OPTION_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class NegotiatedExport:
     """What a client has opened, and how it wants its answers."""
 
     export: Export
@@ -82,7 +82,7 @@ class _Invalid(Exception):
     """An option's data is not what it should be."""
 
 
-def negotiate(wire: Wire, exports: Exports) -> Opened | None:
+def negotiate(wire: ServerSocket, exports: Exports) -> NegotiatedExport | None:
     """Lead a client through the handshake; None when it took leave. Raises ClientGone and ClientBroken."""
     wire.timeout(OPTION_TIMEOUT_S)
     wire.send([GREETING.pack(SERVER_MAGIC, OPTION_MAGIC, HANDSHAKE_FIXED | HANDSHAKE_NO_ZEROES)])
@@ -95,7 +95,7 @@ def negotiate(wire: Wire, exports: Exports) -> Opened | None:
 
 
 class _Handshake:
-    def __init__(self, wire: Wire, exports: Exports, *, no_zeroes: bool) -> None:
+    def __init__(self, wire: ServerSocket, exports: Exports, *, no_zeroes: bool) -> None:
         self._wire = wire
         self._exports = exports
         self._no_zeroes = no_zeroes
@@ -103,7 +103,7 @@ class _Handshake:
         #: The export that the client has set the context for.
         self._context_of: Export | None = None
 
-    def run(self) -> Opened | None:
+    def run(self) -> NegotiatedExport | None:
         for _ in range(_MAX_OPTIONS):
             magic, option, length = OPTION.unpack(self._wire.receive(OPTION.size))
             if magic != OPTION_MAGIC or length > _MAX_DISCARDED:
@@ -129,7 +129,7 @@ class _Handshake:
                     return opened
         raise ClientBroken("it sent too many options")
 
-    def _answer(self, option: int, data: bytes) -> Opened | None:
+    def _answer(self, option: int, data: bytes) -> NegotiatedExport | None:
         if option == OPTION_LIST:
             self._list(data)
         elif option in (OPTION_INFO, OPTION_GO):
@@ -148,10 +148,10 @@ class _Handshake:
     def _take_leave(self) -> None:
         try:
             self._reply(OPTION_ABORT, REPLY_ACK)
-        except ClientGone:
+        except Disconnected:
             return
 
-    def _export_name(self, name: bytes) -> Opened:
+    def _export_name(self, name: bytes) -> NegotiatedExport:
         export = self._exports.named(name)
         if export is None:
             # The protocol has no other answer here.
@@ -168,7 +168,7 @@ class _Handshake:
             self._reply(OPTION_LIST, REPLY_SERVER, struct.pack(">L", len(name)) + name + description)
         self._reply(OPTION_LIST, REPLY_ACK)
 
-    def _info(self, option: int, data: bytes) -> Opened | None:
+    def _info(self, option: int, data: bytes) -> NegotiatedExport | None:
         name, rest = _name(data)
         if len(rest) < 2 or len(rest) != 2 + 2 * int.from_bytes(rest[:2], "big"):
             raise _Invalid("its requests for information are cut off")
@@ -211,8 +211,8 @@ class _Handshake:
             self._reply(option, REPLY_META_CONTEXT, struct.pack(">L", CONTEXT_ID) + CONTEXT)
         self._reply(option, REPLY_ACK)
 
-    def _opened(self, export: Export) -> Opened:
-        return Opened(export, self._structured, self._structured and self._context_of is export)
+    def _opened(self, export: Export) -> NegotiatedExport:
+        return NegotiatedExport(export, self._structured, self._structured and self._context_of is export)
 
     def _reply(self, option: int, kind: int, payload: bytes = b"") -> None:
         self._wire.send([OPTION_REPLY.pack(OPTION_REPLY_MAGIC, option, kind, len(payload)) + payload])

@@ -13,7 +13,7 @@ from typing import Final
 from pitr.nbd.server.exports import Exports
 from pitr.nbd.server.handshake import negotiate
 from pitr.nbd.server.transmission import Transmission
-from pitr.nbd.server.wire import ClientBroken, ClientGone, Wire
+from pitr.nbd.server.wire import ClientBroken, Disconnected, ServerSocket
 from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)
@@ -104,13 +104,13 @@ class NbdServer(Closes):
         self._refusing = True
 
     def _serve(self, connection: socket.socket) -> None:
-        wire = Wire(connection)
+        wire = ServerSocket(connection)
         try:
             _set_up(connection)
             opened = negotiate(wire, self._exports)
             if opened is not None:
                 Transmission(wire, opened).run()
-        except ClientGone as error:
+        except Disconnected as error:
             _log.debug("a client has gone: %s", error)
         except ClientBroken as error:
             _log.debug("a client was sent away: %s", error)

@@ -43,8 +43,8 @@ from pitr.nbd.protocol import (
     WRITE,
     WRITE_ZEROES,
 )
-from pitr.nbd.server.handshake import CONTEXT_ID, MAXIMUM_BLOCK, Opened
-from pitr.nbd.server.wire import ClientBroken, Wire
+from pitr.nbd.server.handshake import CONTEXT_ID, MAXIMUM_BLOCK, NegotiatedExport
+from pitr.nbd.server.wire import ClientBroken, ServerSocket
 from pitr.system.read_ahead import ReadAhead
 
 _SIMPLE: Final = struct.Struct(">LLQ")
@@ -66,7 +66,7 @@ _MAX_UNFRAGMENTED: Final = 1 << 20
 _ZEROES: Final = memoryview(bytes(64 << 10))
 
 
-class _Request(NamedTuple):
+class _NbdRequest(NamedTuple):
     command: int
     flags: int
     handle: int
@@ -77,13 +77,13 @@ class _Request(NamedTuple):
 class Transmission:
     """Answers the requests of one client that has opened an export."""
 
-    def __init__(self, wire: Wire, opened: Opened) -> None:
+    def __init__(self, wire: ServerSocket, opened: NegotiatedExport) -> None:
         self._wire = wire
         self._content = opened.export.content
         self._size = self._content.size
         self._structured = opened.structured
         self._context = opened.context
-        self._pending: deque[_Request] = deque()
+        self._pending: deque[_NbdRequest] = deque()
         self._ahead = 0
         self._read_ahead = ReadAhead(self._content.read_ahead)
         self._buffer = memoryview(bytearray(_BUFFER))
@@ -124,7 +124,7 @@ class Transmission:
             at += REQUEST.size
             if command == WRITE:
                 at += self._skip(at, length)
-            request = _Request(command, flags, handle, offset, length)
+            request = _NbdRequest(command, flags, handle, offset, length)
             self._pending.append(request)
             if command == READ:
                 self._look_ahead(request)
@@ -141,7 +141,7 @@ class Transmission:
         self._wire.discard(length - in_buffer)
         return in_buffer
 
-    def _look_ahead(self, request: _Request) -> None:
+    def _look_ahead(self, request: _NbdRequest) -> None:
         if not self._is_possible(request):
             return
         ahead = self._read_ahead.after(request.offset, request.length)
@@ -152,7 +152,7 @@ class Transmission:
 
     # Answering
 
-    def _answer(self, request: _Request) -> None:
+    def _answer(self, request: _NbdRequest) -> None:
         command = request.command
         if command == READ:
             self._read(request)
@@ -165,13 +165,13 @@ class Transmission:
         else:
             self._fail(request, EINVAL, "unknown command")
 
-    def _is_possible(self, request: _Request) -> bool:
+    def _is_possible(self, request: _NbdRequest) -> bool:
         return 0 < request.length <= MAXIMUM_BLOCK and request.offset + request.length <= self._size
 
-    def _is_ready(self, request: _Request) -> bool:
+    def _is_ready(self, request: _NbdRequest) -> bool:
         return not self._is_possible(request) or self._content.is_ready(request.offset, request.length)
 
-    def _read(self, request: _Request) -> None:
+    def _read(self, request: _NbdRequest) -> None:
         if request.flags & ~COMMAND_DF or (request.flags and not self._structured):
             self._fail(request, EINVAL, "unknown flags")
         elif not self._is_possible(request):
@@ -185,7 +185,7 @@ class Transmission:
         else:
             self._read_whole(request)
 
-    def _read_chunks(self, request: _Request) -> None:
+    def _read_chunks(self, request: _NbdRequest) -> None:
         """Reply in chunks as the data is: what can be read is sent, also before a piece that cannot."""
         _, _, handle, at, length = request
         end = at + length
@@ -203,7 +203,7 @@ class Transmission:
         except PitrError as error:
             self._fail(request, EIO, error.message, at)
 
-    def _read_whole(self, request: _Request) -> None:
+    def _read_whole(self, request: _NbdRequest) -> None:
         """Reply in one piece, which cannot be taken back once it has begun.
 
         So it is read twice, the second time mostly from the cache, instead of being held in memory as a whole.
@@ -231,7 +231,7 @@ class Transmission:
         except PitrError as error:
             raise ClientBroken(f"its reply had begun when this came: {error.message}") from None
 
-    def _block_status(self, request: _Request) -> None:
+    def _block_status(self, request: _NbdRequest) -> None:
         if not self._context or request.flags & ~COMMAND_ONE:
             self._fail(request, EINVAL, "unknown flags" if self._context else "no context is set")
             return
@@ -247,20 +247,20 @@ class Transmission:
         self._add(_CHUNK.pack(STRUCTURED_MAGIC, DONE, CHUNK_BLOCK_STATUS, request.handle, len(payload)))
         self._add(payload)
 
-    def _cache(self, request: _Request) -> None:
+    def _cache(self, request: _NbdRequest) -> None:
         if request.flags or request.length == 0 or request.offset + request.length > self._size:
             self._fail(request, EINVAL, "not a range of the export")
             return
         self._content.ask(request.offset, min(request.length, self._content.read_ahead))
         self._succeed(request)
 
-    def _succeed(self, request: _Request) -> None:
+    def _succeed(self, request: _NbdRequest) -> None:
         if self._structured:
             self._add(_CHUNK.pack(STRUCTURED_MAGIC, DONE, CHUNK_NONE, request.handle, 0))
         else:
             self._add(_SIMPLE.pack(SIMPLE_MAGIC, 0, request.handle))
 
-    def _fail(self, request: _Request, error: int, text: str, offset: int | None = None) -> None:
+    def _fail(self, request: _NbdRequest, error: int, text: str, offset: int | None = None) -> None:
         if not self._structured:
             self._add(_SIMPLE.pack(SIMPLE_MAGIC, error, request.handle))
             return

@@ -12,7 +12,7 @@ _MAX_BUFFERS: Final = 1024
 _DISCARDED_AT_ONCE: Final = 1 << 16
 
 
-class ClientGone(Exception):
+class Disconnected(Exception):
     """The client closed the connection, orderly or not; there is nobody to tell anything."""
 
 
@@ -20,7 +20,7 @@ class ClientBroken(Exception):
     """The client does not follow the protocol in a way that leaves no other answer than to close the connection."""
 
 
-class Wire:
+class ServerSocket:
     """Sends and receives on `connection`, in one thread. Raises ClientGone."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -51,9 +51,9 @@ class Wire:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise ClientGone(str(error)) from None
+            raise Disconnected(str(error)) from None
         if count == 0:
-            raise ClientGone("it closed the connection")
+            raise Disconnected("it closed the connection")
         return count
 
     def send(self, buffers: Sequence[bytes | memoryview]) -> None:
@@ -73,4 +73,4 @@ class Wire:
                     sent -= len(buffer)
                     at += 1
         except OSError as error:
-            raise ClientGone(str(error)) from None
+            raise Disconnected(str(error)) from None

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 
 from pitr.copier.cancel import pause
-from pitr.copier.requests import Span, spans
+from pitr.copier.requests import CombinedRequest, combine
 from pitr.errors import CheckpointGone, FormatError, ImageioError
 from pitr.extents import ExtentMap
 from pitr.ovirt.imageio.errors import StatusError, is_expected
@@ -170,7 +170,7 @@ class ImageioSink:
         pass
 
 
-class _Link(Closes):
+class _OwnConnection(Closes):
     """The one connection of a reader or writer: opened when needed, dropped when anything fails."""
 
     def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
@@ -216,16 +216,18 @@ class _Link(Closes):
 
 class ImageioReader(Closes):
     def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
-        self._link = _Link(transfer, sleep)
+        self._link = _OwnConnection(transfer, sleep)
         self._limit = FIRST_REQUEST
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        waiting = list(spans(ranges, gap=MAX_GAP, limit=self._limit))
+        waiting = list(combine(ranges, gap=MAX_GAP, limit=self._limit))
         self._limit = MAX_REQUEST
         while waiting:
 
-            def read(session: ImageioSession, spans: list[Span] = waiting, to: memoryview = buffer) -> int:
-                return _read_what_comes(session, spans, to)
+            def read(
+                session: ImageioSession, combine: list[CombinedRequest] = waiting, to: memoryview = buffer
+            ) -> int:
+                return _read_what_comes(session, combine, to)
 
             what = f"read {waiting[0].length} bytes at {waiting[0].start}"
             count = self._link.trying(what, read)
@@ -238,14 +240,14 @@ class ImageioReader(Closes):
         self._link.close()
 
 
-def _read_what_comes(session: ImageioSession, spans: Sequence[Span], target: memoryview) -> int:
+def _read_what_comes(session: ImageioSession, combine: Sequence[CombinedRequest], target: memoryview) -> int:
     """Read until a request fails, and return how many did not: what has come need not come again.
 
     Raises the failure of the first one: the tries are those of one request.
     """
     come = 0
     try:
-        for _ in session.read(spans, target):
+        for _ in session.read(combine, target):
             come += 1
     except Exception as error:
         if come == 0 or not is_expected(error):
@@ -256,7 +258,7 @@ def _read_what_comes(session: ImageioSession, spans: Sequence[Span], target: mem
 class ImageioWriter(Closes):
     def __init__(self, transfer: ImageioAddress, timeout_s: float, sleep: Callable[[float], None]) -> None:
         self._transfer = transfer
-        self._link = _Link(transfer, sleep)
+        self._link = _OwnConnection(transfer, sleep)
         self._timeout_s = timeout_s
         self._limit = FIRST_REQUEST
         self._slow_zero = False

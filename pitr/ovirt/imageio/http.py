@@ -34,7 +34,7 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: .*)?")
 _MAX_INTERIM: Final = 16
 
 
-class Wire(Protocol):
+class HttpSocket(Protocol):
     """What bytes go over: a socket, or TLS on one."""
 
     def receive_into(self, target: memoryview) -> int:
@@ -185,7 +185,7 @@ class TlsWire(_OnSocket):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseHead:
     """The head of an answer. `length` is that of its body in bytes, None where that is told on the way.
 
     The names of `headers` are in lower case.
@@ -205,7 +205,7 @@ class HttpConnection(Closes):
     `body`.
     """
 
-    def __init__(self, wire: Wire, host: str) -> None:
+    def __init__(self, wire: HttpSocket, host: str) -> None:
         self._wire = wire
         self._host = host
         self._held = bytearray(_HEAD_LIMIT)
@@ -227,7 +227,7 @@ class HttpConnection(Closes):
         """Send a GET request for each of `headers`, all at once."""
         self._wire.send(b"".join(self._head_of("GET", path, one) for one in headers))
 
-    def receive(self) -> Answer:
+    def receive(self) -> ResponseHead:
         """Receive the head of the next answer."""
         for _ in range(_MAX_INTERIM):
             answer = _parsed(self._head())
@@ -250,7 +250,7 @@ class HttpConnection(Closes):
                 raise IncompleteRead(b"", len(target))
             target = target[count:]
 
-    def body(self, answer: Answer, limit: int) -> bytes:
+    def body(self, answer: ResponseHead, limit: int) -> bytes:
         """Receive all of the body, which must not be longer than `limit` bytes."""
         if answer.chunked:
             return self._chunks(limit)
@@ -325,7 +325,7 @@ class HttpConnection(Closes):
                 raise HTTPException("a chunk that does not end where it should")
 
 
-def _parsed(head: bytes) -> Answer:
+def _parsed(head: bytes) -> ResponseHead:
     first, *lines = head.split(b"\r\n")
     matched = _STATUS_LINE.fullmatch(first)
     if matched is None:
@@ -346,7 +346,7 @@ def _parsed(head: bytes) -> Answer:
     if status < 200 or status in {204, 304}:
         length, chunked = 0, False
     last = "close" in connection or (matched[1] == b"0" and "keep-alive" not in connection)
-    return Answer(status, headers, length, chunked, last or (length is None and not chunked))
+    return ResponseHead(status, headers, length, chunked, last or (length is None and not chunked))
 
 
 def _length(headers: Mapping[str, str]) -> int | None:

@@ -18,11 +18,11 @@ from typing import Any, Final, NoReturn, TypeVar
 import orjson
 
 from pitr.copier.cancel import is_abandoned, pause
-from pitr.copier.requests import Span
+from pitr.copier.requests import CombinedRequest
 from pitr.ovirt.imageio.address import Connected, ImageioAddress, connected, connected_locally
 from pitr.ovirt.imageio.errors import StatusError, is_expected, is_transient, translated
 from pitr.ovirt.imageio.extents import Context
-from pitr.ovirt.imageio.http import Answer, HttpConnection
+from pitr.ovirt.imageio.http import HttpConnection, ResponseHead
 from pitr.system.closing import Closes
 from pitr.system.retry import retrying
 
@@ -87,7 +87,7 @@ class ImageioSession(Closes):
         _log.debug("this is the disk's host: data goes through the unix socket %s", name)
         return True
 
-    def read(self, spans: Sequence[Span], target: memoryview) -> Iterator[None]:
+    def read(self, spans: Sequence[CombinedRequest], target: memoryview) -> Iterator[None]:
         """Read the pieces of all `spans` one after the other into `target`, which is as long as all of them.
 
         Yields after each span that has come. A few requests are sent ahead, so that the server need not wait; but
@@ -179,7 +179,7 @@ class ImageioSession(Closes):
         body: bytes | memoryview = b"",
         *,
         expected: frozenset[int] | set[int] = frozenset({HTTPStatus.OK}),
-    ) -> tuple[Answer, bytes]:
+    ) -> tuple[ResponseHead, bytes]:
         """Ask once; `more` follows the transfer's path. Raises StatusError on a status that is not `expected`."""
         ready = self._ready()
         try:
@@ -236,11 +236,11 @@ def trying(
         raise translated(error, address.host, what, address.secrets) from None
 
 
-def _bytes_of(span: Span) -> str:
+def _bytes_of(span: CombinedRequest) -> str:
     return f"bytes={span.start}-{span.start + span.length - 1}"
 
 
-def _refused(answer: Answer, connection: HttpConnection) -> NoReturn:
+def _refused(answer: ResponseHead, connection: HttpConnection) -> NoReturn:
     text = connection.body(answer, _MAX_REFUSAL)[:1000]
     raise StatusError(answer.status, text.decode("utf-8", "replace"))
 
