@@ -26,6 +26,7 @@ from pitr.gateway.ranges import ByteRange, wanted_part
 from pitr.gateway.token import Token
 from pitr.gateway.work import BlockingWork
 from pitr.ovirt.engine import Engine
+from pitr.ovirt.imageio.extents import Context
 from pitr.text import printable
 
 Query = Mapping[str, str | None]
@@ -158,7 +159,7 @@ class _Handlers:
                 engine,
                 image,
                 write,
-                context=cast(images.Context, query["context"]),
+                context=cast(Context, query["context"]),
                 backup_id=query["backup"],
                 compression=compression,
                 workers=workers,

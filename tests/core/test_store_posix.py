@@ -309,7 +309,7 @@ def test_processes_that_want_one_name_at_once_do_not_replace_each_other(tmp_path
     script = """
 import errno, os, sys
 from pathlib import Path
-from pitr import naming
+from pitr.repository.store import naming
 from pitr.repository.store import ObjectExists, PosixStore
 naming.WAYS = naming.WAYS[-1:]
 store = PosixStore(Path(sys.argv[1]))

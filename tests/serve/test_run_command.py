@@ -28,7 +28,7 @@ _ALONE = """
 import signal, sys
 from pitr.cli import main
 from pitr.errors import Interrupted
-from pitr.system.process import run_shell
+from pitr.system.shell import run_shell
 
 for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(signum, main._interrupt)

@@ -24,7 +24,7 @@ IDLE_S = 2
 _PROGRAM = f"""
 from functools import partial
 import sys
-from pitr import engine
+from pitr.ovirt import engine
 from pitr.jobs import backup
 engine.start_download = partial(engine.start_download, inactivity_timeout_s={IDLE_S})
 backup.kept_alive = partial(backup.kept_alive, interval_s=0.3)
