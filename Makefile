@@ -36,24 +36,19 @@ test: venv
 
 # What is random or sampled in the tests, ten times and more: about half an hour.
 soak: venv
-	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/files $(PYTEST)
+	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/guest tests/jobs/files $(PYTEST)
 
 # Coverage-guided; FUZZ takes libFuzzer's options.
 FUZZ := -max_total_time=600
 fuzz: venv
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris
-	@cd tests/faults && export TMPDIR=$$(mktemp -d) && trap 'rm -rf "$$TMPDIR"' EXIT && ../../$(BIN)/python fuzz.py $(FUZZ)
+	@export TMPDIR=$$(mktemp -d) && trap 'rm -rf "$$TMPDIR"' EXIT && \
+	    $(BIN)/python -m tests.faults.fuzz -artifact_prefix=tests/faults/ $(FUZZ)
 
 check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@# Each folder of tests has helpers of its own, some with the same names; these two lend theirs to others.
-	@for folder in tests/*/; do \
-	    echo "mypy $$folder"; \
-	    MYPYPATH=$$folder:tests/core:tests/e2e:tests/streams $(BIN)/mypy --no-warn-unused-ignores $$folder || exit 1; \
-	done
-	$(BIN)/mypy --no-warn-unused-ignores tests/*.py
 
 format: venv
 	$(BIN)/ruff format .

@@ -1,17 +1,127 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What tests of all folders use. Helpers for all of them lie in core and e2e (`pythonpath` in pyproject.toml)."""
+"""Fixtures for tests of all folders: one local oVirt, one daemon of each kind, one program `pitr`."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from pitr.lab import Lab
+from pitr.lab.host.host import Host
 from pitr.repository import Repository
+from tests.support.lab import nothing_open
+from tests.support.memory_engine import MemoryEngine
+from tests.support.pitr import Pitr
+
+_PHASE_LAG_S = 0.01
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Iterator[Repository]:
+    """Create an empty repository."""
     with Repository.create(tmp_path / "repository") as repository:
         yield repository
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out fsync, which takes most of the time of a test that writes much and needs no crash safety."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def command(repository: Repository) -> Pitr:
+    """Run the program `pitr` with `repository`, in UTC, without a terminal and without an engine."""
+    return Pitr({"PITR_REPO": str(repository.path), "TZ": "UTC", "COLUMNS": "140"})
+
+
+@pytest.fixture(scope="session")
+def shared_lab() -> Iterator[Lab]:
+    """Start one local oVirt for the whole test process."""
+    with Lab(phase_lag_s=_PHASE_LAG_S) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Iterator[Lab]:
+    """Lend the local oVirt to a test. After it, check that nothing is open, and remove its VMs and disks."""
+    with shared_lab.engine.state.lock:
+        old_vms = set(shared_lab.engine.state.vms)
+    old_disks = {disk.id for disk in shared_lab.disks}
+    shared_lab.engine.forget_requests()
+    yield shared_lab
+    shared_lab.engine.faults.clear()
+    shared_lab.engine.phase_lag_s = _PHASE_LAG_S
+    shared_lab.engine.keep_ended(success_s=900, failure_s=1800)
+    shared_lab.clock.set(datetime.now().astimezone())
+    assert nothing_open(shared_lab)
+    assert shared_lab.engine.failures == []
+    with shared_lab.engine.state.lock:
+        new_vms = [vm_id for vm_id in shared_lab.engine.state.vms if vm_id not in old_vms]
+    for vm_id in new_vms:
+        vm = shared_lab.vm(vm_id)
+        if vm.running:
+            vm.stop()
+        vm.remove()
+    for disk in shared_lab.disks:
+        if disk.id not in old_disks:
+            disk.delete()
+
+
+@pytest.fixture
+def pitr(lab: Lab, tmp_path: Path) -> Pitr:
+    """Run the program `pitr` with the lab's engine, a new repository and an empty configuration file."""
+    config = tmp_path / "config.toml"
+    config.touch()
+    runner = Pitr(
+        {
+            **lab.environment(),
+            "PITR_REPO": str(tmp_path / "backups"),
+            "PITR_CONFIG": str(config),
+            "COLUMNS": "400",
+        }
+    )
+    runner("init")
+    return runner
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> MemoryEngine:
+    """Put an engine in memory under the real backup job."""
+    engine = MemoryEngine()
+    engine.install(monkeypatch)
+    return engine
+
+
+@contextmanager
+def _short_folder() -> Iterator[Path]:
+    """Make a temporary folder with a path short enough for unix sockets; pytest's paths may be too long."""
+    with tempfile.TemporaryDirectory(prefix="pitr-") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def host() -> Iterator[Host]:
+    """Run a real ovirt-imageio daemon with TLS, and a unix socket for clients on this machine."""
+    with _short_folder() as folder, Host(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def remote_host() -> Iterator[Host]:
+    """Run a real ovirt-imageio daemon with TLS and without a unix socket: every client is a remote one."""
+    with _short_folder() as folder, Host(folder, unix_socket=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def plain_host() -> Iterator[Host]:
+    """Run a real ovirt-imageio daemon without TLS, for a proxy that reads along."""
+    with _short_folder() as folder, Host(folder, tls=False, unix_socket=False) as running:
+        yield running

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,12 +74,6 @@ def test_each_module_says_what_it_is_for() -> None:
 def test_no_module_grows_beyond_what_one_can_read() -> None:
     long = {path.name: count for path in PITR if (count := len(path.read_text().splitlines())) > 450}
     assert not long
-
-
-def test_no_two_test_modules_have_one_name() -> None:
-    # pytest imports them by their bare names: it could not collect the second one.
-    names = Counter(path.name for path in MODULES if path.name.startswith("test_"))
-    assert not [name for name, count in names.items() if count > 1]
 
 
 # Layers: an arrow goes down only.

@@ -5,18 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from memory_engine import MemoryEngine
-from pitr_server import PitrServer
 
 from pitr.lab import Lab
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> MemoryEngine:
-    """An engine in memory under the real backup job."""
-    engine = MemoryEngine()
-    engine.install(monkeypatch)
-    return engine
+from tests.support.pitr_server import PitrServer
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-with atheris.instrument_imports(include=["pitr", "hostile"]):
-    import hostile
+with atheris.instrument_imports(include=["pitr", "tests.support.hostile"]):
     import orjson
+
+    from tests.support import hostile
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="pitr-fuzz-"))
 

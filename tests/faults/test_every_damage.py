@@ -13,8 +13,6 @@ from pathlib import Path
 import orjson
 import pytest
 from blake3 import blake3
-from memory_engine import MemoryEngine
-from stored_points import SOAK, Stored, chain_of_three, change, content
 
 from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySink
@@ -24,6 +22,8 @@ from pitr.jobs.verify.repository import Level, Scope, verify
 from pitr.model import Backup
 from pitr.repository import Repository, names
 from pitr.repository.damage import Damage, StoredDamage
+from tests.support.memory_engine import MemoryEngine
+from tests.support.stored_points import SOAK, Stored, chain_of_three, change, content
 
 #: Single bits that are flipped, one at a time.
 FLIPS = 1000

@@ -13,14 +13,32 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from faulty_os import BROKEN, DIED, ENDURED, NOT_POSSIBLE, NOT_REACHED, REFUSED, Fault, Names, run
-from memory_engine import MemoryEngine, MemoryVM
-from stored_points import SOAK, Stored, chain_of_three, change, check_contents, check_verified, unnamed_files
 
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
+from tests.support.faulty_os import (
+    BROKEN,
+    DIED,
+    ENDURED,
+    NOT_POSSIBLE,
+    NOT_REACHED,
+    REFUSED,
+    Fault,
+    Names,
+    run,
+)
+from tests.support.memory_engine import MemoryEngine, MemoryVM
+from tests.support.stored_points import (
+    SOAK,
+    Stored,
+    chain_of_three,
+    change,
+    check_contents,
+    check_verified,
+    unnamed_files,
+)
 
 _FAULTS = get_args(Fault)
 #: More calls than any of the jobs makes.

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import orjson
 import pytest
-from pitr_server import Done, PitrServer
-from stored_points import check_verified
 
 from pitr.lab import Lab
 from pitr.lab.lab import LabDisk, LabVM
+from tests.support.pitr_server import Done, PitrServer
+from tests.support.stored_points import check_verified
 
 KILLS = int(os.environ.get("PITR_KILLS", "104"))
 MiB = 1 << 20

@@ -11,13 +11,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from byte_proxy import ByteProxy
-from pitr_server import PitrServer
 
 from pitr.lab import Lab
 from pitr.lab.host.host import Host
 from pitr.lab.lab import LabVM
 from pitr.ovirt.imageio import session as imageio_http
+from tests.support.byte_proxy import ByteProxy
+from tests.support.pitr_server import PitrServer
 
 MiB = 1 << 20
 

@@ -6,10 +6,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-import no_links
 import pytest
-from memory_engine import MemoryEngine
-from stored_points import chain_of_three, check_contents, check_verified, unnamed_files
 
 from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.errors import BusyError, UsageError
@@ -17,6 +14,9 @@ from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
+from tests.support import no_links
+from tests.support.memory_engine import MemoryEngine
+from tests.support.stored_points import chain_of_three, check_contents, check_verified, unnamed_files
 
 
 def test_points_are_made_read_verified_and_pruned_on_exfat(tmp_path: Path, engine: MemoryEngine) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from pitr_server import PitrServer
 
 from pitr.lab import Lab
 from pitr.lab.host.host import Host
 from pitr.lab.lab import LabVM
+from tests.support.pitr_server import PitrServer
 
 MiB = 1 << 20
 

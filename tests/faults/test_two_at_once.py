@@ -16,11 +16,11 @@ from pathlib import Path
 
 import orjson
 import pytest
-from pitr_server import PitrServer
-from stored_points import check_verified
 
 from pitr.lab import Lab
 from pitr.lab.lab import LabVM
+from tests.support.pitr_server import PitrServer
+from tests.support.stored_points import check_verified
 
 MiB = 1 << 20
 

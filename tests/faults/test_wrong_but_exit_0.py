@@ -9,14 +9,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from memory_engine import MemoryEngine
-from stored_points import Stored, chain_of_three, change, check_contents, check_verified, content
 
 from pitr.errors import CheckpointGone
 from pitr.jobs.verify.repository import Scope, verify
 from pitr.model import Kind
 from pitr.repository import Repository, names
 from pitr.repository.damage import StoredDamage
+from tests.support.memory_engine import MemoryEngine
+from tests.support.stored_points import (
+    Stored,
+    chain_of_three,
+    change,
+    check_contents,
+    check_verified,
+    content,
+)
 
 KiB = 1 << 10
 
@@ -71,7 +78,7 @@ def test_a_blob_that_ends_at_the_end_of_any_frame_is_cut_off(tmp_path: Path, eng
             with pytest.raises(StoredDamage):
                 content(repository, backup)
             for level in ("quick", "full"):
-                damage = verify(repository, Scope(), level).damage  # type: ignore[arg-type]
+                damage = verify(repository, Scope(), level).damage
                 assert ("truncated", "blob") in {(found.kind, found.what) for found in damage}
 
 

@@ -4,40 +4,28 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-_TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(_TESTS / name) for name in ("core", "e2e", "streams")]
-
-from cli_runner import Pitr, wait_until  # noqa: E402
-from disks_and_points import make_vm, nothing_open  # noqa: E402
-from gateway_client import Gateway, running  # noqa: E402
-from points_over_http import Points  # noqa: E402
-
-from pitr.lab import Lab, LabVM  # noqa: E402
+from pitr.lab import Lab, LabVM
+from tests.support.gateway import Gateway, running
+from tests.support.lab import make_vm, nothing_open
+from tests.support.pitr import Pitr, wait_until
+from tests.support.points_over_http import Points
 
 MiB = 1 << 20
 
 
-@pytest.fixture(scope="session")
-def shared_lab() -> Iterator[Lab]:
-    with Lab(phase_lag_s=0.01) as lab:
-        yield lab
-
-
 @pytest.fixture
-def lab(shared_lab: Lab) -> Iterator[Lab]:
-    yield shared_lab
-    shared_lab.engine.faults.clear()
-    wait_until(lambda: nothing_open(shared_lab), "nothing open")
-    assert shared_lab.engine.failures == []
+def lab(lab: Lab) -> Iterator[Lab]:
+    """Give the gateway time to close what a test's last request left open."""
+    yield lab
+    lab.engine.faults.clear()
+    wait_until(lambda: nothing_open(lab), "nothing open")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_pitr(shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Pitr:
     """The program with the lab's engine and one repository."""
     pitr = Pitr(
@@ -52,14 +40,14 @@ def pitr(lab: Lab, shared_pitr: Pitr) -> Pitr:
     return shared_pitr
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(shared_pitr: Pitr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with running(shared_pitr.environment, tmp_path_factory.mktemp("running")) as gateway:
         yield gateway
 
 
-@pytest.fixture(scope="session")
-def points(shared_lab: Lab, shared_pitr: Pitr, tmp_path_factory: pytest.TempPathFactory) -> Points:
+@pytest.fixture(scope="package")
+def points(shared_lab: Lab, shared_pitr: Pitr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Points]:
     """Three points of a VM with two disks, and what the disks held then."""
     vm = make_vm(shared_lab, 40 * MiB, 3 * MiB + 512)
     for number, disk in enumerate(vm.disks):
@@ -75,7 +63,11 @@ def points(shared_lab: Lab, shared_pitr: Pitr, tmp_path_factory: pytest.TempPath
                 guest.discard(2 * MiB, 131072)
         points.back_up(shared_lab, shared_pitr)
     vm.stop()
-    return points
+    yield points
+    disks = vm.disks
+    vm.remove()
+    for disk in disks:
+        disk.delete()
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_helpers import Client
-from host_helpers import children_of
 
 from pitr.lab import Lab
 from pitr.lab.host import Host
+from tests.support.lab_host import children_of
+from tests.support.sdk_client import Client
 
 
 @pytest.fixture

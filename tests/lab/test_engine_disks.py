@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from engine_helpers import Client, refused, wait_for
 from ovirtsdk4 import types
 
 from pitr.lab import Lab
+from tests.support.sdk_client import Client, refused, wait_for
 
 MIB = 1 << 20
 RAW = types.DiskFormat.RAW

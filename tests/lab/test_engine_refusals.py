@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import ovirtsdk4
 import pytest
-from engine_helpers import FAILED, READY, SUCCEEDED, Client, refused, wait_for
 from ovirtsdk4 import types
 
 from pitr.lab import Lab, LabDisk, LabVM
+from tests.support.sdk_client import FAILED, READY, SUCCEEDED, Client, refused, wait_for
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 

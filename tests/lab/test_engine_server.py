@@ -13,10 +13,10 @@ from pathlib import Path
 
 import ovirtsdk4
 import pytest
-from engine_helpers import READY, Client, refused, wait_for
-from host_helpers import children_of
 
 from pitr.lab import Lab
+from tests.support.lab_host import children_of
+from tests.support.sdk_client import READY, Client, refused, wait_for
 
 MIB = 1 << 20
 

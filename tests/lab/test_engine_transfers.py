@@ -8,7 +8,10 @@ from pathlib import Path
 
 import ovirtsdk4
 import pytest
-from engine_helpers import (
+from ovirtsdk4 import types
+
+from pitr.lab import Lab
+from tests.support.sdk_client import (
     FINISHED_FAILURE,
     FINISHED_SUCCESS,
     TRANSFERRING,
@@ -17,9 +20,6 @@ from engine_helpers import (
     refused,
     wait_for,
 )
-from ovirtsdk4 import types
-
-from pitr.lab import Lab
 
 PHASE = types.ImageTransferPhase
 UNKNOWN = "00000000-0000-4000-8000-000000000000"

@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 
 import pytest
-from host_helpers import KIB, MIB, content, extents_text, open_backup, read_backup
 
 from pitr.errors import LabError
 from pitr.lab.host import Guest, Host
+from tests.support.lab_host import KIB, MIB, content, extents_text, open_backup, read_backup
 
 #: Not a multiple of 64 KiB: the last cluster is a part of one.
 ODD_SIZE = 10487296

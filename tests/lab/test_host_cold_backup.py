@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from host_helpers import KIB, MIB, content, extents_text, open_backup, read_backup
 
 from pitr.errors import LabError, ProgramFailed
 from pitr.lab.host import Host
 from pitr.lab.host.volume import change_bitmap, stored_bitmaps
+from tests.support.lab_host import KIB, MIB, content, extents_text, open_backup, read_backup
 
 
 def test_an_incremental_of_a_stopped_vm_has_what_it_wrote_while_it_ran(host: Host, tmp_path: Path) -> None:

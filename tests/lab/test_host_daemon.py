@@ -9,11 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from host_helpers import MIB, open_client
 from ovirt_imageio.client import ImageioClient
 
 from pitr.errors import LabError
 from pitr.lab.host import Host
+from tests.support.lab_host import MIB, open_client
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from host_helpers import KIB, MIB, content, extents_text, open_backup, read_backup
 
 from pitr.errors import LabError
 from pitr.lab.host import Host
+from tests.support.lab_host import KIB, MIB, content, extents_text, open_backup, read_backup
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from host_helpers import MIB, children_of, is_running
 
 from pitr.errors import LabError, NbdError
 from pitr.lab.host import Host
 from pitr.lab.host.children import Children
+from tests.support.lab_host import MIB, children_of, is_running
 
 #: A process with one of each child: imageio, qemu-storage-daemon, qemu-nbd.
 LAB = """

@@ -7,11 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
-from host_helpers import KIB, MIB, content, extents_text, open_client
 
 from pitr.errors import LabError, ProgramFailed, ProgramMissing
 from pitr.lab.host import Host
 from pitr.lab.host.filesystem import check_ext4, make_ext4
+from tests.support.lab_host import KIB, MIB, content, extents_text, open_client
 
 TIB = 1 << 40
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from engine_helpers import content_of
 
 from pitr.lab import Lab
+from tests.support.sdk_client import content_of
 
 SIZE = 10487296
 OVIRT_IMG = Path(sys.executable).with_name("ovirt-img")

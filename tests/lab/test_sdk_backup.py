@@ -8,11 +8,11 @@ import random
 from pathlib import Path
 
 import pytest
-from engine_helpers import FAILED, READY, SUCCEEDED, Client, content_of
 from ovirtsdk4 import types
 
 from pitr.errors import LabError
 from pitr.lab import Lab
+from tests.support.sdk_client import FAILED, READY, SUCCEEDED, Client, content_of
 
 SIZE = 10487296
 KIB = 1024
