@@ -129,11 +129,11 @@ def benchmark(size: Size) -> list[Result]:
 def choose(folder: str, vm: str, at: str) -> None:
     """What `pitr restore VM --at TIME` does before it looks at a stream, with the same imports."""
     from pitr import times
-    from pitr.cli.app import app
+    from pitr.cli.app import load
     from pitr.jobs import find
     from pitr.repository import Repository
 
-    assert app
+    assert load("restore")
     with Repository.open(Path(folder)) as repository:
         print(find.point_of(repository, vm, None, times.parse_at(at)).backup.backup_id)
 

@@ -1,71 +1,83 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""All commands, put together."""
+"""The program's commands and the options that can stand before a command's name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from pitr.cli import options
-from pitr.cli.commands import (
-    backup,
-    catalog,
-    demo,
-    diff,
-    doctor,
-    drill,
-    engine,
-    export,
-    files,
-    gateway,
-    import_,
-    init,
-    inspect,
-    prune,
-    restore,
-    serve,
-    verify,
-)
 from pitr.version import __version__
 
-#: In the order of the help and of the README's table: what is used most comes first.
-_COMMANDS: dict[str, Callable[..., object] | typer.Typer] = {
-    "init": init.init,
-    "backup": backup.backup,
-    "list": inspect.list_points,
-    "restore": restore.restore,
-    "files": files.app,
-    "serve": serve.serve,
-    "verify": verify.verify,
-    "drill": drill.drill,
-    "prune": prune.prune,
-    "diff": diff.diff,
-    "show": inspect.show,
-    "extents": inspect.extents,
-    "export": export.export,
-    "import": import_.import_,
-    "gateway": gateway.gateway,
-    "catalog": catalog.app,
-    "doctor": doctor.doctor,
-    "engine": engine.app,
-    "demo": demo.demo,
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command or a group of commands: its module in pitr.cli.commands, its name there, and its one-line help."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+#: In the order of the help and of the README: frequent commands first. A test compares each line of help with the
+#: first sentence of the command's own help.
+ENTRIES = {
+    "init": Entry("init", "init", "Make a repository, in an empty or a new folder."),
+    "backup": Entry("backup", "backup", "Back up VMs: for each, all its disks at one point in time."),
+    "list": Entry("inspect", "list_points", "List the points in time that can be restored, newest first."),
+    "restore": Entry("restore", "restore", "Restore disks as they were at a point in time."),
+    "files": Entry("files", "app", "Take files from a past state, without a restore."),
+    "serve": Entry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
+    "verify": Entry("verify", "verify", "Compare what is stored with what was written."),
+    "drill": Entry("drill", "drill", "Rehearse a restore of all disks of a point."),
+    "prune": Entry("prune", "prune", "Remove old points."),
+    "diff": Entry("diff", "diff", "Show what changed on a VM's disks between two points."),
+    "show": Entry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
+    "extents": Entry("inspect", "extents", "Show which backup each range of a disk at a point comes from."),
+    "export": Entry("export", "export", "Write a disk at a point as a stream, to a pipe or a file."),
+    "import": Entry("import_", "import_", "Take in backups from elsewhere: they become points in time."),
+    "gateway": Entry("gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."),
+    "catalog": Entry("catalog", "app", "Look into the catalog of all points, or make it again."),
+    "doctor": Entry("doctor", "doctor", "Look at all that backups and restores need."),
+    "engine": Entry("engine", "app", "Look after what pitr has begun on the engine."),
+    "demo": Entry("demo", "demo", "Show the whole story: backups, a disaster, a restore, the proof."),
 }
 
 
-class _InOrder(TyperGroup):
-    """The library would put groups of commands behind all others."""
+class _LazyGroup(TyperGroup):
+    """Imports a command's module only when the command runs, completes its options or prints its help.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.commands = {name: self.commands[name] for name in _COMMANDS}
+    Until then a command without options stands in for it: that is enough for the list of commands.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=entry.help) for name, entry in ENTRIES.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name is not None else command, rest
+
+
+def load(name: str) -> Any:
+    """Import the command or group `name` and return it as the command-line library runs it."""
+    entry = ENTRIES[name]
+    command = getattr(import_module(f"pitr.cli.commands.{entry.module}"), entry.attribute)
+    holder = typer.Typer(rich_markup_mode=None)
+    if isinstance(command, typer.Typer):
+        holder.add_typer(command, name=name)
+    else:
+        holder.command(name)(command)
+    return typer.main.get_group(holder).commands[name]
 
 
 app = typer.Typer(
     name="pitr",
-    cls=_InOrder,
+    cls=_LazyGroup,
     help="Point-in-time restore for oVirt VM disks.\n\n"
     "Back up VMs in full and incrementally into a repository, see every point in time that it holds, and restore "
     "any of them: each byte is written once.",
@@ -103,10 +115,3 @@ def _before(
     options.remember(
         options.Common(repo, output, debug, config, engine_url, username, password_file, cafile, insecure)
     )
-
-
-for _name, _command in _COMMANDS.items():
-    if isinstance(_command, typer.Typer):
-        app.add_typer(_command, name=_name)
-    else:
-        app.command(_name)(_command)

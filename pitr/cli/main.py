@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import typer
 
+from pitr.cli.app import app
 from pitr.cli.display.output import CannotPrint, Printer, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
 from pitr.system import malloc
@@ -77,8 +78,6 @@ def _carried_out(given: list[str], output: Printer) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from pitr.cli.app import app
-
     result = app(arguments, prog_name="pitr", standalone_mode=False)
     sys.stdout.flush()
     return result if isinstance(result, int) else 0
@@ -132,7 +131,7 @@ def _help_hint(error: Exception) -> str:
 def _words(error: Exception) -> str:
     # What is missing is told by this method only.
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    return str(message).rstrip(".")
+    return str(message).rstrip(".").replace("Value error, ", "", 1)
 
 
 def _defect(error: Exception) -> PitrError:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,16 +25,26 @@ if TYPE_CHECKING:
 #: Connections and threads, for all disks together.
 DEFAULT_WORKERS = 4
 
-_REPOSITORY = "Repository"
-_ENGINE = "Engine"
-_GENERAL = "General"
+
+class OutputFormat(StrEnum):
+    """How a command prints its result."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def choices(choice: type[StrEnum]) -> str:
+    """Return the values of `choice` as the help shows them: "text|json"."""
+    return "|".join(choice)
+
 
 RepoOption = Annotated[
     Path | None,
     typer.Option("--repo", metavar="FOLDER", envvar="PITR_REPO", help="The repository."),
 ]
 OutputOption = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="text|json", help="How to print the result (text).")
+    OutputFormat | None,
+    typer.Option("--output", "-o", metavar=choices(OutputFormat), help="How to print the result (text)."),
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="On a failure print a traceback too, and log what is done.")
@@ -113,7 +124,7 @@ class Common:
     """What the shared options say."""
 
     repo: Path | None = None
-    output: str | None = None
+    output: OutputFormat | None = None
     debug: bool = False
     config: str | None = None
     engine_url: str | None = None
@@ -129,9 +140,7 @@ class Common:
 
     @property
     def out(self) -> Printer:
-        if self.output not in (None, "text", "json"):
-            raise UsageError(f"--output is text or json, not {self.output!r}")
-        return Printer(json=self.output == "json")
+        return Printer(json=self.output is OutputFormat.JSON)
 
     @property
     def settings(self) -> Settings:

@@ -1,70 +1,72 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Streams that `pitr backup` and `pitr export` pipe out: what the options mean."""
+"""The options of `pitr backup` and `pitr export` that pipe streams out."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
 
 from pitr.cli.display.output import take_standard_output
+from pitr.endpoints.streams.commands import CommandTemplate
+from pitr.endpoints.streams.output import FileOutput, PipeOutput, StreamOutput
+from pitr.endpoints.streams.wake import Wake
 from pitr.errors import UsageError
-
-if TYPE_CHECKING:
-    from pitr.endpoints.streams.output import StreamOutput
-    from pitr.endpoints.streams.wake import Wake
-    from pitr.jobs.backup.pipe_out import PipingOut
-
-Compression = Literal["none", "zstd"]
+from pitr.jobs.backup.pipe_out import PipingOut
 
 
-def compression_of(text: str) -> Compression:
-    if text not in ("none", "zstd"):
-        raise UsageError(f"--compress is none or zstd, not {text!r}")
-    return cast(Compression, text)
+class Compression(StrEnum):
+    """How a stream that leaves pitr is compressed."""
+
+    NONE = "none"
+    ZSTD = "zstd"
 
 
-def open_output(to: str, compression: str, wake: Wake) -> StreamOutput:
-    """Open what --to names. Raises UsageError for a terminal and for a file that exists."""
-    from pitr.endpoints.streams.output import FileOutput, PipeOutput
+def open_output(to: str, compression: Compression, wake: Wake) -> StreamOutput:
+    """Open the file or, for "-", the standard output that --to names. The caller finishes or aborts it.
 
-    chosen = compression_of(compression)
+    Raises UsageError for a terminal and for a file that exists.
+    """
     if to != "-":
-        return FileOutput(Path(to), chosen)
+        return FileOutput(Path(to), compression.value)
     if sys.stdout.isatty():
-        raise UsageError("a stream does not go to a terminal", "Pipe it into a program, or name a file.")
+        raise UsageError("cannot write a stream to a terminal", "Pipe it into a program, or name a file.")
     take_standard_output()
-    return PipeOutput(sys.stdout.fileno(), chosen, wake=wake)
+    return PipeOutput(sys.stdout.fileno(), compression.value, wake=wake)
 
 
-def check(to: str | None, put_command: str | None, compress: str | None) -> None:
-    """Raise UsageError for options that do not go together."""
-    if to is not None and put_command is not None:
-        raise UsageError("--to and --put-command exclude each other")
-    if compress is not None:
-        if to is None and put_command is None:
+@dataclass(frozen=True, slots=True)
+class PipeOptions:
+    """Where a backup's data goes instead of the repository. `compress` is for the data of --to and --put-command."""
+
+    to: str | None
+    put_command: str | None
+    compress: Compression | None
+
+    def check(self) -> None:
+        """Raise UsageError for options that exclude each other."""
+        if self.to is not None and self.put_command is not None:
+            raise UsageError("--to and --put-command exclude each other")
+        if self.compress is not None and self.to is None and self.put_command is None:
             raise UsageError("--compress goes with --to or --put-command")
-        compression_of(compress)
 
-
-@contextmanager
-def opened(to: str | None, put_command: str | None, compress: str | None) -> Iterator[PipingOut | None]:
-    """Where the blobs of a backup go; None for the repository. Left with an error, a file is removed again."""
-    if to is None and put_command is None:
-        yield None
-        return
-    from pitr.endpoints.streams.commands import CommandTemplate
-    from pitr.endpoints.streams.wake import Wake
-    from pitr.jobs.backup.pipe_out import PipingOut
-
-    compression = compression_of(compress or "zstd")
-    with Wake() as wake, ExitStack() as failure:
-        if put_command is not None:
-            yield PipingOut(wake, command=CommandTemplate.parse(put_command), compression=compression)
-        else:
-            output = open_output(to or "-", compression, wake)
-            failure.callback(output.abort)
-            yield PipingOut(wake, output=output, compression=compression)
-        failure.pop_all()
+    @contextmanager
+    def opened(self) -> Iterator[PipingOut | None]:
+        """Open the outputs for the blobs; None means the repository. After an error, the file of --to is removed."""
+        if self.to is None and self.put_command is None:
+            yield None
+            return
+        compression = self.compress or Compression.ZSTD
+        with Wake() as wake, ExitStack() as failure:
+            if self.put_command is not None:
+                yield PipingOut(
+                    wake, command=CommandTemplate.parse(self.put_command), compression=compression.value
+                )
+            else:
+                output = open_output(self.to or "-", compression, wake)
+                failure.callback(output.abort)
+                yield PipingOut(wake, output=output, compression=compression.value)
+            failure.pop_all()

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from pitr.cli.app import app
+from pitr.cli.app import ENTRIES, app, load
 from pitr.cli.options import shared_names
 
 #: Options that the command line library adds, and words for in its own way.
@@ -25,7 +25,7 @@ What the JSON documents hold is in [json.md](json.md), and what the words mean i
 
 def commands() -> dict[str, Any]:
     """All commands with their full names, in the order of the help; a group's commands stand for the group."""
-    return dict(_walk(typer.main.get_command(app), ()))
+    return dict(_leaves())
 
 
 def markdown() -> str:
@@ -59,12 +59,13 @@ _EXIT_CODES = """\
 """
 
 
-def _walk(group: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+def _leaves() -> Iterator[tuple[str, Any]]:
+    for name in ENTRIES:
+        command = load(name)
         if hasattr(command, "commands"):
-            yield from _walk(command, (*path, name))
+            yield from ((f"pitr {name} {inner}", each) for inner, each in command.commands.items())
         else:
-            yield " ".join(("pitr", *path, name)), command
+            yield f"pitr {name}", command
 
 
 def _section(name: str, command: Any) -> str:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from pitr import errors
 from pitr.cli import reference
+from pitr.cli.app import ENTRIES, Entry, load
 from pitr.cli.config import load_settings
 from pitr.jobs.export import Exported
 from pitr.jobs.restore.target import Restored
@@ -34,6 +37,29 @@ def test_each_command_has_a_help_with_an_example(name: str) -> None:
     text = " ".join((COMMANDS[name].help or "").split())
     assert len(text) > 20
     assert re.search(rf"Examples?: .*{name}\b", text), f"the help of '{name}' has no 'Example: {name} …'"
+
+
+@pytest.mark.parametrize(("name", "entry"), ENTRIES.items())
+def test_the_list_of_commands_shows_the_first_sentence_of_each_help(name: str, entry: Entry) -> None:
+    assert entry.help == load(name).get_short_help_str(limit=200)
+    assert len(f"  {name:7}  {entry.help}") <= 80, "the library cuts it off"
+
+
+def test_help_and_version_import_no_command() -> None:
+    program = (
+        "import sys\n"
+        "from pitr.cli.main import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "finally:\n"
+        "    loaded = [name for name in sys.modules if name.startswith(('pitr.cli.commands.', 'pitr.jobs', 'numpy'))]\n"
+        "    print(loaded, file=sys.stderr)\n"
+    )
+    for option in ("--help", "--version"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, option], capture_output=True, text=True, check=True
+        )
+        assert done.stderr.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -94,13 +94,13 @@ class Running:
 
 def _serve() -> None:
     # All that any command needs, once.
-    import pitr.cli.app
     import pitr.cli.main
-    import pitr.jobs.backup.one_vm
-    import pitr.jobs.restore.from_repository
     import pitr.jobs.restore.to_files
     import pitr.jobs.restore.to_new_disks
-    import pitr.jobs.verify.repository
+    from pitr.cli.app import ENTRIES, load
+
+    for name in ENTRIES:
+        load(name)
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pitr.cli import pipe_options
-from pitr.cli.options import Common, DisksOption, MaxWorkersOption, with_common
+from pitr.cli.options import Common, DisksOption, MaxWorkersOption, choices, with_common
+from pitr.cli.pipe_options import Compression, PipeOptions
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def backup(
         ),
     ] = None,
     compress: Annotated[
-        str | None,
-        typer.Option("--compress", metavar="none|zstd", help="With --to or --put-command (zstd)."),
+        Compression | None,
+        typer.Option("--compress", metavar=choices(Compression), help="With --to or --put-command (zstd)."),
     ] = None,
     max_workers: MaxWorkersOption = None,
     check_unchanged: Annotated[
@@ -119,7 +119,8 @@ def backup(
         raise UsageError("--all leaves nothing to name", "Leave out the VMs and --tag, or --all.")
     if to is None and put_command is None:
         put_command = common.settings.put_command
-    pipe_options.check(to, put_command, compress)
+    pipe = PipeOptions(to, put_command, compress)
+    pipe.check()
     options = BackupOptions(
         full=full,
         incremental=incremental or no_fallback,
@@ -147,7 +148,7 @@ def backup(
             if dry_run:
                 _show_plans(common, repository, engine, [vm.key for vm in chosen], options)
                 return
-            with pipe_options.opened(to, put_command, compress) as piping_out:
+            with pipe.opened() as piping_out:
                 options = replace(options, piping_out=piping_out)
                 code = _back_up(
                     common, repository, engine, chosen, options, jobs or common.settings.jobs or 1

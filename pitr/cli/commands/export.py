@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from pitr import times
-from pitr.cli import pipe_options, point_options
+from pitr.cli import point_options
 from pitr.cli.options import (
     AtOption,
     Common,
@@ -18,8 +18,10 @@ from pitr.cli.options import (
     OnlyDiskOption,
     OnlyVMArgument,
     PointOption,
+    choices,
     with_common,
 )
+from pitr.cli.pipe_options import Compression, open_output
 from pitr.errors import UsageError
 from pitr.text import printable
 from pitr.units import human_size
@@ -49,9 +51,11 @@ def export(
         ),
     ] = None,
     compress: Annotated[
-        str | None,
+        Compression | None,
         typer.Option(
-            "--compress", metavar="none|zstd", help="Left out: zstd for sparse streams, none for others."
+            "--compress",
+            metavar=choices(Compression),
+            help="Left out: zstd for sparse streams, none for others.",
         ),
     ] = None,
     to: Annotated[
@@ -85,9 +89,7 @@ def export(
             "--format raw is a whole disk, without room for what is unchanged",
             "Leave --since out, or take another format.",
         )
-    if compress is not None:
-        pipe_options.compression_of(compress)
-    to_sparse_file = stream_format == "raw" and to != "-" and compress in (None, "none")
+    to_sparse_file = stream_format == "raw" and to != "-" and compress in (None, Compression.NONE)
     workers = common.workers(max_workers)
     with common.repository() as repository:
         backup = asked.find(repository, vm).backup
@@ -103,8 +105,10 @@ def export(
                     repository,
                     backup,
                     stream,
-                    pipe_options.open_output(
-                        to, compress or ("zstd" if stream_format == "sparse" else "none"), wake
+                    open_output(
+                        to,
+                        compress or (Compression.ZSTD if stream_format == "sparse" else Compression.NONE),
+                        wake,
                     ),
                     cast("job.ExportFormat", stream_format),
                     since=other,

@@ -67,7 +67,7 @@ def gateway(
         ),
     ] = _CLIENT_TIMEOUT_S,
 ) -> None:
-    """Serve disks and points over HTTP, for programs that speak nothing else: curl is enough.
+    """Serve disks and points over HTTP, for any HTTP client.
 
     GET /images/ID is a disk of the engine as a sparse stream, straight from ovirt-imageio; PUT writes one. GET
     /points and what is below it is what the repository holds, raw disks with ranges. /openapi.json tells everything.

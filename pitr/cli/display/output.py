@@ -96,7 +96,9 @@ class Printer:
 
     def failure(self, error: PitrError) -> int:
         """Say what failed; return its exit code."""
-        self.notify(f"{error.message}{'' if error.message.endswith('.') else '.'} {error.advice}".strip())
+        self.notify(
+            f"{error.message}{'' if error.message.endswith(('.', '?')) else '.'} {error.advice}".strip()
+        )
         for note in getattr(error, "__notes__", ()):
             self.notify(note)
         if self.json:
