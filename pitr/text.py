@@ -9,6 +9,6 @@ def printable(name: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
-def named(name: str, id: str) -> str:  # noqa: A002 - the field's word
+def named(name: str, id: str) -> str:
     """Return the name, safe for a terminal, with the id that tells it from others of that name: "web1 (1c2d)"."""
     return f"{printable(name)} ({id})"

@@ -14,8 +14,8 @@ from pitr.errors import UsageError
 
 if TYPE_CHECKING:
     from pitr.endpoints.streams.output import StreamOutput
-    from pitr.endpoints.streams.wake import Wake
     from pitr.jobs.backup.pipe_out import PipingOut
+    from pitr.system.signals import WakeOnSignal
 
 Compression = Literal["none", "zstd"]
 
@@ -26,7 +26,7 @@ def compression_of(text: str) -> Compression:
     return cast(Compression, text)
 
 
-def open_output(to: str, compression: str, wake: Wake) -> StreamOutput:
+def open_output(to: str, compression: str, wake: WakeOnSignal) -> StreamOutput:
     """Open what --to names. Raises UsageError for a terminal and for a file that exists."""
     from pitr.endpoints.streams.output import FileOutput, PipeOutput
 
@@ -56,11 +56,11 @@ def opened(to: str | None, put_command: str | None, compress: str | None) -> Ite
         yield None
         return
     from pitr.endpoints.streams.commands import CommandTemplate
-    from pitr.endpoints.streams.wake import Wake
     from pitr.jobs.backup.pipe_out import PipingOut
+    from pitr.system.signals import WakeOnSignal
 
     compression = compression_of(compress or "zstd")
-    with Wake() as wake, ExitStack() as failure:
+    with WakeOnSignal() as wake, ExitStack() as failure:
         if put_command is not None:
             yield PipingOut(wake, command=CommandTemplate.parse(put_command), compression=compression)
         else:
