@@ -144,13 +144,13 @@ def pitr(compression: str, folder: str) -> None:
 
     from pitr.copier import copy
     from pitr.endpoints.streams.output import PipeOutput
-    from pitr.endpoints.streams.wake import Wake
     from pitr.model import DiskSettings, Kind
     from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
     from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
     from pitr.repository.store import PosixStore
     from pitr.repository.stream_sink import NewStream, StreamSink
     from pitr.system import malloc
+    from pitr.system.signals import WakeOnSignal
 
     # As the command line does.
     malloc.recycle()
@@ -161,7 +161,7 @@ def pitr(compression: str, folder: str) -> None:
     source = ImageioSource(address)
     ids = [str(uuid.uuid4()) for _ in range(3)]
     new = NewStream(ids[0], ids[1], ids[2], "disk", Kind.FULL, None, None, DiskSettings())
-    with Wake() as wake:
+    with WakeOnSignal() as wake:
         output = PipeOutput(1, compression, wake=wake)  # type: ignore[arg-type]
         meta = {"virtual-size": source.size, "incremental": False}
         with (

@@ -38,7 +38,7 @@ _API = ("Copied", "Repository", "Sink", "Source", "StreamedSource", "copy", "ope
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when it is used: `pitr --version` needs none of it.
+    # Imported on first use, so that `pitr --version` stays fast.
     if name not in _API:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from pitr import api  # noqa: PLC0415

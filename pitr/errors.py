@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every failure that pitr reports, as a type: what happened, its exit code, and what to do about it.
+"""The failures that pitr reports, a type for each kind.
+
+A message says what failed and why, without a full stop at its end. The advice says what to do, in whole sentences.
+The printer (pitr/cli/display/output.py) puts the full stop between them.
 
 The exit codes are a promise to scripts (docs/design.md): 1 failed, 2 usage, 3 damage found, 4 no such point,
-VM or disk, 5 busy, 6 the engine or imageio refused or is unreachable, 128+N on signal N.
+VM or disk, 5 busy, 6 the engine or imageio refused, failed or is unreachable, 128+N on signal N.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import signal
 
 
 class PitrError(Exception):
-    """A failure with a message for a person, and `advice`: what to do next ("" when there is none)."""
+    """A failure with a message for people and advice on what to do next ("" for none)."""
 
     exit_code = 1
 
@@ -22,97 +25,94 @@ class PitrError(Exception):
 
 
 class UsageError(PitrError):
-    """The command was called in a way that cannot be carried out."""
+    """The user asked for something that pitr cannot do: wrong options, values or combinations."""
 
     exit_code = 2
 
 
 class RepositoryError(PitrError):
-    """The repository cannot be opened, created or written."""
+    """The repository cannot be opened, created, read or written."""
 
 
 class DamageError(PitrError):
-    """Something stored is missing or is not what was written.
-
-    `damage` holds the findings as the JSON documents of docs/json.md (DAMAGE), when there are any to list.
-    """
+    """Stored data is missing or differs from the data that was written."""
 
     exit_code = 3
 
     def __init__(self, message: str, advice: str = "") -> None:
-        super().__init__(message, advice or "Run 'pitr verify' to see everything that is damaged.")
+        super().__init__(message, advice or "Run 'pitr verify' to list all damage.")
 
 
 class UntrackedChange(DamageError):
-    """A disk has changed where the engine says that it has not: no incremental backup of it can be trusted."""
+    """A disk changed in a range that the engine reported as unchanged; incremental backups of it are not safe."""
 
 
 class FormatError(PitrError):
-    """A stream that comes from outside is not in the format that it should be in."""
+    """Data from outside or from the repository is not in its format."""
 
 
 class FileSystemError(PitrError):
-    """A guest's file system is damaged, or is of a kind that is not read."""
+    """A guest's file system is damaged, or pitr cannot read its type."""
 
 
 class NoSuchError(PitrError):
-    """What was named does not exist."""
+    """The named point, VM, disk or file does not exist."""
 
     exit_code = 4
 
 
 class NoSuchPoint(NoSuchError):
-    pass
+    """The repository has no such point."""
 
 
 class NoSuchVM(NoSuchError):
-    pass
+    """The engine or the repository has no such VM."""
 
 
 class NoSuchDisk(NoSuchError):
-    pass
+    """The VM, the point or the engine has no such disk."""
 
 
 class NoSuchFile(NoSuchError):
-    """A point holds no such volume, or a volume no such file."""
+    """The point has no such guest volume, or the volume no such file."""
 
 
 class NothingToBackUp(NoSuchDisk):
-    """A VM has no disk that a backup could hold."""
+    """The VM has no disk that pitr can back up."""
 
 
 class BusyError(PitrError):
-    """Another pitr works on this VM or repository."""
+    """Another process uses the VM, the repository or the address that pitr needs."""
 
     exit_code = 5
 
 
 class EngineError(PitrError):
-    """The engine refused, failed or cannot be reached."""
+    """The engine refused, failed or is unreachable."""
 
     exit_code = 6
 
 
 class LoginError(EngineError):
-    """The engine does not accept the user name and password."""
+    """The engine rejects the user name or the password."""
 
 
 class EngineBusy(EngineError):
-    """The engine answered 409: something else works on the VM or disk."""
+    """The engine answered 409: another operation uses the VM or disk."""
 
 
 class CheckpointGone(EngineError):
-    """The checkpoint that an incremental backup starts from is not usable any more."""
+    """The engine cannot use the checkpoint that an incremental backup starts from."""
 
 
 class ImageioError(EngineError):
-    """ovirt-imageio refused, failed or cannot be reached."""
+    """ovirt-imageio refused, failed or is unreachable."""
 
 
 class NbdError(PitrError):
-    """An NBD server refused, failed or cannot be reached.
+    """An NBD server refused, failed or is unreachable.
 
-    `connection_lost`: the connection broke or the server was silent, so that a new connection may do better.
+    `connection_lost` means that the connection broke or timed out, so a retry on a new connection may succeed.
     """
 
     def __init__(self, message: str, advice: str = "", *, connection_lost: bool = False) -> None:
@@ -121,19 +121,19 @@ class NbdError(PitrError):
 
 
 class ProgramMissing(PitrError):
-    """A program that pitr calls is not installed; the advice names the Debian package."""
+    """A program or library that pitr needs is not installed; the advice names the package."""
 
 
 class ProgramFailed(PitrError):
-    """A program that pitr calls has failed; the message holds what it said."""
+    """A program that pitr runs failed; the message holds its error output."""
 
 
 class LabError(PitrError):
-    """The local oVirt could not be started or has failed."""
+    """The local oVirt cannot start or failed."""
 
 
 class Interrupted(PitrError):
-    """A signal asked pitr to stop."""
+    """A signal stopped pitr. The exit code is 128 + `signum`."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")

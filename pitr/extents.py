@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Extents of a disk as arrays: which ranges hold data, which are zero, and (in neither) which are unchanged."""
+"""Extents of a disk as arrays: ranges with data and ranges of zeroes; the gaps between them are unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pitr.errors import FormatError
 Int64Array = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-#: No disk is larger; start + length of anything below it stays inside 64 signed bits.
+#: The largest disk. With it, start + length always fits into 64 signed bits.
 MAX_SIZE = 1 << 60
 _OBJECTS_AT_ONCE = 1 << 14
 
@@ -32,8 +32,8 @@ class Extent(NamedTuple):
 class ExtentMap:
     """Sorted, disjoint ranges of one disk: three arrays of one length.
 
-    `start` and `length` are bytes (int64), `zero` says zero (True) or data (False). What no range covers is
-    unchanged; a map without such gaps over `[0, size)` describes a whole disk.
+    `start` and `length` are bytes (int64); `zero` is True for zeroes, False for data. Gaps between the ranges are
+    unchanged. A map of a whole disk has no gap in `[0, size)`.
     """
 
     start: Int64Array
@@ -44,7 +44,7 @@ class ExtentMap:
         return len(self.start)
 
     def __iter__(self) -> Iterator[Extent]:
-        # All at once, the objects would take five times as much memory as the arrays.
+        # All objects at once would take five times as much memory as the arrays.
         for at in range(0, len(self), _OBJECTS_AT_ONCE):
             part = slice(at, at + _OBJECTS_AT_ONCE)
             yield from map(
@@ -60,7 +60,7 @@ class ExtentMap:
         return int(self.length[self.zero].sum())
 
     def covers(self, size: int) -> bool:
-        """Whether the ranges cover `[0, size)` without a gap and nothing beyond."""
+        """Return whether the ranges cover `[0, size)` without a gap and nothing beyond."""
         if len(self) == 0:
             return size == 0
         ends = self.start + self.length
@@ -68,7 +68,7 @@ class ExtentMap:
 
     @classmethod
     def of(cls, extents: Iterable[tuple[int, int, bool]]) -> ExtentMap:
-        """Make a map from (start, length, zero) triples that are sorted and disjoint."""
+        """Return a map of (start, length, zero) triples, which must be sorted and disjoint."""
         rows = list(extents)
         return cls(
             np.fromiter((row[0] for row in rows), np.int64, len(rows)),
@@ -81,10 +81,10 @@ class ExtentMap:
         return cls.of([(0, size, True)] if size else [])
 
     def checked(self, size: int, *, whole: bool) -> ExtentMap:
-        """Return this map after checking that it is one of a disk of `size` bytes.
+        """Return this map, from an untrusted source, if it is valid for a disk of `size` bytes.
 
-        For maps that come from outside. `whole` demands that nothing is left out. Raises FormatError on ranges
-        that are empty, negative, unsorted, overlapping or beyond the end.
+        `whole` allows no gaps. Raises FormatError for ranges that are empty, negative, unsorted, overlapping or
+        beyond the end.
         """
         if not 0 <= size <= MAX_SIZE:
             raise FormatError(f"a disk size of {size} bytes is not possible")
@@ -98,7 +98,7 @@ class ExtentMap:
             if not in_range.all():
                 bad = int(np.flatnonzero(~in_range)[0])
                 raise FormatError(
-                    f"an extent at {self.start[bad]} of {self.length[bad]} bytes lies outside of a disk of {size} bytes"
+                    f"an extent at {self.start[bad]} of {self.length[bad]} bytes is outside a disk of {size} bytes"
                 )
             if (self.start[1:] < self.start[:-1] + self.length[:-1]).any():
                 raise FormatError("extents overlap or are not in order")
@@ -107,11 +107,11 @@ class ExtentMap:
         return self
 
     def clipped(self, size: int) -> ExtentMap:
-        """The part of the extents in `[0, size)`; they are sorted and disjoint."""
+        """Return the part of the extents in `[0, size)`."""
         return self.between(0, size)
 
     def between(self, start: int, end: int) -> ExtentMap:
-        """The part of the extents in `[start, end)`; they are sorted and disjoint."""
+        """Return the part of the extents in `[start, end)`."""
         first = int(np.searchsorted(self.start + self.length, start, side="right"))
         last = max(first, int(np.searchsorted(self.start, end, side="left")))
         starts = np.maximum(self.start[first:last], start)
@@ -119,7 +119,7 @@ class ExtentMap:
         return ExtentMap(starts, ends - starts, self.zero[first:last])
 
     def merged(self) -> ExtentMap:
-        """Join neighbours that touch and are of one kind."""
+        """Return the map with adjacent ranges of the same kind joined."""
         if len(self) < 2:
             return self
         ends = self.start + self.length

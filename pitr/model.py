@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a repository holds, as values: points, streams and the objects that store them.
+"""The values of a repository: backups, streams and stored objects. Terms as in the glossary of docs/design.md.
 
-Sizes and lengths are bytes, times are aware datetimes in UTC, digests are BLAKE3 (32 bytes as 64 hex digits).
+Sizes and lengths are bytes. Times are aware datetimes in UTC. Digests are BLAKE3 (32 bytes as 64 hex digits).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """Of a stream or a backup. A backup is incremental when any of its streams is."""
+    """The kind of a stream or a backup. A backup is incremental if at least one of its streams is."""
 
     FULL = "full"
     INCREMENTAL = "incremental"
@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 class Mode(StrEnum):
-    """How the engine took a backup; "imported": pitr took it in from elsewhere."""
+    """How the engine took a backup; "imported" for a backup that `pitr import` created from other streams."""
 
     LIVE = "live"
     COLD = "cold"
@@ -30,7 +30,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object in the store, as the record says: its size and the digest of its bytes."""
+    """The size and digest of an object in the store, as the record states them."""
 
     size: int
     digest: str
@@ -38,7 +38,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class DiskSettings:
-    """How a disk was set up on the engine, for making one like it."""
+    """The settings of a disk on the engine, used to create a disk like it."""
 
     format: str = "cow"
     sparse: bool = True
@@ -53,9 +53,10 @@ class DiskSettings:
 class Stream:
     """One disk in one backup.
 
-    `extents` counts the rows of the extent index; `parent_stream_id` is the stream that an incremental stands on.
-    `note` says what the source of an imported stream could not tell. `external` is None for a blob that went into
-    the repository, else how the blob was piped out: "zstd" (frames, as in the repository) or "none" (not compressed).
+    `reason` says why the stream is a full. `parent_stream_id` names the stream that an incremental is based on; a
+    full has none. `frame_size` is the largest length of a frame on the disk. `extents` counts the rows of the extent
+    index. `note` names the limits of an imported stream's source. `external` is None if the blob was written to the
+    repository. For a blob stored externally it is the compression: "zstd" (frames, as in the repository) or "none".
     """
 
     stream_id: str
@@ -77,12 +78,13 @@ class Stream:
 
     @property
     def stored_bytes(self) -> int:
+        """Size of the blob."""
         return self.blob.size
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A disk of the VM that a backup does not hold, and why."""
+    """A disk of the VM that the backup does not include, and the reason."""
 
     disk_id: str
     name: str
@@ -91,13 +93,20 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class VMName:
+    """A VM's id, and its name at the time of a backup."""
+
     id: str
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """One VM at one point in time. The VM's state that it holds is of a moment in `[lo, point]`."""
+    """One VM in one run, with all disks: the point that you can restore to.
+
+    The disks are as they were at one moment in `[lo, point]`. `parent_id` names the backup that the incremental
+    streams are based on. `checkpoint_id` is the checkpoint that this backup created on the engine, and
+    `from_checkpoint_id` the checkpoint since which its incremental streams hold the changes.
+    """
 
     backup_id: str
     vm: VMName
@@ -117,15 +126,17 @@ class Backup:
 
     @property
     def stored_bytes(self) -> int:
+        """Size of all blobs."""
         return sum(stream.stored_bytes for stream in self.streams)
 
     def stream_of(self, disk_id: str) -> Stream | None:
+        """Return the stream of the disk; None if the backup does not include the disk."""
         return next((stream for stream in self.streams if stream.disk_id == disk_id), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a commit record holds: the backup, and the VM's configuration (OVF), None when the engine gave none."""
+    """The content of the file that commits a backup. `configuration` is the VM's OVF; None without one."""
 
     backup: Backup
     configuration: str | None

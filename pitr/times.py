@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one place that reads and writes times. Everything stored is UTC; people read and type local time."""
+"""Reading and writing of times. Stored times are UTC; people read and type local time."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from pitr.errors import FormatError, UsageError
 
 
 def now() -> datetime:
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def to_text(time: datetime) -> str:
-    """UTC as in the JSON output and the records: 2020-06-30T22:00:00Z, with a fraction only where there is one."""
+    """Return UTC as in JSON output and records: 2020-06-30T22:00:00Z, with a fraction only if it is not zero."""
     return time.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
 
 
 def to_sortable(time: datetime) -> str:
-    """UTC with a fixed number of digits, so that texts sort as times do."""
+    """Return UTC with a fixed number of digits, so that the strings sort like the times."""
     return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def to_object_name(time: datetime) -> str:
+    """Return UTC as in the names of stored objects: 20200630T220000.000000Z."""
     return time.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def from_object_name(text: str) -> datetime | None:
+    """Read a time written by `to_object_name`; return None for other strings."""
     try:
         return datetime.strptime(text, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
     except ValueError:
@@ -35,7 +38,7 @@ def from_object_name(text: str) -> datetime | None:
 
 
 def from_text(text: str) -> datetime:
-    """Read a stored time. Raises FormatError when it is not one or has no zone."""
+    """Read a stored time. Raises FormatError for other strings and for a time without a zone."""
     try:
         time = datetime.fromisoformat(text)
     except (ValueError, TypeError) as error:
@@ -49,17 +52,17 @@ def from_text(text: str) -> datetime:
 
 
 def for_people(time: datetime, zone: tzinfo | None = None, *, round_up: bool = True) -> str:
-    """Local time with its zone, to the second: 2020-06-30 22:00:00 CEST.
+    """Return local time with its zone, to the second: 2020-06-30 22:00:00 CEST.
 
-    Up to the next second: the engine's points have fractions, and `--at` with the time that is shown for a point is
-    to find that point, not the one before. Where nobody does that, as with the times of files, down.
+    `round_up` rounds to the next second, otherwise the fraction is cut off. Points have fractions, and `--at` with
+    the shown time must find that point and not the one before. Times of files need no rounding.
     """
     try:
         if round_up and time.microsecond:
             time += timedelta(seconds=1)
         local = time.astimezone(zone)
     except (OverflowError, OSError, ValueError):
-        # The first and the last hours that there are have no local time everywhere.
+        # The first and last hours of the calendar have no local time in some zones.
         local = time.astimezone(UTC)
     return f"{local:%Y-%m-%d %H:%M:%S} {_zone_name(local)}"
 
@@ -70,7 +73,7 @@ def _zone_name(local: datetime) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A span for people: 0.4 s, 12 s, 3 min 20 s, 5 h 2 min, 3 days 4 h."""
+    """Return a time span for people: 0.4 s, 12 s, 3 min 20 s, 5 h 2 min, 3 days 4 h."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -88,10 +91,10 @@ def duration(seconds: float) -> str:
 
 
 def parse_at(text: str, zone: tzinfo | None = None) -> datetime:
-    """Read the TIME of `--at`: ISO 8601, local time where no zone is given, or as `for_people` shows it; "now" is now.
+    """Read the TIME of `--at`: "now", ISO 8601 (local time without a zone), or the form of `for_people`.
 
-    `zone` stands for the machine's own when None. Raises UsageError when it is no time, or when the local time
-    happened twice or never (a clock was changed): the message shows both readings.
+    `zone` None is the machine's zone. Raises UsageError for other strings, and for a local time that happened
+    twice or never because the clock was changed; the advice shows both readings.
     """
     if text.strip().lower() in ("now", "latest"):
         return now()
@@ -112,9 +115,9 @@ def parse_at(text: str, zone: tzinfo | None = None) -> datetime:
 
 
 def _named_to_utc(time: datetime, name: str, zone: tzinfo | None) -> datetime:
-    """Read a local time whose zone is named as it is here then, also in the hour that happens twice; or UTC.
+    """Return a local time with a zone name in UTC, also in the hour that happens twice.
 
-    Raises ValueError for other names: what is CST here may be something else where the time was written down.
+    Raises ValueError unless the name is UTC or the local zone's at that time: elsewhere CST is another zone.
     """
     if time.tzinfo is None and name == "UTC":
         return time.replace(tzinfo=UTC)
@@ -137,7 +140,7 @@ def _local_to_utc(time: datetime, text: str, zone: tzinfo | None) -> datetime:
     exists = first.astimezone(zone).replace(tzinfo=None, fold=0) == time.replace(fold=0)
     what = "happened twice" if exists else "never happened"
     raise UsageError(
-        f"the local time {text} {what} (the clock was changed then)", f"Give it with its zone: {readings}."
+        f"the local time {text} {what} because the clock was changed", f"Add the zone: {readings}."
     )
 
 
@@ -152,8 +155,8 @@ _UNITS = {
 
 
 def parse_span(option: str, text: str) -> timedelta:
-    """A span that was typed for `option`: 36h, 30d, 8w, 6m (of 30 days) or 1y (of 365 days). Raises UsageError."""
-    found = _SPAN.fullmatch(text.strip().lower())
-    if found is None:
-        raise UsageError(f"{option} is a span such as 36h, 30d, 8w, 6m or 1y, not {text!r}")
-    return int(found[1]) * _UNITS[found[2]]
+    """Return the time span of `option`: 36h, 30d, 8w, 6m (of 30 days) or 1y (of 365 days). Raises UsageError."""
+    match = _SPAN.fullmatch(text.strip().lower())
+    if match is None:
+        raise UsageError(f"{option} must be a time span such as 36h, 30d, 8w, 6m or 1y, not {text!r}")
+    return int(match[1]) * _UNITS[match[2]]

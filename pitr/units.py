@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes for people."""
+"""Sizes as people read and type them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FACTORS: Final = {"k": KIB, "m": MIB, "g": GIB, "t": TIB}
 
 
 def parse_size(text: str) -> int:
-    """A size that was typed, in bytes: 512, 64k, 256m, 1 GiB; units are binary. Raises UsageError."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    """Return a typed size in bytes: 512, 64k, 256m, 1 GiB. Units are binary. Raises UsageError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         raise UsageError(f"{text!r} is not a size", "Write a number of bytes, or 64k, 256m, 1g.")
-    return int(found[1]) * (_FACTORS[found[2].lower()] if found[2] else 1)
+    return int(match[1]) * (_FACTORS[match[2].lower()] if match[2] else 1)
 
 
 def human_size(size: int) -> str:
-    """A size in bytes with a binary unit: 512 B, 1.5 KiB, 20 GiB."""
+    """Return a size in bytes with a binary unit: 512 B, 1.5 KiB, 20 GiB."""
     if size < KIB:
         return f"{size} B"
     value = float(size)

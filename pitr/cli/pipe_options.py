@@ -13,9 +13,9 @@ from pathlib import Path
 from pitr.cli.display.output import take_standard_output
 from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.endpoints.streams.output import FileOutput, PipeOutput, StreamOutput
-from pitr.endpoints.streams.wake import Wake
 from pitr.errors import UsageError
 from pitr.jobs.backup.pipe_out import PipingOut
+from pitr.system.signals import WakeOnSignal
 
 
 class Compression(StrEnum):
@@ -25,7 +25,7 @@ class Compression(StrEnum):
     ZSTD = "zstd"
 
 
-def open_output(to: str, compression: Compression, wake: Wake) -> StreamOutput:
+def open_output(to: str, compression: Compression, wake: WakeOnSignal) -> StreamOutput:
     """Open the file or, for "-", the standard output that --to names. The caller finishes or aborts it.
 
     Raises UsageError for a terminal and for a file that exists.
@@ -60,7 +60,7 @@ class PipeOptions:
             yield None
             return
         compression = self.compress or Compression.ZSTD
-        with Wake() as wake, ExitStack() as failure:
+        with WakeOnSignal() as wake, ExitStack() as failure:
             if self.put_command is not None:
                 yield PipingOut(
                     wake, command=CommandTemplate.parse(self.put_command), compression=compression.value

@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
 from pitr.copier.plan import Window, plan
 from pitr.copier.protocols import WINDOW, Reader, Sink, Source, Writer
 from pitr.copier.workers import Workers
 from pitr.reporting import Progress
+from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 DEFAULT_WORKERS = 4
 #: How many windows may wait, for each worker, until the one before them is stored.
@@ -137,7 +137,7 @@ class _Pool:
         self._progress = progress
         self._done_bytes = 0
         self._total_bytes = 0
-        self._stopped = Abandoning()
+        self._cancellation = Cancellation()
         self._changed = threading.Condition()
 
     # The calling thread
@@ -146,7 +146,7 @@ class _Pool:
         with self._changed:
             if self.error is None:
                 self.error = error
-            self._stopped.set()
+            self._cancellation.cancel()
             self._changed.notify_all()
 
     # A worker
@@ -160,7 +160,7 @@ class _Pool:
     def _work(self) -> None:
         while (task := self._pick()) is not None:
             try:
-                with abandoned_with(self._stopped):
+                with cancelled_by(self._cancellation):
                     if task.source is None:
                         self._open(task)
                     self._copy(task)
@@ -172,7 +172,7 @@ class _Pool:
         """The copy that has the fewest workers of those that can use one more; None when there is no more to do."""
         with self._changed:
             while True:
-                if self._stopped.is_set() or all(task.exhausted for task in self.tasks):
+                if self._cancellation.is_cancelled() or all(task.exhausted for task in self.tasks):
                     return None
                 wanting = [task for task in self.tasks if task.wants_worker]
                 if wanting:
@@ -211,18 +211,20 @@ class _Pool:
 
     def _next(self, task: _Task) -> Window | None:
         with self._changed:
-            work = None if self._stopped.is_set() else next(task.works, None)
+            work = None if self._cancellation.is_cancelled() else next(task.works, None)
             if work is None:
                 task.exhausted = True
                 self._changed.notify_all()
                 return None
             ahead = _AHEAD * max(1, task.workers)
-            self._changed.wait_for(lambda: self._stopped.is_set() or work.number < task.next_number + ahead)
-            return None if self._stopped.is_set() else work
+            self._changed.wait_for(
+                lambda: self._cancellation.is_cancelled() or work.number < task.next_number + ahead
+            )
+            return None if self._cancellation.is_cancelled() else work
 
     def _deliver(self, task: _Task, work: Window, made: Any, done: tuple[int, int, int]) -> None:
         with self._changed:
-            if self._stopped.is_set():
+            if self._cancellation.is_cancelled():
                 return
             task.written += done[0]
             task.zeroed += done[1]
@@ -241,7 +243,7 @@ class _Pool:
         sink = task.sink if isinstance(task.sink, OrderedSink) else None
         while True:
             with self._changed:
-                if self._stopped.is_set() or task.next_number not in task.made:
+                if self._cancellation.is_cancelled() or task.next_number not in task.made:
                     task.storing = False
                     return
                 ready = task.made.pop(task.next_number)
@@ -256,7 +258,11 @@ class _Pool:
         with self._changed:
             task.workers -= 1
             task.opening = False
-            last = task.workers == 0 and (task.exhausted or self._stopped.is_set()) and not task.closed
+            last = (
+                task.workers == 0
+                and (task.exhausted or self._cancellation.is_cancelled())
+                and not task.closed
+            )
             if last:
                 task.closed = True
                 task.exhausted = True
@@ -268,7 +274,7 @@ class _Pool:
         failed = self.error
         try:
             if failed is None and task.sink is not None:
-                with abandoned_with(self._stopped):
+                with cancelled_by(self._cancellation):
                     task.sink.flush()
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             failed = error
@@ -277,7 +283,7 @@ class _Pool:
             if failed is None:
                 task.stack.close()
             else:
-                given_up = Abandoned("the copy was given up")
+                given_up = Cancelled("the copy was given up")
                 task.stack.__exit__(type(given_up), given_up, None)
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             self.stop(error)

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
 from pitr.copier.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter
 from pitr.copier.protocols import WINDOW, Sink
 from pitr.copier.streamed import Passing, StreamedSource
 from pitr.copier.workers import Workers
 from pitr.errors import UsageError
 from pitr.reporting import Progress
+from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 #: How many batches may wait for each worker.
 _AHEAD = 2
@@ -45,7 +45,7 @@ class _Pouring:
         self._waiting: deque[tuple[int, _Batch]] = deque()
         self._unfinished = 0
         self._ended = False
-        self._stopped = Abandoning()
+        self._cancellation = Cancellation()
         self._error: BaseException | None = None
         self._made: dict[int, Any] = {}
         self._next_made = 0
@@ -63,7 +63,7 @@ class _Pouring:
         except BaseException as error:
             self._end(error)
             threads.wait_after_stop()
-            if not isinstance(error, Abandoned):
+            if not isinstance(error, Cancelled):
                 raise
         if self._error is not None:
             raise self._error
@@ -76,7 +76,7 @@ class _Pouring:
                 # Short, so that a signal is seen.
                 self._changed.wait(0.5)
             if self._error is not None:
-                raise Abandoned("a worker has failed")
+                raise Cancelled("a worker has failed")
             self._waiting.append((number, batch))
             self._unfinished += 1
             self._changed.notify_all()
@@ -86,12 +86,12 @@ class _Pouring:
             self._ended = True
             if error is not None and self._error is None:
                 self._error = error
-                self._stopped.set()
+                self._cancellation.cancel()
             self._changed.notify_all()
 
     def _work(self) -> None:
         try:
-            with abandoned_with(self._stopped), self._sink.open_writer() as writer:
+            with cancelled_by(self._cancellation), self._sink.open_writer() as writer:
                 while (taken := self._take()) is not None:
                     number, batch = taken
                     counts = self._write(writer, batch)

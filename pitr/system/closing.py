@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What has a `close()` is a context manager."""
+"""A base class that makes any object with `close()` a context manager."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Self
 
 
 class Closes(ABC):
-    """Leaving the `with` block closes."""
+    """A context manager that calls `close` at the end of the `with` block."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release what is held; harmless when done twice."""
+        """Release all resources. A second call does nothing."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this process can have of the machine."""
+"""The machine's resources that this process may use."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-#: Each line of it is `NUMBER:CONTROLLERS:/PATH`; version 2 of control groups has no controllers there (cgroups(7)).
+#: Each line is `NUMBER:CONTROLLERS:/PATH`. For version 2 of control groups CONTROLLERS is empty (cgroups(7)).
 _OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def memory_bytes() -> int:
-    """The most memory that this process could take: the machine's, or what its control groups leave of it."""
+    """Return the bytes of memory that this process can use: the machine's, or less if a control group limits it."""
     return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()])
 
 
@@ -34,13 +34,13 @@ def _cgroup_limits() -> Iterator[int]:
 
 def _limits(root: Path, path: str, name: str) -> Iterator[int]:
     group = root / path.lstrip("/")
-    # Each group is bound by those that it is in. In a container the path may be that of the host: then it is the root.
-    for one in (group, *group.parents):
-        if one.is_relative_to(root):
+    # The limits of all parents apply too. In a container the path may be the host's; then only the root exists.
+    for limiting in (group, *group.parents):
+        if limiting.is_relative_to(root):
             try:
-                text = (one / name).read_text().strip()
+                text = (limiting / name).read_text().strip()
             except OSError:
-                # The outermost has none, nor one whose memory is not counted.
+                # The root group has no limit, and neither has a group without memory accounting.
                 continue
             if text.isdecimal():
                 yield int(text)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the C library keeps memory, for programs in which threads go on taking and giving back pieces of about 1 MiB.
+"""Settings of the C library's allocator for threads that allocate and free blocks of about 1 MiB all the time.
 
-A choice for the whole process: the command line makes it; a program that uses pitr as a library makes its own.
+They hold for the whole process, so only the command line applies them, not a program that uses pitr as a library.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Final
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 _ARENA_MAX: Final = -8
-#: The library allows no more.
+#: The largest value that the library allows.
 _LARGEST_PIECE: Final = 32 << 20
 _MOST_FREE: Final = 128 << 20
 
 
 def recycle() -> None:
-    """From now on, use again what is freed, instead of giving it back to the system and taking it anew.
+    """Let the allocator reuse freed memory instead of returning it to the system.
 
-    The system fills each page that it gives with zeroes: for frames of 1 MiB, that takes as long as a third of
-    decompressing them. In one arena, that of the whole process: what one thread frees, another one uses, so that a
-    cache takes no more than it holds. Elsewhere than with glibc, this does nothing.
+    The system fills each new page with zeroes, which takes a third of the time of decompressing a frame of 1 MiB.
+    One arena for all threads lets a thread use memory that another freed, so a cache takes no more than it holds.
+    Without glibc this does nothing.
     """
     library = ctypes.CDLL(None)
     try:

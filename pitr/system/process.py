@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one place that runs other programs."""
+"""Other programs: required, run and started in the background. Shell commands are in shell.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 
 from pitr.errors import ProgramFailed, ProgramMissing
 
-#: Program to the Debian package that has it.
+#: The Debian package of each program.
 DEBIAN_PACKAGES = {
     "qemu-img": "qemu-utils",
     "qemu-nbd": "qemu-utils",
@@ -25,10 +25,7 @@ DEBIAN_PACKAGES = {
 
 
 def require(*programs: str) -> None:
-    """Check that all `programs` are on PATH.
-
-    Raises ProgramMissing, one line with the Debian packages of all that are missing.
-    """
+    """Check that all `programs` are on PATH. Raises ProgramMissing with the Debian packages of the missing ones."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         packages = sorted({DEBIAN_PACKAGES.get(program, program) for program in missing})
@@ -41,9 +38,9 @@ def require(*programs: str) -> None:
 def run(
     command: Sequence[str], *, timeout_s: float | None = None, env: Mapping[str, str] | None = None
 ) -> str:
-    """Run `command` to its end and return its standard output.
+    """Run `command` and return its standard output.
 
-    Raises ProgramMissing, or ProgramFailed with the last lines of its standard error.
+    Raises ProgramMissing, and ProgramFailed with the last 2,000 characters of its standard error.
     """
     try:
         done = subprocess.run(
@@ -59,21 +56,21 @@ def run(
         require(command[0])
         raise
     except subprocess.TimeoutExpired:
-        raise ProgramFailed(f"{command[0]} did not end within {timeout_s:.0f} s") from None
+        raise ProgramFailed(f"{command[0]} did not exit within {timeout_s:.0f} s") from None
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-        raise ProgramFailed(f"{command[0]} failed with exit code {done.returncode}: {said}")
+        output = (done.stderr.strip() or done.stdout.strip())[-2000:]
+        raise ProgramFailed(f"{command[0]} failed with exit code {done.returncode}: {output}")
     return done.stdout
 
 
-# A parent-death signal comes when the *thread* that started the child ends: this one lives as long as pitr does.
+# The parent-death signal comes when the *thread* that started the child ends. This one lives as long as pitr.
 STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start")
 
 
 def start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Start `command` in the background; what it says goes to `output`. The caller ends it.
+    """Start `command` in the background with its output and errors in `output`. The caller stops it.
 
-    It gets SIGTERM when pitr dies, and does not get the terminal's Ctrl-C: whoever uses it ends it in order.
+    The command gets SIGTERM when pitr dies. It does not get the terminal's Ctrl-C.
     """
     return STARTER.submit(
         subprocess.Popen,
@@ -88,13 +85,13 @@ def start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
 def start_piped(
     command: Sequence[str], *, stdin: int = subprocess.DEVNULL, stdout: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `command` with a pipe to or from it (subprocess.PIPE), unbuffered; what it says goes where pitr's goes.
+    """Start `command` with an unbuffered pipe (subprocess.PIPE) to or from it. The caller stops it.
 
-    The caller ends it: it does not get the terminal's Ctrl-C. Its output, unless it is a pipe, goes to standard
-    error. Raises ProgramMissing.
+    The command does not get the terminal's Ctrl-C. Its errors go to pitr's standard error, and so does its output
+    unless that is a pipe. Raises ProgramMissing.
     """
     if shutil.which(command[0]) is None:
-        raise ProgramMissing(f"the command {command[0]} is not there", "Check its name and PATH.")
+        raise ProgramMissing(f"the command {command[0]} was not found", "Check its name and PATH.")
     return STARTER.submit(
         subprocess.Popen,
         [*death_signal_launcher(), *command],
@@ -106,6 +103,6 @@ def start_piped(
 
 
 def death_signal_launcher() -> list[str]:
-    """What stands before a command that is to get SIGTERM when pitr dies."""
-    # setpriv belongs to util-linux; without it the command works too, but outlives a pitr that is killed.
+    """Return the words before a command that make it get SIGTERM when pitr dies."""
+    # setpriv is in util-linux. Without it the command works too, but outlives a killed pitr.
     return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []

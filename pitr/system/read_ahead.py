@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Notices that one thing is read after another, and tells what will be wanted next."""
+"""Read-ahead: detection of sequential reads, and the range to read next."""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Reads no further apart than this are one run: who has several requests open does not keep their order.
+#: Reads at most this far apart are sequential. A client with several open requests does not keep their order.
 _SEQUENTIAL: Final = 2 << 20
 
 
 class ReadAhead:
-    """The reads of one reader, who may want up to `most` bytes made ready before they are asked for."""
+    """Follows the reads of one client and proposes up to `most` bytes to read ahead."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -19,7 +19,7 @@ class ReadAhead:
         self._asked = 0
 
     def after(self, offset: int, length: int) -> tuple[int, int] | None:
-        """Note a read; return (offset, length) of what is to be made ready now, if anything."""
+        """Note a read. Return the range to read ahead now as (offset, length); None for none."""
         if abs(offset - self._end) > _SEQUENTIAL:
             self._end = self._asked = offset + length
             self._read = 0
@@ -28,7 +28,7 @@ class ReadAhead:
         self._read += length
         ahead = self._end + min(self._most, self._read)
         self._asked = max(self._asked, self._end)
-        # In larger pieces: it takes less time than a little with each request.
+        # Few large ranges take less time than a small one with each request.
         if ahead - self._asked < self._most // 4:
             return None
         asked, self._asked = self._asked, ahead

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one place that tries something again."""
+"""Retries of operations that fail for a moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tenacity
 
 T = TypeVar("T")
 
-#: How often something is tried again after the first failure.
+#: How many attempts follow the first failure.
 RETRIES: Final = 5
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 8.0
@@ -27,19 +27,18 @@ def retrying(
     sleep: Callable[[float], None] = time.sleep,
     on_retry: Callable[[Exception, float], None] | None = None,
 ) -> T:
-    """Call `operation` until it returns, and return what it returns.
+    """Call `operation` until it succeeds, and return its result.
 
-    An exception for which `transient` is true leads to another call, up to `retries` of them, after pauses
-    (seconds) that double from `first_pause_s` to `longest_pause_s`, plus a little at random, so that workers
-    which failed together do not come back together. `on_retry` is told the exception and the pause before it
-    begins. Any other exception, the last one, KeyboardInterrupt and whatever `sleep` raises come out as they
-    are.
+    Retry up to `retries` times after an exception for which `transient` returns True. The pauses (seconds) double
+    from `first_pause_s` to `longest_pause_s`. A random part keeps workers that failed together from retrying
+    together. `on_retry` gets the exception and the length of the pause before the pause begins. Raises every other
+    exception, the last one, and all exceptions of `sleep` unchanged.
     """
 
     def is_transient(error: BaseException) -> bool:
         return isinstance(error, Exception) and transient(error)
 
-    def tell(state: tenacity.RetryCallState) -> None:
+    def report(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if on_retry is not None and isinstance(error, Exception):
             on_retry(error, state.upcoming_sleep)
@@ -50,7 +49,7 @@ def retrying(
         stop=tenacity.stop_after_attempt(retries + 1),
         wait=growing + tenacity.wait_random(0, first_pause_s / 2),
         sleep=sleep,
-        before_sleep=tell,
+        before_sleep=report,
         reraise=True,
     )
     return retry(operation)

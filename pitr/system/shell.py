@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands of the user's, run by a shell."""
+"""The user's commands, run by a shell."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from pitr.system.signals import Signals
 _STOP_TIMEOUT_S: Final = 10.0
 
 
-#: pitr may have died before the kernel was told what to do then: the new parent is another process.
+#: Runs the command only if its parent is still pitr, which may have died before the parent-death signal was set.
 _SHELL: Final = '[ "$PPID" = "$0" ] && exec sh -c "$1"'
 
 
 def run_shell(command: str, env: Mapping[str, str]) -> int:
-    """Run a command line of the user's in the shell to its end, with `env` besides pitr's environment.
+    """Run a command line in the shell, with `env` added to pitr's environment. Return its exit code.
 
-    Returns its exit code, 128+N where signal N ended it. It has the terminal as pitr has it, Ctrl-C included. Called
-    in the main thread: whenever SIGINT, SIGTERM or SIGHUP comes, the command is ended first, with all that it has
-    started (on a terminal, where all are one group: the shell alone); and the shell gets SIGTERM when pitr is killed.
-    Raises Interrupted once it has ended, and ProgramFailed where it cannot be started.
+    The exit code is 128+N if signal N ended the command. The command shares pitr's terminal, Ctrl-C included. Call
+    this in the main thread. SIGINT, SIGTERM and SIGHUP first stop the command and all that it started; on a terminal,
+    where all are one process group, only the shell. The shell gets SIGTERM when pitr is killed. Raises Interrupted
+    after a signal, once the command has exited, and ProgramFailed if the command cannot start.
     """
-    # From here on a signal is no exception: that could come before we know what was started.
+    # From here on signals raise no exception, which could come before the process is known.
     with Signals() as signals:
         own_group = not _has_terminal()
         process = _start_shell(command, env, own_group=own_group)
 
         def wait() -> None:
-            # It is left to be waited for: as long as it is, no other process gets the number of it and its group.
+            # WNOWAIT leaves a zombie, so no other process can get its id or its group's id.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             signals.wake()
 
@@ -45,14 +45,14 @@ def run_shell(command: str, env: Mapping[str, str]) -> int:
         waiting.start()
         signum = signals.wait()
         if signum is not None:
-            # Ctrl-C on a terminal has reached the command too, and is an end in its own way there.
+            # Ctrl-C on a terminal has reached the command already, which may handle it in its own way.
             if signum != signal.SIGINT or own_group:
                 _send(process, signal.SIGTERM, own_group)
             deadline = time.monotonic() + _STOP_TIMEOUT_S
-            # More signals change nothing: timeout(1) sends each of its own twice.
+            # Ignore further signals: timeout(1) sends each signal twice.
             while signals.wait(max(0.0, deadline - time.monotonic())) is not None:
                 pass
-            # Also what the shell has started and not waited for.
+            # This also stops processes that the shell started in the background.
             _send(process, signal.SIGKILL, own_group)
         waiting.join()
         code = process.wait()
@@ -62,7 +62,7 @@ def run_shell(command: str, env: Mapping[str, str]) -> int:
 
 
 def _has_terminal() -> bool:
-    """Whether pitr is in the foreground of a terminal: what has a process group of its own could not read from it."""
+    """Return whether pitr is in the foreground of a terminal, which a process in another group could not read."""
     try:
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -84,7 +84,7 @@ def _start_shell(command: str, env: Mapping[str, str], *, own_group: bool) -> su
             process_group=0 if own_group else None,
         ).result()
     except OSError as error:
-        raise ProgramFailed(f"the command cannot be started: {error.strerror}") from error
+        raise ProgramFailed(f"the command cannot start: {error.strerror}") from error
 
 
 def _send(process: subprocess.Popen[bytes], signum: int, own_group: bool) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sockets to listen on."""
+"""Listening sockets, on unix paths and TCP ports."""
 
 from __future__ import annotations
 
@@ -18,49 +18,50 @@ from typing import Final
 from pitr.errors import BusyError, PitrError, UsageError
 
 _BACKLOG: Final = 64
-#: The system has room for no longer path of a socket.
+#: The longest path of a unix socket that the system accepts, in bytes.
 _MAX_PATH: Final = 107
-#: The lock is held for less than a second, or six where somebody listens who is busy.
+#: pitr holds the lock for less than a second, or for six seconds while it probes a busy listener.
 _LOCK_TIMEOUT_S: Final = 15.0
 _ANOTHER_PATH: Final = "another path with --socket"
-_ANOTHER_PORT: Final = "another one with --port: 0 is any that is free"
+_ANOTHER_PORT: Final = "another port with --port (0 for any free port)"
 
 
 @contextmanager
 def unix_listener(path: Path) -> Iterator[socket.socket]:
-    """Listen on a new unix socket that only its owner may use; it is removed at the end.
+    """Listen on a new unix socket that only its owner may use; remove it at the end of the block.
 
-    A socket that nobody listens on any more is replaced: by one of any number of processes that try it at once.
-    Raises BusyError when somebody listens, and UsageError when something else is there, or the path is too long.
+    Replaces a socket that no process listens on any more; only one of several processes that try it at once succeeds.
+    Raises BusyError if another process listens, and UsageError if the path is too long or another file has it.
     """
     if len(os.fsencode(path)) > _MAX_PATH:
         raise UsageError(
-            f"the path of a socket has at most {_MAX_PATH} bytes: {path}", "Name a shorter one with --socket."
+            f"the socket's path is longer than {_MAX_PATH} bytes: {path}",
+            "Name a shorter path with --socket.",
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        made = _bind(listener, path)
+        created = _bind(listener, path)
         try:
             yield listener
         finally:
-            # Before it is closed: while this one listens, nobody puts another one in its place.
-            _remove(path, made)
+            # Before closing: while this process listens, no other process replaces the socket.
+            _remove(path, created)
     finally:
         listener.close()
 
 
 @contextmanager
 def tcp_listener(address: str, port: int) -> Iterator[socket.socket]:
-    """Listen on a TCP port of `address`, any free one for 0. Raises BusyError when it is taken, UsageError."""
+    """Listen on a TCP port of `address`; port 0 is any free port. Raises BusyError for a taken port, UsageError."""
     try:
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or "not a name"
-        raise UsageError(f"{address!r} is no address to listen on: {why}") from None
-    family, kind, protocol, _, where = found[0]
+        raise UsageError(f"cannot listen on the address {address!r}: {why}") from None
+    family, kind, protocol, _, where = addresses[0]
     listener = socket.socket(family, kind, protocol)
     try:
-        # A port that was served on a minute ago is free.
+        # Without it, the port stays taken for a minute after a server on it has exited.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(where)
@@ -73,14 +74,14 @@ def tcp_listener(address: str, port: int) -> Iterator[socket.socket]:
 
 
 def authority(listener: socket.socket, host: str | None = None) -> str:
-    """Host and port of a TCP listener as they stand in a URL; `host` is the name that clients know it by."""
+    """Return host and port of a TCP listener for a URL; `host` replaces the address by a name that clients use."""
     address, port = listener.getsockname()[:2]
     host = host or address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine reaches it."""
+    """Return whether only this machine can connect to the listener."""
     return (
         listener.family == socket.AF_UNIX
         or ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
@@ -88,10 +89,10 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def _bind(listener: socket.socket, path: Path) -> os.stat_result:
-    """Listen at the path; return what has been made there."""
-    # Between its making and listen(), a socket looks as if its server had died: others have to wait so long.
-    with _alone_in(path.parent) as alone:
-        _make_room(path, may_remove=alone)
+    """Listen at the path; return the status of the new socket file."""
+    # Between bind() and listen(), a socket looks as if its server had died. The lock keeps others out meanwhile.
+    with _folder_locked(path.parent) as locked:
+        _make_room(path, may_remove=locked)
         before = os.umask(0o177)
         try:
             listener.bind(os.fspath(path))
@@ -99,21 +100,21 @@ def _bind(listener: socket.socket, path: Path) -> os.stat_result:
             raise _cannot_listen(str(path), error, _ANOTHER_PATH) from error
         finally:
             os.umask(before)
-        made = path.lstat()
+        created = path.lstat()
         try:
             listener.listen(_BACKLOG)
         except BaseException:
-            _remove(path, made)
+            _remove(path, created)
             raise
-        return made
+        return created
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[bool]:
-    """Lock the folder for a moment against others that make sockets there. Nothing is left behind in it.
+def _folder_locked(folder: Path) -> Iterator[bool]:
+    """Lock the folder against other pitr processes that create sockets there; create no file in it.
 
-    Says whether that worked: there are file systems without locks on folders, and folders that cannot be read. Raises
-    BusyError when another process does not let go.
+    Yields False if the folder cannot be locked: it is unreadable, or its file system has no such locks. Raises
+    BusyError if another process keeps the lock.
     """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -132,7 +133,7 @@ def _lock(handle: int, folder: Path) -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # In a folder of many users anybody can hold it for good.
+            # In a shared folder, another user's program can hold the lock forever.
             if time.monotonic() > deadline:
                 raise BusyError(
                     f"another program holds a lock on the folder {folder}",
@@ -146,7 +147,7 @@ def _lock(handle: int, folder: Path) -> bool:
 
 
 def _make_room(path: Path, *, may_remove: bool) -> None:
-    """Remove a socket that a server has left behind which was killed."""
+    """Remove a socket that a killed server left behind. Raises BusyError if a server listens, UsageError."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -154,7 +155,7 @@ def _make_room(path: Path, *, may_remove: bool) -> None:
     except OSError as error:
         raise _cannot_listen(str(path), error, _ANOTHER_PATH) from error
     if not stat.S_ISSOCK(status.st_mode):
-        raise UsageError(f"{path} exists already, and is no socket", "Name another path with --socket.")
+        raise UsageError(f"{path} exists and is not a socket", "Name another path with --socket.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(5)
         try:
@@ -162,8 +163,8 @@ def _make_room(path: Path, *, may_remove: bool) -> None:
         except ConnectionRefusedError:
             if not may_remove:
                 raise UsageError(
-                    f"{path} is a socket that a server has left behind, in a folder that cannot be locked",
-                    f"Remove it if nothing uses it, or name {_ANOTHER_PATH}.",
+                    f"cannot replace {path}, a socket that a server left behind: its folder cannot be locked",
+                    f"Remove the socket if no program uses it, or name {_ANOTHER_PATH}.",
                 ) from None
             with suppress(FileNotFoundError):
                 path.unlink()
@@ -171,17 +172,17 @@ def _make_room(path: Path, *, may_remove: bool) -> None:
         except FileNotFoundError:
             return
         except OSError as error:
-            # Also when it is busy with others: somebody listens.
+            # A timeout means that a process listens, but is busy with other clients.
             if not isinstance(error, TimeoutError | BlockingIOError):
                 raise _cannot_listen(str(path), error, _ANOTHER_PATH) from error
     raise _taken(str(path), _ANOTHER_PATH)
 
 
-def _remove(path: Path, made: os.stat_result) -> None:
-    """Remove the socket, unless another one has taken its place."""
+def _remove(path: Path, created: os.stat_result) -> None:
+    """Remove the socket, unless another file has its path now."""
     with suppress(FileNotFoundError):
         now = path.lstat()
-        if (now.st_dev, now.st_ino) == (made.st_dev, made.st_ino):
+        if (now.st_dev, now.st_ino) == (created.st_dev, created.st_ino):
             path.unlink()
 
 
@@ -192,4 +193,4 @@ def _cannot_listen(where: str, error: OSError, another: str) -> PitrError:
 
 
 def _taken(where: str, another: str) -> BusyError:
-    return BusyError(f"something listens on {where} already", f"Stop it, or name {another}.")
+    return BusyError(f"another program listens on {where} already", f"Stop it, or name {another}.")

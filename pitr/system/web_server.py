@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An HTTP server that runs until a signal ends it: uvicorn, with pitr's way to begin and to end.
+"""An HTTP server that runs until a signal stops it: uvicorn with pitr's start and stop.
 
-uvicorn is small and well kept. Two things are ours: to tell when clients can connect, and the end, which is the same
-for all signals that end pitr. It belongs to extras: who imports this says what to install where it is missing.
+pitr adds two things to uvicorn: a call when clients can connect, and the same stop for SIGINT, SIGTERM and SIGHUP.
+uvicorn is an optional dependency; a module that imports this one says what to install if it is missing.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def serve(
     ready: Callable[[], None],
     stopping: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve on `listener` until a signal comes; then end all requests, and raise Interrupted. In the main thread.
+    """Serve on `listener` until a signal comes, then finish all requests and raise Interrupted. Main thread only.
 
-    `ready` is called when clients can connect, `stopping` before requests that are under way are waited for. A second
-    signal does not wait for them.
+    Calls `ready` when clients can connect, and `stopping` before it waits for open requests. A second signal ends
+    that wait.
     """
     server = _Server(config, ready, stopping)
     before = signal.signal(signal.SIGHUP, server.handle_exit)
@@ -54,7 +54,7 @@ class _Server(uvicorn.Server):
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Not the library's: it would have the signal come once more, when it is not expected any more.
+        # uvicorn's own handler would raise the signal again after the server has stopped.
         self.force_exit = self.should_exit
         self.signum = self.signum or sig
         self.should_exit = True

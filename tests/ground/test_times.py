@@ -127,7 +127,7 @@ def test_a_local_time_that_was_twice_or_never_is_refused_with_both_readings(
 ) -> None:
     with pytest.raises(UsageError, match=what) as raised:
         times.parse_at(text, zone)
-    assert raised.value.advice == f"Give it with its zone: {readings[0]} or {readings[1]}."
+    assert raised.value.advice == f"Add the zone: {readings[0]} or {readings[1]}."
     # Each reading that is shown can be typed, and the two are different moments.
     assert len({times.parse_at(reading, zone) for reading in readings}) == 2
 

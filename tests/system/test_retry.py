@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pitr.copier.cancel import Abandoning, abandoned_with, is_abandoned
+from pitr.system.cancellation import Cancellation, cancelled_by, is_cancelled
 from pitr.system.retry import LONGEST_PAUSE_S, RETRIES, retrying
 
 
@@ -65,10 +65,10 @@ def test_what_the_pause_raises_ends_it() -> None:
     assert len(calls) == 1
 
 
-def test_a_thread_whose_work_is_stopped_knows_that_it_is_abandoned() -> None:
-    stopped = Abandoning()
-    with abandoned_with(stopped):
-        assert not is_abandoned()
-        stopped.set()
-        assert is_abandoned()
-    assert not is_abandoned()
+def test_a_thread_knows_that_its_work_is_cancelled() -> None:
+    stopped = Cancellation()
+    with cancelled_by(stopped):
+        assert not is_cancelled()
+        stopped.cancel()
+        assert is_cancelled()
+    assert not is_cancelled()

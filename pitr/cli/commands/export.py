@@ -77,9 +77,9 @@ def export(
     pitr export --point 1c2d --since 9f8e --format rbd-diff | rbd import-diff - pool/image
     """
     from pitr.cli.display.progress import showing
-    from pitr.endpoints.streams.wake import Wake
     from pitr.jobs import export as job
     from pitr.jobs import find
+    from pitr.system.signals import WakeOnSignal
 
     asked = point_options.exactly_one("an export", at, point)
     if stream_format not in _FORMATS:
@@ -95,7 +95,7 @@ def export(
         backup = asked.find(repository, vm).backup
         stream = find.stream_of(backup, disk)
         other = None if since is None else find.point_with_id(repository, since, backup.vm).backup
-        with Wake() as wake, showing(common.out, f"export {printable(stream.name)}") as progress:
+        with WakeOnSignal() as wake, showing(common.out, f"export {printable(stream.name)}") as progress:
             if to_sparse_file:
                 done = job.export_raw(
                     repository, backup, stream, Path(to), workers=workers, progress=progress

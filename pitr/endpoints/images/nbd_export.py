@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from pitr.copier.cancel import pause
 from pitr.endpoints.images.memory import check_range
 from pitr.errors import NbdError, UsageError
 from pitr.extents import ExtentMap
 from pitr.nbd.client import Client, parse_url
+from pitr.system.cancellation import pause
 from pitr.system.closing import Closes
 from pitr.system.retry import retrying
 

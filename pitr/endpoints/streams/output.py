@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from pitr.endpoints.images.partial_file import PartialFile, file_errors
-from pitr.endpoints.streams.wake import Wake
 from pitr.errors import PitrError, ProgramFailed
 from pitr.repository.stream_sink import ExternalBlob
 from pitr.system.process import start_piped
+from pitr.system.signals import WakeOnSignal
 
 #: As much as an unprivileged process may ask for: fewer changes between writer and reader.
 _PIPE_SIZE = 1 << 20
@@ -47,7 +47,9 @@ class PipeOutput(StreamOutput):
     already. Raises PitrError, also after a signal: `wake` stays the caller's.
     """
 
-    def __init__(self, descriptor: int, compression: Literal["zstd", "none"] = "zstd", *, wake: Wake) -> None:
+    def __init__(
+        self, descriptor: int, compression: Literal["zstd", "none"] = "zstd", *, wake: WakeOnSignal
+    ) -> None:
         super().__init__(compression)
         self._is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
         self._descriptor = _not_blocking(descriptor) if self._is_pipe else os.dup(descriptor)
@@ -125,7 +127,7 @@ class CommandOutput(StreamOutput):
     """
 
     def __init__(
-        self, command: Sequence[str], compression: Literal["zstd", "none"] = "zstd", *, wake: Wake
+        self, command: Sequence[str], compression: Literal["zstd", "none"] = "zstd", *, wake: WakeOnSignal
     ) -> None:
         super().__init__(compression)
         self._name = command[0]

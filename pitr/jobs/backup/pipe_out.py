@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.endpoints.streams.output import CommandOutput, StreamOutput
 from pitr.endpoints.streams.sparse import Compression
-from pitr.endpoints.streams.wake import Wake
 from pitr.errors import UsageError
 from pitr.repository.stream_sink import NewStream
+from pitr.system.signals import WakeOnSignal
 from pitr.text import printable
 
 
@@ -18,7 +18,7 @@ from pitr.text import printable
 class PipingOut:
     """Either `output`, which takes one stream, or `command`, which is started for each stream."""
 
-    wake: Wake
+    wake: WakeOnSignal
     output: StreamOutput | None = None
     command: CommandTemplate | None = None
     compression: Compression = "zstd"

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
 
-from pitr.copier.cancel import pause
 from pitr.copier.requests import CombinedRequest, combine
 from pitr.errors import CheckpointGone, FormatError, ImageioError
 from pitr.extents import ExtentMap
@@ -29,6 +28,7 @@ from pitr.ovirt.imageio.session import (
     ask,
     trying,
 )
+from pitr.system.cancellation import pause
 from pitr.system.closing import Closes
 
 T = TypeVar("T")

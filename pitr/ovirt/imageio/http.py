@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLong, RemoteDisconnected
 from typing import Final, Protocol
 
-from pitr.copier.cancel import abandoning_of_thread
+from pitr.system.cancellation import current_cancellation
 from pitr.system.closing import Closes
 
 _HEAD_LIMIT: Final = 64 << 10
@@ -55,7 +55,7 @@ class _OnSocket:
     """A connected socket with its time limit, which is closed with the wire.
 
     The system keeps the limit: where Python does, each call is two, and moves no more than the socket's buffer holds.
-    The waiting of a thread whose work is abandoned is broken.
+    When the work of a thread is cancelled, its socket is shut down, which ends its waits.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -63,9 +63,9 @@ class _OnSocket:
         limit_s = connected.gettimeout()
         if limit_s:
             self.set_timeout(limit_s)
-        self._abandoning = abandoning_of_thread()
-        if self._abandoning is not None:
-            self._abandoning.add(self._break)
+        self._cancellation = current_cancellation()
+        if self._cancellation is not None:
+            self._cancellation.add(self._break)
 
     def set_timeout(self, timeout_s: float) -> None:
         self._socket.settimeout(None)
@@ -75,8 +75,8 @@ class _OnSocket:
             self._socket.setsockopt(socket.SOL_SOCKET, option, limit)
 
     def close(self) -> None:
-        if self._abandoning is not None:
-            self._abandoning.discard(self._break)
+        if self._cancellation is not None:
+            self._cancellation.discard(self._break)
         self._socket.close()
 
     def _break(self) -> None:

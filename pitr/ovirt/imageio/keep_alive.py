@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pitr.copier.cancel import Abandoned, Abandoning, abandoned_with
 from pitr.copier.protocols import Reader, Source
 from pitr.errors import ImageioError
 from pitr.extents import ExtentMap
 from pitr.ovirt.imageio.session import ImageioAddress, ImageioSession, ask
+from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +26,15 @@ def kept_alive(address: ImageioAddress, interval_s: float = INTERVAL_S) -> Itera
 
     The engine's own "extend" does not count. A failure is left to those who read the data.
     """
-    ended = Abandoning()
+    cancellation = Cancellation()
 
     def ask_now_and_then() -> None:
-        with abandoned_with(ended):
-            while not ended.wait(interval_s):
+        with cancelled_by(cancellation):
+            while not cancellation.wait(interval_s):
                 try:
                     ask(address, "keep the transfer open", ImageioSession.options, timeout_s=interval_s)
-                except (Abandoned, ImageioError) as error:
-                    if not ended.is_set():
+                except (Cancelled, ImageioError) as error:
+                    if not cancellation.is_cancelled():
                         _log.warning("%s", error)
 
     thread = threading.Thread(target=ask_now_and_then, name="keep-alive", daemon=True)
@@ -42,7 +42,7 @@ def kept_alive(address: ImageioAddress, interval_s: float = INTERVAL_S) -> Itera
     try:
         yield
     finally:
-        ended.set()
+        cancellation.cancel()
         thread.join()
 
 

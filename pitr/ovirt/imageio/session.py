@@ -17,12 +17,12 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
-from pitr.copier.cancel import is_abandoned, pause
 from pitr.copier.requests import CombinedRequest
 from pitr.ovirt.imageio.address import Connected, ImageioAddress, connected, connected_locally
 from pitr.ovirt.imageio.errors import StatusError, is_expected, is_transient, translated
 from pitr.ovirt.imageio.extents import Context
 from pitr.ovirt.imageio.http import HttpConnection, ResponseHead
+from pitr.system.cancellation import is_cancelled, pause
 from pitr.system.closing import Closes
 from pitr.system.retry import retrying
 
@@ -227,7 +227,7 @@ def trying(
     """Call `attempt`, again after transient failures; raises ImageioError with `what` in its message."""
     try:
         return retrying(
-            attempt, transient=lambda error: is_transient(error) and not is_abandoned(), sleep=sleep
+            attempt, transient=lambda error: is_transient(error) and not is_cancelled(), sleep=sleep
         )
     except Exception as error:
         if not is_expected(error):

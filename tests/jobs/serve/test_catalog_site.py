@@ -271,7 +271,7 @@ def test_a_port_that_is_taken_is_said(command: Pitr) -> None:
         port = taken.getsockname()[1]
         complaint = command("catalog", "serve", "--port", str(port), code=5).complaint
     assert complaint.startswith(
-        f"pitr: something listens on port {port} of 127.0.0.1 already. Stop it, or name"
+        f"pitr: another program listens on port {port} of 127.0.0.1 already. Stop it, or name"
     )
     assert "is no address" in command("catalog", "serve", "--host", "no such host", code=2).complaint
 

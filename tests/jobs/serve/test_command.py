@@ -191,7 +191,7 @@ def test_other_files_are_never_touched(pitr: Pitr, repository: Repository, tmp_p
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "link"):
         refused = pitr("serve", "--at", AT_THE_END, "--socket", tmp_path / name, code=2)
-        assert "exists already, and is no socket" in refused.complaint
+        assert "exists and is not a socket" in refused.complaint
     assert (tmp_path / "file").read_text() == "mine" and (tmp_path / "link").is_symlink()
     assert "cannot listen on" in pitr("serve", "--at", AT_THE_END, "--socket", "/nowhere/s", code=1).complaint
     long = tmp_path / ("x" * 100)
@@ -207,7 +207,7 @@ def test_a_tcp_port_is_local_unless_it_is_asked_for(pitr: Pitr, repository: Repo
         assert read(uri, 0, len(content)) == content
         run(["nbdcopy", uri, "null:"])
         taken = pitr("serve", "--at", AT_THE_END, "--port", found[1], code=5)
-        assert f"something listens on port {found[1]} of 127.0.0.1 already" in taken.complaint
+        assert f"another program listens on port {found[1]} of 127.0.0.1 already" in taken.complaint
         process.terminate()
         assert "warning" not in ended(process).stderr
     open_to_all = pitr("serve", "--at", AT_THE_END, "--port", "0", "--host", _ALL, "--run", "exit 0")

@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from pitr.copier import copy
-from pitr.copier.cancel import Abandoning, abandoned_with
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.images.memory import MemorySink, MemorySource
 from pitr.errors import CheckpointGone, ImageioError
 from pitr.lab.host.host import Host
 from pitr.ovirt.imageio import disk as imageio
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
+from pitr.system.cancellation import Cancellation, cancelled_by
 from tests.support.disk_kinds import add_disk, remove_disk
 from tests.support.faulty_proxy import Fault, FaultyProxy
 
@@ -167,10 +167,10 @@ def test_after_six_failures_it_is_over(behind: Behind, what: str) -> None:
 
 
 def test_a_read_whose_copy_was_stopped_is_not_tried_again(filled: Behind) -> None:
-    stopped = Abandoning()
-    stopped.set()
+    stopped = Cancellation()
+    stopped.cancel()
     filled.proxy.fail("500", "GET", times=1)
-    with abandoned_with(stopped), pytest.raises(ImageioError):
+    with cancelled_by(stopped), pytest.raises(ImageioError):
         filled.read((0, 4096))
     assert filled.pauses == []
 

@@ -14,9 +14,9 @@ from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLon
 
 import pytest
 
-from pitr.copier.cancel import Abandoning, abandoned_with
 from pitr.lab.host.pki import Pki, make_pki
 from pitr.ovirt.imageio.http import HttpConnection, SocketWire, TlsWire
+from pitr.system.cancellation import Cancellation, cancelled_by
 
 CONTENT = random.Random(3).randbytes(3 << 20)
 
@@ -225,14 +225,14 @@ def test_a_server_that_is_not_trusted_gets_nothing(pki: Pki) -> None:
 
 
 @pytest.mark.parametrize("wire", ["plain", "TLS", "TLS handshake"])
-def test_abandoned_work_does_not_wait_for_an_answer(pki: Pki, wire: str) -> None:
-    abandoning = Abandoning()
+def test_cancelled_work_does_not_wait_for_an_answer(pki: Pki, wire: str) -> None:
+    cancellation = Cancellation()
     silent = threading.Event()
     failures: list[Exception] = []
 
     def ask(connected: socket.socket) -> None:
         try:
-            with abandoned_with(abandoning):
+            with cancelled_by(cancellation):
                 way = (
                     SocketWire(connected)
                     if wire == "plain"
@@ -255,7 +255,7 @@ def test_abandoned_work_does_not_wait_for_an_answer(pki: Pki, wire: str) -> None
         thread.start()
         thread.join(0.2)
         assert thread.is_alive()
-        abandoning.set()
+        cancellation.cancel()
         thread.join(10)
         silent.set()
         assert not thread.is_alive()
