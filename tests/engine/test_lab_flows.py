@@ -33,6 +33,7 @@ from pitr.lab.lab import LabDisk, LabVM
 from pitr.ovirt.engine import (
     BackupRequest,
     Engine,
+    EngineSettings,
     NewDisk,
     RunningBackup,
     Transfer,
@@ -428,12 +429,12 @@ def test_a_wrong_password_or_ca_is_one_line(lab: Lab, tmp_path: Path) -> None:
     wrong = tmp_path / "password"
     wrong.write_text("wrong")
     with pytest.raises(LoginError, match="refuses the login"):
-        Engine(load_config(environ=lab.environment(), password_file=wrong)).__enter__()
+        Engine(load_config(EngineSettings(password_file=wrong), environ=lab.environment())).__enter__()
     environment = lab.environment()
     del environment["PITR_CAFILE"]
     with pytest.raises(EngineError, match="is not trusted"):
         Engine(load_config(environ=environment)).__enter__()
-    with Engine(load_config(environ=environment, insecure=True)) as engine:
+    with Engine(load_config(EngineSettings(insecure=True), environ=environment)) as engine:
         assert engine.version
 
 
