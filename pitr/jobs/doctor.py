@@ -20,14 +20,16 @@ from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.restore.verifier import Verifier
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Disk,
     Engine,
     EngineConfig,
+    NewDisk,
     StorageDomain,
+    active_data_domains,
     create_disk,
     delete_disk,
-    list_storage_domains,
     list_vms,
     start_upload,
 )
@@ -218,7 +220,7 @@ def _vms(engine: Engine) -> Check:
 
 
 def _storage(engine: Engine, usable: list[StorageDomain]) -> Check:
-    usable += [domain for domain in list_storage_domains(engine) if domain.type == "data" and domain.active]
+    usable += active_data_domains(engine)
     if not usable:
         return Check(
             "storage",
@@ -237,8 +239,7 @@ def _data_path(engine: Engine, domain: StorageDomain) -> Iterator[Check]:
     try:
         with _probe_disk(engine, domain) as disk, start_upload(engine, disk.id) as transfer:
             yield Check("permissions", "ok", f"the user can make disks on {domain.name} and transfer them")
-            config = engine.config
-            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
+            address = imageio_address(engine, transfer)
             yield from _ways(address)
             source = MemorySource(os.urandom(_PROBE_SIZE))
             copy(source, ImageioSink(address, reads_zero=True))
@@ -253,13 +254,15 @@ def _data_path(engine: Engine, domain: StorageDomain) -> Iterator[Check]:
 def _probe_disk(engine: Engine, domain: StorageDomain) -> Iterator[Disk]:
     disk = create_disk(
         engine,
-        name=f"pitr-doctor-{uuid.uuid4().hex[:8]}",
-        size=_PROBE_SIZE,
-        format="cow",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=False,
-        description="Made by pitr doctor for a moment",
+        NewDisk(
+            name=f"pitr-doctor-{uuid.uuid4().hex[:8]}",
+            size=_PROBE_SIZE,
+            format="cow",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=False,
+            description="Made by pitr doctor for a moment",
+        ),
     )
     try:
         yield disk

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from pitr.jobs.backup import one_vm as job
 from pitr.jobs.backup.one_vm import BackupOptions
 from pitr.jobs.upkeep import leftovers
 from pitr.model import Backup
-from pitr.ovirt.engine import VM, Checkpoint, Disk, Engine, StartedBackup
+from pitr.ovirt.engine import VM, BackupRequest, Checkpoint, Disk, Engine, StartedBackup
 from pitr.ovirt.engine.started_backup import BackupDisk
 from pitr.repository import Repository
 
@@ -53,9 +54,13 @@ class MemoryEngine:
         self._sources: dict[str, tuple[bytes, bytes | None]] = {}
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        functions = EngineFunctions(self)
         for module in (job, leftovers):
-            monkeypatch.setattr(module, "ovirt", EngineFunctions(self))
-        monkeypatch.setattr(job, "ImageioAddress", lambda url, *_: url)
+            for name in dir(functions):
+                if not name.startswith("_") and hasattr(module, name):
+                    # Looked up at each call: tests replace functions of the class.
+                    monkeypatch.setattr(module, name, partial(functions.call, name))
+        monkeypatch.setattr(job, "imageio_address", lambda engine, transfer: transfer.transfer_url)
         monkeypatch.setattr(job, "ImageioSource", self.source)
 
     def add_vm(self, name: str, *disks: bytes) -> MemoryVM:
@@ -94,10 +99,11 @@ class MemoryEngine:
 class EngineFunctions:
     """What the backup job calls of pitr.ovirt.engine."""
 
-    StartedBackup = StartedBackup
-
     def __init__(self, engine: MemoryEngine) -> None:
         self._engine = engine
+
+    def call(self, name: str, *args: Any, **named: Any) -> Any:
+        return getattr(self, name)(*args, **named)
 
     def find_vm(self, engine: MemoryEngine, name: str) -> VM:
         vm = engine.vms[name]
@@ -112,7 +118,7 @@ class EngineFunctions:
     def delete_checkpoint(self, engine: MemoryEngine, vm_id: str, checkpoint_id: str) -> None:
         engine.vms[vm_id].checkpoints.pop(checkpoint_id, None)
 
-    def configuration(self, engine: MemoryEngine, vm_id: str) -> str:
+    def get_configuration(self, engine: MemoryEngine, vm_id: str) -> str:
         return "<ovf/>"
 
     def end_leftovers(self, engine: MemoryEngine, vm: VM, backup_id: str) -> bool:
@@ -121,8 +127,14 @@ class EngineFunctions:
     def leftover_checkpoint(self, engine: MemoryEngine, vm: VM, backup_id: str) -> None:
         return None
 
-    def start_backup(self, engine: MemoryEngine, vm: VM, disk_ids: list[str], **given: Any) -> _Running:
-        return _Running(engine, engine.vms[vm.id], disk_ids, given["backup_id"], given["from_checkpoint_id"])
+    def start_backup(self, engine: MemoryEngine, vm: VM, request: BackupRequest, **_: Any) -> _Running:
+        return _Running(
+            engine,
+            engine.vms[vm.id],
+            list(request.disk_ids),
+            request.backup_id,
+            request.from_checkpoint_id,
+        )
 
     @contextmanager
     def start_download(self, engine: MemoryEngine, disk_id: str, *, backup_id: str) -> Iterator[Any]:

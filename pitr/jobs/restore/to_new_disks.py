@@ -15,8 +15,10 @@ from pitr.jobs.restore.storage_domains import place
 from pitr.jobs.restore.verifier import Verifier
 from pitr.jobs.upkeep.uploads import UploadNotes
 from pitr.model import Backup, Stream
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Engine,
+    NewDisk,
     StorageDomain,
     attach_disk,
     create_disk,
@@ -26,7 +28,7 @@ from pitr.ovirt.engine import (
     list_storage_domains,
     start_upload,
 )
-from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
+from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.text import printable
 
 
@@ -90,25 +92,24 @@ class NewDisksTarget:
         with self._notes.new_disk() as disk_id:
             disk = create_disk(
                 self._engine,
-                disk_id=disk_id,
-                name=self._name(stream),
-                size=source.size,
-                format=disk_format,
-                sparse=sparse,
-                storage_domain_id=domain.id,
-                backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
-                description=f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"[
-                    :250
-                ],
-                initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
+                NewDisk(
+                    disk_id=disk_id,
+                    name=self._name(stream),
+                    size=source.size,
+                    format=disk_format,
+                    sparse=sparse,
+                    storage_domain_id=domain.id,
+                    backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
+                    description=f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"[
+                        :250
+                    ],
+                    initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
+                ),
             )
             with self._lock:
                 self.made[stream.disk_id] = disk.id
             with start_upload(self._engine, disk.id) as transfer:
-                config = self._engine.config
-                address = ImageioAddress(
-                    transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure
-                )
+                address = imageio_address(self._engine, transfer)
                 yield disk.id, ImageioSink(address, reads_zero=self.reads_zero(stream))
                 if self._verifier is not None:
                     # A failure cancels the upload, and the disk goes with it.

@@ -18,8 +18,10 @@ from pitr.errors import CheckpointGone
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted
 from pitr.jobs.verify.repository import Verified
 from pitr.model import Backup, Stream, VMName
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     VM,
+    BackupRequest,
     Disk,
     Engine,
     delete_checkpoint,
@@ -32,7 +34,6 @@ from pitr.ovirt.engine import (
 from pitr.ovirt.imageio.checksum import checksum, server_checksum
 from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.ovirt.imageio.keep_alive import kept_alive
-from pitr.ovirt.imageio.session import ImageioAddress
 from pitr.reporting import Notify
 from pitr.repository import Repository, notes
 from pitr.repository.damage import Damage, StoredDamage
@@ -91,10 +92,12 @@ def _verify_vm(
     running = start_backup(
         engine,
         vm,
-        [disk.id for disk in disks],
-        backup_id=str(uuid.uuid4()),
-        from_checkpoint_id=last.checkpoint_id,
-        description=f"pitr verify of {vm.name}",
+        BackupRequest(
+            tuple(disk.id for disk in disks),
+            str(uuid.uuid4()),
+            from_checkpoint_id=last.checkpoint_id,
+            description=f"pitr verify of {vm.name}",
+        ),
     )
     checkpoint_id = None
     try:
@@ -145,8 +148,7 @@ def _verify_disk(
             start_download(engine, disk.id, backup_id=backup_id) as transfer,
             open_point(repository, last, stream) as point,
         ):
-            config = engine.config
-            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
+            address = imageio_address(engine, transfer)
             # The engine ends a transfer that is idle while what has not changed is read from the repository.
             with kept_alive(address):
                 on_server = server_checksum(address)

@@ -3,7 +3,7 @@
 
 from pitr.ovirt.engine.attached_transfers import AttachedTransfer, find_transfer
 from pitr.ovirt.engine.attachments import detach_disk, rename_attached_disk
-from pitr.ovirt.engine.backups import RunningBackup, start_backup
+from pitr.ovirt.engine.backups import BackupRequest, RunningBackup, start_backup
 from pitr.ovirt.engine.checkpoints import (
     Checkpoint,
     checkpoint_disk_ids,
@@ -11,10 +11,11 @@ from pitr.ovirt.engine.checkpoints import (
     get_checkpoint,
     list_checkpoints,
 )
-from pitr.ovirt.engine.config import EngineConfig, load_config
+from pitr.ovirt.engine.config import EngineConfig, EngineSettings, load_config
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import (
     Disk,
+    NewDisk,
     attach_disk,
     create_disk,
     delete_disk,
@@ -26,7 +27,7 @@ from pitr.ovirt.engine.leftovers import end_leftovers, is_left_over, leftover_ch
 from pitr.ovirt.engine.new_vms import Cluster, create_vm, delete_vm, list_clusters, start_vm, vm_with_name
 from pitr.ovirt.engine.snapshots import backup_snapshots
 from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup
-from pitr.ovirt.engine.storage import StorageDomain, list_storage_domains
+from pitr.ovirt.engine.storage import StorageDomain, active_data_domains, list_storage_domains
 from pitr.ovirt.engine.transfers import Transfer, start_download, start_upload
 from pitr.ovirt.engine.vms import VM, find_vm, get_configuration, get_vm, list_vms, vms_with_tag
 
@@ -38,11 +39,15 @@ __all__ = [
     "Disk",
     "Engine",
     "EngineConfig",
+    "EngineSettings",
+    "NewDisk",
+    "BackupRequest",
     "RunningBackup",
     "StartedBackup",
     "StorageDomain",
     "Transfer",
     "VM",
+    "active_data_domains",
     "attach_disk",
     "backup_snapshots",
     "checkpoint_disk_ids",

@@ -31,7 +31,10 @@ from pitr.errors import (
 from pitr.lab import Lab
 from pitr.lab.lab import LabDisk, LabVM
 from pitr.ovirt.engine import (
+    BackupRequest,
     Engine,
+    EngineSettings,
+    NewDisk,
     RunningBackup,
     Transfer,
     attach_disk,
@@ -97,10 +100,12 @@ def begin(
     return start_backup(
         engine,
         find_vm(engine, vm.id),
-        [disk.id for disk in disks or vm.disks],
-        backup_id=str(uuid.uuid4()),
-        from_checkpoint_id=since,
-        description="of a test",
+        BackupRequest(
+            tuple(disk.id for disk in disks or vm.disks),
+            str(uuid.uuid4()),
+            from_checkpoint_id=since,
+            description="of a test",
+        ),
         busy_wait_s=busy_wait_s,
         timeout_s=20,
     )
@@ -289,12 +294,14 @@ def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine
     assert domain.active and domain.type == "data" and not domain.is_block
     disk = create_disk(
         engine,
-        name="restored",
-        size=4 * MiB,
-        format="cow",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=True,
+        NewDisk(
+            name="restored",
+            size=4 * MiB,
+            format="cow",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=True,
+        ),
         timeout_s=20,
     )
     assert (disk.size, disk.format, disk.backup_enabled, disk.status) == (4 * MiB, "cow", True, "ok")
@@ -317,12 +324,14 @@ def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine
     )
     other = create_disk(
         engine,
-        name="other",
-        size=MiB,
-        format="raw",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=False,
+        NewDisk(
+            name="other",
+            size=MiB,
+            format="raw",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=False,
+        ),
         timeout_s=20,
     )
     delete_disk(engine, other.id, 20)
@@ -335,12 +344,14 @@ def new_disk(lab: Lab, engine: Engine) -> str:
     domain = next(item for item in list_storage_domains(engine) if item.name == lab.storage_domain)
     return create_disk(
         engine,
-        name="partial",
-        size=MiB,
-        format="cow",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=False,
+        NewDisk(
+            name="partial",
+            size=MiB,
+            format="cow",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=False,
+        ),
         timeout_s=20,
     ).id
 
@@ -380,12 +391,14 @@ def test_what_the_engine_refuses_to_create_is_told(lab: Lab, engine: Engine) -> 
     with pytest.raises(EngineError, match="answered 4"):
         create_disk(
             engine,
-            name="impossible",
-            size=MiB,
-            format="raw",
-            sparse=False,
-            storage_domain_id=list_storage_domains(engine)[0].id,
-            backup_enabled=True,
+            NewDisk(
+                name="impossible",
+                size=MiB,
+                format="raw",
+                sparse=False,
+                storage_domain_id=list_storage_domains(engine)[0].id,
+                backup_enabled=True,
+            ),
             timeout_s=20,
         )
 
@@ -416,12 +429,12 @@ def test_a_wrong_password_or_ca_is_one_line(lab: Lab, tmp_path: Path) -> None:
     wrong = tmp_path / "password"
     wrong.write_text("wrong")
     with pytest.raises(LoginError, match="refuses the login"):
-        Engine(load_config(environ=lab.environment(), password_file=wrong)).__enter__()
+        Engine(load_config(EngineSettings(password_file=wrong), environ=lab.environment())).__enter__()
     environment = lab.environment()
     del environment["PITR_CAFILE"]
     with pytest.raises(EngineError, match="is not trusted"):
         Engine(load_config(environ=environment)).__enter__()
-    with Engine(load_config(environ=environment, insecure=True)) as engine:
+    with Engine(load_config(EngineSettings(insecure=True), environ=environment)) as engine:
         assert engine.version
 
 
