@@ -1,44 +1,47 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# On a fresh Debian machine `make demo` and `make test` install what is missing and go.
+# On a fresh Debian machine, `make demo` and `make test` install what is missing and run.
 
 VENV := .venv
 BIN := $(VENV)/bin
-# For the C parts of the oVirt packages, the local oVirt and the tests.
-PACKAGES := gcc python3-dev python3-venv libxml2-dev qemu-utils qemu-system-common e2fsprogs zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl exfat-fuse exfatprogs
-# The page of `pitr diff --html` is tested in it; 400 MB, which nothing else needs.
+# pip compiles parts of the oVirt packages.
+BUILD_PACKAGES := gcc python3-dev python3-venv libxml2-dev
+# The local oVirt of the demo and the tests.
+DEMO_PACKAGES := qemu-utils qemu-system-common e2fsprogs
+TEST_PACKAGES := zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl exfat-fuse exfatprogs
+# Only the tests of the page of `pitr diff --html` need this package of 400 MB.
 BROWSER := chromium
 # More workers than this only wait for the disk.
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$n -gt 4 ] && n=4; echo $$n)
 
-.PHONY: help demo test soak fuzz check format docs bench plot venv install-system clean
+# Two runs of apt-get at the same time lock each other out.
+.NOTPARALLEL:
+.PHONY: help demo test soak fuzz check format docs bench plot venv install-demo install-system install-test clean
 
 help:
-	@echo "make demo            the whole story on a local oVirt: backups, a disaster, a restore, the proof"
-	@echo "make test            all tests (PYTEST='-k name' for some)"
-	@echo "make soak            1,000 kills, every power failure, more of all that is random"
-	@echo "make fuzz            coverage-guided fuzzing of what reads stored files (FUZZ=-max_total_time=600)"
-	@echo "make check           format, lint, types"
-	@echo "make format          bring the code into format"
-	@echo "make docs            write docs/cli.md again from the commands' help"
-	@echo "make bench           measure; the figures of bench/"
-	@echo "make plot            docs/performance.svg from the newest figures"
-	@echo "make venv            $(VENV) with pitr and all that its development needs"
-	@echo "make install-system  Debian's packages, those that are missing"
-	@echo "make clean           remove what the others made"
+	@echo "make demo            run the demo on a local oVirt: backups, a disaster, a restore, the proof"
+	@echo "make test            run all tests (PYTEST='-k name' selects some)"
+	@echo "make soak            run the random tests for longer: 1,000 kills, every power failure"
+	@echo "make fuzz            fuzz the readers of stored files, guided by coverage (FUZZ=-max_total_time=600)"
+	@echo "make check           check format, lint and types"
+	@echo "make format          format the code"
+	@echo "make docs            generate docs/cli.md from the commands' help"
+	@echo "make bench           run the benchmarks of bench/ (QUICK=1, BENCH=name)"
+	@echo "make plot            draw docs/performance.svg from the newest results"
+	@echo "make venv            create $(VENV) with pitr and its development tools"
+	@echo "make install-system  install the missing Debian packages"
+	@echo "make clean           remove everything that make created"
 
-demo: venv
+demo: install-demo $(VENV)/demo
 	@$(BIN)/pitr demo
 
-# What is set for a target also holds for what it needs: install-system.
-test: PACKAGES += $(BROWSER)
-test: venv
+test: install-test $(VENV)/installed
 	@$(BIN)/pytest -n $(WORKERS) $(PYTEST)
 
-# What is random or sampled in the tests, ten times and more: about half an hour.
+# Ten times and more of what the tests sample or draw at random: about half an hour.
 soak: venv
 	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/guest tests/jobs/files $(PYTEST)
 
-# Coverage-guided; FUZZ takes libFuzzer's options.
+# FUZZ takes libFuzzer's options.
 FUZZ := -max_total_time=600
 fuzz: venv
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet atheris
@@ -66,37 +69,50 @@ plot: venv
 
 venv: install-system $(VENV)/installed
 
-# An older Python than 3.11, or one without venv, is passed over.
-$(VENV)/installed: pyproject.toml
+# The demo needs fewer Python packages than development does.
+$(VENV)/demo: EXTRA := lab
+$(VENV)/installed: EXTRA := dev
+$(VENV)/demo $(VENV)/installed: pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	    for python in python3.13 python3.12 python3.11 python3 /usr/bin/python3; do \
 	        $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
-	        echo "Making $(VENV) with $$python"; \
+	        echo "Creating $(VENV) with $$python"; \
 	        exec $$python -m venv --clear $(VENV); \
 	    done; \
-	    echo "No Python of version 3.11 or later is installed" >&2; exit 1; }
+	    echo "Python 3.11 or later with its venv module is not installed" >&2; exit 1; }
 	@echo "Installing pitr and its Python packages into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
+	@touch $@ $(VENV)/demo
 
-install-system:
+install-demo: PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES)
+install-demo: PROGRAMS := gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs
+install-system: PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
+install-test: PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES) $(BROWSER)
+install-system install-test: PROGRAMS := gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd nbdcopy curl
+
+install-demo install-system install-test:
 	@missing=; sudo=; \
 	if ! command -v dpkg-query >/dev/null; then \
-	    for program in gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd nbdcopy curl; do \
+	    for program in $(PROGRAMS); do \
 	        PATH=$$PATH:/usr/sbin:/sbin command -v $$program >/dev/null || missing="$$missing $$program"; \
 	    done; \
 	    [ -z "$$missing" ] && exit 0; \
-	    echo "Not a Debian machine: install these programs first:$$missing" >&2; exit 1; \
+	    echo "This is not a Debian machine. Install these programs first:$$missing" >&2; exit 1; \
 	fi; \
 	for package in $(PACKAGES); do \
 	    [ "$$(dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null)" = installed ] \
 	        || missing="$$missing $$package"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" != 0 ]; then \
+	    sudo=sudo; \
+	    by_root="As root, run: apt-get update && apt-get install -y --no-install-recommends$$missing"; \
+	    command -v sudo >/dev/null || { echo "$$by_root" >&2; exit 1; }; \
+	fi; \
 	echo "Installing Debian packages:$$missing"; \
-	[ "$$(id -u)" = 0 ] || sudo=sudo; \
 	$$sudo apt-get update -q \
-	    && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+	    && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing \
+	    || { [ -z "$$sudo" ] || echo "$$by_root" >&2; exit 1; }
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
