@@ -11,7 +11,7 @@ from helpers import Writer, blob_path, flip_bit, read_point
 
 from pitr.errors import BusyError, PitrError
 from pitr.jobs.upkeep.records_from_blobs import bring_back
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Kind, Mode
 from pitr.repository import Repository
 from pitr.repository.blob_walk import BlobWalk

@@ -100,7 +100,7 @@ def _serve() -> None:
     import pitr.jobs.restore.from_repository
     import pitr.jobs.restore.to_files
     import pitr.jobs.restore.to_new_disks
-    import pitr.jobs.verify.repository
+    import pitr.jobs.verify.stored_data
 
     for line in sys.stdin:
         request = json.loads(line)

@@ -12,7 +12,7 @@ from typing import Any
 from memory_engine import MemoryEngine, MemoryVM
 
 from pitr.endpoints.points.point import open_point
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Backup
 from pitr.repository import Repository, names
 

@@ -26,7 +26,7 @@ from stored_points import SOAK, Stored, chain_of_three
 from pitr.errors import DamageError, FormatError, RepositoryError
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.retention import Retention
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.repository import Repository, record
 
 often = settings(

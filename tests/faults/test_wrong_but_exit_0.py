@@ -13,7 +13,7 @@ from memory_engine import MemoryEngine
 from stored_points import Stored, chain_of_three, change, check_contents, check_verified, content
 
 from pitr.errors import CheckpointGone
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Kind
 from pitr.repository import Repository, names
 from pitr.repository.damage import StoredDamage

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers import Writer, applied, disk
 
-from pitr.jobs.serve.nbd import DEFAULT_CACHE, Served, serving
+from pitr.jobs.serve.over_nbd import DEFAULT_CACHE, Served, serving
 from pitr.model import Backup
 from pitr.nbd.client import Client, parse_url
 from pitr.nbd.protocol import (
