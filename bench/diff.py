@@ -114,8 +114,8 @@ def digest(content: bytes) -> str:
 
 def compare(folder: Path, page: Path | None) -> dict[str, object]:
     """Compare the first incremental with the last one, in this process; tell the time and the most memory."""
-    from pitr.jobs.diff import diff
     from pitr.jobs.diff.page import Page
+    from pitr.jobs.diff.two_points import diff
     from pitr.repository import Repository
 
     before = measure.peak_bytes()

@@ -14,7 +14,7 @@ from pitr.repository.drills import Proven
 
 if TYPE_CHECKING:
     from pitr.jobs.restore.target import Restored
-    from pitr.jobs.verify.repository import Verified
+    from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
 
 

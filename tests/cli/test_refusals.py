@@ -14,7 +14,7 @@ import pytest
 
 from pitr.jobs.backup import one_vm as backup_job
 from pitr.lab import Lab, LabVM
-from pitr.ovirt.engine import Engine, find_vm, load_config, start_backup
+from pitr.ovirt.engine import BackupRequest, Engine, find_vm, load_config, start_backup
 from tests.support.lab import MiB, assert_restores, make_vm, nothing_open, oracle_of
 from tests.support.pitr import Pitr, Result
 
@@ -65,8 +65,8 @@ def test_another_backup_of_the_vm_is_running(
     monkeypatch.setattr(backup_job, "_BUSY_S", 0.2)
     with Engine(load_config(environ=lab.environment()), poll_interval_s=0.05) as engine:
         found = find_vm(engine, vm.id)
-        disks = [disk.id for disk in vm.disks]
-        with start_backup(engine, found, disks, backup_id=str(uuid.uuid4())) as other:
+        disks = tuple(disk.id for disk in vm.disks)
+        with start_backup(engine, found, BackupRequest(disks, str(uuid.uuid4()))) as other:
             refused = pitr("backup", vm.name, code=6)
             assert_one_line(refused)
             assert "during a backup operation" in refused.complaint

@@ -18,7 +18,7 @@ from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySink
 from pitr.endpoints.points.salvage import open_salvage
 from pitr.errors import DamageError, PitrError
-from pitr.jobs.verify.repository import Level, Scope, verify
+from pitr.jobs.verify.stored_data import Level, Scope, verify
 from pitr.model import Backup
 from pitr.repository import Repository, names
 from pitr.repository.damage import Damage, StoredDamage

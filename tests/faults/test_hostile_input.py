@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pitr.errors import DamageError, FormatError, RepositoryError
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.retention import Retention
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.repository import Repository, record
 from tests.support import hostile
 from tests.support.memory_engine import MemoryEngine

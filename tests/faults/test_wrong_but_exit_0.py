@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import CheckpointGone
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Kind
 from pitr.repository import Repository, names
 from pitr.repository.damage import StoredDamage

@@ -22,7 +22,7 @@ from pitr.guest.filesystem import base as filesystem_base
 from pitr.guest.filesystem.limits import EndlessError, bounded_memory, bounded_step
 from pitr.guest.filesystem.volume import Segment
 from pitr.jobs.files.compare import compare_files
-from pitr.jobs.files.copy import CopiedFiles, copy_files
+from pitr.jobs.files.copy_out import CopiedFiles, copy_files
 from pitr.jobs.files.list import list_files
 from pitr.jobs.files.volumes import GuestVolume, Place
 from tests.support.guest_images import MAKERS, RECOGNIZED, MiB, below, make_tree, opened, run

@@ -22,7 +22,7 @@ from pitr.endpoints.points.point import open_point
 from pitr.endpoints.points.salvage import open_salvage
 from pitr.errors import FormatError, PitrError
 from pitr.formats.sparse import SparseReader
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.repository import Repository, record
 from pitr.repository.blob import Decompressor
 from pitr.repository.index import Index

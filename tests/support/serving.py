@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pitr.jobs.serve.nbd import DEFAULT_CACHE, Served, serving
+from pitr.jobs.serve.over_nbd import DEFAULT_CACHE, Served, serving
 from pitr.model import Backup
 from pitr.nbd.client import Client, parse_url
 from pitr.nbd.protocol import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pitr.endpoints.points.point import open_point
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Backup
 from pitr.repository import Repository, names
 from tests.support.memory_engine import MemoryEngine, MemoryVM

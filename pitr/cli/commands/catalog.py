@@ -61,7 +61,7 @@ def serve(
 
     Examples: pitr catalog serve --open; pitr catalog serve --port 0
     """
-    from pitr.jobs.serve import catalog as site
+    from pitr.jobs.serve import catalog_site as site
     from pitr.system.sockets import tcp_listener
 
     with (

@@ -13,7 +13,7 @@ from pitr import times
 from pitr.cli.options import Common, DisksOption, MaxWorkersOption, OnlyVMArgument, with_common
 
 if TYPE_CHECKING:
-    from pitr.jobs.diff.diff import DiskDiff
+    from pitr.jobs.diff.two_points import DiskDiff
 
 
 @with_common()
@@ -67,7 +67,7 @@ def diff(
     """
     from pitr.cli.display.progress import showing
     from pitr.jobs import documents
-    from pitr.jobs.diff import diff as job
+    from pitr.jobs.diff import two_points as job
 
     at_times = [times.parse_at(text) for text in at or ()]
     with common.repository() as repository, ExitStack() as failure:

@@ -15,7 +15,7 @@ from pitr.cli.options import AtOption, Common, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 
 if TYPE_CHECKING:
-    from pitr.jobs.files.copy import CopiedFiles
+    from pitr.jobs.files.copy_out import CopiedFiles
     from pitr.jobs.files.volumes import Place, Volumes
     from pitr.jobs.find import Choice
     from pitr.model import Backup, Stream
@@ -130,7 +130,7 @@ def cp(
         )
     with _opened(common, vm, at, point, disk) as opened:
         from pitr.cli.display import files as files_output
-        from pitr.jobs.files.copy import copy_files
+        from pitr.jobs.files.copy_out import copy_files
 
         # A link is copied as one, as by 'cp -r'.
         places = [opened.volumes.locate(path, volume, follow=False) for path in paths]

@@ -11,7 +11,7 @@ from pitr.cli.options import Common, OnlyDiskOption, with_common
 from pitr.jobs.documents import point_and_chain, point_document, points_document, points_of_vm
 
 if TYPE_CHECKING:
-    from pitr.jobs.extents import Range
+    from pitr.jobs.point_extents import Range
 
 
 @with_common()
@@ -68,7 +68,7 @@ def extents(
     Example: pitr extents 1c2d3e4f --disk system
     """
     from pitr.jobs import find
-    from pitr.jobs.extents import ranges
+    from pitr.jobs.point_extents import ranges
 
     with common.repository() as repository:
         backup = find.point_with_id(repository, point).backup

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pitr.jobs.find import Choice
-    from pitr.jobs.serve.nbd import Served
+    from pitr.jobs.serve.over_nbd import Served
 
 
 @with_common()
@@ -81,7 +81,7 @@ def serve(
     pitr serve web1 --at now --disk system --overlay web1.qcow2
     """
     from pitr.jobs import find
-    from pitr.jobs.serve import nbd as job
+    from pitr.jobs.serve import over_nbd as job
     from pitr.jobs.serve import overlays
     from pitr.system.signals import Signals
 

@@ -13,7 +13,7 @@ from pitr.errors import DamageError, UsageError
 from pitr.units import human_size
 
 if TYPE_CHECKING:
-    from pitr.jobs.verify.repository import Scope, Verified
+    from pitr.jobs.verify.stored_data import Scope, Verified
     from pitr.repository import Repository
 
 
@@ -64,7 +64,7 @@ def verify(
     from pitr.cli.display import tables
     from pitr.cli.display.progress import showing
     from pitr.jobs import documents
-    from pitr.jobs.verify import repository as job
+    from pitr.jobs.verify import stored_data as job
 
     if sum((quick, full, sample is not None, against_engine)) > 1:
         raise UsageError("--quick, --full, --sample and --against-engine exclude each other")
@@ -117,7 +117,7 @@ def _against_engine(common: Common, repository: Repository, vm: str | None, work
 
 def _scope(repository: Repository, vm: str | None, asked: point_options.Asked | None) -> Scope:
     from pitr.jobs import find
-    from pitr.jobs.verify.repository import Scope
+    from pitr.jobs.verify.stored_data import Scope
 
     if asked is not None:
         return Scope(backup=asked.find(repository, vm).backup)

@@ -17,7 +17,7 @@ from pitr.units import human_size
 
 if TYPE_CHECKING:
     from pitr.extents import ExtentMap
-    from pitr.jobs.diff.diff import DiskDiff
+    from pitr.jobs.diff.two_points import DiskDiff
     from pitr.model import Backup
 
 #: Of nothing, up to a quarter, up to a half, less than all, and all of a cell.

@@ -19,7 +19,7 @@ from pitr.units import human_size
 
 if TYPE_CHECKING:
     from pitr.jobs.files.compare import Change
-    from pitr.jobs.files.copy import CopiedFiles
+    from pitr.jobs.files.copy_out import CopiedFiles
     from pitr.jobs.files.list import Listed
     from pitr.jobs.files.volumes import GuestVolume, Place
     from pitr.model import Backup

@@ -12,7 +12,7 @@ import numpy as np
 
 from pitr.extents import Int64Array
 from pitr.jobs.diff.cells import Cells
-from pitr.jobs.diff.diff import DiskDiff
+from pitr.jobs.diff.two_points import DiskDiff
 from pitr.model import Backup, Stream
 from pitr.repository.chain import ResolvedChain
 from pitr.repository.resolver import NEVER_WRITTEN, PointMap

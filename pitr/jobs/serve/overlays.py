@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
-from pitr.jobs.serve.nbd import Served
+from pitr.jobs.serve.over_nbd import Served
 from pitr.model import Stream
 from pitr.system.process import require, run
 

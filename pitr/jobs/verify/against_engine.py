@@ -16,7 +16,7 @@ from pitr.endpoints.points.overlay import OverlaySource
 from pitr.endpoints.points.point import open_point
 from pitr.errors import CheckpointGone
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted
-from pitr.jobs.verify.repository import Verified
+from pitr.jobs.verify.stored_data import Verified
 from pitr.model import Backup, Stream, VMName
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (

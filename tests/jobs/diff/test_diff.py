@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pitr.endpoints.points.exact_difference import BLOCK
 from pitr.extents import BoolArray
-from pitr.jobs.diff.diff import DiskDiff, choose, diff
+from pitr.jobs.diff.two_points import DiskDiff, choose, diff
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository
 from tests.support.pitr import Pitr

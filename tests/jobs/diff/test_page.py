@@ -19,9 +19,9 @@ import pytest
 
 from pitr.extents import ExtentMap
 from pitr.jobs.diff.cells import Cells
-from pitr.jobs.diff.diff import DiskDiff
 from pitr.jobs.diff.page import _document, render
 from pitr.jobs.diff.picture import cells_for, draw
+from pitr.jobs.diff.two_points import DiskDiff
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain

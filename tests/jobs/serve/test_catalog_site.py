@@ -24,8 +24,8 @@ from urllib.parse import quote
 import pytest
 
 from pitr import times
-from pitr.jobs.serve.catalog.metadata import DATABASE, metadata
-from pitr.jobs.serve.catalog.snapshot import PAUSE_S, Snapshot
+from pitr.jobs.serve.catalog_site.metadata import DATABASE, metadata
+from pitr.jobs.serve.catalog_site.snapshot import PAUSE_S, Snapshot
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository, drills
 from pitr.repository.drills import DiskFindings, Drill, Finding

@@ -23,7 +23,7 @@ from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import UsageError
 from pitr.extents import ExtentMap
-from pitr.jobs.serve.nbd import export_names, serving
+from pitr.jobs.serve.over_nbd import export_names, serving
 from pitr.model import Record
 from pitr.nbd.client import parse_url
 from pitr.nbd.protocol import READ

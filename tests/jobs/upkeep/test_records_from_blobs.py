@@ -10,7 +10,7 @@ import pytest
 
 from pitr.errors import BusyError, PitrError
 from pitr.jobs.upkeep.records_from_blobs import bring_back
-from pitr.jobs.verify.repository import Scope, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Kind, Mode
 from pitr.repository import Repository
 from pitr.repository.blob_walk import BlobWalk

@@ -23,8 +23,8 @@ import orjson
 from pitr import times
 from pitr.endpoints.images.partial_file import PartialFile, file_errors
 from pitr.jobs.diff import history
-from pitr.jobs.diff.diff import DiskDiff
 from pitr.jobs.diff.picture import Picture, cells_for, draw
+from pitr.jobs.diff.two_points import DiskDiff
 from pitr.model import Backup
 from pitr.repository.catalog import Catalog
 from pitr.repository.chain import ResolvedChain

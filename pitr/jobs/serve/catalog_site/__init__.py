@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalog in a browser: Datasette on a copy of it (pitr/jobs/serve/catalog/snapshot.py).
+"""The catalog in a browser: Datasette on a copy of it (pitr/jobs/serve/catalog_site/snapshot.py).
 
 Datasette and its web server are an extra: nothing else of pitr needs them.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pitr.errors import ProgramMissing
-from pitr.jobs.serve.catalog.metadata import DATABASE, metadata
-from pitr.jobs.serve.catalog.snapshot import Snapshot
+from pitr.jobs.serve.catalog_site.metadata import DATABASE, metadata
+from pitr.jobs.serve.catalog_site.snapshot import Snapshot
 from pitr.system.sockets import authority, is_loopback
 from pitr.text import printable
 
@@ -64,7 +64,7 @@ def _libraries() -> tuple[Any, Any, Any]:
         import uvicorn  # noqa: PLC0415 - an extra
         from datasette import app as datasette_module  # noqa: PLC0415
 
-        from pitr.jobs.serve.catalog import display  # noqa: PLC0415
+        from pitr.jobs.serve.catalog_site import display  # noqa: PLC0415
         from pitr.system import web_server  # noqa: PLC0415
     except ImportError as error:
         raise ProgramMissing(

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.errors import FormatError, RepositoryError
-from pitr.jobs.verify.blob import BlobChecked, check_blob, check_digest, check_head
+from pitr.jobs.verify.blob_check import BlobChecked, check_blob, check_digest, check_head
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Progress
 from pitr.repository import Repository, names
