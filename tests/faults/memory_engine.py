@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -53,9 +54,13 @@ class MemoryEngine:
         self._sources: dict[str, tuple[bytes, bytes | None]] = {}
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        functions = EngineFunctions(self)
         for module in (job, leftovers):
-            monkeypatch.setattr(module, "ovirt", EngineFunctions(self))
-        monkeypatch.setattr(job, "ImageioAddress", lambda url, *_: url)
+            for name in dir(functions):
+                if not name.startswith("_") and hasattr(module, name):
+                    # Looked up at each call: tests replace functions of the class.
+                    monkeypatch.setattr(module, name, partial(functions.call, name))
+        monkeypatch.setattr(job, "imageio_address", lambda engine, transfer: transfer.transfer_url)
         monkeypatch.setattr(job, "ImageioSource", self.source)
 
     def add_vm(self, name: str, *disks: bytes) -> MemoryVM:
@@ -94,10 +99,11 @@ class MemoryEngine:
 class EngineFunctions:
     """What the backup job calls of pitr.ovirt.engine."""
 
-    StartedBackup = StartedBackup
-
     def __init__(self, engine: MemoryEngine) -> None:
         self._engine = engine
+
+    def call(self, name: str, *args: Any, **named: Any) -> Any:
+        return getattr(self, name)(*args, **named)
 
     def find_vm(self, engine: MemoryEngine, name: str) -> VM:
         vm = engine.vms[name]
@@ -112,7 +118,7 @@ class EngineFunctions:
     def delete_checkpoint(self, engine: MemoryEngine, vm_id: str, checkpoint_id: str) -> None:
         engine.vms[vm_id].checkpoints.pop(checkpoint_id, None)
 
-    def configuration(self, engine: MemoryEngine, vm_id: str) -> str:
+    def get_configuration(self, engine: MemoryEngine, vm_id: str) -> str:
         return "<ovf/>"
 
     def end_leftovers(self, engine: MemoryEngine, vm: VM, backup_id: str) -> bool:
