@@ -18,6 +18,7 @@ from pitr.endpoints.streams.sparse import Compression, SparseStreamSink
 from pitr.errors import EngineError, NoSuchDisk, UsageError
 from pitr.extents import Extent
 from pitr.gateway.failures import Conflict, status_of
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     AttachedTransfer,
     Disk,
@@ -130,7 +131,7 @@ def _download(
                     "While its VM runs, a disk can be read within a backup only: name it with backup=ID."
                 )
             raise
-        yield _OpenTransfer(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, backup_id)
+        yield _OpenTransfer(imageio_address(engine, transfer), disk, backup_id)
 
 
 @contextmanager
@@ -155,7 +156,7 @@ def _upload(
     _check_empty(engine, disk)
     try:
         with start_upload(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
-            yield _OpenTransfer(_address(engine, transfer.transfer_url, transfer.proxy_url), disk, None)
+            yield _OpenTransfer(imageio_address(engine, transfer), disk, None)
     except BaseException as error:
         error.add_note(f"The engine removes the disk {disk.id} with the upload that has failed.")
         raise
@@ -164,8 +165,8 @@ def _upload(
 def _check_empty(engine: Engine, disk: Disk) -> None:
     """Look at a disk by a download, which cannot harm it. Raises Conflict when it does not read as zero."""
     with start_download(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
-        address = _address(engine, transfer.transfer_url, transfer.proxy_url)
-        data_bytes = ImageioSource(address, engine_size=disk.size).extents().data_bytes
+        source = ImageioSource(imageio_address(engine, transfer), engine_size=disk.size)
+        data_bytes = source.extents().data_bytes
     if data_bytes:
         raise Conflict(
             f"disk {disk.id} is not new: it holds {data_bytes} bytes of data",
@@ -185,7 +186,7 @@ def _attached(
     disk = None
     if found.disk_id is not None:
         disk = _disk(engine, found.disk_id)
-    return _OpenTransfer(_address(engine, found.transfer_url, found.proxy_url), disk, found.backup_id)
+    return _OpenTransfer(imageio_address(engine, found), disk, found.backup_id)
 
 
 def _disk(engine: Engine, disk_id: str) -> Disk:
@@ -195,10 +196,6 @@ def _disk(engine: Engine, disk_id: str) -> Disk:
         raise NoSuchDisk(
             f"the engine knows no transfer and no disk {disk_id}", "A transfer is known until it has ended."
         ) from None
-
-
-def _address(engine: Engine, transfer_url: str, proxy_url: str | None) -> ImageioAddress:
-    return ImageioAddress(transfer_url, proxy_url, engine.config.cafile, engine.config.secure)
 
 
 def _check_fits(source: StreamedSource, size: int) -> None:

@@ -20,14 +20,15 @@ from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.restore.verifier import Verifier
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Disk,
     Engine,
     EngineConfig,
     StorageDomain,
+    active_data_domains,
     create_disk,
     delete_disk,
-    list_storage_domains,
     list_vms,
     start_upload,
 )
@@ -218,7 +219,7 @@ def _vms(engine: Engine) -> Check:
 
 
 def _storage(engine: Engine, usable: list[StorageDomain]) -> Check:
-    usable += [domain for domain in list_storage_domains(engine) if domain.type == "data" and domain.active]
+    usable += active_data_domains(engine)
     if not usable:
         return Check(
             "storage",
@@ -237,8 +238,7 @@ def _data_path(engine: Engine, domain: StorageDomain) -> Iterator[Check]:
     try:
         with _probe_disk(engine, domain) as disk, start_upload(engine, disk.id) as transfer:
             yield Check("permissions", "ok", f"the user can make disks on {domain.name} and transfer them")
-            config = engine.config
-            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
+            address = imageio_address(engine, transfer)
             yield from _ways(address)
             source = MemorySource(os.urandom(_PROBE_SIZE))
             copy(source, ImageioSink(address, reads_zero=True))

@@ -20,6 +20,7 @@ from pitr.jobs.backup.pipe_out import PipingOut
 from pitr.jobs.backup.unchanged import DEFAULT_PERCENT, check_unchanged, trust_again
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted, remove_old_checkpoints, tell_of_snapshots
 from pitr.model import Backup, Kind, LeftOut, Mode, Record, Stream, VMName
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     VM,
     Disk,
@@ -369,9 +370,7 @@ class _DiskBackup:
     def open(self) -> Iterator[tuple[Source, Sink]]:
         run, disk = self._run, self._disk
         with start_download(run.engine, disk.id, backup_id=self._started.id) as transfer:
-            address = ImageioAddress(
-                transfer.transfer_url, transfer.proxy_url, run.engine.config.cafile, run.engine.config.secure
-            )
+            address = imageio_address(run.engine, transfer)
             new, source = self._source(address)
             started, vm = self._started, VMName(run.vm.id, run.vm.name)
             data_bytes = source.extents().data_bytes

@@ -15,15 +15,16 @@ from pitr.endpoints.images.qcow2_file import Qcow2FileSink
 from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.endpoints.streams.detect import KnownSource, open_stream
 from pitr.errors import NoSuchDisk, PitrError, UsageError
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Engine,
     StorageDomain,
+    active_data_domains,
     create_disk,
     delete_disk,
-    list_storage_domains,
     start_upload,
 )
-from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
+from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.reporting import Progress
 from pitr.repository.names import usable_name
 
@@ -104,9 +105,7 @@ def stream_to_disk(
     )
     try:
         with start_upload(engine, disk.id) as transfer:
-            config = engine.config
-            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
-            sink: Sink = ImageioSink(address, reads_zero=True)
+            sink: Sink = ImageioSink(imageio_address(engine, transfer), reads_zero=True)
             copied = pour(source, sink, workers=workers, progress=progress)
     except BaseException as error:
         _remove(engine, disk.id, error)
@@ -136,7 +135,7 @@ def _name(source: KnownSource) -> str | None:
 
 
 def _domain(engine: Engine, wanted: str | None) -> StorageDomain:
-    domains = [domain for domain in list_storage_domains(engine) if domain.type == "data" and domain.active]
+    domains = active_data_domains(engine)
     found = [domain for domain in domains if wanted in (None, domain.id, domain.name)]
     if len(found) == 1:
         return found[0]

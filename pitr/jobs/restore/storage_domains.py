@@ -23,7 +23,7 @@ def place(
     name or id); `wanted` is for all others; when None, where the disk was, else the only active data domain.
     Raises UsageError that lists what there is.
     """
-    usable = [domain for domain in domains if domain.type == "data" and domain.active]
+    usable = [domain for domain in domains if domain.takes_disks]
     names = {domain.id: domain.name for domain in domains}
     disks = {key for stream in streams for key in (stream.disk_id, stream.name)}
     used: set[str] = set()

@@ -15,6 +15,7 @@ from pitr.jobs.restore.storage_domains import place
 from pitr.jobs.restore.verifier import Verifier
 from pitr.jobs.upkeep.uploads import UploadNotes
 from pitr.model import Backup, Stream
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Engine,
     StorageDomain,
@@ -26,7 +27,7 @@ from pitr.ovirt.engine import (
     list_storage_domains,
     start_upload,
 )
-from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
+from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.text import printable
 
 
@@ -105,10 +106,7 @@ class NewDisksTarget:
             with self._lock:
                 self.made[stream.disk_id] = disk.id
             with start_upload(self._engine, disk.id) as transfer:
-                config = self._engine.config
-                address = ImageioAddress(
-                    transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure
-                )
+                address = imageio_address(self._engine, transfer)
                 yield disk.id, ImageioSink(address, reads_zero=self.reads_zero(stream))
                 if self._verifier is not None:
                     # A failure cancels the upload, and the disk goes with it.

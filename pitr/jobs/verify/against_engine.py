@@ -18,6 +18,7 @@ from pitr.errors import CheckpointGone
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted
 from pitr.jobs.verify.repository import Verified
 from pitr.model import Backup, Stream, VMName
+from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     VM,
     Disk,
@@ -32,7 +33,6 @@ from pitr.ovirt.engine import (
 from pitr.ovirt.imageio.checksum import checksum, server_checksum
 from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.ovirt.imageio.keep_alive import kept_alive
-from pitr.ovirt.imageio.session import ImageioAddress
 from pitr.reporting import Notify
 from pitr.repository import Repository, notes
 from pitr.repository.damage import Damage, StoredDamage
@@ -145,8 +145,7 @@ def _verify_disk(
             start_download(engine, disk.id, backup_id=backup_id) as transfer,
             open_point(repository, last, stream) as point,
         ):
-            config = engine.config
-            address = ImageioAddress(transfer.transfer_url, transfer.proxy_url, config.cafile, config.secure)
+            address = imageio_address(engine, transfer)
             # The engine ends a transfer that is idle while what has not changed is read from the repository.
             with kept_alive(address):
                 on_server = server_checksum(address)

@@ -26,7 +26,7 @@ from pitr.ovirt.engine.leftovers import end_leftovers, is_left_over, leftover_ch
 from pitr.ovirt.engine.new_vms import Cluster, create_vm, delete_vm, list_clusters, start_vm, vm_with_name
 from pitr.ovirt.engine.snapshots import backup_snapshots
 from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup
-from pitr.ovirt.engine.storage import StorageDomain, list_storage_domains
+from pitr.ovirt.engine.storage import StorageDomain, active_data_domains, list_storage_domains
 from pitr.ovirt.engine.transfers import Transfer, start_download, start_upload
 from pitr.ovirt.engine.vms import VM, find_vm, get_configuration, get_vm, list_vms, vms_with_tag
 
@@ -43,6 +43,7 @@ __all__ = [
     "StorageDomain",
     "Transfer",
     "VM",
+    "active_data_domains",
     "attach_disk",
     "backup_snapshots",
     "checkpoint_disk_ids",

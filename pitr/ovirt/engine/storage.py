@@ -25,11 +25,21 @@ class StorageDomain:
     active: bool
     data_center_ids: tuple[str, ...]
 
+    @property
+    def takes_disks(self) -> bool:
+        """Whether you can create disks there: an active data domain."""
+        return self.type == "data" and self.active
+
 
 def list_storage_domains(engine: Engine) -> list[StorageDomain]:
     """Return all storage domains that the user may see, by name. Raises EngineError."""
     found = engine.call("listing storage domains", lambda system: system.storage_domains_service().list())
     return sorted((_read(engine, domain) for domain in found), key=lambda domain: (domain.name, domain.id))
+
+
+def active_data_domains(engine: Engine) -> list[StorageDomain]:
+    """Return the storage domains that new disks can be on, by name. Raises EngineError."""
+    return [domain for domain in list_storage_domains(engine) if domain.takes_disks]
 
 
 def _read(engine: Engine, domain: Any) -> StorageDomain:
