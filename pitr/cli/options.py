@@ -174,19 +174,21 @@ class Common:
         import os
         import sys
 
-        from pitr.ovirt.engine import load_config
+        from pitr.ovirt.engine import EngineSettings, load_config
 
         section = self.config
         if section is None and not (self.engine_url or os.environ.get("PITR_ENGINE_URL")):
             # A section is of one engine: its password is nothing for another one that was named.
             section = self.settings.engine_section
         return load_config(
-            section=section,
-            engine_url=self.engine_url,
-            username=self.username,
-            password_file=self.password_file,
-            cafile=self.cafile,
-            insecure=self.insecure,
+            EngineSettings(
+                section=section,
+                engine_url=self.engine_url,
+                username=self.username,
+                password_file=self.password_file,
+                cafile=self.cafile,
+                insecure=self.insecure,
+            ),
             prompt=getpass.getpass if sys.stdin.isatty() else None,
         )
 

@@ -25,6 +25,7 @@ from pitr.ovirt.engine import (
     Disk,
     Engine,
     EngineConfig,
+    NewDisk,
     StorageDomain,
     active_data_domains,
     create_disk,
@@ -253,13 +254,15 @@ def _data_path(engine: Engine, domain: StorageDomain) -> Iterator[Check]:
 def _probe_disk(engine: Engine, domain: StorageDomain) -> Iterator[Disk]:
     disk = create_disk(
         engine,
-        name=f"pitr-doctor-{uuid.uuid4().hex[:8]}",
-        size=_PROBE_SIZE,
-        format="cow",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=False,
-        description="Made by pitr doctor for a moment",
+        NewDisk(
+            name=f"pitr-doctor-{uuid.uuid4().hex[:8]}",
+            size=_PROBE_SIZE,
+            format="cow",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=False,
+            description="Made by pitr doctor for a moment",
+        ),
     )
     try:
         yield disk

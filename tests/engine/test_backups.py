@@ -8,7 +8,7 @@ import pytest
 from engine_script import DONE, DROP, MISSING, Answer, Script, fault
 
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
-from pitr.ovirt.engine import VM, BackupDisk, Engine, RunningBackup, backups, start_backup
+from pitr.ovirt.engine import VM, BackupDisk, BackupRequest, Engine, RunningBackup, backups, start_backup
 from pitr.ovirt.engine.started_backup import point_interval
 
 B = "/vms/v1/backups"
@@ -69,8 +69,10 @@ def finalizable(script: Script, end: str = "succeeded") -> None:
 
 def start(engine: Engine, *disk_ids: str, **changes: Any) -> RunningBackup:
     vm = VM("v1", "web1", True, "up", None, None, None)
-    values: dict[str, Any] = {"backup_id": "b1", "from_checkpoint_id": "c1", "timeout_s": 5.0} | changes
-    return start_backup(engine, vm, disk_ids or ("d1", "d2"), **values)
+    waits: dict[str, Any] = {"timeout_s": 5.0}
+    waits |= {name: changes.pop(name) for name in ("busy_wait_s", "timeout_s") if name in changes}
+    values: dict[str, Any] = {"from_checkpoint_id": "c1"} | changes
+    return start_backup(engine, vm, BackupRequest(disk_ids or ("d1", "d2"), "b1", **values), **waits)
 
 
 def test_a_backup_is_ready_when_entered_and_finalized_when_left(engine: Engine, good: Script) -> None:

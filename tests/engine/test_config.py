@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pitr.errors import UsageError
-from pitr.ovirt.engine.config import EngineConfig, api_url, load_config
+from pitr.ovirt.engine.config import EngineConfig, EngineSettings, api_url, load_config
+
+
+def load(
+    *,
+    environ: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+    prompt: Callable[[str], str] | None = None,
+    **settings: Any,
+) -> EngineConfig:
+    return load_config(EngineSettings(**settings), environ=environ, config_file=config_file, prompt=prompt)
 
 
 def write_section(folder: Path, **keys: str) -> Path:
@@ -52,11 +63,11 @@ def test_the_command_line_beats_the_environment_which_beats_the_section(tmp_path
     secret = tmp_path / "password"
     secret.write_text("from file \nsecond line\n")
     environ = {"PITR_ENGINE_URL": "https://b", "PITR_USERNAME": "b"}
-    of_section = load_config(section="lab", environ={}, config_file=conf)
+    of_section = load(section="lab", environ={}, config_file=conf)
     assert of_section == EngineConfig("https://c/ovirt-engine/api", "c", "100%c", None, True)
-    of_environment = load_config(section="lab", environ=environ, config_file=conf)
+    of_environment = load(section="lab", environ=environ, config_file=conf)
     assert (of_environment.url, of_environment.username) == ("https://b/ovirt-engine/api", "b")
-    of_line = load_config(
+    of_line = load(
         section="lab",
         engine_url="https://a",
         username="a",
@@ -70,11 +81,11 @@ def test_the_command_line_beats_the_environment_which_beats_the_section(tmp_path
 
 def test_the_users_file_is_found_through_xdg_config_home_and_home(tmp_path: Path) -> None:
     write_section(tmp_path, engine_url="https://c", username="c", password="c")
-    assert load_config(section="lab", environ={"XDG_CONFIG_HOME": str(tmp_path)}).username == "c"
+    assert load(section="lab", environ={"XDG_CONFIG_HOME": str(tmp_path)}).username == "c"
     home = tmp_path / "home"
     (home / ".config").mkdir(parents=True)
     write_section(home / ".config", engine_url="https://h", username="h", password="h")
-    assert load_config(section="lab", environ={"HOME": str(home)}).username == "h"
+    assert load(section="lab", environ={"HOME": str(home)}).username == "h"
 
 
 def test_what_is_missing_is_named_by_option_variable_and_key(tmp_path: Path) -> None:
@@ -89,7 +100,7 @@ def test_what_is_missing_is_named_by_option_variable_and_key(tmp_path: Path) -> 
     ]
     for arguments, names in cases:
         with pytest.raises(UsageError) as caught:
-            load_config(**arguments, environ={}, config_file=conf)
+            load(**arguments, environ={}, config_file=conf)
         assert all(name in caught.value.advice for name in (*names, str(conf)))
 
 
@@ -100,7 +111,7 @@ def test_a_missing_password_is_asked_for_where_somebody_can_answer(tmp_path: Pat
         asked.append(text)
         return "typed"
 
-    config = load_config(engine_url="https://a", username="bob", environ={}, prompt=prompt)
+    config = load(engine_url="https://a", username="bob", environ={}, prompt=prompt)
     assert config.password == "typed"
     assert "bob" in asked[0]
 
@@ -111,17 +122,17 @@ def test_the_password_is_in_no_representation() -> None:
 
 def test_insecure_comes_from_the_command_line_or_the_section(tmp_path: Path) -> None:
     conf = write_section(tmp_path, engine_url="https://c", username="c", password="c", secure="no")
-    assert not load_config(section="lab", environ={}, config_file=conf).secure
-    given = {"engine_url": "https://a", "username": "a", "password_file": conf, "environ": {}}
-    assert not load_config(insecure=True, **given).secure  # type: ignore[arg-type]
+    assert not load(section="lab", environ={}, config_file=conf).secure
+    given: dict[str, Any] = {"engine_url": "https://a", "username": "a", "password_file": conf, "environ": {}}
+    assert not load(insecure=True, **given).secure
     conf = write_section(tmp_path, engine_url="https://c", username="c", password="c", secure="perhaps")
     with pytest.raises(UsageError, match=r"neither true nor false"):
-        load_config(section="lab", environ={}, config_file=conf)
+        load(section="lab", environ={}, config_file=conf)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    given = {"engine_url": "https://a", "username": "a", "environ": {}}
+    given: dict[str, Any] = {"engine_url": "https://a", "username": "a", "environ": {}}
     for arguments in (
         {"password_file": gone},
         {"password_file": tmp_path},
@@ -129,7 +140,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         {"prompt": lambda _: "typed", "cafile": gone},
     ):
         with pytest.raises(UsageError, match=r"cannot be read: (No such file|Is a directory)") as caught:
-            load_config(**given, **arguments)  # type: ignore[arg-type]
+            load(**given, **arguments)
         assert str(tmp_path) in str(caught.value)
 
 
@@ -137,14 +148,14 @@ def test_a_broken_file_is_refused_without_showing_its_lines(tmp_path: Path) -> N
     conf = tmp_path / "ovirt-img.conf"
     conf.write_text("password: hunter2\n[lab]\n")
     with pytest.raises(UsageError, match=r"not valid") as caught:
-        load_config(section="lab", environ={}, config_file=conf)
+        load(section="lab", environ={}, config_file=conf)
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_section_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     conf = write_section(tmp_path, engine_url="https://c")
     with pytest.raises(UsageError, match=r"no section \[other\]") as caught:
-        load_config(section="other", environ={}, config_file=conf)
+        load(section="other", environ={}, config_file=conf)
     assert "lab" in caught.value.advice
 
 
@@ -152,4 +163,4 @@ def test_an_empty_password_is_refused(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.write_text("\n")
     with pytest.raises(UsageError, match=r"password is empty"):
-        load_config(engine_url="https://a", username="a", password_file=empty, environ={})
+        load(engine_url="https://a", username="a", password_file=empty, environ={})

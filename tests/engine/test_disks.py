@@ -11,6 +11,7 @@ from pitr.errors import EngineBusy, EngineError, NoSuchDisk, UsageError
 from pitr.ovirt.engine import (
     Disk,
     Engine,
+    NewDisk,
     attach_disk,
     create_disk,
     delete_disk,
@@ -41,9 +42,9 @@ def create(engine: Engine, **changes: Any) -> Disk:
         "storage_domain_id": "s1",
         "backup_enabled": True,
         "disk_id": ID,
-        "timeout_s": 5.0,
     }
-    return create_disk(engine, **values | changes)
+    timeout_s = changes.pop("timeout_s", 5.0)
+    return create_disk(engine, NewDisk(**values | changes), timeout_s=timeout_s)
 
 
 def removable(script: Script) -> None:

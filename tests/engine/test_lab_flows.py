@@ -31,7 +31,9 @@ from pitr.errors import (
 from pitr.lab import Lab
 from pitr.lab.lab import LabDisk, LabVM
 from pitr.ovirt.engine import (
+    BackupRequest,
     Engine,
+    NewDisk,
     RunningBackup,
     Transfer,
     attach_disk,
@@ -97,10 +99,12 @@ def begin(
     return start_backup(
         engine,
         find_vm(engine, vm.id),
-        [disk.id for disk in disks or vm.disks],
-        backup_id=str(uuid.uuid4()),
-        from_checkpoint_id=since,
-        description="of a test",
+        BackupRequest(
+            tuple(disk.id for disk in disks or vm.disks),
+            str(uuid.uuid4()),
+            from_checkpoint_id=since,
+            description="of a test",
+        ),
         busy_wait_s=busy_wait_s,
         timeout_s=20,
     )
@@ -289,12 +293,14 @@ def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine
     assert domain.active and domain.type == "data" and not domain.is_block
     disk = create_disk(
         engine,
-        name="restored",
-        size=4 * MiB,
-        format="cow",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=True,
+        NewDisk(
+            name="restored",
+            size=4 * MiB,
+            format="cow",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=True,
+        ),
         timeout_s=20,
     )
     assert (disk.size, disk.format, disk.backup_enabled, disk.status) == (4 * MiB, "cow", True, "ok")
@@ -317,12 +323,14 @@ def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine
     )
     other = create_disk(
         engine,
-        name="other",
-        size=MiB,
-        format="raw",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=False,
+        NewDisk(
+            name="other",
+            size=MiB,
+            format="raw",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=False,
+        ),
         timeout_s=20,
     )
     delete_disk(engine, other.id, 20)
@@ -335,12 +343,14 @@ def new_disk(lab: Lab, engine: Engine) -> str:
     domain = next(item for item in list_storage_domains(engine) if item.name == lab.storage_domain)
     return create_disk(
         engine,
-        name="partial",
-        size=MiB,
-        format="cow",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=False,
+        NewDisk(
+            name="partial",
+            size=MiB,
+            format="cow",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=False,
+        ),
         timeout_s=20,
     ).id
 
@@ -380,12 +390,14 @@ def test_what_the_engine_refuses_to_create_is_told(lab: Lab, engine: Engine) -> 
     with pytest.raises(EngineError, match="answered 4"):
         create_disk(
             engine,
-            name="impossible",
-            size=MiB,
-            format="raw",
-            sparse=False,
-            storage_domain_id=list_storage_domains(engine)[0].id,
-            backup_enabled=True,
+            NewDisk(
+                name="impossible",
+                size=MiB,
+                format="raw",
+                sparse=False,
+                storage_domain_id=list_storage_domains(engine)[0].id,
+                backup_enabled=True,
+            ),
             timeout_s=20,
         )
 

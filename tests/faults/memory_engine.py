@@ -23,7 +23,7 @@ from pitr.jobs.backup import one_vm as job
 from pitr.jobs.backup.one_vm import BackupOptions
 from pitr.jobs.upkeep import leftovers
 from pitr.model import Backup
-from pitr.ovirt.engine import VM, Checkpoint, Disk, Engine, StartedBackup
+from pitr.ovirt.engine import VM, BackupRequest, Checkpoint, Disk, Engine, StartedBackup
 from pitr.ovirt.engine.started_backup import BackupDisk
 from pitr.repository import Repository
 
@@ -127,8 +127,14 @@ class EngineFunctions:
     def leftover_checkpoint(self, engine: MemoryEngine, vm: VM, backup_id: str) -> None:
         return None
 
-    def start_backup(self, engine: MemoryEngine, vm: VM, disk_ids: list[str], **given: Any) -> _Running:
-        return _Running(engine, engine.vms[vm.id], disk_ids, given["backup_id"], given["from_checkpoint_id"])
+    def start_backup(self, engine: MemoryEngine, vm: VM, request: BackupRequest, **_: Any) -> _Running:
+        return _Running(
+            engine,
+            engine.vms[vm.id],
+            list(request.disk_ids),
+            request.backup_id,
+            request.from_checkpoint_id,
+        )
 
     @contextmanager
     def start_download(self, engine: MemoryEngine, disk_id: str, *, backup_id: str) -> Iterator[Any]:

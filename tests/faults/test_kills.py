@@ -156,7 +156,7 @@ def _same(lab: Lab, one: LabDisk, two: LabDisk, folder: Path) -> bool:
 def test_cleanup_shows_and_ends_what_was_killed_and_nothing_of_others(
     lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path
 ) -> None:
-    from pitr.ovirt.engine import Engine, find_vm, load_config, start_backup
+    from pitr.ovirt.engine import BackupRequest, Engine, find_vm, load_config, start_backup
 
     other = lab.add_vm("other")
     other.add_disk("data", MiB)
@@ -165,7 +165,7 @@ def test_cleanup_shows_and_ends_what_was_killed_and_nothing_of_others(
         found = find_vm(engine, "other")
         # Another product's: nothing in this repository tells of it.
         foreign = start_backup(
-            engine, found, [other.disks[0].id], backup_id="11111111-2222-4333-8444-555555555555"
+            engine, found, BackupRequest((other.disks[0].id,), "11111111-2222-4333-8444-555555555555")
         )
         with foreign:
             killed = _killed_with_an_open_backup(lab, pitr, folder)

@@ -61,9 +61,9 @@ def backup(lab: Lab, vm: LabVM, from_checkpoint: str | None = None) -> Iterator[
         running = engine.start_backup(
             found,
             engine.get_vm(found, vm.id),
-            [disk.id for disk in vm.disks],
-            backup_id=str(uuid.uuid4()),
-            from_checkpoint_id=from_checkpoint,
+            engine.BackupRequest(
+                tuple(disk.id for disk in vm.disks), str(uuid.uuid4()), from_checkpoint_id=from_checkpoint
+            ),
         )
         with running:
             started = running.started

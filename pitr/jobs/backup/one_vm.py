@@ -23,6 +23,7 @@ from pitr.model import Backup, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     VM,
+    BackupRequest,
     Disk,
     Engine,
     RunningBackup,
@@ -279,11 +280,13 @@ class _BackupRun:
         running = start_backup(
             self.engine,
             self.vm,
-            [disk.id for disk in disks],
-            backup_id=self.backup_id,
-            from_checkpoint_id=base.parent.checkpoint_id if base.parent else None,
-            description=f"pitr backup of {self.vm.name}",
-            require_consistency=self.options.require_consistency,
+            BackupRequest(
+                tuple(disk.id for disk in disks),
+                self.backup_id,
+                from_checkpoint_id=base.parent.checkpoint_id if base.parent else None,
+                description=f"pitr backup of {self.vm.name}",
+                require_consistency=self.options.require_consistency,
+            ),
             busy_wait_s=busy_wait_s,
         )
         with noted(self.repository, self.vm.id, running):

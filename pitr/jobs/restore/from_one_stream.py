@@ -18,6 +18,7 @@ from pitr.errors import NoSuchDisk, PitrError, UsageError
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Engine,
+    NewDisk,
     StorageDomain,
     active_data_domains,
     create_disk,
@@ -94,14 +95,16 @@ def stream_to_disk(
     domain = _domain(engine, storage_domain)
     disk = create_disk(
         engine,
-        name=chosen,
-        size=source.size,
-        format="cow",
-        sparse=True,
-        storage_domain_id=domain.id,
-        backup_enabled=True,
-        description="Restored by pitr from a stream",
-        initial_size=source.size if domain.is_block else None,
+        NewDisk(
+            name=chosen,
+            size=source.size,
+            format="cow",
+            sparse=True,
+            storage_domain_id=domain.id,
+            backup_enabled=True,
+            description="Restored by pitr from a stream",
+            initial_size=source.size if domain.is_block else None,
+        ),
     )
     try:
         with start_upload(engine, disk.id) as transfer:

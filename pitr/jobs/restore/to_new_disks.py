@@ -18,6 +18,7 @@ from pitr.model import Backup, Stream
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Engine,
+    NewDisk,
     StorageDomain,
     attach_disk,
     create_disk,
@@ -91,17 +92,19 @@ class NewDisksTarget:
         with self._notes.new_disk() as disk_id:
             disk = create_disk(
                 self._engine,
-                disk_id=disk_id,
-                name=self._name(stream),
-                size=source.size,
-                format=disk_format,
-                sparse=sparse,
-                storage_domain_id=domain.id,
-                backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
-                description=f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"[
-                    :250
-                ],
-                initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
+                NewDisk(
+                    disk_id=disk_id,
+                    name=self._name(stream),
+                    size=source.size,
+                    format=disk_format,
+                    sparse=sparse,
+                    storage_domain_id=domain.id,
+                    backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
+                    description=f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"[
+                        :250
+                    ],
+                    initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
+                ),
             )
             with self._lock:
                 self.made[stream.disk_id] = disk.id

@@ -21,6 +21,7 @@ from pitr.model import Backup, Stream, VMName
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     VM,
+    BackupRequest,
     Disk,
     Engine,
     delete_checkpoint,
@@ -91,10 +92,12 @@ def _verify_vm(
     running = start_backup(
         engine,
         vm,
-        [disk.id for disk in disks],
-        backup_id=str(uuid.uuid4()),
-        from_checkpoint_id=last.checkpoint_id,
-        description=f"pitr verify of {vm.name}",
+        BackupRequest(
+            tuple(disk.id for disk in disks),
+            str(uuid.uuid4()),
+            from_checkpoint_id=last.checkpoint_id,
+            description=f"pitr verify of {vm.name}",
+        ),
     )
     checkpoint_id = None
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pitr.lab.engine import xml
 from pitr.lab.engine.backups import NewBackup
-from pitr.lab.engine.disks import NewDisk
+from pitr.lab.engine.disks import DiskRequest
 from pitr.lab.engine.requests import ApiRequest
 from pitr.lab.engine.state import Attachment
 from pitr.lab.engine.transfers import NewTransfer
@@ -27,10 +27,10 @@ def new_backup(request: ApiRequest) -> NewBackup:
     )
 
 
-def new_disk(root: ET.Element) -> NewDisk:
+def new_disk(root: ET.Element) -> DiskRequest:
     """Of a `disk` element. Raises Refusal (400)."""
     domains = root.find("storage_domains")
-    return NewDisk(
+    return DiskRequest(
         id=root.get("id"),
         name=xml.text(root, "name") or xml.text(root, "alias"),
         size=xml.number(root, "provisioned_size"),

@@ -16,7 +16,7 @@ VOLUME_ALIGNMENT = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class NewDisk:
+class DiskRequest:
     """What a client asks for; None where it says nothing."""
 
     id: str | None
@@ -32,7 +32,7 @@ class NewDisk:
     shareable: bool = False
 
 
-def create(installation: Installation, wanted: NewDisk, correlation_id: str | None = None) -> Disk:
+def create(installation: Installation, wanted: DiskRequest, correlation_id: str | None = None) -> Disk:
     """Start to create a disk and return it, locked. Raises Refusal: 400 incomplete, 409 impossible."""
     state = installation.state
     with state.lock:
@@ -126,7 +126,7 @@ def storage_domain_named(installation: Installation, name_or_id: str) -> Storage
         return state.storage_domain(name_or_id)
 
 
-def _checked(installation: Installation, wanted: NewDisk) -> Disk:
+def _checked(installation: Installation, wanted: DiskRequest) -> Disk:
     if wanted.size is None or wanted.format is None:
         raise incomplete("Disk", "provisionedSize, format")
     if wanted.storage_domain is None:

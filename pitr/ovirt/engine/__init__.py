@@ -3,7 +3,7 @@
 
 from pitr.ovirt.engine.attached_transfers import AttachedTransfer, find_transfer
 from pitr.ovirt.engine.attachments import detach_disk, rename_attached_disk
-from pitr.ovirt.engine.backups import RunningBackup, start_backup
+from pitr.ovirt.engine.backups import BackupRequest, RunningBackup, start_backup
 from pitr.ovirt.engine.checkpoints import (
     Checkpoint,
     checkpoint_disk_ids,
@@ -11,10 +11,11 @@ from pitr.ovirt.engine.checkpoints import (
     get_checkpoint,
     list_checkpoints,
 )
-from pitr.ovirt.engine.config import EngineConfig, load_config
+from pitr.ovirt.engine.config import EngineConfig, EngineSettings, load_config
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import (
     Disk,
+    NewDisk,
     attach_disk,
     create_disk,
     delete_disk,
@@ -38,6 +39,9 @@ __all__ = [
     "Disk",
     "Engine",
     "EngineConfig",
+    "EngineSettings",
+    "NewDisk",
+    "BackupRequest",
     "RunningBackup",
     "StartedBackup",
     "StorageDomain",

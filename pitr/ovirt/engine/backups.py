@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,35 +30,29 @@ _LATE_S = 30.0
 _GRACE_S = 60.0
 
 
-def start_backup(
-    engine: Engine,
-    vm: VM,
-    disk_ids: Sequence[str],
-    *,
-    backup_id: str,
-    from_checkpoint_id: str | None = None,
-    description: str = "",
-    require_consistency: bool = False,
-    busy_wait_s: float = 0.0,
-    timeout_s: float = 900.0,
-) -> RunningBackup:
-    """Return the backup of these disks of `vm`, which starts when it is entered.
+@dataclass(frozen=True, slots=True)
+class BackupRequest:
+    """A backup to start.
 
-    `backup_id` is a UUID of the caller's: recorded beforehand, it lets a later run clean up. An incremental
-    backup starts `from_checkpoint_id`. A VM that is busy is waited for up to `busy_wait_s`; each phase of the
-    engine's up to `timeout_s`.
+    `backup_id` is a UUID that the caller chooses and records beforehand, so that a later run can clean up. An
+    incremental backup starts from `from_checkpoint_id`.
     """
-    return RunningBackup(
-        engine,
-        vm,
-        tuple(disk_ids),
-        backup_id=backup_id,
-        from_checkpoint_id=from_checkpoint_id,
-        description=description,
-        require_consistency=require_consistency,
-        busy_wait_s=busy_wait_s,
-        timeout_s=timeout_s,
-    )
+
+    disk_ids: tuple[str, ...]
+    backup_id: str
+    from_checkpoint_id: str | None = None
+    description: str = ""
+    require_consistency: bool = False
+
+
+def start_backup(
+    engine: Engine, vm: VM, request: BackupRequest, *, busy_wait_s: float = 0.0, timeout_s: float = 900.0
+) -> RunningBackup:
+    """Return the requested backup of `vm`, which starts when it is entered.
+
+    A VM that is busy is waited for up to `busy_wait_s`; each phase of the engine's up to `timeout_s`.
+    """
+    return RunningBackup(engine, vm, request, busy_wait_s, timeout_s)
 
 
 class RunningBackup:
@@ -70,26 +64,13 @@ class RunningBackup:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        vm: VM,
-        disk_ids: tuple[str, ...],
-        *,
-        backup_id: str,
-        from_checkpoint_id: str | None,
-        description: str,
-        require_consistency: bool,
-        busy_wait_s: float,
-        timeout_s: float,
+        self, engine: Engine, vm: VM, request: BackupRequest, busy_wait_s: float, timeout_s: float
     ) -> None:
-        self.id = backup_id
+        self.id = request.backup_id
         self.vm = vm
         self.succeeded: bool | None = None
         self._engine = engine
-        self._disk_ids = disk_ids
-        self._from_checkpoint_id = from_checkpoint_id
-        self._description = description[:_LONGEST_DESCRIPTION]
-        self._require_consistency = require_consistency
+        self._request = request
         self._busy_wait_s = busy_wait_s
         self._timeout_s = timeout_s
         self._started: StartedBackup | None = None
@@ -157,12 +138,12 @@ class RunningBackup:
     def _post(self) -> None:
         new = types.Backup(
             id=self.id,
-            description=self._description or None,
-            from_checkpoint_id=self._from_checkpoint_id,
-            disks=[types.Disk(id=disk_id) for disk_id in self._disk_ids],
+            description=self._request.description[:_LONGEST_DESCRIPTION] or None,
+            from_checkpoint_id=self._request.from_checkpoint_id,
+            disks=[types.Disk(id=disk_id) for disk_id in self._request.disk_ids],
         )
         what = f"starting a backup of VM {self.vm.name!r}"
-        consistency = True if self._require_consistency else None
+        consistency = True if self._request.require_consistency else None
         for tries_left in (2, 1, 0):
             try:
                 self._engine.call(
@@ -186,8 +167,8 @@ class RunningBackup:
             return NoSuchVM(f"VM {self.vm.name!r} ({self.vm.id}) does not exist any more")
         if fault.status == 400 and "not exist" in fault.detail.lower() and "disk" in fault.detail.lower():
             return NoSuchDisk(fault.message, fault.advice)
-        if self._from_checkpoint_id is not None:
-            gone = faults.as_checkpoint_gone(fault, self._from_checkpoint_id)
+        if self._request.from_checkpoint_id is not None:
+            gone = faults.as_checkpoint_gone(fault, self._request.from_checkpoint_id)
             if gone is not None:
                 return gone
         return faults.as_busy(fault) if fault.busy else fault
@@ -208,9 +189,9 @@ class RunningBackup:
 
     def _start_failed(self, phase: str) -> EngineError:
         message = f"{self._name} did not become ready (it is {phase})"
-        if self._from_checkpoint_id is not None and phase == "failed":
+        if self._request.from_checkpoint_id is not None and phase == "failed":
             return CheckpointGone(
-                f"{message}; it was incremental from checkpoint {self._from_checkpoint_id}",
+                f"{message}; it was incremental from checkpoint {self._request.from_checkpoint_id}",
                 "Take a full backup.",
             )
         return EngineError(message, "See the engine's events, and the log of the host that the VM runs on.")
@@ -238,7 +219,7 @@ class RunningBackup:
             mode=mode,
             lo=lo,
             hi=hi,
-            from_checkpoint_id=self._from_checkpoint_id,
+            from_checkpoint_id=self._request.from_checkpoint_id,
             checkpoint_id=checkpoint_id,
             disks=disks,
             creation_date=created,
@@ -251,9 +232,9 @@ class RunningBackup:
         missing: list[str] = []
         for _ in pauses(_LATE_S, self._engine.poll_interval_s):
             listed = self._listed_disks()
-            missing = [disk_id for disk_id in self._disk_ids if disk_id not in listed]
+            missing = [disk_id for disk_id in self._request.disk_ids if disk_id not in listed]
             if not missing:
-                found = [listed[disk_id] for disk_id in self._disk_ids]
+                found = [listed[disk_id] for disk_id in self._request.disk_ids]
                 disks = tuple(
                     # No mode is full: reading too much is right, reading too little is not.
                     BackupDisk(disk.id, disk.backup_mode == types.DiskBackupMode.INCREMENTAL)

@@ -42,21 +42,31 @@ _PASSWORD_FILE = _Setting("--password-file", "PITR_PASSWORD_FILE", "password")
 _CAFILE = _Setting("--cafile", "PITR_CAFILE", "cafile")
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The settings that a command line gives; None where it gives none. `section` is one of `ovirt-img.conf`."""
+
+    section: str | None = None
+    engine_url: str | None = None
+    username: str | None = None
+    password_file: Path | str | None = None
+    cafile: Path | str | None = None
+    insecure: bool = False
+
+
+_NO_SETTINGS = EngineSettings()
+
+
 def load_config(
+    settings: EngineSettings = _NO_SETTINGS,
     *,
-    section: str | None = None,
-    engine_url: str | None = None,
-    username: str | None = None,
-    password_file: Path | str | None = None,
-    cafile: Path | str | None = None,
-    insecure: bool = False,
     environ: Mapping[str, str] | None = None,
     config_file: Path | None = None,
     prompt: Callable[[str], str] | None = None,
 ) -> EngineConfig:
     """Put together how to reach the engine; nothing is sent.
 
-    The arguments beat `environ` (os.environ when None), which beats `section` of `config_file`
+    The `settings` beat `environ` (os.environ when None), which beats the section of `config_file`
     (`ovirt-img.conf` of the user when None). A password that is in none of them is asked for with
     `prompt(text)`, which is None where nobody can answer.
 
@@ -64,6 +74,7 @@ def load_config(
     """
     environ = os.environ if environ is None else environ
     path = config_file or _default_config_file(environ)
+    section = settings.section
     keys = _read_section(path, section) if section is not None else {}
 
     def pick(given: Path | str | None, setting: _Setting) -> str | None:
@@ -75,9 +86,11 @@ def load_config(
             raise UsageError(f"{what} is not given", _how_to_give(setting, path, section))
         return value
 
-    url = api_url(need(engine_url, _ENGINE_URL, "the engine's URL"))
-    name = need(username, _USERNAME, "the engine's user name")
-    secret_file = str(password_file) if password_file else environ.get(_PASSWORD_FILE.variable)
+    url = api_url(need(settings.engine_url, _ENGINE_URL, "the engine's URL"))
+    name = need(settings.username, _USERNAME, "the engine's user name")
+    secret_file = (
+        str(settings.password_file) if settings.password_file else environ.get(_PASSWORD_FILE.variable)
+    )
     if secret_file:
         password = _read_password(Path(secret_file).expanduser())
     elif keys.get("password"):
@@ -92,8 +105,8 @@ def load_config(
         url=url,
         username=name,
         password=password,
-        cafile=_checked_cafile(pick(cafile, _CAFILE)),
-        secure=not insecure and _boolean(keys.get("secure", "true"), path, section),
+        cafile=_checked_cafile(pick(settings.cafile, _CAFILE)),
+        secure=not settings.insecure and _boolean(keys.get("secure", "true"), path, section),
     )
 
 

@@ -55,54 +55,59 @@ def get_disk(engine: Engine, disk_id: str) -> Disk:
     return _read(_get(engine, disk_id), None)
 
 
-def create_disk(
-    engine: Engine,
-    *,
-    name: str,
-    size: int,
-    format: str,
-    sparse: bool,
-    storage_domain_id: str,
-    backup_enabled: bool,
-    description: str = "",
-    disk_id: str | None = None,
-    initial_size: int | None = None,
-    timeout_s: float = 600.0,
-) -> Disk:
-    """Create a disk of `size` bytes and return it when it is ready to be written; it reads as zeroes.
+@dataclass(frozen=True, slots=True)
+class NewDisk:
+    """A disk to create. Sizes are in bytes.
 
-    `disk_id` is the id that it gets (made up when None); `initial_size` in bytes matters for a sparse disk on
-    block storage. A disk that does not become ready, for any reason, is removed again.
+    `disk_id` None lets `create_disk` choose an id. `initial_size` matters only for a sparse disk on block storage.
+    """
+
+    name: str
+    size: int
+    format: str
+    sparse: bool
+    storage_domain_id: str
+    backup_enabled: bool
+    description: str = ""
+    disk_id: str | None = None
+    initial_size: int | None = None
+
+
+def create_disk(engine: Engine, disk: NewDisk, *, timeout_s: float = 600.0) -> Disk:
+    """Create the disk and return it when it is ready to be written; it reads as zeroes.
+
+    A disk that does not become ready, for any reason, is removed again.
 
     Raises UsageError for an unknown format or an id that is taken, EngineError.
     """
-    if format not in ("raw", "cow"):
-        raise UsageError(f"a disk's format is raw or cow, not {format!r}")
-    if disk_id is None:
-        disk_id = str(uuid.uuid4())
-    elif disk_exists(engine, disk_id):
+    if disk.format not in ("raw", "cow"):
+        raise UsageError(f"a disk's format is raw or cow, not {disk.format!r}")
+    disk_id = disk.disk_id or str(uuid.uuid4())
+    if disk.disk_id is not None and disk_exists(engine, disk_id):
         # Checked first: after a failure this function removes the disk with this id.
         raise UsageError(
             f"a disk with the id {disk_id} exists already", "Leave the id out, or delete the disk."
         )
     new = types.Disk(
         id=disk_id,
-        name=name,
-        description=description,
-        format=types.DiskFormat(format),
-        sparse=sparse,
-        provisioned_size=size,
-        initial_size=initial_size,
-        backup=types.DiskBackup.INCREMENTAL if backup_enabled else types.DiskBackup.NONE,
+        name=disk.name,
+        description=disk.description,
+        format=types.DiskFormat(disk.format),
+        sparse=disk.sparse,
+        provisioned_size=disk.size,
+        initial_size=disk.initial_size,
+        backup=types.DiskBackup.INCREMENTAL if disk.backup_enabled else types.DiskBackup.NONE,
         content_type=types.DiskContentType.DATA,
-        storage_domains=[types.StorageDomain(id=storage_domain_id)],
+        storage_domains=[types.StorageDomain(id=disk.storage_domain_id)],
     )
     with _removed_on_failure(engine, disk_id, timeout_s):
         _post(engine, new)
-        disk = wait_until_ok(engine, disk_id, timeout_s)
-        if disk.size < size:
-            raise EngineError(f"the engine made disk {disk_id} of {disk.size} bytes instead of {size}")
-        return disk
+        created = wait_until_ok(engine, disk_id, timeout_s)
+        if created.size < disk.size:
+            raise EngineError(
+                f"the engine made disk {disk_id} of {created.size} bytes instead of {disk.size}"
+            )
+        return created
 
 
 def wait_until_ok(engine: Engine, disk_id: str, timeout_s: float) -> Disk:

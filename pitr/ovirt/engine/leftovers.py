@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pitr.ovirt.engine.backups import start_backup
+from pitr.ovirt.engine.backups import BackupRequest, start_backup
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.transfers import Transfer
 from pitr.ovirt.engine.vms import VM
@@ -17,7 +17,7 @@ def end_leftovers(engine: Engine, vm: VM, backup_id: str, *, timeout_s: float = 
 
     Raises EngineError when no end comes.
     """
-    backup = start_backup(engine, vm, (), backup_id=backup_id, timeout_s=timeout_s)
+    backup = start_backup(engine, vm, BackupRequest((), backup_id), timeout_s=timeout_s)
     if backup.has_ended():
         return False
     for disk_id in backup.listed_disk_ids():
@@ -31,9 +31,9 @@ def end_leftovers(engine: Engine, vm: VM, backup_id: str, *, timeout_s: float = 
 
 def is_left_over(engine: Engine, vm: VM, backup_id: str) -> bool:
     """Whether the backup that carries this id is open on the engine. Raises EngineError."""
-    return not start_backup(engine, vm, (), backup_id=backup_id).has_ended()
+    return not start_backup(engine, vm, BackupRequest((), backup_id)).has_ended()
 
 
 def leftover_checkpoint(engine: Engine, vm: VM, backup_id: str) -> str | None:
     """The id of the checkpoint that the backup has made, if the engine still knows. Raises EngineError."""
-    return start_backup(engine, vm, (), backup_id=backup_id).checkpoint_id()
+    return start_backup(engine, vm, BackupRequest((), backup_id)).checkpoint_id()
