@@ -92,7 +92,7 @@ def pitr(lab: Lab, tmp_path: Path) -> Pitr:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> MemoryEngine:
+def memory_engine(monkeypatch: pytest.MonkeyPatch) -> MemoryEngine:
     """Put an engine in memory under the real backup job."""
     engine = MemoryEngine()
     engine.install(monkeypatch)

@@ -11,11 +11,11 @@ from tests.support.pitr_server import PitrServer
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+def remote_lab() -> Iterator[Lab]:
     """A local oVirt with short phases, for processes of pitr's."""
-    with Lab(phase_lag_s=0.01, unix_socket=False) as lab:
-        yield lab
-        assert lab.engine.failures == []
+    with Lab(phase_lag_s=0.01, unix_socket=False) as remote_lab:
+        yield remote_lab
+        assert remote_lab.engine.failures == []
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pitr(lab: Lab, folder: Path) -> Iterator[PitrServer]:
+def server(remote_lab: Lab, folder: Path) -> Iterator[PitrServer]:
     """Real processes of pitr's, for the lab's engine and a repository of the module's own."""
-    environment = {**lab.environment(), "PITR_REPO": str(folder / "repository"), "TZ": "UTC"}
+    environment = {**remote_lab.environment(), "PITR_REPO": str(folder / "repository"), "TZ": "UTC"}
     with PitrServer(environment, folder) as server:
         assert server.run("init").code == 0
         yield server

@@ -113,17 +113,17 @@ def _check_next_run(folder: Path, stored: Stored, vm: MemoryVM, left: set[str]) 
 )
 def test_a_backup_loses_nothing_whichever_call_fails(
     tmp_path: Path,
-    engine: MemoryEngine,
+    memory_engine: MemoryEngine,
     fault: Fault,
     names: Names,
     record_property: Callable[[str, object], None],
 ) -> None:
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     change(vm, random.Random(1))
 
     def job(folder: Path) -> None:
         with Repository.open(folder) as repository:
-            engine.back_up(repository, vm)
+            memory_engine.back_up(repository, vm)
 
     injected = _inject_everywhere(tmp_path, stored, vm, fault, job, set(stored.contents), names)
     record_property("faults injected", injected)
@@ -132,9 +132,9 @@ def test_a_backup_loses_nothing_whichever_call_fails(
 
 @pytest.mark.parametrize("fault", _FAULTS)
 def test_prune_loses_nothing_whichever_call_fails(
-    tmp_path: Path, engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
+    tmp_path: Path, memory_engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
 ) -> None:
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     removed = set(stored.contents)
     kept = {stored.back_up(vm, full=True).backup_id}
 
@@ -150,9 +150,9 @@ def test_prune_loses_nothing_whichever_call_fails(
 
 @pytest.mark.parametrize("fault", _FAULTS)
 def test_rebuilding_the_catalog_loses_nothing_whichever_call_fails(
-    tmp_path: Path, engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
+    tmp_path: Path, memory_engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
 ) -> None:
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
 
     def job(folder: Path) -> None:
         with Repository.open(folder) as repository:

@@ -29,15 +29,15 @@ def _write(disk: LabDisk, chance: random.Random) -> None:
             guest.write(chance.randrange(2 * MiB // 8192) * 8192, chance.randbytes(8192))
 
 
-def _interrupted(pitr: PitrServer, arguments: list[str], signum: int, after_s: float) -> Done:
-    running = pitr.start(*arguments)
+def _interrupted(server: PitrServer, arguments: list[str], signum: int, after_s: float) -> Done:
+    running = server.start(*arguments)
     time.sleep(after_s)
     running.send(signum)
     return running.wait()
 
 
-def _check_clean(lab: Lab) -> None:
-    assert (lab.open_transfers(), lab.open_backups(), lab.locked_disks()) == ([], [], [])
+def _check_clean(remote_lab: Lab) -> None:
+    assert (remote_lab.open_transfers(), remote_lab.open_backups(), remote_lab.locked_disks()) == ([], [], [])
 
 
 def _check_ended(done: Done, signum: int) -> bool:
@@ -61,152 +61,166 @@ def _duration(run: Callable[[], Done]) -> float:
 
 
 @pytest.fixture(scope="module")
-def vm(lab: Lab) -> LabVM:
-    vm = lab.add_vm("web1")
+def vm(remote_lab: Lab) -> LabVM:
+    vm = remote_lab.add_vm("web1")
     vm.add_disk("system", 2 * MiB)
     vm.start()
     return vm
 
 
-def _check_restores(pitr: PitrServer, lab: Lab, disk: LabDisk, folder: Path) -> None:
+def _check_restores(server: PitrServer, remote_lab: Lab, disk: LabDisk, folder: Path) -> None:
     """The newest point holds what the disk holds, which nobody has written to since."""
     image, oracle = folder / "restored.raw", folder / "oracle.raw"
-    done = pitr.run("restore", "--at", "now", "--to-file", str(image))
+    done = server.run("restore", "--at", "now", "--to-file", str(image))
     assert done.code == 0, done.said
-    lab.disk(disk.id).copy_content(oracle)
+    remote_lab.disk(disk.id).copy_content(oracle)
     assert image.read_bytes() == oracle.read_bytes()
     image.unlink()
     oracle.unlink()
 
 
 def test_killed_backups_leave_nothing_that_the_next_does_not_end(
-    lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path, record_property: Callable[[str, object], None]
+    remote_lab: Lab,
+    vm: LabVM,
+    server: PitrServer,
+    folder: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     chance = random.Random()
     disk = vm.disks[0]
     _write(disk, chance)
-    assert pitr.run("backup", "web1").code == 0
+    assert server.run("backup", "web1").code == 0
     _write(disk, chance)
-    longest_s = 1.2 * _duration(lambda: pitr.run("backup", "web1"))
+    longest_s = 1.2 * _duration(lambda: server.run("backup", "web1"))
     repository = folder / "repository"
     points: set[str] = set()
     stopped = 0
     for number in range(KILLS // 2):
         signum = _SIGNALS[number % len(_SIGNALS)]
         _write(disk, chance)
-        open_before = {*lab.open_transfers(), *lab.open_backups()}
-        done = _interrupted(pitr, ["backup", "web1"], signum, chance.uniform(0, longest_s))
+        open_before = {*remote_lab.open_transfers(), *remote_lab.open_backups()}
+        done = _interrupted(server, ["backup", "web1"], signum, chance.uniform(0, longest_s))
         stopped += _check_ended(done, signum)
         if signum != signal.SIGKILL:
-            assert {*lab.open_transfers(), *lab.open_backups()} <= open_before
+            assert {*remote_lab.open_transfers(), *remote_lab.open_backups()} <= open_before
         points = check_verified(repository, at_least=points)
         if number % 8 == 7:
-            done = pitr.run("backup", "web1")
+            done = server.run("backup", "web1")
             assert done.code == 0, done.said
-            _check_clean(lab)
-            _check_restores(pitr, lab, disk, folder)
+            _check_clean(remote_lab)
+            _check_restores(server, remote_lab, disk, folder)
             # Of killed runs, too, no checkpoint stays that the next incremental does not need.
             assert len(vm.checkpoints) == 1
     record_property("backups stopped", f"{stopped} of {KILLS // 2}")
-    assert pitr.run("backup", "web1").code == 0
-    _check_clean(lab)
+    assert server.run("backup", "web1").code == 0
+    _check_clean(remote_lab)
     assert not list(repository.glob("pending/*/*"))
     assert stopped > KILLS // 8
 
 
 def test_killed_restores_leave_nothing_that_the_next_does_not_end(
-    lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path, record_property: Callable[[str, object], None]
+    remote_lab: Lab,
+    vm: LabVM,
+    server: PitrServer,
+    folder: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     chance = random.Random()
     _write(vm.disks[0], chance)
-    assert pitr.run("backup", "web1").code == 0
+    assert server.run("backup", "web1").code == 0
     arguments = ["restore", "web1", "--at", "now", "--to-new-disks"]
-    longest_s = 1.2 * _duration(lambda: pitr.run(*arguments))
+    longest_s = 1.2 * _duration(lambda: server.run(*arguments))
     stopped = 0
     for number in range(KILLS // 2):
         signum = _SIGNALS[number % len(_SIGNALS)]
-        before = {disk.id for disk in lab.disks}
-        done = _interrupted(pitr, arguments, signum, chance.uniform(0, longest_s))
+        before = {disk.id for disk in remote_lab.disks}
+        done = _interrupted(server, arguments, signum, chance.uniform(0, longest_s))
         was_stopped = _check_ended(done, signum)
         stopped += was_stopped
         if signum == signal.SIGKILL:
-            assert pitr.run("engine", "cleanup").code == 0
+            assert server.run("engine", "cleanup").code == 0
         elif was_stopped:
             # A signal may come when all is done and only the goodbye is left.
-            assert all(_same(lab, disk, vm.disks[0], folder) for disk in lab.disks if disk.id not in before)
-        _check_clean(lab)
+            assert all(
+                _same(remote_lab, disk, vm.disks[0], folder)
+                for disk in remote_lab.disks
+                if disk.id not in before
+            )
+        _check_clean(remote_lab)
     record_property("restores stopped", f"{stopped} of {KILLS // 2}")
-    done = pitr.run(*arguments, "--output", "json")
+    done = server.run(*arguments, "--output", "json")
     assert done.code == 0, done.said
-    assert _same(lab, lab.disk(orjson.loads(done.out)["disks"][0]["target"]), vm.disks[0], folder)
+    assert _same(
+        remote_lab, remote_lab.disk(orjson.loads(done.out)["disks"][0]["target"]), vm.disks[0], folder
+    )
     assert not list((folder / "repository").glob("uploads/*"))
     assert not list((folder / "repository").glob("locks/*.upload"))
     assert stopped > KILLS // 8
 
 
-def _same(lab: Lab, one: LabDisk, two: LabDisk, folder: Path) -> bool:
+def _same(remote_lab: Lab, one: LabDisk, two: LabDisk, folder: Path) -> bool:
     contents = []
     for disk in (one, two):
-        lab.disk(disk.id).copy_content(folder / "content.raw")
+        remote_lab.disk(disk.id).copy_content(folder / "content.raw")
         contents.append((folder / "content.raw").read_bytes())
         (folder / "content.raw").unlink()
     return contents[0] == contents[1]
 
 
 def test_cleanup_shows_and_ends_what_was_killed_and_nothing_of_others(
-    lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path
+    remote_lab: Lab, vm: LabVM, server: PitrServer, folder: Path
 ) -> None:
     from pitr.ovirt.engine import BackupRequest, Engine, find_vm, load_config, start_backup
 
-    other = lab.add_vm("other")
+    other = remote_lab.add_vm("other")
     other.add_disk("data", MiB)
     other.start()
-    with Engine(load_config(environ=lab.environment()), poll_interval_s=0.05) as engine:
+    with Engine(load_config(environ=remote_lab.environment()), poll_interval_s=0.05) as engine:
         found = find_vm(engine, "other")
         # Another product's: nothing in this repository tells of it.
         foreign = start_backup(
             engine, found, BackupRequest((other.disks[0].id,), "11111111-2222-4333-8444-555555555555")
         )
         with foreign:
-            killed = _killed_with_an_open_backup(lab, pitr, folder)
-            done = pitr.run("engine", "cleanup", "--dry-run", "--output", "json")
+            killed = _killed_with_an_open_backup(remote_lab, server, folder)
+            done = server.run("engine", "cleanup", "--dry-run", "--output", "json")
             assert done.code == 0, done.said
             shown = orjson.loads(done.out)["leftovers"]
             assert [(one["backup_id"], one["open"]) for one in shown] == [(killed, True)]
-            assert killed in lab.open_backups()
-            done = pitr.run("engine", "cleanup", "web1")
+            assert killed in remote_lab.open_backups()
+            done = server.run("engine", "cleanup", "web1")
             assert done.code == 0, done.said
-            assert lab.open_backups() == [foreign.id]
+            assert remote_lab.open_backups() == [foreign.id]
             foreign.check_still_ready()
     other.stop()
-    assert orjson.loads(pitr.run("engine", "cleanup", "-o", "json").out)["leftovers"] == []
+    assert orjson.loads(server.run("engine", "cleanup", "-o", "json").out)["leftovers"] == []
 
 
-def _killed_with_an_open_backup(lab: Lab, pitr: PitrServer, folder: Path) -> str:
+def _killed_with_an_open_backup(remote_lab: Lab, server: PitrServer, folder: Path) -> str:
     """Kill a backup of web1 in the middle; return the id of what it left on the engine."""
-    before = set(lab.open_backups())
+    before = set(remote_lab.open_backups())
     # So that it does not come to its end too soon.
-    lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
-    running = pitr.start("backup", "web1", "--full")
-    while not set(lab.open_backups()) - before:
+    remote_lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
+    running = server.start("backup", "web1", "--full")
+    while not set(remote_lab.open_backups()) - before:
         time.sleep(0.01)
     running.send(signal.SIGKILL)
     running.wait()
-    (left,) = set(lab.open_backups()) - before
-    assert (folder / "repository" / "pending" / lab.vm("web1").id / left).exists()
+    (left,) = set(remote_lab.open_backups()) - before
+    assert (folder / "repository" / "pending" / remote_lab.vm("web1").id / left).exists()
     return left
 
 
 def test_a_killed_restore_to_a_file_says_what_is_in_the_way(
-    lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path
+    remote_lab: Lab, vm: LabVM, server: PitrServer, folder: Path
 ) -> None:
     target = folder / "image.raw"
     partial = folder / "image.raw.pitr-partial"
     partial.write_bytes(b"half of it")
-    assert pitr.run("backup", "web1").code == 0
-    done = pitr.run("restore", "web1", "--at", "now", "--to-file", str(target))
+    assert server.run("backup", "web1").code == 0
+    done = server.run("restore", "web1", "--at", "now", "--to-file", str(target))
     assert done.code == 2
     assert "was killed" in done.said
     partial.unlink()
-    assert pitr.run("restore", "web1", "--at", "now", "--to-file", str(target)).code == 0
+    assert server.run("restore", "web1", "--at", "now", "--to-file", str(target)).code == 0
     target.unlink()

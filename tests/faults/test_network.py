@@ -16,16 +16,16 @@ from pitr.lab import Lab
 from pitr.lab.host.host import Host
 from pitr.lab.lab import LabVM
 from pitr.ovirt.imageio import session as imageio_http
-from tests.support.byte_proxy import ByteProxy
 from tests.support.pitr_server import PitrServer
+from tests.support.proxies import ByteProxy
 
 MiB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def proxy(lab: Lab) -> Iterator[ByteProxy]:
+def proxy(remote_lab: Lab) -> Iterator[ByteProxy]:
     """Between pitr and the daemon: the engine gives out its address."""
-    port = urlsplit(lab.host.images_url).port
+    port = urlsplit(remote_lab.host.images_url).port
     assert port is not None
     with ByteProxy(port) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Host, "images_url", f"https://localhost:{proxy.port}/images")
@@ -33,8 +33,8 @@ def proxy(lab: Lab) -> Iterator[ByteProxy]:
 
 
 @pytest.fixture(scope="module")
-def vm(lab: Lab, proxy: ByteProxy) -> LabVM:
-    vm = lab.add_vm("web1")
+def vm(remote_lab: Lab, proxy: ByteProxy) -> LabVM:
+    vm = remote_lab.add_vm("web1")
     disk = vm.add_disk("system", 24 * MiB)
     vm.start()
     with disk.guest() as guest:
@@ -43,53 +43,53 @@ def vm(lab: Lab, proxy: ByteProxy) -> LabVM:
 
 
 @pytest.fixture(autouse=True)
-def clean(lab: Lab, proxy: ByteProxy) -> Iterator[None]:
+def clean(remote_lab: Lab, proxy: ByteProxy) -> Iterator[None]:
     proxy.faults = 0
     yield
     proxy.clear()
-    lab.engine.faults.clear()
-    assert (lab.open_transfers(), lab.open_backups(), lab.locked_disks()) == ([], [], [])
+    remote_lab.engine.faults.clear()
+    assert (remote_lab.open_transfers(), remote_lab.open_backups(), remote_lab.locked_disks()) == ([], [], [])
 
 
-def _content(lab: Lab, disk_id: str, folder: Path) -> bytes:
+def _content(remote_lab: Lab, disk_id: str, folder: Path) -> bytes:
     image = folder / "content.raw"
-    lab.disk(disk_id).copy_content(image)
+    remote_lab.disk(disk_id).copy_content(image)
     content = image.read_bytes()
     image.unlink()
     return content
 
 
-def _check_newest_point(lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path) -> None:
+def _check_newest_point(remote_lab: Lab, vm: LabVM, server: PitrServer, folder: Path) -> None:
     image = folder / "restored.raw"
-    done = pitr.run("restore", "web1", "--at", "now", "--to-file", str(image))
+    done = server.run("restore", "web1", "--at", "now", "--to-file", str(image))
     assert done.code == 0, done.said
-    assert image.read_bytes() == _content(lab, vm.disks[0].id, folder)
+    assert image.read_bytes() == _content(remote_lab, vm.disks[0].id, folder)
     image.unlink()
 
 
 def test_a_backup_whose_connections_break_in_mid_body_is_whole(
-    lab: Lab, vm: LabVM, pitr: PitrServer, proxy: ByteProxy, folder: Path
+    remote_lab: Lab, vm: LabVM, server: PitrServer, proxy: ByteProxy, folder: Path
 ) -> None:
     for count in (10_000, MiB, 3 * MiB):
         proxy.drop_after(count)
-    done = pitr.run("backup", "web1", "--full")
+    done = server.run("backup", "web1", "--full")
     assert done.code == 0, done.said
     assert proxy.faults == 3
-    _check_newest_point(lab, vm, pitr, folder)
+    _check_newest_point(remote_lab, vm, server, folder)
 
 
 def test_a_restore_whose_connections_break_is_whole(
-    lab: Lab, vm: LabVM, pitr: PitrServer, proxy: ByteProxy, folder: Path
+    remote_lab: Lab, vm: LabVM, server: PitrServer, proxy: ByteProxy, folder: Path
 ) -> None:
-    assert pitr.run("backup", "web1").code == 0
-    before = {disk.id for disk in lab.disks}
+    assert server.run("backup", "web1").code == 0
+    before = {disk.id for disk in remote_lab.disks}
     for count in (10_000, MiB, 3 * MiB):
         proxy.drop_after(count)
-    done = pitr.run("restore", "web1", "--at", "now", "--to-new-disks")
+    done = server.run("restore", "web1", "--at", "now", "--to-new-disks")
     assert done.code == 0, done.said
     assert proxy.faults == 3
-    (new,) = {disk.id for disk in lab.disks} - before
-    assert _content(lab, new, folder) == _content(lab, vm.disks[0].id, folder)
+    (new,) = {disk.id for disk in remote_lab.disks} - before
+    assert _content(remote_lab, new, folder) == _content(remote_lab, vm.disks[0].id, folder)
 
 
 def _while_running(work: Callable[[], None]) -> threading.Thread:
@@ -99,7 +99,7 @@ def _while_running(work: Callable[[], None]) -> threading.Thread:
 
 
 def test_a_ticket_that_is_gone_ends_the_backup_with_one_line(
-    lab: Lab, vm: LabVM, pitr: PitrServer, proxy: ByteProxy
+    remote_lab: Lab, vm: LabVM, server: PitrServer, proxy: ByteProxy
 ) -> None:
     # The daemon is started again without any tickets, in mid-body: what comes after is a 403.
     proxy.drop_after(2 * MiB)
@@ -107,38 +107,38 @@ def test_a_ticket_that_is_gone_ends_the_backup_with_one_line(
     def restart() -> None:
         while not proxy.faults:
             time.sleep(0.005)
-        lab.host.restart_daemon()
+        remote_lab.host.restart_daemon()
 
     restarting = _while_running(restart)
-    done = pitr.run("backup", "web1", "--full")
+    done = server.run("backup", "web1", "--full")
     restarting.join()
     assert done.code == 6, done.said
     lines = [line for line in done.said.splitlines() if "taking a full" not in line]
     assert len(lines) == 1, lines
     assert "The transfer was ended, cancelled or has expired" in lines[0]
-    assert pitr.run("backup", "web1").code == 0
+    assert server.run("backup", "web1").code == 0
 
 
 def test_a_host_that_is_never_reached_ends_the_backup_with_one_line(
-    lab: Lab, vm: LabVM, pitr: PitrServer, proxy: ByteProxy
+    remote_lab: Lab, vm: LabVM, server: PitrServer, proxy: ByteProxy
 ) -> None:
     proxy.refusing = True
-    done = pitr.run("backup", "web1", "--full")
+    done = server.run("backup", "web1", "--full")
     assert done.code == 6, done.said
     assert "6 times" in done.said
     assert "Traceback" not in done.said
 
 
 def test_an_engine_that_is_away_for_a_while_is_waited_for(
-    lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path
+    remote_lab: Lab, vm: LabVM, server: PitrServer, folder: Path
 ) -> None:
     # Of every kind of request that a backup makes, some are lost before the engine has seen them.
     for method, path in (("GET", r"/backups/[^/]+$"), ("GET", "/imagetransfers"), ("POST", "/finalize$")):
-        lab.engine.faults.drop_connection(method, path, times=2)
-    lab.engine.faults.next("GET", r"/checkpoints", status=503, times=2)
-    done = pitr.run("backup", "web1")
+        remote_lab.engine.faults.drop_connection(method, path, times=2)
+    remote_lab.engine.faults.next("GET", r"/checkpoints", status=503, times=2)
+    done = server.run("backup", "web1")
     assert done.code == 0, done.said
-    _check_newest_point(lab, vm, pitr, folder)
+    _check_newest_point(remote_lab, vm, server, folder)
 
 
 def test_no_request_that_may_take_long_has_the_timeout_of_the_client_library() -> None:

@@ -19,9 +19,11 @@ from tests.support.memory_engine import MemoryEngine
 from tests.support.stored_points import chain_of_three, check_contents, check_verified, unnamed_files
 
 
-def test_points_are_made_read_verified_and_pruned_on_exfat(tmp_path: Path, engine: MemoryEngine) -> None:
+def test_points_are_made_read_verified_and_pruned_on_exfat(
+    tmp_path: Path, memory_engine: MemoryEngine
+) -> None:
     with no_links.exfat(tmp_path) as folder:
-        stored, vm = chain_of_three(folder / "repository", engine)
+        stored, vm = chain_of_three(folder / "repository", memory_engine)
         name = VMName(vm.id, vm.name)
         with Repository.open(stored.path) as repository:
             assert not repository.keeps_modes

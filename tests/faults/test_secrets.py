@@ -21,8 +21,8 @@ MiB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def vm(lab: Lab) -> LabVM:
-    vm = lab.add_vm("web1")
+def vm(remote_lab: Lab) -> LabVM:
+    vm = remote_lab.add_vm("web1")
     disk = vm.add_disk("system", 2 * MiB)
     vm.start()
     with disk.guest() as guest:
@@ -31,7 +31,7 @@ def vm(lab: Lab) -> LabVM:
 
 
 @contextmanager
-def watched(lab: Lab) -> Iterator[tuple[set[str], set[str]]]:
+def watched(remote_lab: Lab) -> Iterator[tuple[set[str], set[str]]]:
     """All tickets that are given out while the block runs, and the command lines of all processes of this test."""
     tickets: set[str] = set()
     commands: set[str] = set()
@@ -76,9 +76,9 @@ def _stored(folder: Path) -> dict[str, str]:
 
 
 def test_no_secret_is_in_output_logs_command_lines_or_the_repository(
-    lab: Lab, vm: LabVM, pitr: PitrServer, folder: Path
+    remote_lab: Lab, vm: LabVM, server: PitrServer, folder: Path
 ) -> None:
-    with watched(lab) as (tickets, commands):
+    with watched(remote_lab) as (tickets, commands):
         said = {}
         for name, arguments in {
             "full": ("backup", "web1", "--full"),
@@ -96,29 +96,29 @@ def test_no_secret_is_in_output_logs_command_lines_or_the_repository(
             "cleanup": ("engine", "cleanup"),
             "show": ("list", "-o", "json"),
         }.items():
-            done = pitr.run(*arguments, "--debug")
+            done = server.run(*arguments, "--debug")
             assert done.code == 0, done.said
             said[name] = done.out + done.said
     assert len(tickets) == 3
     assert any("qemu-nbd" in command for command in commands)
-    secrets = {lab.password, *tickets}
+    secrets = {remote_lab.password, *tickets}
     ours = {command for command in commands if "pitr-lab" not in command}
     _hide_and_seek({**said, **_stored(folder / "repository"), "a command line": "\n".join(ours)}, secrets)
 
 
 @pytest.mark.parametrize("where", ["imageio", "login"])
-def test_no_secret_is_in_a_traceback(lab: Lab, vm: LabVM, pitr: PitrServer, where: str) -> None:
-    with watched(lab) as (tickets, _), pytest.MonkeyPatch.context() as patch:
+def test_no_secret_is_in_a_traceback(remote_lab: Lab, vm: LabVM, server: PitrServer, where: str) -> None:
+    with watched(remote_lab) as (tickets, _), pytest.MonkeyPatch.context() as patch:
         if where == "imageio":
             # The address of a ticket that the daemon does not know: it answers with what it was asked for.
-            url = urlsplit(lab.host.images_url)
+            url = urlsplit(remote_lab.host.images_url)
             patch.setattr(Host, "images_url", f"{url.scheme}://{url.netloc}/images/x")
         else:
             refusal = '{"error_code":"access_denied","error":"no"}'
-            lab.engine.faults.next("POST", "oauth/token", status=400, body=refusal)
-        done = pitr.run("backup", "web1", "--full", "--debug")
+            remote_lab.engine.faults.next("POST", "oauth/token", status=400, body=refusal)
+        done = server.run("backup", "web1", "--full", "--debug")
     assert done.code == 6, done.said
     assert "Traceback" in done.said
-    _hide_and_seek({"a traceback": done.said}, {lab.password, *tickets})
-    lab.engine.faults.clear()
-    assert (lab.open_backups(), lab.open_transfers()) == ([], [])
+    _hide_and_seek({"a traceback": done.said}, {remote_lab.password, *tickets})
+    remote_lab.engine.faults.clear()
+    assert (remote_lab.open_backups(), remote_lab.open_transfers()) == ([], [])

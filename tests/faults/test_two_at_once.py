@@ -26,17 +26,17 @@ MiB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def vms(lab: Lab, pitr: PitrServer) -> list[LabVM]:
+def vms(remote_lab: Lab, server: PitrServer) -> list[LabVM]:
     """Two VMs with a point each."""
     made = []
     for name in ("web1", "db1"):
-        vm = lab.add_vm(name)
+        vm = remote_lab.add_vm(name)
         disk = vm.add_disk("system", MiB)
         vm.start()
         with disk.guest() as guest:
             guest.write(0, random.Random(name).randbytes(MiB // 2))
         made.append(vm)
-        done = pitr.run("backup", name)
+        done = server.run("backup", name)
         assert done.code == 0, done.said
     return made
 
@@ -49,61 +49,65 @@ def _wait_for(condition: Callable[[], object]) -> None:
 
 
 @contextmanager
-def _backup_that_hangs(lab: Lab, pitr: PitrServer, name: str) -> Iterator[int]:
+def _backup_that_hangs(remote_lab: Lab, server: PitrServer, name: str) -> Iterator[int]:
     """A backup that is under way while the block runs; gives its process id."""
-    lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
-    running = pitr.start("backup", name)
-    _wait_for(lab.open_backups)
+    remote_lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
+    running = server.start("backup", name)
+    _wait_for(remote_lab.open_backups)
     yield running.pid
     running.send(signal.SIGTERM)
     assert running.wait().code in (0, 143)
-    lab.engine.faults.clear()
+    remote_lab.engine.faults.clear()
 
 
 def test_a_second_backup_of_a_vm_is_told_who_works_on_it_and_since_when(
-    lab: Lab, vms: list[LabVM], pitr: PitrServer
+    remote_lab: Lab, vms: list[LabVM], server: PitrServer
 ) -> None:
-    with _backup_that_hangs(lab, pitr, "web1") as pid:
-        second = pitr.run("backup", "web1", "--output", "json")
+    with _backup_that_hangs(remote_lab, server, "web1") as pid:
+        second = server.run("backup", "web1", "--output", "json")
         assert second.code == 5
         message = orjson.loads(second.out)["error"]["message"]
         assert re.search(rf"process {pid} on \S+, since 2\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", message)
         # Another VM's is not in the way, and neither is reading.
-        done = pitr.run("backup", "db1")
+        done = server.run("backup", "db1")
         assert done.code == 0, done.said
-        assert pitr.run("list").code == pitr.run("verify").code == 0
+        assert server.run("list").code == server.run("verify").code == 0
 
 
-def test_prune_leaves_a_vm_alone_that_is_backed_up(lab: Lab, vms: list[LabVM], pitr: PitrServer) -> None:
-    with _backup_that_hangs(lab, pitr, "web1") as pid:
-        done = pitr.run("prune", "--keep-last", "1", "--vm", "web1")
+def test_prune_leaves_a_vm_alone_that_is_backed_up(
+    remote_lab: Lab, vms: list[LabVM], server: PitrServer
+) -> None:
+    with _backup_that_hangs(remote_lab, server, "web1") as pid:
+        done = server.run("prune", "--keep-last", "1", "--vm", "web1")
         assert done.code == 5
         assert f"process {pid} on" in done.said
-        other = pitr.run("prune", "--keep-last", "1", "--vm", "db1")
+        other = server.run("prune", "--keep-last", "1", "--vm", "db1")
         assert other.code == 0
         # The streams of the backup that runs are named by no record yet.
         assert "left for another time" in other.said
 
 
 def test_prune_leaves_points_alone_that_are_restored(
-    lab: Lab, vms: list[LabVM], pitr: PitrServer, folder: Path
+    remote_lab: Lab, vms: list[LabVM], server: PitrServer, folder: Path
 ) -> None:
-    before = {disk.id for disk in lab.disks}
-    lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
-    restore = pitr.start("restore", "web1", "--at", "now", "--to-new-disks")
-    _wait_for(lambda: {disk.id for disk in lab.disks} - before)
-    done = pitr.run("prune", "--keep-last", "1", "--vm", "web1")
+    before = {disk.id for disk in remote_lab.disks}
+    remote_lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
+    restore = server.start("restore", "web1", "--at", "now", "--to-new-disks")
+    _wait_for(lambda: {disk.id for disk in remote_lab.disks} - before)
+    done = server.run("prune", "--keep-last", "1", "--vm", "web1")
     assert done.code == 5
     assert f"process {restore.pid} on" in done.said
     assert restore.wait().code == 0
-    assert pitr.run("prune", "--keep-last", "1", "--vm", "web1").code == 0
-    assert pitr.run("verify").code == 0
+    assert server.run("prune", "--keep-last", "1", "--vm", "web1").code == 0
+    assert server.run("verify").code == 0
 
 
-def test_two_vms_are_backed_up_at_once(lab: Lab, vms: list[LabVM], pitr: PitrServer, folder: Path) -> None:
+def test_two_vms_are_backed_up_at_once(
+    remote_lab: Lab, vms: list[LabVM], server: PitrServer, folder: Path
+) -> None:
     before = len(check_verified(folder / "repository", at_least=set()))
     for _ in range(3):
-        running = [pitr.start("backup", name, "--full") for name in ("web1", "db1")]
+        running = [server.start("backup", name, "--full") for name in ("web1", "db1")]
         for one in running:
             done = one.wait()
             assert done.code == 0, done.said
@@ -111,22 +115,22 @@ def test_two_vms_are_backed_up_at_once(lab: Lab, vms: list[LabVM], pitr: PitrSer
 
 
 def test_the_lock_of_a_process_that_died_holds_nobody_up(
-    lab: Lab, vms: list[LabVM], pitr: PitrServer
+    remote_lab: Lab, vms: list[LabVM], server: PitrServer
 ) -> None:
-    lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
-    running = pitr.start("backup", "web1")
-    _wait_for(lab.open_backups)
+    remote_lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
+    running = server.start("backup", "web1")
+    _wait_for(remote_lab.open_backups)
     running.send(signal.SIGKILL)
     running.wait()
-    lab.engine.faults.clear()
-    done = pitr.run("backup", "web1")
+    remote_lab.engine.faults.clear()
+    done = server.run("backup", "web1")
     assert done.code == 0, done.said
     assert "which an earlier run had left open" in done.said
-    assert (lab.open_backups(), lab.open_transfers(), lab.locked_disks()) == ([], [], [])
+    assert (remote_lab.open_backups(), remote_lab.open_transfers(), remote_lab.locked_disks()) == ([], [], [])
 
 
 @pytest.fixture
-def read_only(vms: list[LabVM], pitr: PitrServer, folder: Path) -> Iterator[Path]:
+def read_only(vms: list[LabVM], server: PitrServer, folder: Path) -> Iterator[Path]:
     """The repository, on a mount that is read-only; without root it cannot be made."""
     mount = folder / "read-only"
     mount.mkdir()
@@ -143,27 +147,27 @@ def read_only(vms: list[LabVM], pitr: PitrServer, folder: Path) -> Iterator[Path
 
 
 def test_a_repository_on_a_read_only_mount_is_listed_verified_and_restored(
-    lab: Lab, vms: list[LabVM], pitr: PitrServer, folder: Path, read_only: Path
+    remote_lab: Lab, vms: list[LabVM], server: PitrServer, folder: Path, read_only: Path
 ) -> None:
     repo = ("--repo", str(read_only))
-    listed = pitr.run("list", *repo, "-o", "json")
+    listed = server.run("list", *repo, "-o", "json")
     assert listed.code == 0, listed.said
-    assert listed.out == pitr.run("list", "-o", "json").out
+    assert listed.out == server.run("list", "-o", "json").out
     # A catalog that lacks records is completed in memory.
     os.rename(folder / "repository" / "catalog.db", folder / "catalog.db")  # noqa: PTH104
-    assert pitr.run("list", *repo, "-o", "json").out == listed.out
+    assert server.run("list", *repo, "-o", "json").out == listed.out
     os.rename(folder / "catalog.db", folder / "repository" / "catalog.db")  # noqa: PTH104
-    verified = pitr.run("verify", *repo)
+    verified = server.run("verify", *repo)
     assert verified.code == 0, verified.said
     for target in ("--to-new-disks", f"--to-file={folder / 'read-only.raw'}"):
-        restored = pitr.run("restore", "web1", "--at", "now", target, *repo)
+        restored = server.run("restore", "web1", "--at", "now", target, *repo)
         assert restored.code == 0, restored.said
     for command in (("backup", "web1"), ("prune", "--keep-last", "1"), ("catalog", "rebuild")):
-        refused = pitr.run(*command, *repo)
+        refused = server.run(*command, *repo)
         assert refused.code == 1, (command, refused.said)
         assert "ead-only" in refused.said
         assert "defect" not in refused.said
-    planned = pitr.run("prune", "--keep-last", "1", "--dry-run", *repo)
+    planned = server.run("prune", "--keep-last", "1", "--dry-run", *repo)
     assert planned.code == 0, planned.said
 
 
@@ -186,9 +190,9 @@ def small(folder: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def big(lab: Lab) -> LabVM:
+def big(remote_lab: Lab) -> LabVM:
     """A VM with a disk of 6 MiB, of which 1 MiB holds what cannot be compressed."""
-    vm = lab.add_vm("big")
+    vm = remote_lab.add_vm("big")
     disk = vm.add_disk("system", 6 * MiB)
     vm.start()
     with disk.guest() as guest:
@@ -202,38 +206,38 @@ def _files(path: Path) -> set[str]:
 
 
 def test_a_full_disk_under_the_repository_fails_clearly_and_leaves_it_valid(
-    lab: Lab, big: LabVM, pitr: PitrServer, small: Path
+    remote_lab: Lab, big: LabVM, server: PitrServer, small: Path
 ) -> None:
     repo = ("--repo", str(small / "repository"))
-    assert pitr.run("init", *repo).code == 0
-    assert pitr.run("backup", "big", *repo).code == 0
+    assert server.run("init", *repo).code == 0
+    assert server.run("backup", "big", *repo).code == 0
     points = check_verified(small / "repository", at_least=set())
     files = _files(small / "repository")
     with big.disks[0].guest() as guest:
         guest.write(MiB, random.Random(2).randbytes(4 * MiB))
-    failed = pitr.run("backup", "big", *repo)
+    failed = server.run("backup", "big", *repo)
     assert failed.code == 1, failed.said
     assert "No space left on device" in failed.said
     assert "pitr prune" in failed.said
     assert _files(small / "repository") - {"catalog.db"} <= files | {
         name for name in _files(small / "repository") if name.startswith("checkpoints/")
     }
-    assert (lab.open_backups(), lab.open_transfers(), lab.locked_disks()) == ([], [], [])
+    assert (remote_lab.open_backups(), remote_lab.open_transfers(), remote_lab.locked_disks()) == ([], [], [])
     assert check_verified(small / "repository", at_least=points) == points
     subprocess.run(["mount", "-o", "remount,size=16m", str(small)], check=True)
-    done = pitr.run("backup", "big", *repo, "-o", "json")
+    done = server.run("backup", "big", *repo, "-o", "json")
     assert done.code == 0, done.said
     assert orjson.loads(done.out)["backups"][0]["kind"] == "incremental"
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
 def test_a_full_disk_under_the_target_fails_clearly_and_leaves_nothing(
-    lab: Lab, big: LabVM, pitr: PitrServer, small: Path, image_format: str
+    remote_lab: Lab, big: LabVM, server: PitrServer, small: Path, image_format: str
 ) -> None:
     with big.disks[0].guest() as guest:
         guest.write(MiB, random.Random(2).randbytes(4 * MiB))
-    assert pitr.run("backup", "big").code == 0
-    failed = pitr.run(
+    assert server.run("backup", "big").code == 0
+    failed = server.run(
         "restore", "big", "--at", "now", "--to-file", str(small / "image"), "--format", image_format
     )
     assert failed.code == 1, failed.said

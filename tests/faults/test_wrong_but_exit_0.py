@@ -29,9 +29,9 @@ KiB = 1 << 10
 
 
 def test_a_middle_incremental_that_is_deleted_is_a_gap_and_not_left_out(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
-    stored, _ = chain_of_three(tmp_path / "repository", engine)
+    stored, _ = chain_of_three(tmp_path / "repository", memory_engine)
     full, middle, last = stored.contents
     for with_catalog in (True, False):
         with Repository.open(stored.path) as repository:
@@ -51,9 +51,9 @@ def test_a_middle_incremental_that_is_deleted_is_a_gap_and_not_left_out(
 
 
 def test_the_order_is_that_of_the_lineage_whatever_the_files_times_say(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
-    stored, _ = chain_of_three(tmp_path / "repository", engine)
+    stored, _ = chain_of_three(tmp_path / "repository", memory_engine)
     files = [path for path in stored.path.rglob("*") if path.is_file()]
     for seconds, path in enumerate(sorted(files, key=lambda path: -path.stat().st_mtime_ns)):
         os.utime(path, (seconds, seconds))
@@ -62,8 +62,10 @@ def test_the_order_is_that_of_the_lineage_whatever_the_files_times_say(
     check_contents(stored.path, stored)
 
 
-def test_a_blob_that_ends_at_the_end_of_any_frame_is_cut_off(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, _ = chain_of_three(tmp_path / "repository", engine)
+def test_a_blob_that_ends_at_the_end_of_any_frame_is_cut_off(
+    tmp_path: Path, memory_engine: MemoryEngine
+) -> None:
+    stored, _ = chain_of_three(tmp_path / "repository", memory_engine)
     with Repository.open(stored.path) as repository:
         backup = repository.catalog.points()[-1]
         stream = backup.streams[0]
@@ -83,13 +85,13 @@ def test_a_blob_that_ends_at_the_end_of_any_frame_is_cut_off(tmp_path: Path, eng
 
 
 def test_two_frames_that_change_places_are_found_although_each_is_whole(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
     with Repository.create(tmp_path / "repository"):
-        stored = Stored(tmp_path / "repository", engine)
+        stored = Stored(tmp_path / "repository", memory_engine)
     chance = random.Random(1)
     # Frames of equal content in length, which zstd does not compress, so that they have one size.
-    vm = engine.add_vm("web1", chance.randbytes(2 << 20))
+    vm = memory_engine.add_vm("web1", chance.randbytes(2 << 20))
     stored.back_up(vm)
     with Repository.open(stored.path) as repository:
         backup = repository.catalog.points()[0]
@@ -114,8 +116,8 @@ def test_two_frames_that_change_places_are_found_although_each_is_whole(
         assert len(verify(repository, Scope(), "full").damage) == 2
 
 
-def test_zeroes_written_after_the_full_hide_older_data(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+def test_zeroes_written_after_the_full_hide_older_data(tmp_path: Path, memory_engine: MemoryEngine) -> None:
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     for disk in vm.disks.values():
         disk[0 : 128 * KiB] = bytes(128 * KiB)
     backup = stored.back_up(vm)
@@ -129,8 +131,10 @@ def test_zeroes_written_after_the_full_hide_older_data(tmp_path: Path, engine: M
     check_contents(stored.path, stored)
 
 
-def test_a_lost_checkpoint_makes_a_full_that_is_called_one(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+def test_a_lost_checkpoint_makes_a_full_that_is_called_one(
+    tmp_path: Path, memory_engine: MemoryEngine
+) -> None:
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     vm.checkpoints.clear()
     change(vm, random.Random(9))
     with pytest.raises(CheckpointGone, match="is gone on the engine"):

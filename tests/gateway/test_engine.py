@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pitr.lab import Lab
-from tests.support.byte_proxy import ByteProxy
 from tests.support.gateway import Gateway, running
 from tests.support.pitr import Pitr, wait_until
 from tests.support.points_over_http import Points
+from tests.support.proxies import ByteProxy
 
 MIB = 1 << 20
 
@@ -38,7 +38,7 @@ def test_it_starts_without_the_engine_and_asks_it_when_it_is_there(
             stream.write_bytes(gateway.get(points.path(0, "d1")).body)
             _check_unreachable(gateway, image, stream)
             nobody.close()
-            with ByteProxy(engine.port, listen_on=port) as proxy:
+            with ByteProxy(engine.port, port) as proxy:
                 assert b"virtual-size" in gateway.get(image).body
                 wait_until(lambda: lab.open_transfers() == [], "the transfer ended")
                 # Now it is one that was reached, and is waited for when it goes.

@@ -22,28 +22,28 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def host(folder: Path) -> Iterator[Host]:
+def new_host(folder: Path) -> Iterator[Host]:
     """A host that is checked to leave no process and no socket behind."""
     before = set(children_of(os.getpid()))
-    with Host(folder) as host:
-        yield host
+    with Host(folder) as new_host:
+        yield new_host
     assert set(children_of(os.getpid())) <= before
     assert [path for path in folder.rglob("*") if path.is_socket()] == []
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
+def new_lab() -> Iterator[Lab]:
     """A quick local oVirt, checked to end without a bug of its own and without anything left behind."""
     before = set(children_of(os.getpid()))
-    with Lab(phase_lag_s=0.01) as lab:
-        yield lab
-        assert lab.engine.failures == []
+    with Lab(phase_lag_s=0.01) as new_lab:
+        yield new_lab
+        assert new_lab.engine.failures == []
     assert set(children_of(os.getpid())) <= before
-    assert not lab.cafile.exists()
+    assert not new_lab.cafile.exists()
 
 
 @pytest.fixture
-def client(lab: Lab) -> Iterator[Client]:
+def client(new_lab: Lab) -> Iterator[Client]:
     """The unmodified SDK, logged in."""
-    with Client(lab) as client:
+    with Client(new_lab) as client:
         yield client

@@ -14,7 +14,9 @@ RAW = types.DiskFormat.RAW
 CHOSEN = "11111111-2222-4333-8444-555555555555"
 
 
-def test_a_new_disk_is_locked_then_ok_and_keeps_the_id_and_size_asked_for(lab: Lab, client: Client) -> None:
+def test_a_new_disk_is_locked_then_ok_and_keeps_the_id_and_size_asked_for(
+    new_lab: Lab, client: Client
+) -> None:
     answer = client.add_disk(
         size=10487296, id=CHOSEN, name="restored", sparse=True, backup=types.DiskBackup.INCREMENTAL
     )
@@ -29,7 +31,7 @@ def test_a_new_disk_is_locked_then_ok_and_keeps_the_id_and_size_asked_for(lab: L
         types.StorageType.NFS,
     )
     # The host's volume is rounded up to 4 KiB.
-    assert lab.host.volume(CHOSEN).size == 10489856
+    assert new_lab.host.volume(CHOSEN).size == 10489856
 
 
 @pytest.mark.parametrize(
@@ -42,13 +44,13 @@ def test_a_new_disk_is_locked_then_ok_and_keeps_the_id_and_size_asked_for(lab: L
     ],
 )
 def test_invalid_combinations_are_refused(
-    lab: Lab, client: Client, options: dict[str, object], text: str
+    new_lab: Lab, client: Client, options: dict[str, object], text: str
 ) -> None:
     if options.pop("block", False):
-        lab.add_storage_domain("lun", storage_type="iscsi")
+        new_lab.add_storage_domain("lun", storage_type="iscsi")
         options["storage_domains"] = [types.StorageDomain(name="lun")]
     if options.get("id") == "taken":
-        options["id"] = lab.add_disk("there", MIB).id
+        options["id"] = new_lab.add_disk("there", MIB).id
     error = refused(lambda: client.add_disk(size=MIB, **options))
     assert error.code == 409
     assert text in error.fault.detail
@@ -59,16 +61,16 @@ def test_an_unknown_storage_domain_is_missing(client: Client) -> None:
     assert refused(lambda: client.add_disk(size=MIB, storage_domains=nowhere)).code == 404
 
 
-def test_a_disk_whose_creation_fails_is_illegal_and_can_be_removed(lab: Lab, client: Client) -> None:
-    lab.engine.faults.fail("disk creation")
+def test_a_disk_whose_creation_fails_is_illegal_and_can_be_removed(new_lab: Lab, client: Client) -> None:
+    new_lab.engine.faults.fail("disk creation")
     disk_id = client.add_disk(size=MIB).id
     wait_for(client.disk(disk_id).get, lambda disk: disk.status == types.DiskStatus.ILLEGAL)
     client.disk(disk_id).remove()
-    assert lab.disks == []
+    assert new_lab.disks == []
 
 
-def test_the_data_center_knows_which_domains_are_active(lab: Lab, client: Client) -> None:
-    lab.add_storage_domain("old", active=False)
+def test_the_data_center_knows_which_domains_are_active(new_lab: Lab, client: Client) -> None:
+    new_lab.add_storage_domain("old", active=False)
     (center,) = client.system.data_centers_service().list(search="storage.name=old")
     domains = client.system.data_centers_service().data_center_service(center.id).storage_domains_service()
     assert {each.name: each.status.value for each in domains.list()} == {
@@ -79,9 +81,9 @@ def test_the_data_center_knows_which_domains_are_active(lab: Lab, client: Client
     assert [each.name for each in active] == ["data"]
 
 
-def test_vms_are_found_by_exact_names_and_patterns(lab: Lab, client: Client) -> None:
+def test_vms_are_found_by_exact_names_and_patterns(new_lab: Lab, client: Client) -> None:
     for name in ("web1", "web2", "a b", 'say "hi"'):
-        lab.add_vm(name)
+        new_lab.add_vm(name)
     service = client.system.vms_service()
 
     def found(search: str) -> list[str]:
@@ -95,10 +97,10 @@ def test_vms_are_found_by_exact_names_and_patterns(lab: Lab, client: Client) -> 
     assert refused(lambda: service.list(search="colour=red")).code == 400
 
 
-def test_attaching_and_detaching_by_the_api(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_attaching_and_detaching_by_the_api(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     vm.start()
-    disk = lab.add_disk("lone", MIB)
+    disk = new_lab.add_disk("lone", MIB)
     attachments = client.vm(vm).disk_attachments_service()
     attachments.add(
         types.DiskAttachment(
@@ -113,10 +115,10 @@ def test_attaching_and_detaching_by_the_api(lab: Lab, client: Client) -> None:
     with disk.guest() as guest:
         guest.write(0, b"hot")
     other = types.DiskAttachment(disk=types.Disk(id=disk.id), active=True)
-    second = client.vm(lab.add_vm("db1")).disk_attachments_service()
+    second = client.vm(new_lab.add_vm("db1")).disk_attachments_service()
     assert refused(lambda: second.add(other)).code == 409
     attachments.attachment_service(disk.id).remove(detach_only=True)
-    assert (list(attachments.list()), lab.disk(disk.id).status) == ([], "ok")
+    assert (list(attachments.list()), new_lab.disk(disk.id).status) == ([], "ok")
 
 
 def configuration(client: Client, vm_id: str) -> types.Configuration | None:
@@ -135,8 +137,8 @@ def import_vm(client: Client, data: str, **options: object) -> types.Vm:
     return client.system.vms_service().add(wanted)
 
 
-def test_a_vm_from_a_saved_configuration_gets_the_disks_of_the_original(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1", description="shop & <more>")
+def test_a_vm_from_a_saved_configuration_gets_the_disks_of_the_original(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1", description="shop & <more>")
     boot, data = vm.add_disk("boot", MIB, bootable=True), vm.add_disk("data", 2 * MIB, format="raw")
     saved = configuration(client, vm.id)
     assert saved is not None
@@ -153,8 +155,8 @@ def test_a_vm_from_a_saved_configuration_gets_the_disks_of_the_original(lab: Lab
     assert event.severity == types.LogSeverity.WARNING
 
 
-def test_without_new_ids_the_original_must_be_gone(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_without_new_ids_the_original_must_be_gone(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     saved = configuration(client, vm.id)
     assert saved is not None
     ovf = types.Configuration(type=types.ConfigurationType.OVF, data=saved.data)
@@ -163,22 +165,22 @@ def test_without_new_ids_the_original_must_be_gone(lab: Lab, client: Client) -> 
     assert (error.code, error.fault.detail) == (409, "[Cannot import VM. The VM ID is already in use.]")
 
 
-def test_a_vm_needs_a_cluster_and_a_readable_configuration(lab: Lab, client: Client) -> None:
+def test_a_vm_needs_a_cluster_and_a_readable_configuration(new_lab: Lab, client: Client) -> None:
     assert refused(lambda: import_vm(client, "<x/>", cluster=None)).code == 400
     assert refused(lambda: import_vm(client, "<x/>")).code == 400
     assert refused(lambda: import_vm(client, "no xml")).code == 400
 
 
-def test_the_configuration_may_be_absent_for_a_moment(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
-    lab.engine.faults.fail("configuration")
+def test_the_configuration_may_be_absent_for_a_moment(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
+    new_lab.engine.faults.fail("configuration")
     assert configuration(client, vm.id) is None
     assert configuration(client, vm.id) is not None
 
 
-def test_jobs_are_found_by_their_correlation_id(lab: Lab, client: Client) -> None:
+def test_jobs_are_found_by_their_correlation_id(new_lab: Lab, client: Client) -> None:
     wanted = types.Disk(
-        format=RAW, provisioned_size=MIB, storage_domains=[types.StorageDomain(name=lab.storage_domain)]
+        format=RAW, provisioned_size=MIB, storage_domains=[types.StorageDomain(name=new_lab.storage_domain)]
     )
     disk = client.system.disks_service().add(wanted, query={"correlation_id": "pitr-7"})
     client.await_disk(disk.id)

@@ -24,11 +24,11 @@ class Site(NamedTuple):
 
 
 @pytest.fixture
-def site(lab: Lab, client: Client) -> Iterator[Site]:
+def site(new_lab: Lab, client: Client) -> Iterator[Site]:
     """A VM with a disk, down; its backups and transfers have ended well when the test is over."""
-    vm = lab.add_vm("web1")
-    yield Site(lab, client, vm, vm.add_disk("system", 1 << 20))
-    assert (lab.open_backups(), lab.open_transfers()) == ([], [])
+    vm = new_lab.add_vm("web1")
+    yield Site(new_lab, client, vm, vm.add_disk("system", 1 << 20))
+    assert (new_lab.open_backups(), new_lab.open_transfers()) == ([], [])
 
 
 def check(error: ovirtsdk4.Error, status: int, text: str) -> None:
@@ -121,13 +121,13 @@ def test_finalizing_a_live_or_cold_backup_too_early_makes_it_fail(site: Site, ru
     assert site.client.checkpoints(site.vm) == []
 
 
-def test_finalizing_a_hybrid_backup_too_early_is_fine(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1", compat="4.7")
-    with lab.engine.phases_held():
+def test_finalizing_a_hybrid_backup_too_early_is_fine(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1", compat="4.7")
+    with new_lab.engine.phases_held():
         backup = client.post_backup(vm, [vm.add_disk("system", 1 << 20)])
         client.backups(vm).backup_service(backup.id).finalize()
     assert client.await_backup(vm, backup.id, SUCCEEDED, FAILED).phase == SUCCEEDED
-    assert "ready" not in lab.engine.phases_of(backup.id)
+    assert "ready" not in new_lab.engine.phases_of(backup.id)
 
 
 def test_a_transfer_of_a_backup_that_is_not_ready(site: Site) -> None:

@@ -21,81 +21,81 @@ from tests.support.sdk_client import READY, Client, refused, wait_for
 MIB = 1 << 20
 
 
-def test_a_wrong_password_is_denied(lab: Lab) -> None:
-    wrong = Client(lab, password="wrong")
+def test_a_wrong_password_is_denied(new_lab: Lab) -> None:
+    wrong = Client(new_lab, password="wrong")
     with pytest.raises(ovirtsdk4.AuthError, match="access_denied"):
         wrong.system.get()
 
 
-def test_a_client_that_does_not_trust_the_ca_is_not_talked_to(lab: Lab) -> None:
-    stranger = Client(lab, ca_file=None)
+def test_a_client_that_does_not_trust_the_ca_is_not_talked_to(new_lab: Lab) -> None:
+    stranger = Client(new_lab, ca_file=None)
     with pytest.raises(ovirtsdk4.Error, match="certificate"):
         stranger.system.get()
-    with Client(lab, ca_file=None, insecure=True) as careless:
+    with Client(new_lab, ca_file=None, insecure=True) as careless:
         assert careless.system.get().product_info.version.major == 4
 
 
-def test_an_expired_token_is_renewed_by_the_sdk_in_the_middle(lab: Lab, client: Client) -> None:
+def test_an_expired_token_is_renewed_by_the_sdk_in_the_middle(new_lab: Lab, client: Client) -> None:
     client.system.get()
-    lab.engine.faults.expire_tokens()
+    new_lab.engine.faults.expire_tokens()
     client.system.vms_service().list()
-    statuses = [request.status for request in lab.engine.requests]
+    statuses = [request.status for request in new_lab.engine.requests]
     assert statuses == [200, 200, 401, 200, 200]
 
 
-def test_a_connection_with_only_a_token_cannot_renew_it(lab: Lab, client: Client) -> None:
+def test_a_connection_with_only_a_token_cannot_renew_it(new_lab: Lab, client: Client) -> None:
     token = client.connection.authenticate()
-    other = Client(lab, username=None, password=None, token=token)
+    other = Client(new_lab, username=None, password=None, token=token)
     other.system.get()
-    lab.engine.faults.expire_tokens()
+    new_lab.engine.faults.expire_tokens()
     with pytest.raises(ovirtsdk4.AuthError):
         other.system.get()
 
 
-def test_logging_out_ends_the_token(lab: Lab) -> None:
-    with Client(lab) as client:
+def test_logging_out_ends_the_token(new_lab: Lab) -> None:
+    with Client(new_lab) as client:
         client.system.get()
-        assert lab.engine.tokens.count == 1
-    assert lab.engine.tokens.count == 0
+        assert new_lab.engine.tokens.count == 1
+    assert new_lab.engine.tokens.count == 0
 
 
-def test_an_injected_answer_comes_once(lab: Lab, client: Client) -> None:
+def test_an_injected_answer_comes_once(new_lab: Lab, client: Client) -> None:
     fault = "<fault><reason>Operation Failed</reason><detail>[injected]</detail></fault>"
-    lab.engine.faults.next("GET", r"/vms$", status=503, body=fault)
+    new_lab.engine.faults.next("GET", r"/vms$", status=503, body=fault)
     error = refused(lambda: client.system.vms_service().list(search="name=x"))
     assert (error.code, error.fault.detail) == (503, "[injected]")
     assert list(client.system.vms_service().list()) == []
-    assert ("GET", "/ovirt-engine/api/vms?search=name%3Dx", 503) in lab.engine.requests
+    assert ("GET", "/ovirt-engine/api/vms?search=name%3Dx", 503) in new_lab.engine.requests
 
 
-def test_a_request_may_be_carried_out_although_its_answer_is_lost(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_a_request_may_be_carried_out_although_its_answer_is_lost(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", MIB)
     chosen = "11111111-2222-4333-8444-555555555555"
     client.system.get()
     # curl tries a reset keep-alive connection again by itself: both answers have to be lost.
-    lab.engine.faults.drop_connection("POST", r"/backups$", handled=True)
-    lab.engine.faults.drop_connection("POST", r"/backups$")
+    new_lab.engine.faults.drop_connection("POST", r"/backups$", handled=True)
+    new_lab.engine.faults.drop_connection("POST", r"/backups$")
     with pytest.raises(ovirtsdk4.Error):
         client.post_backup(vm, [disk], backup_id=chosen)
-    lab.engine.faults.clear()
+    new_lab.engine.faults.clear()
     client.await_backup(vm, chosen, READY)
     client.finalize_backup(vm, chosen)
 
 
-def test_a_stalled_request_is_answered_later(lab: Lab) -> None:
-    with Client(lab, timeout=2) as client:
+def test_a_stalled_request_is_answered_later(new_lab: Lab) -> None:
+    with Client(new_lab, timeout=2) as client:
         client.system.get()
-        lab.engine.faults.stall(600, path="/api/vms$")
+        new_lab.engine.faults.stall(600, path="/api/vms$")
         with pytest.raises(ovirtsdk4.Error):
             client.system.vms_service().list()
         assert list(client.system.vms_service().list()) == []
 
 
-def test_the_dates_of_answers_are_the_clock_s(lab: Lab, client: Client) -> None:
-    lab.clock.set("2020-06-30T22:00:00+02:00", frozen=True)
+def test_the_dates_of_answers_are_the_clock_s(new_lab: Lab, client: Client) -> None:
+    new_lab.clock.set("2020-06-30T22:00:00+02:00", frozen=True)
     moment = datetime.fromisoformat("2020-06-30T22:00:00+02:00")
-    vm = lab.add_vm("web1")
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", MIB)
     vm.start()
     ready = client.start_backup(vm, [disk])
@@ -103,19 +103,19 @@ def test_the_dates_of_answers_are_the_clock_s(lab: Lab, client: Client) -> None:
     assert ready.creation_date.utcoffset() == timedelta(hours=2)
     (checkpoint,) = client.checkpoints(vm)
     assert checkpoint.creation_date == moment
-    lab.clock.advance(60)
+    new_lab.clock.advance(60)
     done = client.finalize_backup(vm, ready.id)
     assert (done.creation_date, done.modification_date) == (moment, moment + timedelta(seconds=60))
-    lab.clock.resume()
+    new_lab.clock.resume()
     wait_for(client.system.get, lambda api: api.time > moment + timedelta(seconds=60))
 
 
 @pytest.mark.parametrize(("compat", "running"), [("4.6", True), ("4.7", True), ("4.6", False)])
 def test_the_checkpoint_s_date_is_a_bound_of_the_true_instant(
-    lab: Lab, client: Client, compat: str, running: bool
+    new_lab: Lab, client: Client, compat: str, running: bool
 ) -> None:
-    lab.clock.set("2024-02-29T12:00:00Z")
-    vm = lab.add_vm("web1", compat=compat)
+    new_lab.clock.set("2024-02-29T12:00:00Z")
+    vm = new_lab.add_vm("web1", compat=compat)
     disk = vm.add_disk("system", MIB)
     if running:
         vm.start()
@@ -129,19 +129,19 @@ def test_the_checkpoint_s_date_is_a_bound_of_the_true_instant(
 def test_the_lab_ends_with_work_in_progress_and_leaves_no_thread(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     children = set(children_of(os.getpid()))
-    with Lab(phase_lag_s=0.01) as lab:
-        client = Client(lab)
-        vm = lab.add_vm("web1")
+    with Lab(phase_lag_s=0.01) as new_lab:
+        client = Client(new_lab)
+        vm = new_lab.add_vm("web1")
         disk = vm.add_disk("system", MIB)
         vm.start()
         backup = client.start_backup(vm, [disk])
         transfer = client.start_download(disk.id, backup.id)
-        lab.engine.phase_lag_s = 600
+        new_lab.engine.phase_lag_s = 600
         client.add_disk(size=MIB)
-        assert (lab.open_transfers(), lab.open_backups()) == ([transfer.id], [backup.id])
+        assert (new_lab.open_transfers(), new_lab.open_backups()) == ([transfer.id], [backup.id])
     assert set(threading.enumerate()) == before
     assert set(children_of(os.getpid())) == children
-    assert not lab.cafile.exists()
+    assert not new_lab.cafile.exists()
 
 
 PROGRAM = """
@@ -191,9 +191,9 @@ def _commands() -> list[str]:
 
 
 def test_a_folder_of_the_caller_stays_but_is_empty_of_sockets(folder: Path) -> None:
-    with Lab(folder) as lab:
-        assert lab.password_file.stat().st_mode & 0o777 == 0o600
-        assert lab.password_file.read_text().strip() == lab.password
-        assert lab.environment()["PITR_CAFILE"] == str(lab.cafile)
+    with Lab(folder) as new_lab:
+        assert new_lab.password_file.stat().st_mode & 0o777 == 0o600
+        assert new_lab.password_file.read_text().strip() == new_lab.password
+        assert new_lab.environment()["PITR_CAFILE"] == str(new_lab.cafile)
     assert folder.exists()
     assert [path for path in folder.rglob("*") if path.is_socket()] == []

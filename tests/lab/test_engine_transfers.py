@@ -26,19 +26,21 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 MIB = 1 << 20
 
 
-def test_an_upload_and_a_download_through_the_real_daemon(lab: Lab, client: Client, tmp_path: Path) -> None:
+def test_an_upload_and_a_download_through_the_real_daemon(
+    new_lab: Lab, client: Client, tmp_path: Path
+) -> None:
     disk_id = client.add_disk(size=2 * MIB, name="new").id
     client.await_disk(disk_id)
     data = os.urandom(MIB)
     upload = client.start_upload(disk_id)
-    assert lab.locked_disks() == [disk_id]
+    assert new_lab.locked_disks() == [disk_id]
     with client.imageio(upload) as imageio:
         imageio.write(MIB // 2, data)
         imageio.flush()
     assert client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
-    assert lab.disk(disk_id).status == "ok"
+    assert new_lab.disk(disk_id).status == "ok"
     expected = bytes(MIB // 2) + data + bytes(MIB // 2)
-    assert content_of(lab.disk(disk_id), tmp_path) == expected
+    assert content_of(new_lab.disk(disk_id), tmp_path) == expected
 
     download = client.start_download(disk_id)
     found = bytearray(2 * MIB)
@@ -48,16 +50,16 @@ def test_an_upload_and_a_download_through_the_real_daemon(lab: Lab, client: Clie
     assert found == expected
 
 
-def test_urls_exist_only_while_a_ticket_does(lab: Lab, client: Client) -> None:
-    disk = lab.add_disk("lone", MIB)
-    with lab.engine.phases_held():
+def test_urls_exist_only_while_a_ticket_does(new_lab: Lab, client: Client) -> None:
+    disk = new_lab.add_disk("lone", MIB)
+    with new_lab.engine.phases_held():
         transfer = client.post_transfer(disk.id, direction=types.ImageTransferDirection.DOWNLOAD)
         assert (transfer.phase, transfer.transfer_url, transfer.proxy_url) == (PHASE.INITIALIZING, None, None)
         assert transfer.image.id == disk.id
     ready = client.await_transfer(transfer.id, TRANSFERRING)
-    assert ready.transfer_url.startswith(f"{lab.host.images_url}/")
+    assert ready.transfer_url.startswith(f"{new_lab.host.images_url}/")
     assert ready.proxy_url is not None
-    with lab.engine.phases_held():
+    with new_lab.engine.phases_held():
         client.transfer(transfer.id).finalize()
         client.await_transfer(transfer.id, PHASE.FINALIZING_SUCCESS)
         wait_for(client.transfer(transfer.id).get, lambda ending: ending.transfer_url is None)
@@ -66,12 +68,12 @@ def test_urls_exist_only_while_a_ticket_does(lab: Lab, client: Client) -> None:
         imageio.read(0, bytearray(512))
 
 
-def test_a_cancelled_upload_passes_its_phases_and_deletes_the_disk(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_a_cancelled_upload_passes_its_phases_and_deletes_the_disk(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("the only copy", MIB)
     upload = client.start_upload(disk.id)
     assert client.cancel_transfer(upload.id).phase == FINISHED_FAILURE
-    assert lab.engine.phases_of(upload.id) == [
+    assert new_lab.engine.phases_of(upload.id) == [
         "initializing",
         "transferring",
         "cancelled_user",
@@ -83,25 +85,27 @@ def test_a_cancelled_upload_passes_its_phases_and_deletes_the_disk(lab: Lab, cli
     assert vm.disks == []
 
 
-def test_a_cancelled_download_keeps_the_disk(lab: Lab, client: Client) -> None:
-    disk = lab.add_disk("lone", MIB)
+def test_a_cancelled_download_keeps_the_disk(new_lab: Lab, client: Client) -> None:
+    disk = new_lab.add_disk("lone", MIB)
     download = client.start_download(disk.id)
     assert client.cancel_transfer(download.id).phase == FINISHED_FAILURE
     assert client.disk(disk.id).get().status == types.DiskStatus.OK
 
 
-def test_an_upload_that_is_damaged_fails_at_finalize_and_deletes_the_disk(lab: Lab, client: Client) -> None:
-    disk = lab.add_disk("lone", MIB)
+def test_an_upload_that_is_damaged_fails_at_finalize_and_deletes_the_disk(
+    new_lab: Lab, client: Client
+) -> None:
+    disk = new_lab.add_disk("lone", MIB)
     upload = client.start_upload(disk.id)
-    lab.engine.faults.fail("upload verification")
+    new_lab.engine.faults.fail("upload verification")
     assert client.finalize_transfer(upload.id).phase == FINISHED_FAILURE
-    assert lab.disks == []
+    assert new_lab.disks == []
 
 
 def test_finalize_cancel_and_extend_say_yes_to_a_missing_and_to_an_ended_transfer(
-    lab: Lab, client: Client
+    new_lab: Lab, client: Client
 ) -> None:
-    ended = client.start_download(lab.add_disk("lone", MIB).id)
+    ended = client.start_download(new_lab.add_disk("lone", MIB).id)
     client.finalize_transfer(ended.id)
     for transfer_id in (UNKNOWN, ended.id):
         client.transfer(transfer_id).finalize()
@@ -110,8 +114,8 @@ def test_finalize_cancel_and_extend_say_yes_to_a_missing_and_to_an_ended_transfe
     assert client.transfer(ended.id).get().phase == FINISHED_SUCCESS
 
 
-def test_pausing_and_resuming_an_upload(lab: Lab, client: Client) -> None:
-    disk = lab.add_disk("lone", MIB)
+def test_pausing_and_resuming_an_upload(new_lab: Lab, client: Client) -> None:
+    disk = new_lab.add_disk("lone", MIB)
     upload = client.start_upload(disk.id)
     assert refused(client.transfer(upload.id).resume).code == 409
     client.transfer(upload.id).pause()
@@ -125,8 +129,8 @@ def test_pausing_and_resuming_an_upload(lab: Lab, client: Client) -> None:
     assert client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
 
 
-def test_pausing_a_download_is_refused(lab: Lab, client: Client) -> None:
-    download = client.start_download(lab.add_disk("lone", MIB).id)
+def test_pausing_a_download_is_refused(new_lab: Lab, client: Client) -> None:
+    download = client.start_download(new_lab.add_disk("lone", MIB).id)
     assert refused(client.transfer(download.id).pause).code == 400
     client.finalize_transfer(download.id)
 
@@ -140,9 +144,9 @@ def test_pausing_a_download_is_refused(lab: Lab, client: Client) -> None:
     ],
 )
 def test_an_idle_transfer_is_stopped(
-    lab: Lab, client: Client, direction: str, policy: str, phase: types.ImageTransferPhase
+    new_lab: Lab, client: Client, direction: str, policy: str, phase: types.ImageTransferPhase
 ) -> None:
-    disk = lab.add_disk("lone", MIB)
+    disk = new_lab.add_disk("lone", MIB)
     transfer = client.post_transfer(
         disk.id,
         direction=types.ImageTransferDirection(direction),
@@ -150,12 +154,12 @@ def test_an_idle_transfer_is_stopped(
         inactivity_timeout=1,
     )
     assert client.await_transfer(transfer.id, phase).inactivity_timeout == 1
-    assert (lab.disks == []) == (direction == "upload" and policy == "cancel")
+    assert (new_lab.disks == []) == (direction == "upload" and policy == "cancel")
     client.cancel_transfer(transfer.id)
 
 
-def test_an_upload_waits_for_a_vm_that_is_down(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_an_upload_waits_for_a_vm_that_is_down(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", MIB)
     vm.start()
     error = refused(lambda: client.start_upload(disk.id))
@@ -165,8 +169,8 @@ def test_an_upload_waits_for_a_vm_that_is_down(lab: Lab, client: Client) -> None
     assert client.finalize_transfer(client.start_upload(disk.id).id).phase == FINISHED_SUCCESS
 
 
-def test_a_disk_in_transfer_is_locked_for_another(lab: Lab, client: Client) -> None:
-    disk = lab.add_disk("lone", MIB)
+def test_a_disk_in_transfer_is_locked_for_another(new_lab: Lab, client: Client) -> None:
+    disk = new_lab.add_disk("lone", MIB)
     first = client.start_download(disk.id)
     error = refused(lambda: client.start_download(disk.id))
     assert error.code == 409
@@ -176,19 +180,21 @@ def test_a_disk_in_transfer_is_locked_for_another(lab: Lab, client: Client) -> N
     client.disk(disk.id).remove()
 
 
-def test_finalizing_a_transfer_sets_its_disk_ok_while_the_backup_goes_on(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_finalizing_a_transfer_sets_its_disk_ok_while_the_backup_goes_on(
+    new_lab: Lab, client: Client
+) -> None:
+    vm = new_lab.add_vm("web1")
     first, second = vm.add_disk("first", MIB), vm.add_disk("second", MIB)
     backup = client.start_backup(vm, [first, second])
-    assert sorted(lab.locked_disks()) == sorted([first.id, second.id])
+    assert sorted(new_lab.locked_disks()) == sorted([first.id, second.id])
     client.finalize_transfer(client.start_download(first.id, backup.id).id)
-    assert lab.locked_disks() == [second.id]
+    assert new_lab.locked_disks() == [second.id]
     client.finalize_backup(vm, backup.id)
-    assert lab.locked_disks() == []
+    assert new_lab.locked_disks() == []
 
 
-def test_dirty_extents_are_only_for_an_incremental_disk(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_dirty_extents_are_only_for_an_incremental_disk(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", MIB)
     backup = client.start_backup(vm, [disk])
     download = client.start_download(disk.id, backup.id)
@@ -198,9 +204,9 @@ def test_dirty_extents_are_only_for_an_incremental_disk(lab: Lab, client: Client
     client.finalize_backup(vm, backup.id)
 
 
-def test_a_transfer_whose_ticket_is_lost_ends(lab: Lab, client: Client) -> None:
-    disk = lab.add_disk("lone", MIB)
+def test_a_transfer_whose_ticket_is_lost_ends(new_lab: Lab, client: Client) -> None:
+    disk = new_lab.add_disk("lone", MIB)
     download = client.start_download(disk.id)
-    lab.host.restart_daemon()
+    new_lab.host.restart_daemon()
     assert client.await_transfer(download.id, FINISHED_FAILURE).transfer_url is None
-    assert lab.disk(disk.id).status == "ok"
+    assert new_lab.disk(disk.id).status == "ok"

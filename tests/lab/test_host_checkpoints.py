@@ -37,54 +37,54 @@ def change_at_random(guest: Guest, random_source: random.Random) -> None:
 
 @pytest.mark.parametrize("size", [512, 64 * KIB, ODD_SIZE])
 def test_a_random_history_is_rebuilt_from_incrementals_with_the_vm_up_or_down(
-    host: Host, tmp_path: Path, size: int
+    new_host: Host, tmp_path: Path, size: int
 ) -> None:
     random_source = random.Random(size)
-    host.create_volume("disk", size, "cow")
-    host.start_vm("vm", ["disk"])
+    new_host.create_volume("disk", size, "cow")
+    new_host.start_vm("vm", ["disk"])
     point: bytes | None = None
     since: str | None = None
     for turn in range(8):
-        if not host.is_running("vm"):
-            host.start_vm("vm", ["disk"])
-        with host.guest("vm", "disk") as guest:
+        if not new_host.is_running("vm"):
+            new_host.start_vm("vm", ["disk"])
+        with new_host.guest("vm", "disk") as guest:
             change_at_random(guest, random_source)
             if random_source.random() < 0.5:
-                host.begin_backup("vm", "backup", {"disk": since}, f"c{turn}")
-                expected = content(host, "disk", tmp_path)
+                new_host.begin_backup("vm", "backup", {"disk": since}, f"c{turn}")
+                expected = content(new_host, "disk", tmp_path)
                 change_at_random(guest, random_source)
-        if not host._backups:
-            host.stop_vm("vm")
-            host.begin_backup("vm", "backup", {"disk": since}, f"c{turn}")
-            expected = content(host, "disk", tmp_path)
-        point = read_backup(host, "backup", "disk", onto=point)
+        if not new_host._backups:
+            new_host.stop_vm("vm")
+            new_host.begin_backup("vm", "backup", {"disk": since}, f"c{turn}")
+            expected = content(new_host, "disk", tmp_path)
+        point = read_backup(new_host, "backup", "disk", onto=point)
         assert point == expected
-        host.end_backup("backup")
+        new_host.end_backup("backup")
         since = f"c{turn}"
-    assert host.checkpoints("disk") == [f"c{turn}" for turn in range(8)]
+    assert new_host.checkpoints("disk") == [f"c{turn}" for turn in range(8)]
 
 
-def chain(host: Host, *, running: bool) -> dict[str, bytes]:
+def chain(new_host: Host, *, running: bool) -> dict[str, bytes]:
     """Checkpoints c1, c2, c3, each with what the disk held; after each the guest wrote one more cluster."""
-    host.create_volume("disk", MIB, "cow")
-    host.start_vm("vm", ["disk"])
+    new_host.create_volume("disk", MIB, "cow")
+    new_host.start_vm("vm", ["disk"])
     points: dict[str, bytes] = {}
     for number in (1, 2, 3):
-        host.begin_backup("vm", "backup", {"disk": None}, f"c{number}")
-        points[f"c{number}"] = read_backup(host, "backup", "disk")
-        host.end_backup("backup")
-        with host.guest("vm", "disk") as guest:
+        new_host.begin_backup("vm", "backup", {"disk": None}, f"c{number}")
+        points[f"c{number}"] = read_backup(new_host, "backup", "disk")
+        new_host.end_backup("backup")
+        with new_host.guest("vm", "disk") as guest:
             guest.write(number * 128 * KIB, b"%d" % number * 64 * KIB)
     if not running:
-        host.stop_vm("vm")
+        new_host.stop_vm("vm")
     return points
 
 
-def changed_since(host: Host, checkpoint: str) -> str:
-    host.begin_backup("vm", "look", {"disk": checkpoint}, None)
-    with open_backup(host, "look", "disk", dirty=True) as client:
+def changed_since(new_host: Host, checkpoint: str) -> str:
+    new_host.begin_backup("vm", "look", {"disk": checkpoint}, None)
+    with open_backup(new_host, "look", "disk", dirty=True) as client:
         found = extents_text(client, "dirty")
-    host.end_backup("look")
+    new_host.end_backup("look")
     return found
 
 
@@ -103,50 +103,50 @@ AFTER_C3 = "384k:unchanged 64k:data 576k:unchanged"
     ],
 )
 def test_the_other_checkpoints_stay_right_when_one_is_deleted(
-    host: Host, tmp_path: Path, running: bool, deleted: str, left: dict[str, str]
+    new_host: Host, tmp_path: Path, running: bool, deleted: str, left: dict[str, str]
 ) -> None:
-    points = chain(host, running=running)
-    host.delete_checkpoint(["disk"], deleted)
-    assert host.checkpoints("disk") == list(left)
+    points = chain(new_host, running=running)
+    new_host.delete_checkpoint(["disk"], deleted)
+    assert new_host.checkpoints("disk") == list(left)
     # Twice: reading an incremental changes nothing.
     for _ in range(2):
-        assert {checkpoint: changed_since(host, checkpoint) for checkpoint in left} == left
+        assert {checkpoint: changed_since(new_host, checkpoint) for checkpoint in left} == left
     if not running:
-        host.start_vm("vm", ["disk"])
-    with host.guest("vm", "disk") as guest:
+        new_host.start_vm("vm", ["disk"])
+    with new_host.guest("vm", "disk") as guest:
         guest.write(768 * KIB, b"after the deletion")
     for number, checkpoint in enumerate(left):
-        host.begin_backup("vm", f"later-{number}", {"disk": checkpoint}, None)
-        disk = read_backup(host, f"later-{number}", "disk", onto=points[checkpoint])
-        assert disk == content(host, "disk", tmp_path)
-        host.end_backup(f"later-{number}")
+        new_host.begin_backup("vm", f"later-{number}", {"disk": checkpoint}, None)
+        disk = read_backup(new_host, f"later-{number}", "disk", onto=points[checkpoint])
+        assert disk == content(new_host, "disk", tmp_path)
+        new_host.end_backup(f"later-{number}")
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["up", "down"])
-def test_when_all_checkpoints_are_deleted_a_new_chain_begins(host: Host, running: bool) -> None:
-    chain(host, running=running)
+def test_when_all_checkpoints_are_deleted_a_new_chain_begins(new_host: Host, running: bool) -> None:
+    chain(new_host, running=running)
     for checkpoint in ("c2", "c3", "c1"):
-        host.delete_checkpoint(["disk"], checkpoint)
-    assert host.checkpoints("disk") == []
+        new_host.delete_checkpoint(["disk"], checkpoint)
+    assert new_host.checkpoints("disk") == []
     with pytest.raises(LabError, match="no checkpoint c1"):
-        host.begin_backup("vm", "incremental", {"disk": "c1"}, "c4")
-    host.begin_backup("vm", "full", {"disk": None}, "c4")
-    host.end_backup("full")
-    assert host.checkpoints("disk") == ["c4"]
-    assert changed_since(host, "c4") == "1024k:unchanged"
+        new_host.begin_backup("vm", "incremental", {"disk": "c1"}, "c4")
+    new_host.begin_backup("vm", "full", {"disk": None}, "c4")
+    new_host.end_backup("full")
+    assert new_host.checkpoints("disk") == ["c4"]
+    assert changed_since(new_host, "c4") == "1024k:unchanged"
 
 
-def test_a_backup_without_a_checkpoint_leaves_the_chain_alone(host: Host) -> None:
-    chain(host, running=True)
-    host.begin_backup("vm", "plain", {"disk": None}, None)
-    host.end_backup("plain")
-    assert host.checkpoints("disk") == ["c1", "c2", "c3"]
-    assert changed_since(host, "c3") == AFTER_C3
+def test_a_backup_without_a_checkpoint_leaves_the_chain_alone(new_host: Host) -> None:
+    chain(new_host, running=True)
+    new_host.begin_backup("vm", "plain", {"disk": None}, None)
+    new_host.end_backup("plain")
+    assert new_host.checkpoints("disk") == ["c1", "c2", "c3"]
+    assert changed_since(new_host, "c3") == AFTER_C3
 
 
-def test_deleting_a_checkpoint_that_a_volume_does_not_have_is_nothing(host: Host) -> None:
-    host.create_volume("raw", MIB, "raw")
-    chain(host, running=True)
-    host.delete_checkpoint(["raw", "disk"], "c2")
-    host.delete_checkpoint(["raw", "disk"], "c2")
-    assert host.checkpoints("disk") == ["c1", "c3"]
+def test_deleting_a_checkpoint_that_a_volume_does_not_have_is_nothing(new_host: Host) -> None:
+    new_host.create_volume("raw", MIB, "raw")
+    chain(new_host, running=True)
+    new_host.delete_checkpoint(["raw", "disk"], "c2")
+    new_host.delete_checkpoint(["raw", "disk"], "c2")
+    assert new_host.checkpoints("disk") == ["c1", "c3"]

@@ -14,20 +14,20 @@ from tests.support.lab_host import KIB, MIB, content, extents_text, open_backup,
 
 
 @pytest.fixture
-def vm(host: Host) -> str:
-    host.create_volume("system", MIB, "cow")
-    host.create_volume("data", MIB, "raw")
-    host.start_vm("vm", ["system", "data"])
+def vm(new_host: Host) -> str:
+    new_host.create_volume("system", MIB, "cow")
+    new_host.create_volume("data", MIB, "raw")
+    new_host.start_vm("vm", ["system", "data"])
     return "vm"
 
 
-def test_an_incremental_tells_data_from_zeroed_from_unchanged(host: Host, vm: str) -> None:
-    with host.guest(vm, "system") as guest:
+def test_an_incremental_tells_data_from_zeroed_from_unchanged(new_host: Host, vm: str) -> None:
+    with new_host.guest(vm, "system") as guest:
         guest.write(0, b"A" * 768 * KIB)
-        host.begin_backup(vm, "full", {"system": None}, "c1")
-        with open_backup(host, "full", "system", dirty=False) as client:
+        new_host.begin_backup(vm, "full", {"system": None}, "c1")
+        with open_backup(new_host, "full", "system", dirty=False) as client:
             assert extents_text(client, "zero") == "768k:data 256k:zero"
-        host.end_backup("full")
+        new_host.end_backup("full")
 
         guest.write(64 * KIB, b"B" * 10)
         guest.zero(256 * KIB, 64 * KIB, unmap=False)
@@ -35,30 +35,30 @@ def test_an_incremental_tells_data_from_zeroed_from_unchanged(host: Host, vm: st
         guest.discard(384 * KIB, 64 * KIB)
         guest.write(512 * KIB, bytes(64 * KIB))
         guest.zero(896 * KIB, 64 * KIB, unmap=True)
-        host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
-        with open_backup(host, "incremental", "system", dirty=True) as client:
+        new_host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
+        with open_backup(new_host, "incremental", "system", dirty=True) as client:
             assert extents_text(client, "dirty") == (
                 "64k:unchanged 64k:data 128k:unchanged 192k:zero 64k:unchanged 64k:data "
                 "320k:unchanged 64k:zero 64k:unchanged"
             )
-        host.end_backup("incremental")
+        new_host.end_backup("incremental")
 
 
-def test_an_incremental_in_which_nothing_changed_is_empty(host: Host, vm: str) -> None:
-    host.begin_backup(vm, "full", {"system": None}, "c1")
-    host.end_backup("full")
-    host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
-    with open_backup(host, "incremental", "system", dirty=True) as client:
+def test_an_incremental_in_which_nothing_changed_is_empty(new_host: Host, vm: str) -> None:
+    new_host.begin_backup(vm, "full", {"system": None}, "c1")
+    new_host.end_backup("full")
+    new_host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
+    with open_backup(new_host, "incremental", "system", dirty=True) as client:
         assert extents_text(client, "dirty") == "1024k:unchanged"
-    host.end_backup("incremental")
+    new_host.end_backup("incremental")
 
 
-def test_a_backup_shows_the_disk_as_it_was_when_it_began(host: Host, vm: str, tmp_path: Path) -> None:
-    with host.guest(vm, "system") as system, host.guest(vm, "data") as data:
+def test_a_backup_shows_the_disk_as_it_was_when_it_began(new_host: Host, vm: str, tmp_path: Path) -> None:
+    with new_host.guest(vm, "system") as system, new_host.guest(vm, "data") as data:
         system.write(0, b"old" * 100000)
         data.write(0, b"raw" * 100000)
-        host.begin_backup(vm, "full", {"system": None, "data": None}, "c1")
-        before = {name: content(host, name, tmp_path) for name in ("system", "data")}
+        new_host.begin_backup(vm, "full", {"system": None, "data": None}, "c1")
+        before = {name: content(new_host, name, tmp_path) for name in ("system", "data")}
 
         system.write(100, b"NEW")
         system.discard(128 * KIB, 128 * KIB)
@@ -66,36 +66,38 @@ def test_a_backup_shows_the_disk_as_it_was_when_it_began(host: Host, vm: str, tm
         data.zero(0, MIB, unmap=True)
 
         for name, expected in before.items():
-            assert read_backup(host, "full", name) == expected
-            assert content(host, name, tmp_path) != expected
-        host.end_backup("full")
+            assert read_backup(new_host, "full", name) == expected
+            assert content(new_host, name, tmp_path) != expected
+        new_host.end_backup("full")
 
 
 def test_what_the_guest_writes_during_a_backup_is_in_the_next_one(
-    host: Host, vm: str, tmp_path: Path
+    new_host: Host, vm: str, tmp_path: Path
 ) -> None:
-    with host.guest(vm, "system") as guest:
-        host.begin_backup(vm, "full", {"system": None}, "c1")
+    with new_host.guest(vm, "system") as guest:
+        new_host.begin_backup(vm, "full", {"system": None}, "c1")
         guest.write(64 * KIB, b"during")
-        full = read_backup(host, "full", "system")
-        host.end_backup("full")
-        host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
-        assert read_backup(host, "incremental", "system", onto=full) == content(host, "system", tmp_path)
-        host.end_backup("incremental")
+        full = read_backup(new_host, "full", "system")
+        new_host.end_backup("full")
+        new_host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
+        assert read_backup(new_host, "incremental", "system", onto=full) == content(
+            new_host, "system", tmp_path
+        )
+        new_host.end_backup("incremental")
 
 
-def test_points_of_a_busy_vm_are_one_moment_of_all_its_disks(host: Host, tmp_path: Path) -> None:
+def test_points_of_a_busy_vm_are_one_moment_of_all_its_disks(new_host: Host, tmp_path: Path) -> None:
     """The guest writes number n to the first disk, then to the second: no point may have the second ahead."""
     size = 4 * MIB
     for name in ("first", "second"):
-        host.create_volume(name, size, "cow")
-    host.start_vm("busy", ["first", "second"])
+        new_host.create_volume(name, size, "cow")
+    new_host.start_vm("busy", ["first", "second"])
     stop = threading.Event()
     failures: list[BaseException] = []
 
     def write() -> None:
         try:
-            with host.guest("busy", "first") as first, host.guest("busy", "second") as second:
+            with new_host.guest("busy", "first") as first, new_host.guest("busy", "second") as second:
                 number = 0
                 while not stop.is_set():
                     number += 1
@@ -114,12 +116,12 @@ def test_points_of_a_busy_vm_are_one_moment_of_all_its_disks(host: Host, tmp_pat
         since = None
         for turn in range(8):
             backup_id, checkpoint = f"backup-{turn}", f"c{turn}"
-            host.begin_backup("busy", backup_id, {"first": since, "second": since}, checkpoint)
+            new_host.begin_backup("busy", backup_id, {"first": since, "second": since}, checkpoint)
             # A full beside the incremental shows the same moment to compare with.
             for name, onto in points.items():
-                points[name] = read_backup(host, backup_id, name, onto=onto)
-                assert points[name] == read_backup(host, backup_id, name)
-            host.end_backup(backup_id)
+                points[name] = read_backup(new_host, backup_id, name, onto=onto)
+                assert points[name] == read_backup(new_host, backup_id, name)
+            new_host.end_backup(backup_id)
             first, second = (int.from_bytes((points[name] or b"")[:8], "big") for name in ("first", "second"))
             assert first - second in (0, 1)
             since = checkpoint
@@ -127,108 +129,112 @@ def test_points_of_a_busy_vm_are_one_moment_of_all_its_disks(host: Host, tmp_pat
         stop.set()
         writer.join()
     assert failures == []
-    host.begin_backup("busy", "last", {"first": since, "second": since}, None)
+    new_host.begin_backup("busy", "last", {"first": since, "second": since}, None)
     for name, onto in points.items():
-        assert read_backup(host, "last", name, onto=onto) == content(host, name, tmp_path)
-    host.end_backup("last")
+        assert read_backup(new_host, "last", name, onto=onto) == content(new_host, name, tmp_path)
+    new_host.end_backup("last")
 
 
-def test_a_raw_volume_is_always_full_and_gets_no_checkpoint(host: Host, vm: str) -> None:
-    host.begin_backup(vm, "first", {"system": None, "data": None}, "c1")
-    host.end_backup("first")
-    assert host.checkpoints("system") == ["c1"]
-    assert host.checkpoints("data") == []
+def test_a_raw_volume_is_always_full_and_gets_no_checkpoint(new_host: Host, vm: str) -> None:
+    new_host.begin_backup(vm, "first", {"system": None, "data": None}, "c1")
+    new_host.end_backup("first")
+    assert new_host.checkpoints("system") == ["c1"]
+    assert new_host.checkpoints("data") == []
     with pytest.raises(LabError, match="no checkpoint c1"):
-        host.begin_backup(vm, "second", {"system": "c1", "data": "c1"}, "c2")
-    assert host.checkpoints("system") == ["c1"]
-    with host.guest(vm, "data") as guest:
+        new_host.begin_backup(vm, "second", {"system": "c1", "data": "c1"}, "c2")
+    assert new_host.checkpoints("system") == ["c1"]
+    with new_host.guest(vm, "data") as guest:
         guest.write(0, b"raw")
-    host.begin_backup(vm, "second", {"system": "c1", "data": None}, "c2")
-    assert read_backup(host, "second", "data") == b"raw".ljust(MIB, b"\0")
-    host.end_backup("second")
+    new_host.begin_backup(vm, "second", {"system": "c1", "data": None}, "c2")
+    assert read_backup(new_host, "second", "data") == b"raw".ljust(MIB, b"\0")
+    new_host.end_backup("second")
 
 
-def test_checkpoints_survive_that_the_vm_is_stopped_and_started(host: Host, vm: str, tmp_path: Path) -> None:
-    with host.guest(vm, "system") as guest:
+def test_checkpoints_survive_that_the_vm_is_stopped_and_started(
+    new_host: Host, vm: str, tmp_path: Path
+) -> None:
+    with new_host.guest(vm, "system") as guest:
         guest.write(0, b"A" * MIB)
-        host.begin_backup(vm, "full", {"system": None}, "c1")
-        full = read_backup(host, "full", "system")
-        host.end_backup("full")
+        new_host.begin_backup(vm, "full", {"system": None}, "c1")
+        full = read_backup(new_host, "full", "system")
+        new_host.end_backup("full")
         guest.zero(0, 64 * KIB, unmap=True)
-        host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
-        host.end_backup("incremental")
+        new_host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
+        new_host.end_backup("incremental")
         guest.write(256 * KIB, b"before the stop")
-    host.stop_vm(vm)
-    assert not host.is_running(vm)
-    assert host.checkpoints("system") == ["c1", "c2"]
-    host.start_vm(vm, ["system", "data"])
-    assert host.checkpoints("system") == ["c1", "c2"]
-    with host.guest(vm, "system") as guest:
+    new_host.stop_vm(vm)
+    assert not new_host.is_running(vm)
+    assert new_host.checkpoints("system") == ["c1", "c2"]
+    new_host.start_vm(vm, ["system", "data"])
+    assert new_host.checkpoints("system") == ["c1", "c2"]
+    with new_host.guest(vm, "system") as guest:
         guest.write(512 * KIB, b"after the start")
-    host.begin_backup(vm, "later", {"system": "c1"}, "c3")
-    with open_backup(host, "later", "system", dirty=True) as client:
+    new_host.begin_backup(vm, "later", {"system": "c1"}, "c3")
+    with open_backup(new_host, "later", "system", dirty=True) as client:
         assert extents_text(client, "dirty") == (
             "64k:zero 192k:unchanged 64k:data 192k:unchanged 64k:data 448k:unchanged"
         )
-    assert read_backup(host, "later", "system", onto=full) == content(host, "system", tmp_path)
-    host.end_backup("later")
+    assert read_backup(new_host, "later", "system", onto=full) == content(new_host, "system", tmp_path)
+    new_host.end_backup("later")
 
 
-def test_a_vm_that_stops_takes_its_backup_down_and_keeps_the_checkpoint(host: Host, vm: str) -> None:
-    host.begin_backup(vm, "full", {"system": None}, "c1")
-    host.stop_vm(vm)
+def test_a_vm_that_stops_takes_its_backup_down_and_keeps_the_checkpoint(new_host: Host, vm: str) -> None:
+    new_host.begin_backup(vm, "full", {"system": None}, "c1")
+    new_host.stop_vm(vm)
     with pytest.raises(LabError, match="no backup full"):
-        host.backup_export("full", "system")
-    assert host.checkpoints("system") == ["c1"]
-    host.delete_volume("system")
+        new_host.backup_export("full", "system")
+    assert new_host.checkpoints("system") == ["c1"]
+    new_host.delete_volume("system")
 
 
-def test_a_vm_that_crashes_loses_its_checkpoints(host: Host, vm: str, tmp_path: Path) -> None:
-    with host.guest(vm, "system") as guest:
+def test_a_vm_that_crashes_loses_its_checkpoints(new_host: Host, vm: str, tmp_path: Path) -> None:
+    with new_host.guest(vm, "system") as guest:
         guest.write(0, b"written")
         guest.flush()
-    host.begin_backup(vm, "full", {"system": None}, "c1")
-    host.end_backup("full")
-    host.stop_vm(vm)
-    host.start_vm(vm, ["system", "data"])
-    host.begin_backup(vm, "running", {"system": "c1"}, "c2")
-    host.crash_vm(vm)
-    assert host.checkpoints("system") == []
-    host.start_vm(vm, ["system", "data"])
-    assert host.checkpoints("system") == []
-    host.begin_backup(vm, "again", {"system": None}, "c3")
-    assert read_backup(host, "again", "system") == content(host, "system", tmp_path)
-    host.end_backup("again")
-    assert host.checkpoints("system") == ["c3"]
+    new_host.begin_backup(vm, "full", {"system": None}, "c1")
+    new_host.end_backup("full")
+    new_host.stop_vm(vm)
+    new_host.start_vm(vm, ["system", "data"])
+    new_host.begin_backup(vm, "running", {"system": "c1"}, "c2")
+    new_host.crash_vm(vm)
+    assert new_host.checkpoints("system") == []
+    new_host.start_vm(vm, ["system", "data"])
+    assert new_host.checkpoints("system") == []
+    new_host.begin_backup(vm, "again", {"system": None}, "c3")
+    assert read_backup(new_host, "again", "system") == content(new_host, "system", tmp_path)
+    new_host.end_backup("again")
+    assert new_host.checkpoints("system") == ["c3"]
 
 
-def test_a_disk_is_plugged_and_unplugged_while_the_vm_runs(host: Host, vm: str) -> None:
-    host.create_volume("extra", MIB, "cow")
-    host.attach(vm, "extra")
-    with host.guest(vm, "extra") as guest:
+def test_a_disk_is_plugged_and_unplugged_while_the_vm_runs(new_host: Host, vm: str) -> None:
+    new_host.create_volume("extra", MIB, "cow")
+    new_host.attach(vm, "extra")
+    with new_host.guest(vm, "extra") as guest:
         guest.write(0, b"extra")
-    host.begin_backup(vm, "full", {"extra": None}, "c1")
+    new_host.begin_backup(vm, "full", {"extra": None}, "c1")
     with pytest.raises(LabError, match="being backed up"):
-        host.detach(vm, "extra")
-    host.end_backup("full")
-    host.detach(vm, "extra")
-    assert host.checkpoints("extra") == ["c1"]
+        new_host.detach(vm, "extra")
+    new_host.end_backup("full")
+    new_host.detach(vm, "extra")
+    assert new_host.checkpoints("extra") == ["c1"]
     with pytest.raises(LabError, match="not plugged"):
-        host.guest(vm, "extra")
+        new_host.guest(vm, "extra")
 
 
-def test_a_backup_that_cannot_begin_leaves_nothing_behind(host: Host, vm: str, folder: Path) -> None:
-    host.begin_backup(vm, "full", {"system": None}, "c1")
-    host.end_backup("full")
+def test_a_backup_that_cannot_begin_leaves_nothing_behind(new_host: Host, vm: str, folder: Path) -> None:
+    new_host.begin_backup(vm, "full", {"system": None}, "c1")
+    new_host.end_backup("full")
     # A bitmap of this name that is no checkpoint of the lab: the transaction fails in its last step.
-    host._vm(vm).daemon.execute("block-dirty-bitmap-add", {"node": host.volume("system").node, "name": "c2"})
+    new_host._vm(vm).daemon.execute(
+        "block-dirty-bitmap-add", {"node": new_host.volume("system").node, "name": "c2"}
+    )
     with pytest.raises(LabError, match="refused transaction"):
-        host.begin_backup(vm, "incremental", {"data": None, "system": "c1"}, "c2")
+        new_host.begin_backup(vm, "incremental", {"data": None, "system": "c1"}, "c2")
     assert list((folder / "scratch").iterdir()) == []
-    assert host._vm(vm).daemon.execute("query-block-jobs") == []
-    with host.guest(vm, "system") as guest:
+    assert new_host._vm(vm).daemon.execute("query-block-jobs") == []
+    with new_host.guest(vm, "system") as guest:
         guest.write(0, b"still recorded")
-    host.begin_backup(vm, "incremental", {"system": "c1"}, "c3")
-    with open_backup(host, "incremental", "system", dirty=True) as client:
+    new_host.begin_backup(vm, "incremental", {"system": "c1"}, "c3")
+    with open_backup(new_host, "incremental", "system", dirty=True) as client:
         assert extents_text(client, "dirty") == "64k:data 960k:unchanged"
-    host.end_backup("incremental")
+    new_host.end_backup("incremental")

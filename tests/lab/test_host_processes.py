@@ -62,26 +62,26 @@ def test_no_child_outlives_a_process_that_ends(folder: Path, how: str) -> None:
     assert [child for child in children if is_running(child)] == []
 
 
-def test_a_child_outlives_the_thread_that_asked_for_it(host: Host) -> None:
-    host.create_volume("disk", MIB, "cow")
-    thread = threading.Thread(target=host.start_vm, args=("vm", ["disk"]))
+def test_a_child_outlives_the_thread_that_asked_for_it(new_host: Host) -> None:
+    new_host.create_volume("disk", MIB, "cow")
+    thread = threading.Thread(target=new_host.start_vm, args=("vm", ["disk"]))
     thread.start()
     thread.join()
-    with host.guest("vm", "disk") as guest:
+    with new_host.guest("vm", "disk") as guest:
         guest.write(0, b"alive")
         assert guest.read(0, 5) == b"alive"
 
 
 def test_everything_open_is_closed_at_the_end(folder: Path) -> None:
     before = set(children_of(os.getpid()))
-    with Host(folder) as host:
+    with Host(folder) as new_host:
         for name in ("up", "down", "served"):
-            host.create_volume(name, MIB, "cow")
-        host.start_vm("vm", ["up"])
-        host.begin_backup("vm", "live", {"up": None}, "c1")
-        host.begin_backup(None, "cold", {"down": None}, "c1")
-        host.serve_volume("served", read_only=False)
-        guest = host.guest("vm", "up")
+            new_host.create_volume(name, MIB, "cow")
+        new_host.start_vm("vm", ["up"])
+        new_host.begin_backup("vm", "live", {"up": None}, "c1")
+        new_host.begin_backup(None, "cold", {"down": None}, "c1")
+        new_host.serve_volume("served", read_only=False)
+        guest = new_host.guest("vm", "up")
         assert len(set(children_of(os.getpid())) - before) == 4
     assert set(children_of(os.getpid())) <= before
     assert [path for path in folder.rglob("*") if path.is_socket()] == []
@@ -122,14 +122,14 @@ def test_a_program_that_misses_a_signal_is_asked_again(folder: Path) -> None:
     assert ended.exists()
 
 
-def test_a_program_that_does_not_start_says_why(host: Host) -> None:
-    volume = host.create_volume("disk", MIB, "cow")
+def test_a_program_that_does_not_start_says_why(new_host: Host) -> None:
+    volume = new_host.create_volume("disk", MIB, "cow")
     volume.path.write_bytes(b"not a qcow2 image")
     with pytest.raises(LabError, match="not in qcow2 format"):
-        host.serve_volume("disk", read_only=True)
+        new_host.serve_volume("disk", read_only=True)
     with pytest.raises(LabError, match="not in qcow2 format"):
-        host.start_vm("vm", ["disk"])
-    assert not host.is_running("vm")
+        new_host.start_vm("vm", ["disk"])
+    assert not new_host.is_running("vm")
 
 
 def test_a_folder_that_is_too_deep_for_sockets_is_refused() -> None:

@@ -19,22 +19,22 @@ TIB = 1 << 40
 @pytest.mark.parametrize("format", ["cow", "raw"])
 @pytest.mark.parametrize("size", [512, MIB, 10487296])
 def test_a_volume_holds_the_content_it_was_made_with(
-    host: Host, tmp_path: Path, format: str, size: int
+    new_host: Host, tmp_path: Path, format: str, size: int
 ) -> None:
     image = tmp_path / "image"
     image.write_bytes(random.Random(1).randbytes(size // 2))
-    volume = host.create_volume("disk", size, format, content=image)
-    assert host.volume("disk") == volume
+    volume = new_host.create_volume("disk", size, format, content=image)
+    assert new_host.volume("disk") == volume
     expected = image.read_bytes().ljust(size, b"\0")
-    assert content(host, "disk", tmp_path) == expected
-    host.start_vm("vm", ["disk"])
-    assert content(host, "disk", tmp_path) == expected
-    with host.guest("vm", "disk") as guest:
+    assert content(new_host, "disk", tmp_path) == expected
+    new_host.start_vm("vm", ["disk"])
+    assert content(new_host, "disk", tmp_path) == expected
+    with new_host.guest("vm", "disk") as guest:
         assert guest.size == size
         assert guest.read(0, size) == expected
 
 
-def test_an_impossible_volume_is_refused(host: Host, tmp_path: Path) -> None:
+def test_an_impossible_volume_is_refused(new_host: Host, tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(bytes(1024))
     for volume_id, size, format in (
@@ -44,58 +44,58 @@ def test_an_impossible_volume_is_refused(host: Host, tmp_path: Path) -> None:
         ("../a", MIB, "raw"),
     ):
         with pytest.raises(LabError, match="not possible"):
-            host.create_volume(volume_id, size, format)
+            new_host.create_volume(volume_id, size, format)
     with pytest.raises(LabError, match="longer"):
-        host.create_volume("a", 512, "cow", content=image)
-    host.create_volume("a", 512, "cow")
+        new_host.create_volume("a", 512, "cow", content=image)
+    new_host.create_volume("a", 512, "cow")
     with pytest.raises(LabError, match="exists"):
-        host.create_volume("a", 512, "cow")
+        new_host.create_volume("a", 512, "cow")
     with pytest.raises(LabError, match="no volume b"):
-        host.volume("b")
+        new_host.volume("b")
 
 
-def test_a_preallocated_volume_takes_its_space(host: Host) -> None:
-    assert host.create_volume("sparse", MIB, "raw").path.stat().st_blocks * 512 < 64 * KIB
-    assert host.create_volume("full", MIB, "raw", sparse=False).path.stat().st_blocks * 512 >= MIB
+def test_a_preallocated_volume_takes_its_space(new_host: Host) -> None:
+    assert new_host.create_volume("sparse", MIB, "raw").path.stat().st_blocks * 512 < 64 * KIB
+    assert new_host.create_volume("full", MIB, "raw", sparse=False).path.stat().st_blocks * 512 >= MIB
 
 
 @pytest.mark.parametrize("format", ["cow", "raw"])
-def test_an_upload_is_what_a_download_reads(host: Host, tmp_path: Path, format: str) -> None:
-    host.create_volume("disk", MIB, format)
+def test_an_upload_is_what_a_download_reads(new_host: Host, tmp_path: Path, format: str) -> None:
+    new_host.create_volume("disk", MIB, format)
     data = random.Random(2).randbytes(100_000)
-    url = host.serve_volume("disk", read_only=False)
-    with open_client(host, url, MIB, ops=("write",)) as client:
+    url = new_host.serve_volume("disk", read_only=False)
+    with open_client(new_host, url, MIB, ops=("write",)) as client:
         client.write(64 * KIB, data)
         client.zero(64 * KIB, 1000)
         client.flush()
     expected = bytes(64 * KIB + 1000) + data[1000:] + bytes(MIB - 64 * KIB - len(data))
-    assert content(host, "disk", tmp_path) == expected
-    host.stop_serving("disk")
-    assert content(host, "disk", tmp_path) == expected
-    with open_client(host, host.serve_volume("disk", read_only=True), MIB) as client:
+    assert content(new_host, "disk", tmp_path) == expected
+    new_host.stop_serving("disk")
+    assert content(new_host, "disk", tmp_path) == expected
+    with open_client(new_host, new_host.serve_volume("disk", read_only=True), MIB) as client:
         found = bytearray(MIB)
         client.read(0, found)
         assert found == expected
-    host.stop_serving("disk")
-    host.delete_volume("disk")
+    new_host.stop_serving("disk")
+    new_host.delete_volume("disk")
     with pytest.raises(LabError, match="no volume"):
-        host.volume("disk")
+        new_host.volume("disk")
 
 
-def test_a_volume_of_a_running_vm_is_not_served(host: Host) -> None:
-    host.create_volume("disk", MIB, "cow")
-    host.start_vm("vm", ["disk"])
+def test_a_volume_of_a_running_vm_is_not_served(new_host: Host) -> None:
+    new_host.create_volume("disk", MIB, "cow")
+    new_host.start_vm("vm", ["disk"])
     with pytest.raises(LabError, match="running VM"):
-        host.serve_volume("disk", read_only=True)
+        new_host.serve_volume("disk", read_only=True)
     with pytest.raises(LabError, match="running VM"):
-        host.delete_volume("disk")
-    host.stop_vm("vm")
-    host.serve_volume("disk", read_only=False)
+        new_host.delete_volume("disk")
+    new_host.stop_vm("vm")
+    new_host.serve_volume("disk", read_only=False)
     with pytest.raises(LabError, match="transferred"):
-        host.start_vm("vm", ["disk"])
+        new_host.start_vm("vm", ["disk"])
 
 
-def test_a_file_system_of_real_files_is_found_again(host: Host, tmp_path: Path) -> None:
+def test_a_file_system_of_real_files_is_found_again(new_host: Host, tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
     (files / "hello").write_text("hello " * 10000)
@@ -103,9 +103,9 @@ def test_a_file_system_of_real_files_is_found_again(host: Host, tmp_path: Path) 
     make_ext4(image, 16 * MIB, files)
     assert image.stat().st_blocks * 512 < 8 * MIB
     check_ext4(image)
-    host.create_volume("disk", 16 * MIB, "cow", content=image)
+    new_host.create_volume("disk", 16 * MIB, "cow", content=image)
     copy = tmp_path / "copy"
-    host.copy_content("disk", copy)
+    new_host.copy_content("disk", copy)
     check_ext4(copy)
     with copy.open("r+b") as damaged:
         damaged.seek(1024)
@@ -116,21 +116,21 @@ def test_a_file_system_of_real_files_is_found_again(host: Host, tmp_path: Path) 
         make_ext4(image, MIB, files)
 
 
-def test_a_huge_disk_with_little_data_is_quick(host: Host, tmp_path: Path) -> None:
-    host.create_volume("disk", TIB, "cow")
-    host.start_vm("vm", ["disk"])
-    with host.guest("vm", "disk") as guest:
+def test_a_huge_disk_with_little_data_is_quick(new_host: Host, tmp_path: Path) -> None:
+    new_host.create_volume("disk", TIB, "cow")
+    new_host.start_vm("vm", ["disk"])
+    with new_host.guest("vm", "disk") as guest:
         guest.write(TIB - 64 * KIB, b"end")
-    host.begin_backup("vm", "full", {"disk": None}, "c1")
-    with open_client(host, host.backup_export("full", "disk"), TIB) as client:
+    new_host.begin_backup("vm", "full", {"disk": None}, "c1")
+    with open_client(new_host, new_host.backup_export("full", "disk"), TIB) as client:
         assert extents_text(client, "zero") == f"{TIB // KIB - 64}k:zero 64k:data"
-    host.end_backup("full")
-    host.begin_backup("vm", "incremental", {"disk": "c1"}, None)
-    with open_client(host, host.backup_export("incremental", "disk"), TIB, dirty=True) as client:
+    new_host.end_backup("full")
+    new_host.begin_backup("vm", "incremental", {"disk": "c1"}, None)
+    with open_client(new_host, new_host.backup_export("incremental", "disk"), TIB, dirty=True) as client:
         assert extents_text(client, "dirty") == f"{TIB // KIB}k:unchanged"
-    host.end_backup("incremental")
+    new_host.end_backup("incremental")
     copy = tmp_path / "copy"
-    host.copy_content("disk", copy)
+    new_host.copy_content("disk", copy)
     assert copy.stat().st_size == TIB
     assert copy.stat().st_blocks * 512 < MIB
 

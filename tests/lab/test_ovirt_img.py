@@ -27,40 +27,40 @@ def run_ovirt_img(folder: Path, *arguments: str) -> None:
 
 @pytest.mark.parametrize(("unix_socket", "format"), [(True, "raw"), (False, "qcow2")])
 def test_what_ovirt_img_uploads_it_downloads_again(tmp_path: Path, *, unix_socket: bool, format: str) -> None:
-    with Lab(phase_lag_s=0.01, unix_socket=unix_socket) as lab:
-        check_round_trip(lab, tmp_path, format)
+    with Lab(phase_lag_s=0.01, unix_socket=unix_socket) as new_lab:
+        check_round_trip(new_lab, tmp_path, format)
 
 
-def check_round_trip(lab: Lab, tmp_path: Path, format: str) -> None:
-    lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
+def check_round_trip(new_lab: Lab, tmp_path: Path, format: str) -> None:
+    new_lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
     image = tmp_path / "image.raw"
     with image.open("wb") as file:
         file.write(random.Random(2).randbytes(300_000))
         file.truncate(SIZE)
     run_ovirt_img(tmp_path, "upload-disk", "-c", "lab", "-s", "data", "-f", format, str(image))
-    (disk,) = lab.disks
+    (disk,) = new_lab.disks
     assert (disk.name, disk.size, disk.status) == ("image", SIZE, "ok")
     assert content_of(disk, tmp_path)[:SIZE] == image.read_bytes()
 
     copy = tmp_path / "copy.raw"
     run_ovirt_img(tmp_path, "download-disk", "-c", "lab", "-f", "raw", disk.id, str(copy))
     assert copy.read_bytes()[:SIZE] == image.read_bytes()
-    assert (lab.open_transfers(), lab.locked_disks()) == ([], [])
+    assert (new_lab.open_transfers(), new_lab.locked_disks()) == ([], [])
 
 
-def test_ovirt_img_fails_when_the_upload_is_found_damaged(lab: Lab, tmp_path: Path) -> None:
-    lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
+def test_ovirt_img_fails_when_the_upload_is_found_damaged(new_lab: Lab, tmp_path: Path) -> None:
+    new_lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
     image = tmp_path / "image.raw"
     image.write_bytes(bytes(1 << 20))
-    lab.engine.faults.fail("upload verification")
+    new_lab.engine.faults.fail("upload verification")
     with pytest.raises(subprocess.CalledProcessError):
         run_ovirt_img(tmp_path, "upload-disk", "-c", "lab", "-s", "data", str(image))
-    assert lab.disks == []
+    assert new_lab.disks == []
 
 
-def test_the_configuration_file_is_private(lab: Lab, tmp_path: Path) -> None:
+def test_the_configuration_file_is_private(new_lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "conf" / "ovirt-img.conf"
-    lab.write_ovirt_img_config(path, section="other")
+    new_lab.write_ovirt_img_config(path, section="other")
     assert path.stat().st_mode & 0o777 == 0o600
     assert "[other]" in path.read_text()
-    assert json.dumps(lab.password)[1:-1] in path.read_text()
+    assert json.dumps(new_lab.password)[1:-1] in path.read_text()

@@ -27,9 +27,9 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_full_and_incremental_of_a_running_vm_restore_what_the_guest_had(
-    lab: Lab, client: Client, tmp_path: Path, image: Path
+    new_lab: Lab, client: Client, tmp_path: Path, image: Path
 ) -> None:
-    vm = lab.add_vm("web1")
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", SIZE, content=image)
     vm.start()
     backup = client.start_backup(vm, [disk])
@@ -49,13 +49,13 @@ def test_full_and_incremental_of_a_running_vm_restore_what_the_guest_had(
         guest.write(4096, os.urandom(100 * KIB))
         assert client.read_backup(vm, disk, backup.id, base=full) == expected
     assert client.finalize_backup(vm, backup.id).phase == SUCCEEDED
-    assert (lab.open_backups(), lab.open_transfers(), lab.locked_disks()) == ([], [], [])
+    assert (new_lab.open_backups(), new_lab.open_transfers(), new_lab.locked_disks()) == ([], [], [])
 
 
 def test_full_and_incremental_of_a_vm_that_is_down(
-    lab: Lab, client: Client, tmp_path: Path, image: Path
+    new_lab: Lab, client: Client, tmp_path: Path, image: Path
 ) -> None:
-    vm = lab.add_vm("web1")
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", SIZE, content=image)
     backup = client.start_backup(vm, [disk])
     full = client.read_backup(vm, disk, backup.id)
@@ -83,9 +83,9 @@ def changed_while_up(full: bytes) -> bytes:
 
 
 def test_a_raw_disk_and_a_disk_that_the_checkpoint_does_not_know_are_full_without_an_error(
-    lab: Lab, client: Client, tmp_path: Path
+    new_lab: Lab, client: Client, tmp_path: Path
 ) -> None:
-    vm = lab.add_vm("web1")
+    vm = new_lab.add_vm("web1")
     known, raw = vm.add_disk("known", SIZE), vm.add_disk("raw", 1 << 20, format="raw")
     vm.start()
     first = client.backup_once(vm, [known, raw])
@@ -106,8 +106,8 @@ def test_a_raw_disk_and_a_disk_that_the_checkpoint_does_not_know_are_full_withou
     client.finalize_backup(vm, backup.id)
 
 
-def test_no_checkpoint_when_all_disks_are_raw(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_no_checkpoint_when_all_disks_are_raw(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("raw", 1 << 20, format="raw")
     assert client.backup_once(vm, [disk]).to_checkpoint_id is None
     assert client.checkpoints(vm) == []
@@ -124,27 +124,33 @@ def test_no_checkpoint_when_all_disks_are_raw(lab: Lab, client: Client) -> None:
     ],
 )
 def test_phases_come_in_the_order_of_the_mode(
-    lab: Lab, client: Client, *, compat: str, running: bool, query: dict[str, str] | None, phases: list[str]
+    new_lab: Lab,
+    client: Client,
+    *,
+    compat: str,
+    running: bool,
+    query: dict[str, str] | None,
+    phases: list[str],
 ) -> None:
-    vm = lab.add_vm("web1", compat=compat)
+    vm = new_lab.add_vm("web1", compat=compat)
     disk = vm.add_disk("system", 1 << 20)
     if running:
         vm.start()
-    with lab.engine.phases_held():
+    with new_lab.engine.phases_held():
         backup = client.post_backup(vm, [disk], query=query)
         assert client.backups(vm).backup_service(backup.id).get().phase.value == phases[0]
     client.await_backup(vm, backup.id, READY)
     client.finalize_backup(vm, backup.id)
-    assert lab.engine.phases_of(backup.id) == phases
+    assert new_lab.engine.phases_of(backup.id) == phases
 
 
 def test_the_checkpoint_of_a_live_backup_comes_late_and_scratch_disks_come_and_go(
-    lab: Lab, client: Client
+    new_lab: Lab, client: Client
 ) -> None:
-    vm = lab.add_vm("web1")
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", 1 << 20)
     vm.start()
-    with lab.engine.phases_held():
+    with new_lab.engine.phases_held():
         backup = client.post_backup(vm, [disk])
         assert backup.to_checkpoint_id is None
         assert client.checkpoints(vm) == []
@@ -161,12 +167,12 @@ def test_the_checkpoint_of_a_live_backup_comes_late_and_scratch_disks_come_and_g
 
 
 def test_a_hybrid_backup_has_a_snapshot_and_no_disks_before_it_is_ready(
-    lab: Lab, client: Client, tmp_path: Path, image: Path
+    new_lab: Lab, client: Client, tmp_path: Path, image: Path
 ) -> None:
-    vm = lab.add_vm("web1", compat="4.7")
+    vm = new_lab.add_vm("web1", compat="4.7")
     disk = vm.add_disk("system", SIZE, content=image)
     vm.start()
-    with lab.engine.phases_held():
+    with new_lab.engine.phases_held():
         backup = client.post_backup(vm, [disk])
         assert client.modes(vm, backup.id) == {}
     ready = client.await_backup(vm, backup.id, READY)
@@ -183,9 +189,9 @@ def test_a_hybrid_backup_has_a_snapshot_and_no_disks_before_it_is_ready(
 
 
 def test_incrementals_from_an_older_checkpoint_after_a_newer_one_was_deleted(
-    lab: Lab, client: Client, tmp_path: Path
+    new_lab: Lab, client: Client, tmp_path: Path
 ) -> None:
-    vm = lab.add_vm("web1")
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", SIZE)
     vm.start()
     points = []
@@ -204,8 +210,8 @@ def test_incrementals_from_an_older_checkpoint_after_a_newer_one_was_deleted(
     client.finalize_backup(vm, backup.id)
 
 
-def test_the_id_of_a_backup_may_be_chosen_and_events_tell_of_it(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_the_id_of_a_backup_may_be_chosen_and_events_tell_of_it(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", 1 << 20)
     chosen = "11111111-2222-4333-8444-555555555555"
     backup = client.start_backup(vm, [disk], backup_id=chosen, query={"correlation_id": "pitr-1"})
@@ -216,22 +222,22 @@ def test_the_id_of_a_backup_may_be_chosen_and_events_tell_of_it(lab: Lab, client
     assert {event.correlation_id for event in events} == {"pitr-1"}
 
 
-def test_a_failed_freeze_only_matters_when_consistency_is_required(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_a_failed_freeze_only_matters_when_consistency_is_required(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", 1 << 20)
     vm.start()
-    lab.engine.set_vm(vm.id, freeze_fails=True)
+    new_lab.engine.set_vm(vm.id, freeze_fails=True)
     client.backup_once(vm, [disk])
     backup = client.post_backup(vm, [disk], require_consistency=True)
     assert client.await_backup(vm, backup.id, READY, FAILED).phase == FAILED
     assert len(client.checkpoints(vm)) == 1
-    assert lab.locked_disks() == []
+    assert new_lab.locked_disks() == []
 
 
 def test_a_backup_that_fails_to_start_leaves_the_chain_as_it_was(
-    lab: Lab, client: Client, tmp_path: Path
+    new_lab: Lab, client: Client, tmp_path: Path
 ) -> None:
-    vm = lab.add_vm("web1")
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", SIZE)
     vm.start()
     backup = client.start_backup(vm, [disk])
@@ -239,7 +245,7 @@ def test_a_backup_that_fails_to_start_leaves_the_chain_as_it_was(
     since = client.finalize_backup(vm, backup.id).to_checkpoint_id
     with disk.guest() as guest:
         guest.write(0, b"before the failure")
-    lab.engine.faults.fail("backup start")
+    new_lab.engine.faults.fail("backup start")
     failed = client.post_backup(vm, [disk], since=since)
     client.await_backup(vm, failed.id, FAILED)
     with disk.guest() as guest:
@@ -249,22 +255,22 @@ def test_a_backup_that_fails_to_start_leaves_the_chain_as_it_was(
     client.finalize_backup(vm, backup.id)
 
 
-def test_a_live_backup_fails_when_its_vm_stops(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_a_live_backup_fails_when_its_vm_stops(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", 1 << 20)
     vm.start()
     backup = client.start_backup(vm, [disk])
     vm.stop()
     assert client.await_backup(vm, backup.id, FAILED).phase == FAILED
-    assert lab.locked_disks() == []
+    assert new_lab.locked_disks() == []
     with pytest.raises(LabError):
         vm.stop()
 
 
 def test_after_a_crash_an_incremental_fails_and_a_full_starts_a_new_chain(
-    lab: Lab, client: Client, tmp_path: Path
+    new_lab: Lab, client: Client, tmp_path: Path
 ) -> None:
-    vm = lab.add_vm("web1")
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", SIZE)
     vm.start()
     lost = client.backup_once(vm, [disk]).to_checkpoint_id
@@ -281,12 +287,12 @@ def test_after_a_crash_an_incremental_fails_and_a_full_starts_a_new_chain(
     backup = client.start_backup(vm, [disk], since=since)
     assert client.read_backup(vm, disk, backup.id, base=bytes(SIZE)) == content_of(disk, tmp_path)
     client.finalize_backup(vm, backup.id)
-    assert lab.locked_disks() == []
+    assert new_lab.locked_disks() == []
 
 
-def test_a_hybrid_backup_succeeds_although_its_snapshot_is_left(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1", compat="4.7")
-    lab.engine.faults.fail("snapshot removal")
+def test_a_hybrid_backup_succeeds_although_its_snapshot_is_left(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1", compat="4.7")
+    new_lab.engine.faults.fail("snapshot removal")
     done = client.backup_once(vm, [vm.add_disk("system", 1 << 20)])
     assert done.phase == SUCCEEDED
     assert 10813 in {event.code for event in client.system.events_service().list(search=done.id)}
@@ -294,14 +300,14 @@ def test_a_hybrid_backup_succeeds_although_its_snapshot_is_left(lab: Lab, client
     assert left == ["Active VM", "Auto-generated for Backup VM"]
 
 
-def test_ended_backups_and_transfers_vanish_after_a_while(lab: Lab, client: Client) -> None:
-    vm = lab.add_vm("web1")
+def test_ended_backups_and_transfers_vanish_after_a_while(new_lab: Lab, client: Client) -> None:
+    vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", 1 << 20)
     backup = client.start_backup(vm, [disk])
     transfer = client.start_download(disk.id, backup.id)
     client.finalize_transfer(transfer.id)
     client.finalize_backup(vm, backup.id)
     assert len(client.backups(vm).list()) == 1
-    lab.engine.keep_ended(success_s=0, failure_s=0)
+    new_lab.engine.keep_ended(success_s=0, failure_s=0)
     assert list(client.backups(vm).list()) == []
     assert list(client.system.image_transfers_service().list()) == []

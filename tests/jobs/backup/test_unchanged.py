@@ -21,15 +21,15 @@ MiB = 1 << 20
 
 
 def test_an_untold_change_fails_the_incremental_and_the_next_backup_is_a_full(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     for disk in vm.disks.values():
         disk[:4096] = random.Random(4).randbytes(4096)
-    engine.lying_tracker = True
+    memory_engine.lying_tracker = True
     with pytest.raises(UntrackedChange, match="have changed since backup"):
         stored.back_up(vm, incremental=True)
-    engine.lying_tracker = False
+    memory_engine.lying_tracker = False
     assert check_verified(stored.path, at_least=set(stored.contents)) == set(stored.contents)
 
     with pytest.raises(CheckpointGone, match="engine had missed"):
@@ -44,13 +44,15 @@ def test_an_untold_change_fails_the_incremental_and_the_next_backup_is_a_full(
     check_contents(stored.path, stored)
 
 
-def test_without_the_check_an_untold_change_goes_unnoticed(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+def test_without_the_check_an_untold_change_goes_unnoticed(
+    tmp_path: Path, memory_engine: MemoryEngine
+) -> None:
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     for disk in vm.disks.values():
         disk[:4096] = bytes(4096)
-    engine.lying_tracker = True
+    memory_engine.lying_tracker = True
     with Repository.open(stored.path) as repository:
-        assert engine.back_up(repository, vm, check_unchanged=0.0).kind is Kind.INCREMENTAL
+        assert memory_engine.back_up(repository, vm, check_unchanged=0.0).kind is Kind.INCREMENTAL
 
 
 def _lie(stored: Stored, percent: float, start: int) -> None:
@@ -63,8 +65,10 @@ def _lie(stored: Stored, percent: float, start: int) -> None:
         check_unchanged(repository, newest, stream, MemorySource(content, ExtentMap.of([])), percent)
 
 
-def test_all_of_a_disk_is_compared_when_that_is_asked_for(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, _ = chain_of_three(tmp_path / "repository", engine)
+def test_all_of_a_disk_is_compared_when_that_is_asked_for(
+    tmp_path: Path, memory_engine: MemoryEngine
+) -> None:
+    stored, _ = chain_of_three(tmp_path / "repository", memory_engine)
     with Repository.open(stored.path) as repository:
         newest = repository.catalog.points()[0]
         stream = newest.streams[0]
@@ -78,17 +82,19 @@ def test_all_of_a_disk_is_compared_when_that_is_asked_for(tmp_path: Path, engine
         assert check_unchanged(repository, newest, stream, whole, 100) == 0
 
 
-def test_a_byte_written_into_zeroes_is_noticed(tmp_path: Path, engine: MemoryEngine) -> None:
+def test_a_byte_written_into_zeroes_is_noticed(tmp_path: Path, memory_engine: MemoryEngine) -> None:
     with Repository.create(tmp_path / "repository"):
-        stored = Stored(tmp_path / "repository", engine)
-    vm = engine.add_vm("empty", bytes(MiB))
+        stored = Stored(tmp_path / "repository", memory_engine)
+    vm = memory_engine.add_vm("empty", bytes(MiB))
     stored.back_up(vm)
     with pytest.raises(UntrackedChange):
         _lie(stored, 0.1, MiB - 1)
 
 
-def test_a_disk_that_shrank_is_compared_as_far_as_it_goes(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, _ = chain_of_three(tmp_path / "repository", engine)
+def test_a_disk_that_shrank_is_compared_as_far_as_it_goes(
+    tmp_path: Path, memory_engine: MemoryEngine
+) -> None:
+    stored, _ = chain_of_three(tmp_path / "repository", memory_engine)
     with Repository.open(stored.path) as repository:
         newest = repository.catalog.points()[0]
         stream = newest.streams[0]

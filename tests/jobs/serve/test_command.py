@@ -45,18 +45,18 @@ _ALL = "0.0.0.0"  # noqa: S104 - that this is said is what is tested
 
 @contextmanager
 def serving_process(
-    pitr: Pitr, *options: str | Path
+    command: Pitr, *options: str | Path
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A `pitr serve` that runs, and its document, the first line of its output."""
-    with pitr.process("serve", "--at", AT_THE_END, *options, "--output", "json") as process:
+    with command.process("serve", "--at", AT_THE_END, *options, "--output", "json") as process:
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())["serve"]
 
 
-def test_the_document_says_where_each_disk_is(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
+def test_the_document_says_where_each_disk_is(command: Pitr, repository: Repository, tmp_path: Path) -> None:
     backup = Writer(repository).add("64k:A", "64k:B 1k:0")
     place = tmp_path / "so cket"
-    with serving_process(pitr, "--socket", place) as (process, document):
+    with serving_process(command, "--socket", place) as (process, document):
         assert document["backup_id"] == backup.backup_id
         assert document["point"] == "2020-06-29T22:00:00Z" and document["age_s"] > 0
         assert document["next_point"] is None
@@ -78,9 +78,9 @@ def test_the_document_says_where_each_disk_is(pitr: Pitr, repository: Repository
     assert not place.exists()
 
 
-def test_the_uri_is_told_on_standard_error(pitr: Pitr, repository: Repository) -> None:
+def test_the_uri_is_told_on_standard_error(command: Pitr, repository: Repository) -> None:
     store_chain(repository)
-    result = pitr("serve", "web", "--at", AT_THE_END, "--run", "exit 0")
+    result = command("serve", "web", "--at", AT_THE_END, "--run", "exit 0")
     first, second = result.stderr.splitlines()
     assert first.startswith("pitr: VM web: the point of 2020-06-30 ")
     found = re.fullmatch(r"pitr: disk disk0 \(10 MiB\): nbd\+unix:///disk0\?socket=(/.*/nbd)", second)
@@ -91,11 +91,11 @@ def test_the_uri_is_told_on_standard_error(pitr: Pitr, repository: Repository) -
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_while_clients_read(
-    pitr: Pitr, repository: Repository, tmp_path: Path, signum: signal.Signals
+    command: Pitr, repository: Repository, tmp_path: Path, signum: signal.Signals
 ) -> None:
     store_chain(repository)
     place = tmp_path / "socket"
-    with serving_process(pitr, "--socket", place) as (process, document):
+    with serving_process(command, "--socket", place) as (process, document):
         uri = document["disks"][0]["uri"]
         with RawClient(uri).go() as stuck:
             for _ in range(30):
@@ -116,10 +116,10 @@ def test_a_signal_ends_it_while_clients_read(
     ],
 )
 def test_all_servers_say_that_they_are_ready_and_end_in_the_same_way(
-    pitr: Pitr, repository: Repository, words: tuple[str, ...], said: str
+    command: Pitr, repository: Repository, words: tuple[str, ...], said: str
 ) -> None:
     store_chain(repository)
-    with pitr.process(*words) as process:
+    with command.process(*words) as process:
         assert process.stderr is not None
         lines = [process.stderr.readline()]
         while not lines[-1].endswith("serving until Ctrl-C or SIGTERM\n"):
@@ -132,36 +132,36 @@ def test_all_servers_say_that_they_are_ready_and_end_in_the_same_way(
 
 
 def test_a_command_gets_the_uris_and_gives_its_exit_code(
-    pitr: Pitr, repository: Repository, tmp_path: Path
+    command: Pitr, repository: Repository, tmp_path: Path
 ) -> None:
     _, content = store_chain(repository)
     out = tmp_path / "copy"
-    pitr("serve", "--at", AT_THE_END, "--run", f'nbdcopy "$NBD_URI" {out}')
+    command("serve", "--at", AT_THE_END, "--run", f'nbdcopy "$NBD_URI" {out}')
     assert out.read_bytes() == content
-    for command, code in (("exit 0", 0), ("exit 9", 9), ("kill -KILL $$", 128 + 9), ("no-such-program", 127)):
-        assert pitr.run("serve", "--at", AT_THE_END, "--run", command).code == code
+    for program, code in (("exit 0", 0), ("exit 9", 9), ("kill -KILL $$", 128 + 9), ("no-such-program", 127)):
+        assert command.run("serve", "--at", AT_THE_END, "--run", program).code == code
     two_disks = Writer(repository).add("64k:A", "64k:B")
-    pitr("serve", "--at", AT_THE_END, "--point", "no", "--run", f"touch {tmp_path}/ran", code=2)
+    command("serve", "--at", AT_THE_END, "--point", "no", "--run", f"touch {tmp_path}/ran", code=2)
     assert not (tmp_path / "ran").exists()
-    command = f"for uri in $NBD_URIS; do nbdinfo --size $uri; done > {tmp_path}/sizes"
-    pitr("serve", "--point", two_disks.backup_id, "--run", command)
+    program = f"for uri in $NBD_URIS; do nbdinfo --size $uri; done > {tmp_path}/sizes"
+    command("serve", "--point", two_disks.backup_id, "--run", program)
     assert (tmp_path / "sizes").read_text().split() == ["65536", "65536"]
 
 
-def test_standard_output_is_the_commands(pitr: Pitr, repository: Repository) -> None:
+def test_standard_output_is_the_commands(command: Pitr, repository: Repository) -> None:
     store_chain(repository)
     options = ("--at", AT_THE_END, "--run", "echo $NBD_URI$NBD_SOCKET", "--output", "json")
-    with pitr.process("serve", *options) as process:
+    with command.process("serve", *options) as process:
         result = ended(process)
     document = json.loads(result.stderr)
     uri = document["serve"]["disks"][0]["uri"]
     assert result.stdout == f"{uri}{uri.partition('socket=')[2]}\n"
 
 
-def test_a_signal_is_passed_on_to_the_command(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
+def test_a_signal_is_passed_on_to_the_command(command: Pitr, repository: Repository, tmp_path: Path) -> None:
     store_chain(repository)
-    command = f"trap 'echo told > {tmp_path}/told; exit 0' TERM; touch {tmp_path}/runs; while :; do sleep 0.05; done"
-    with pitr.process("serve", "--at", AT_THE_END, "--run", command) as process:
+    program = f"trap 'echo told > {tmp_path}/told; exit 0' TERM; touch {tmp_path}/runs; while :; do sleep 0.05; done"
+    with command.process("serve", "--at", AT_THE_END, "--run", program) as process:
         wait_until((tmp_path / "runs").exists, "the command runs")
         process.terminate()
         result = ended(process)
@@ -170,53 +170,55 @@ def test_a_signal_is_passed_on_to_the_command(pitr: Pitr, repository: Repository
 
 
 def test_a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(
-    pitr: Pitr, repository: Repository, tmp_path: Path
+    command: Pitr, repository: Repository, tmp_path: Path
 ) -> None:
     store_chain(repository)
     place = tmp_path / "socket"
-    with serving_process(pitr, "--socket", place) as (process, document):
-        refused = pitr("serve", "--at", AT_THE_END, "--socket", place, "--run", "exit 0", code=5)
+    with serving_process(command, "--socket", place) as (process, document):
+        refused = command("serve", "--at", AT_THE_END, "--socket", place, "--run", "exit 0", code=5)
         assert refused.complaint.endswith("Stop it, or name another path with --socket.")
         assert read(document["disks"][0]["uri"], 0, 1) == b"A"
         process.kill()
         ended(process)
     assert place.is_socket()
-    pitr("serve", "--at", AT_THE_END, "--socket", place, "--run", f'nbdinfo "$NBD_URI" > {tmp_path}/told')
+    command("serve", "--at", AT_THE_END, "--socket", place, "--run", f'nbdinfo "$NBD_URI" > {tmp_path}/told')
     assert not place.exists()
 
 
-def test_other_files_are_never_touched(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
+def test_other_files_are_never_touched(command: Pitr, repository: Repository, tmp_path: Path) -> None:
     store_chain(repository)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "link"):
-        refused = pitr("serve", "--at", AT_THE_END, "--socket", tmp_path / name, code=2)
+        refused = command("serve", "--at", AT_THE_END, "--socket", tmp_path / name, code=2)
         assert "exists and is not a socket" in refused.complaint
     assert (tmp_path / "file").read_text() == "mine" and (tmp_path / "link").is_symlink()
-    assert "cannot listen on" in pitr("serve", "--at", AT_THE_END, "--socket", "/nowhere/s", code=1).complaint
+    assert (
+        "cannot listen on" in command("serve", "--at", AT_THE_END, "--socket", "/nowhere/s", code=1).complaint
+    )
     long = tmp_path / ("x" * 100)
-    assert "at most 107 bytes" in pitr("serve", "--at", AT_THE_END, "--socket", long, code=2).complaint
+    assert "at most 107 bytes" in command("serve", "--at", AT_THE_END, "--socket", long, code=2).complaint
 
 
-def test_a_tcp_port_is_local_unless_it_is_asked_for(pitr: Pitr, repository: Repository) -> None:
+def test_a_tcp_port_is_local_unless_it_is_asked_for(command: Pitr, repository: Repository) -> None:
     _, content = store_chain(repository)
-    with serving_process(pitr, "--port", "0") as (process, document):
+    with serving_process(command, "--port", "0") as (process, document):
         uri = document["disks"][0]["uri"]
         found = re.fullmatch(r"nbd://127\.0\.0\.1:(\d+)/disk0", uri)
         assert found is not None
         assert read(uri, 0, len(content)) == content
         run(["nbdcopy", uri, "null:"])
-        taken = pitr("serve", "--at", AT_THE_END, "--port", found[1], code=5)
+        taken = command("serve", "--at", AT_THE_END, "--port", found[1], code=5)
         assert f"another program listens on port {found[1]} of 127.0.0.1 already" in taken.complaint
         process.terminate()
         assert "warning" not in ended(process).stderr
-    open_to_all = pitr("serve", "--at", AT_THE_END, "--port", "0", "--host", _ALL, "--run", "exit 0")
+    open_to_all = command("serve", "--at", AT_THE_END, "--port", "0", "--host", _ALL, "--run", "exit 0")
     assert "NBD here has neither encryption nor authentication" in open_to_all.stderr
 
 
-def test_without_descriptors_clients_wait_and_it_is_told_once(pitr: Pitr, repository: Repository) -> None:
+def test_without_descriptors_clients_wait_and_it_is_told_once(command: Pitr, repository: Repository) -> None:
     store_chain(repository)
-    with serving_process(pitr) as (process, document):
+    with serving_process(command) as (process, document):
         link = document["disks"][0]["uri"]
         address, _ = parse_url(link)
         assert isinstance(address, str)
@@ -268,17 +270,17 @@ def _descriptors(pid: int) -> set[int]:
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(
-    pitr: Pitr, repository: Repository, options: tuple[str, ...], code: int
+    command: Pitr, repository: Repository, options: tuple[str, ...], code: int
 ) -> None:
     store_chain(repository)
-    result = pitr("serve", *options, "--output", "json", code=code)
+    result = command("serve", *options, "--output", "json", code=code)
     assert result.complaint and result.error["message"]
 
 
-def test_a_damaged_chain_is_not_served(pitr: Pitr, repository: Repository) -> None:
+def test_a_damaged_chain_is_not_served(command: Pitr, repository: Repository) -> None:
     backup, _ = store_chain(repository)
     blob_path(repository, backup.streams[0]).unlink()
-    pitr("serve", "--at", AT_THE_END, "--run", "exit 0", code=3)
+    command("serve", "--at", AT_THE_END, "--run", "exit 0", code=3)
 
 
 class Tape(ExternalBlob):
@@ -291,18 +293,18 @@ class Tape(ExternalBlob):
         pass
 
 
-def test_a_blob_that_is_elsewhere_cannot_be_served(pitr: Pitr, repository: Repository) -> None:
+def test_a_blob_that_is_elsewhere_cannot_be_served(command: Pitr, repository: Repository) -> None:
     new = new_stream()
     disk = source("1m:A")
     with repository.new_stream(new, disk.size, meta_of(new, disk.size), level=1, external=Tape()) as sink:
         copy(disk, sink)
         stream = sink.stream
     repository.commit(Record(backup_of([stream], backup_id=new.backup_id), None))
-    refused = pitr("serve", "--at", AT_THE_END, "--run", "exit 0", code=2)
+    refused = command("serve", "--at", AT_THE_END, "--run", "exit 0", code=2)
     assert "disk system cannot be served" in refused.complaint and "--get-command" in refused.complaint
 
 
-def test_memory_stays_within_the_cache(pitr: Pitr, repository: Repository) -> None:
+def test_memory_stays_within_the_cache(command: Pitr, repository: Repository) -> None:
     content = random.Random(2).randbytes(96 * MIB)
     new = new_stream()
     disk = MemorySource(bytearray(content), ExtentMap.of([(0, len(content), False)]))
@@ -312,7 +314,7 @@ def test_memory_stays_within_the_cache(pitr: Pitr, repository: Repository) -> No
     repository.commit(Record(backup_of([stream], backup_id=new.backup_id), None))
     grown = {}
     for size in ("8m", "256m"):
-        with serving_process(pitr, "--cache-size", size) as (process, document):
+        with serving_process(command, "--cache-size", size) as (process, document):
             uri = document["disks"][0]["uri"]
             before = _memory(process.pid, "VmRSS")
             run(["nbdcopy", "--connections=4", uri, "null:"])

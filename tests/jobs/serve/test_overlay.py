@@ -49,13 +49,13 @@ def by_point(uri: str, backup: Backup) -> str:
     return uri.replace("/system?", f"/{backup.streams[0].disk_id}%40{backup.backup_id}?")
 
 
-def debugfs(image: Path, command: str) -> bytes:
-    done = subprocess.run([program("debugfs"), "-R", command, str(image)], capture_output=True, check=True)
+def debugfs(image: Path, words: str) -> bytes:
+    done = subprocess.run([program("debugfs"), "-R", words, str(image)], capture_output=True, check=True)
     return done.stdout
 
 
 def test_a_file_system_is_written_to_and_stays_whole(
-    pitr: Pitr, repository: Repository, tmp_path: Path
+    command: Pitr, repository: Repository, tmp_path: Path
 ) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -72,7 +72,7 @@ def test_a_file_system_is_written_to_and_stays_whole(
 
     overlay = tmp_path / "over lay.qcow2"
     (tmp_path / "new").write_bytes(_NEW)
-    with serving_process(pitr, "--overlay", overlay) as (process, document):
+    with serving_process(command, "--overlay", overlay) as (process, document):
         (disk,) = document["disks"]
         assert disk["overlay"] == str(overlay)
         told = json.loads(run(["qemu-img", "info", "--output=json", str(overlay)]))
@@ -95,7 +95,7 @@ def test_a_file_system_is_written_to_and_stays_whole(
         assert process.wait(30) == 0
 
     # It is taken up again where it was left: the socket has the same place.
-    with serving_process(pitr, "--socket", f"{overlay}.socket"):
+    with serving_process(command, "--socket", f"{overlay}.socket"):
         run(["qemu-img", "convert", "-O", "raw", str(overlay), str(after)])
     assert debugfs(after, "cat /file") == _NEW
 
@@ -103,27 +103,27 @@ def test_a_file_system_is_written_to_and_stays_whole(
     image.write_bytes(bytes(16 * MIB))
     store_image(repository, image, hours=1)
     with (
-        serving_process(pitr, "--socket", f"{overlay}.socket"),
+        serving_process(command, "--socket", f"{overlay}.socket"),
         pytest.raises(ProgramFailed, match="no export of this name"),
     ):
         run(["qemu-img", "convert", "-O", "raw", str(overlay), str(after)])
 
 
 def test_nothing_is_written_over_and_nothing_is_left_behind(
-    pitr: Pitr, repository: Repository, tmp_path: Path
+    command: Pitr, repository: Repository, tmp_path: Path
 ) -> None:
     Writer(repository).add("64k:A", "64k:B")
     for path in (tmp_path / "file", tmp_path / "link"):
         path.symlink_to("nowhere") if path.name == "link" else path.write_text("mine")
-        refused = pitr("serve", "--at", AT_THE_END, "--disk", "disk0", "--overlay", path, code=2)
+        refused = command("serve", "--at", AT_THE_END, "--disk", "disk0", "--overlay", path, code=2)
         assert "exists already" in refused.complaint
     assert (tmp_path / "file").read_text() == "mine"
-    refused = pitr("serve", "--at", AT_THE_END, "--overlay", tmp_path / "file", code=2)
+    refused = command("serve", "--at", AT_THE_END, "--overlay", tmp_path / "file", code=2)
     assert "is not a folder" in refused.complaint
     folder = tmp_path / "overlays"
     folder.mkdir()
     (folder / "disk1.qcow2").write_text("mine")
-    pitr("serve", "--at", AT_THE_END, "--overlay", folder, "--run", "exit 0", code=2)
+    command("serve", "--at", AT_THE_END, "--overlay", folder, "--run", "exit 0", code=2)
     assert [path.name for path in folder.iterdir()] == ["disk1.qcow2"]
 
 
@@ -143,11 +143,13 @@ def test_overlays_that_could_not_all_be_made_are_removed(repository: Repository,
     assert paths[disks[1].disk_id].read_text() == "mine"
 
 
-def test_several_disks_get_overlays_in_a_folder(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
+def test_several_disks_get_overlays_in_a_folder(
+    command: Pitr, repository: Repository, tmp_path: Path
+) -> None:
     Writer(repository).add("64k:A", "64k:B")
     folder = tmp_path / "new" / "overlays"
-    command = f"qemu-io -f qcow2 -r -c 'read -P 0x42 0 64k' {folder}/disk1.qcow2"
-    result = pitr("serve", "--at", AT_THE_END, "--overlay", f"{folder}/", "--run", command)
+    words = f"qemu-io -f qcow2 -r -c 'read -P 0x42 0 64k' {folder}/disk1.qcow2"
+    result = command("serve", "--at", AT_THE_END, "--overlay", f"{folder}/", "--run", words)
     assert sorted(path.name for path in folder.iterdir()) == ["disk0.qcow2", "disk1.qcow2"]
     boot = result.stderr.splitlines()[-1]
     assert boot.startswith(
@@ -176,19 +178,19 @@ _BOOT = (
     shutil.which("qemu-system-x86_64") is None, reason="qemu-system-x86_64 is not installed (qemu-system-x86)"
 )
 def test_a_machine_boots_from_a_past_state_and_writes_to_its_overlay(
-    pitr: Pitr, repository: Repository, tmp_path: Path
+    command: Pitr, repository: Repository, tmp_path: Path
 ) -> None:
     image = tmp_path / "image"
     size = 10487296
     image.write_bytes(_BOOT + bytes(size - 512))
     store_image(repository, image)
     overlay = tmp_path / "web.qcow2"
-    with serving_process(pitr, "--overlay", overlay) as (_, document):
+    with serving_process(command, "--overlay", overlay) as (_, document):
         # Software emulation: what runs these tests has no KVM to offer.
-        command = ["qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none"]
-        command += ["-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
-        command += ["-drive", f"file={overlay},format=qcow2,if=virtio"]
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        words = ["qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none"]
+        words += ["-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+        words += ["-drive", f"file={overlay},format=qcow2,if=virtio"]
+        done = subprocess.run(words, capture_output=True, timeout=60, check=False)
         assert b"a past state, booted" in done.stdout, done
         assert done.returncode == 33, done
         after = tmp_path / "after"

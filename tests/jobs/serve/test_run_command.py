@@ -144,10 +144,10 @@ PATH={os.environ["PATH"]} exec setpriv "$@"
     assert (tmp_path / "runs").exists() is (moment == "when it runs")
 
 
-def test_all_that_the_shell_has_started_ends(pitr: Pitr, repository: Repository, tmp_path: Path) -> None:
+def test_all_that_the_shell_has_started_ends(command: Pitr, repository: Repository, tmp_path: Path) -> None:
     store_chain(repository)
-    command = f'(echo "$NBD_URI" > {tmp_path}/runs; sleep 61) | cat; exit 9'
-    with pitr.process("serve", "--at", AT_THE_END, "--run", command) as process:
+    program = f'(echo "$NBD_URI" > {tmp_path}/runs; sleep 61) | cat; exit 9'
+    with command.process("serve", "--at", AT_THE_END, "--run", program) as process:
         wait_until((tmp_path / "runs").exists, "the command runs")
         process.terminate()
         # Its standard error is open in all of them.

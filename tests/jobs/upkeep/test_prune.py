@@ -104,8 +104,8 @@ def test_whatever_is_kept_is_kept_with_all_that_it_stands_on(
     assert all(one.parent_id is None or one.parent_id in ids for one in keep)
 
 
-def _two_chains(path: Path, engine: MemoryEngine) -> tuple[Stored, MemoryVM, list[str], list[str]]:
-    stored, vm = chain_of_three(path, engine)
+def _two_chains(path: Path, memory_engine: MemoryEngine) -> tuple[Stored, MemoryVM, list[str], list[str]]:
+    stored, vm = chain_of_three(path, memory_engine)
     old = list(stored.contents)
     stored.back_up(vm, full=True)
     change(vm, random.Random(2))
@@ -126,9 +126,9 @@ def _prune(path: Path, vm: MemoryVM, retention: Retention, **options: object) ->
 
 
 def test_a_dry_run_names_what_is_removed_then_and_removes_nothing(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
-    stored, vm, old, new = _two_chains(tmp_path / "repository", engine)
+    stored, vm, old, new = _two_chains(tmp_path / "repository", memory_engine)
     before = sorted(path for path in stored.path.glob("[bs]*/**/*") if path.is_file())
     planned = _prune(stored.path, vm, Retention(last=1), dry_run=True)
     assert sorted(path for path in stored.path.glob("[bs]*/**/*") if path.is_file()) == before
@@ -158,8 +158,8 @@ def listed(done: Pruned) -> tuple[list[str], list[str], list[str], int]:
     )
 
 
-def test_what_no_record_names_goes_after_the_grace_time(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, vm, _, _ = _two_chains(tmp_path / "repository", engine)
+def test_what_no_record_names_goes_after_the_grace_time(tmp_path: Path, memory_engine: MemoryEngine) -> None:
+    stored, vm, _, _ = _two_chains(tmp_path / "repository", memory_engine)
     blob = next(stored.path.glob("streams/*/*.sparse.zst"))
     orphan = blob.with_name("99999999-9999-4999-8999-999999999999.sparse.zst")
     shutil.copy(blob, orphan)
@@ -175,9 +175,9 @@ def test_what_no_record_names_goes_after_the_grace_time(tmp_path: Path, engine: 
 
 
 def test_nothing_is_called_unnamed_while_a_record_cannot_be_read(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
-    stored, vm, _, _ = _two_chains(tmp_path / "repository", engine)
+    stored, vm, _, _ = _two_chains(tmp_path / "repository", memory_engine)
     record = sorted(stored.path.glob("backups/*/*.json"))[-1]
     whole = record.read_bytes()
     (stored.path / "catalog.db").unlink()
@@ -189,17 +189,17 @@ def test_nothing_is_called_unnamed_while_a_record_cannot_be_read(
     assert check_verified(stored.path, at_least=set(stored.contents)) == set(stored.contents)
 
 
-def test_without_any_record_nothing_is_removed(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, vm, _, _ = _two_chains(tmp_path / "repository", engine)
+def test_without_any_record_nothing_is_removed(tmp_path: Path, memory_engine: MemoryEngine) -> None:
+    stored, vm, _, _ = _two_chains(tmp_path / "repository", memory_engine)
     shutil.rmtree(stored.path / "backups")
     (stored.path / "catalog.db").unlink()
     assert _prune(stored.path, vm, Retention(last=1), grace=timedelta(seconds=-1)).unreferenced == []
     assert len(list(stored.path.glob("streams/*/*"))) == 2 * 2 * 5
 
 
-def test_only_the_vm_asked_for_is_pruned(tmp_path: Path, engine: MemoryEngine) -> None:
-    stored, _vm, _, _ = _two_chains(tmp_path / "repository", engine)
-    other = engine.add_vm("db1", bytes(1 << 16))
+def test_only_the_vm_asked_for_is_pruned(tmp_path: Path, memory_engine: MemoryEngine) -> None:
+    stored, _vm, _, _ = _two_chains(tmp_path / "repository", memory_engine)
+    other = memory_engine.add_vm("db1", bytes(1 << 16))
     for _ in range(3):
         stored.back_up(other, full=True)
     done = _prune(stored.path, other, Retention(last=1))
@@ -209,9 +209,9 @@ def test_only_the_vm_asked_for_is_pruned(tmp_path: Path, engine: MemoryEngine) -
 
 
 def test_prune_waits_for_nobody_and_removes_nothing_that_is_read(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
-    stored, vm, old, _ = _two_chains(tmp_path / "repository", engine)
+    stored, vm, old, _ = _two_chains(tmp_path / "repository", memory_engine)
     name = VMName(vm.id, vm.name)
     with Repository.open(stored.path) as reader:
         with (
@@ -228,9 +228,9 @@ def test_prune_waits_for_nobody_and_removes_nothing_that_is_read(
 
 
 def test_records_go_before_blobs_and_children_before_parents(
-    tmp_path: Path, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, memory_engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored, vm, old, _ = _two_chains(tmp_path / "repository", engine)
+    stored, vm, old, _ = _two_chains(tmp_path / "repository", memory_engine)
     deleted: list[str] = []
     with Repository.open(stored.path) as repository:
         delete = repository.store.delete
@@ -247,10 +247,10 @@ def test_records_go_before_blobs_and_children_before_parents(
 
 
 def test_a_reader_that_finds_records_while_they_are_removed_does_not_keep_them_alive(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
     """Another process opens the catalog, has read a record and adds it just after that was removed."""
-    stored, vm, _old, new = _two_chains(tmp_path / "repository", engine)
+    stored, vm, _old, new = _two_chains(tmp_path / "repository", memory_engine)
     with Repository.open(stored.path) as slow:
         entries = []
         for backup in slow.catalog.points():
@@ -262,9 +262,9 @@ def test_a_reader_that_finds_records_while_they_are_removed_does_not_keep_them_a
 
 
 def test_the_engines_old_checkpoints_go_after_a_backup_and_no_others(
-    tmp_path: Path, engine: MemoryEngine
+    tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     newest = list(vm.checkpoints)
     assert len(newest) == 1
     vm.checkpoints = {"of-another-product": {}, **vm.checkpoints, "of-a-third": {}}
@@ -274,11 +274,11 @@ def test_the_engines_old_checkpoints_go_after_a_backup_and_no_others(
 
 
 def test_a_checkpoint_that_cannot_be_removed_fails_no_backup(
-    tmp_path: Path, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, memory_engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pitr.errors import EngineBusy
 
-    stored, vm = chain_of_three(tmp_path / "repository", engine)
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
 
     def refuse(*_: object) -> None:
         raise EngineBusy("it is during a backup")

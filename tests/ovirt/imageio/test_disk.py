@@ -26,7 +26,7 @@ from pitr.ovirt.imageio import disk as imageio
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
 from pitr.system.cancellation import Cancellation, cancelled_by
 from tests.support.disk_kinds import add_disk, remove_disk
-from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.proxies import Fault, HttpProxy
 
 SIZE = 6 << 20
 MIB = 1 << 20
@@ -37,7 +37,7 @@ CONTENT = random.Random(7).randbytes(SIZE)
 class Behind:
     """A disk behind a faulty proxy; pauses between tries are noted, not taken."""
 
-    def __init__(self, proxy: FaultyProxy, address: ImageioAddress) -> None:
+    def __init__(self, proxy: HttpProxy, address: ImageioAddress) -> None:
         self.proxy = proxy
         self.address = replace(address, transfer_url=f"http://127.0.0.1:{proxy.port}/images/{TICKET}")
         self.direct = address
@@ -66,7 +66,7 @@ def behind(plain_host: Host) -> Iterator[Behind]:
     port = urlsplit(plain_host.images_url).port
     assert port is not None
     try:
-        with FaultyProxy(port) as proxy:
+        with HttpProxy(port) as proxy:
             yield Behind(proxy, address)
     finally:
         remove_disk(plain_host, TICKET)
