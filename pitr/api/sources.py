@@ -111,8 +111,8 @@ def is_url(where: str | Path, *schemes: str) -> bool:
 
 
 def image_format(path: str | Path, given: str | None) -> ImageFormat:
-    """The format of an image file: what is given, else what its suffix says. Raises UsageError."""
+    """Return the format of an image file: `given`, otherwise from its suffix. Raises UsageError."""
     if given not in (None, "raw", "qcow2"):
-        raise UsageError(f"an image file is raw or qcow2, not {given!r}")
-    # Never what it looks like: a guest can write another format's header into a raw image.
+        raise UsageError(f"an image file must be raw or qcow2, not {given!r}")
+    # Never guess from the content: a guest can write another format's header into a raw image.
     return cast(ImageFormat, given) if given else "qcow2" if Path(path).suffix == ".qcow2" else "raw"
