@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import PitrError, UsageError
 from pitr.gateway import images, openapi, operations, points
 from pitr.gateway.answers import Document, Empty, RequestBody, Streaming, failure
@@ -27,6 +26,7 @@ from pitr.gateway.token import Token
 from pitr.gateway.work import BlockingWork
 from pitr.ovirt.engine import Engine
 from pitr.ovirt.imageio.extents import Context
+from pitr.repository.stream_sink import Compression
 from pitr.text import printable
 
 Query = Mapping[str, str | None]

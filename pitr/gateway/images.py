@@ -14,7 +14,7 @@ from pitr.copier import copy
 from pitr.copier.pour import check_whole, pour
 from pitr.copier.streamed import Passing, StreamedSource, cut
 from pitr.endpoints.streams.detect import open_stream
-from pitr.endpoints.streams.sparse import Compression, SparseStreamSink
+from pitr.endpoints.streams.sparse import SparseStreamSink
 from pitr.errors import EngineError, NoSuchDisk, UsageError
 from pitr.extents import Extent
 from pitr.gateway.failures import Conflict, status_of
@@ -31,6 +31,7 @@ from pitr.ovirt.engine import (
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
 from pitr.ovirt.imageio.extents import Context
 from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
+from pitr.repository.stream_sink import Compression
 
 #: The gateway keeps its transfers alive while it uses them. So the engine keeps a transfer this long after the gateway
 #: was killed.

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import cast
 
 from pitr.endpoints.streams.output import StreamOutput
-from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import UsageError
 from pitr.jobs import export, find
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.stream_sink import Compression
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ import termios
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from pitr.endpoints.images.partial_file import PartialFile, file_errors
 from pitr.errors import PitrError, ProgramFailed
-from pitr.repository.stream_sink import ExternalBlob
+from pitr.repository.stream_sink import Compression, ExternalBlob
 from pitr.system.process import start_piped
 from pitr.system.signals import WakeOnSignal
 
@@ -35,7 +34,7 @@ class StreamOutput(ExternalBlob):
     One thread at a time uses it.
     """
 
-    def __init__(self, compression: Literal["zstd", "none"] = "zstd") -> None:
+    def __init__(self, compression: Compression = "zstd") -> None:
         self.compression = compression
 
     @abstractmethod
@@ -49,9 +48,7 @@ class PipeOutput(StreamOutput):
     pipe. Raises PitrError, also after a signal. The caller closes `wake`.
     """
 
-    def __init__(
-        self, descriptor: int, compression: Literal["zstd", "none"] = "zstd", *, wake: WakeOnSignal
-    ) -> None:
+    def __init__(self, descriptor: int, compression: Compression = "zstd", *, wake: WakeOnSignal) -> None:
         super().__init__(compression)
         self._is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
         self._descriptor = _not_blocking(descriptor) if self._is_pipe else os.dup(descriptor)
@@ -95,7 +92,7 @@ class PipeOutput(StreamOutput):
 class FileOutput(StreamOutput):
     """Writes a new file; `finish` gives it its name. Raises UsageError when it already exists, PitrError."""
 
-    def __init__(self, path: Path, compression: Literal["zstd", "none"] = "zstd") -> None:
+    def __init__(self, path: Path, compression: Compression = "zstd") -> None:
         super().__init__(compression)
         self._partial = PartialFile(path)
         with file_errors(self._partial.path):
@@ -129,7 +126,7 @@ class CommandOutput(StreamOutput):
     """
 
     def __init__(
-        self, command: Sequence[str], compression: Literal["zstd", "none"] = "zstd", *, wake: WakeOnSignal
+        self, command: Sequence[str], compression: Compression = "zstd", *, wake: WakeOnSignal
     ) -> None:
         super().__init__(compression)
         self._name = command[0]

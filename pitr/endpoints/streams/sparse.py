@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from pitr.copier.streamed import Passing, cut
 from pitr.errors import FormatError
@@ -12,9 +12,7 @@ from pitr.extents import Extent
 from pitr.formats.in_order import InOrder
 from pitr.formats.sparse import SparseReader
 from pitr.repository.blob import DEFAULT_LEVEL, FRAME_SIZE, BlobWriter
-from pitr.repository.stream_sink import StoredPiece, StreamWriter
-
-Compression = Literal["none", "zstd"]
+from pitr.repository.stream_sink import Compression, StoredPiece, StreamWriter
 
 
 class SparseStreamSink:
