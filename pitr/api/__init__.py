@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Python API (docs/api.md): `copy(source, sink)`, and opening everything that can be either."""
+"""The Python API (docs/api.md): `copy(source, sink)`, and functions that open sources and sinks."""
 
 from pitr.api.sinks import open_sink
 from pitr.api.sources import open_source

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Opening what a disk can be read from."""
+"""Open the sources of `copy`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Unpack, cast
 
+from pitr.api.options import SourceKeywords, SourceOptions, gather
 from pitr.copier.protocols import Source
 from pitr.copier.streamed import StreamedSource
 from pitr.endpoints.images.memory import MemorySource
@@ -21,52 +22,45 @@ from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
 from pitr.jobs import find
 from pitr.jobs.restore.to_files import ImageFormat
-from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
+from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.repository import Repository
 
 
 @contextmanager
 def open_source(
     where: str | Path | bytes | bytearray | memoryview | BinaryIO | Repository,
-    *,
-    format: ImageFormat | None = None,
-    context: Literal["zero", "dirty"] = "zero",
-    proxy_url: str | None = None,
-    cafile: str | Path | None = None,
-    secure: bool = True,
-    point: str | None = None,
-    disk: str | None = None,
-    since: str | None = None,
-    stream: str | None = None,
+    **keywords: Unpack[SourceKeywords],
 ) -> Iterator[Source | StreamedSource]:
-    """Open something that a disk can be read from; leaving the block closes it.
+    """Open a source to read a disk from. Leaving the block closes it.
 
     `where` is one of:
 
-    - the URL of an imageio transfer, with `context` "dirty" only what changed; `proxy_url`, `cafile`, `secure`;
+    - the URL of an imageio transfer, with `proxy_url`, `cafile` and `secure`; `context` "dirty" reads only the changes;
     - an NBD URL;
-    - the path of an image file, of the `format` "raw" or "qcow2", or what its suffix says;
+    - the path of an image file; its `format` is "raw" or "qcow2", otherwise the suffix decides;
     - the bytes of a disk;
-    - a binary file object with a sparse stream, an rbd diff or a stream of virtnbdbackup, compressed with zstd or
-      not: it is read once, and stays the caller's;
-    - a repository: its `point` (an id), with `since` only what is different from that other point, and `disk` (a name
-      or an id) where the point holds several; or one stored `stream` (an id), as it is stored.
+    - a binary file object with a sparse stream, an rbd diff or a virtnbdbackup stream, plain or compressed with zstd:
+      it is read once, and the caller closes it;
+    - a repository: its `point` (an id), and `disk` (a name or an id) if the point holds several; `since` (another
+      point) reads only the differences. Or one stored `stream` (an id).
 
-    Raises the types of pitr.errors: UsageError for what is none of these, NoSuchError.
+    Raises the types of pitr.errors: UsageError for any other `where`, NoSuchError. Raises TypeError for an unknown
+    option.
     """
+    options = gather(SourceOptions, "open_source", keywords)
     if isinstance(where, Repository):
-        with _in_repository(where, point, disk, since, stream) as source:
+        with _in_repository(where, options) as source:
             yield source
     elif isinstance(where, (bytes, bytearray, memoryview)):
         yield MemorySource(where)
     elif not isinstance(where, (str, Path)):
         yield open_stream(where)
     elif is_url(where, "http:", "https:"):
-        yield ImageioSource(ImageioAddress(str(where), proxy_url, cafile, secure), context)
+        yield ImageioSource(options.address(str(where)), options.context)
     elif is_url(where, "nbd:", "nbd+unix:"):
         with NbdSource(str(where)) as server:
             yield server
-    elif image_format(where, format) == "qcow2":
+    elif image_format(where, options.format) == "qcow2":
         with Qcow2FileSource(Path(where)) as image:
             yield image
     else:
@@ -75,30 +69,24 @@ def open_source(
 
 
 @contextmanager
-def _in_repository(
-    repository: Repository, point: str | None, disk: str | None, since: str | None, stream_id: str | None
-) -> Iterator[Source | StreamedSource]:
-    if (point is None) == (stream_id is None):
-        raise UsageError("a repository is read at a point, or one stream of it is: name one of the two")
-    if stream_id is not None:
-        for backup in repository.catalog.points():
-            for stored in backup.streams:
-                if stored.stream_id == stream_id:
-                    with repository.reading_vm(backup.vm), repository.open_blob(backup, stored) as blob:
-                        yield open_stream(cast(BinaryIO, FrontToBack(blob)))
-                    return
-        raise NoSuchError(f"the repository holds no stream {stream_id!r}")
-    backup = find.point_with_id(repository, point or "").backup
-    streams = find.streams_of(backup, [disk] if disk is not None else [])
+def _in_repository(repository: Repository, options: SourceOptions) -> Iterator[Source | StreamedSource]:
+    if (options.point is None) == (options.stream is None):
+        raise UsageError("a repository needs either a point or a stream")
+    if options.stream is not None:
+        with _stored_stream(repository, options.stream) as stored:
+            yield stored
+        return
+    backup = find.point_with_id(repository, options.point or "").backup
+    streams = find.streams_of(backup, [options.disk] if options.disk is not None else [])
     if len(streams) != 1:
         raise UsageError(f"the point holds {len(streams)} disks", "Name one of them.")
     chosen = streams[0]
     with repository.reading_vm(backup.vm):
-        if since is None:
+        if options.since is None:
             with open_point(repository, backup, chosen) as source:
                 yield source
             return
-        other = find.point_with_id(repository, since, backup.vm).backup
+        other = find.point_with_id(repository, options.since, backup.vm).backup
         before = other.stream_of(chosen.disk_id)
         if before is None:
             raise NoSuchDisk(f"the point {other.backup_id} does not hold the disk {chosen.name!r}")
@@ -106,13 +94,24 @@ def _in_repository(
             yield difference
 
 
+@contextmanager
+def _stored_stream(repository: Repository, stream_id: str) -> Iterator[StreamedSource]:
+    for backup in repository.catalog.points():
+        for stored in backup.streams:
+            if stored.stream_id == stream_id:
+                with repository.reading_vm(backup.vm), repository.open_blob(backup, stored) as blob:
+                    yield open_stream(cast(BinaryIO, FrontToBack(blob)))
+                return
+    raise NoSuchError(f"the repository holds no stream {stream_id!r}")
+
+
 def is_url(where: str | Path, *schemes: str) -> bool:
     return isinstance(where, str) and where.startswith(schemes)
 
 
 def image_format(path: str | Path, given: str | None) -> ImageFormat:
-    """The format of an image file: what is given, else what its suffix says. Raises UsageError."""
+    """Return the format of an image file: `given`, otherwise from its suffix. Raises UsageError."""
     if given not in (None, "raw", "qcow2"):
-        raise UsageError(f"an image file is raw or qcow2, not {given!r}")
-    # Never what it looks like: a guest can write another format's header into a raw image.
+        raise UsageError(f"an image file must be raw or qcow2, not {given!r}")
+    # Never guess from the content: a guest can write another format's header into a raw image.
     return cast(ImageFormat, given) if given else "qcow2" if Path(path).suffix == ".qcow2" else "raw"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sources and sinks: everything that a disk can be copied from or to."""
+"""Sources and sinks: everything that pitr copies a disk from or to."""

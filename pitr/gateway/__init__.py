@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The HTTP gateway: disks and points as streams for whoever speaks HTTP (docs/gateway.md).
+"""The HTTP gateway: disks and points as streams for HTTP clients (docs/gateway.md).
 
-An ASGI application: `app` has the routes, `operations` what they take, `server` runs it. Whatever blocks runs in
-threads; `channel` is the bounded way between those and the event loop.
+An ASGI application. `app` has the routes, `operations` their parameters, and `server` runs the application. Blocking
+work runs in threads; `channel` connects those with the event loop.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Answers whose bytes come from, or go to, a thread that blocks: bounded, and broken where the work has failed.
+"""Answers whose bytes come from, or go to, a blocking thread. They are bounded, and end early when the work fails.
 
-A body that has begun cannot turn into an error any more: it ends without its last chunk (or short of its
-Content-Length), which every HTTP client tells its user.
+Once its body has begun, an answer cannot become an error: it ends without its last chunk (or before its
+Content-Length), which every HTTP client reports.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Document:
         }
 
     def with_header(self, name: str, value: str) -> Document:
-        """The same with one more header."""
+        """Return a copy with one more header."""
         return Document(self.content, status=self._status, headers={**self._headers, name: value})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +48,7 @@ class Document:
 
 
 class Empty:
-    """An answer that has headers only."""
+    """An answer with headers only."""
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
@@ -60,7 +60,7 @@ class Empty:
 
 
 def failure(error: PitrError) -> Document:
-    """The answer for a failure."""
+    """Return the answer for a failure."""
     status = status_of(error)
     headers = {}
     if status == 401:
@@ -71,7 +71,7 @@ def failure(error: PitrError) -> Document:
 
 
 class Streaming:
-    """A body that `job` writes in a thread. The status is sent with the first bytes, or is that of the failure."""
+    """A body that `job` writes in a thread. A failure before the first bytes sets the status."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Streaming:
         def run() -> None:
             try:
                 self._job(channel.write)
-            except BaseException as error:  # noqa: BLE001 - raised again by `read`
+            except BaseException as error:  # noqa: BLE001 - `read` raises it again
                 channel.fail(error)
             else:
                 channel.end()
@@ -113,15 +113,15 @@ class Streaming:
                 piece = await channel.read()
             await send({"type": "http.response.body", "body": b""})
             work.notify(f"{self._name}: {human_size(self._sent)} sent")
-        except Exception as error:  # noqa: BLE001 - said to the client, or to the log where that is too late
+        except Exception as error:  # noqa: BLE001 - the client gets it, or the log when it is too late for that
             channel.close()
-            problem = work.told(self._name, error)
+            problem = work.report(self._name, error)
             if not began and not isinstance(error, ClientGone):
                 await failure(problem)(scope, receive, send)
         finally:
             channel.close()
             watching.cancel()
-            # What the job has opened is closed before the request counts as done.
+            # Before the request counts as done, close everything that the job has opened.
             await done
 
     async def _send(self, send: Send, piece: memoryview) -> None:
@@ -129,14 +129,12 @@ class Streaming:
             async with asyncio.timeout(self._work.client_timeout_s):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except TimeoutError:
-            raise ClientGone(
-                f"the client has taken nothing for {self._work.client_timeout_s:.0f} s"
-            ) from None
+            raise ClientGone(f"the client has read nothing for {self._work.client_timeout_s:.0f} s") from None
         self._sent += len(piece)
 
 
 class RequestBody:
-    """A document that `job` gives for the body, which it reads in a thread."""
+    """A document that `job` returns after it has read the body in a thread."""
 
     def __init__(self, work: BlockingWork, name: str, job: Callable[[Incoming], Any]) -> None:
         self._work = work
@@ -151,7 +149,7 @@ class RequestBody:
         def run() -> None:
             try:
                 outcome["document"] = self._job(channel)
-            except BaseException as error:  # noqa: BLE001 - said to the client
+            except BaseException as error:  # noqa: BLE001 - the client gets it
                 outcome["error"] = error
             finally:
                 channel.close()
@@ -167,7 +165,7 @@ class RequestBody:
                 await pumping
             await done
         if "error" in outcome:
-            await failure(work.told(self._name, outcome["error"]))(scope, receive, send)
+            await failure(work.report(self._name, outcome["error"]))(scope, receive, send)
             return
         work.notify(f"{self._name}: {human_size(channel.received)} received")
         await Document(outcome["document"])(scope, receive, send)

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import PitrError, UsageError
 from pitr.gateway import images, openapi, operations, points
 from pitr.gateway.answers import Document, Empty, RequestBody, Streaming, failure
@@ -27,6 +26,7 @@ from pitr.gateway.token import Token
 from pitr.gateway.work import BlockingWork
 from pitr.ovirt.engine import Engine
 from pitr.ovirt.imageio.extents import Context
+from pitr.repository.stream_sink import Compression
 from pitr.text import printable
 
 Query = Mapping[str, str | None]
@@ -64,11 +64,11 @@ _Handler = Callable[[Request, Query], Awaitable[ASGIApp]]
 
 
 async def _not_found(request: Request, error: Exception) -> Any:
-    return failure(NotFound("there is nothing at this path", "GET /openapi.json tells what there is."))
+    return failure(NotFound("unknown path", "GET /openapi.json lists all paths."))
 
 
 class _Guard:
-    """Lets nobody in without the token, whatever is asked for, but to what is open to all."""
+    """Refuses every request without the token, except to paths that are open to all."""
 
     def __init__(self, app: ASGIApp, token: Token, open_paths: frozenset[str]) -> None:
         self._app = app
@@ -77,8 +77,8 @@ class _Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in self._open_paths:
-            given = [value for name, value in scope["headers"] if name == b"authorization"]
-            if len(given) != 1 or not self._token.allows(given[0].decode("latin-1")):
+            tokens = [value for name, value in scope["headers"] if name == b"authorization"]
+            if len(tokens) != 1 or not self._token.allows(tokens[0].decode("latin-1")):
                 refused = Unauthorized(
                     "the bearer token is missing or wrong", "Send the header 'Authorization: Bearer TOKEN'."
                 )
@@ -97,21 +97,23 @@ class _Resource:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer: ASGIApp
-        found = self._methods.get(scope["method"])
-        if found is None:
+        methods = self._methods.get(scope["method"])
+        if methods is None:
             allowed = ", ".join(self._methods)
-            refused = failure(MethodNotAllowed(f"{scope['method'][:20]} is not for this", f"Use {allowed}."))
+            refused = failure(
+                MethodNotAllowed(f"this path does not support {scope['method'][:20]}", f"Use {allowed}.")
+            )
             await refused.with_header("allow", allowed)(scope, receive, send)
             return
-        operation, handler = found
+        operation, handler = methods
         request = Request(scope, receive)
         try:
             query = operation.query(_pairs(scope["query_string"]))
             answer = await handler(request, query)
         except PitrError as error:
             answer = failure(error)
-        except Exception as error:  # noqa: BLE001 - a defect, said as one
-            answer = failure(self._work.told(_name(request), error))
+        except Exception as error:  # noqa: BLE001 - a defect, reported as one
+            answer = failure(self._work.report(_name(request), error))
         await answer(scope, receive, send)
 
 
@@ -216,12 +218,12 @@ class _Handlers:
         headers |= {"accept-ranges": "bytes", "etag": wanted.etag, "cache-control": "private"}
         if _names(request.headers.get("if-none-match"), wanted.etag):
             return Empty(304, {"etag": wanted.etag, "cache-control": "private"})
-        # A range of something else than the client has a part of is no use to it.
+        # A range of a different entity is useless to a client that holds a part of the old one.
         if_range = request.headers.get("if-range")
         ranged = request.headers.get("range") if if_range in (None, wanted.etag) else None
         part = wanted_part(ranged if request.method == "GET" else None, size)
         if part == "none":
-            outside = OutsideOfDisk(f"the disk has {size} bytes, none of them in the range asked for")
+            outside = OutsideOfDisk(f"the range is outside the disk, which has {size} bytes")
             return failure(outside).with_header("content-range", f"bytes */{size}")
         status, start, end = 200, 0, size
         if isinstance(part, ByteRange):
@@ -241,7 +243,7 @@ class _Handlers:
 
     def _engine(self) -> Engine:
         if self._gateway.engine is None:
-            raise NotConfigured("this gateway knows no engine", "Start it with --engine-url.")
+            raise NotConfigured("this gateway has no engine", "Start it with --engine-url.")
         return self._gateway.engine
 
     def _repository(self) -> Path:
@@ -280,7 +282,7 @@ def _image_id(request: Request) -> str:
 
 
 def _names(header: str | None, etag: str) -> bool:
-    """Whether If-None-Match names the entity tag."""
+    """Return whether If-None-Match names the entity tag."""
     given = [tag.strip().removeprefix("W/") for tag in (header or "").split(",")]
     return "*" in given or etag in given
 
@@ -291,10 +293,10 @@ def _pairs(query: bytes) -> list[tuple[str, str]]:
             query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query), max_num_fields=16
         )
     except (UnicodeDecodeError, ValueError):
-        raise UsageError("the query is not NAME=VALUE&…") from None
+        raise UsageError("the query must have the form NAME=VALUE&…") from None
 
 
 def _name(request: Request) -> str:
-    """How the log calls a request."""
-    client = request.client.host if request.client is not None else "somebody"
+    """Return the name of a request for the log."""
+    client = request.client.host if request.client is not None else "unknown"
     return printable(f"{client} {request.method} {request.url.path[:200]}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bytes between a thread that blocks and the event loop, bounded in both directions.
+"""Bytes between a blocking thread and the event loop, bounded in both directions.
 
-Who is faster waits for the other, so that a client's speed is that of the copy, and memory stays what it is.
+The faster side waits for the slower one. So the copy runs at the client's speed, and memory stays constant.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from collections import deque
 
 from pitr.errors import PitrError
 
-#: What may wait in a channel: enough that neither side waits for the other's next turn.
+#: How much may wait in a channel: enough that neither side waits for the other's next turn.
 CAPACITY = 4 << 20
-#: What is handed to the server at once; more would only be copied to and fro in its buffers.
+#: The most that the server gets at once. It would only copy more to and fro in its buffers.
 PIECE = 256 << 10
 
 
 class ClientGone(PitrError):
-    """The client has closed the connection, or is too slow, before all was done."""
+    """The client has closed the connection, or was too slow."""
 
-    def __init__(self, message: str = "the client has gone before the end") -> None:
+    def __init__(self, message: str = "the client disconnected before the end") -> None:
         super().__init__(message)
 
 
 class Outgoing:
-    """From a thread that writes to the event loop that reads.
+    """A channel from a writing thread to the reading event loop.
 
-    The thread calls `write`, then `end` or `fail`; the loop calls `read` until it gives nothing, and `close` when
-    it wants no more.
+    The thread calls `write`, then `end` or `fail`. The loop calls `read` until it returns None, or `close` to stop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int = CAPACITY) -> None:
@@ -46,10 +45,10 @@ class Outgoing:
     # The thread's side
 
     def write(self, data: bytes | memoryview) -> None:
-        """Hand over `data` once there is room. Raises ClientGone when nobody reads any more."""
+        """Hand over `data` once there is room. Raises ClientGone after `close`."""
         if not data:
             return
-        # A buffer that is used again must not change under way.
+        # Copy a buffer that the caller may use again.
         view = memoryview(data if isinstance(data, bytes) else bytes(data))
         with self._changed:
             self._changed.wait_for(lambda: self._closed is not None or self._size < self._capacity)
@@ -60,7 +59,7 @@ class Outgoing:
         self._wake()
 
     def end(self) -> None:
-        """All is written, and all that belongs to it is done."""
+        """Mark the end: everything is written, and its resources are closed."""
         with self._changed:
             self._ended = True
         self._wake()
@@ -73,7 +72,7 @@ class Outgoing:
     # The loop's side
 
     async def read(self) -> memoryview | None:
-        """The next bytes, None at the end. Raises what the thread failed with, as soon as it has failed."""
+        """Return the next bytes, None at the end. Raises the error of the thread as soon as it has failed."""
         while True:
             with self._changed:
                 self._readable.clear()
@@ -86,7 +85,7 @@ class Outgoing:
             await self._readable.wait()
 
     def close(self, reason: PitrError | None = None) -> None:
-        """Nobody reads any more: the thread's next `write` raises `reason`."""
+        """Stop reading: the next `write` of the thread raises `reason`."""
         with self._changed:
             if self._closed is None:
                 self._closed = reason or ClientGone()
@@ -100,7 +99,7 @@ class Outgoing:
             self._waiting.appendleft(first[PIECE:])
             taken = first[:PIECE]
         else:
-            # Headers go with the data that follows them.
+            # Send headers together with the data that follows them.
             parts, size = [first], len(first)
             while self._waiting and size + len(self._waiting[0]) <= PIECE:
                 parts.append(self._waiting.popleft())
@@ -111,15 +110,15 @@ class Outgoing:
         return taken
 
     def _wake(self) -> None:
-        # A loop that is closed has no readers.
+        # A closed loop has no readers.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._readable.set)
 
 
 class Incoming:
-    """From the event loop that puts to a thread that reads, as from a file.
+    """A channel from the event loop to a thread that reads it like a file.
 
-    The loop calls `put`, then `end` or `fail`; the thread calls `read`, and `close` when it wants no more.
+    The loop calls `put`, then `end` or `fail`. The thread calls `read`, and `close` to stop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int = CAPACITY) -> None:
@@ -137,7 +136,7 @@ class Incoming:
     # The thread's side
 
     def read(self, length: int = -1) -> bytes:
-        """Up to `length` bytes, at least one unless it is the end; all that is left when negative."""
+        """Return up to `length` bytes, at least one before the end. A negative `length` returns the rest."""
         parts: list[memoryview] = []
         size = 0
         with self._changed:
@@ -161,7 +160,7 @@ class Incoming:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Nothing more is read: what comes is dropped."""
+        """Stop reading: drop further data."""
         with self._changed:
             self._closed = True
             self._waiting.clear()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A client's connection, which ends when nobody with the token uses it.
+"""A client's connection. It ends when the client has no token, or takes too long.
 
-uvicorn waits as long as a client likes for the rest of a request's head, for a body that nobody reads, and for a
-client to take an answer. Connections are bounded in number: without a limit in time anybody could take all of them
-for good, without the token.
+uvicorn waits without limit for the rest of a request's head, for a body that no code reads, and for a client to read an
+answer. The number of connections is limited. Without a time limit, any client could occupy all of them for good,
+without the token.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Final
 from starlette.types import Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: How long a client may take to send the head of a request, and whoever has no token to take its answer as well.
-#: Nobody's network takes so long for a few hundred bytes.
+#: How long a client may take to send the head of a request. Without the token, it must also read its answer in this
+#: time. Every network can transfer a few hundred bytes in it.
 HEAD_TIMEOUT_S: Final = 30.0
 _LET_IN: Final = "pitr.let_in"
 
 
 def let_in(scope: Scope) -> None:
-    """Note that this request came with the token: from here on its stream has limits of its own."""
+    """Note that this request has the token. From here on, its stream has its own limits."""
     scope[_LET_IN] = True
 
 
 class ClientConnection(H11Protocol):
-    """uvicorn's own protocol, with an eye on who takes up a connection."""
+    """uvicorn's protocol, with a limit on how long a client may hold a connection."""
 
     _watching: asyncio.TimerHandle | None = None
 
@@ -40,13 +40,13 @@ class ClientConnection(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        # Before the library's, which begins the next request where it has come already.
+        # Before the library's handler, which may start the next request.
         self._watch()
         super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
-        # It closes the connection. With TLS that gives the client half a minute to take what is still on the way:
-        # not enough for one that writes to a tape.
+        # The library closes the connection here. With TLS, the client then has half a minute to read the rest, which
+        # is not enough for a client that writes to a tape.
         if not self._trusted_with_more():
             super().timeout_keep_alive_handler()
         elif not self.transport.is_closing():
@@ -63,11 +63,11 @@ class ClientConnection(H11Protocol):
         if self._trusted_with_more():
             self._watch()
         else:
-            # Not closed: that would wait for the client once more.
+            # abort, not close: close would wait for the client again.
             self.transport.abort()
 
     def _trusted_with_more(self) -> bool:
-        """Whether somebody with the token is given an answer, or has not taken all of the last one."""
+        """Return whether a client with the token is getting an answer, or has not read all of the last one."""
         if self.cycle is None or _LET_IN not in self.cycle.scope:
             return False
         return not self.cycle.response_complete or self.transport.get_write_buffer_size() > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which HTTP status a failure is, and its document."""
+"""The HTTP status of a failure, and its document."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ class Unauthorized(PitrError):
 
 
 class NotFound(PitrError):
-    """There is nothing at the path."""
+    """The path is unknown."""
 
 
 class MethodNotAllowed(PitrError):
-    """There is something at the path, and this is not what can be done with it."""
+    """The path exists, but does not support this method."""
 
 
 class Conflict(PitrError):
-    """What is asked for does not go with the state of the transfer or disk."""
+    """The request conflicts with the state of the transfer or disk."""
 
 
 class OutsideOfDisk(PitrError):
-    """The range that is asked for holds nothing."""
+    """The requested range is outside the disk."""
 
 
 class NotConfigured(PitrError):
-    """This gateway was started without what the request needs."""
+    """The gateway was started without the engine or repository that the request needs."""
 
 
 class TooManyRequests(PitrError):
-    """As many streams as may be are under way."""
+    """The maximum number of streams is reached."""
 
 
-#: The first that fits.
+#: The first matching type decides.
 _STATUSES: tuple[tuple[type[PitrError], HTTPStatus], ...] = (
-    # Failures that only HTTP knows.
+    # Failures of HTTP requests.
     (Unauthorized, HTTPStatus.UNAUTHORIZED),
     (NotFound, HTTPStatus.NOT_FOUND),
     (MethodNotAllowed, HTTPStatus.METHOD_NOT_ALLOWED),
@@ -69,7 +69,7 @@ _STATUSES: tuple[tuple[type[PitrError], HTTPStatus], ...] = (
 
 
 def status_of(error: BaseException) -> HTTPStatus:
-    """The HTTP status that tells a client whose fault it is, and whether another try may help."""
+    """Return the HTTP status that tells a client who must act, and whether a retry may help."""
     if isinstance(error, EngineFault) and error.status is not None:
         return _of_fault(error.status)
     return next(
@@ -80,13 +80,13 @@ def status_of(error: BaseException) -> HTTPStatus:
 def _of_fault(status: int) -> HTTPStatus:
     if status == HTTPStatus.NOT_FOUND:
         return HTTPStatus.NOT_FOUND
-    # What the engine refuses as it is now.
+    # The engine refuses the request in its present state.
     if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT}:
         return HTTPStatus.CONFLICT
     return HTTPStatus.BAD_GATEWAY
 
 
 def document_of(error: PitrError) -> dict[str, Any]:
-    """The failure as in docs/json.md."""
+    """Return the failure as a document of docs/json.md."""
     advice = " ".join([error.advice, *getattr(error, "__notes__", ())]).strip()
     return {"error": {"type": type(error).__name__, "message": error.message, "advice": advice}}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks of the engine through ovirt-imageio, as sparse streams in both directions. All of this blocks."""
+"""Disks of the engine through ovirt-imageio, as sparse streams in both directions. All functions block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pitr.copier import copy
 from pitr.copier.pour import check_whole, pour
 from pitr.copier.streamed import Passing, StreamedSource, cut
 from pitr.endpoints.streams.detect import open_stream
-from pitr.endpoints.streams.sparse import Compression, SparseStreamSink
+from pitr.endpoints.streams.sparse import SparseStreamSink
 from pitr.errors import EngineError, NoSuchDisk, UsageError
 from pitr.extents import Extent
 from pitr.gateway.failures import Conflict, status_of
@@ -31,15 +31,16 @@ from pitr.ovirt.engine import (
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
 from pitr.ovirt.imageio.extents import Context
 from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
+from pitr.repository.stream_sink import Compression
 
-#: While a transfer of the gateway's is in use it is kept alive, so that this is how long the engine holds on to
-#: what a gateway that was killed has left.
+#: The gateway keeps its transfers alive while it uses them. So the engine keeps a transfer this long after the gateway
+#: was killed.
 _INACTIVITY_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class _OpenTransfer:
-    """A transfer that data can flow through. `disk` is None where the engine does not tell whose it is."""
+    """A transfer that data can flow through. `disk` is None when the engine does not report the disk."""
 
     address: ImageioAddress
     disk: Disk | None
@@ -56,10 +57,10 @@ def send_image(
     compression: Compression,
     workers: int,
 ) -> None:
-    """Write a disk, by the id of a transfer or its own, as a sparse stream to `write`.
+    """Write a disk as a sparse stream to `write`. `image_id` is the id of a transfer or of the disk.
 
-    Raises NoSuchDisk, Conflict, UsageError, CheckpointGone, EngineError, and what `write` raises; a transfer that was
-    started here is ended in any case.
+    End a transfer that was started here in any case. Raises NoSuchDisk, Conflict, UsageError, CheckpointGone,
+    EngineError, and the errors of `write`.
     """
     with _download(engine, image_id, context, backup_id) as opened:
         moment = times.now()
@@ -76,9 +77,10 @@ def send_image(
 def receive_image(
     engine: Engine, image_id: str, body: BinaryIO, *, new: bool, incremental: bool, workers: int
 ) -> dict[str, Any]:
-    """Write the sparse stream `body` to a disk, by the id of an upload or, a `new` one, its own; tell what was done.
+    """Write the sparse stream `body` to a disk. `image_id` is the id of an upload or, if `new`, of the disk.
 
-    Raises FormatError for a stream that is none, NoSuchDisk, Conflict, UsageError, EngineError.
+    Return the document of the answer. Raises FormatError for an invalid stream, NoSuchDisk, Conflict, UsageError and
+    EngineError.
     """
     source = open_stream(body, "sparse")
     if not incremental:
@@ -91,7 +93,7 @@ def receive_image(
             _check_fits(source, described.size)
             sink = ImageioSink(opened.address, reads_zero=extents.data_bytes == 0)
             whole = _Filled(source, described.size)
-            # One connection is left to what keeps the transfer alive.
+            # Leave one connection to the thread that keeps the transfer alive.
             done = pour(whole, sink, workers=max(1, min(workers, sink.max_writers - 1)))
     name = opened.disk.name if opened.disk is not None else None
     written = asdict(done)
@@ -109,16 +111,16 @@ def receive_image(
 def _download(
     engine: Engine, image_id: str, context: Context, backup_id: str | None
 ) -> Iterator[_OpenTransfer]:
-    found = find_transfer(engine, image_id)
-    if found is not None:
+    attached = find_transfer(engine, image_id)
+    if attached is not None:
         if backup_id is not None:
-            raise UsageError(f"{image_id} is a transfer: it belongs to a backup already, or to none")
-        yield _attached(engine, found, "download")
+            raise UsageError(f"{image_id} is a transfer: backup=ID only works with the id of a disk")
+        yield _attached(engine, attached, "download")
         return
     disk = _disk(engine, image_id)
     if context == "dirty" and backup_id is None:
         raise UsageError(
-            "what changed is known within a backup only",
+            "context=dirty needs a backup",
             "Name the running backup with backup=ID, or the id of a transfer that belongs to it.",
         )
     started = start_download(engine, disk.id, backup_id=backup_id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S)
@@ -127,9 +129,7 @@ def _download(
             transfer = stack.enter_context(started)
         except EngineError as error:
             if backup_id is None and status_of(error) == HTTPStatus.CONFLICT:
-                error.advice = (
-                    "While its VM runs, a disk can be read within a backup only: name it with backup=ID."
-                )
+                error.advice = "While its VM is running, read a disk within a backup: name it with backup=ID."
             raise
         yield _OpenTransfer(imageio_address(engine, transfer), disk, backup_id)
 
@@ -138,32 +138,32 @@ def _download(
 def _upload(
     engine: Engine, image_id: str, source: StreamedSource, new: bool, incremental: bool
 ) -> Iterator[_OpenTransfer]:
-    found = find_transfer(engine, image_id)
-    if found is not None:
+    attached = find_transfer(engine, image_id)
+    if attached is not None:
         if new:
-            raise UsageError(f"{image_id} is a transfer: new=true goes with the id of a disk")
-        yield _attached(engine, found, "upload")
+            raise UsageError(f"{image_id} is a transfer: new=true only works with the id of a disk")
+        yield _attached(engine, attached, "upload")
         return
     disk = _disk(engine, image_id)
     if not new:
         raise Conflict(
-            f"{disk.id} is a disk that exists: an upload that fails would remove it",
-            "Write to a new disk and say new=true, or start the upload yourself and name its transfer.",
+            f"{disk.id} is an existing disk: a failed upload would remove it",
+            "Write to a new disk and add new=true, or start the upload yourself and name its transfer.",
         )
     if incremental:
-        raise UsageError("a new disk takes a stream of a whole disk, not an incremental one")
+        raise UsageError("a new disk needs a stream of the whole disk, not an incremental stream")
     _check_fits(source, disk.size)
     _check_empty(engine, disk)
     try:
         with start_upload(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
             yield _OpenTransfer(imageio_address(engine, transfer), disk, None)
     except BaseException as error:
-        error.add_note(f"The engine removes the disk {disk.id} with the upload that has failed.")
+        error.add_note(f"The engine removes the disk {disk.id}, because its upload failed.")
         raise
 
 
 def _check_empty(engine: Engine, disk: Disk) -> None:
-    """Look at a disk by a download, which cannot harm it. Raises Conflict when it does not read as zero."""
+    """Check a disk with a download, which cannot harm it. Raises Conflict when it does not read as zero."""
     with start_download(engine, disk.id, inactivity_timeout_s=_INACTIVITY_TIMEOUT_S) as transfer:
         source = ImageioSource(imageio_address(engine, transfer), engine_size=disk.size)
         data_bytes = source.extents().data_bytes
@@ -175,18 +175,19 @@ def _check_empty(engine: Engine, disk: Disk) -> None:
 
 
 def _attached(
-    engine: Engine, found: AttachedTransfer, direction: Literal["download", "upload"]
+    engine: Engine, transfer: AttachedTransfer, direction: Literal["download", "upload"]
 ) -> _OpenTransfer:
-    if found.direction != direction:
-        raise Conflict(f"transfer {found.id} is of the direction {found.direction}, not {direction}")
-    if found.phase != "transferring" or found.transfer_url is None:
+    if transfer.direction != direction:
+        raise Conflict(f"the direction of transfer {transfer.id} is {transfer.direction}, not {direction}")
+    if transfer.phase != "transferring" or transfer.transfer_url is None:
         raise Conflict(
-            f"transfer {found.id} is {found.phase}: no data can flow", "Start another one on the engine."
+            f"transfer {transfer.id} cannot move data: its phase is {transfer.phase}",
+            "Start another one on the engine.",
         )
     disk = None
-    if found.disk_id is not None:
-        disk = _disk(engine, found.disk_id)
-    return _OpenTransfer(imageio_address(engine, found), disk, found.backup_id)
+    if transfer.disk_id is not None:
+        disk = _disk(engine, transfer.disk_id)
+    return _OpenTransfer(imageio_address(engine, transfer), disk, transfer.backup_id)
 
 
 def _disk(engine: Engine, disk_id: str) -> Disk:
@@ -194,26 +195,27 @@ def _disk(engine: Engine, disk_id: str) -> Disk:
         return get_disk(engine, disk_id)
     except NoSuchDisk:
         raise NoSuchDisk(
-            f"the engine knows no transfer and no disk {disk_id}", "A transfer is known until it has ended."
+            f"the engine has no transfer and no disk {disk_id}",
+            "The engine forgets a transfer when it has ended.",
         ) from None
 
 
 def _check_fits(source: StreamedSource, size: int) -> None:
     if source.size > size:
-        raise Conflict(f"the stream is of a disk of {source.size} bytes: one of {size} bytes is too small")
+        raise Conflict(f"the stream is for a disk of {source.size} bytes; this disk has only {size} bytes")
 
 
 def _meta(opened: _OpenTransfer) -> Mapping[str, Any]:
-    named: dict[str, Any] = {}
+    meta: dict[str, Any] = {}
     if opened.disk is not None:
-        named |= {"disk-id": opened.disk.id, "disk-name": opened.disk.name}
+        meta |= {"disk-id": opened.disk.id, "disk-name": opened.disk.name}
     if opened.backup_id is not None:
-        named["backup-id"] = opened.backup_id
-    return named
+        meta["backup-id"] = opened.backup_id
+    return meta
 
 
 class _Filled:
-    """A stream for a disk that may be larger: of a whole disk, the rest is zero."""
+    """A stream for a disk that may be larger. If it holds a whole disk, the rest is zero."""
 
     def __init__(self, source: StreamedSource, size: int) -> None:
         self._source = source

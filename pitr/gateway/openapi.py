@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The gateway's description of itself (OpenAPI 3.1), made of the operations that requests are checked against."""
+"""The gateway's OpenAPI 3.1 description. It is generated from the operations that the gateway checks requests with."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from pitr.version import __version__
 
 _PATH_PARAMETERS = {
     "image": "The id of a transfer, or of a disk.",
-    "point": "The id of a point, or the beginning of it, four characters at least.",
+    "point": "The id of a point, or its beginning (at least four characters).",
     "disk": "The id of a disk, or its name at that point.",
 }
 _ERRORS = {
-    400: "The body is no whole sparse stream, or damaged.",
+    400: "The body is not a complete sparse stream, or it is damaged.",
     401: "The bearer token is missing or wrong.",
-    404: "There is no such point, VM, disk, transfer or backup.",
-    409: "It does not go with what the transfer or disk is now: its direction or phase, a lock, data that it holds.",
-    416: "The disk has no bytes in the range that is asked for.",
-    422: "A parameter is unknown, wrong, or does not go with another one.",
-    500: "What is stored is damaged, or cannot be read.",
+    404: "The point, VM, disk, transfer or backup does not exist.",
+    409: "The request conflicts with the state of the transfer or disk: its direction, its phase, a lock, its data.",
+    416: "The range is outside the disk.",
+    422: "A parameter is unknown, wrong, or conflicts with another one.",
+    500: "Stored data is damaged or unreadable.",
     501: "The gateway was started without an engine, or without a repository.",
-    502: "The engine or ovirt-imageio refused, failed or cannot be reached.",
-    503: "As many streams as may be are under way, or points are being removed: try again later.",
+    502: "The engine or ovirt-imageio refused, failed or is unreachable.",
+    503: "The maximum number of streams is reached, or pitr is removing points: try again later.",
 }
 _BINARY: dict[str, Any] = {}
 
 
 @cache
 def document() -> dict[str, Any]:
-    """The whole description."""
+    """Return the whole description."""
     paths: dict[str, dict[str, Any]] = {}
-    for one in OPERATIONS:
-        paths.setdefault(one.path, {})[one.method] = _operation(one)
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "pitr gateway",
             "version": __version__,
-            "summary": "Disks of oVirt VMs, and points in time of them, as streams.",
+            "summary": "Disks of oVirt VMs and their points, as streams.",
             "license": {"name": "GPL-2.0-or-later", "identifier": "GPL-2.0-or-later"},
         },
         "servers": [{"url": "/"}],
@@ -56,32 +56,32 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(one: Operation) -> dict[str, Any]:
+def _operation(operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {
-        "operationId": one.id,
-        "summary": one.summary,
-        "description": one.description,
-        "parameters": [*_in_path(one), *(_in_query(parameter) for parameter in one.parameters)],
-        "responses": _responses(one),
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "description": operation.description,
+        "parameters": [*_in_path(operation), *(_in_query(parameter) for parameter in operation.parameters)],
+        "responses": _responses(operation),
     }
-    if one.has_ranges:
+    if operation.has_ranges:
         described["parameters"] += _RANGE_HEADERS
-    if one.open_to_all:
+    if operation.open_to_all:
         described["security"] = []
-    if one.takes:
+    if operation.takes:
         described["requestBody"] = {
             "required": True,
             "description": "An oVirt sparse stream, plain or as zstd frames, chunked or with its length.",
-            "content": {media_type: {"schema": _BINARY} for media_type in one.takes},
+            "content": {media_type: {"schema": _BINARY} for media_type in operation.takes},
         }
     return described
 
 
-def _in_path(one: Operation) -> list[dict[str, Any]]:
+def _in_path(operation: Operation) -> list[dict[str, Any]]:
     return [
         {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
         for name, text in _PATH_PARAMETERS.items()
-        if f"{{{name}}}" in one.path
+        if f"{{{name}}}" in operation.path
     ]
 
 
@@ -105,35 +105,39 @@ _RANGE_HEADERS = [
         "schema": _TEXT,
     }
     for name, text in (
-        ("Range", "one range of bytes: bytes=0-511, bytes=512-, bytes=-512; several count as none."),
-        ("If-Range", "the ETag of an earlier answer; of another one, the whole disk is sent."),
-        ("If-None-Match", "an ETag; when it is this one's, nothing is sent."),
+        ("Range", "one range of bytes: bytes=0-511, bytes=512-, bytes=-512; several ranges are ignored."),
+        ("If-Range", "the ETag of an earlier answer; if it does not match, the whole disk is sent."),
+        ("If-None-Match", "an ETag; if it matches, no data is sent."),
     )
 ]
 
 
-def _responses(one: Operation) -> dict[str, Any]:
+def _responses(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {}
-    if one.method != "head":
-        for media_type in one.answers if not one.schema else (JSON,):
-            schema = {"$ref": f"#/components/schemas/{one.schema}"} if one.schema else _BINARY
+    if operation.method != "head":
+        for media_type in operation.answers if not operation.schema else (JSON,):
+            schema = {"$ref": f"#/components/schemas/{operation.schema}"} if operation.schema else _BINARY
             content[media_type] = {"schema": schema}
-    headers = {} if one.schema else {"Content-Disposition": {"schema": _TEXT}}
-    if one.has_ranges:
+    headers = {} if operation.schema else {"Content-Disposition": {"schema": _TEXT}}
+    if operation.has_ranges:
         headers |= {name: {"schema": _TEXT} for name in ("Accept-Ranges", "ETag", "Content-Length")}
-    found: dict[str, Any] = {"200": _answer("Done." if one.schema else "The stream.", content, headers)}
-    if one.has_ranges:
-        if one.method != "head":
-            found["206"] = _answer(
+    responses: dict[str, Any] = {
+        "200": _answer("Success." if operation.schema else "The stream.", content, headers)
+    }
+    if operation.has_ranges:
+        if operation.method != "head":
+            responses["206"] = _answer(
                 "The range of the disk.",
                 {operations.RAW: {"schema": _BINARY}},
                 {**headers, "Content-Range": {"schema": _TEXT}},
             )
-            found["416"] = {"$ref": "#/components/responses/416"}
-        found["304"] = _answer("The client has it already.", {}, {"ETag": {"schema": _TEXT}})
-    # Every query is checked, also where there is nothing that it may hold.
-    errors = {*one.errors, 422} | (set() if one.open_to_all else {401})
-    return found | {str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(errors)}
+            responses["416"] = {"$ref": "#/components/responses/416"}
+        responses["304"] = _answer("The client already has it.", {}, {"ETag": {"schema": _TEXT}})
+    # Every query is checked, so each operation can fail with 422, even one without parameters.
+    errors = {*operation.errors, 422} | (set() if operation.open_to_all else {401})
+    return responses | {
+        str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(errors)
+    }
 
 
 def _answer(description: str, content: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
@@ -170,10 +174,10 @@ def _ref(name: str) -> dict[str, Any]:
 
 _INTEGER = {"type": "integer", "minimum": 0}
 _NUMBER = {"type": "number", "minimum": 0}
-_TIME = {"type": "string", "description": "UTC, as 2020-06-30T20:00:00Z"}
+_TIME = {"type": "string", "description": "UTC, for example 2020-06-30T20:00:00Z"}
 _MAYBE = _or_null(_TEXT)
 
-#: As docs/json.md; keys are only ever added.
+#: The documents of docs/json.md. Keys are only ever added.
 _SCHEMAS: dict[str, Any] = {
     "Error": _object(error=_object(type=_TEXT, message=_TEXT, advice=_TEXT)),
     "Health": _object(ok={"type": "boolean"}),

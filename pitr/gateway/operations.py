@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the gateway can be asked, in one place: requests are checked against it, and the description is made of it."""
+"""The operations of the gateway. Requests are checked against them, and the description is generated from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a query: one of `choices`, or what `pattern` matches whole."""
+    """A query parameter. Its value is one of `choices`, or matches `pattern` as a whole."""
 
     name: str
     description: str
@@ -29,15 +29,15 @@ class Parameter:
 
     def checked(self, value: str) -> str:
         if self.choices and value not in self.choices:
-            raise UsageError(f"{self.name} is one of {', '.join(self.choices)}, not {value[:100]!r}")
+            raise UsageError(f"{self.name} must be one of {', '.join(self.choices)}, not {value[:100]!r}")
         if self.pattern and re.fullmatch(self.pattern, value) is None:
-            raise UsageError(f"{self.name} cannot be {value[:100]!r}", self.description)
+            raise UsageError(f"{self.name} must not be {value[:100]!r}", self.description)
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. `answers`: media types of what is sent when all is well. `errors`: HTTP statuses."""
+    """One method of one path. `answers`: media types of successful answers. `errors`: HTTP statuses."""
 
     id: str
     method: Literal["get", "head", "put"]
@@ -53,14 +53,14 @@ class Operation:
     open_to_all: bool = False
 
     def query(self, given: Iterable[tuple[str, str]]) -> dict[str, str | None]:
-        """All parameters with their values. Raises UsageError for what is none of them, wrong or given twice."""
+        """Return the value of each parameter. Raises UsageError for unknown, wrong and repeated parameters."""
         known = {parameter.name: parameter for parameter in self.parameters}
         values: dict[str, str | None] = {}
         for name, value in given:
             if name not in known:
                 raise UsageError(
-                    f"there is no parameter {name[:100]!r}",
-                    f"There are: {', '.join(known) or 'none'}.",
+                    f"unknown parameter {name[:100]!r}",
+                    f"Use {', '.join(known)}." if known else "This operation has no parameters.",
                 )
             if name in values:
                 raise UsageError(f"the parameter {name} is given twice")
@@ -70,7 +70,7 @@ class Operation:
 
 _COMPRESS = Parameter(
     "compress",
-    "zstd frames, or the plain stream that other programs read as it is.",
+    "zstd frames, or the plain stream that other programs can read.",
     ("none", "zstd"),
     "none",
 )
@@ -79,21 +79,21 @@ _YES = ("true", "false")
 _POINT_DISK = (
     Parameter(
         "format",
-        "sparse: an oVirt sparse stream; raw: the bytes of the disk, with ranges; rbd-diff, rbd-diff-v2: what Ceph's "
-        "tools import.",
+        "sparse: an oVirt sparse stream; raw: the bytes of the disk, with ranges; rbd-diff, rbd-diff-v2: for Ceph's "
+        "tools.",
         ("sparse", "raw", "rbd-diff", "rbd-diff-v2"),
         "sparse",
     ),
     Parameter(
         "since",
-        "Only what is different from this point, an earlier or a later one: its id or the beginning of it. Not with "
+        "Only the differences from this point, an earlier or a later one: its id or the beginning of it. Not with "
         "raw.",
         pattern=r"[\w-]{4,64}",
     ),
     _COMPRESS,
 )
 
-#: What may go wrong with what the repository holds, and with disks of the engine.
+#: The possible errors of requests for points, and for disks of the engine.
 _ERRORS_OF_POINTS = (404, 422, 500, 501, 503)
 _ERRORS_OF_IMAGES = (404, 409, 422, 501, 502, 503)
 
@@ -104,8 +104,8 @@ _GET_POINT_DISK = Operation(
     "getPointDisk",
     "get",
     POINT_DISK,
-    "A disk as it was at a point",
-    "A stream whose body ends without its last chunk, or is shorter than its Content-Length, has failed.",
+    "Read a disk as it was at a point",
+    "If the body ends without its last chunk, or is shorter than its Content-Length, the stream has failed.",
     _POINT_DISK,
     (SPARSE, ZSTD, RAW, RBD_DIFF),
     has_ranges=True,
@@ -117,8 +117,8 @@ OPERATIONS = (
         "getHealth",
         "get",
         "/health",
-        "Whether the gateway answers",
-        "It needs no token, and tells nothing else.",
+        "Check whether the gateway answers",
+        "This needs no token.",
         schema="Health",
         open_to_all=True,
     ),
@@ -126,8 +126,8 @@ OPERATIONS = (
         "getDescription",
         "get",
         "/openapi.json",
-        "This description",
-        "It needs no token.",
+        "Get this description",
+        "This needs no token.",
         schema="Description",
         open_to_all=True,
     ),
@@ -135,9 +135,9 @@ OPERATIONS = (
         "listPoints",
         "get",
         "/points",
-        "The points in time that can be restored, newest first",
-        "As `pitr list --output json`.",
-        (Parameter("vm", "Only those of this VM: its id or name.", pattern=r".{1,255}"),),
+        "List the restorable points, newest first",
+        "The document of `pitr list --output json`.",
+        (Parameter("vm", "Only the points of this VM: its id or name.", pattern=r".{1,255}"),),
         schema="Points",
         errors=_ERRORS_OF_POINTS,
     ),
@@ -145,8 +145,8 @@ OPERATIONS = (
         "getPoint",
         "get",
         "/points/{point}",
-        "One point, and the chain that it stands on",
-        "As `pitr show POINT --output json`.",
+        "Show one point and its chain",
+        "The document of `pitr show POINT --output json`.",
         schema="PointAndChain",
         errors=_ERRORS_OF_POINTS,
     ),
@@ -155,29 +155,29 @@ OPERATIONS = (
         _GET_POINT_DISK,
         id="headPointDisk",
         method="head",
-        summary="What a GET would tell of a disk at a point, without its data",
-        description="With format=raw its size is the Content-Length.",
+        summary="Get the headers for a disk at a point, without its data",
+        description="With format=raw, the Content-Length is the size of the disk.",
     ),
     Operation(
         "getImage",
         "get",
         IMAGES,
-        "A disk of the engine as a sparse stream, straight from ovirt-imageio",
-        "With the id of a transfer (a download that somebody has started) its data is sent and the transfer is left "
-        "open. With the id of a disk the gateway starts a transfer of its own, and ends it before the last byte is "
-        "sent. A stream whose body ends without its last chunk has failed; it has no end of its own either.",
+        "Read a disk of the engine as a sparse stream, directly from ovirt-imageio",
+        "With the id of a transfer (a download that you have started), the gateway sends its data and leaves the "
+        "transfer open. With the id of a disk, the gateway starts a transfer, and ends it before it sends the last "
+        "byte. If the body ends without its last chunk, the stream has failed, and it also lacks its own end.",
         (
             _SPARSE_ONLY,
             Parameter(
                 "context",
-                "zero: all of the disk; dirty: what was written or zeroed since the checkpoint that the backup "
-                "started from.",
+                "zero: the whole disk; dirty: the ranges that were written or zeroed since the checkpoint from which "
+                "the backup started.",
                 ("zero", "dirty"),
                 "zero",
             ),
             Parameter(
                 "backup",
-                "With the id of a disk: the id of the running backup that it is read from.",
+                "With the id of a disk: the id of the running backup to read it from.",
                 pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
             ),
             _COMPRESS,
@@ -190,16 +190,16 @@ OPERATIONS = (
         "put",
         IMAGES,
         "Write a sparse stream to a disk of the engine",
-        "With the id of a transfer (an upload that somebody has started) that one is written to and left open: who "
-        "started it finalizes it after a success, and cancels it after a failure, with which the engine removes its "
-        "disk. With the id of a disk the gateway starts an upload of its own, only for a disk that is said to be new "
-        "and holds nothing: when that upload fails, the engine removes the disk.",
+        "With the id of a transfer (an upload that you have started), the gateway writes to it and leaves it open. "
+        "Finalize it after a success, and cancel it after a failure; then the engine removes its disk. With the id "
+        "of a disk, the gateway starts an upload, but only if new=true says that the disk is new, and it reads as "
+        "zero. When that upload fails, the engine removes the disk.",
         (
             _SPARSE_ONLY,
-            Parameter("new", "With the id of a disk: it is new, and may be lost.", _YES, "false"),
+            Parameter("new", "With the id of a disk: the disk is new, and may be lost.", _YES, "false"),
             Parameter(
                 "incremental",
-                "With the id of a transfer: the stream holds only what changed, and goes onto what the disk holds.",
+                "With the id of a transfer: the stream holds only changes to the data of the disk.",
                 _YES,
                 "false",
             ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Points of the repository, as streams and as bytes. All of this blocks."""
+"""Points of the repository as documents, as streams and as bytes. All functions block."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import cast
 
 from pitr.endpoints.streams.output import StreamOutput
-from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import UsageError
 from pitr.jobs import export, find
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.stream_sink import Compression
 
 
 @dataclass(frozen=True, slots=True)
 class PointDisk:
-    """A disk at a point, and the point that it is compared with; what a request has named."""
+    """The disk at a point that a request names, and the point to compare it with."""
 
     backup: Backup
     stream: Stream
@@ -29,17 +29,17 @@ class PointDisk:
 
     @property
     def etag(self) -> str:
-        """What stands for the bytes: points never change."""
+        """Return the entity tag. The bytes of a point never change."""
         return f'"{self.backup.backup_id}.{self.stream.disk_id}"'
 
 
 def find_point_disk(
     path: Path, point: str, disk: str, *, format: str, since: str | None, compression: Compression
 ) -> PointDisk:
-    """Find what a request names, by ids or the beginning of them. Raises NoSuchPoint, NoSuchDisk, UsageError."""
+    """Find the disk that a request names, by ids or their beginnings. Raises NoSuchPoint, NoSuchDisk, UsageError."""
     if format == "raw" and (since is not None or compression != "none"):
         raise UsageError(
-            "format=raw is the bytes of the disk as they are: neither since nor compress goes with it"
+            "format=raw sends the bytes of the disk: you cannot combine it with since or compress"
         )
     with Repository.open(path) as repository:
         backup = find.point_with_id(repository, point).backup
@@ -51,7 +51,7 @@ def find_point_disk(
 
 
 def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object], *, workers: int) -> None:
-    """Write the disk in its format to `write`. Raises StoredDamage, BusyError, and what `write` raises."""
+    """Write the disk in its format to `write`. Raises StoredDamage, BusyError, and the errors of `write`."""
     with _reading(path) as repository:
         export.export_stream(
             repository,
@@ -67,7 +67,7 @@ def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object],
 def send_range(
     path: Path, wanted: PointDisk, write: Callable[[bytes], object], start: int, end: int, *, workers: int
 ) -> None:
-    """Write the bytes `[start, end)` of the disk to `write`. Raises as `send_stream`."""
+    """Write the bytes `[start, end)` of the disk to `write`. Raises the same errors as `send_stream`."""
     with _reading(path) as repository:
         output = _Written(write, "none")
         export.export_range(repository, wanted.backup, wanted.stream, output, start, end, workers=workers)
@@ -80,7 +80,7 @@ def _reading(path: Path) -> Iterator[Repository]:
 
 
 class _Written(StreamOutput):
-    """Gives all bytes to a function; who sends them on knows of the end by itself."""
+    """Gives all bytes to a function. The server notices the end of the job itself."""
 
     def __init__(self, write: Callable[[bytes], object], compression: Compression) -> None:
         super().__init__(compression)
@@ -90,7 +90,7 @@ class _Written(StreamOutput):
         self._write(data if isinstance(data, bytes) else bytes(data))
 
     def finish(self) -> None:
-        """Nothing: the end of the body comes when the job has ended."""
+        """Do nothing: the body ends when the job has ended."""
 
     def abort(self) -> None:
-        """Nothing: a body without its end is taken back."""
+        """Do nothing: a client drops a body without its end."""

@@ -24,18 +24,18 @@ class ByteRange:
 
 
 def wanted_part(header: str | None, size: int) -> ByteRange | Literal["all", "none"]:
-    """What a header "Range" asks for: a part, all, or "none" when it lies outside of `size` bytes.
+    """Return the part that a "Range" header asks for: a range, "all", or "none" when it is outside `size` bytes.
 
-    Several ranges, other units and what is malformed count as if there were no header, as the RFC allows.
+    As the RFC allows, ignore a header with several ranges, other units or a wrong form.
     """
-    found = _SINGLE.fullmatch(header or "")
-    if found is None or found[1] == found[2] == "":
+    match = _SINGLE.fullmatch(header or "")
+    if match is None or match[1] == match[2] == "":
         return "all"
-    if found[1] == "":
-        length = min(int(found[2]), size)
+    if match[1] == "":
+        length = min(int(match[2]), size)
         return ByteRange(size - length, size, size) if length else "none"
-    start = int(found[1])
-    last = int(found[2]) if found[2] else size - 1
-    if found[2] and last < start:
+    start = int(match[1])
+    last = int(match[2]) if match[2] else size - 1
+    if match[2] and last < start:
         return "all"
     return ByteRange(start, min(last + 1, size), size) if start < size else "none"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Running the gateway: its limits, and TLS.
+"""The server of the gateway: its limits, and TLS.
 
-The server pauses whoever sends faster than is taken, and closes the connection of an answer that was not finished. At
-its end, transfers are ended before the process is.
+It pauses a client that sends faster than the disk can write, and closes the connection of an incomplete answer. Before
+the process exits, it ends all transfers.
 """
 
 from __future__ import annotations
@@ -23,54 +23,54 @@ from pitr.gateway.work import BlockingWork
 from pitr.system import web_server
 from pitr.system.sockets import is_loopback
 
-#: Clients that are connected, with or without a request: each costs a little memory.
+#: The most connected clients, with or without a request. Each takes a little memory.
 _MOST_CONNECTIONS = 256
-#: How long clients get to take the rest of an answer that has ended.
+#: How many seconds clients get to read the rest of a finished answer.
 _LAST_ANSWERS_S = 3
-# A client whose host vanished is noticed after two minutes; accepted connections take these from the listening one.
+# Notice a vanished host after two minutes. Accepted connections inherit these from the listening socket.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Certificate, with its chain, and private key: PEM files."""
+    """The certificate with its chain, and the private key: PEM files."""
 
     certificate: Path
     key: Path
 
     def check(self) -> None:
-        """Raise UsageError where they are of no use."""
+        """Raise UsageError when the files are unusable."""
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate, self.key, password=_no_password)
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise UsageError(
-                f"the certificate {self.certificate} and its key {self.key} cannot be used: {reason}",
-                "Both are PEM files; the key has no passphrase, and is that of the certificate.",
+                f"cannot use the certificate {self.certificate} with the key {self.key}: {reason}",
+                "Both must be PEM files. The key must belong to the certificate and have no passphrase.",
             ) from None
 
 
 def check_private(listener: socket.socket) -> None:
-    """Raise UsageError where what is sent without TLS, the token as well, could be read on its way."""
+    """Raise UsageError when others could read data and the token on the network, because TLS is off."""
     if not is_loopback(listener):
         raise UsageError(
-            f"without TLS everybody on the way to {listener.getsockname()[0]} could read disks and the token",
-            "Give --cert and --key, or listen on 127.0.0.1; --plain-http is for networks that are safe.",
+            f"without TLS, others on the network to {listener.getsockname()[0]} could read disks and the token",
+            "Give --cert and --key, or listen on 127.0.0.1. Use --plain-http only on a safe network.",
         )
 
 
 def serve(
     app: ASGIApp, work: BlockingWork, listener: socket.socket, tls: Tls | None, *, ready: Callable[[], None]
 ) -> None:
-    """Serve until a signal comes; then end all streams, and raise Interrupted. Called in the main thread.
+    """Serve until a signal arrives, then end all streams and raise Interrupted. Call it in the main thread.
 
-    `ready` is called when clients can connect.
+    It calls `ready` when clients can connect.
     """
     for option, value in _KEEPALIVE:
         listener.setsockopt(socket.IPPROTO_TCP, option, value)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # What it says is said by us, in our words and without addresses of images.
+    # The gateway reports failures itself, without the addresses of images.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
@@ -91,5 +91,5 @@ def serve(
 
 
 def _no_password() -> str:
-    # Without this, OpenSSL would ask for it on the terminal.
+    # Without this, OpenSSL would ask for the passphrase on the terminal.
     raise ValueError("the key has a passphrase")

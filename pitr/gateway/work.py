@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The threads of the gateway: so many streams at once and no more, and a few for what is quick."""
+"""The threads of the gateway: a limited number for streams, and a few for short requests."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Stop = Callable[[PitrError | None], None]
 
 
 class BlockingWork(Closes):
-    """Runs what blocks. All its methods but `close` are called in the event loop.
+    """Runs blocking work in threads. Call all its methods but `close` in the event loop.
 
-    `max_streams` bounds how many streams are under way; `client_timeout_s` how long a client may do nothing.
-    The threads are always the same ones: each holds a connection to the engine.
+    `max_streams` limits the number of streams, `client_timeout_s` how long a client may be idle, in seconds. The
+    threads stay the same, because each holds a connection to the engine.
     """
 
     def __init__(self, *, max_streams: int, client_timeout_s: float, notify: Notify) -> None:
@@ -43,16 +43,14 @@ class BlockingWork(Closes):
         self._quick = ThreadPoolExecutor(_QUICK, thread_name_prefix="request")
 
     def check_free(self) -> None:
-        """Raise TooManyRequests where another stream is one too many."""
+        """Raise TooManyRequests when no further stream is allowed."""
         if self._stopping:
-            raise TooManyRequests("the gateway is being stopped")
+            raise TooManyRequests("the gateway is stopping")
         if self._streams >= self._max_streams:
-            raise TooManyRequests(
-                f"{self._streams} streams are under way, and no more may be", "Try again when one has ended."
-            )
+            raise TooManyRequests(f"all {self._streams} streams are in use", "Try again when one has ended.")
 
     def start_stream(self, run: Callable[[], None], stop: Stop) -> asyncio.Future[None]:
-        """Run a stream's job, which handles its errors. `stop` is how it is told to give up."""
+        """Run the job of a stream, which handles its own errors. `stop` makes the job give up."""
         self._streams += 1
         self._stops.add(stop)
         done = asyncio.get_running_loop().run_in_executor(self._threads, run)
@@ -65,11 +63,11 @@ class BlockingWork(Closes):
         return done
 
     async def quick(self, operation: Callable[[], T]) -> T:
-        """Run what takes a moment and is no stream."""
+        """Run an operation that is short and not a stream."""
         return await asyncio.get_running_loop().run_in_executor(self._quick, operation)
 
-    def told(self, name: str, error: BaseException) -> PitrError:
-        """Tell the log that a request has failed, and return what its client may know."""
+    def report(self, name: str, error: BaseException) -> PitrError:
+        """Report a failed request to the log, and return the error for its client."""
         if not isinstance(error, PitrError):
             _log.error("%s", name, exc_info=error)
             error = PitrError(f"a defect in pitr: {type(error).__name__}", "See the gateway's log.")
@@ -78,10 +76,10 @@ class BlockingWork(Closes):
         return error
 
     def stop(self) -> None:
-        """End all streams, as if their clients had gone, and begin no more."""
+        """End all streams as if their clients had disconnected, and start no more."""
         self._stopping = True
         for stop in list(self._stops):
-            stop(ClientGone("the gateway is being stopped"))
+            stop(ClientGone("the gateway is stopping"))
 
     def close(self) -> None:
         """Wait until all jobs have ended."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""LVM2: which logical volumes a physical volume describes, and where their bytes lie.
+"""LVM2: the logical volumes that a physical volume describes, and the places of their bytes.
 
-The metadata's own form is parsed by dissect.volume. Only linear segments are mapped: striped, thin, cached and
-mirrored ones are named, with why they are not.
+dissect.volume parses the metadata. Only linear segments are mapped. Striped, thin, cached and mirrored volumes are
+listed with the reason why they are not.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from pitr.guest.filesystem.volume import VolumeFile
 
 _SECTOR = 512
-#: Of a metadata area: its header, behind which the texts go round in a ring.
+#: The header of a metadata area, in bytes. The texts behind it form a ring.
 _AREA_HEADER = 512
-#: LVM's checksums are CRC-32 with this beginning and without a final complement.
+#: LVM's checksum is CRC-32 with this initial value and without the final complement.
 _CRC_BEGIN = 0xF597A6CF
 _LARGEST_TEXT = 16 << 20
 
@@ -33,7 +33,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class LogicalVolume:
-    """`size` is bytes; without segments `problem` says why they cannot be told."""
+    """A logical volume of `size` bytes. Without segments, `problem` says why pitr cannot map it."""
 
     name: str
     size: int
@@ -43,7 +43,7 @@ class LogicalVolume:
 
 @dataclass(frozen=True, slots=True)
 class PhysicalVolume:
-    """What one device says: its own id, and the group that it belongs to (of no name when it has no metadata)."""
+    """The metadata of one device: its id, and the group that it belongs to ("" when it has no metadata)."""
 
     device: str
     group_id: str
@@ -55,7 +55,7 @@ class PhysicalVolume:
 def read_physical_volume(file: VolumeFile) -> PhysicalVolume:
     """Read the label and the metadata of a device.
 
-    Raises whatever the library makes of structures that make no sense: the caller guards it.
+    Raises any error of the library about invalid structures; the caller guards the call.
     """
     from dissect.volume.lvm.physical import LVM2Device, parse_metadata  # noqa: PLC0415 - an extra
 
@@ -65,18 +65,18 @@ def read_physical_volume(file: VolumeFile) -> PhysicalVolume:
     for header, locations in device._metadata_areas:
         for location in locations[:1]:
             text = _text(file.seek, file.read, header.start, header.size, location)
-            found = _group(identity, parse_metadata(text.rstrip(b"\0").decode()))
-            if best is None or found.sequence > best.sequence:
-                best = found
+            group = _group(identity, parse_metadata(text.rstrip(b"\0").decode()))
+            if best is None or group.sequence > best.sequence:
+                best = group
     return best or PhysicalVolume(identity, "", "", -1, ())
 
 
 def _text(
     seek: Callable[[int], int], read: Callable[[int], bytes], start: int, size: int, location: Any
 ) -> bytes:
-    """A metadata text, which may begin again behind the area's header, compared with its checksum."""
+    """Return a metadata text, with its checksum verified. It may continue behind the header of the area."""
     if not 0 < location.size <= _LARGEST_TEXT or not _AREA_HEADER <= location.offset < size:
-        raise ValueError("the metadata of the volume group lies nowhere")
+        raise ValueError("an impossible place of the volume group's metadata")
     first = min(location.size, size - location.offset)
     seek(start + location.offset)
     text = read(first)
@@ -84,7 +84,7 @@ def _text(
         seek(start + _AREA_HEADER)
         text += read(location.size - first)
     if zlib.crc32(text, _CRC_BEGIN ^ 0xFFFFFFFF) ^ 0xFFFFFFFF != location.checksum:
-        raise ValueError("the metadata of the volume group has another checksum")
+        raise ValueError("a wrong checksum of the volume group's metadata")
     return text
 
 
@@ -92,13 +92,13 @@ def _group(device: str, metadata: dict[str, Any]) -> PhysicalVolume:
     ((name, group),) = [(key, value) for key, value in metadata.items() if isinstance(value, dict)]
     extent = _positive(group["extent_size"]) * _SECTOR
     devices = {
-        key: (str(one["id"]).replace("-", ""), _positive(one["pe_start"]) * _SECTOR)
-        for key, one in group["physical_volumes"].items()
+        key: (str(device["id"]).replace("-", ""), _positive(device["pe_start"]) * _SECTOR)
+        for key, device in group["physical_volumes"].items()
     }
     volumes = tuple(
-        _volume(key, one, extent, devices)
-        for key, one in group.get("logical_volumes", {}).items()
-        if "VISIBLE" in one["status"]
+        _volume(key, volume, extent, devices)
+        for key, volume in group.get("logical_volumes", {}).items()
+        if "VISIBLE" in volume["status"]
     )
     return PhysicalVolume(device, str(group["id"]), str(name), int(group["seqno"]), volumes)
 
@@ -107,7 +107,8 @@ def _volume(
     name: str, volume: dict[str, Any], extent: int, devices: dict[str, tuple[str, int]]
 ) -> LogicalVolume:
     parts = sorted(
-        (one for one in volume.values() if isinstance(one, dict)), key=lambda one: int(one["start_extent"])
+        (part for part in volume.values() if isinstance(part, dict)),
+        key=lambda part: int(part["start_extent"]),
     )
     size = sum(_positive(part["extent_count"]) for part in parts) * extent
     segments: list[Segment] = []
@@ -115,16 +116,14 @@ def _volume(
     for part in parts:
         kind = str(part["type"])
         if kind != "striped" or part["stripe_count"] != 1:
-            what = (
-                f"it is of {part['stripe_count']} stripes" if kind == "striped" else f"it is of type {kind}"
-            )
-            return LogicalVolume(name, size, (), what)
+            problem = f"it has {part['stripe_count']} stripes" if kind == "striped" else f"its type is {kind}"
+            return LogicalVolume(name, size, (), problem)
         if int(part["start_extent"]) * extent != at:
             raise ValueError("a logical volume with a gap")
         key, first = part["stripes"]
         device, start = devices[key]
         if int(first) < 0:
-            raise ValueError("a segment before the beginning")
+            raise ValueError("a segment before the start")
         length = int(part["extent_count"]) * extent
         segments.append(Segment(length, device, start + int(first) * extent))
         at += length
@@ -133,5 +132,5 @@ def _volume(
 
 def _positive(value: Any) -> int:
     if not isinstance(value, int) or not 0 < value < 1 << 50:
-        raise ValueError(f"{value!r} where a size should be")
+        raise ValueError(f"{value!r} instead of a size")
     return value

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a disk holds, as far as its own bytes tell: a partition table, partitions, file systems.
+"""The layout of a disk, as far as its own bytes show it: partition table, partitions, file systems.
 
-Only signatures are read, a few KiB for each partition. Nothing here trusts what it reads: a table that points outside
-of the disk, or in circles, just ends there.
+pitr reads only signatures, a few KiB for each partition. It does not trust them: a table that points outside the disk,
+or in circles, ends there.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 Read = Callable[[int, int], bytes]
-"""Gives `length` bytes at `offset`; both are within the disk."""
+"""Returns `length` bytes at `offset`; both are within the disk."""
 
 _SECTOR = 512
 _MOST_PARTITIONS = 128
-#: Of a partition: the farthest signature below (btrfs) ends here.
+#: The farthest signature of a partition (btrfs) ends here.
 _PROBE_SIZE = 0x10000 + 0x48
 _EXTENDED = frozenset({0x05, 0x0F, 0x85})
 
-#: What holds logical volumes (`pitr.guest.lvm`).
+#: The content of a partition that holds logical volumes (`pitr.guest.lvm`).
 LVM = "LVM physical volume"
 
 _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
@@ -44,7 +44,7 @@ _SIGNATURES: tuple[tuple[str, int, bytes], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A range of the disk, in bytes, that can hold a file system; `number` is 0 for the disk as a whole."""
+    """A range of the disk, in bytes, that can hold a file system. `number` is 0 for the whole disk."""
 
     number: int
     start: int
@@ -54,14 +54,14 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """`table` is "gpt", "mbr" or None; without one the only part is the disk itself."""
+    """The partitions of a disk. `table` is "gpt", "mbr" or None; without a table the only part is the whole disk."""
 
     table: str | None
     parts: tuple[Partition, ...]
 
 
 def look_at(read: Read, size: int) -> Layout:
-    """Recognize what a disk of `size` bytes holds. Raises what `read` raises."""
+    """Recognize the layout of a disk of `size` bytes. Raises the errors of `read`."""
     table, ranges = _table(read, size)
     whole = [(0, 0, size)]
     parts = tuple(
@@ -72,7 +72,7 @@ def look_at(read: Read, size: int) -> Layout:
 
 
 def content_of(read: Read, size: int) -> str | None:
-    """Recognize what a volume without partitions holds. Raises what `read` raises."""
+    """Recognize the content of a volume without partitions. Raises the errors of `read`."""
     return _content(read, 0, size)
 
 
@@ -83,11 +83,11 @@ def _table(read: Read, size: int) -> tuple[str | None, list[tuple[int, int, int]
     if gpt is not None:
         return "gpt", gpt
     first = read(0, _SECTOR)
-    # A FAT or NTFS boot sector ends like an MBR: its entries then make no sense.
+    # A FAT or NTFS boot sector ends like an MBR, but its entries make no sense.
     if first[510:] != b"\x55\xaa" or first[3:11] == b"NTFS    " or b"FAT" in (first[54:57], first[82:85]):
         return None, []
-    found = list(_mbr(read, first, size))
-    return ("mbr", found) if found else (None, [])
+    partitions = list(_mbr(read, first, size))
+    return ("mbr", partitions) if partitions else (None, [])
 
 
 def _gpt(read: Read, size: int) -> list[tuple[int, int, int]] | None:
@@ -102,13 +102,13 @@ def _gpt(read: Read, size: int) -> list[tuple[int, int, int]] | None:
     if start + count * entry_size > size:
         return []
     entries = read(start, count * entry_size)
-    found = []
+    partitions = []
     for number in range(count):
         entry = entries[number * entry_size : (number + 1) * entry_size]
         first, last = struct.unpack_from("<QQ", entry, 32)
         if any(entry[:16]) and 0 < first <= last and (last + 1) * _SECTOR <= size:
-            found.append((number + 1, first * _SECTOR, (last + 1 - first) * _SECTOR))
-    return found
+            partitions.append((number + 1, first * _SECTOR, (last + 1 - first) * _SECTOR))
+    return partitions
 
 
 def _mbr(read: Read, sector: bytes, size: int) -> Iterator[tuple[int, int, int]]:
@@ -120,7 +120,7 @@ def _mbr(read: Read, sector: bytes, size: int) -> Iterator[tuple[int, int, int]]
 
 
 def _logical(read: Read, extended: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """The logical partitions: a list of sectors, each of which names the next."""
+    """Yield the logical partitions. Their sectors form a list, each naming the next."""
     at, seen = extended, set[int]()
     for number in range(5, 5 + _MOST_PARTITIONS):
         if at in seen or at == 0 or (at + 1) * _SECTOR > size:
@@ -138,7 +138,7 @@ def _logical(read: Read, extended: int, size: int) -> Iterator[tuple[int, int, i
 
 
 def _entries(sector: bytes) -> list[tuple[int, int, int]]:
-    """Type, first sector and number of sectors of the four entries."""
+    """Return type, first sector and number of sectors of the four entries."""
     return [
         (sector[offset + 4], *struct.unpack_from("<II", sector, offset + 8))
         for offset in (446, 462, 478, 494)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A small NBD client: reads, writes, zeroes and discards ranges of an export, and tells which are zero.
+"""A small NBD client: read, write, zero and discard ranges of an export, and list its zero ranges.
 
-Follows the NBD project's doc/proto.md, with structured replies and the base:allocation context where the
-server has them. One request at a time: whoever wants more opens more clients.
+It follows the NBD project's doc/proto.md, with structured replies and the base:allocation context if the server
+supports them. It sends one request at a time; open more clients for parallel requests.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pitr.nbd.protocol import (
 )
 from pitr.system.closing import Closes
 
-#: A flush, or zeroing on a storage that cannot, may take as long as the storage is slow.
+#: On slow storage, a flush takes long, and so does zeroing when the storage has no command for it.
 SLOW_TIMEOUT_S: Final = 1800.0
 
 _COMMANDS: Final = {
@@ -48,21 +48,21 @@ _COMMANDS: Final = {
     FLUSH: "flush",
     TRIM: "discard",
     WRITE_ZEROES: "zero",
-    BLOCK_STATUS: "tell the extents of",
+    BLOCK_STATUS: "report the extents of",
 }
 
-#: Requests without a payload may be larger than a block, but one of 1 GiB may outlast every timeout on a
-#: storage that has to write the zeroes.
+#: Requests without a payload may be longer than a block. But a request of 1 GiB may exceed every timeout on
+#: storage that must write the zeroes.
 _MAX_ZERO: Final = 128 << 20
-#: The protocol has 32-bit lengths; a multiple of 64 KiB keeps requests on cluster boundaries.
+#: The protocol has 32-bit lengths. A multiple of 64 KiB keeps requests on cluster boundaries.
 _MAX_STATUS: Final = (1 << 32) - (1 << 16)
 
 
 def parse_url(url: str) -> tuple[Address, str]:
-    """Take an NBD URL apart: (address, export), as Client takes them.
+    """Return the (address, export) of an NBD URL, for Client.
 
-    Known are `nbd+unix:///EXPORT?socket=PATH`, `nbd://HOST[:PORT]/EXPORT`, and qemu's `nbd:unix:PATH` and
-    `nbd:HOST:PORT`, both with `:exportname=EXPORT` or without. Raises UsageError on all others.
+    It accepts `nbd+unix:///EXPORT?socket=PATH`, `nbd://HOST[:PORT]/EXPORT`, and qemu's `nbd:unix:PATH` and
+    `nbd:HOST:PORT`, both with or without `:exportname=EXPORT`. Raises UsageError for any other URL.
     """
     if url.startswith(("nbd://", "nbd+unix://")):
         return _parse_uri(url)
@@ -73,7 +73,7 @@ def parse_url(url: str) -> tuple[Address, str]:
         return where.removeprefix("unix:"), export
     host, _, port = where.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
-        raise UsageError(f"{url!r} names no NBD server")
+        raise UsageError(f"the NBD URL {url!r} does not name a server")
     return (host.removeprefix("[").removesuffix("]"), int(port)), export
 
 
@@ -86,25 +86,25 @@ def _parse_uri(url: str) -> tuple[Address, str]:
     export = unquote(parts.path.removeprefix("/"))
     if parts.scheme == "nbd":
         if not parts.hostname:
-            raise UsageError(f"{url!r} names no host")
+            raise UsageError(f"the NBD URL {url!r} does not name a host")
         return (parts.hostname, port), export
-    # Not parse_qs: to that a plus sign is a blank, in a path it is a plus sign.
+    # parse_qs would turn a plus sign into a space, but a path may contain plus signs.
     values = [
         value
         for name, _, value in (pair.partition("=") for pair in parts.query.split("&"))
         if name == "socket"
     ]
     if len(values) != 1 or not values[0]:
-        raise UsageError(f"{url!r} names no socket")
+        raise UsageError(f"the NBD URL {url!r} does not name a socket")
     return unquote(values[0]), export
 
 
 class Client(Closes):
-    """A connection to one export, for one thread at a time. Whoever opens it closes it.
+    """A connection to one export, for one thread at a time. The caller that opens it closes it.
 
-    Offsets and lengths are bytes. Raises NbdError; one with `connection_lost` means that this client is dead
-    and another may do better, any other one that the server refused or does not follow the protocol. Requests
-    are not aligned to `minimum_block`: servers that have one above 1 may refuse others (qemu does not).
+    Offsets and lengths are bytes. Raises NbdError. After one with `connection_lost` this client is closed, and a new
+    client may succeed; any other one means that the server refused or does not follow the protocol. The client does
+    not align requests to `minimum_block`, so a server whose `minimum_block` is above 1 may refuse some (qemu does not).
     """
 
     def __init__(self, address: Address, export: str = "", timeout_s: float = 60) -> None:
@@ -127,12 +127,12 @@ class Client(Closes):
 
     @property
     def maximum_block(self) -> int:
-        """The longest piece that is sent in one request; longer reads and writes are split."""
+        """Return the longest piece of one request, in bytes. The client splits longer reads and writes."""
         return self._export.maximum_block
 
     @property
     def closed(self) -> bool:
-        """True when this client cannot be used: closed, or in the middle of an exchange that failed."""
+        """Return whether this client is unusable: closed, or interrupted in the middle of a request."""
         return self._dead
 
     @property
@@ -153,16 +153,16 @@ class Client(Closes):
 
     @property
     def can_multi(self) -> bool:
-        """Whether what one connection wrote is seen, and flushed, by all others."""
+        """Return whether all connections see, and flush, the writes of each other."""
         return bool(self._export.flags & FLAG_MULTI_CONNECTION)
 
     @property
     def can_extents(self) -> bool:
-        """Whether the server tells which ranges are zero."""
+        """Return whether the server reports which ranges are zero."""
         return self._export.context_id is not None
 
     def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill `view` (bytes, writable, contiguous) with what is at `offset`."""
+        """Fill `view` (bytes, writable, contiguous) with the data at `offset`."""
         self._check(offset, len(view))
         block = self.maximum_block
         for start in range(0, len(view), block):
@@ -178,9 +178,9 @@ class Client(Closes):
             self._request(WRITE, offset + start, len(part), payload=part)
 
     def zero(self, offset: int, length: int, *, unmap: bool = True) -> None:
-        """Make a range read as zero; with `unmap` the server may release its space.
+        """Make a range read as zero. With `unmap`, the server may release its space.
 
-        Writes zeroes where the server has no command for it.
+        Write zeroes when the server has no command for it.
         """
         self._check(offset, length)
         if not self.can_zero:
@@ -194,22 +194,22 @@ class Client(Closes):
                 self._request(WRITE_ZEROES, start, count, flags=0 if unmap else COMMAND_NO_HOLE)
 
     def discard(self, offset: int, length: int) -> None:
-        """Release a range that is not needed any more; what it reads as afterwards is the server's choice."""
+        """Release a range that is no longer needed. The server decides what it reads as afterwards."""
         self._check(offset, length)
         if not self.can_discard:
-            raise NbdError(f"the NBD server at {self._wire.name} cannot discard")
+            raise NbdError(f"the NBD server at {self._wire.name} does not support discard")
         with self._wire.patience(SLOW_TIMEOUT_S):
             for start in range(offset, offset + length, _MAX_ZERO):
                 self._request(TRIM, start, min(_MAX_ZERO, offset + length - start))
 
     def flush(self) -> None:
-        """Make everything durable that was acknowledged; nothing to do where the server has no flush."""
+        """Make all acknowledged writes durable. Do nothing when the server has no flush."""
         if self.can_flush:
             with self._wire.patience(SLOW_TIMEOUT_S):
                 self._request(FLUSH, 0, 0)
 
     def extents(self) -> ExtentMap:
-        """Return the data and zero ranges of the whole export; all is data where the server cannot tell."""
+        """Return the data and zero ranges of the whole export. All is data when the server cannot report them."""
         if not self.can_extents:
             return ExtentMap.of([(0, self.size, False)] if self.size else [])
         pages: list[BlockStatus] = []
@@ -226,17 +226,17 @@ class Client(Closes):
         length = np.concatenate([page.length for page in pages])
         zero = (np.concatenate([page.flags for page in pages]) & STATE_ZERO) != 0
         start = np.cumsum(length) - length
-        # The last extents may reach beyond what was asked for, and so beyond the end.
+        # The last extents may reach beyond the requested range, and so beyond the end of the export.
         inside = start < self.size
         start, length, zero = start[inside], length[inside], zero[inside]
         length[-1] = self.size - start[-1]
         return ExtentMap(start, length, zero).merged().checked(self.size, whole=True)
 
     def close(self) -> None:
-        """Take leave of the server; harmless when it is gone or when done twice."""
+        """Disconnect from the server. You may call it twice, and after the server has gone."""
         if not self._dead:
             self._dead = True
-            # A server that is gone takes no leave; everything that matters was acknowledged before.
+            # A server that is gone cannot be told goodbye, and it has acknowledged all that matters.
             with contextlib.suppress(NbdError):
                 self._wire.send(REQUEST.pack(REQUEST_MAGIC, 0, DISCONNECT, 0, 0, 0))
         self._wire.close()
@@ -244,7 +244,7 @@ class Client(Closes):
     def _check(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise NbdError(
-                f"{length} bytes at {offset} lie outside of the NBD export at {self._wire.name},"
+                f"{length} bytes at {offset} are outside the NBD export at {self._wire.name},"
                 f" which has {self.size} bytes"
             )
 
@@ -262,7 +262,7 @@ class Client(Closes):
             raise NbdError(
                 f"the connection to the NBD server at {self._wire.name} is closed", connection_lost=True
             )
-        # Whatever interrupts the exchange, a signal too, leaves an answer behind that belongs to nobody.
+        # An interruption, by a signal for example, leaves an answer behind that belongs to no request.
         self._dead = True
         handle = next(self._handles)
         header = REQUEST.pack(REQUEST_MAGIC, flags, command, handle, offset, length)
@@ -270,9 +270,9 @@ class Client(Closes):
         reply = receive(self._wire, self._export, handle, offset, into)
         self._dead = False
         if reply.refusal:
-            what = _COMMANDS[command]
+            action = _COMMANDS[command]
             raise NbdError(
-                f"the NBD server at {self._wire.name} failed to {what} {length} bytes at {offset}:"
+                f"the NBD server at {self._wire.name} failed to {action} {length} bytes at {offset}:"
                 f" {reply.refusal}"
             )
         return reply.status

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The beginning of an NBD connection: the fixed newstyle handshake, and exact reads and writes on its socket.
+"""The start of an NBD connection: the fixed newstyle handshake, and exact reads and writes on its socket.
 
-Follows the NBD project's doc/proto.md. The server is not trusted: every length that it sends is bounded
-before anything is allocated, and every field is checked before it is used.
+It follows the NBD project's doc/proto.md. pitr does not trust the server: it checks every field before it uses it, and
+bounds every length before it allocates memory.
 """
 
 from __future__ import annotations
@@ -43,45 +43,45 @@ from pitr.nbd.protocol import (
 Address = str | tuple[str, int]
 
 _REPLY_ERRORS: Final = {
-    1: "it does not support this",
-    2: "its policy forbids it",
-    3: "it calls the request invalid",
-    4: "its platform does not support this",
-    5: "it demands TLS",
+    1: "not supported",
+    2: "forbidden by its policy",
+    3: "invalid request",
+    4: "not supported on its platform",
+    5: "it requires TLS",
     6: "it has no export of this name",
-    7: "it is shutting down",
-    8: "it demands other block sizes",
-    9: "the request is too big for it",
+    7: "shutting down",
+    8: "it requires other block sizes",
+    9: "the request is too large",
 }
 
-#: A reply to an option holds at most a name or a text, which the protocol limits to 4096 bytes.
+#: A reply to an option holds at most a name or a text; the protocol limits both to 4096 bytes.
 _MAX_OPTION_REPLY: Final = MAX_TEXT + 64
-#: More replies than this to one option is a server that never ends.
+#: A server that sends more replies than this to one option may never stop.
 _MAX_OPTION_REPLIES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class ExportInfo:
-    """What the server says of an export: `size` and block sizes in bytes, its transmission `flags`."""
+    """The server's description of an export: `size` and block sizes in bytes, its transmission `flags`."""
 
     size: int
     flags: int
     minimum_block: int
     maximum_block: int
     structured: bool
-    #: The id of the base:allocation context, None when the server does not have it.
+    #: The id of the base:allocation context, or None when the server does not support it.
     context_id: int | None
 
 
 def printable(text: bytes) -> str:
-    """Decode what a server said, without anything that a terminal would act on."""
+    """Decode a text of the server, without control characters for the terminal."""
     return "".join(c if c.isprintable() else "?" for c in text.decode("utf-8", "replace"))
 
 
 class ClientSocket:
-    """A socket that sends and receives exact lengths. Raises NbdError, and cannot be used after one.
+    """A socket that sends and receives exact lengths. After an NbdError it is unusable.
 
-    `name` stands for the server in messages. Whoever opened it closes it.
+    `name` names the server in messages. The caller that opens it closes it.
     """
 
     def __init__(self, address: Address, timeout_s: float) -> None:
@@ -108,7 +108,7 @@ class ClientSocket:
             if not payload:
                 self._socket.sendall(header)
                 return
-            # One call for both: a header alone would travel in a packet, and wake the server, of its own.
+            # Sent on its own, the header would take a packet and wake up the server.
             sent = self._socket.sendmsg([header, payload])
             if sent < len(header):
                 self._socket.sendall(header[sent:])
@@ -117,7 +117,7 @@ class ClientSocket:
 
     @contextlib.contextmanager
     def patience(self, timeout_s: float) -> Iterator[None]:
-        """Wait up to `timeout_s` seconds for every answer inside of the block."""
+        """Wait up to `timeout_s` seconds for each answer inside the block."""
         before = self._socket.gettimeout()
         self._socket.settimeout(timeout_s)
         try:
@@ -157,21 +157,21 @@ def _connected(address: Address, timeout_s: float, name: str) -> socket.socket:
     except OSError as error:
         message = f"cannot connect to the NBD server at {name}: {error.strerror or error}"
         raise NbdError(
-            message, "Check that the server runs and listens there.", connection_lost=True
+            message, "Check that the server is running and listens there.", connection_lost=True
         ) from error
 
 
 def negotiate(wire: ClientSocket, export: str) -> ExportInfo:
-    """Open the export named `export` on a new connection, with structured replies where the server has them.
+    """Open the export named `export` on a new connection, with structured replies if the server supports them.
 
     Raises NbdError when the server refuses or does not follow the protocol.
     """
     name = export.encode()
     if len(name) > MAX_TEXT:
-        raise NbdError(f"an NBD export name of {len(name)} bytes is too long")
+        raise NbdError(f"the NBD export name is too long: it has {len(name)} bytes")
     magic, option_magic, flags = GREETING.unpack(wire.receive(GREETING.size))
     if magic != SERVER_MAGIC or option_magic != OPTION_MAGIC or not flags & HANDSHAKE_FIXED:
-        raise NbdError(f"what listens at {wire.name} is not a (fixed newstyle) NBD server")
+        raise NbdError(f"the program that listens at {wire.name} is not a (fixed newstyle) NBD server")
     wire.send(struct.pack(">L", flags & (HANDSHAKE_FIXED | HANDSHAKE_NO_ZEROES)))
 
     named = struct.pack(">L", len(name)) + name
@@ -211,16 +211,16 @@ def _ask(wire: ClientSocket, option: int, data: bytes) -> _OptionReply:
             reason = _REPLY_ERRORS.get(kind ^ REPLY_IS_ERROR, f"error {kind ^ REPLY_IS_ERROR}")
             return _OptionReply(False, [], f"{reason}: {printable(payload)}" if payload else reason)
         replies.append((kind, payload))
-    raise _broken(wire, f"a wrong reply to option {option}")
+    raise _broken(wire, f"an invalid reply to option {option}")
 
 
 def _context_id(wire: ClientSocket, replies: list[tuple[int, bytes]]) -> int | None:
-    found = None
+    context_id = None
     for kind, payload in replies:
-        if kind != REPLY_META_CONTEXT or len(payload) < 4 or payload[4:] != CONTEXT or found is not None:
-            raise _broken(wire, "a wrong list of contexts")
-        found = int.from_bytes(payload[:4], "big")
-    return found
+        if kind != REPLY_META_CONTEXT or len(payload) < 4 or payload[4:] != CONTEXT or context_id is not None:
+            raise _broken(wire, "an invalid list of contexts")
+        context_id = int.from_bytes(payload[:4], "big")
+    return context_id
 
 
 def _export(
@@ -232,20 +232,20 @@ def _export(
     for kind, payload in replies:
         information = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else -1
         if kind != REPLY_INFO or information < 0:
-            raise _broken(wire, "a wrong description of its export")
+            raise _broken(wire, "an invalid description of its export")
         if information == INFO_EXPORT:
             if len(payload) != 12:
-                raise _broken(wire, "a wrong description of its export")
+                raise _broken(wire, "an invalid description of its export")
             size, flags = struct.unpack(">QH", payload[2:])
         elif information == INFO_BLOCK_SIZE:
             if len(payload) != 14:
-                raise _broken(wire, "wrong block sizes")
+                raise _broken(wire, "invalid block sizes")
             minimum, _preferred, maximum = struct.unpack(">LLL", payload[2:])
-            # The protocol's own bounds; a tiny maximum would mean millions of requests.
+            # The bounds of the protocol. A tiny maximum would cause millions of requests.
             if not 1 <= minimum <= 1 << 16 or minimum & (minimum - 1) or maximum < max(minimum, 512):
-                raise _broken(wire, "wrong block sizes")
+                raise _broken(wire, "invalid block sizes")
     if size is None or size > MAX_SIZE:
-        raise _broken(wire, "no possible size of its export")
+        raise _broken(wire, "an impossible size of its export")
     maximum = min(maximum, DEFAULT_MAXIMUM_BLOCK)
     return ExportInfo(size, flags, minimum, maximum - maximum % minimum, structured, context_id)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server's half of an NBD exchange: simple and structured replies, checked field by field.
+"""The replies of an NBD server, simple and structured, checked field by field.
 
-The server is not trusted: a reply must carry the handle of the one request that is open, may deliver each
-byte of it only once, and must have delivered all of them when it says that it is done.
+pitr does not trust the server. A reply must carry the handle of the open request. It must deliver each requested byte
+exactly once before it says that it is done.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pitr.nbd.protocol import (
 _SIMPLE: Final = struct.Struct(">LQ")
 _STRUCTURED: Final = struct.Struct(">HHQL")
 
-#: One million extents in one answer; qemu sends at most 128 thousand.
+#: One million extents in one answer. qemu sends at most 128 thousand.
 _MAX_STATUS: Final = 4 + (8 << 20)
 _MAX_ERROR: Final = 4096 + 64
 
@@ -49,7 +49,7 @@ _ERRORS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class BlockStatus:
-    """Consecutive ranges in bytes, and the flags of the base:allocation context of each."""
+    """Consecutive ranges in bytes, each with its flags of the base:allocation context."""
 
     length: Int64Array
     flags: Int64Array
@@ -57,7 +57,7 @@ class BlockStatus:
 
 @dataclass(slots=True)
 class NbdReply:
-    """A whole answer: why the server refused ("" when it did not), and the block status if it sent one."""
+    """A complete answer: the reason of a refusal ("" when there was none), and the block status if one was sent."""
 
     refusal: str = ""
     status: BlockStatus | None = None
@@ -66,10 +66,10 @@ class NbdReply:
 def receive(
     wire: ClientSocket, export: ExportInfo, handle: int, offset: int, into: memoryview | None
 ) -> NbdReply:
-    """Receive all of the answer to request `handle`; `into` takes the bytes of a read at `offset`.
+    """Receive the complete answer to request `handle`. `into` takes the bytes of a read at `offset`.
 
-    Raises NbdError when the connection breaks or the server does not follow the protocol: after that the
-    connection cannot be used. A refusal is returned: the connection is fine.
+    Return a refusal: the connection stays usable. Raises NbdError when the connection breaks or the server does not
+    follow the protocol; then the connection is unusable.
     """
     return _ReplyReader(wire, export, handle, offset, into).whole()
 
@@ -84,7 +84,7 @@ class _ReplyReader:
         self._offset = offset
         self._into = into
         self._reply = NbdReply()
-        #: (start, end) of what has come, relative to `into`.
+        #: (start, end) of the delivered ranges, relative to `into`.
         self._delivered: list[tuple[int, int]] = []
         self._missing = len(into) if into is not None else 0
 
@@ -95,7 +95,7 @@ class _ReplyReader:
         done = False
         while not done:
             if magic != STRUCTURED_MAGIC or not self._export.structured:
-                self._broken("a reply that does not begin as one")
+                self._broken("a reply with a wrong magic number")
             flags, kind, handle, length = _STRUCTURED.unpack(self._wire.receive(_STRUCTURED.size))
             if handle != self._handle:
                 self._broken("a reply to another request")
@@ -103,7 +103,7 @@ class _ReplyReader:
             done = bool(flags & DONE)
             if not done:
                 if kind == CHUNK_NONE:
-                    self._broken("an empty chunk that is not the last")
+                    self._broken("an empty chunk before the last one")
                 magic = self._magic()
         if self._into is not None and not self._reply.refusal:
             self._check_delivered()
@@ -141,12 +141,12 @@ class _ReplyReader:
             self._broken(f"a chunk of type {kind} and {length} bytes")
 
     def _deliver(self, offset: int, length: int) -> memoryview:
-        """Return the place for a piece of the read, and note that it has come."""
+        """Return the buffer for a piece of the read, and mark the piece as delivered."""
         if self._into is None or length == 0 or length > self._missing:
-            self._broken("more data than was asked for")
+            self._broken("more data than requested")
         start = offset - self._offset
         if start < 0 or start + length > len(self._into):
-            self._broken("data that was not asked for")
+            self._broken("data outside the request")
         self._missing -= length
         self._delivered.append((start, start + length))
         return self._into[start : start + length]
@@ -158,7 +158,7 @@ class _ReplyReader:
                 self._broken("some data twice")
             end = next_end
         if self._missing:
-            self._broken("less data than was asked for")
+            self._broken("less data than requested")
 
     def _status(self, length: int) -> BlockStatus:
         if length > _MAX_STATUS or length < 4 + 8 or (length - 4) % 8:
@@ -168,14 +168,14 @@ class _ReplyReader:
             self._broken("a block status of another context")
         pairs = np.frombuffer(payload, ">u4", offset=4).astype(np.int64).reshape(-1, 2)
         if (pairs[:, 0] == 0).any():
-            self._broken("an extent of no length")
+            self._broken("an extent of length 0")
         return BlockStatus(pairs[:, 0], pairs[:, 1])
 
     def _error(self, kind: int, payload: bytes) -> None:
         error, text_length = struct.unpack(">LH", payload[:6])
         extra = 8 if kind == CHUNK_ERROR_OFFSET else 0
         if error == 0 or text_length > len(payload) - 6 - extra:
-            self._broken("a wrong error")
+            self._broken("an invalid error")
         refusal = _ERRORS.get(error, f"error {error}")
         text = printable(payload[6 : 6 + text_length])
         self._reply.refusal = self._reply.refusal or (f"{refusal} ({text})" if text else refusal)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The numbers and headers of the NBD protocol that client and server share: the NBD project's doc/proto.md."""
+"""The numbers and headers of the NBD protocol that client and server share (the NBD project's doc/proto.md)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import struct
 from typing import Final
 
 DEFAULT_PORT: Final = 10809
-#: The largest payload that servers must accept from clients that know nothing about them.
+#: The largest payload that a server must accept before it has announced its own limit.
 DEFAULT_MAXIMUM_BLOCK: Final = 32 << 20
-#: Of export names and all other texts.
+#: The longest export name, and the longest of all other texts, in bytes.
 MAX_TEXT: Final = 4096
 CONTEXT: Final = b"base:allocation"
 

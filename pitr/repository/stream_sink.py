@@ -32,6 +32,9 @@ ZERO_BLOCK = 1 << 16
 _WORDS = ZERO_BLOCK // 8
 _ROWS_AT_ONCE = 4096
 
+#: How the bytes of a stream are stored: as zstd frames, or plain.
+Compression = Literal["none", "zstd"]
+
 
 @dataclass(frozen=True, slots=True)
 class NewStream:
@@ -127,7 +130,7 @@ def _zero_runs(offset: int, data: memoryview) -> list[tuple[int, int, bool]]:
 class ExternalBlob(ABC):
     """Where a blob goes that is not kept in the repository. `compression`: "zstd" or "none"."""
 
-    compression: Literal["zstd", "none"]
+    compression: Compression
 
     @abstractmethod
     def write(self, data: bytes) -> object: ...

@@ -304,6 +304,14 @@ def test_what_is_none_of_these_is_refused(repository: Repository, tmp_path: Path
     assert (tmp_path / "there").read_bytes() == b"mine"
 
 
+def test_an_unknown_option_is_refused_and_the_known_ones_are_named(repository: Repository) -> None:
+    unknown: dict[str, Any] = {"compresion": "zstd"}
+    with pytest.raises(TypeError, match=r"open_source\(\) has no option 'compresion': use cafile, .*stream"):
+        open_source(repository, **unknown).__enter__()
+    with pytest.raises(TypeError, match=r"open_sink\(\) has no option 'compresion': use cafile, .*vm"):
+        open_sink(repository, SIZE, **unknown).__enter__()
+
+
 def test_the_names_are_there_and_loaded_only_when_used() -> None:
     script = "import sys, pitr; assert 'numpy' not in sys.modules; from pitr import copy; assert 'numpy' in sys.modules"
     run([sys.executable, "-c", script])

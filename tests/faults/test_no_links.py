@@ -62,7 +62,7 @@ def test_an_image_on_exfat_gets_its_name_when_it_is_whole_and_replaces_nothing(t
         assert (folder / "disk.raw").read_bytes() == bytes(4096) + b"data" + bytes((1 << 20) - 4100)
         second = RawFileSink(folder / "other.raw", 4096)
         (folder / "other.raw").write_bytes(b"mine")
-        with pytest.raises(UsageError, match="exists already"):
+        with pytest.raises(UsageError, match="already exists"):
             second.flush()
         second.abort()
         assert (folder / "other.raw").read_bytes() == b"mine"

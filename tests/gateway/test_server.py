@@ -185,12 +185,12 @@ def test_what_cannot_be_is_refused(pitr: Pitr, pki: Pki, tmp_path: Path) -> None
         (pitr, ("--host", "0.0.0.0"), "without TLS"),  # noqa: S104
         (pitr, ("--host", "no.such.host.invalid"), "no address to listen on"),
         (pitr, ("--cert", pki.certificate), "go together"),
-        (pitr, ("--cert", pki.certificate, "--key", other.private_key), "cannot be used"),
+        (pitr, ("--cert", pki.certificate, "--key", other.private_key), "cannot use"),
         (pitr, ("--cert", pki.certificate, "--key", locked), "passphrase"),
-        (pitr, ("--cert", no_pem, "--key", pki.private_key), "cannot be used"),
+        (pitr, ("--cert", no_pem, "--key", pki.private_key), "cannot use"),
         (pitr, ("--cert", tmp_path / "missing", "--key", pki.private_key), "No such file"),
         (pitr, ("--token-file", tmp_path / "missing"), "No such file"),
-        (pitr, ("--token-file", readable), "everybody can read"),
+        (pitr, ("--token-file", readable), "all users can read"),
         (pitr, ("--max-requests", "0"), "max-requests"),
         (bare, (), "nothing to serve"),
     ):

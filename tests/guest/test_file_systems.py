@@ -129,7 +129,7 @@ def test_features_that_would_be_read_wrongly_are_refused(feature: str, tmp_path:
     path = tmp_path / "image"
     run("truncate", "-s", "24M", path)
     run("mke2fs", "-q", "-F", "-t", "ext4", "-O", feature, path)
-    with pytest.raises(FileSystemError, match="features that are not read here"):
+    with pytest.raises(FileSystemError, match="features that pitr does not support"):
         opened(path.read_bytes(), "ext")
 
 

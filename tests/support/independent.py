@@ -217,4 +217,4 @@ def read_only(length: int, command: Pitr, *arguments: str) -> None:
         process.stdout.close()
         complaint = process.stderr.read().decode()
         assert process.wait() == 1, complaint
-    assert "has gone before its end" in complaint and "Traceback" not in complaint
+    assert "exited before the end" in complaint and "Traceback" not in complaint

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks in memory, for tests and small things."""
+"""Disks in memory, for tests and small disks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pitr.system.closing import Closes
 
 
 class MemorySource:
-    """A source over `content`; without `extents` all of it is data. Raises FormatError on wrong extents."""
+    """A source over `content`. Without `extents`, all of it is data. Raises FormatError on wrong extents."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class MemoryReader(Closes):
 
 
 class MemorySink:
-    """A sink of `size` bytes that read as zero at first; `content` is what it holds."""
+    """A sink of `size` bytes that first read as zero. `content` holds the bytes of the disk."""
 
     def __init__(self, size: int, *, max_writers: int = 4) -> None:
         self.content = bytearray(size)
@@ -66,7 +66,7 @@ class MemorySink:
 
     @classmethod
     def over(cls, content: bytearray, size: int, *, reads_zero: bool) -> MemorySink:
-        """A sink that writes into `content`. Raises UsageError when it is of another size."""
+        """Return a sink that writes into `content`. Raises UsageError when its length is not `size`."""
         if len(content) != size:
             raise UsageError(f"{len(content)} bytes do not hold a disk of {size} bytes")
         sink = cls(0)
@@ -109,6 +109,6 @@ class MemoryWriter(Closes):
 
 
 def check_range(offset: int, length: int, size: int) -> None:
-    """Raise UsageError when a range does not lie inside of a disk of `size` bytes."""
+    """Raise UsageError when a range does not lie inside a disk of `size` bytes."""
     if offset < 0 or length < 0 or offset + length > size:
-        raise UsageError(f"{length} bytes at {offset} lie outside of a disk of {size} bytes")
+        raise UsageError(f"{length} bytes at {offset} are outside the disk of {size} bytes")

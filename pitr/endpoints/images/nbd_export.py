@@ -17,16 +17,15 @@ from pitr.system.retry import retrying
 
 T = TypeVar("T")
 
-#: What qemu's servers are started with by oVirt; more connections do not make a disk faster.
+#: oVirt starts qemu's servers with this number; more connections do not make a disk faster.
 MAX_CONNECTIONS: Final = 8
 
 
 class ClientPool(Closes):
-    """Connections to one export, each used by one thread at a time, kept open between uses.
+    """Connections to one export. One thread uses a connection at a time, and the pool keeps idle ones open.
 
-    Kept, because qemu-nbd without --persistent ends with its last client, and because a flush on one
-    connection covers the writes of another one only if the server says so. Whoever opens the pool closes
-    it.
+    qemu-nbd without --persistent exits with its last client. A flush on one connection covers the writes of
+    another one only if the server says so. The caller that opens the pool closes it.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
@@ -37,7 +36,7 @@ class ClientPool(Closes):
         self._idle = [first]
         self.size = first.size
         self.read_only = first.read_only
-        # A server that does not say that several connections see the same disk may also accept only one.
+        # A server that does not announce "multi-conn" may accept only one connection.
         self.max_connections = MAX_CONNECTIONS if first.can_multi else 1
 
     def take(self) -> Client:
@@ -64,10 +63,10 @@ class ClientPool(Closes):
 
 
 class NbdSource(Closes):
-    """A source that reads an export of an NBD server; closing it closes the connections that it keeps.
+    """A source that reads an export of an NBD server. Closing it closes its connections.
 
-    Raises NbdError when the server refuses, UsageError when the URL is not one. A lost connection is opened
-    anew for the range concerned.
+    The reader reconnects once a connection is lost, and reads the range again. Raises NbdError when the server
+    refuses, UsageError when the URL is not an NBD URL.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 60, sleep: Callable[[float], None] = pause) -> None:
@@ -134,10 +133,9 @@ class NbdReader(Closes):
 class NbdSink:
     """A sink that writes an export of an NBD server in place.
 
-    `reads_zero` is what the caller knows of it. A connection that is lost is final: nobody can tell whether
-    the server that answers the next one still has what this one acknowledged and had not flushed. Raises
-    NbdError, and UsageError when the export is too small or read-only. `flush` and `abort` close the
-    connections.
+    `reads_zero`: whether the caller knows that the export reads as zero. A lost connection is final: the server
+    that answers the next one may have lost the writes that were acknowledged and not flushed. Raises NbdError, and
+    UsageError when the export is too small or read-only. `flush` and `abort` close the connections.
     """
 
     def __init__(
@@ -149,7 +147,7 @@ class NbdSink:
         if self._pool.read_only:
             problem = "the NBD export is read-only"
         elif size is not None and self._pool.size < size:
-            problem = f"the NBD export has {self._pool.size} bytes, the disk {size}"
+            problem = f"the NBD export has {self._pool.size} bytes, but the disk has {size}"
         if problem:
             self._pool.close()
             raise UsageError(problem)

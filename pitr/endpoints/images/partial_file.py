@@ -17,15 +17,14 @@ SUFFIX: Final = ".pitr-partial"
 
 
 class PartialFile:
-    """A new file `path` + ".pitr-partial" that becomes `path` with `commit` or disappears with `abort`.
+    """A new file `path` + ".pitr-partial" that `commit` renames to `path` and `abort` removes.
 
-    It is created here, empty, readable by its owner only. Raises UsageError when the target or a partial file
-    exists already: another pitr may be writing it.
+    The constructor creates the file, empty, with mode 0600. Raises UsageError when the target or the partial file
+    already exists: another pitr may be writing it.
     """
 
     def __init__(self, target: Path) -> None:
-        # Absolute, because qemu takes "name:rest" for a protocol; the folder itself is resolved by the
-        # system.
+        # Absolute, because qemu reads "name:rest" as a protocol.
         self.target = target.absolute()
         self.path = self.target.with_name(self.target.name + SUFFIX)
         self._refuse_existing()
@@ -34,13 +33,13 @@ class PartialFile:
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             except FileExistsError:
                 raise UsageError(
-                    f"{self.path} exists already",
-                    "Another pitr is writing it, or was killed: remove it if none is running.",
+                    f"{self.path} already exists",
+                    "Another pitr is writing it or was killed. If no pitr is running, remove the file.",
                 ) from None
         self._pending = True
 
     def commit(self) -> None:
-        """Make the content durable, give the file its name, and make that durable too."""
+        """Make the content durable, rename the file to its target, and make the new name durable."""
         with file_errors(self.target):
             with _opened(self.path, os.O_RDWR) as file:
                 os.fsync(file)
@@ -53,14 +52,14 @@ class PartialFile:
                 except OSError as error:
                     if not cannot(error):
                         raise
-                    # The second best: another pitr is kept away by the partial file, another program is not.
+                    # The partial file keeps out another pitr; another program can still create the target in between.
                     self._refuse_existing()
                     self.path.rename(self.target)
                 self._pending = False
                 sync_folder(folder)
 
     def abort(self) -> None:
-        """Remove the partial file; nothing to do after `commit`."""
+        """Remove the partial file. After `commit`, do nothing."""
         if self._pending:
             with file_errors(self.path):
                 self.path.unlink(missing_ok=True)
@@ -68,22 +67,26 @@ class PartialFile:
 
     def _refuse_existing(self) -> None:
         if os.path.lexists(self.target):
-            raise UsageError(f"{self.target} exists already", "Name another file, or remove this one first.")
+            raise UsageError(f"{self.target} already exists", "Name another file, or remove this one first.")
 
 
 @contextlib.contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError on `path` into a PitrError that names it and says what to do."""
+    """Turn an OSError on `path` into a PitrError that names the path and gives advice."""
     try:
         yield
     except OSError as error:
         advice = ""
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            advice = "Make room there, or name another place."
+            advice = "Free some space there, or name another place."
         elif error.errno == errno.EFBIG:
-            advice = "The file system takes no file of this size (FAT: 4 GiB): name a place on another one."
+            advice = (
+                "The file system does not allow files of this size (FAT: 4 GiB). Name a place on another one."
+            )
         elif isinstance(error, FileNotFoundError) and not path.parent.exists():
-            raise PitrError(f"there is no folder {path.parent}", "Make it, or name another place.") from error
+            raise PitrError(
+                f"the folder {path.parent} does not exist", "Create it, or name another place."
+            ) from error
         raise PitrError(f"{path}: {error.strerror or error}", advice) from error
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks in qcow2 files (and whatever else qemu reads), through a qemu-nbd of our own."""
+"""Disks in image files that qemu reads, qcow2 above all, through a qemu-nbd that pitr starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECTOR: Final = 512
 
 
 class Qcow2FileSource(Closes):
-    """A source that reads an image file of any format that qemu knows, with its backing files.
+    """A source that reads an image file, with its backing files. `image_format` is any format that qemu knows.
 
     Closing it stops qemu-nbd. Raises ProgramMissing, ProgramFailed and NbdError.
     """
@@ -52,17 +52,17 @@ class Qcow2FileSource(Closes):
 
 
 class Qcow2FileSink:
-    """A sink that writes a new qcow2 file of `size` bytes, which gets its name with `flush`.
+    """A sink that writes a new qcow2 file of `size` bytes. `flush` gives the file its name.
 
-    Raises UsageError when the target exists already or the size is not a multiple of 512, which qcow2
-    cannot hold; ProgramMissing, ProgramFailed, NbdError and PitrError when it cannot be written.
+    Raises UsageError when the target already exists or the size is not a multiple of 512, which qcow2 cannot
+    store. Raises ProgramMissing, ProgramFailed, NbdError and PitrError when pitr cannot write the file.
     """
 
     def __init__(self, path: Path, size: int) -> None:
         require("qemu-img", "qemu-nbd")
         if size % SECTOR:
             raise UsageError(
-                f"a disk of {size} bytes does not fit a qcow2 file: the size is not a multiple of {SECTOR}",
+                f"qcow2 cannot store a disk of {size} bytes: the size is not a multiple of {SECTOR}",
                 "Use the raw format.",
             )
         self._partial = PartialFile(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One image of a qcow2 backing chain: what it says of the disk itself, without the images below."""
+"""One image of a qcow2 backing chain: the extents that it holds itself, without the images below."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pitr.system.process import run
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What an image's header says; `backing` is the image below it, in the same folder."""
+    """An image's header. `backing` is the image below it, in the same folder; `size` is bytes."""
 
     path: Path
     size: int
@@ -25,32 +25,34 @@ class ImageInfo:
 
 
 def image_info(path: Path) -> ImageInfo:
-    """Read an image's header; the images below are not opened.
+    """Read the header of an image. The images below stay closed.
 
-    An image names the files that it needs, and qemu would open whatever that is: they have to be qcow2 images in the
+    An image names the files that it needs, and qemu would open any path. So pitr accepts only qcow2 images in the
     same folder. Raises UsageError, FormatError and ProgramFailed.
     """
-    said = _json(run(["qemu-img", "info", "--output=json", "-f", "qcow2", str(path.absolute())]), path)
-    details = said.get("format-specific", {}).get("data", {})
+    answer = _json(run(["qemu-img", "info", "--output=json", "-f", "qcow2", str(path.absolute())]), path)
+    details = answer.get("format-specific", {}).get("data", {})
     if details.get("data-file") is not None:
         raise UsageError(
-            f"{path} keeps its data in another file, {details['data-file']!r}: that is not imported"
+            f"{path} stores its data in another file, {details['data-file']!r}: pitr cannot import such an image"
         )
-    name, backing = said.get("backing-filename"), None
+    name, backing = answer.get("backing-filename"), None
     if name is not None:
         backing = path.parent / Path(str(name)).name
         if Path(str(name)).parent not in (Path(), path.parent.absolute()) or not backing.is_file():
             raise UsageError(
-                f"{path} stands on {name!r}, which is not in its folder",
-                "Put all images of the chain into one folder.",
+                f"{path} is based on {name!r}, which is not in its folder",
+                "Move all images of the chain into one folder.",
             )
-        if backing.is_symlink() or said.get("backing-filename-format") != "qcow2":
-            raise UsageError(f"{path} stands on {name!r}, of which it does not say that it is a qcow2 image")
-    return ImageInfo(path, int(said["virtual-size"]), backing)
+        if backing.is_symlink() or answer.get("backing-filename-format") != "qcow2":
+            raise UsageError(
+                f"{path} is based on {name!r}, but its header does not say that this is a qcow2 image"
+            )
+    return ImageInfo(path, int(answer["virtual-size"]), backing)
 
 
 class Qcow2LayerSource(Qcow2FileSource):
-    """What one image holds. A `whole` one is read with all that it leaves out as zero; else that is unchanged.
+    """The extents of one image. Ranges that it leaves out are zero when it is `whole`, otherwise unchanged.
 
     Closing it stops qemu-nbd. Raises FormatError, ProgramMissing, ProgramFailed and NbdError.
     """
@@ -60,9 +62,9 @@ class Qcow2LayerSource(Qcow2FileSource):
         super().__init__(path)
         try:
             self._extents = ExtentMap.of(
-                (int(one["start"]), int(one["length"]), bool(one["zero"]) or not one["data"])
-                for one in mapped
-                if whole or (one["depth"] == 0 and one["present"])
+                (int(entry["start"]), int(entry["length"]), bool(entry["zero"]) or not entry["data"])
+                for entry in mapped
+                if whole or (entry["depth"] == 0 and entry["present"])
             ).checked(self.size, whole=whole)
         except BaseException:
             self.close()
@@ -76,4 +78,4 @@ def _json(text: str, path: Path) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise FormatError(f"qemu-img says nothing readable of {path}: {error}") from None
+        raise FormatError(f"the output of qemu-img for {path} is not JSON: {error}") from None

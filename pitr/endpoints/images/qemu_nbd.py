@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A qemu-nbd of our own in front of one image file."""
+"""A qemu-nbd that pitr starts for one image file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pitr.system.process import require, start
 
 _START_TIMEOUT_S: Final = 20.0
 _POLL_S: Final = 0.01
-#: Closing an image writes back what qemu still holds of its tables.
+#: On close, qemu writes back the tables that it still holds.
 _STOP_TIMEOUT_S: Final = 600.0
 
 
 class QemuNbd(Closes):
-    """A qemu-nbd that serves the image file `path` on a unix socket in a private folder, until it is closed.
+    """A qemu-nbd that serves the image file `path` on a unix socket in a private folder, until you close it.
 
-    `image_format` is given, never guessed: a guest could write another format's header. A flush makes durable
-    (cache=writeback), zeroes become holes where they may. The process ends when pitr is killed.
-    Raises ProgramMissing, and ProgramFailed with what qemu-nbd said.
+    The caller gives `image_format`; guessing is unsafe, because a guest could write another format's header. A flush
+    makes writes durable (cache=writeback); zeroes become holes where the file system allows it. The process exits
+    when pitr is killed. Raises ProgramMissing, and ProgramFailed with the output of qemu-nbd.
     """
 
     def __init__(self, path: Path, image_format: str, *, read_only: bool) -> None:
@@ -35,7 +35,7 @@ class QemuNbd(Closes):
         self._folder = tempfile.TemporaryDirectory(prefix="pitr-")
         folder = Path(self._folder.name)
         self._socket = str(folder / "nbd")
-        self._said = folder / "stderr"
+        self._errors = folder / "stderr"
         command = [
             "qemu-nbd",
             "--persistent",
@@ -45,12 +45,12 @@ class QemuNbd(Closes):
             "--cache=writeback",
             "--discard=unmap",
             *(["--read-only"] if read_only else []),
-            # Absolute: qemu takes "name:rest" for a protocol.
+            # Absolute, because qemu reads "name:rest" as a protocol.
             str(path.absolute()),
         ]
         try:
-            with self._said.open("wb") as said:
-                self._process = start(command, said)
+            with self._errors.open("wb") as errors:
+                self._process = start(command, errors)
             try:
                 self._wait()
             except BaseException:
@@ -65,21 +65,21 @@ class QemuNbd(Closes):
         return f"nbd:unix:{self._socket}"
 
     def stop(self) -> None:
-        """End it orderly: raises ProgramFailed when it did not close the image."""
+        """Stop qemu-nbd after it has closed the image. Raises ProgramFailed when it could not close it."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
             code = self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ProgramFailed(f"qemu-nbd did not end within {_STOP_TIMEOUT_S:.0f} s") from None
-        said = self._words()
+            raise ProgramFailed(f"qemu-nbd did not exit within {_STOP_TIMEOUT_S:.0f} s") from None
+        output = self._output()
         self.close()
         if code != 0:
-            raise ProgramFailed(f"qemu-nbd failed with exit code {code}: {said}")
+            raise ProgramFailed(f"qemu-nbd failed with exit code {code}: {output}")
 
     def kill(self) -> None:
-        """End it at once, and remove its folder."""
+        """Kill qemu-nbd, and remove its folder."""
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
@@ -95,7 +95,7 @@ class QemuNbd(Closes):
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             if self._process.poll() is not None:
-                raise ProgramFailed(f"qemu-nbd failed: {self._words()}")
+                raise ProgramFailed(f"qemu-nbd failed: {self._output()}")
             try:
                 Client(self._socket, timeout_s=_START_TIMEOUT_S).close()
                 return
@@ -104,6 +104,6 @@ class QemuNbd(Closes):
                     raise
             time.sleep(_POLL_S)
 
-    def _words(self) -> str:
-        said = self._said.read_text(errors="replace").strip() if self._said.exists() else ""
-        return said[-2000:]
+    def _output(self) -> str:
+        output = self._errors.read_text(errors="replace").strip() if self._errors.exists() else ""
+        return output[-2000:]

@@ -33,9 +33,9 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 
 
 class RawFileSource(Closes):
-    """A source that reads a raw image file or a block device; its holes are the zero extents.
+    """A source that reads a raw image file or a block device. Its zero extents are the holes of the file.
 
-    The file must not change meanwhile. Closing it closes the file, after the readers. Raises PitrError.
+    The file must not change meanwhile. Close the readers first, then the source. Raises PitrError.
     """
 
     def __init__(self, path: Path, *, max_readers: int = MAX_CONNECTIONS) -> None:
@@ -76,7 +76,7 @@ class RawFileSource(Closes):
                 yield data, position - data, False
 
     def _seek(self, position: int, whence: int) -> int:
-        """Return where data, or a hole, begins at or after `position`; the end of the disk when none does."""
+        """Return the offset of the next data or hole at or after `position`, or the end of the disk."""
         if position >= self._size:
             return self._size
         try:
@@ -85,7 +85,7 @@ class RawFileSource(Closes):
             if error.errno == errno.ENXIO:
                 return self._size
             if error.errno == errno.EINVAL:
-                # A block device, or a file system that cannot tell: all is data.
+                # A block device, or a file system without SEEK_HOLE: all of it is data.
                 return position if whence == os.SEEK_DATA else self._size
             raise
 
@@ -103,23 +103,23 @@ class RawFileReader(Closes):
                 at += length
 
     def close(self) -> None:
-        """Nothing to close: the file is the source's."""
+        """Close nothing: the file belongs to the source."""
 
     def _read(self, offset: int, view: memoryview) -> None:
         while view:
             count = os.preadv(self._descriptor, [view], offset)
             if count == 0:
-                raise PitrError(f"{self._path} ends at {offset}: it has become shorter meanwhile")
+                raise PitrError(f"{self._path} now ends at {offset}: it became shorter while pitr read it")
             view = view[count:]
             offset += count
 
 
 class RawFileSink:
-    """A sink that writes a new raw image file, sparse, which gets its name with `flush`.
+    """A sink that writes a new, sparse raw image file. `flush` gives the file its name.
 
-    A block device is written in place: what is beyond the disk's `size` on it stays, and it does not read
-    as zero. Raises UsageError when the target exists already or a block device is too small or in use,
-    PitrError when it cannot be written.
+    It writes a block device in place, keeps the bytes behind the disk's `size`, and does not expect it to read as
+    zero. Raises UsageError when the target already exists, or a block device is too small or in use. Raises PitrError
+    when pitr cannot write.
     """
 
     def __init__(self, path: Path, size: int, *, max_writers: int = MAX_CONNECTIONS) -> None:
@@ -198,14 +198,13 @@ class RawFileWriter(Closes):
                 self.write(start, zeroes[: min(_ZERO_PIECE, offset + length - start)])
 
     def close(self) -> None:
-        """Nothing to close: the file is the sink's."""
+        """Close nothing: the file belongs to the sink."""
 
 
 def _opened_device(path: Path, size: int) -> int:
     with file_errors(path):
         try:
-            # Without O_CREAT this asks a block device to be used by nobody else, a mounted file system
-            # above all.
+            # O_EXCL without O_CREAT fails when the block device is in use, for example by a mounted file system.
             descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         except OSError as error:
             if error.errno == errno.EBUSY:
@@ -214,24 +213,24 @@ def _opened_device(path: Path, size: int) -> int:
         capacity = os.lseek(descriptor, 0, os.SEEK_END)
     if capacity < size:
         os.close(descriptor)
-        raise UsageError(f"{path} has {capacity} bytes, the disk needs {size}")
+        raise UsageError(f"{path} has {capacity} bytes, but the disk needs {size}")
     return descriptor
 
 
 def _grow(path: Path, descriptor: int, size: int) -> None:
-    """Give a new file its size; what is in it reads as zero."""
+    """Give a new file its size. The new range reads as zero."""
     try:
         os.ftruncate(descriptor, size)
     except PermissionError:
-        # truncate(2): not by all file systems. Writing its last byte instead may let through what lay there before.
+        # truncate(2): some file systems refuse. Writing the last byte instead could expose old data of the device.
         raise PitrError(
-            f"the file system of {path.parent} cannot make a file longer without writing it",
+            f"the file system of {path.parent} cannot extend a file without writing it",
             "Name a place on another file system.",
         ) from None
 
 
 def _zeroed(descriptor: int, offset: int, length: int) -> bool:
-    """Zero a range without writing it; False when the file or device cannot do that here."""
+    """Zero a range without writing it. Return False when the file or device does not support this."""
     if stat.S_ISBLK(os.fstat(descriptor).st_mode):
         try:
             fcntl.ioctl(descriptor, _BLKZEROOUT, struct.pack("=QQ", offset, length))

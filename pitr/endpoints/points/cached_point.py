@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk at a point in time for readers that come at any offset, again and again: its frames are kept in a cache."""
+"""A disk at a point for readers that read at any offset, again and again, through a cache of frames."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pitr.repository.blob import Decompressor
 from pitr.system.closing import Closes
 from pitr.units import human_size
 
-#: What a window of the disk consists of is looked up once and remembered.
+#: The size in bytes of a window. CachedPoint looks up the pieces of a window once and remembers them.
 _WINDOW: Final = 1 << 20
-#: That many pieces of windows are remembered, some 200 bytes each.
+#: The number of pieces that CachedPoint remembers, each about 200 bytes.
 _MAX_REMEMBERED: Final = 1 << 16
-#: Asking ahead for more than this would only push out what others need.
+#: Reading further ahead would evict frames that other readers need.
 _MOST_AHEAD: Final = 8 << 20
 
-#: A range of the disk, in bytes: start, end; the frame that it is in and where that begins, or None where it is zero.
+#: A range of the disk, in bytes: start, end; its frame and the start of that frame, or None where it reads as zero.
 _Piece = tuple[int, int, FrameKey | None, int]
 
 
 class CachedPoint(Closes):
-    """The disk of `point`, read through `cache`, by any number of threads. Closing it closes the point.
+    """The disk of `point`, read through `cache` by any number of threads. Closing it closes the point.
 
-    `on_damage` is told once of each frame that cannot be read, also of one that was only asked for ahead.
+    It calls `on_damage` once for each frame that it cannot read, also for one that it only reads ahead.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class CachedPoint(Closes):
         self._remembered = 0
         self._damaged: set[tuple[int, int]] = set()
         self.size = point.size
-        #: How many bytes it is worth to ask ahead for.
+        #: How many bytes a reader should ask for ahead.
         self.read_ahead = min(_MOST_AHEAD, cache.capacity // 4)
 
     def extents(self) -> ExtentMap:
         return self._extents
 
     def read(self, offset: int, length: int) -> Iterator[tuple[int, memoryview | None]]:
-        """Give `[offset, offset + length)` piece by piece: how many bytes, and these, or None where they are zero.
+        """Yield `[offset, offset + length)` in pieces: the number of bytes, and the bytes, or None where they are zero.
 
-        The range must lie in the disk. Raises StoredDamage, or RepositoryError, where a piece cannot be read.
+        The range must lie inside the disk. Raises StoredDamage or RepositoryError for a piece that cannot be read.
         """
         for start, end, key, frame_start in self._pieces(offset, offset + length):
             if key is None:
@@ -65,16 +65,16 @@ class CachedPoint(Closes):
                 yield end - start, frame[start - frame_start : end - frame_start]
 
     def is_ready(self, offset: int, length: int) -> bool:
-        """Whether this range can be read without waiting for a frame."""
+        """Return whether this range can be read without waiting for a frame."""
         return self._cache.has(key for *_, key, _ in self._pieces(offset, offset + length) if key is not None)
 
     def ask(self, offset: int, length: int) -> None:
-        """Have this range, as far as it lies in the disk, ready soon."""
+        """Load the part of this range that lies inside the disk ahead of its use."""
         pieces = self._pieces(offset, min(offset + length, self.size))
         self._cache.ask([key for *_, key, _ in pieces if key is not None])
 
     def load(self, layer: int, number: int, decompressor: Decompressor) -> bytes:
-        """Read a frame from its blob. Raises PitrError."""
+        """Return a frame, decompressed, read from its blob. Raises PitrError."""
         stored = self._point.stored(layer)
         frames = stored.frames
         length = int(frames.blob_length[number])
@@ -82,7 +82,7 @@ class CachedPoint(Closes):
             frame = stored.blob.read_at(int(frames.blob_offset[number]), length)
             data = read_frame(stored, number, frame, decompressor)
         except PitrError as error:
-            self._tell(layer, number, error)
+            self._report(layer, number, error)
             raise
         self._point.count(1, length)
         return data
@@ -90,7 +90,7 @@ class CachedPoint(Closes):
     def close(self) -> None:
         self._point.close()
 
-    def _tell(self, layer: int, number: int, error: PitrError) -> None:
+    def _report(self, layer: int, number: int, error: PitrError) -> None:
         with self._lock:
             if (layer, number) in self._damaged:
                 return
@@ -100,8 +100,8 @@ class CachedPoint(Closes):
         self._on_damage(f"{human_size(length)} at {start}: {error.message}")
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
-        """What `[start, end)` consists of, without gaps."""
-        found: list[_Piece] = []
+        """Return the pieces of `[start, end)`, without gaps."""
+        pieces: list[_Piece] = []
         for window in range(start // _WINDOW, (end - 1) // _WINDOW + 1) if start < end else ():
             for piece_start, piece_end, key, frame_start in self._windows.get(window) or self._look_up(
                 window
@@ -111,10 +111,10 @@ class CachedPoint(Closes):
                 if piece_start >= end:
                     break
                 begin, stop = max(piece_start, start), min(piece_end, end)
-                if key is None and found and found[-1][2] is None:
-                    begin = found.pop()[0]
-                found.append((begin, stop, key, frame_start))
-        return found
+                if key is None and pieces and pieces[-1][2] is None:
+                    begin = pieces.pop()[0]
+                pieces.append((begin, stop, key, frame_start))
+        return pieces
 
     def _look_up(self, window: int) -> list[_Piece]:
         start, end = window * _WINDOW, min((window + 1) * _WINDOW, self.size)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A disk at a point whose blobs can only be read front to back: from tapes, through commands.
 
-Each blob that holds live data is read once, from its beginning; frames that newer ones hide are skipped, and each
-live one's digest is compared before its bytes pass. Blobs pass one after the other, the oldest first, so that data
-does not pass in the order of the disk.
+Each blob that holds live data is read once, from its beginning. Frames that newer streams hide are skipped, and the
+digest of each live frame is compared before its bytes pass. The oldest blob passes first, so the data does not pass in
+the order of the disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OpenBlob = Callable[[Backup, Stream], AbstractContextManager[BinaryIO]]
 
 @dataclass(frozen=True, slots=True)
 class _Live:
-    """The live pieces of one stream, in the order of the disk: where they are, and the frames that hold them."""
+    """The live pieces of one stream, in the order of the disk: their ranges, and the numbers of their frames."""
 
     start: list[int]
     length: list[int]
@@ -44,9 +44,9 @@ class _Live:
 
 
 class ChainStream:
-    """A point's disk as a stream. `open_blob` opens a blob for reading front to back; its end is read, too.
+    """The disk of a point as a stream. `open_blob` opens a blob for reading front to back; it is read to its end.
 
-    What is asked of a source is here, too, except reading anywhere. Raises StoredDamage.
+    It has the attributes of a source, but it cannot open readers. Raises StoredDamage.
     """
 
     whole = True
@@ -74,10 +74,10 @@ class ChainStream:
         return self._map.extents()
 
     def open_reader(self) -> Reader:
-        raise UsageError("blobs that come from a command can only be read front to back")
+        raise UsageError("a blob that comes from a command can only be read front to back")
 
     def needed(self) -> Needed:
-        """What it takes to read all of it, each live frame once."""
+        """Return the amount of stored data that a full read takes, each live frame once."""
         counted = [self._counted(layer) for layer in self._layers()]
         return Needed(
             sum(frames for frames, _ in counted), sum(stored for _, stored in counted), len(counted)
@@ -91,11 +91,11 @@ class ChainStream:
                 yield from cut(extent, bytes)
 
     def damaged(self) -> tuple[DamagedRange, ...]:
-        """What could not be read: nothing, for that would have been an error."""
+        """Return no ranges: damage would have raised an error."""
         return ()
 
     def _layers(self) -> list[int]:
-        """The layers that hold live data, the oldest first."""
+        """Return the layers that hold live data, oldest first."""
         return sorted(set(self._map.layer[~self._map.zero].tolist()), reverse=True)
 
     def _live(self, layer: int, frames: Frames) -> _Live:
@@ -142,11 +142,11 @@ class ChainStream:
                 yield from self._instead(start, length, error)
 
     def _instead(self, start: int, length: int, error: PitrError) -> Iterator[Passing]:
-        """What passes instead of data that cannot be proven."""
+        """Yield what passes instead of data that cannot be proven."""
         raise error
 
     def _given_up(self, error: PitrError) -> None:
-        """A blob could not be read to its end."""
+        """Handle a blob that could not be read to its end."""
         raise error
 
     def _proven(
@@ -203,9 +203,9 @@ class ChainStream:
 
 
 class SalvageStream(ChainStream):
-    """What is left of a point's disk whose chain is damaged, as a stream: what cannot be proven passes as zero.
+    """The provable rest of a disk with a damaged chain, as a stream. Data that cannot be proven passes as zero.
 
-    A command that fails is as bad as what it has not given: frames that were proven before are good.
+    When a command fails, only the frames that it did not deliver are lost; frames that were proven before are good.
     """
 
     def _resolved(
@@ -231,4 +231,4 @@ class SalvageStream(ChainStream):
         yield from cut(Extent(start, length, True), bytes)
 
     def _given_up(self, error: PitrError) -> None:
-        """Its pieces that have not passed are damaged; there is nothing else to do."""
+        """Go on: the pieces of this blob that have not passed count as damaged."""

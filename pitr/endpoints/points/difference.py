@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is different on a disk between two points, in either direction: as ranges, and as a source.
+"""The changed ranges of a disk between two points, in either direction: as ranges, and as a source.
 
-Found in the extent indexes alone: a range is unchanged where both points read the same frame, or frames of one
-place, length and digest, or where both are zero. No blob is read for it. So what was stored again with the same
-content counts as changed only where its frames were cut differently.
+The extent indexes alone tell them. A range is unchanged where both points read the same frame, or frames of the same
+place, length and digest, or where both are zero. No blob is read. So data that was stored again with the same content
+counts as changed only where its frames were cut differently.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _DIGEST = np.dtype("V32")
 def open_difference(
     repository: Repository, since: tuple[Backup, Stream], backup: Backup, stream: Stream
 ) -> DifferenceSource:
-    """Open what turns the disk at the point `since` into the disk at the point of `backup`. The caller closes it.
+    """Open the changes from the disk at the point `since` to the disk at the point of `backup`. The caller closes it.
 
-    Raises StoredDamage when one of the chains is not whole.
+    Raises StoredDamage when one of the chains is damaged.
     """
     before = resolve_chain(repository, *since)
     after = resolve_chain(repository, backup, stream, with_frames=True)
@@ -37,7 +37,7 @@ def open_difference(
 
 
 class DifferenceSource(Closes):
-    """The ranges of a point that are different from another one. Closing it closes the point."""
+    """The ranges of a point that differ from another point. Closing it closes the point."""
 
     def __init__(self, point: PointSource, changed: ExtentMap) -> None:
         self._point = point
@@ -63,10 +63,10 @@ class DifferenceSource(Closes):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where a disk is different at two points: sorted, disjoint ranges of what it was at the later one.
+    """The ranges of a disk that differ between two points: sorted, disjoint, in bytes of the later disk.
 
-    `start`, `length`: bytes. `zero`: whether the range reads as zero now, `was_zero`: whether it did before; what
-    lies beyond the end of the disk reads as zero. Both are True only where the disk has grown.
+    `zero`: whether the range reads as zero at the later point; `was_zero`: whether it did at the earlier one. Bytes
+    behind the end of the disk read as zero. Both are True only where the disk has grown.
     """
 
     size_before: int
@@ -77,18 +77,18 @@ class Difference:
     was_zero: BoolArray
 
     def extents(self) -> ExtentMap:
-        """The ranges as data and zero, neighbours joined; what the disk has grown by is among them."""
+        """Return the ranges as data and zero, neighbours joined, with the range by which the disk has grown."""
         return ExtentMap(self.start, self.length, self.zero).merged()
 
 
 def compare(repository: Repository, before: ResolvedChain | None, after: ResolvedChain) -> Difference:
-    """Compare a disk at two points; None: there was no such disk. Raises StoredDamage."""
+    """Compare a disk at two points. `before` is None when the disk did not exist. Raises StoredDamage."""
     return _changed(*_contents(repository, before, after))
 
 
 @dataclass(frozen=True, slots=True)
 class _DiskFrames:
-    """The pieces of a resolved disk: where each one's frame begins, its length and digest (nothing where zero)."""
+    """The pieces of a resolved disk: the start, length and digest of each piece's frame (empty where zero)."""
 
     size: int
     start: Int64Array
@@ -101,7 +101,7 @@ class _DiskFrames:
 def _contents(
     repository: Repository, before: ResolvedChain | None, after: ResolvedChain
 ) -> tuple[_DiskFrames, _DiskFrames]:
-    """What both points read. They stand on the same streams mostly: each one's frames are read once, and let go."""
+    """Return the frames of both points. Read the frames of a stream that both are based on once, then drop them."""
     pairs = [(_zeroes(resolved), resolved) for resolved in (before, after)]
     needed: dict[str, list[tuple[_DiskFrames, ResolvedChain, int]]] = {}
     for content, resolved in pairs:
@@ -112,7 +112,7 @@ def _contents(
             needed.setdefault(stream_id, []).append((content, resolved, layer))
     for readers in needed.values():
         kept = (resolved.frames.get(layer) for _, resolved, layer in readers)
-        frames = next((one for one in kept if one is not None), None)
+        frames = next((known for known in kept if known is not None), None)
         if frames is None:
             frames = frames_of(repository, *readers[0][1].chain[readers[0][2]])
         for content, resolved, layer in readers:
@@ -125,16 +125,16 @@ def _contents(
 
 
 def _zeroes(resolved: ResolvedChain | None) -> _DiskFrames:
-    """A disk whose frames are still to be filled in."""
+    """Return a disk whose frames are not filled in yet."""
     if resolved is None:
         nothing = np.zeros(0, np.int64)
         return _DiskFrames(0, nothing, np.zeros(0, np.bool_), nothing, nothing, np.zeros(0, _DIGEST))
-    found = resolved.map
-    count = len(found)
+    point_map = resolved.map
+    count = len(point_map)
     return _DiskFrames(
-        found.size,
-        found.start,
-        found.zero,
+        point_map.size,
+        point_map.start,
+        point_map.zero,
         np.full(count, -1, np.int64),
         np.zeros(count, np.int64),
         np.zeros(count, _DIGEST),
@@ -142,14 +142,14 @@ def _zeroes(resolved: ResolvedChain | None) -> _DiskFrames:
 
 
 def _changed(before: _DiskFrames, after: _DiskFrames) -> Difference:
-    """The ranges of `after` that are not the same in `before`. What grew is all of it changed."""
+    """Return the ranges of `after` that differ from `before`. The range by which the disk has grown differs."""
     cuts = np.unique(np.concatenate((before.start, after.start, [before.size, after.size])))
     cuts = cuts[cuts <= after.size]
     start, length = cuts[:-1], np.diff(cuts)
     new = np.searchsorted(after.start, start, side="right") - 1
     common = start < before.size
     old = np.searchsorted(before.start, start, side="right") - 1
-    # Beyond the end of the old disk there is no piece to compare with; any will do.
+    # Behind the end of the old disk there is no piece to compare with; any index will do.
     old = np.where(common & (old >= 0), old, 0)
     same = np.zeros(len(start), np.bool_)
     was_zero = np.ones(len(start), np.bool_)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is different on a disk between two points, to the block: read where the extent indexes alone cannot tell.
+"""The changed blocks of a disk between two points, from their bytes where the extent indexes cannot tell.
 
-Frames that were cut differently have other digests though they hold the same; their bytes tell. Only ranges that are
-different by their indexes are read, a window of both points at a time.
+Frames that were cut differently have different digests even when their bytes are equal. pitr reads only the ranges
+that differ by their indexes, one window of both points at a time.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pitr.extents import BoolArray, Int64Array
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain
 
-#: What is compared as a whole, on a grid of the disk: no guest writes less.
+#: The size in bytes of a block, on a grid of the disk: guests do not write less.
 BLOCK = 4096
-#: As large as the frames that pitr writes: each is unpacked about once.
+#: The size of pitr's frames, so that each is decompressed about once.
 _WINDOW = 1 << 20
 
 Bytes = npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A range that is different by the indexes, within one window of the disk."""
+    """A range that differs by the indexes, within one window of the disk."""
 
     start: int
     length: int
@@ -44,24 +44,25 @@ class _Candidate:
 
 def read_difference(
     repository: Repository,
-    found: Difference,
+    difference: Difference,
     before: ResolvedChain | None,
     after: ResolvedChain,
     read: Callable[[int], None] = lambda count: None,
     *,
     workers: int = 1,
 ) -> Difference:
-    """The ranges of `found` whose bytes are others; `read` is told how many were looked at. `before` is None where
-    there was no such disk. `workers` threads read, each a window of both points at a time.
+    """Return the ranges of `difference` whose bytes differ.
 
-    Zero on both sides (growth) is left as it is. Raises StoredDamage, and UsageError where a blob lies elsewhere.
+    `before` is None when the disk did not exist. `read` gets the number of bytes compared, again and again. `workers`
+    threads read, each a window of both points at a time. A range that is zero on both sides (growth) stays. Raises
+    StoredDamage, and UsageError where a blob is stored externally.
     """
     kept: list[_Candidate] = []
     with ExitStack() as stack:
         now = stack.enter_context(open_resolved(repository, after))
         old = stack.enter_context(open_resolved(repository, before)) if before is not None else None
         comparison = _WindowComparison(stack, now, old)
-        # Left with an error, it waits for what is under way, before the points are closed.
+        # On an error, the pool waits for its threads before the points are closed.
         pool = stack.enter_context(ThreadPoolExecutor(max(1, workers), thread_name_prefix="diff"))
         waiting: deque[Future[tuple[list[_Candidate], int]]] = deque()
 
@@ -70,14 +71,14 @@ def read_difference(
             kept.extend(pieces)
             read(count)
 
-        for _, group in groupby(_pieces(found), key=lambda piece: piece.start // _WINDOW):
+        for _, group in groupby(_pieces(difference), key=lambda piece: piece.start // _WINDOW):
             waiting.append(pool.submit(comparison.window, list(group)))
             if len(waiting) > 2 * workers:
                 take()
         while waiting:
             take()
     return replace(
-        found,
+        difference,
         start=np.array([piece.start for piece in kept], np.int64),
         length=np.array([piece.length for piece in kept], np.int64),
         zero=np.array([piece.zero for piece in kept], np.bool_),
@@ -86,7 +87,7 @@ def read_difference(
 
 
 class _WindowComparison:
-    """Compares windows of two points, in any number of threads; `stack` closes their readers."""
+    """Compares windows of two points in any number of threads. `stack` closes their readers."""
 
     def __init__(self, stack: ExitStack, now: PointSource, old: PointSource | None) -> None:
         self._stack = stack
@@ -96,7 +97,7 @@ class _WindowComparison:
         self._local = threading.local()
 
     def window(self, pieces: Sequence[_Candidate]) -> tuple[list[_Candidate], int]:
-        """What of the pieces is different, and how many bytes they are."""
+        """Return the parts of the pieces that differ, and the number of bytes compared."""
         now, old = self._sides()
         new_bytes = now.read(pieces, [piece.zero for piece in pieces])
         old_bytes = old.read(pieces, [piece.was_zero for piece in pieces]) if old is not None else None
@@ -116,26 +117,26 @@ class _WindowComparison:
         return kept, at
 
     def _sides(self) -> tuple[_Side, _Side | None]:
-        """This thread's ways into the points."""
+        """Return this thread's readers of the points."""
         if not hasattr(self._local, "sides"):
             with self._lock:
                 self._local.sides = (
                     _Side(self._stack.enter_context(self._now.open_reader())),
                     None if self._old is None else _Side(self._stack.enter_context(self._old.open_reader())),
                 )
-        found: tuple[_Side, _Side | None] = self._local.sides
-        return found
+        sides: tuple[_Side, _Side | None] = self._local.sides
+        return sides
 
 
 class _Side:
-    """A thread's way into one of the points, and room for a window of it."""
+    """One thread's reader of one point, with a buffer for one window."""
 
     def __init__(self, reader: PointReader) -> None:
         self._reader = reader
         self._buffer = np.zeros(_WINDOW, np.uint8)
 
     def read(self, pieces: Sequence[_Candidate], zero: Sequence[bool]) -> Bytes:
-        """The pieces one after the other, in one go: what they share of frames is unpacked once."""
+        """Read the pieces in one call, so that a frame that they share is decompressed once."""
         data = [piece for piece, is_zero in zip(pieces, zero, strict=True) if not is_zero]
         count = sum(piece.length for piece in data)
         buffer = bytearray(count)
@@ -154,9 +155,14 @@ class _Side:
         return whole
 
 
-def _pieces(found: Difference) -> Iterator[_Candidate]:
-    """The ranges, cut at multiples of the window."""
-    columns: tuple[Int64Array | BoolArray, ...] = (found.start, found.length, found.zero, found.was_zero)
+def _pieces(difference: Difference) -> Iterator[_Candidate]:
+    """Yield the ranges, cut at multiples of the window."""
+    columns: tuple[Int64Array | BoolArray, ...] = (
+        difference.start,
+        difference.length,
+        difference.zero,
+        difference.was_zero,
+    )
     for start, length, zero, was_zero in zip(*(column.tolist() for column in columns), strict=True):
         at = start
         while at < start + length:
@@ -166,9 +172,9 @@ def _pieces(found: Difference) -> Iterator[_Candidate]:
 
 
 def _different(start: int, new: Bytes, old: Bytes) -> Iterator[tuple[int, int]]:
-    """Where two windows of the disk at `start` are different: (first, end) of runs of blocks, counted from it."""
+    """Yield where two windows at `start` differ: (first, end) of runs of blocks, relative to `start`."""
     differing = np.not_equal(new, old)
-    # Blocks lie on a grid of the disk; the first and the last one may be cut.
+    # Blocks lie on a grid of the disk; the window may cut the first and the last one.
     cuts = np.arange(-(start % BLOCK), len(differing), BLOCK)
     cuts[0] = 0
     blocks = np.logical_or.reduceat(differing, cuts)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Decompressed frames, the most recently used ones, for many threads that read points at random.
+"""The most recently used frames, decompressed, for many threads that read points at random.
 
-A frame that several threads want at once is loaded once. Frames that will be wanted soon can be asked for ahead: some
-threads of the cache's own load them, or whoever comes to want one before they do.
+A frame that several threads want at once is loaded once. A reader can ask for frames ahead: a thread of the cache loads
+them, or the reader that wants one first.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)
 
-#: What is asked for ahead beyond this many frames is forgotten: it is loaded when it is wanted.
+#: The cache drops requests to read ahead beyond this many frames, and loads those frames when a reader wants them.
 _MAX_QUEUED: Final = 64
 
 
 class FrameOwner(Protocol):
-    """Who knows where frames come from; compared and hashed by identity."""
+    """The source of frames. The cache compares and hashes it by identity."""
 
     def load(self, layer: int, number: int, decompressor: Decompressor) -> bytes:
         """Read a frame. Raises PitrError."""
 
 
-#: Whose frame, of which layer of its chain, and its number there.
+#: The owner of the frame, the layer of its chain, and the frame's number in that layer.
 FrameKey = tuple[FrameOwner, int, int]
 
 
 class _Load:
-    """A frame on its way. `claimed_by`, a thread, is set under the cache's lock, the results before `done` is."""
+    """A frame that is being loaded. The cache's lock guards `claimed_by`, a thread; `done` is set after the results."""
 
     __slots__ = ("claimed_by", "data", "done", "error")
 
@@ -48,9 +48,9 @@ class _Load:
 
 
 class FrameCache(Closes):
-    """Frames of up to `capacity` bytes, and besides them those that are being loaded, one for each thread.
+    """Frames of up to `capacity` bytes together, and one more for each thread that loads a frame.
 
-    Used by any number of threads. Closing it ends its own threads.
+    Any number of threads use it. Closing it stops its own threads.
     """
 
     def __init__(self, capacity: int, threads: int | None = None) -> None:
@@ -72,11 +72,11 @@ class FrameCache(Closes):
 
     @property
     def used(self) -> int:
-        """Bytes of the frames that are kept."""
+        """Return the bytes of the cached frames."""
         return self._used
 
     def get(self, key: FrameKey) -> bytes:
-        """Return a frame, loaded here and now when nobody else is at it. Raises what its owner raised."""
+        """Return a frame. Load it in this thread unless another thread is loading it. Raises the error of its owner."""
         with self._lock:
             data = self._frames.get(key)
             if data is not None:
@@ -85,7 +85,7 @@ class FrameCache(Closes):
             load = self._loads.get(key)
             if load is None:
                 load = self._loads[key] = _Load()
-            # A load of our own is one that a signal's exception has broken off before or behind it: nobody is at it.
+            # A load with our own thread id is one that a signal's exception interrupted: no thread is working on it.
             mine = load.claimed_by in (None, threading.get_ident())
             if mine:
                 load.claimed_by = threading.get_ident()
@@ -98,11 +98,11 @@ class FrameCache(Closes):
         return load.data
 
     def has(self, keys: Iterable[FrameKey]) -> bool:
-        """Whether all of these are here, so that nobody would have to wait."""
+        """Return whether the cache holds all these frames, so that a reader would not wait."""
         return all(key in self._frames for key in keys)
 
     def ask(self, keys: Iterable[FrameKey]) -> None:
-        """Have frames loaded that will be wanted soon. An error is left to whoever wants them."""
+        """Load frames ahead. An error is raised later, to the reader that gets the frame."""
         with self._lock:
             if self._closed:
                 return
@@ -118,7 +118,7 @@ class FrameCache(Closes):
         with self._lock:
             self._closed = True
             for key in self._queue:
-                # One that somebody has claimed meanwhile is theirs.
+                # A thread that has claimed a load finishes it.
                 load = self._loads.get(key)
                 if load is not None and load.claimed_by is None:
                     del self._loads[key]
@@ -143,16 +143,16 @@ class FrameCache(Closes):
                     continue
                 load.claimed_by = threading.get_ident()
             self._run(key, load)
-            # A defect: perhaps nobody waits to be told. The others come again to whoever wants the frame.
+            # This is a defect, and perhaps no thread waits for the frame. Other errors reach the reader that wants it.
             if load.error is not None and not isinstance(load.error, PitrError | MemoryError):
-                _log.error("a frame could not be loaded", exc_info=load.error)
+                _log.error("cannot load a frame", exc_info=load.error)
 
     def _run(self, key: FrameKey, load: _Load) -> None:
         owner, layer, number = key
         load.error = None
         try:
             load.data = owner.load(layer, number, self._decompressor())
-        except BaseException as error:  # noqa: BLE001 - given to all who wait for it; none of them may wait for ever
+        except BaseException as error:  # noqa: BLE001 - all waiting readers get it; none may wait for ever
             load.error = error
         with self._lock:
             self._loads.pop(key, None)
@@ -170,7 +170,7 @@ class FrameCache(Closes):
             self._used -= len(oldest)
 
     def _decompressor(self) -> Decompressor:
-        found: Decompressor | None = getattr(self._own, "decompressor", None)
-        if found is None:
-            found = self._own.decompressor = Decompressor()
-        return found
+        decompressor: Decompressor | None = getattr(self._own, "decompressor", None)
+        if decompressor is None:
+            decompressor = self._own.decompressor = Decompressor()
+        return decompressor

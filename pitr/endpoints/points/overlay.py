@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A source laid over another: where the upper one has extents it counts, elsewhere the lower one does."""
+"""A source over another one: extents of the upper source hide the lower source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UPPER = 0
 
 
 class OverlaySource:
-    """`upper`, an incremental, over `lower`, a whole disk: a disk of the size of `upper`. The caller closes both."""
+    """`upper`, an incremental, over `lower`, a whole disk. It has the size of `upper`. The caller closes both."""
 
     def __init__(self, upper: Source, lower: Source) -> None:
         self._upper = upper
@@ -43,19 +43,19 @@ class OverlaySource:
         return self._upper.open_reader(), self._lower.open_reader()
 
     def parts(self, start: int, end: int) -> list[tuple[bool, int, int]]:
-        """What `[start, end)` consists of: whether it is of the upper source, start and length."""
+        """Return the parts of `[start, end)`: whether the upper source has it, start and length."""
         first = int(np.searchsorted(self._end, start, side="right"))
         last = int(np.searchsorted(self._map.start, end, side="left"))
-        found = []
+        parts = []
         for number in range(first, last):
             begin = max(int(self._map.start[number]), start)
             stop = min(int(self._end[number]), end)
-            found.append((int(self._map.layer[number]) == _UPPER, begin, stop - begin))
-        return found
+            parts.append((int(self._map.layer[number]) == _UPPER, begin, stop - begin))
+        return parts
 
 
 class OverlayReader(Closes):
-    """One worker's way into both sources; it reads ranges of data only."""
+    """One worker's readers of both sources. It reads data extents only."""
 
     def __init__(self, source: OverlaySource) -> None:
         self._source = source

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What has passed once, remembered well enough to find it again: for blobs that are read once only.
+"""Digests of the data that has passed, for blobs that can be read only once.
 
-A stream's bytes are gone when they have passed. Their digests are kept, 48 bytes for each piece, so that a copy of
-the disk can be compared with them without asking for the blobs again.
+After a stream has passed, its bytes are gone. Their digests stay, 48 bytes for each piece, so that a copy of the disk
+can be compared with them without reading the blobs again.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pitr.repository import Repository
 from pitr.repository.blob import digest_of
 
 _DIGEST = 32
-#: Zero ranges are read in pieces of this size.
+#: Zero ranges are read in pieces of at most this size.
 _ZEROES = bytes(1 << 20)
 
 
 class PassedOnce(ChainStream):
-    """A point's disk as a stream that remembers what has passed."""
+    """The disk of a point as a stream that remembers the digest of each piece that has passed."""
 
     def __init__(self, repository: Repository, backup: Backup, stream: Stream, open_blob: OpenBlob) -> None:
         super().__init__(repository, backup, stream, open_blob)
-        #: Start and length of each piece in turn.
+        #: The start and length of each piece, in the order in which they passed.
         self._places = array("q")
         self._digests = bytearray()
 
@@ -42,9 +42,9 @@ class PassedOnce(ChainStream):
             yield passing
 
     def first_difference(self, copied: Source) -> int | None:
-        """Read all that `copied` holds; return where it is not what has passed, None when it is the same.
+        """Read all that `copied` holds. Return the first offset that differs from the stream, or None.
 
-        Between what has passed, and behind its end, everything is zero. Raises what reading raises.
+        Ranges that did not pass must be zero. Raises the errors of the reader.
         """
         places = np.array(self._places, np.int64).reshape(-1, 2)
         order = np.argsort(places[:, 0])
@@ -71,7 +71,7 @@ class PassedOnce(ChainStream):
 
 
 def _batches(pieces: Iterable[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
-    """Gather (number, start, length) until one request is large enough."""
+    """Gather (number, start, length) up to the size of one request."""
     batch: list[tuple[int, int, int]] = []
     size = 0
     for piece in pieces:
@@ -85,7 +85,7 @@ def _batches(pieces: Iterable[tuple[int, int, int]]) -> Iterator[list[tuple[int,
 
 
 def _between(starts: Int64Array, lengths: Int64Array, size: int) -> Iterator[tuple[int, int]]:
-    """The ranges of `[0, size)` that lie between sorted, disjoint ones."""
+    """Yield the ranges of `[0, size)` between sorted, disjoint ranges."""
     ends = np.concatenate(([0], starts + lengths))
     begins = np.concatenate((starts, [size]))
     gaps = np.flatnonzero(ends < begins)
@@ -93,7 +93,7 @@ def _between(starts: Int64Array, lengths: Int64Array, size: int) -> Iterator[tup
 
 
 def _pieces_of_data(extents: ExtentMap) -> Iterator[tuple[int, int]]:
-    """What has to be read to know that it is zero: (start, length), none longer than the block of zeroes."""
+    """Yield the data extents as (start, length), none longer than the block of zeroes."""
     for start, length, zero in extents:
         if not zero:
             for at in range(start, start + length, len(_ZEROES)):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk at a point in time, as a source: the frames that a resolved chain names, read from their blobs.
+"""A disk at a point as a source. It reads the frames of a resolved chain from their blobs.
 
-Each frame's digest is compared before its bytes are given out. Within one call of `read_ranges` a frame is read
-and decompressed once, however many pieces of it are asked for.
+The digest of each frame is compared before its bytes are returned. One call of `read_ranges` reads and decompresses a
+frame once, however many pieces of it you ask for.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from pitr.repository.resolver import PointMap
 from pitr.repository.store import StoredFile
 from pitr.system.closing import Closes
 
-#: Frames that follow each other in a blob with no more than this between them (header text) are read at once.
+#: Frames with at most this many bytes between them in a blob (header text) are read at once.
 _MAX_GAP = 4096
 
 
 def open_point(repository: Repository, backup: Backup, stream: Stream) -> PointSource:
-    """Open the disk that `stream` is of, as it was at the point of `backup`. The caller closes it.
+    """Open the disk of `stream` as it was at the point of `backup`. The caller closes it.
 
-    Raises StoredDamage when the chain is not whole.
+    Raises StoredDamage when the chain is damaged.
     """
     return open_resolved(repository, resolve_chain(repository, backup, stream, with_frames=True))
 
 
 def open_resolved(repository: Repository, resolved: ResolvedChain) -> PointSource:
-    """Open a disk whose chain is resolved already. The caller closes it. Raises StoredDamage."""
+    """Open the disk of a resolved chain. The caller closes it. Raises StoredDamage."""
     needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
     with ExitStack() as stack:
         chain: dict[int, StoredStream] = {}
@@ -58,7 +58,7 @@ def open_resolved(repository: Repository, resolved: ResolvedChain) -> PointSourc
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """What reading a whole point takes: frames, their stored bytes, and the streams that they are in."""
+    """The cost of reading a whole point: the number of frames, their stored bytes, and the number of streams."""
 
     frames: int
     stored_bytes: int
@@ -67,7 +67,7 @@ class Needed:
 
 @dataclass(frozen=True, slots=True)
 class StoredStream:
-    """One stream of the chain, opened: its frames and its blob."""
+    """One opened stream of the chain: its frames and its blob."""
 
     backup: Backup
     stream: Stream
@@ -76,9 +76,9 @@ class StoredStream:
 
 
 class PointSource(Closes):
-    """A point's disk. `chain` has the opened streams of the map's layers that hold live data.
+    """The disk of a point. `chain` holds the opened stream of each layer that has live data in the map.
 
-    Closing it closes the blobs. `frames_read` and `bytes_read` count what the readers took from them.
+    Closing it closes the blobs. `frames_read` and `bytes_read` count what the readers have read.
     """
 
     max_readers = 1 << 10
@@ -106,7 +106,7 @@ class PointSource(Closes):
             stored.blob.close()
 
     def pieces(self, start: int, end: int) -> list[tuple[int, int, int]]:
-        """The data pieces in `[start, end)`: (start, end, layer), cut at its bounds."""
+        """Return the data pieces in `[start, end)`, cut at its bounds: (start, end, layer)."""
         first = int(np.searchsorted(self._end, start, side="right"))
         last = int(np.searchsorted(self._map.start, end, side="left"))
         window = slice(first, last)
@@ -123,7 +123,7 @@ class PointSource(Closes):
         ]
 
     def needed(self) -> Needed:
-        """What it takes to read all of it, each frame once."""
+        """Return the cost of reading all of it, each frame once."""
         frames = stored_bytes = 0
         for layer, stored in self._chain.items():
             starts = self._map.start[(self._map.layer == layer) & ~self._map.zero]
@@ -142,14 +142,14 @@ class PointSource(Closes):
 
 
 class PointReader(Closes):
-    """One worker's way into a point."""
+    """One worker's reader of a point."""
 
     def __init__(self, source: PointSource) -> None:
         self._source = source
         self._decompressor = Decompressor()
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        # (piece start, piece end, where it goes in the buffer), by layer
+        # For each layer: (start of the piece, end of the piece, offset in the buffer).
         wanted: dict[int, list[tuple[int, int, int]]] = {}
         at = 0
         for offset, length in ranges:
@@ -168,7 +168,7 @@ class PointReader(Closes):
     def _read_layer(
         self, stored: StoredStream, pieces: Sequence[tuple[int, int, int]], buffer: memoryview
     ) -> None:
-        """Copy the pieces of one stream, frame by frame, each proven to be what was stored."""
+        """Copy the pieces of one stream into the buffer, after the digest of each frame is verified."""
         frames = stored.frames
         starts = np.fromiter((piece[0] for piece in pieces), np.int64, len(pieces))
         by_frame: dict[int, list[tuple[int, int, int]]] = {}

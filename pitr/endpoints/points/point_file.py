@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk at a point in time as bytes at any offset, for one reader that jumps about in small steps."""
+"""A disk at a point as bytes at any offset, for one reader that jumps about in small steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pitr.system.read_ahead import ReadAhead
 
 
 class PointFile(Closes):
-    """The bytes of a cached point. Used by one thread at a time. Closing it closes the point."""
+    """The bytes of a cached point. One thread at a time uses it. Closing it closes the point."""
 
     def __init__(self, point: CachedPoint) -> None:
         self._point = point
@@ -20,7 +20,7 @@ class PointFile(Closes):
         return self._point.size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The `length` bytes at `offset`, fewer only at the end of the disk. Raises StoredDamage."""
+        """Return the `length` bytes at `offset`, fewer only at the end of the disk. Raises StoredDamage."""
         end = min(offset + length, self.size)
         if offset < 0 or offset >= end:
             return b""
@@ -30,7 +30,7 @@ class PointFile(Closes):
         parts = [
             bytes(count) if data is None else data for count, data in self._point.read(offset, end - offset)
         ]
-        # In one piece, most often; joining it would copy it once more.
+        # Usually there is one piece, and joining would copy it again.
         return b"".join(parts) if len(parts) > 1 else bytes(parts[0])
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is left of a disk at a point in time whose chain is damaged: all that can be proven, and which ranges cannot.
+"""The provable rest of a disk with a damaged chain, and its damaged ranges.
 
-Where a frame is damaged, its range is. Where a blob is, all ranges that live in it are. Where an index or a record's
-stream is lost, nobody knows which ranges it held: all that no newer stream covers is. Damaged ranges read as zero.
+A damaged frame damages its range. A damaged blob damages all ranges that it holds. Nothing says which ranges a lost
+index or a lost stream held, so all ranges that no newer stream covers are damaged. Damaged ranges read as zero.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pitr.repository.store import StoredFile
 
 @dataclass(frozen=True, slots=True)
 class DamagedRange:
-    """A range of the disk, in bytes, that is not what it was; it reads as zero."""
+    """A range of the disk, in bytes, whose content is lost. It reads as zero."""
 
     start: int
     length: int
@@ -36,8 +36,10 @@ class DamagedRange:
 
 @dataclass(frozen=True, slots=True)
 class KnownLayers:
-    """What the indexes still tell of a disk. `parts`: the stream of each layer whose index is whole, with its frames;
-    `problems`: what is wrong with the others."""
+    """The layers that the indexes still describe.
+
+    `parts`: the stream and the frames of each layer with a valid index. `problems`: what is wrong with the others.
+    """
 
     layers: list[Layer]
     parts: dict[int, tuple[Backup, Stream, Frames]]
@@ -45,9 +47,9 @@ class KnownLayers:
 
 
 def known_layers(repository: Repository, backup: Backup, stream: Stream) -> KnownLayers:
-    """Walk the chain that `stream` stands on, newest first, as far as it is known. No blob is opened.
+    """Walk the chain of `stream`, newest first, as far as it is known. Open no blob.
 
-    What the catalog remembers stands in for records that are lost.
+    The catalog stands in for lost records.
     """
     layers: list[Layer] = []
     parts: dict[int, tuple[Backup, Stream, Frames]] = {}
@@ -75,7 +77,7 @@ def known_layers(repository: Repository, backup: Backup, stream: Stream) -> Know
 
 
 def known_chain(repository: Repository, backup: Backup, stream: Stream) -> list[tuple[Backup, Stream]]:
-    """The streams that `stream` stands on, newest first, as far as records and catalog know them."""
+    """Return `stream` and the streams that it is based on, newest first, as far as records and catalog know them."""
     chain: list[tuple[Backup, Stream]] = []
     seen = {stream.stream_id}
     link: tuple[Backup, Stream] | None = (backup, stream)
@@ -89,9 +91,9 @@ def known_chain(repository: Repository, backup: Backup, stream: Stream) -> list[
 
 
 def open_salvage(repository: Repository, backup: Backup, stream: Stream) -> SalvageSource:
-    """Open what is left of the disk that `stream` is of. The caller closes it.
+    """Open the provable rest of the disk of `stream`. The caller closes it.
 
-    What the catalog remembers stands in for records that are lost. Raises UsageError for a blob that is not here.
+    The catalog stands in for lost records. Raises UsageError for a blob that is stored externally.
     """
     known = known_layers(repository, backup, stream)
     chain: dict[int, StoredStream] = {}
@@ -131,7 +133,7 @@ def _parent(
 
 
 def _unknown(size: int) -> Layer:
-    """A stream that may have held anything anywhere."""
+    """Return a layer that may hold any data anywhere."""
     return Layer(ExtentMap.of([(0, size, False)] if size else []), size)
 
 
@@ -141,14 +143,14 @@ def _read_index(repository: Repository, backup: Backup, stream: Stream) -> tuple
 
 
 def open_blob_of_any_size(repository: Repository, backup: Backup, stream: Stream) -> StoredFile:
-    """Open a blob of whatever size: the digests tell which of its frames are good."""
+    """Open a blob without checking its size. The digests tell which of its frames are good."""
     if not repository.is_here(stream):
         return repository.open_blob(backup, stream)
     return repository.store.open(names.blob(stream.disk_id, stream.stream_id))
 
 
 class SalvageSource(PointSource):
-    """A point's disk of which a part may be lost. `problems`: what is wrong with a layer that `chain` lacks."""
+    """The disk of a point that may be partly lost. `problems`: what is wrong with a layer that `chain` lacks."""
 
     def __init__(
         self, point_map: PointMap, chain: Mapping[int, StoredStream], problems: Mapping[int, str]
@@ -169,20 +171,20 @@ class SalvageSource(PointSource):
         return lost_pieces(self._map, self._problems)
 
     def lose(self, start: int, end: int, message: str) -> None:
-        """Note a range as damaged; called by readers."""
+        """Record a range as damaged. Readers call it."""
         with self._found_lock:
             self._found.append(DamagedRange(start, end - start, message))
 
     def damaged(self) -> tuple[DamagedRange, ...]:
-        """The damaged ranges in the order of the disk, neighbours of one cause joined.
+        """Return the damaged ranges in the order of the disk, with neighbours of one cause joined.
 
-        Those of damaged frames are known once they were read.
+        Damaged frames are included only after they have been read.
         """
         return joined(self._map, self._problems, self._found)
 
 
 def lost_pieces(point_map: PointMap, problems: Mapping[int, str]) -> BoolArray:
-    """Which pieces of the map live in layers that are lost."""
+    """Return which pieces of the map are in lost layers."""
     lost: BoolArray = np.isin(point_map.layer, [*problems]) & ~point_map.zero
     return lost
 
@@ -190,7 +192,7 @@ def lost_pieces(point_map: PointMap, problems: Mapping[int, str]) -> BoolArray:
 def joined(
     point_map: PointMap, problems: Mapping[int, str], found: Sequence[DamagedRange]
 ) -> tuple[DamagedRange, ...]:
-    """The ranges that live in lost layers, and those that were `found` by reading; neighbours of one cause joined."""
+    """Join the ranges in lost layers with the ranges `found` damaged; merge neighbours of one cause."""
     lost = lost_pieces(point_map, problems)
     ranges = [
         DamagedRange(start, length, problems[layer])
@@ -201,25 +203,25 @@ def joined(
             strict=True,
         )
     ]
-    together: list[DamagedRange] = []
-    for one in sorted([*ranges, *found], key=lambda one: one.start):
-        last = together[-1] if together else None
-        if last is not None and last.start + last.length == one.start and last.message == one.message:
-            together[-1] = DamagedRange(last.start, last.length + one.length, one.message)
+    merged: list[DamagedRange] = []
+    for damage in sorted([*ranges, *found], key=lambda damage: damage.start):
+        last = merged[-1] if merged else None
+        if last is not None and last.start + last.length == damage.start and last.message == damage.message:
+            merged[-1] = DamagedRange(last.start, last.length + damage.length, damage.message)
         else:
-            together.append(one)
-    return tuple(together)
+            merged.append(damage)
+    return tuple(merged)
 
 
 class _SalvageReader(PointReader):
-    """Reads all at once, and piece by piece where that fails."""
+    """Reads all ranges at once, and piece by piece when that fails."""
 
     def __init__(self, source: SalvageSource) -> None:
         super().__init__(source)
         self._salvage = source
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        # RepositoryError: an error of the disk below the repository.
+        # RepositoryError: the file system of the repository reports an error.
         with suppress(RepositoryError, StoredDamage):
             super().read_ranges(ranges, buffer)
             return

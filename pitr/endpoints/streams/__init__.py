@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Streams on pipes and in files: detected, read, and written."""
+"""Streams on pipes and in files: detect, read and write them."""

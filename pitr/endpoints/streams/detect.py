@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kind of stream this is."""
+"""Detection of a stream's format."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ KnownSource = SparseStreamSource | RbdDiffSource | VirtnbdbackupSource
 
 
 def open_stream(stream: BinaryIO, expected: InputFormat | None = None) -> KnownSource:
-    """The source that `stream` begins as, compressed with zstd or not. The caller closes `stream`.
+    """Return the source for the format of `stream`, compressed with zstd or not. The caller closes `stream`.
 
-    Raises FormatError when it is none of the known formats, or not the `expected` one.
+    Raises FormatError when the format is unknown or is not the `expected` one.
     """
     plain = unpacked(stream)
     head = _read(plain, HEADER_SIZE)
@@ -37,10 +37,12 @@ def open_stream(stream: BinaryIO, expected: InputFormat | None = None) -> KnownS
         found = "virtnbdbackup" if _is_virtnbdbackup(body) else "sparse"
     else:
         raise FormatError(
-            "this is no sparse stream, rbd diff or stream of virtnbdbackup" if head else "the stream is empty"
+            "the stream is not a sparse stream, an rbd diff or a virtnbdbackup stream"
+            if head
+            else "the stream is empty"
         )
     if expected not in (None, found):
-        raise FormatError(f"the stream is not of the format {expected}: it is {found}")
+        raise FormatError(f"the format of the stream is {found}, not {expected}")
     whole = cast(BinaryIO, PutBack(head, plain))
     if found == "rbd-diff":
         return RbdDiffSource(whole)

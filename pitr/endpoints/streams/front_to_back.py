@@ -7,7 +7,7 @@ from pitr.repository.store import StoredFile
 
 
 class FrontToBack:
-    """Reads a stored object from its beginning with `read`; whoever opened it closes it."""
+    """Reads a stored object from its beginning. The caller that opened the object closes it."""
 
     def __init__(self, stored: StoredFile) -> None:
         self._stored = stored

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where streams are read from: a pipe, a file, or a command that gives them on its standard output."""
+"""Inputs: a pipe, a file, or the standard output of a command."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from pitr.errors import FormatError, PitrError, ProgramFailed
 from pitr.system.process import start_piped
 
 _BUFFER = 1 << 20
-#: How long after its output a command may end.
+#: The seconds that a command may run after its output has ended.
 _END_S = 2.0
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-#: What zstd itself refuses above without being asked to: a frame decides how much memory its reader needs.
+#: The default limit of zstd: a frame decides how much memory its reader needs.
 _MAX_WINDOW = 1 << 27
 
 
 class Input:
-    """A binary stream that is read with `read` only; failures of the system are raised as PitrError."""
+    """A binary stream with `read` only. It turns an OSError into a PitrError."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream = stream
         self._name = name
-        #: Whether all of it was read.
+        #: Whether the stream has been read to its end.
         self.at_end = False
 
     def read(self, length: int = -1) -> bytes:
         try:
             data = self._stream.read(length)
         except OSError as error:
-            raise PitrError(f"{self._name} cannot be read: {error.strerror}") from error
+            raise PitrError(f"cannot read {self._name}: {error.strerror}") from error
         self.at_end = not data and length != 0
         return data
 
 
 class _Unpacked:
-    """What a stream of zstd frames holds."""
+    """The decompressed bytes of a stream of zstd frames."""
 
     def __init__(self, stream: Any) -> None:
         machine = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
@@ -54,11 +54,11 @@ class _Unpacked:
         try:
             return self._reader.read(length)
         except zstandard.ZstdError as error:
-            raise FormatError(f"the stream cannot be decompressed: {error}") from None
+            raise FormatError(f"cannot decompress the stream: {error}") from None
 
 
 class PutBack:
-    """A stream with the bytes that were read to look at it."""
+    """A stream with `head`, the bytes that were already read from it, put back."""
 
     def __init__(self, head: bytes, stream: Any) -> None:
         self._head = head
@@ -75,7 +75,7 @@ class PutBack:
 
 
 class Remembered:
-    """A stream that can be read again from its beginning, as long as no more than `most` bytes were read of it."""
+    """A stream that can be read again from its beginning, until more than `most` bytes have been read."""
 
     def __init__(self, stream: BinaryIO, most: int = 4 * _BUFFER) -> None:
         self._stream = stream
@@ -91,18 +91,18 @@ class Remembered:
         return data
 
     def forget(self) -> None:
-        """Keep no more of what is read."""
+        """Stop remembering the bytes that are read."""
         self._head = None
 
     def again(self) -> BinaryIO:
-        """The whole stream. Raises FormatError where too much of it was read."""
+        """Return the whole stream from its beginning. Raises FormatError when too much of it has been read."""
         if self._head is None:
-            raise FormatError("the stream has too long a beginning")
+            raise FormatError("cannot read the stream again: its beginning is too long")
         return cast(BinaryIO, PutBack(bytes(self._head), self._stream))
 
 
 def unpacked(stream: Any) -> BinaryIO:
-    """`stream` itself, or what it holds where it begins as zstd frames do. The caller closes `stream`."""
+    """Return `stream`, decompressed when it begins with a zstd frame. The caller closes `stream`."""
     head = b""
     while len(head) < len(_ZSTD_MAGIC) and (part := stream.read(len(_ZSTD_MAGIC) - len(head))):
         head += part
@@ -112,7 +112,7 @@ def unpacked(stream: Any) -> BinaryIO:
 
 @contextmanager
 def open_input(name: str, standard_input: BinaryIO | None = None) -> Iterator[BinaryIO]:
-    """Open the file `name` for reading; "-" is `standard_input` where there is one. Raises PitrError."""
+    """Open the file `name` for reading; "-" is `standard_input` if you give one. Raises PitrError."""
     if name == "-" and standard_input is not None:
         yield cast(BinaryIO, Input(standard_input, "standard input"))
         return
@@ -125,21 +125,21 @@ def open_input(name: str, standard_input: BinaryIO | None = None) -> Iterator[Bi
 
 @contextmanager
 def from_command(command: Sequence[str]) -> Iterator[BinaryIO]:
-    """Start a command and read its standard output; what is left unread at the end of the block is skipped.
+    """Start a command and yield its standard output. At the end of the block, skip the rest of its output.
 
-    Its exit status is the truth: leaving the block raises ProgramFailed for anything but 0, also instead of an error
-    that comes of what it did not give. Left with another error, the command is ended. Raises ProgramMissing.
+    Only the exit code decides. Leaving the block raises ProgramFailed for any exit code but 0, also instead of an error
+    that the missing output caused. After another error, the command is stopped. Raises ProgramMissing.
     """
     process = start_piped(command, stdout=subprocess.PIPE)
     if process.stdout is None:
-        raise RuntimeError("a process without the pipe that was asked for")
+        raise RuntimeError("the process has no pipe for its output")
     stream = io.BufferedReader(cast(io.RawIOBase, process.stdout), _BUFFER)
     output = Input(stream, f"the output of {command[0]}")
     try:
         try:
             yield cast(BinaryIO, output)
         except PitrError as error:
-            # A command that fails has mostly given too little: that it failed says more.
+            # The exit code of a failed command says more than the error about its incomplete output.
             if output.at_end and (code := _exit_code(process)):
                 raise ProgramFailed(f"{command[0]} failed with exit code {code}") from error
             raise
@@ -154,7 +154,7 @@ def from_command(command: Sequence[str]) -> Iterator[BinaryIO]:
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """The exit code of a command whose output has ended; None when it goes on all the same."""
+    """Return the exit code of a command whose output has ended, or None when it keeps running."""
     try:
         return process.wait(_END_S)
     except subprocess.TimeoutExpired:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where streams are written to: a pipe, a new file, or a command that takes them on its standard input."""
+"""Outputs: a pipe, a new file, or the standard input of a command."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ import termios
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from pitr.endpoints.images.partial_file import PartialFile, file_errors
 from pitr.errors import PitrError, ProgramFailed
-from pitr.repository.stream_sink import ExternalBlob
+from pitr.repository.stream_sink import Compression, ExternalBlob
 from pitr.system.process import start_piped
 from pitr.system.signals import WakeOnSignal
 
-#: As much as an unprivileged process may ask for: fewer changes between writer and reader.
+#: The most that an unprivileged process may ask for. A larger pipe means fewer context switches.
 _PIPE_SIZE = 1 << 20
 _POLL_S = 0.02
 _END_TIMEOUT_S = 5.0
 
 
 class StreamOutput(ExternalBlob):
-    """Takes the bytes of one stream. `finish` or `abort` ends it, and `abort` after `finish` takes it back where
-    that is possible. Used by one thread at a time."""
+    """Takes the bytes of one stream. `finish` or `abort` ends it; `abort` after `finish` removes it where possible.
 
-    def __init__(self, compression: Literal["zstd", "none"] = "zstd") -> None:
+    One thread at a time uses it.
+    """
+
+    def __init__(self, compression: Compression = "zstd") -> None:
         self.compression = compression
 
     @abstractmethod
@@ -41,15 +42,13 @@ class StreamOutput(ExternalBlob):
 
 
 class PipeOutput(StreamOutput):
-    """Writes to a descriptor that is open already: a pipe, a socket, a file. It stays open.
+    """Writes to an open descriptor: a pipe, a socket, a file. The descriptor stays open.
 
-    A reader that goes away before it has read all of it is an error, also where the last bytes are in the pipe
-    already. Raises PitrError, also after a signal: `wake` stays the caller's.
+    It is an error when the reader leaves before it has read everything, also when the last bytes are already in the
+    pipe. Raises PitrError, also after a signal. The caller closes `wake`.
     """
 
-    def __init__(
-        self, descriptor: int, compression: Literal["zstd", "none"] = "zstd", *, wake: WakeOnSignal
-    ) -> None:
+    def __init__(self, descriptor: int, compression: Compression = "zstd", *, wake: WakeOnSignal) -> None:
         super().__init__(compression)
         self._is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
         self._descriptor = _not_blocking(descriptor) if self._is_pipe else os.dup(descriptor)
@@ -65,10 +64,10 @@ class PipeOutput(StreamOutput):
             except BrokenPipeError:
                 raise _reader_gone() from None
             except OSError as error:
-                raise PitrError(f"the stream cannot be written: {error.strerror}") from error
+                raise PitrError(f"cannot write the stream: {error.strerror}") from error
 
     def finish(self) -> None:
-        """Wait until the reader has taken all of it from the pipe."""
+        """Wait until the reader has taken everything from the pipe."""
         while self._is_pipe and self._unread():
             hung_up = select.poll()
             hung_up.register(self._descriptor, 0)
@@ -91,9 +90,9 @@ class PipeOutput(StreamOutput):
 
 
 class FileOutput(StreamOutput):
-    """Writes a new file, which gets its name with `finish`. Raises UsageError when it exists, PitrError."""
+    """Writes a new file; `finish` gives it its name. Raises UsageError when it already exists, PitrError."""
 
-    def __init__(self, path: Path, compression: Literal["zstd", "none"] = "zstd") -> None:
+    def __init__(self, path: Path, compression: Compression = "zstd") -> None:
         super().__init__(compression)
         self._partial = PartialFile(path)
         with file_errors(self._partial.path):
@@ -120,21 +119,21 @@ class FileOutput(StreamOutput):
 
 
 class CommandOutput(StreamOutput):
-    """Starts a command and writes to its standard input. Its exit status is the truth: anything but 0 is a failure.
+    """Starts a command and writes to its standard input. Only the exit code decides: any code but 0 is a failure.
 
-    On `abort` it is ended before its input ends, so that it never takes a part for the whole. Raises
-    ProgramMissing, ProgramFailed and PitrError, also after a signal: `wake` stays the caller's.
+    `abort` stops the command before its input ends, so that it never takes a part for the whole. Raises
+    ProgramMissing, ProgramFailed and PitrError, also after a signal. The caller closes `wake`.
     """
 
     def __init__(
-        self, command: Sequence[str], compression: Literal["zstd", "none"] = "zstd", *, wake: WakeOnSignal
+        self, command: Sequence[str], compression: Compression = "zstd", *, wake: WakeOnSignal
     ) -> None:
         super().__init__(compression)
         self._name = command[0]
         self._wake = wake
         self._process = start_piped(command, stdin=subprocess.PIPE)
         if self._process.stdin is None:
-            raise RuntimeError("a process without the pipe that was asked for")
+            raise RuntimeError("the process has no pipe for its input")
         self._stdin = self._process.stdin
         os.set_blocking(self._stdin.fileno(), False)
 
@@ -147,8 +146,8 @@ class CommandOutput(StreamOutput):
                 self._wake.wait(self._stdin.fileno(), None)
             except BrokenPipeError:
                 code = self._ended(_END_TIMEOUT_S)
-                said = f"exit code {code}" if code is not None else "it closed its input"
-                raise ProgramFailed(f"{self._name} did not take the whole stream: {said}") from None
+                reason = f"exit code {code}" if code is not None else "it closed its input"
+                raise ProgramFailed(f"{self._name} did not read the whole stream: {reason}") from None
 
     def finish(self) -> None:
         self._stdin.close()
@@ -169,7 +168,7 @@ class CommandOutput(StreamOutput):
 
 
 def end_command(process: subprocess.Popen[bytes]) -> None:
-    """End a command and what it has started."""
+    """Stop a command and the processes that it has started."""
     for signum, timeout_s in ((signal.SIGTERM, _END_TIMEOUT_S), (signal.SIGKILL, None)):
         if process.poll() is not None:
             return
@@ -180,7 +179,7 @@ def end_command(process: subprocess.Popen[bytes]) -> None:
 
 
 def _not_blocking(descriptor: int) -> int:
-    """Another way into the same pipe: to make this one non-blocking would do so for the shell that made it, too."""
+    """Return a new descriptor of the same pipe: O_NONBLOCK on the old one would affect the shell that owns it, too."""
     try:
         reopened = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -192,6 +191,6 @@ def _not_blocking(descriptor: int) -> int:
 
 def _reader_gone() -> PitrError:
     return PitrError(
-        "whoever read the stream has gone before its end",
-        "See what the other program said; nothing is kept of it here.",
+        "the program that read the stream exited before the end",
+        "Look at the messages of that program; pitr does not have them.",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Any stream as zstd frames."""
+"""Streams as zstd frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pitr.repository.blob import FRAME_SIZE, Compressor
 
 
 class PackedOutput:
-    """Compresses what is written to it, a frame for each mebibyte, and writes it to `output`."""
+    """Compresses the bytes written to it, one frame for each MiB, and writes the frames to `output`."""
 
     def __init__(self, output: StreamOutput) -> None:
         self._output = output
@@ -22,6 +22,6 @@ class PackedOutput:
             del self._buffer[:FRAME_SIZE]
 
     def finish(self) -> None:
-        """Write what is left; `output` is finished by whoever made it."""
+        """Write the last frame. The caller finishes `output`."""
         self._output.write(self._compressor.compress(bytes(self._buffer)))
         self._buffer.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A range of a disk as its bytes, front to back: what an HTTP range request or a pipe takes."""
+"""A range of a disk as its bytes, front to back, for an HTTP range request or a pipe."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _ZEROES = bytes(1 << 20)
 class RawStreamSink:
     """A sink that writes the bytes of `[start, end)` of a disk, zeroes included, in the order of the disk.
 
-    It takes a source that holds exactly this range (PartOfSource). `flush` raises FormatError when bytes are
-    missing; nothing else tells a reader where the range ends.
+    Its source must hold exactly this range (PartOfSource). `flush` raises FormatError when bytes are missing, because
+    the bytes do not show where the range ends.
     """
 
     max_writers = 1 << 10
@@ -32,10 +32,12 @@ class RawStreamSink:
         return PassingWriter()
 
     def append(self, pieces: Sequence[Passing]) -> None:
-        """Write the next pieces of the range; one caller at a time."""
+        """Write the next pieces of the range. One caller at a time."""
         for extent, data in pieces:
             if extent.start != self._at or extent.start + extent.length > self._end:
-                raise FormatError(f"the extent at {extent.start} does not follow what ends at {self._at}")
+                raise FormatError(
+                    f"the extent at {extent.start} does not follow the one that ends at {self._at}"
+                )
             if data is not None:
                 self._write(data)
             else:
@@ -52,7 +54,7 @@ class RawStreamSink:
 
 
 class PartOfSource:
-    """What lies in `[start, end)` of another source, at its old place. The other one stays the caller's."""
+    """The range `[start, end)` of another source, at the same offsets. The caller closes the other source."""
 
     def __init__(self, source: Source, start: int, end: int) -> None:
         self._source = source

@@ -16,7 +16,7 @@ from pitr.formats.in_order import InOrder
 class RbdDiffSink:
     """A sink that writes an rbd diff, in the order of the disk, to `write`.
 
-    Without `from_snapshot` it is a diff from an empty disk. It has its end only after `flush`.
+    Without `from_snapshot` it is a diff from an empty disk. The diff is complete only after `flush`.
     """
 
     max_writers = 1 << 10
@@ -40,7 +40,7 @@ class RbdDiffSink:
         return PassingWriter(rbd_diff.MAX_WRITE)
 
     def append(self, pieces: Sequence[Passing]) -> None:
-        """Write the next pieces of the disk; one caller at a time."""
+        """Write the next pieces of the disk. One caller at a time."""
         for extent, data in pieces:
             self._order.next(extent.start, extent.length, zero=data is None)
             if data is not None:
@@ -59,9 +59,9 @@ class RbdDiffSink:
 
 
 class RbdDiffSource:
-    """An rbd diff, version 1 or 2, that is read once from a binary file object, which the caller closes.
+    """An rbd diff, version 1 or 2, read once from a binary file object. The caller closes the file object.
 
-    A diff from an empty disk is `whole`: what it leaves out is zero, and passes as such. Raises FormatError.
+    A diff from an empty disk is `whole`: the ranges that it leaves out pass as zero. Raises FormatError.
     """
 
     def __init__(self, stream: BinaryIO) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from pitr.copier.streamed import Passing, cut
 from pitr.errors import FormatError
@@ -12,17 +12,14 @@ from pitr.extents import Extent
 from pitr.formats.in_order import InOrder
 from pitr.formats.sparse import SparseReader
 from pitr.repository.blob import DEFAULT_LEVEL, FRAME_SIZE, BlobWriter
-from pitr.repository.stream_sink import StoredPiece, StreamWriter
-
-Compression = Literal["none", "zstd"]
+from pitr.repository.stream_sink import Compression, StoredPiece, StreamWriter
 
 
 class SparseStreamSink:
     """A sink that writes a disk as a sparse stream, in the order of the disk, to `write`.
 
-    `size` in bytes; `meta` goes into the meta header beside what the format asks for. A stream that is not
-    `incremental` has to get all of the disk (FormatError). The stream has its end only after `flush`; one that is
-    cut off before is not taken for whole by any reader.
+    `size` is bytes; `meta` adds fields to the meta header. Unless the stream is `incremental`, it must get the whole
+    disk (FormatError). The stream is complete only after `flush`; every reader refuses a truncated one.
     """
 
     max_writers = 1 << 10
@@ -49,7 +46,7 @@ class SparseStreamSink:
         return StreamWriter(self._frame_size, self._level)
 
     def append(self, pieces: Sequence[StoredPiece]) -> None:
-        """Write the next pieces of the disk; one caller at a time."""
+        """Write the next pieces of the disk. One caller at a time."""
         for piece in pieces:
             self._order.next(piece.start, piece.length, zero=piece.frame is None)
             if piece.frame is not None:
@@ -64,10 +61,9 @@ class SparseStreamSink:
 
 
 class SparseStreamSource:
-    """A sparse stream that is read once from a binary file object, which the caller closes.
+    """A sparse stream, read once from a binary file object. The caller closes the file object.
 
-    Compressed input has to be decompressed before (`pitr.endpoints.streams.input`). `meta` is its meta header. Raises
-    FormatError.
+    Decompress the input first (`pitr.endpoints.streams.input`). `meta` is the meta header. Raises FormatError.
     """
 
     def __init__(self, stream: BinaryIO) -> None:

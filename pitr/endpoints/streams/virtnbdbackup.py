@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks as virtnbdbackup's streams."""
+"""Disks as virtnbdbackup streams."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pitr.formats.virtnbdbackup import Meta, VirtnbdbackupReader
 
 
 class VirtnbdbackupSource:
-    """A stream of virtnbdbackup that is read once from a binary file object, which the caller closes.
+    """A virtnbdbackup stream, read once from a binary file object. The caller closes the file object.
 
-    What a full one leaves out was never written: it is zero, and passes as such. Raises FormatError.
+    A full stream leaves out ranges that were never written: they pass as zero. Raises FormatError.
     """
 
     def __init__(self, stream: BinaryIO) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests' file systems, read from the bytes of their volumes: nothing is mounted, nothing is believed.
+"""Guests' file systems, read from the bytes of their volumes. Nothing is mounted, nothing is trusted.
 
-The structures are read by the dissect libraries, an extra of the installation. Where a file's bytes lie is worked
-out here, since a copy must be exact or fail: a forensic library may be content with less.
+The dissect libraries, an optional extra, read the structures. pitr itself finds the bytes of a file, because a copy
+must be exact or fail, while a forensic library may return less.
 """
 
 from pitr.guest.filesystem.base import Entry, EntryKind, FileContent, FileSystem, Node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all file systems have in common: nodes, the entries of folders, and where a file's bytes lie."""
+"""The common part of all file systems: nodes, the entries of folders, and the places of a file's bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pitr.units import MIB
 
 #: Files are read in pieces of at most this many bytes.
 PIECE = MIB
-#: Linux allows 4096; a larger target belongs to a damaged link.
+#: Linux allows 4096. A longer target comes from a damaged link.
 LONGEST_TARGET = 1 << 16
 
 
@@ -45,7 +45,7 @@ _KINDS = {
 
 
 def kind_of(mode: int) -> EntryKind:
-    """The kind that the upper bits of a Unix mode say."""
+    """Return the kind for the upper bits of a Unix mode."""
     return _KINDS.get(stat.S_IFMT(mode), EntryKind.UNKNOWN)
 
 
@@ -53,8 +53,8 @@ def kind_of(mode: int) -> EntryKind:
 class Node:
     """A file, folder or link. `size` is bytes, `mtime_ns` nanoseconds since 1970 UTC.
 
-    `key` tells nodes of one file system apart. `mode` has the permission bits, None where the file system has none,
-    as `uid` and `gid`. `handle` is what the library knows it by. `unreadable` says why a file's bytes cannot be read.
+    `key` identifies a node in its file system. `mode` holds the permission bits; `mode`, `uid` and `gid` are None when
+    the file system has none. `handle` is the library's object. `unreadable` says why pitr cannot read the bytes.
     """
 
     key: Hashable
@@ -70,7 +70,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A name in a folder; without a node `problem` says why it could not be looked at."""
+    """A name in a folder. Without a node, `problem` says why pitr could not read it."""
 
     name: str
     node: Node | None
@@ -79,10 +79,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """The bytes of a file of `size` bytes: `data` are its ranges (start, length) that are stored, all else is zero.
+    """The bytes of a file of `size` bytes. `data` lists its stored ranges (start, length); the rest is zero.
 
-    `read` gives the bytes of a part of one range. `places` are the offsets of the ranges in the volume, None where
-    they lie there in another form.
+    `read` returns a part of one range. `places` holds the offsets of the ranges in the volume, or None when the volume
+    stores them in another form.
     """
 
     size: int
@@ -92,37 +92,37 @@ class FileContent:
 
 
 class FileSystem(ABC):
-    """A file system in a volume. Used by one thread at a time.
+    """A file system in a volume, for one thread at a time.
 
-    All methods raise FileSystemError where it is damaged, and StoredDamage where the repository is.
+    All methods raise FileSystemError when the file system is damaged, and StoredDamage when the repository is.
     """
 
-    #: Whether "A" and "a" are two names.
+    #: Whether "A" and "a" are different names.
     case_sensitive: ClassVar[bool] = True
-    #: Whether a file cannot hold more bytes than the volume: there, no two ranges share their bytes.
+    #: Whether two ranges never share their bytes, so that a file is never larger than the volume.
     exclusive: ClassVar[bool] = True
 
     def __init__(self, volume: VolumeFile, name: str) -> None:
-        """`name` says in messages which one it is: "the ext4 file system on volume 1"."""
+        """Open the file system. `name` names it in messages: "the ext4 file system on volume 1"."""
         self.volume = volume
         self.name = name
         self.label = ""
         self.kind = ""
-        #: Why the newest changes may not be seen, or None.
+        #: Why the newest changes may be missing, or None.
         self.note: str | None = None
 
-    # What a file system has to tell
+    # Each file system implements these
 
     @abstractmethod
     def _root(self) -> Any:
-        """The handle of the root folder."""
+        """Return the handle of the root folder."""
 
     @abstractmethod
     def _look(self, handle: Any) -> Node: ...
 
     @abstractmethod
     def _list(self, folder: Node) -> Iterator[tuple[str, Any]]:
-        """Names and handles; "." and ".." may be among them."""
+        """Yield names and handles. "." and ".." may be included."""
 
     @abstractmethod
     def _target(self, link: Node) -> str: ...
@@ -130,22 +130,22 @@ class FileSystem(ABC):
     @abstractmethod
     def _content(self, file: Node) -> FileContent: ...
 
-    # What users get, guarded
+    # Callers use these, which are guarded
 
     def root(self) -> Node:
         with self.guarded("its root folder"):
             return self._look(self._root())
 
     def entries(self, folder: Node) -> Iterator[Entry]:
-        """All that is in a folder, in the order of the disk."""
+        """Yield the entries of a folder in the order of the disk."""
         with self.guarded("a folder"):
             listing = iter(self._list(folder))
         while True:
             with self.guarded("a folder"):
-                found = next(listing, None)
-            if found is None:
+                entry = next(listing, None)
+            if entry is None:
                 return
-            name, handle = found
+            name, handle = entry
             if name in (".", ".."):
                 continue
             try:
@@ -157,11 +157,11 @@ class FileSystem(ABC):
                 yield Entry(name, node)
 
     def child(self, folder: Node, name: str) -> Node | None:
-        """The node of this name in a folder, None when there is none. No others are looked at."""
+        """Return the node of this name in a folder, or None. Read no other node."""
         wanted = name if self.case_sensitive else name.casefold()
         with self.guarded("a folder"):
-            for found, handle in self._list(folder):
-                if (found if self.case_sensitive else found.casefold()) == wanted:
+            for entry, handle in self._list(folder):
+                if (entry if self.case_sensitive else entry.casefold()) == wanted:
                     return self._look(handle)
         return None
 
@@ -173,14 +173,14 @@ class FileSystem(ABC):
             return target
 
     def content(self, file: Node) -> FileContent:
-        """Where the bytes of a file are. Raises FileSystemError, also for files that cannot be read here."""
+        """Return the places of a file's bytes. Raises FileSystemError, also for a file that pitr cannot read."""
         if file.unreadable is not None:
-            raise FileSystemError(f"a file of {self.name} cannot be read: {file.unreadable}")
+            raise FileSystemError(f"cannot read a file of {self.name}: {file.unreadable}")
         with self.guarded("a file"):
             return self._content(file)
 
     def pieces(self, content: FileContent) -> Iterator[tuple[int, bytes]]:
-        """The stored bytes of a file with their offsets, in order, in pieces of at most 1 MiB."""
+        """Yield the stored bytes of a file with their offsets, in order, in pieces of at most 1 MiB."""
         for start, length in content.data:
             for offset in range(start, start + length, PIECE):
                 count = min(PIECE, start + length - offset)
@@ -192,7 +192,7 @@ class FileSystem(ABC):
 
     @contextmanager
     def guarded(self, what: str) -> Iterator[None]:
-        """Turn whatever a library makes of damaged structures into FileSystemError, and bound its time."""
+        """Turn any error of a library about damaged structures into FileSystemError, and limit its processor time."""
         try:
             with bounded_step():
                 yield
@@ -200,16 +200,16 @@ class FileSystem(ABC):
             raise
         except Exception as error:
             raise FileSystemError(
-                f"{self.name} is damaged: {what} cannot be read ({type(error).__name__}: {str(error)[:200]})",
-                "Other files may be whole. An earlier or later point may hold this one.",
+                f"{self.name} is damaged: cannot read {what} ({type(error).__name__}: {str(error)[:200]})",
+                "Other files may be readable. An earlier or later point may hold this one.",
             ) from error
 
-    # What most have in common
+    # Most file systems use these
 
     def runs(self, size: int, found: Iterable[tuple[int, int, int]]) -> FileContent:
-        """The content of a file whose bytes lie in the volume: (offset in the file, length, offset in the volume).
+        """Return the content for runs of bytes in the volume: (offset in the file, length, offset in the volume).
 
-        Raises ValueError for runs that are not in order, overlap, or lie outside of the volume.
+        Raises ValueError for runs that are out of order, overlap, or are outside the volume.
         """
         if size < 0:
             raise ValueError(f"a file of {size} bytes")
@@ -217,16 +217,16 @@ class FileSystem(ABC):
         end = total = 0
         for start, length, at in found:
             if start < end or length <= 0:
-                raise ValueError("pieces that overlap")
+                raise ValueError("overlapping pieces")
             end = start + length
             kept = min(length, size - start)
             if kept <= 0:
                 continue  # reserved behind the end of the file
             if at < 0 or at + kept > self.volume.size:
-                raise ValueError("a piece outside of the volume")
+                raise ValueError("a piece outside the volume")
             total += kept
             if self.exclusive and total > self.volume.size:
-                raise ValueError("more bytes than the volume holds")
+                raise ValueError("more bytes than the volume")
             last = starts[-1] if starts else (0, 0, 0)
             if starts and last[0] + last[1] == start and last[2] + last[1] == at:
                 starts[-1] = (last[0], last[1] + kept, last[2])
@@ -243,7 +243,7 @@ class FileSystem(ABC):
 
 
 def of_bytes(data: bytes, size: int) -> FileContent:
-    """A content that was stored with the file's own description. Raises ValueError when some of it is missing."""
+    """Return the content for bytes stored with the file's metadata. Raises ValueError when some are missing."""
     if len(data) < size:
         raise ValueError(f"{len(data)} bytes of {size}")
     return FileContent(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Btrfs on one device, read by dissect.btrfs. Paths begin in the default subvolume."""
+"""Btrfs on one device, read by dissect.btrfs. Paths start in the default subvolume."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pitr.guest.filesystem.volume import VolumeFile
 _LARGEST_COMPRESSED = 1 << 18
 _HOLE = (0, 0)
 _SUPERBLOCK_AT = 0x10000
-#: Of incompat_flags: all up to raid1c34, and simple_quota; not zoned, extent-tree-v2, raid-stripe-tree.
+#: incompat_flags: all up to raid1c34, and simple_quota; without zoned, extent-tree-v2 and raid-stripe-tree.
 _KNOWN = 0xFFF | 0x10000
 
 
 class Btrfs(FileSystem):
-    """Btrfs with its subvolumes as folders; compression by zlib, lzo and zstd."""
+    """Btrfs. Its subvolumes appear as folders. Compression: zlib, lzo and zstd."""
 
     exclusive = False  # reflinks and snapshots
 
@@ -33,21 +33,21 @@ class Btrfs(FileSystem):
             self._fs = btrfs.Btrfs(volume)
             self.label = self._fs.label
             if self._fs.sb.log_root:
-                self.note = "it was in use: what was written in the last seconds may be missing"
+                self.note = "it was in use: changes of the last seconds may be missing"
         self.kind = "btrfs"
 
     def _check_superblock(self) -> None:
-        """Refuse what would be read wrongly or not at all, before the library reads it."""
+        """Refuse a file system that the library would misread or cannot read."""
         raw = self.volume.read_at(_SUPERBLOCK_AT, 512)
         if raw[0x40:0x48] != b"_BHRfS_M":
-            raise ValueError("a superblock that is none")
+            raise ValueError("an invalid superblock")
         (devices,) = struct.unpack_from("<Q", raw, 0x88)
         (features,) = struct.unpack_from("<Q", raw, 0xBC)
         if devices != 1:
-            raise FileSystemError(f"{self.name} lies on {devices} devices, which is not read here")
+            raise FileSystemError(f"{self.name} spans {devices} devices; pitr reads only one")
         if features & ~_KNOWN:
             raise FileSystemError(
-                f"{self.name} has features that are not read here ({features & ~_KNOWN:#x})"
+                f"{self.name} has features that pitr does not support ({features & ~_KNOWN:#x})"
             )
 
     def _root(self) -> Any:
@@ -87,7 +87,7 @@ class Btrfs(FileSystem):
             start = 0
             for extent in extents:
                 if extent.length <= 0 or start > file.size:
-                    raise ValueError("extents that overlap")
+                    raise ValueError("overlapping extents")
                 if extent.compression and extent.disk_length > _LARGEST_COMPRESSED:
                     raise ValueError(f"a compressed extent of {extent.disk_length} bytes")
                 length = min(extent.length, file.size - start)
@@ -97,7 +97,7 @@ class Btrfs(FileSystem):
 
         def read(offset: int, length: int) -> bytes:
             opened.seek(offset)
-            found: bytes = opened.read(length)
-            return found
+            data: bytes = opened.read(length)
+            return data
 
         return FileContent(file.size, data, read)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """ext2, ext3 and ext4.
 
-Superblock, groups and inodes are read by dissect.extfs. Folders and the places of data are read here: the library
-takes block 0 for an indirect block that is not there, and leaves out some entries of a folder.
+dissect.extfs reads the superblock, the groups and the inodes. pitr reads folders and the places of data: the library
+takes block 0 for an indirect block that does not exist, and omits some entries of a folder.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _DIRECT = 12
 
 
 class Ext(FileSystem):
-    """ext2, ext3, ext4 without bigalloc and meta_bg."""
+    """ext2, ext3 and ext4, without bigalloc and meta_bg."""
 
     def __init__(self, volume: VolumeFile, name: str) -> None:
         super().__init__(volume, name)
@@ -68,17 +68,17 @@ class Ext(FileSystem):
             else "ext2"
         )
         if incompat & _RECOVER:
-            self.note = "it was in use: what its journal holds and the last seconds wrote may be missing"
+            self.note = "it was in use: changes in its journal and of the last seconds may be missing"
 
     def _check_features(self) -> None:
-        """Refuse what would be read wrongly, before the library reads it."""
+        """Refuse a file system that the library would misread."""
         raw = self.volume.read_at(1024, 1024)
         incompat, ro_compat = struct.unpack_from("<II", raw, 96)
         descriptor = struct.unpack_from("<H", raw, 254)[0]
         unknown = incompat & ~_KNOWN
         if unknown or ro_compat & _BIGALLOC or (not incompat & _64BIT and descriptor not in (0, 32)):
             features = f"{unknown:#x}" if unknown else "bigalloc"
-            raise FileSystemError(f"{self.name} has features that are not read here ({features})")
+            raise FileSystemError(f"{self.name} has features that pitr does not support ({features})")
 
     def _root(self) -> Any:
         return self._fs.root
@@ -101,25 +101,25 @@ class Ext(FileSystem):
 
     def _list(self, folder: Node) -> Iterator[tuple[str, Any]]:
         if folder.unreadable:
-            raise FileSystemError(f"a folder of {self.name} cannot be read: {folder.unreadable}")
+            raise FileSystemError(f"cannot read a folder of {self.name}: {folder.unreadable}")
         for region in self._regions(folder.handle):
             at = 0
             while at + 8 <= len(region):
                 number, length, name_length = struct.unpack_from("<IHB", region, at)
-                # A length of 65536 does not fit.
+                # 65536 does not fit into the field.
                 length = _LARGEST_BLOCK if length in (0, 0xFFFF) and self._block == _LARGEST_BLOCK else length
                 if length < 8 or length % 4 or at + length > len(region) or name_length > length - 8:
-                    raise ValueError("an entry that does not fit into its block")
+                    raise ValueError("an entry longer than its block")
                 if number:
                     name = region[at + 8 : at + 8 + name_length].decode(errors="surrogateescape")
                     yield name, self._fs.get_inode(number)
                 at += length
 
     def _regions(self, handle: Any) -> Iterator[bytes]:
-        """The pieces of a folder that are lists of entries."""
+        """Yield the pieces of a folder that are lists of entries."""
         if handle.inode.i_flags & _FLAG_INLINE:
             data = self._inline(handle)
-            # The parent's inode number is before the first entry.
+            # The inode number of the parent precedes the first entry.
             yield data[4:60]
             if len(data) > 60:
                 yield data[60:]
@@ -147,35 +147,35 @@ class Ext(FileSystem):
         return self.runs(file.size, self._places(file.handle))
 
     def _inline(self, handle: Any) -> bytes:
-        """What is stored in the inode itself: 60 bytes there, the rest as an extended attribute."""
+        """Return data stored in the inode: 60 bytes inside it, the rest in an extended attribute."""
         more = b"".join(
-            bytes(one.value)
-            for one in handle.xattr
-            if one.entry.e_name_index == _XATTR_SYSTEM and bytes(one.entry.e_name) == b"data"
+            bytes(attribute.value)
+            for attribute in handle.xattr
+            if attribute.entry.e_name_index == _XATTR_SYSTEM and bytes(attribute.entry.e_name) == b"data"
         )
         return bytes(handle.inode.i_block) + more
 
     def _places(self, handle: Any) -> Iterator[tuple[int, int, int]]:
-        """Runs in bytes: offset in the file, length, offset in the volume."""
+        """Yield runs in bytes: offset in the file, length, offset in the volume."""
         raw = bytes(handle.inode.i_block)
-        found = (
+        runs = (
             self._extents(raw, None)
             if handle.inode.i_flags & _FLAG_EXTENTS
             else self._pointers(raw, -(-handle.size // self._block))
         )
-        for first, count, block in found:
+        for first, count, block in runs:
             yield first * self._block, count * self._block, block * self._block
 
     def _extents(self, node: bytes, depth: int | None) -> Iterator[tuple[int, int, int]]:
         magic, entries, _, level = struct.unpack_from("<HHHH", node)
         if magic != _EXTENT_MAGIC or entries > (len(node) - 12) // 12:
-            raise ValueError("a node of the extent tree that is none")
+            raise ValueError("an invalid node of the extent tree")
         if level > _DEEPEST if depth is None else level != depth:
-            raise ValueError("an extent tree that does not become shallower")
+            raise ValueError("an extent tree whose levels do not decrease")
         for at in range(12, 12 + 12 * entries, 12):
             if level == 0:
                 first, count, high, low = struct.unpack_from("<IHHI", node, at)
-                # Longer ones are allocated only: they read as zero.
+                # A longer extent is allocated but unwritten: it reads as zero.
                 if count <= _UNWRITTEN:
                     yield first, count, high << 32 | low
             else:
@@ -184,7 +184,7 @@ class Ext(FileSystem):
                 yield from self._extents(child, level - 1)
 
     def _pointers(self, raw: bytes, blocks: int) -> Iterator[tuple[int, int, int]]:
-        """The runs of ext2 and ext3: twelve blocks, then trees of one, two and three levels."""
+        """Yield the runs of ext2 and ext3: twelve blocks, then trees of one, two and three levels."""
         pointers = struct.unpack("<15I", raw)
         yield from ((number, 1, block) for number, block in enumerate(pointers[:_DIRECT]) if block)
         first = _DIRECT
@@ -211,5 +211,5 @@ class Ext(FileSystem):
 
 
 def _signed(low: int, time_ns: int) -> int:
-    """The seconds of a time are signed in the lower 32 bits (before 1970), which the library does not know."""
+    """Return a time before 1970 correctly: the lower 32 bits are signed, but the library reads them unsigned."""
     return time_ns - (1 << 32) * 10**9 if low & 0x80000000 else time_ns

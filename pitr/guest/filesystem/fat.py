@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """FAT12, FAT16 and FAT32, read by dissect.fat.
 
-Chains of clusters are followed here: the library joins clusters that do not follow each other, and follows a chain
-that goes in a circle forever.
+pitr follows the chains of clusters: the library joins clusters that are not adjacent, and follows a circular chain for
+ever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BASE = 2  # the number of the first cluster that holds data
 
 
 class _Chains(fat.FAT):  # type: ignore[misc]
-    """The allocation table, with chains that end and runs that are right."""
+    """The allocation table. Its chains end, and its runs are exact."""
 
     def runlist(self, cluster: int) -> Iterator[tuple[int, int]]:
         start, count = cluster, 0
@@ -42,11 +42,11 @@ class _Chains(fat.FAT):  # type: ignore[misc]
                 yield start - _BASE, count
                 return
             cluster = following
-        raise ValueError("a chain of clusters goes in a circle")
+        raise ValueError("a circular chain of clusters")
 
 
 class Fat(FileSystem):
-    """FAT12, FAT16, FAT32. Its times are the guest's local ones; they are taken for UTC."""
+    """FAT12, FAT16 and FAT32. Times are the local times of the guest; pitr reads them as UTC."""
 
     case_sensitive = False
 
@@ -57,7 +57,7 @@ class Fat(FileSystem):
             self._fs.fat = _Chains(self._fs.fat.fh, self._fs.type)
             bits = self._fs.fat.bits_per_entry
             if bits in _CLEAN and not self._fs.fat.get(1) & _CLEAN[bits]:
-                self.note = "it was in use: what was written last may be missing"
+                self.note = "it was in use: the last changes may be missing"
             self.label = "" if self._fs.volume_label == _NO_LABEL else self._fs.volume_label
         self.kind = f"fat{bits}"
         self._data_at = self._fs.first_data_sector * self._fs.sector_size
@@ -69,7 +69,7 @@ class Fat(FileSystem):
         folder = handle.is_directory()
         root = handle is self._fs.root
         return Node(
-            # A file of no bytes has no cluster, and no other identity than its entry.
+            # An empty file has no cluster. Only its entry identifies it.
             key="root" if root else handle.cluster or id(handle),
             kind=EntryKind.FOLDER if folder else EntryKind.FILE,
             size=0 if folder else handle.dirent.DIR_FileSize,
@@ -84,9 +84,9 @@ class Fat(FileSystem):
         handle = folder.handle
         if handle is not self._fs.root and not handle.cluster:
             raise ValueError("a folder without a cluster")
-        for one in handle.iterdir():
-            if not one.is_volume_id():
-                yield _name(one), one
+        for entry in handle.iterdir():
+            if not entry.is_volume_id():
+                yield _name(entry), entry
 
     def _target(self, link: Node) -> str:
         raise ValueError("FAT has no links")
@@ -107,7 +107,7 @@ class Fat(FileSystem):
 
 
 def _name(handle: Any) -> str:
-    """A short name with the two bits that say that its parts are in lower case (as Windows NT writes them)."""
+    """Return a short name. Two bits of Windows NT say which of its parts are lower case."""
     if handle.ldirents:
         return str(handle.name)
     base, dot, extension = str(handle.short_name).partition(".")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which file systems are read, and by what."""
+"""The file systems that pitr reads, and the classes that read them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pitr.errors import FileSystemError, ProgramMissing
 from pitr.guest.filesystem.base import FileSystem
 from pitr.guest.filesystem.volume import VolumeFile
 
-#: What `pitr.guest.partitions` calls them, to module and class.
+#: The name from `pitr.guest.partitions`, mapped to module and class.
 READABLE = {
     "ext": ("ext", "Ext"),
     "xfs": ("xfs", "Xfs"),
@@ -18,26 +18,26 @@ READABLE = {
     "fat": ("fat", "Fat"),
 }
 INSTEAD = (
-    "Restore the disk ('pitr restore --to-file') and open it with what knows it, guestmount for example."
+    "Restore the disk ('pitr restore --to-file') and open it with another program, for example guestmount."
 )
 
 
 def open_file_system(volume: VolumeFile, content: str | None, where: str) -> FileSystem:
-    """Open the file system that a volume was recognized to hold; `where` names the volume: "volume 1".
+    """Open the file system of a volume with the recognized `content`. `where` names the volume: "volume 1".
 
-    Raises FileSystemError when it is damaged or of another kind, ProgramMissing without the libraries.
+    Raises FileSystemError when it is damaged or unsupported, ProgramMissing when the libraries are not installed.
     """
     if content is None:
-        raise FileSystemError(f"on {where} no file system is recognized", INSTEAD)
-    found = READABLE.get(content)
-    if found is None:
-        raise FileSystemError(f"{where} holds {content}, which is not read here", INSTEAD)
+        raise FileSystemError(f"pitr does not recognize a file system on {where}", INSTEAD)
+    reader = READABLE.get(content)
+    if reader is None:
+        raise FileSystemError(f"{where} contains {content}, which pitr cannot read", INSTEAD)
     check_installed()
-    module, name = found
-    made: FileSystem = getattr(import_module(f"pitr.guest.filesystem.{module}"), name)(
+    module, name = reader
+    file_system: FileSystem = getattr(import_module(f"pitr.guest.filesystem.{module}"), name)(
         volume, f"the {content} file system on {where}"
     )
-    return made
+    return file_system
 
 
 def check_installed() -> None:
@@ -47,6 +47,6 @@ def check_installed() -> None:
             import_module(f"dissect.{library}")
     except ImportError as error:
         raise ProgramMissing(
-            f"reading guests' file systems needs libraries that are not installed ({error.name})",
-            "Install them: pip install 'pitr[files]'.",
+            f"reading guests' file systems needs a library that is not installed ({error.name})",
+            "Install it: pip install 'pitr[files]'.",
         ) from None

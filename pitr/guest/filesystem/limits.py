@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bounds for libraries that work on what an attacker may have written: processor time and memory."""
+"""Limits of processor time and memory for libraries that read data an attacker may have written."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-#: For one step: to list the next entry, to look at a file, to read a piece. A healthy one takes milliseconds.
+#: The limit for one step: list an entry, read a node, read a piece. Normally a step takes milliseconds.
 STEP_CPU_S = 30.0
-#: What reading a file system may take beyond what the process has already, in bytes.
+#: How much memory reading a file system may take beyond what the process has already, in bytes.
 MEMORY = 2 << 30
 
 
@@ -22,19 +22,19 @@ _handled = False
 
 
 class EndlessError(Exception):
-    """A step took more processor time than any file system that is whole would ask for."""
+    """A step took more processor time than an undamaged file system needs."""
 
 
 @contextmanager
 def bounded_step(seconds: float = STEP_CPU_S) -> Iterator[None]:
-    """Raise EndlessError in the block when it takes that much processor time; only in the main thread.
+    """Raise EndlessError in the block after that much processor time. It works only in the main thread.
 
-    Time spent waiting for storage does not count. One step is not to be put into another.
+    Time spent waiting for storage does not count. Steps cannot be nested.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    global _handled  # noqa: PLW0603 - a process has one handler; to set it for each step costs more than the step
+    global _handled  # noqa: PLW0603 - a process has one handler; setting it costs more than the step
     if not _handled:
         signal.signal(signal.SIGVTALRM, _stop)
         _handled = True
@@ -46,12 +46,12 @@ def bounded_step(seconds: float = STEP_CPU_S) -> Iterator[None]:
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    raise EndlessError("it seems to have no end")
+    raise EndlessError("it does not seem to end")
 
 
 @contextmanager
 def bounded_memory(beyond: int = MEMORY) -> Iterator[None]:
-    """While the block runs, memory that the process would take beyond this raises MemoryError instead."""
+    """Raise MemoryError inside the block when the process would grow by more than `beyond` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = _taken() + beyond
     if soft != resource.RLIM_INFINITY and soft <= limit:
@@ -66,7 +66,7 @@ def bounded_memory(beyond: int = MEMORY) -> Iterator[None]:
 
 @contextmanager
 def unbounded_memory() -> Iterator[None]:
-    """For work of pitr's own inside of `bounded_memory`: what it takes and keeps is allowed on top."""
+    """Lift the limit of `bounded_memory` for pitr's own work. Memory that it keeps raises the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     before = _taken()
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
@@ -79,5 +79,5 @@ def unbounded_memory() -> Iterator[None]:
 
 
 def _taken() -> int:
-    """The address space of this process, in bytes."""
+    """Return the address space of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

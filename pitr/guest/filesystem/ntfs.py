@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """NTFS, read by dissect.ntfs.
 
-Folders are walked here as the trees that they are: the library lists pieces that are in use no more, and passes over
-damaged ones. Bytes that the guest never wrote (behind the valid length of a file) read as zero.
+pitr walks folders as trees: the library lists pieces that are no longer in use, and skips damaged ones. Bytes behind
+the valid length of a file, which the guest never wrote, read as zero.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REPARSE = ATTRIBUTE_TYPE_CODE.REPARSE_POINT
 _STANDARD = ATTRIBUTE_TYPE_CODE.STANDARD_INFORMATION
 _VOLUME_INFORMATION = 0x70
 _VOLUME_FILE = 3
-#: Numbers below belong to the file system's own files.
+#: Lower numbers belong to the file system's own files.
 _FIRST_USER_FILE = 16
 _ROOT = 5
 _COMPRESSED = 0x00FF
@@ -34,7 +34,7 @@ _LARGEST_INDEX_BUFFER = 1 << 16
 
 
 class Ntfs(FileSystem):
-    """NTFS with its compression; alternate streams are not seen."""
+    """NTFS with compression. Alternate streams are ignored."""
 
     case_sensitive = False
 
@@ -45,13 +45,13 @@ class Ntfs(FileSystem):
             if self._fs._record_size > 1 << 16 or not 512 <= self._fs.cluster_size <= 1 << 21:
                 raise ValueError("records or clusters of an impossible size")
             self.label = (self._fs.volume_name or "").strip("\0")
-            self._look_whether_dirty()
+            self._note_when_dirty()
         self.kind = "ntfs"
 
-    def _look_whether_dirty(self) -> None:
+    def _note_when_dirty(self) -> None:
         for attribute in self._fs.mft.get(_VOLUME_FILE).attributes[_VOLUME_INFORMATION]:
             if attribute.header.open().read(12)[10] & 1:
-                self.note = "it was in use: what was written last may be missing"
+                self.note = "it was in use: the last changes may be missing"
 
     def _root(self) -> Any:
         return self._fs.mft.get(_ROOT)
@@ -64,8 +64,8 @@ class Ntfs(FileSystem):
             if tag in _LINKS:
                 kind = EntryKind.LINK
             else:
-                # Compressed by the system, deduplicated, or kept in a cloud: the bytes are elsewhere.
-                unreadable = f"Windows keeps its bytes in a way that is not read here (reparse tag {tag:#x})"
+                # Compressed by the system, deduplicated or in a cloud: the bytes are not in the data attribute.
+                unreadable = f"Windows stores its bytes in an unsupported form (reparse tag {tag:#x})"
         if kind is EntryKind.FILE:
             streams = handle.attributes.find("", _DATA)
             if streams:
@@ -96,12 +96,12 @@ class Ntfs(FileSystem):
         self, index: Any, entries: Iterator[Any], seen: set[int], depth: int
     ) -> Iterator[tuple[str, Any]]:
         if depth > _DEEPEST:
-            raise ValueError("a folder's index is too deep")
+            raise ValueError("a folder index that is too deep")
         for entry in entries:
             if entry.is_node:
                 child = int(entry.node_vcn)
                 if child in seen:
-                    raise ValueError("a folder's index goes in a circle")
+                    raise ValueError("a circular folder index")
                 seen.add(child)
                 yield from self._walk(index, index.index_buffer(child).entries(), seen, depth + 1)
             if entry.is_end:
@@ -128,8 +128,8 @@ class Ntfs(FileSystem):
 
             def read(offset: int, length: int) -> bytes:
                 opened.seek(offset)
-                found: bytes = opened.read(length)
-                return found
+                data: bytes = opened.read(length)
+                return data
 
             return FileContent(file.size, [(0, valid)] if valid else [], read)
         cluster_size = self._fs.cluster_size
@@ -137,7 +137,7 @@ class Ntfs(FileSystem):
         at = 0
         for part in parts:
             if part.header.lowest_vcn != at:
-                raise ValueError("a part of the list of clusters is missing")
+                raise ValueError("an incomplete list of clusters")
             for cluster, count in part.header.dataruns():
                 if count <= 0:
                     raise ValueError("a run without clusters")
@@ -147,12 +147,12 @@ class Ntfs(FileSystem):
                     runs.append((start, length, cluster * cluster_size))
                 at += count
         if at * cluster_size < file.size:
-            raise ValueError("the list of clusters is too short")
+            raise ValueError("a list of clusters that is too short")
         return self.runs(file.size, runs)
 
 
 class _Lazy:
-    """A record of the master file table that is read when it is looked at: a damaged one spoils no list."""
+    """A record of the master file table, read on first use, so that a damaged record does not break a list."""
 
     def __init__(self, table: Any, segment: int) -> None:
         self._table = table

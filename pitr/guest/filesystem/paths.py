@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Paths in a guest's file system, followed as the guest itself would follow them: links never lead out of it."""
+"""Paths in a guest's file system. Links are followed as the guest follows them, and never lead out of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pitr.errors import FileSystemError, NoSuchFile
 from pitr.guest.filesystem.base import EntryKind, FileSystem, Node
 from pitr.text import printable
 
-#: As in the Linux kernel.
+#: The limit of the Linux kernel.
 _MOST_LINKS = 40
 
 
 def look_up(file_system: FileSystem, path: str, *, follow: bool = True) -> Node:
-    """The node at an absolute path. `follow`: whether a link that it ends in is followed.
+    """Return the node at an absolute path. With `follow`, follow a link at its end.
 
-    Raises NoSuchFile, FileSystemError.
+    Raises NoSuchFile and FileSystemError.
     """
     above: list[Node] = [file_system.root()]
     parts = path.split("/")[::-1]
@@ -27,10 +27,12 @@ def look_up(file_system: FileSystem, path: str, *, follow: bool = True) -> Node:
             above = above[:-1] or above
             continue
         if above[-1].kind is not EntryKind.FOLDER:
-            raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}: its parent is no folder")
+            raise NoSuchFile(
+                f"{printable(path)} does not exist on {file_system.name}: its parent is not a folder"
+            )
         node = file_system.child(above[-1], part)
         if node is None:
-            raise NoSuchFile(f"there is no {printable(path)} on {file_system.name}")
+            raise NoSuchFile(f"{printable(path)} does not exist on {file_system.name}")
         if node.kind is EntryKind.LINK and (follow or any(parts)):
             links += 1
             if links > _MOST_LINKS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A volume: a partition, a logical volume or a whole disk, as a file that libraries can seek and read in."""
+"""A volume (partition, logical volume or whole disk) as a file that libraries can seek in and read."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 Read = Callable[[int, int], bytes]
-"""Gives `length` bytes at `offset` of a disk, fewer only at its end."""
+"""Returns `length` bytes at `offset` of a disk, fewer only at its end."""
 
-#: No structure of a file system is read in larger pieces; more is asked for by a damaged one only.
+#: No structure of a file system is larger. Only a damaged one asks for more.
 _MOST_AT_ONCE = 64 << 20
 
 
 class Segment(NamedTuple):
-    """`length` bytes of a volume that lie one after the other at `offset` of a disk; `disk` is that one's id."""
+    """`length` bytes of a volume, stored side by side at `offset` of a disk. `disk` is the id of that disk."""
 
     length: int
     read: Read
@@ -25,7 +25,7 @@ class Segment(NamedTuple):
 
 
 class VolumeFile(io.RawIOBase):
-    """The spans one after the other. Closing it closes nothing else."""
+    """The spans one after the other. Closing the file closes nothing else."""
 
     def __init__(self, spans: Sequence[Segment]) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class VolumeFile(io.RawIOBase):
         self._at = 0
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The bytes there, fewer only at the end. Raises ValueError for more than any structure needs."""
+        """Return the bytes there, fewer only at the end. Raises ValueError when `length` exceeds all structures."""
         if length > _MOST_AT_ONCE:
-            raise ValueError(f"a structure of {length} bytes is claimed")
+            raise ValueError(f"a structure of {length} bytes")
         parts: list[bytes] = []
         for span in self.spans(offset, length):
             parts.append(span.read(span.offset, span.length))
@@ -49,16 +49,16 @@ class VolumeFile(io.RawIOBase):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def spans(self, offset: int, length: int) -> list[Segment]:
-        """Where a range of the volume lies, as far as it is within the volume."""
-        found: list[Segment] = []
+        """Return the segments of a range, as far as it lies inside the volume."""
+        segments: list[Segment] = []
         end = min(offset + length, self.size)
         while 0 <= offset < end:
             number = bisect_right(self._starts, offset) - 1
             span, inside = self._spans[number], offset - self._starts[number]
             count = min(end - offset, span.length - inside)
-            found.append(Segment(count, span.read, span.offset + inside, span.disk))
+            segments.append(Segment(count, span.read, span.offset + inside, span.disk))
             offset += count
-        return found
+        return segments
 
     def read(self, size: int | None = -1) -> bytes:
         count = self.size - self._at if size is None or size < 0 else size
@@ -74,7 +74,7 @@ class VolumeFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise ValueError("a place before the beginning is named")
+            raise ValueError("an offset before the start")
         self._at = base + offset
         return self._at
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """XFS, read by dissect.xfs.
 
-The places of data are put together here: the library gives out what lies in blocks that are allocated but were never
-written, and passes over blocks of a folder that are damaged.
+pitr maps the places of data: the library returns the old content of blocks that are allocated but were never written,
+and skips damaged blocks of a folder.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pitr.guest.filesystem.base import (
 from pitr.guest.filesystem.volume import VolumeFile
 from pitr.guest.filesystem.xfs_log import holds_changes
 
-#: Of a folder's blocks with entries: one block, or one of several; before and since version 5.
+#: Blocks with the entries of a folder: a single block or one of several, before and since version 5.
 _FOLDER_MAGICS = (b"XD2B", b"XD2D", b"XDB3", b"XDD3")
-#: Behind this offset of a folder lies its index.
+#: The index of a folder starts at this offset.
 _FOLDER_INDEX_AT = 32 << 30
 _VERSION_WITH_FEATURES = 5
-#: Of sb_features_incompat: ftype, sparse inodes, meta_uuid, bigtime, nrext64, exchrange, parent.
+#: sb_features_incompat: ftype, sparse inodes, meta_uuid, bigtime, nrext64, exchrange, parent.
 _KNOWN = 0x1 | 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 _LOCAL = 1
 _REALTIME = 1
@@ -54,24 +54,24 @@ class Xfs(FileSystem):
             superblock.sb_features_incompat & ~_KNOWN if self._fs.version == _VERSION_WITH_FEATURES else 0
         )
         if unknown:
-            raise FileSystemError(f"{self.name} has features that are not read here ({unknown:#x})")
+            raise FileSystemError(f"{self.name} has features that pitr does not support ({unknown:#x})")
         if superblock.sb_dirblklog:
             raise FileSystemError(
                 f"{self.name} has folders in blocks of {self._block << superblock.sb_dirblklog} bytes, "
-                "which are not read here"
+                "which pitr does not support"
             )
         self.kind = "xfs"
         with self.guarded("its log"):
             if self._log_holds_changes():
                 self.note = (
-                    "its log holds changes that are not read here: what was created, renamed or removed in the last "
+                    "its log holds changes that pitr does not read: files created, renamed or removed in the last "
                     "minutes may be missing or old"
                 )
 
     def _log_holds_changes(self) -> bool:
         superblock = self._fs.sb
         if not superblock.sb_logstart:
-            return True  # it is on another device
+            return True  # The log is on another device.
         group, inside = divmod(superblock.sb_logstart, 1 << superblock.sb_agblklog)
         start = (group * superblock.sb_agblocks + inside) * self._block
 
@@ -87,7 +87,9 @@ class Xfs(FileSystem):
         inode = handle.inode
         kind = kind_of(inode.di_mode)
         realtime = (
-            "it lies on a realtime device" if inode.di_flags & _REALTIME and kind is EntryKind.FILE else None
+            "it is stored on a realtime device"
+            if inode.di_flags & _REALTIME and kind is EntryKind.FILE
+            else None
         )
         return Node(
             key=handle.inum,
@@ -110,16 +112,16 @@ class Xfs(FileSystem):
             for start, length in content.data:
                 for offset in range(start, start + length, self._block):
                     if content.read(offset, 4) not in _FOLDER_MAGICS:
-                        raise ValueError("a block of a folder that is none")
-        for one in handle.iterdir():
-            yield one.filename, one
+                        raise ValueError("an invalid block of a folder")
+        for entry in handle.iterdir():
+            yield entry.filename, entry
 
     def _target(self, link: Node) -> str:
         if not 0 < link.size <= LONGEST_TARGET:
             raise ValueError(f"a target of {link.size} bytes")
         target: str = link.handle.link
         if len(target.encode(errors="surrogateescape")) != link.size:
-            raise ValueError("a target of another length than the link says")
+            raise ValueError("a target of a different length than the link")
         return target
 
     def _content(self, file: Node) -> FileContent:

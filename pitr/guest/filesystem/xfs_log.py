@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether the log of an XFS holds changes that are not where they belong yet.
+"""Detection of changes in the log of an XFS that are not yet in their final places.
 
-XFS writes changes of names, sizes and places to its log first, and only within the next minute where a reader without
-the log finds them. A clean unmount and a freeze bring all of it there.
-The structures are those of the kernel's fs/xfs/libxfs/xfs_log_format.h.
+XFS writes changes of names, sizes and places to its log first. Within the next minute it writes them to the places
+where a reader without the log finds them. A clean unmount and a freeze write all of them.
+The kernel's fs/xfs/libxfs/xfs_log_format.h defines the structures.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable
 
 _BLOCK = 512
 _MAGIC = 0xFEEDBABE
-_HEADER_SPAN = 32768  # of a record, for each block of its header
+_HEADER_SPAN = 32768  # bytes of a record for each block of its header
 _UNMOUNT = 0x20
 _BUFFER = 0x123C
-#: A log that was brought to rest ends in at most this many blocks: a record or two about the superblock.
+#: The log of a frozen file system ends with at most this many blocks: a record or two about the superblock.
 _AT_REST = 16
 
 Read = Callable[[int, int], bytes]
-"""Gives `length` bytes at `offset` of the log."""
+"""Returns `length` bytes at `offset` of the log."""
 
 
 def holds_changes(read: Read, size: int) -> bool:
-    """Whether a log of `size` bytes has to be replayed for all to be seen; True also when it cannot be told."""
+    """Return whether a log of `size` bytes has changes to replay. Return True when the log is unreadable."""
     try:
         return _holds_changes(read, size // _BLOCK)
     except (struct.error, ValueError, IndexError):
@@ -62,7 +62,7 @@ def _holds_changes(read: Read, blocks: int) -> bool:
 
 
 def _head(cycle: Callable[[int], int], blocks: int) -> int:
-    """The block behind the newest one: there the number of the round through the log becomes smaller."""
+    """Return the block behind the newest one, where the number of the round through the log decreases."""
     first, low, high = cycle(0), 0, blocks
     if cycle(blocks - 1) == first:
         return blocks
@@ -76,7 +76,7 @@ def _head(cycle: Callable[[int], int], blocks: int) -> int:
 
 
 def _changes(block: Callable[[int], bytes], at: int) -> list[bool]:
-    """For each operation of a record that begins something: whether it is about more than the superblock."""
+    """Return, for each operation that starts in a record, whether it changes more than the superblock."""
     header = block(at)
     (length,) = struct.unpack_from(">I", header, 12)
     (count,) = struct.unpack_from(">I", header, 40)
@@ -84,9 +84,9 @@ def _changes(block: Callable[[int], bytes], at: int) -> list[bool]:
     begin = at + max(1, -(-span // _HEADER_SPAN))
     data = bytearray()
     for number in range(min(_AT_REST, -(-length // _BLOCK))):
-        # The first word of each block is the round's number, and what it hides is in the header.
+        # The first word of each block holds the round's number. The header holds the word that it replaces.
         data += header[44 + 4 * number : 48 + 4 * number] + block(begin + number)[4:]
-    found: list[bool] = []
+    changes: list[bool] = []
     place, more = 0, 0
     for _ in range(count):
         size, flags = struct.unpack_from(">IxB", data, place + 4)
@@ -100,5 +100,5 @@ def _changes(block: Callable[[int], bytes], at: int) -> list[bool]:
         kind, regions = struct.unpack_from("<HH", region)
         more = regions - 1
         superblock = kind == _BUFFER and struct.unpack_from("<q", region, 8)[0] == 0
-        found.append(not superblock)
-    return found
+        changes.append(not superblock)
+    return changes

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.endpoints.streams.output import CommandOutput, StreamOutput
-from pitr.endpoints.streams.sparse import Compression
 from pitr.errors import UsageError
-from pitr.repository.stream_sink import NewStream
+from pitr.repository.stream_sink import Compression, NewStream
 from pitr.system.signals import WakeOnSignal
 from pitr.text import printable
 

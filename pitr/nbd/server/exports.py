@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a server serves: contents that can be read at any offset, under names."""
+"""The exports of a server: contents that can be read at any offset, under names."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from pitr.nbd.protocol import MAX_TEXT
 
 
 class ExportContent(Protocol):
-    """Something to read, by any number of threads at once; all offsets and lengths are bytes."""
+    """A content that any number of threads can read at once. Offsets and lengths are bytes."""
 
     @property
     def size(self) -> int: ...
 
     @property
     def read_ahead(self) -> int:
-        """How much it is worth to `ask` for before it is read."""
+        """Return how many bytes ahead of a read to `ask` for."""
 
     def extents(self) -> ExtentMap:
-        """Data and zero ranges, without gaps, from 0 to `size`."""
+        """Return the data and zero ranges, without gaps, from 0 to `size`."""
 
     def read(self, offset: int, length: int) -> Iterator[tuple[int, memoryview | None]]:
-        """Give the range piece by piece: how many bytes, and these, or None where they are zero.
+        """Yield the range in pieces: the number of bytes, and the bytes, or None where they are zero.
 
-        Raises PitrError where a piece cannot be read; the pieces before it are good.
+        Raises PitrError for a piece that cannot be read. The pieces before it are valid.
         """
 
     def is_ready(self, offset: int, length: int) -> bool:
-        """Whether reading this would not have to wait for anything."""
+        """Return whether this range can be read without waiting."""
 
     def ask(self, offset: int, length: int) -> None:
-        """Have this range, as far as there is any of it, ready soon. Raises nothing."""
+        """Load the part of this range that lies inside the content ahead of its use. Raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A content under its `names`, the first of which is the one that is listed; `description` is for people."""
+    """A content and its `names`. A list shows the first name, and the `description` for people."""
 
     names: tuple[str, ...]
     description: str
@@ -47,7 +47,7 @@ class Export:
 
 
 class Exports:
-    """Exports by name. The first one that claims a name has it."""
+    """Exports by name. The first export that claims a name gets it."""
 
     def __init__(self, exports: Sequence[Export]) -> None:
         self._by_name: dict[bytes, Export] = {}
@@ -62,5 +62,5 @@ class Exports:
         return self._by_name.get(name)
 
     def listed(self) -> list[tuple[bytes, Export]]:
-        """Each export once, with its first name."""
+        """Return each export once, with its first name."""
         return self._listed

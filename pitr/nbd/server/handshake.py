@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server's half of the fixed newstyle handshake: options are answered until one of them opens an export."""
+"""The server's half of the fixed newstyle handshake: answer options until one of them opens an export."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ from pitr.nbd.protocol import (
 from pitr.nbd.server.exports import Export, Exports
 from pitr.nbd.server.wire import ClientBroken, Disconnected, ServerSocket
 
-#: Of the base:allocation context, the only one that there is.
+#: The id of base:allocation, the only context that the server has.
 CONTEXT_ID: Final = 1
-#: Any byte can be read; whole frames of a blob are what is cheap.
+#: A client may read any byte, but whole frames of a blob are cheap.
 MINIMUM_BLOCK: Final = 1
 PREFERRED_BLOCK: Final = 64 << 10
 MAXIMUM_BLOCK: Final = DEFAULT_MAXIMUM_BLOCK
@@ -59,38 +59,38 @@ FLAGS: Final = (
     FLAG_HAS_FLAGS | FLAG_READ_ONLY | FLAG_DF | FLAG_MULTI_CONNECTION | FLAG_CACHE
 )  # fmt: skip
 
-#: A name and some queries or requests; more than that is read, and refused, up to what a client may send at all.
+#: Enough for a name and some queries. The server reads and refuses longer options, up to the longest message.
 _MAX_OPTION: Final = 1 << 16
 _MAX_DISCARDED: Final = DEFAULT_MAXIMUM_BLOCK
-#: A program that lists exports and asks for each is done far below; one that never ends is sent away.
+#: Far more than a program needs that lists all exports and asks for each. It stops a client that never ends.
 _MAX_OPTIONS: Final = 4096
-#: Who says nothing for so long holds a connection that others want.
+#: A silent client holds a connection that other clients may need.
 OPTION_TIMEOUT_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class NegotiatedExport:
-    """What a client has opened, and how it wants its answers."""
+    """The export that a client has opened, and the form of the answers that it wants."""
 
     export: Export
     structured: bool
-    #: Whether it may ask for the block status.
+    #: Whether the client may ask for the block status.
     context: bool
 
 
 class _Invalid(Exception):
-    """An option's data is not what it should be."""
+    """The data of an option is invalid."""
 
 
 def negotiate(wire: ServerSocket, exports: Exports) -> NegotiatedExport | None:
-    """Lead a client through the handshake; None when it took leave. Raises ClientGone and ClientBroken."""
+    """Answer a client's options. Return None when it disconnects. Raises Disconnected and ClientBroken."""
     wire.timeout(OPTION_TIMEOUT_S)
     wire.send([GREETING.pack(SERVER_MAGIC, OPTION_MAGIC, HANDSHAKE_FIXED | HANDSHAKE_NO_ZEROES)])
     (flags,) = struct.unpack(">L", wire.receive(4))
     if flags & ~(HANDSHAKE_FIXED | HANDSHAKE_NO_ZEROES):
         raise ClientBroken(f"unknown handshake flags {flags:#x}")
     if not flags & HANDSHAKE_FIXED:
-        raise ClientBroken("it does not know the fixed newstyle handshake")
+        raise ClientBroken("it does not support the fixed newstyle handshake")
     return _Handshake(wire, exports, no_zeroes=bool(flags & HANDSHAKE_NO_ZEROES)).run()
 
 
@@ -100,23 +100,23 @@ class _Handshake:
         self._exports = exports
         self._no_zeroes = no_zeroes
         self._structured = False
-        #: The export that the client has set the context for.
+        #: The export for which the client has set the context.
         self._context_of: Export | None = None
 
     def run(self) -> NegotiatedExport | None:
         for _ in range(_MAX_OPTIONS):
             magic, option, length = OPTION.unpack(self._wire.receive(OPTION.size))
             if magic != OPTION_MAGIC or length > _MAX_DISCARDED:
-                raise ClientBroken("what it sent is no option")
+                raise ClientBroken("it sent something that is not an option")
             if length > _MAX_OPTION:
                 self._wire.discard(length)
                 if option == OPTION_EXPORT_NAME:
-                    raise ClientBroken("the name of its export is too long")
+                    raise ClientBroken("it asks for an export with too long a name")
                 self._reply(option, REPLY_TOO_BIG, b"at most 64 KiB")
                 continue
             data = self._wire.receive(length)
             if option == OPTION_ABORT:
-                self._take_leave()
+                self._acknowledge_abort()
                 return None
             if option == OPTION_EXPORT_NAME:
                 return self._export_name(data)
@@ -136,7 +136,7 @@ class _Handshake:
             return self._info(option, data)
         elif option == OPTION_STRUCTURED_REPLY:
             if data:
-                raise _Invalid("structured replies take no data")
+                raise _Invalid("the option for structured replies takes no data")
             self._structured = True
             self._reply(option, REPLY_ACK)
         elif option in (OPTION_LIST_META_CONTEXT, OPTION_SET_META_CONTEXT):
@@ -145,7 +145,7 @@ class _Handshake:
             self._reply(option, REPLY_UNSUPPORTED, b"not supported")
         return None
 
-    def _take_leave(self) -> None:
+    def _acknowledge_abort(self) -> None:
         try:
             self._reply(OPTION_ABORT, REPLY_ACK)
         except Disconnected:
@@ -154,15 +154,15 @@ class _Handshake:
     def _export_name(self, name: bytes) -> NegotiatedExport:
         export = self._exports.named(name)
         if export is None:
-            # The protocol has no other answer here.
-            raise ClientBroken("there is no export of the name that it wants")
+            # The protocol defines no other answer to this option.
+            raise ClientBroken("it asks for an unknown export")
         padding = b"" if self._no_zeroes else bytes(124)
         self._wire.send([struct.pack(">QH", export.content.size, FLAGS) + padding])
         return self._opened(export)
 
     def _list(self, data: bytes) -> None:
         if data:
-            raise _Invalid("a list takes no data")
+            raise _Invalid("the option for a list takes no data")
         for name, export in self._exports.listed():
             description = _text(export.description)
             self._reply(OPTION_LIST, REPLY_SERVER, struct.pack(">L", len(name)) + name + description)
@@ -171,11 +171,11 @@ class _Handshake:
     def _info(self, option: int, data: bytes) -> NegotiatedExport | None:
         name, rest = _name(data)
         if len(rest) < 2 or len(rest) != 2 + 2 * int.from_bytes(rest[:2], "big"):
-            raise _Invalid("its requests for information are cut off")
+            raise _Invalid("the list of information requests is truncated")
         wanted = {number for (number,) in struct.iter_unpack(">H", rest[2:])}
         export = self._exports.named(name)
         if export is None:
-            self._reply(option, REPLY_UNKNOWN, b"there is no export of this name")
+            self._reply(option, REPLY_UNKNOWN, b"unknown export")
             return None
         information = [struct.pack(">HQH", INFO_EXPORT, export.content.size, FLAGS)]
         if INFO_NAME in wanted:
@@ -192,7 +192,7 @@ class _Handshake:
 
     def _contexts(self, option: int, data: bytes) -> None:
         if option == OPTION_SET_META_CONTEXT:
-            # Whatever was set before is gone, also when this fails.
+            # The option drops the context that was set before, even when it fails.
             self._context_of = None
         if not self._structured:
             raise _Invalid("contexts need structured replies")
@@ -200,11 +200,11 @@ class _Handshake:
         queries = _queries(rest)
         export = self._exports.named(name)
         if export is None:
-            self._reply(option, REPLY_UNKNOWN, b"there is no export of this name")
+            self._reply(option, REPLY_UNKNOWN, b"unknown export")
             return
         if option == OPTION_LIST_META_CONTEXT:
             if not queries or CONTEXT in queries or CONTEXT.partition(b":")[0] + b":" in queries:
-                # A list gives no ids.
+                # The replies to a list carry no ids.
                 self._reply(option, REPLY_META_CONTEXT, struct.pack(">L", 0) + CONTEXT)
         elif CONTEXT in queries:
             self._context_of = export
@@ -219,28 +219,28 @@ class _Handshake:
 
 
 def _name(data: bytes) -> tuple[bytes, bytes]:
-    """Take the name of an export off the beginning of `data`."""
+    """Return the name of an export at the beginning of `data`, and the rest."""
     length = int.from_bytes(data[:4], "big")
     if len(data) < 4 or length > len(data) - 4 or length > MAX_TEXT:
-        raise _Invalid("the length of its name cannot be")
+        raise _Invalid("the length of the name is invalid")
     return data[4 : 4 + length], data[4 + length :]
 
 
 def _queries(data: bytes) -> list[bytes]:
-    """Take apart a counted list of texts."""
+    """Return the items of a counted list of strings."""
     count = int.from_bytes(data[:4], "big")
     if len(data) < 4 or count > (len(data) - 4) // 4:
-        raise _Invalid("the number of its queries cannot be")
+        raise _Invalid("the number of queries is invalid")
     queries = []
     rest = data[4:]
     for _ in range(count):
         query, rest = _name(rest)
         queries.append(query)
     if rest:
-        raise _Invalid("something follows its queries")
+        raise _Invalid("the option has data after its queries")
     return queries
 
 
 def _text(text: str) -> bytes:
-    """A text for people, no longer than texts may be."""
+    """Encode a text for people, shortened to the limit of the protocol."""
     return text.encode(errors="replace")[:MAX_TEXT].decode(errors="ignore").encode()

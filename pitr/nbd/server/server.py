@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server: a listening socket, and a thread for each client."""
+"""The NBD server: a listening socket, and a thread for each client."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)
 
-#: Each holds a thread, and at most two frames while it waits to be sent.
+#: Each connection holds a thread, and at most two frames that wait to be sent.
 MAX_CONNECTIONS: Final = 128
-#: Between attempts to accept a client, when the system refuses.
+#: The pause before the next attempt to accept a client after the system has refused.
 _PAUSE_S: Final = 0.1
 _SEND_BUFFER: Final = 1 << 20
-#: A host that has vanished is noticed after some minutes: idle seconds, seconds between probes, probes.
+#: Notice a vanished host within minutes: idle seconds, seconds between probes, number of probes.
 _KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 _USER_TIMEOUT_MS: Final = 120_000
 
 
 class NbdServer(Closes):
-    """Serves `exports` on `listener`, a listening socket, which it takes over, until it is closed."""
+    """Serves `exports` on `listener`, a listening socket, until you close the server. Closing it closes the socket."""
 
     def __init__(
         self, exports: Exports, listener: socket.socket, *, max_connections: int = MAX_CONNECTIONS
@@ -49,7 +49,7 @@ class NbdServer(Closes):
         return len(self._clients)
 
     def close(self) -> None:
-        """Cut off all clients and wait for their threads; harmless when done twice."""
+        """Disconnect all clients and wait for their threads. You may call it twice."""
         with self._lock:
             self._closing = True
             clients = list(self._clients.items())
@@ -69,8 +69,8 @@ class NbdServer(Closes):
                 with self._lock:
                     if self._closing:
                         return
-                # A client that has gone again already, or no descriptors left for the moment.
-                self._refuse(f"a client could not be accepted: {error.strerror}")
+                # The client has gone already, or the process has no free descriptors.
+                self._refuse(f"cannot accept a client: {error.strerror}")
                 time.sleep(_PAUSE_S)
                 continue
             self._start(connection)
@@ -85,7 +85,7 @@ class NbdServer(Closes):
         if not admitted:
             connection.close()
             if full:
-                self._refuse(f"more than {self._max_connections} clients at once: others are sent away")
+                self._refuse(f"refusing clients: {self._max_connections} are connected")
             return
         try:
             thread.start()
@@ -93,12 +93,12 @@ class NbdServer(Closes):
             with self._lock:
                 del self._clients[connection]
             connection.close()
-            self._refuse(f"a client was sent away: {error}")
+            self._refuse(f"refusing a client: {error}")
             return
         self._refusing = False
 
     def _refuse(self, why: str) -> None:
-        """Say so once, until a client is let in again: whoever is refused may try again at once, and for ever."""
+        """Log this once until a client is accepted again: a refused client may retry at once, for ever."""
         if not self._refusing:
             _log.warning("%s", why)
         self._refusing = True
@@ -111,11 +111,11 @@ class NbdServer(Closes):
             if opened is not None:
                 Transmission(wire, opened).run()
         except Disconnected as error:
-            _log.debug("a client has gone: %s", error)
+            _log.debug("a client disconnected: %s", error)
         except ClientBroken as error:
-            _log.debug("a client was sent away: %s", error)
-        except Exception:  # noqa: BLE001 - one client's trouble is not the others'
-            _log.exception("a client was cut off by a defect in pitr")
+            _log.debug("disconnected a client: %s", error)
+        except Exception:  # noqa: BLE001 - a defect for one client must not affect the others
+            _log.exception("a defect in pitr disconnected a client")
         finally:
             with self._lock:
                 self._clients.pop(connection, None)
@@ -134,6 +134,6 @@ def _set_up(connection: socket.socket) -> None:
 
 
 def _shut_down(connection: socket.socket) -> None:
-    # It may be closed, or not be connected any more.
+    # The socket may be closed or disconnected already.
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

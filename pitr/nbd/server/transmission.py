@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server's half of the transmission: requests are answered in their order, one connection in one thread.
+"""The server's half of the transmission: answer requests in their order, one connection in one thread.
 
-While a request is answered, what the ones behind it want is asked for already, and on a sequential run what will come
-after them. Replies to requests that need no waiting go out together.
+While the server answers a request, it loads the data of the next requests, and reads ahead of a sequential client. It
+sends replies together when they need no waiting.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ _CHUNK: Final = struct.Struct(">LHHQL")
 _DATA: Final = struct.Struct(">LHHQLQ")
 _HOLE: Final = struct.Struct(">LHHQLQL")
 
-#: A client may send more; that waits in its socket.
+#: Further requests wait in the client's socket.
 _MAX_PENDING: Final = 64
-#: With fewer than this waiting, look whether the client has sent more.
+#: With fewer pending requests than this, check whether the client has sent more.
 _FEW_PENDING: Final = 16
 _BUFFER: Final = REQUEST.size * _MAX_PENDING
-#: Replies are sent when so many bytes are together.
+#: Send the replies when they reach this many bytes.
 _SEND_AT: Final = 256 << 10
-#: Extents in one answer; a client that wants to know more asks again.
+#: The most extents in one answer. A client can ask again for the rest.
 _MAX_EXTENTS: Final = 1 << 16
-#: A longer read in one chunk may be refused: it must be known to be good as a whole before it begins.
+#: The protocol allows refusing a longer read in one chunk; the server would have to read it twice.
 _MAX_UNFRAGMENTED: Final = 1 << 20
 _ZEROES: Final = memoryview(bytes(64 << 10))
 
@@ -92,7 +92,7 @@ class Transmission:
         self._out_bytes = 0
 
     def run(self) -> None:
-        """Serve until the client takes leave. Raises ClientGone, and ClientBroken."""
+        """Serve until the client disconnects. Raises Disconnected and ClientBroken."""
         self._wire.timeout(None)
         while True:
             if len(self._pending) < _FEW_PENDING:
@@ -104,7 +104,7 @@ class Transmission:
                 self._flush()
                 return
             if self._out and request.command == READ and not self._is_ready(request):
-                # Who waits for these must not wait for a frame that somebody else wants.
+                # The client must not wait for these replies while another request waits for its frame.
                 self._flush()
             self._answer(request)
             if not self._pending or self._out_bytes >= _SEND_AT:
@@ -113,14 +113,14 @@ class Transmission:
     # Receiving
 
     def _receive(self, *, wait: bool) -> None:
-        """Take what the client has sent, as far as it fits; wait for it only when there is nothing else to do."""
-        # There is room: what was left here the last time were at most those that did not fit beside a few pending.
+        """Receive requests while there is room. Wait for the client only when no request is pending."""
+        # There is room: the buffer keeps at most the requests that did not fit beside the pending ones.
         self._filled += self._wire.receive_some(self._buffer[self._filled :], wait=wait)
         at = 0
         while self._filled - at >= REQUEST.size and len(self._pending) < _MAX_PENDING:
             magic, flags, command, handle, offset, length = REQUEST.unpack_from(self._buffer, at)
             if magic != REQUEST_MAGIC:
-                raise ClientBroken("what it sent is no request")
+                raise ClientBroken("it sent something that is not a request")
             at += REQUEST.size
             if command == WRITE:
                 at += self._skip(at, length)
@@ -134,9 +134,9 @@ class Transmission:
         self._filled = left
 
     def _skip(self, at: int, length: int) -> int:
-        """Pass over what is to be written; return how much of it lies in the buffer."""
+        """Skip the payload of a write. Return how many bytes of it are in the buffer."""
         if length > MAXIMUM_BLOCK:
-            raise ClientBroken(f"it writes {length} bytes at once")
+            raise ClientBroken(f"it sent {length} bytes in one write")
         in_buffer = min(length, self._filled - at)
         self._wire.discard(length - in_buffer)
         return in_buffer
@@ -175,18 +175,18 @@ class Transmission:
         if request.flags & ~COMMAND_DF or (request.flags and not self._structured):
             self._fail(request, EINVAL, "unknown flags")
         elif not self._is_possible(request):
-            self._fail(request, EINVAL, "not a range of the export that can be read at once")
+            self._fail(request, EINVAL, "the range is too long or outside the export")
         elif not self._structured:
             self._read_whole(request)
         elif not request.flags:
             self._read_chunks(request)
         elif request.length > _MAX_UNFRAGMENTED:
-            self._fail(request, EOVERFLOW, "too much for one chunk")
+            self._fail(request, EOVERFLOW, "the range is too long for one chunk")
         else:
             self._read_whole(request)
 
     def _read_chunks(self, request: _NbdRequest) -> None:
-        """Reply in chunks as the data is: what can be read is sent, also before a piece that cannot."""
+        """Reply in chunks. Send the pieces before an unreadable one, too."""
         _, _, handle, at, length = request
         end = at + length
         try:
@@ -204,9 +204,9 @@ class Transmission:
             self._fail(request, EIO, error.message, at)
 
     def _read_whole(self, request: _NbdRequest) -> None:
-        """Reply in one piece, which cannot be taken back once it has begun.
+        """Reply in one piece. Once begun, it cannot be taken back.
 
-        So it is read twice, the second time mostly from the cache, instead of being held in memory as a whole.
+        Read it twice, the second time mostly from the cache, instead of holding all of it in memory.
         """
         offset, length = request.offset, request.length
         try:
@@ -229,27 +229,27 @@ class Transmission:
                 if self._out_bytes >= _SEND_AT:
                     self._flush()
         except PitrError as error:
-            raise ClientBroken(f"its reply had begun when this came: {error.message}") from None
+            raise ClientBroken(f"a read failed after its reply had begun: {error.message}") from None
 
     def _block_status(self, request: _NbdRequest) -> None:
         if not self._context or request.flags & ~COMMAND_ONE:
             self._fail(request, EINVAL, "unknown flags" if self._context else "no context is set")
             return
         if request.length == 0 or request.offset + request.length > self._size:
-            self._fail(request, EINVAL, "not a range of the export")
+            self._fail(request, EINVAL, "the range is outside the export")
             return
         end = request.offset + request.length
-        found = _first(self._content.extents(), request.offset, end, bool(request.flags & COMMAND_ONE))
-        descriptors = np.empty((len(found), 2), ">u4")
-        descriptors[:, 0] = found.length
-        descriptors[:, 1] = np.where(found.zero, STATE_HOLE | STATE_ZERO, 0)
+        extents = _first(self._content.extents(), request.offset, end, bool(request.flags & COMMAND_ONE))
+        descriptors = np.empty((len(extents), 2), ">u4")
+        descriptors[:, 0] = extents.length
+        descriptors[:, 1] = np.where(extents.zero, STATE_HOLE | STATE_ZERO, 0)
         payload = struct.pack(">L", CONTEXT_ID) + descriptors.tobytes()
         self._add(_CHUNK.pack(STRUCTURED_MAGIC, DONE, CHUNK_BLOCK_STATUS, request.handle, len(payload)))
         self._add(payload)
 
     def _cache(self, request: _NbdRequest) -> None:
         if request.flags or request.length == 0 or request.offset + request.length > self._size:
-            self._fail(request, EINVAL, "not a range of the export")
+            self._fail(request, EINVAL, "the range is outside the export")
             return
         self._content.ask(request.offset, min(request.length, self._content.read_ahead))
         self._succeed(request)
@@ -264,8 +264,8 @@ class Transmission:
         if not self._structured:
             self._add(_SIMPLE.pack(SIMPLE_MAGIC, error, request.handle))
             return
-        said = text.encode(errors="replace")[:1024].decode(errors="ignore").encode()
-        payload = struct.pack(">LH", error, len(said)) + said
+        encoded = text.encode(errors="replace")[:1024].decode(errors="ignore").encode()
+        payload = struct.pack(">LH", error, len(encoded)) + encoded
         kind = CHUNK_ERROR
         if offset is not None:
             payload += struct.pack(">Q", offset)
@@ -285,8 +285,8 @@ class Transmission:
 
 
 def _first(extents: ExtentMap, start: int, end: int, only_one: bool) -> ExtentMap:
-    """The first extents of `[start, end)`, as many as go into one answer."""
-    # `between` computes with all ends: on a map of millions, for each question, that would be slow.
+    """Return the first extents of `[start, end)`, at most one answer's number."""
+    # `between` computes with all ends, which would be slow for each question on a map of millions.
     first = int(extents.start.searchsorted(start, side="right")) - 1
     part = slice(first, first + (1 if only_one else _MAX_EXTENTS))
     return ExtentMap(extents.start[part], extents.length[part], extents.zero[part]).between(start, end)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The NBD URIs that lead to what a socket serves, after the NBD project's doc/uri.md."""
+"""NBD URIs of served exports, after the NBD project's doc/uri.md."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pitr.nbd.protocol import DEFAULT_PORT
 
 
 def uri(listener: socket.socket, export: str) -> str:
-    """The NBD URI of an export that is served on `listener`."""
+    """Return the NBD URI of an export that is served on `listener`."""
     name = quote(export, safe="")
     where = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"nbd+unix:///{name}?socket={quote(os.fsencode(Path(where).absolute()))}"
     host, port = where[:2]
-    # A client on the machine itself; whoever comes from elsewhere knows the machine by another name.
+    # A local client gets a loopback address; a remote one knows the machine by another name.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
     place = f"[{host}]" if ":" in host else host
     return f"nbd://{place}{'' if port == DEFAULT_PORT else f':{port}'}/{name}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A client's connection: what it sends, in exact pieces, and what it gets, without copies."""
+"""A client's connection: receive exact lengths, and send buffers without copies."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-#: The system takes no more buffers in one call.
+#: sendmsg(2) accepts no more buffers in one call (UIO_MAXIOV).
 _MAX_BUFFERS: Final = 1024
 _DISCARDED_AT_ONCE: Final = 1 << 16
 
 
 class Disconnected(Exception):
-    """The client closed the connection, orderly or not; there is nobody to tell anything."""
+    """The client closed the connection, or it broke."""
 
 
 class ClientBroken(Exception):
-    """The client does not follow the protocol in a way that leaves no other answer than to close the connection."""
+    """The client violates the protocol, and closing the connection is the only answer."""
 
 
 class ServerSocket:
-    """Sends and receives on `connection`, in one thread. Raises ClientGone."""
+    """Sends and receives on `connection`, in one thread. Raises Disconnected."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
 
     def timeout(self, seconds: float | None) -> None:
-        """How long to wait for the client from now on."""
+        """Set how long to wait for the client from now on, in seconds."""
         self._socket.settimeout(seconds)
 
     def receive(self, length: int) -> bytes:
@@ -39,13 +39,13 @@ class ServerSocket:
         return bytes(data)
 
     def discard(self, length: int) -> None:
-        """Receive `length` bytes that nobody wants."""
+        """Receive and drop `length` bytes."""
         waste = memoryview(bytearray(min(length, _DISCARDED_AT_ONCE)))
         while length:
             length -= self.receive_some(waste[: min(length, len(waste))])
 
     def receive_some(self, view: memoryview, *, wait: bool = True) -> int:
-        """Receive up to `len(view)` bytes into `view`; return how many, 0 only when nothing is there to wait for."""
+        """Receive up to `len(view)` bytes into `view`. Return how many, 0 only without `wait`."""
         try:
             count = self._socket.recv_into(view, 0, 0 if wait else socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -65,7 +65,7 @@ class ServerSocket:
                 sent = self._socket.sendmsg(part)
                 for buffer in part:
                     if sent < len(buffer):
-                        # The rest of a buffer that went only in part.
+                        # Send the rest of a partly sent buffer.
                         self._socket.sendall(memoryview(buffer)[sent:])
                         sent = 0
                         at += 1

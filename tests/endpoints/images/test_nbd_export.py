@@ -75,7 +75,7 @@ def test_a_server_that_ends_with_its_last_client_serves_the_whole_copy(image: Pa
 
 
 def test_an_export_that_is_too_small_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="1048576 bytes, the disk 1049088"):
+    with pytest.raises(UsageError, match="1048576 bytes, but the disk has 1049088"):
         NbdSink(url, MIB + 512)
 
 

@@ -309,7 +309,7 @@ def test_no_file_is_written_over_and_none_is_left_behind(
     page = _page(command, points, tmp_path / "page.html")
     before = page.read_bytes()
     pair = ("--point", points[0].backup_id, "--point", points[1].backup_id)
-    assert "exists already" in command("diff", *pair, "--html", page, code=2).complaint
+    assert "already exists" in command("diff", *pair, "--html", page, code=2).complaint
     assert page.read_bytes() == before
     command("diff", *pair, "--html", tmp_path / "no" / "page.html", code=1)
     command("diff", *pair, "--disk", "nix", "--html", tmp_path / "other.html", code=4)

@@ -145,4 +145,4 @@ def test_a_beginning_without_end_is_not_remembered(pitr: Pitr, tape: Tape, tmp_p
     # Frames without content could go on for ever.
     blob = zstandard.ZstdCompressor().compress(b"") * (5 * MiB // 9) + tape.blobs[0].read_bytes()
     (tmp_path / "long").write_bytes(blob)
-    assert "too long a beginning" in pitr("import", tmp_path / "long", code=1).complaint
+    assert "its beginning is too long" in pitr("import", tmp_path / "long", code=1).complaint
