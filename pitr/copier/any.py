@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One `copy` for all sources: those that can be read anywhere, and those that come as a stream."""
+"""One `copy` for both kinds of sources: random access and streams."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def copy_any(
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> Copied:
-    """Copy `source` to `sink`, and flush it. The caller closes both, and aborts a sink on an error."""
-    # Not isinstance: it would look at the size, for which some sources have to ask a server.
+    """Copy `source` to `sink`, and flush the sink. The caller closes both, and aborts the sink after an error."""
+    # Not isinstance: it would read the size, for which some sources ask a server.
     if hasattr(source, "passing"):
         return pour(cast(StreamedSource, source), sink, workers=workers, progress=progress)
     return copy(source, sink, workers=workers, progress=progress)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The copy engine: `copy(source, sink)`, and several copies at once with one set of workers.
+"""Copies with random access: `copy(source, sink)`, and several copies at once with one set of workers.
 
-A worker takes the next window of a copy, reads its data in as few requests as the source can, writes it and
-zeroes what is zero, so that each byte is written or zeroed at most once. A sink that stores things in the order of
-the disk (`append`) gets what its writers made in that order; workers that are too far ahead wait.
+A worker takes the next window of a copy, reads its data in as few requests as the source allows, writes the data and
+zeroes the rest, so that each byte is written or zeroed at most once. An ordered sink (`append`) gets the results of
+its writers in the order of the disk; workers that are too far ahead wait.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from pitr.reporting import Progress
 from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 DEFAULT_WORKERS = 4
-#: How many windows may wait, for each worker, until the one before them is stored.
+#: How many windows of each worker may wait for an earlier window.
 _AHEAD = 2
-
-"""Called with (bytes done, bytes in all that are known so far), from any thread, one call at a time."""
 
 
 @runtime_checkable
 class OrderedSink(Sink, Protocol):
-    """A sink that stores what its writers made in the order of the disk."""
+    """A sink that stores the results of its writers in the order of the disk."""
 
     def append(self, made: Any) -> None:
-        """Store what a writer's `take` gave for the next window; one caller at a time."""
+        """Store the next result of a writer's `take`; one caller at a time."""
 
 
 @runtime_checkable
 class OrderedWriter(Writer, Protocol):
+    """A writer of an ordered sink."""
+
     def take(self) -> Any:
-        """What came of the writes since the last call."""
+        """Return the result of all writes since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What one copy did, in bytes of the disk. `skipped` is zero that the sink holds already."""
+    """The result of one copy, in bytes of the disk. `skipped` ranges are zero and were zero in the sink already."""
 
     size: int
     written: int
@@ -52,17 +52,14 @@ class Copied:
 
 
 class Copying(Protocol):
-    """One copy of several: opened by the worker that comes to it first.
+    """One of several copies. The first worker that takes a window of it opens it."""
 
-    What `open` gives is left after the last window is done and the sink is flushed, or with the error that
-    stopped the copy.
-    """
-
-    def open(self) -> AbstractContextManager[tuple[Source, Sink]]: ...
+    def open(self) -> AbstractContextManager[tuple[Source, Sink]]:
+        """Return the context of the copy. It exits after the sink's flush, or with Cancelled after an error."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _Opened:
     source: Source
     sink: Sink
 
@@ -73,17 +70,20 @@ class _Given:
 def copy(
     source: Source, sink: Sink, *, workers: int = DEFAULT_WORKERS, progress: Progress | None = None
 ) -> Copied:
-    """Copy all extents of `source` to `sink`, and flush it. The caller closes both, and aborts a sink on an error."""
-    return copy_all([_Given(source, sink)], workers=workers, progress=progress)[0]
+    """Copy all extents of `source` to `sink`, and flush the sink.
+
+    The caller closes both, and aborts the sink after an error.
+    """
+    return copy_all([_Opened(source, sink)], workers=workers, progress=progress)[0]
 
 
 def copy_all(
     copies: Sequence[Copying], *, workers: int = DEFAULT_WORKERS, progress: Progress | None = None
 ) -> list[Copied]:
-    """Do several copies with `workers` threads in all, and return what each did, in their order.
+    """Run several copies with `workers` threads in all, and return their results in the same order.
 
-    The first error stops all copies and is raised when all of them are closed; so does a signal's exception in
-    the calling thread.
+    The first error cancels all copies, and so does a signal's exception in the calling thread. Raises it once all
+    copies are closed.
     """
     pool = _Pool([_Task(copying) for copying in copies], progress)
     threads = Workers()
@@ -102,7 +102,7 @@ def copy_all(
 
 @dataclass(slots=True)
 class _Task:
-    """One copy and how far it is. Everything here is guarded by the pool's lock."""
+    """The state of one copy. The pool's lock guards all fields."""
 
     copying: Copying
     stack: ExitStack = field(default_factory=ExitStack)
@@ -169,7 +169,7 @@ class _Pool:
             self._leave(task)
 
     def _pick(self) -> _Task | None:
-        """The copy that has the fewest workers of those that can use one more; None when there is no more to do."""
+        """Return the copy with the fewest workers among those that can use another one; None when all are done."""
         with self._changed:
             while True:
                 if self._cancellation.is_cancelled() or all(task.exhausted for task in self.tasks):
@@ -198,7 +198,7 @@ class _Pool:
     def _copy(self, task: _Task) -> None:
         source, sink = task.source, task.sink
         if source is None or sink is None:
-            raise RuntimeError("a copy that is not open has no windows")
+            raise RuntimeError("the copy is not open")
         with source.open_reader() as reader, sink.open_writer() as writer:
             buffer = bytearray(0)
             while (work := self._next(task)) is not None:
@@ -239,7 +239,7 @@ class _Pool:
         self._store(task)
 
     def _store(self, task: _Task) -> None:
-        """Store all that is next in the order of the disk. One worker at a time; meanwhile the others go on."""
+        """Store the results that are next in the order of the disk. One worker at a time; the others keep copying."""
         sink = task.sink if isinstance(task.sink, OrderedSink) else None
         while True:
             with self._changed:
@@ -254,7 +254,7 @@ class _Pool:
                 self._changed.notify_all()
 
     def _leave(self, task: _Task) -> None:
-        """Leave a copy; the last one closes it."""
+        """Leave a copy. The last worker closes it."""
         with self._changed:
             task.workers -= 1
             task.opening = False
@@ -283,8 +283,8 @@ class _Pool:
             if failed is None:
                 task.stack.close()
             else:
-                given_up = Cancelled("the copy was given up")
-                task.stack.__exit__(type(given_up), given_up, None)
+                cancelled = Cancelled("the copy was cancelled")
+                task.stack.__exit__(type(cancelled), cancelled, None)
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             self.stop(error)
 
@@ -292,7 +292,7 @@ class _Pool:
 def _copy_window(
     work: Window, reader: Reader, writer: Writer, buffer: memoryview, reads_zero: bool
 ) -> tuple[int, int, int]:
-    """Copy one window through `buffer`; return the bytes written, zeroed and skipped."""
+    """Copy one window through `buffer`. Return how many bytes were written, zeroed and skipped."""
     ranges = work.data_ranges
     if ranges:
         reader.read_ranges(ranges, buffer)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Cutting a disk's extents into pieces of work."""
+"""The plan of a copy: a disk's extents, cut into windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pitr.extents import Extent, ExtentMap
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One piece of work: extents in the order of the disk. Works are numbered in that order."""
+    """What one worker copies at a time: extents in the order of the disk. Windows are numbered in that order."""
 
     number: int
     extents: tuple[Extent, ...]
@@ -27,9 +27,9 @@ class Window:
 
 
 def plan(extents: ExtentMap, window: int = WINDOW, max_zero: int = MAX_ZERO) -> Iterator[Window]:
-    """Cut `extents` into works of one window of data each, zero ranges at most `max_zero` bytes long.
+    """Cut `extents` into windows of at most `window` bytes of data, and zero ranges of at most `max_zero` bytes.
 
-    A zero range goes with the window that it begins in; one that is long is not cut at every window.
+    A zero range belongs to the window that it begins in, however long it is.
     """
     number = 0
     gathered: list[Extent] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Copying from what comes as a stream: one thread reads it front to back, workers write what has passed."""
+"""Copies of streams: one thread reads the stream front to back, and workers write the disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 #: How many batches may wait for each worker.
 _AHEAD = 2
-#: A batch of zero ranges without data is small, but not for ever.
+#: Bounds a batch that holds only zero ranges.
 _MAX_PASSING = 4096
 
 _Batch = list[Passing]
@@ -27,10 +27,10 @@ _Batch = list[Passing]
 def pour(
     source: StreamedSource, sink: Sink, *, workers: int = DEFAULT_WORKERS, progress: Progress | None = None
 ) -> Copied:
-    """Copy all that passes to `sink`, and flush it. The caller closes both, and aborts a sink on an error.
+    """Copy the whole stream to `sink`, and flush the sink. The caller closes both, and aborts the sink after an error.
 
     The calling thread reads the stream, so that a signal's exception ends the reading. Memory is bounded by the
-    workers and the engine's window, whatever comes.
+    number of workers and the size of a window, whatever the stream holds.
     """
     return _Pouring(source, sink, max(1, min(workers, sink.max_writers)), progress).run()
 
@@ -73,10 +73,10 @@ class _Pouring:
     def _put(self, number: int, batch: _Batch) -> None:
         with self._changed:
             while self._error is None and self._unfinished >= self._workers * _AHEAD:
-                # Short, so that a signal is seen.
+                # A short wait lets a signal's handler run.
                 self._changed.wait(0.5)
             if self._error is not None:
-                raise Cancelled("a worker has failed")
+                raise Cancelled("a worker failed")
             self._waiting.append((number, batch))
             self._unfinished += 1
             self._changed.notify_all()
@@ -140,24 +140,24 @@ class _Pouring:
 
 
 def _batches(passing: Iterator[Passing]) -> Iterator[_Batch]:
-    """Gather what passes by windows of data, so that a worker has enough to do at once."""
+    """Gather ranges into batches of about a window of data, so that each keeps a worker busy."""
     batch: _Batch = []
     data_bytes = 0
-    for one in passing:
-        length = 0 if one.data is None else one.extent.length
+    for piece in passing:
+        length = 0 if piece.data is None else piece.extent.length
         if batch and (data_bytes + length > WINDOW or len(batch) >= _MAX_PASSING):
             yield batch
             batch, data_bytes = [], 0
-        batch.append(one)
+        batch.append(piece)
         data_bytes += length
     if batch:
         yield batch
 
 
 def check_whole(source: StreamedSource) -> None:
-    """Raise UsageError for a stream that holds only what changed."""
+    """Raise UsageError for a stream that holds only changes."""
     if not source.whole:
         raise UsageError(
             "the stream is incremental: it does not hold the whole disk",
-            "Import it into a repository that holds what it stands on, and restore from there.",
+            "Import it into a repository that has the stream it is based on, and restore from there.",
         )

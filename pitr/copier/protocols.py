@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the copy engine asks of a source and of a sink.
+"""The interfaces of sources and sinks.
 
-A source and a sink are opened once and give out readers and writers, one for each worker thread: a reader or
-writer is used by one thread at a time. Both are context managers; closing one closes its connection only.
-All offsets and lengths are bytes. Failures are raised as the types of pitr.errors.
+The caller opens a source or sink once. Each worker thread opens its own reader or writer, which only that thread
+uses. Closing a reader or writer closes only its own connection. All offsets and lengths are bytes. Failures are
+raised as the types of pitr.errors.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from typing import Protocol, Self
 
 from pitr.extents import ExtentMap
 
-#: Data is copied in windows that begin and end at multiples of this many bytes of the disk: large enough that a
-#: request costs little beside its data, small enough that a few of them for each worker stay small in memory.
-#: A multiple of every allowed frame size up to it, so that a frame belongs to one window.
+#: Windows begin and end at multiples of this many bytes of the disk. Large windows make the cost of a request small
+#: beside its data; small ones keep the memory for a few windows of each worker small. It is a multiple of every
+#: allowed frame size up to it, so a frame belongs to one window.
 WINDOW = 8 << 20
-#: No longer request to zero: concurrent ones of 1 GiB have timed out on iSCSI storage.
+#: The longest zero request. Concurrent requests of 1 GiB have timed out on iSCSI storage.
 MAX_ZERO = 128 << 20
 
 
 class Closing(Protocol):
+    """A context manager that closes itself."""
+
     def close(self) -> None: ...
 
     def __enter__(self) -> Self: ...
@@ -33,19 +35,18 @@ class Closing(Protocol):
 
 
 class Reader(Closing, Protocol):
-    """One worker's way into a source."""
+    """One worker's access to a source."""
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        """Read (offset, length) `ranges`, sorted and disjoint, one after the other into `buffer`.
+        """Read the sorted, disjoint (offset, length) `ranges` one after the other into `buffer`.
 
-        The buffer is exactly as long as all ranges together. The reader may read across small gaps between
-        ranges when that is cheaper than a request for each, but delivers only the ranges. A short answer is
-        an error, never a shorter result.
+        The buffer is exactly as long as all ranges together. The reader may combine ranges with small gaps into
+        one request, but delivers only the ranges. A short answer raises an error, never returns less.
         """
 
 
 class Source(Protocol):
-    """Something that a disk can be read from."""
+    """A disk to copy from."""
 
     @property
     def size(self) -> int:
@@ -56,21 +57,24 @@ class Source(Protocol):
         """How many readers may be open at once."""
 
     def extents(self) -> ExtentMap:
-        """The ranges to copy: data and zero; what is in neither is unchanged and not copied."""
+        """Return the ranges to copy, data and zero. Gaps between them are unchanged and not copied."""
 
-    def open_reader(self) -> Reader: ...
+    def open_reader(self) -> Reader:
+        """Open another reader, which the caller closes."""
 
 
 class Writer(Closing, Protocol):
-    """One worker's way into a sink."""
+    """One worker's access to a sink."""
 
-    def write(self, offset: int, data: memoryview) -> None: ...
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write all of `data`."""
 
-    def zero(self, offset: int, length: int) -> None: ...
+    def zero(self, offset: int, length: int) -> None:
+        """Make a range read as zero."""
 
 
 class Sink(Protocol):
-    """Something that a disk can be written to."""
+    """A disk to copy to."""
 
     @property
     def max_writers(self) -> int:
@@ -78,19 +82,20 @@ class Sink(Protocol):
 
     @property
     def reads_zero(self) -> bool:
-        """True when every range that is not written reads as zero already, so that zeroing can be skipped."""
+        """Whether all unwritten ranges read as zero already, so that zeroing can be skipped."""
 
-    def open_writer(self) -> Writer: ...
+    def open_writer(self) -> Writer:
+        """Open another writer, which the caller closes."""
 
     def flush(self) -> None:
-        """Make everything written so far durable, and finish what was begun (a file gets its name only now).
+        """Make all writes durable and complete the sink; only now a file gets its name.
 
-        Called once, after all writers are closed.
+        The copier calls it once, after all writers are closed.
         """
 
     def abort(self) -> None:
-        """Undo what was created, as far as it is the sink's own (a partial file); nothing else is touched.
+        """Remove what the sink itself created, such as a partial file, and touch nothing else.
 
-        Called instead of `flush`, or after it (then it does nothing), after all writers are closed; harmless
-        when done twice. A transfer is cancelled by whoever opened it.
+        Call it after all writers are closed, instead of `flush`. After `flush`, and a second time, it does nothing.
+        The code that opened a transfer cancels it.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Few long requests instead of many short ones."""
+"""Requests that combine several ranges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CombinedRequest:
-    """One request of `length` bytes at `start`, and the (offset, length) `pieces` that are wanted of it."""
+    """One request of `length` bytes at `start`, and the (offset, length) `pieces` of it that the caller needs."""
 
     start: int
     length: int
@@ -17,15 +17,15 @@ class CombinedRequest:
 
     @property
     def wanted(self) -> int:
-        """How many bytes the pieces have."""
+        """The bytes of all pieces."""
         return sum(length for _, length in self.pieces)
 
 
 def combine(ranges: Sequence[tuple[int, int]], *, gap: int, limit: int) -> Iterator[CombinedRequest]:
     """Cover sorted, disjoint (offset, length) `ranges` with requests of at most `limit` bytes.
 
-    Ranges at most `gap` bytes apart share a request; a range longer than `limit` is cut. The pieces of all
-    spans, one after the other, are the ranges.
+    Ranges at most `gap` bytes apart share a request; a range longer than `limit` is cut. The pieces of all requests,
+    in order, are the ranges.
     """
     pieces: list[tuple[int, int]] = []
     start = end = 0

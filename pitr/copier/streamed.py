@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sources that come as a stream: read once, front to back, their extents known only when they pass."""
+"""Streamed sources: read once, front to back, with extents that are known only as they pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pitr.system.closing import Closes
 
 
 class Passing(NamedTuple):
-    """A range of the disk that passes: its bytes, or None for zeroes."""
+    """A range of the disk in a stream, with its bytes; None for zeroes."""
 
     extent: Extent
     data: bytes | None
@@ -20,7 +20,7 @@ class Passing(NamedTuple):
 
 @runtime_checkable
 class StreamedSource(Protocol):
-    """A disk that is read once, front to back. Ranges that do not pass are unchanged."""
+    """A disk that is read once, front to back. Ranges that the stream does not hold are unchanged."""
 
     @property
     def size(self) -> int:
@@ -28,18 +28,17 @@ class StreamedSource(Protocol):
 
     @property
     def whole(self) -> bool:
-        """Whether all of the disk passes."""
+        """Whether the stream holds the whole disk."""
 
     def passing(self) -> Iterator[Passing]:
-        """All ranges, none longer than the copy engine's window or zero request. Called once.
+        """Yield all ranges, data of at most WINDOW bytes and zeroes of at most MAX_ZERO bytes. Call it once.
 
-        Raises FormatError where the stream is not what it should be; nothing is known to be whole before the
-        iteration has ended.
+        Raises FormatError for a malformed stream. The stream is valid only if the iteration ends without an error.
         """
 
 
 def cut(extent: Extent, read: Callable[[int], bytes]) -> Iterator[Passing]:
-    """Cut an extent into what may pass at once, data at the windows of the copy engine."""
+    """Cut an extent into ranges for `passing`, data at the bounds of windows."""
     at, end = extent.start, extent.start + extent.length
     while at < end:
         stop = min(end, at + MAX_ZERO if extent.zero else (at // WINDOW + 1) * WINDOW)
@@ -49,10 +48,7 @@ def cut(extent: Extent, read: Callable[[int], bytes]) -> Iterator[Passing]:
 
 
 class PassingWriter(Closes):
-    """One worker's way into a sink that takes ranges in the order of the disk; `take` hands over what was written.
-
-    Data is cut into pieces of at most `largest` bytes.
-    """
+    """A writer for an ordered sink. `take` returns the written ranges, data in pieces of at most `largest` bytes."""
 
     def __init__(self, largest: int = WINDOW) -> None:
         self._largest = largest

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The threads of a copy, waited for although a signal's exception may come at any moment."""
+"""The threads of a copy, with a wait that survives a signal's exception at any moment."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 
-#: The main thread looks for signals at least this often.
+#: How often the main thread lets signal handlers run.
 _WAKE_S = 0.5
 
 
 class Workers:
-    """Threads that do one work together, started and waited for by one calling thread.
+    """Threads that share one job. One calling thread starts them and waits for them.
 
-    Joining them would not do: a join that a signal's exception interrupts takes its thread for ended (CPython 3.11),
-    so that the program would go on, and exit, while files and transfers are still being closed.
+    Thread.join does not suffice: in CPython 3.11, a join that a signal's exception interrupts marks the thread as
+    ended. The program would then exit while threads still close files and transfers.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Workers:
         self._started = self._working = self._ended = 0
 
     def start(self, work: Callable[[], None], name: str) -> None:
-        """Start one more thread with `work`, which handles its own errors."""
+        """Start another thread with `work`, which handles its own errors."""
 
         def run() -> None:
             with self._changed:
@@ -39,15 +39,15 @@ class Workers:
         self._started += 1
 
     def wait(self) -> None:
-        """Wait until all threads that were started have ended."""
+        """Wait until all started threads have ended."""
         with self._changed:
             while self._ended < self._started:
                 self._changed.wait(_WAKE_S)
 
     def wait_after_stop(self) -> None:
-        """Wait until no thread is at work, once they were told to stop: one that begins only now has nothing to do.
+        """Wait until no thread works. Call it after the job was cancelled; a thread that starts later does nothing.
 
-        A start that a signal interrupted may or may not count as one, so that `wait` could wait for ever.
+        `wait` could wait forever here: a start that a signal interrupted may be counted without a thread.
         """
         with self._changed:
             while self._working:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stream formats of other programs, and oVirt's own: oVirt sparse streams, rbd diffs, virtnbdbackup."""
+"""Stream formats: oVirt sparse streams, Ceph's rbd diffs and virtnbdbackup's streams."""

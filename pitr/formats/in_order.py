@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Pieces of a disk that have to come in its order, as streams are written: checked, zero ranges that touch as one."""
+"""A check that the pieces of a stream come in the order of the disk. It joins adjacent zero ranges."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pitr.errors import FormatError
 
 
 class InOrder:
-    """The pieces of a disk of `size` bytes; of a `whole` one none may be left out.
+    """Checks the pieces of a disk of `size` bytes. A `whole` disk has no gaps.
 
-    `zero(start, length)` is called for each zero range when it has ended: before the piece behind it is let pass.
+    Calls `zero(start, length)` for each joined zero range, before `next` accepts the piece that follows it.
     """
 
     def __init__(self, size: int, *, whole: bool, zero: Callable[[int, int], object]) -> None:
@@ -22,7 +22,7 @@ class InOrder:
         self._zero_start: int | None = None
 
     def next(self, start: int, length: int, *, zero: bool) -> None:
-        """Note the next piece. Raises FormatError when it is not behind the one before, or not right behind it."""
+        """Note the next piece. Raises FormatError if it overlaps, goes back, exceeds the disk or leaves a gap."""
         if start < self._end or start + length > self._size:
             raise FormatError(f"the extent at {start} is out of order or beyond the end of the disk")
         if start > self._end or not zero:
@@ -34,7 +34,7 @@ class InOrder:
         self._end = start + length
 
     def finish(self) -> None:
-        """There are no more. Raises FormatError when that is too early."""
+        """End the disk. Raises FormatError if a whole disk is not complete."""
         self._end_zero()
         if self._whole and self._end != self._size:
             raise FormatError(f"a full stream must not end at {self._end} of {self._size} bytes")

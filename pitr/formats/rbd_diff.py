@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Ceph's rbd diff, versions 1 and 2: a disk, or what changed between two snapshots of it, as a sequence of records.
+"""Ceph's rbd diff, versions 1 and 2: a disk, or the changes between two of its snapshots, as a sequence of records.
 
-All integers are little-endian. The records that describe come first: `f` and `t` name the snapshots that the diff
-goes from and to, `s` gives the size at its end. Then `w` records with data and `z` records for zeroes follow, and
-`e` ends it. Version 2 puts the length of what follows behind each tag, so that unknown records can be skipped.
+All integers are little-endian. Metadata records come first: `f` and `t` name the first and last snapshot, `s` gives
+the disk's size at the last. `w` records with data and `z` records for zeroes follow, and `e` ends the diff. Version 2
+has the payload's length after each tag, so that a reader can skip unknown records.
 Source: doc/dev/rbd-diff in Ceph's documentation.
 """
 
@@ -16,46 +16,49 @@ from typing import BinaryIO, Literal
 
 from pitr.errors import FormatError
 from pitr.extents import MAX_SIZE
+from pitr.formats.reading import read_exactly
 
 Version = Literal[1, 2]
 
 MAX_NAME = 4096
-#: A reader of Ceph's allocates a whole `w` record at once.
+#: Ceph's reader allocates a whole `w` record at once.
 MAX_WRITE = 8 << 20
 
 _HEADERS: dict[Version, bytes] = {1: b"rbd diff v1\n", 2: b"rbd diff v2\n"}
 _HEADER_SIZE = 12
-#: Nothing that describes is longer; what v2 lets a reader skip is not held in memory.
+#: Skipped records of version 2 are read in pieces of this size, so they take no memory.
 _SKIP_PIECE = 1 << 20
 _FROM, _TO, _SIZE, _WRITE, _ZERO, _END, _PROTECTED = b"f", b"t", b"s", b"w", b"z", b"e", b"p"
 _U32, _U64, _RANGE = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<QQ")
 
 
 def beginning(version: Version, size: int, *, from_snapshot: str | None, to_snapshot: str | None) -> bytes:
-    """The header and the records that describe. Raises FormatError for names that Ceph does not take."""
+    """Return the header and the metadata records. Raises FormatError for names that Ceph does not accept."""
     parts = [_HEADERS[version]]
     for tag, name in ((_FROM, from_snapshot), (_TO, to_snapshot)):
         if name is None:
             continue
         encoded = name.encode()
         if not 0 < len(encoded) <= MAX_NAME:
-            raise FormatError(f"a snapshot name has 1 to {MAX_NAME} bytes, not {len(encoded)}")
+            raise FormatError(f"a snapshot name must have 1 to {MAX_NAME} bytes, not {len(encoded)}")
         parts.append(_record(version, tag, _U32.pack(len(encoded)) + encoded))
     parts.append(_record(version, _SIZE, _U64.pack(size)))
     return b"".join(parts)
 
 
 def write_header(version: Version, start: int, length: int) -> bytes:
-    """What stands before the bytes of a `w` record."""
+    """Return the bytes of a `w` record before its data."""
     head = _WRITE if version == 1 else _WRITE + _U64.pack(_RANGE.size + length)
     return head + _RANGE.pack(start, length)
 
 
 def zero_record(version: Version, start: int, length: int) -> bytes:
+    """Return a `z` record."""
     return _record(version, _ZERO, _RANGE.pack(start, length))
 
 
 def ending(version: Version) -> bytes:
+    """Return the record that ends a diff."""
     return _END
 
 
@@ -65,7 +68,7 @@ def _record(version: Version, tag: bytes, payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class DiffRecord:
-    """One `w` or `z` record: its range in bytes."""
+    """The range of a `w` or `z` record, in bytes."""
 
     zero: bool
     start: int
@@ -75,9 +78,8 @@ class DiffRecord:
 class RbdDiffReader:
     """Reads an rbd diff front to back from a binary file object, which the caller closes.
 
-    Iterating gives its records in order; after one with data exactly its bytes must be read with `read` before the
-    next. Raises FormatError on anything that is not a whole, well-formed diff: also where ranges overlap, go back
-    or go beyond the size.
+    Iterate over its records in order. After a record with data, `read` exactly its bytes before the next record.
+    Raises FormatError unless the diff is complete and well-formed, with ascending ranges within the disk.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -98,7 +100,7 @@ class RbdDiffReader:
                 self._name(tag)
         self._next = tag
         if size is None:
-            raise FormatError("the rbd diff does not say how large the disk is")
+            raise FormatError("the rbd diff does not state the disk's size")
         self.size = size
 
     def __iter__(self) -> Iterator[DiffRecord]:
@@ -113,18 +115,18 @@ class RbdDiffReader:
                 if self._left:
                     raise FormatError(f"{self._left} bytes of a record were not read")
             elif not self._skips(tag):
-                raise FormatError(f"the rbd diff has a record {tag!r} where data is due")
+                raise FormatError(f"the rbd diff has an unexpected record {tag!r} among its data")
             tag = self._take(1)
 
     def read(self, length: int) -> bytes:
-        """Read exactly `length` of the bytes of the current record."""
+        """Read exactly `length` bytes of the current record."""
         if length > self._left:
             raise ValueError(f"only {self._left} bytes are left of the record")
         self._left -= length
         return self._take(length)
 
     def _skips(self, tag: bytes) -> bool:
-        """Skip a record that is no data and does not matter; False when `tag` does not begin one."""
+        """Skip a record that pitr does not need; return False if `tag` begins another record."""
         if tag == _PROTECTED:
             self._payload(1)
             self._take(1)
@@ -137,19 +139,19 @@ class RbdDiffReader:
         return True
 
     def _payload(self, length: int | None) -> int | None:
-        """In version 2, the length of what follows, which must be `length` where that is known."""
+        """Return the payload's length in version 2, None in version 1. Raises FormatError if it is not `length`."""
         if self.version == 1:
             return None
         claimed: int = _U64.unpack(self._take(_U64.size))[0]
         if length is not None and claimed != length:
-            raise FormatError(f"a record claims {claimed} bytes where {length} are due")
+            raise FormatError(f"a record claims {claimed} bytes instead of {length}")
         return claimed
 
     def _size(self) -> int:
         self._payload(_U64.size)
         size: int = _U64.unpack(self._take(_U64.size))[0]
         if size > MAX_SIZE:
-            raise FormatError(f"a disk size of {size} bytes is not possible")
+            raise FormatError(f"a disk cannot have {size} bytes")
         return size
 
     def _name(self, tag: bytes) -> None:
@@ -172,19 +174,12 @@ class RbdDiffReader:
         if tag == _WRITE and claimed not in (None, _RANGE.size + length):
             raise FormatError(f"a record claims {claimed} bytes and {length} bytes of data")
         if length == 0:
-            raise FormatError(f"a record without length at {start}")
+            raise FormatError(f"the record at {start} is empty")
         if start < end:
-            raise FormatError(f"the record at {start} goes back behind {end}")
+            raise FormatError(f"the record at {start} begins before {end}, the end of the record before it")
         if start > self.size or length > self.size - start:
-            raise FormatError(f"the record at {start} goes beyond the size of {self.size} bytes")
+            raise FormatError(f"the record at {start} exceeds the disk of {self.size} bytes")
         return DiffRecord(tag == _ZERO, start, length)
 
     def _take(self, length: int) -> bytes:
-        parts = []
-        while length:
-            part = self._stream.read(length)
-            if not part:
-                raise FormatError("the rbd diff ends too early")
-            parts.append(part)
-            length -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return read_exactly(self._stream.read, length, name="rbd diff")

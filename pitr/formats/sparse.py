@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The oVirt sparse stream: a disk as a sequence of headers and data (docs/format.md).
 
-A header is 40 bytes, `b"%s %016x %016x\\r\\n"`: a kind of four letters, start and length. `meta` comes first and is
-followed by that many bytes of JSON and CR LF; `data` by that many bytes and CR LF; `zero` and `stop` by nothing.
+A header is 40 bytes, `b"%s %016x %016x\\r\\n"`: a kind of four letters, start and length. The stream begins with
+`meta`, `length` bytes of JSON and CR LF. `length` bytes and CR LF follow a `data` header. Nothing follows `zero` and
+`stop` headers.
 Source: the example program in ovirt-imageio's repository.
 """
 
@@ -16,6 +17,7 @@ import orjson
 
 from pitr.errors import FormatError
 from pitr.extents import MAX_SIZE
+from pitr.formats.reading import read_exactly
 
 HEADER_SIZE = 40
 MAX_META_SIZE = 1 << 20
@@ -26,15 +28,17 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 
 
 def data_header(start: int, length: int) -> bytes:
+    """Return the header before `length` bytes of data and TAIL."""
     return b"data %016x %016x\r\n" % (start, length)
 
 
 def zero_header(start: int, length: int) -> bytes:
+    """Return the header of a zero range."""
     return b"zero %016x %016x\r\n" % (start, length)
 
 
 def meta_block(meta: Mapping[str, Any]) -> bytes:
-    """The whole `meta` header with its JSON."""
+    """Return the `meta` header with its JSON and TAIL."""
     body = orjson.dumps(meta)
     return b"meta %016x %016x\r\n" % (0, len(body)) + body + TAIL
 
@@ -44,7 +48,7 @@ STOP = b"stop %016x %016x\r\n" % (0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One `data` or `zero` header: the range in bytes."""
+    """The range of a `data` or `zero` header, in bytes."""
 
     zero: bool
     start: int
@@ -52,9 +56,9 @@ class Header:
 
 
 def parse_header(block: bytes) -> tuple[bytes, int, int]:
-    """Take a 40-byte header apart: (kind, start, length).
+    """Return (kind, start, length) of a 40-byte header.
 
-    Raises FormatError when it is not one, or when its range cannot be one of a disk.
+    Raises FormatError for a malformed header and for a range that no disk has.
     """
     if len(block) < HEADER_SIZE:
         raise FormatError(f"the stream ends in a header ({len(block)} of {HEADER_SIZE} bytes)")
@@ -70,22 +74,21 @@ def parse_header(block: bytes) -> tuple[bytes, int, int]:
         raise FormatError(f"not a header of a sparse stream: {block!r}")
     at, count = int(start, 16), int(length, 16)
     if at > MAX_SIZE or count > MAX_SIZE - at:
-        raise FormatError(f"a header names an impossible range: {block!r}")
+        raise FormatError(f"a header has an impossible range: {block!r}")
     return kind, at, count
 
 
 class SparseReader:
     """Reads a sparse stream front to back from a binary file object, which the caller closes.
 
-    Iterating gives its headers in order; after a `data` header exactly its bytes must be read with `read` before
-    the next one. Raises FormatError on anything that is not a whole, well-formed stream: ranges that overlap, go
-    back or go beyond the virtual size, a missing end, or an end before it is due.
+    Iterate over its headers in order. After a `data` header, `read` exactly its bytes before the next header. Raises
+    FormatError unless the stream is complete and well-formed, with ascending ranges within the virtual size.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._left = 0
-        #: Bytes of the stream that were read.
+        #: How many bytes of the stream were read.
         self.position = 0
         kind, _, length = parse_header(self._take(HEADER_SIZE))
         if kind != _META:
@@ -110,19 +113,21 @@ class SparseReader:
             if kind == _META:
                 raise FormatError("a second meta header")
             if length == 0:
-                raise FormatError(f"an extent without length at {start}")
+                raise FormatError(f"the extent at {start} is empty")
             if start < end:
-                raise FormatError(f"the extent at {start} goes back behind {end}")
+                raise FormatError(
+                    f"the extent at {start} begins before {end}, the end of the extent before it"
+                )
             if start > end and not self.incremental:
-                raise FormatError(f"a full stream leaves out {end} to {start}")
+                raise FormatError(f"a full stream has a gap from {end} to {start}")
             end = start + length
             if end > self.virtual_size:
-                raise FormatError(f"the extent at {start} goes beyond the size of {self.virtual_size} bytes")
+                raise FormatError(f"the extent at {start} exceeds the disk of {self.virtual_size} bytes")
             self._left = length if kind == _DATA else 0
             yield Header(kind == _ZERO, start, length)
 
     def read(self, length: int) -> bytes:
-        """Read exactly `length` of the bytes of the current data extent."""
+        """Read exactly `length` bytes of the current data extent."""
         if length > self._left:
             raise ValueError(f"only {self._left} bytes are left of the extent")
         data = self._take(length)
@@ -136,15 +141,9 @@ class SparseReader:
             raise FormatError("an extent's data does not end with CR LF")
 
     def _take(self, length: int) -> bytes:
-        parts = []
-        while length:
-            part = self._stream.read(length)
-            if not part:
-                raise FormatError("the stream ends too early")
-            parts.append(part)
-            length -= len(part)
-            self.position += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        data = read_exactly(self._stream.read, length)
+        self.position += length
+        return data
 
 
 def _parse_meta(body: bytes) -> dict[str, Any]:
@@ -156,7 +155,7 @@ def _parse_meta(body: bytes) -> dict[str, Any]:
         raise FormatError("the meta header is not a JSON object")
     size = meta.get("virtual-size")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_SIZE:
-        raise FormatError(f"the meta header names no usable virtual-size: {size!r}")
+        raise FormatError(f"the meta header has an invalid virtual-size: {size!r}")
     if not isinstance(meta.get("incremental"), bool):
-        raise FormatError("the meta header does not say whether the stream is incremental")
+        raise FormatError("the meta header does not state whether the stream is incremental")
     return meta

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """virtnbdbackup's streams (its `*.data` files), versions 1 and 2: a variant of the oVirt sparse stream.
 
-The framing is the same; the meta header has other keys. With lz4 a `data` header has the length of the data, and its
-payload is one lz4 frame for each request that was made; behind `stop` follow a JSON list of the frames' sizes, CR LF
-and a header of the kind `comp`. An incremental stream has no zero extents: what became zero since is not in it.
+The framing is the same, the keys of the meta header differ. With lz4, a `data` header states the length of the data,
+and its payload is one lz4 frame for each read request. A JSON list of the frames' sizes, CR LF and a `comp` header
+follow `stop`. An incremental stream has no zero extents, so it lacks ranges that became zero.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ import orjson
 
 from pitr.errors import FormatError, ProgramMissing
 from pitr.extents import MAX_SIZE
+from pitr.formats.reading import read_exactly
 from pitr.formats.sparse import HEADER_SIZE, MAX_META_SIZE, TAIL, Header, parse_header
 
 _PIECE = 1 << 16
-#: The list of sizes of ten million frames.
+#: Room for the sizes of ten million frames.
 _MAX_TRAILER = 1 << 27
 _MAX_NAME = 4096
 _VERSIONS = (1, 2)
 
-NOTE = "virtnbdbackup's incremental streams do not tell what became zero: such ranges may show older data at this point"
+NOTE = "virtnbdbackup's incremental streams omit ranges that became zero: these may show older data at this point"
 
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What the meta header says; `date` is local time of the machine that took the backup, without a zone."""
+    """The content of the meta header. `date` is local time of the machine that took the backup, without a zone."""
 
     size: int
     disk_name: str
@@ -42,16 +43,15 @@ class Meta:
 
 
 def is_meta(document: Mapping[str, Any]) -> bool:
-    """Whether the JSON of a meta header is virtnbdbackup's."""
+    """Return whether the JSON of a meta header is virtnbdbackup's."""
     return "virtualSize" in document and "checkpointName" in document
 
 
 class VirtnbdbackupReader:
     """Reads a stream front to back from a binary file object, which the caller closes.
 
-    Iterating gives its headers in order; after a `data` header exactly its bytes must be read with `read` before
-    the next. Raises FormatError on anything that is not a whole, well-formed stream, and ProgramMissing where a
-    compressed one needs the lz4 library.
+    Iterate over its headers in order. After a `data` header, `read` exactly its bytes before the next header. Raises
+    FormatError unless the stream is complete and well-formed, and ProgramMissing if it needs the lz4 library.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -75,16 +75,18 @@ class VirtnbdbackupReader:
             if kind == b"meta" or length == 0:
                 raise FormatError(f"the stream has a wrong header at {start}")
             if start < end:
-                raise FormatError(f"the extent at {start} goes back behind {end}")
+                raise FormatError(
+                    f"the extent at {start} begins before {end}, the end of the extent before it"
+                )
             end = start + length
             if end > self.meta.size:
-                raise FormatError(f"the extent at {start} goes beyond the size of {self.meta.size} bytes")
+                raise FormatError(f"the extent at {start} exceeds the disk of {self.meta.size} bytes")
             self._left = length if kind == b"data" else 0
             yield Header(kind == b"zero", start, length)
         self._end()
 
     def read(self, length: int) -> bytes:
-        """Read exactly `length` of the bytes of the current data extent."""
+        """Read exactly `length` bytes of the current data extent."""
         if length > self._left:
             raise ValueError(f"only {self._left} bytes are left of the extent")
         data = self._take(length) if self._frames is None else self._frames.read(length)
@@ -96,7 +98,7 @@ class VirtnbdbackupReader:
         return data
 
     def _end(self) -> None:
-        """Check the trailer of a compressed stream, and that nothing follows."""
+        """Check the trailer of a compressed stream, and that the stream ends."""
         rest = b"".join(iter(lambda: self._input.read(_PIECE), b"")) if self._frames is None else b""
         if self._frames is not None:
             parts, total = [], 0
@@ -107,18 +109,18 @@ class VirtnbdbackupReader:
                     raise FormatError("the stream's list of compressed sizes is too long")
             self._frames.check(b"".join(parts))
         if rest:
-            raise FormatError("something follows after the end of the stream")
+            raise FormatError("the stream has data after its end")
 
     def _expect_tail(self) -> None:
         if self._take(len(TAIL)) != TAIL:
             raise FormatError("an extent's data does not end with CR LF")
 
     def _take(self, length: int) -> bytes:
-        return _exactly(self._input, length)
+        return read_exactly(self._input.read, length)
 
 
 class _PushBack:
-    """A stream that takes back what was read too far."""
+    """A stream that accepts bytes back that were read too early."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -136,7 +138,7 @@ class _PushBack:
 
 @dataclass(slots=True)
 class _Lz4Frames:
-    """The payloads of a compressed stream. `sizes`: of each extent the compressed sizes of its frames."""
+    """Reads the payloads of a compressed stream. `sizes` has the compressed sizes of each extent's frames."""
 
     input: _PushBack
     sizes: list[list[int]] = field(default_factory=list)
@@ -158,7 +160,7 @@ class _Lz4Frames:
         return b"".join(parts)
 
     def end_extent(self) -> None:
-        """Read what belongs to the last frame beyond its data: its end mark and checksum."""
+        """Read the end mark and checksum of the extent's last frame."""
         while self._machine is not None:
             if self._decompress(1):
                 raise FormatError("an extent's data is longer than its header says")
@@ -168,7 +170,7 @@ class _Lz4Frames:
         self._extent = []
 
     def check(self, trailer: bytes) -> None:
-        """Compare the frames that were read with the list of their sizes that ends the stream."""
+        """Compare the frames that were read with the list of frame sizes at the end of the stream."""
         body, header = trailer[: -HEADER_SIZE - len(TAIL)], trailer[-HEADER_SIZE:]
         if header != b"comp %016x %016x\r\n" % (0, len(body)) or trailer[len(body) : -HEADER_SIZE] != TAIL:
             raise FormatError("the stream does not end with the list of its compressed sizes")
@@ -177,11 +179,11 @@ class _Lz4Frames:
         except orjson.JSONDecodeError:
             raise FormatError("the list of compressed sizes is not JSON") from None
         flat: list[Any] = []
-        for one in listed if isinstance(listed, list) else [None]:
-            split = list(one.values()) if isinstance(one, dict) else [[one]]
+        for extent in listed if isinstance(listed, list) else [None]:
+            split = list(extent.values()) if isinstance(extent, dict) else [[extent]]
             flat += [size for sizes in split for size in (sizes if isinstance(sizes, list) else [sizes])]
         if flat != [size for sizes in self.sizes for size in sizes]:
-            raise FormatError("the list of compressed sizes is not that of the stream's data")
+            raise FormatError("the list of compressed sizes does not match the stream's data")
 
     def _decompress(self, length: int) -> bytes:
         given = b""
@@ -208,21 +210,10 @@ def _lz4() -> Any:
         import lz4.frame  # noqa: PLC0415 - an extra
     except ImportError:
         raise ProgramMissing(
-            "this stream is compressed with lz4, and the lz4 library is not installed",
+            "cannot read this stream: it is compressed with lz4, and the lz4 library is not installed",
             "Install it: pip install 'pitr[virtnbdbackup]'.",
         ) from None
     return lz4.frame
-
-
-def _exactly(stream: _PushBack, length: int) -> bytes:
-    parts = []
-    while length:
-        part = stream.read(length)
-        if not part:
-            raise FormatError("the stream ends too early")
-        parts.append(part)
-        length -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _parse(body: bytes) -> Meta:
@@ -235,11 +226,11 @@ def _parse(body: bytes) -> Meta:
     size, version = document["virtualSize"], document.get("streamVersion", 1)
     incremental, compressed = document.get("incremental"), document.get("compressed", False)
     if type(size) is not int or not 0 <= size <= MAX_SIZE:
-        raise FormatError(f"the meta header names no usable size: {size!r}")
+        raise FormatError(f"the meta header has an invalid size: {size!r}")
     if version not in _VERSIONS:
-        raise FormatError(f"a stream of virtnbdbackup of the unknown version {version!r}")
+        raise FormatError(f"pitr cannot read version {version!r} of virtnbdbackup's streams")
     if type(incremental) is not bool or type(compressed) is not bool:
-        raise FormatError("the meta header does not say whether the stream is incremental and compressed")
+        raise FormatError("the meta header does not state whether the stream is incremental and compressed")
     if compressed and document.get("compressionMethod", "lz4") != "lz4":
         raise FormatError(f"unknown compression: {document['compressionMethod']!r}")
     parent = document.get("parentCheckpoint") or None
@@ -247,7 +238,7 @@ def _parse(body: bytes) -> Meta:
     disk_name: Any = document.get("diskName")
     for name in (checkpoint, disk_name, parent or ""):
         if not isinstance(name, str) or len(name) > _MAX_NAME:
-            raise FormatError("the meta header's names are not names")
+            raise FormatError("the meta header has an invalid name")
     date = _date(document.get("date"))
     return Meta(size, disk_name, incremental, checkpoint, parent, date, compressed)
 

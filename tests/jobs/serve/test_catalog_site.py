@@ -273,7 +273,10 @@ def test_a_port_that_is_taken_is_said(command: Pitr) -> None:
     assert complaint.startswith(
         f"pitr: another program listens on port {port} of 127.0.0.1 already. Stop it, or name"
     )
-    assert "is no address" in command("catalog", "serve", "--host", "no such host", code=2).complaint
+    assert (
+        "cannot listen on the address"
+        in command("catalog", "serve", "--host", "no such host", code=2).complaint
+    )
 
 
 def test_no_repository_is_said_before_anything_is_served(command: Pitr, tmp_path: Path) -> None:
