@@ -6,18 +6,19 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ovirtsdk4 import types
 
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
+from pitr.model import Mode
 from pitr.ovirt.engine import faults
 from pitr.ovirt.engine.checkpoints import get_checkpoint
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import get_disk
 from pitr.ovirt.engine.faults import EngineFault
-from pitr.ovirt.engine.started_backup import BackupDisk, Mode, StartedBackup, point_interval
+from pitr.ovirt.engine.finalizing import Finalizing
+from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup, point_interval
 from pitr.ovirt.engine.values import enum_text, required, utc
 from pitr.ovirt.engine.vms import VM, get_vm
 from pitr.ovirt.engine.wait import pauses
@@ -55,7 +56,7 @@ def start_backup(
     return RunningBackup(engine, vm, request, busy_wait_s, timeout_s)
 
 
-class RunningBackup:
+class RunningBackup(Finalizing):
     """A backup of one VM; a context manager.
 
     Entering it returns when the engine is ready to hand out the data, and raises CheckpointGone (take a
@@ -73,6 +74,7 @@ class RunningBackup:
         self._request = request
         self._busy_wait_s = busy_wait_s
         self._timeout_s = timeout_s
+        self._running = False
         self._started: StartedBackup | None = None
 
     @property
@@ -81,28 +83,6 @@ class RunningBackup:
         if self._started is None:
             raise EngineError(f"backup {self.id} has not started")
         return self._started
-
-    def __enter__(self) -> Self:
-        vm = get_vm(self._engine, self.vm.id)
-        try:
-            self._post_when_free()
-            self._started = self._read_ready(self._wait_until_ready(), running=vm.running)
-        except BaseException as error:
-            self._abandon(error)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._abandon(error)
-            return
-        try:
-            self.finalize()
-        except BaseException as failure:
-            self._abandon(failure)
-            raise
 
     def check_still_ready(self) -> None:
         """Check that the engine still holds the backup. Raises EngineError when it does not."""
@@ -124,6 +104,13 @@ class RunningBackup:
         return self.succeeded
 
     # -- starting
+
+    def _prepare(self) -> None:
+        self._running = get_vm(self._engine, self.vm.id).running
+
+    def _start(self) -> None:
+        self._post_when_free()
+        self._started = self._read_ready(self._wait_until_ready())
 
     def _post_when_free(self) -> None:
         for last in pauses(self._busy_wait_s, self._engine.poll_interval_s):
@@ -198,7 +185,7 @@ class RunningBackup:
 
     # -- reading
 
-    def _read_ready(self, first_ready: Any, *, running: bool) -> StartedBackup:
+    def _read_ready(self, first_ready: Any) -> StartedBackup:
         # The modification date is rewritten with each update: only the first ready answer's is any good.
         created = utc(first_ready.creation_date, "the date of the backup")
         if created is None:
@@ -211,7 +198,7 @@ class RunningBackup:
             get_checkpoint(self._engine, self.vm.id, checkpoint_id) if checkpoint_id is not None else None
         )
         checkpoint_date = checkpoint.created if checkpoint is not None else None
-        mode: Mode = "hybrid" if hybrid else "live" if running else "cold"
+        mode = Mode.HYBRID if hybrid else Mode.LIVE if self._running else Mode.COLD
         lo, hi = point_interval(mode, created, ready, checkpoint_date)
         return StartedBackup(
             id=self.id,
@@ -286,12 +273,8 @@ class RunningBackup:
         self.succeeded = self._finalize(self._timeout_s)
         return True
 
-    def _abandon(self, error: BaseException) -> None:
-        """End the backup after `error`; what does not work is added to it as a note."""
-        try:
-            self.end_early()
-        except EngineError as problem:
-            error.add_note(f"{self._name} could not be finalized: {problem}")
+    def _finish(self) -> None:
+        self.finalize()
 
     def _finalize(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s

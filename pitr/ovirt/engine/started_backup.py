@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
-Mode = Literal["live", "cold", "hybrid"]
+from pitr.model import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,6 @@ def point_interval(
     The date of a live backup's checkpoint is set before the instant, that of a hybrid one after it; the
     backup's own dates enclose both. A clock that was set back gives an interval of no length.
     """
-    lo = checkpoint if mode == "live" and checkpoint is not None else created
-    hi = checkpoint if mode == "hybrid" and checkpoint is not None else ready
+    lo = checkpoint if mode is Mode.LIVE and checkpoint is not None else created
+    hi = checkpoint if mode is Mode.HYBRID and checkpoint is not None else ready
     return min(lo, hi), hi
