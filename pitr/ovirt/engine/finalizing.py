@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the engine holds for a client until it is finalized: a backup, a transfer."""
+"""Finalize a backup or a transfer on the engine, or end it early after an error."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pitr.errors import EngineError
 
 
 class Finalizing(ABC):
-    """A context manager: entering it starts something on the engine, leaving it finalizes that.
+    """A context manager for a backup or transfer: entering starts it, leaving finalizes it.
 
-    After an error, while it starts too, it is ended early instead. A failure to end becomes a note on the error.
+    After an error, also in starting, it ends it early instead. If that fails, the error gets a note.
     """
 
     def __enter__(self) -> Self:
@@ -39,16 +39,16 @@ class Finalizing(ABC):
 
     @abstractmethod
     def end_early(self) -> bool:
-        """End it in whatever state it is; return whether there was anything to end. Raises EngineError."""
+        """End it in any state and return whether it was open. Raises EngineError."""
 
     @property
     @abstractmethod
     def _name(self) -> str:
-        """Its name in messages."""
+        """The name for messages."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Read what must be known before anything is started."""
+        """Read the state of the engine before it starts."""
 
     @abstractmethod
     def _start(self) -> None: ...
@@ -63,4 +63,4 @@ class Finalizing(ABC):
         try:
             self._end_after(error)
         except EngineError as problem:
-            error.add_note(f"{self._name} could not be ended: {problem}")
+            error.add_note(f"cannot end {self._name}: {problem}")
