@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from pitr.lab.engine import disks, vms
 from pitr.lab.engine.clock import Clock
@@ -20,6 +20,15 @@ from pitr.lab.host.guest import Guest
 from pitr.lab.host.host import Host
 
 USERNAME = "admin@internal"
+
+
+class DiskOptions(TypedDict, total=False):
+    """The options of `Lab.add_disk` that `LabVM.add_disk` passes on."""
+
+    format: str
+    sparse: bool
+    content: Path | None
+    incremental: bool
 
 
 class Lab:
@@ -263,26 +272,10 @@ class LabVM:
         vms.crash(self.lab.engine.installation, self.id)
 
     def add_disk(
-        self,
-        name: str,
-        size: int,
-        *,
-        format: str = "cow",
-        sparse: bool = True,
-        content: Path | None = None,
-        bootable: bool = False,
-        incremental: bool = True,
+        self, name: str, size: int, *, bootable: bool = False, **options: Unpack[DiskOptions]
     ) -> LabDisk:
         """Add a disk of `size` bytes and attach it; a running VM can use it at once."""
-        disk = self.lab.add_disk(
-            name,
-            size,
-            format=format,
-            sparse=sparse,
-            content=content,
-            incremental=incremental,
-            storage_domain=self._storage_domain,
-        )
+        disk = self.lab.add_disk(name, size, storage_domain=self._storage_domain, **options)
         self.attach(disk, bootable=bootable)
         return disk
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""All that speaks oVirt: the engine's API, imageio's data path, and OVF documents."""
+"""Talk to oVirt: the engine's API, the data path through ovirt-imageio, and OVF documents."""

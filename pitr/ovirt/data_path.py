@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the engine's transfer to its data in ovirt-imageio: the only module that knows both."""
+"""Find the data of an engine's transfer in ovirt-imageio. Only this module knows both."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pitr.ovirt.imageio.address import ImageioAddress
 
 
 def imageio_address(engine: Engine, transfer: Transfer | AttachedTransfer) -> ImageioAddress:
-    """Return the address of the open transfer's data; it trusts the certificates that the engine's settings trust.
+    """Return the address of an open transfer's data, with the engine's TLS settings.
 
-    Raises EngineError when the transfer is not open, ImageioError for an invalid URL.
+    Raises EngineError when the transfer is not open, ImageioError when its URL is invalid.
     """
     url = transfer.transfer_url
     if url is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Saved configurations of VMs (oVirt's dialect of OVF): what a new VM is made from."""
+"""Read and adapt saved VM configurations, which are in oVirt's dialect of OVF."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 from pitr.errors import FormatError
 
-#: The prefixes that oVirt writes: some of its attributes hold names with them, which only a text compare finds.
+#: The prefixes that oVirt writes. Some attribute values contain them, so they must stay the same.
 _PREFIXES = {
     "ovf": "http://schemas.dmtf.org/ovf/envelope/1/",
     "rasd": "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData",
@@ -21,22 +21,25 @@ for _prefix, _namespace in _PREFIXES.items():
 
 
 def cluster_name(document: str) -> str | None:
-    """The cluster that the VM was in, if the document tells. Raises FormatError when it is no configuration."""
+    """Return the name of the VM's cluster, None if the document has none.
+
+    Raises FormatError when the document is not a VM configuration.
+    """
     return _child(_content(_parsed(document)), "ClusterName")
 
 
 def for_new_vm(document: str, name: str, *, keep_addresses: bool) -> str:
-    """The configuration with another name and without disks, which are attached one by one when they are there.
+    """Return the configuration with the new name and without disks; the caller attaches the new disks later.
 
-    Snapshots go too: they are of the old disks. Without `keep_addresses` the network interfaces lose their MAC
-    addresses, so that the engine gives them new ones. Raises FormatError when it is no configuration.
+    Snapshots are removed too, because they belong to the old disks. Without `keep_addresses` the MAC addresses are
+    removed, so that the engine assigns new ones. Raises FormatError when the document is not a VM configuration.
     """
     envelope = _parsed(document)
     content = _content(envelope)
-    named = [child for child in content if _local(child) == "Name"]
-    if not named:
-        raise FormatError("the saved configuration does not name its VM")
-    named[0].text = name
+    names = [child for child in content if _local(child) == "Name"]
+    if not names:
+        raise FormatError("the saved configuration has no VM name")
+    names[0].text = name
     for parent in list(envelope.iter()):
         for child in list(parent):
             if _is_of_disks(parent, child) or (not keep_addresses and _local(child) == "MACAddress"):
@@ -57,16 +60,16 @@ def _is_of_disks(parent: ET.Element, child: ET.Element) -> bool:
 
 def _parsed(document: str) -> ET.Element:
     try:
-        return ET.fromstring(document)  # noqa: S314 - the engine's own, guarded by the record's digest
+        return ET.fromstring(document)  # noqa: S314 - the engine wrote it, and the record has its digest
     except ET.ParseError as error:
-        raise FormatError(f"the saved configuration is not XML: {error}") from None
+        raise FormatError(f"the saved configuration is not valid XML: {error}") from None
 
 
 def _content(envelope: ET.Element) -> ET.Element:
     for child in envelope:
         if _local(child) in ("Content", "VirtualSystem"):
             return child
-    raise FormatError("the saved configuration describes no VM")
+    raise FormatError("the saved configuration contains no VM")
 
 
 def _child(parent: ET.Element, name: str) -> str | None:

@@ -22,7 +22,7 @@ from pitr.extents import ExtentMap
 from pitr.jobs.backup import one_vm as job
 from pitr.jobs.backup.one_vm import BackupOptions
 from pitr.jobs.upkeep import leftovers
-from pitr.model import Backup
+from pitr.model import Backup, Mode
 from pitr.ovirt.engine import VM, BackupRequest, Checkpoint, Disk, Engine, StartedBackup
 from pitr.ovirt.engine.started_backup import BackupDisk
 from pitr.repository import Repository
@@ -166,7 +166,7 @@ class _Running:
         self.started = StartedBackup(
             id=self.id,
             vm_id=vm.id,
-            mode="live",
+            mode=Mode.LIVE,
             lo=moment,
             hi=moment,
             from_checkpoint_id=self._from,

@@ -12,6 +12,7 @@ from pitr.errors import LabError, PitrError, ProgramFailed
 from pitr.lab.engine import disks
 from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.state import Backup, Disk, Transfer, new_id
+from pitr.lab.host.host import TicketTimes
 from pitr.system.process import run
 
 log = logging.getLogger("pitr.lab.engine")
@@ -90,8 +91,9 @@ class _SimulatedTransfer:
                 ops=["read" if self._is_download else "write"],
                 dirty=dirty,
                 sparse=disk.sparse,
-                timeout_s=transfer.inactivity_timeout_s + TICKET_MARGIN_S,
-                inactivity_timeout_s=transfer.inactivity_timeout_s,
+                times=TicketTimes(
+                    transfer.inactivity_timeout_s + TICKET_MARGIN_S, transfer.inactivity_timeout_s
+                ),
                 transfer_id=transfer.id,
             )
         except PitrError as error:

@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,6 +39,17 @@ from pitr.system.process import require, run
 #: The kernel ends socket paths at 107 bytes; the longest name below the folder has less than this.
 _MAX_FOLDER = 107 - 24
 _VOLUME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class TicketTimes:
+    """When the daemon lets go of a ticket, in seconds: after `timeout_s` unless renewed, `inactivity_s` without use."""
+
+    timeout_s: int = 300
+    inactivity_s: int = 60
+
+
+_TICKET_TIMES = TicketTimes()
 
 
 class Host:
@@ -337,8 +348,7 @@ class Host:
         ops: Sequence[str],
         dirty: bool = False,
         sparse: bool = True,
-        timeout_s: int = 300,
-        inactivity_timeout_s: int = 60,
+        times: TicketTimes = _TICKET_TIMES,
         transfer_id: str | None = None,
     ) -> None:
         """Let clients of the daemon "read" or "write" an image, as `ops` says, until the ticket goes."""
@@ -349,8 +359,8 @@ class Host:
             "ops": list(ops),
             "dirty": dirty,
             "sparse": sparse,
-            "timeout": timeout_s,
-            "inactivity_timeout": inactivity_timeout_s,
+            "timeout": times.timeout_s,
+            "inactivity_timeout": times.inactivity_s,
         }
         if transfer_id is not None:
             ticket["transfer_id"] = transfer_id

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Talking to the oVirt engine, through its SDK. No type of the SDK leaves this package."""
+"""Talk to the oVirt engine through its SDK. No SDK type leaves this package."""
 
 from pitr.ovirt.engine.attached_transfers import AttachedTransfer, find_transfer
 from pitr.ovirt.engine.attachments import detach_disk, rename_attached_disk

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Transfers that somebody else has started and will end: only looked up."""
+"""Look up transfers that another program started and will end."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pitr.ovirt.engine.values import enum_text, is_path_segment
 
 @dataclass(frozen=True, slots=True)
 class AttachedTransfer:
-    """What the engine says of a transfer now. The URLs hold a secret, the ticket; they are there while it serves.
+    """A transfer as the engine reports it now. `phase` is "transferring" while data can flow.
 
-    `disk_id` and `backup_id` are None where the engine does not say them. `phase` "transferring": data can flow.
+    The URLs contain the ticket, which is a secret; they are None when the transfer is not open. `disk_id` and
+    `backup_id` are None when the engine does not report them.
     """
 
     id: str
@@ -27,11 +28,11 @@ class AttachedTransfer:
 
 
 def find_transfer(engine: Engine, transfer_id: str) -> AttachedTransfer | None:
-    """Return the transfer with this id, None when the engine knows none. Raises EngineError."""
+    """Return the transfer with this id, None if the engine has none. Raises EngineError."""
     if not is_path_segment(transfer_id):
         return None
     try:
-        found = engine.call(
+        transfer = engine.call(
             f"reading transfer {transfer_id}",
             lambda system: system.image_transfers_service().image_transfer_service(transfer_id).get(),
         )
@@ -40,13 +41,13 @@ def find_transfer(engine: Engine, transfer_id: str) -> AttachedTransfer | None:
             return None
         raise
     # The answer calls the disk an image.
-    disk = found.image or found.disk
+    disk = transfer.image or transfer.disk
     return AttachedTransfer(
         id=transfer_id,
-        phase=enum_text(found.phase),
-        direction=enum_text(found.direction),
+        phase=enum_text(transfer.phase),
+        direction=enum_text(transfer.direction),
         disk_id=disk.id if disk is not None else None,
-        backup_id=found.backup.id if found.backup is not None else None,
-        transfer_url=found.transfer_url,
-        proxy_url=found.proxy_url,
+        backup_id=transfer.backup.id if transfer.backup is not None else None,
+        transfer_url=transfer.transfer_url,
+        proxy_url=transfer.proxy_url,
     )

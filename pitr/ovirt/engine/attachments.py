@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk's place in a VM: taken, given up, and the name that goes with it."""
+"""Detach and rename disks that are attached to a VM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from pitr.ovirt.engine.faults import EngineFault
 
 
 def detach_disk(engine: Engine, vm_id: str, disk_id: str) -> None:
-    """Detach the disk from the VM; the disk stays. One that is not attached is fine. Raises EngineBusy, EngineError."""
+    """Detach the disk from the VM without deleting it; do nothing if it is not attached.
+
+    Raises EngineBusy, EngineError.
+    """
     try:
         engine.call(
             f"detaching disk {disk_id} from VM {vm_id}",
@@ -26,7 +29,7 @@ def detach_disk(engine: Engine, vm_id: str, disk_id: str) -> None:
 
 
 def rename_attached_disk(engine: Engine, vm_id: str, disk_id: str, name: str) -> None:
-    """Give a disk that is attached to the VM another name. Raises EngineBusy, EngineError."""
+    """Rename a disk that is attached to the VM. Raises EngineBusy, EngineError."""
     change = types.DiskAttachment(disk=types.Disk(name=name))
     try:
         engine.call(

@@ -1,32 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One backup on the engine: started, waited for, and finalized whatever happens."""
+"""Run one backup on the engine: start it, wait for it, and finalize it in any case."""
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ovirtsdk4 import types
 
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
+from pitr.model import Mode
 from pitr.ovirt.engine import faults
 from pitr.ovirt.engine.checkpoints import get_checkpoint
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import get_disk
 from pitr.ovirt.engine.faults import EngineFault
-from pitr.ovirt.engine.started_backup import BackupDisk, Mode, StartedBackup, point_interval
+from pitr.ovirt.engine.finalizing import Finalizing
+from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup, point_interval
 from pitr.ovirt.engine.values import enum_text, required, utc
 from pitr.ovirt.engine.vms import VM, get_vm
 from pitr.ovirt.engine.wait import pauses
 
-#: The engine takes no longer description.
+#: The engine refuses a longer description.
 _LONGEST_DESCRIPTION = 1024
-#: How long after READY the checkpoint's id and the disks' modes may still be missing.
+#: Seconds after READY in which the checkpoint's id and the disks' modes can still be missing.
 _LATE_S = 30.0
-#: An abandoned backup gets this long to become ready: finalized earlier it fails, maybe with the checkpoints.
+#: Seconds that an abandoned backup gets to become ready. Finalized earlier, it fails and can damage the checkpoints.
 _GRACE_S = 60.0
 
 
@@ -34,8 +35,8 @@ _GRACE_S = 60.0
 class BackupRequest:
     """A backup to start.
 
-    `backup_id` is a UUID that the caller chooses and records beforehand, so that a later run can clean up. An
-    incremental backup starts from `from_checkpoint_id`.
+    `backup_id` is a UUID that the caller chooses and records first, so that a later run can clean up. An
+    incremental backup starts from `from_checkpoint_id`; None means a full backup.
     """
 
     disk_ids: tuple[str, ...]
@@ -48,19 +49,19 @@ class BackupRequest:
 def start_backup(
     engine: Engine, vm: VM, request: BackupRequest, *, busy_wait_s: float = 0.0, timeout_s: float = 900.0
 ) -> RunningBackup:
-    """Return the requested backup of `vm`, which starts when it is entered.
+    """Return the requested backup of `vm`; entering it starts it.
 
-    A VM that is busy is waited for up to `busy_wait_s`; each phase of the engine's up to `timeout_s`.
+    It waits up to `busy_wait_s` while the VM is busy, and up to `timeout_s` for each phase of the engine.
     """
     return RunningBackup(engine, vm, request, busy_wait_s, timeout_s)
 
 
-class RunningBackup:
+class RunningBackup(Finalizing):
     """A backup of one VM; a context manager.
 
-    Entering it returns when the engine is ready to hand out the data, and raises CheckpointGone (take a
-    full), EngineBusy, NoSuchVM, NoSuchDisk or EngineError; then nothing is left on the engine. Leaving it
-    finalizes. `succeeded` then tells whether the engine calls the backup a success, None before that.
+    Entering it returns when clients can read the data. It raises CheckpointGone (take a full backup), EngineBusy,
+    NoSuchVM, NoSuchDisk or EngineError, and then leaves nothing on the engine. Leaving it finalizes the backup.
+    After that, `succeeded` is whether the engine reports success; before that it is None.
     """
 
     def __init__(
@@ -73,57 +74,43 @@ class RunningBackup:
         self._request = request
         self._busy_wait_s = busy_wait_s
         self._timeout_s = timeout_s
+        self._running = False
         self._started: StartedBackup | None = None
 
     @property
     def started(self) -> StartedBackup:
-        """What the engine says of the backup. Raises EngineError before the backup is entered."""
+        """The ready backup as the engine reports it. Raises EngineError before the backup is entered."""
         if self._started is None:
             raise EngineError(f"backup {self.id} has not started")
         return self._started
 
-    def __enter__(self) -> Self:
-        vm = get_vm(self._engine, self.vm.id)
-        try:
-            self._post_when_free()
-            self._started = self._read_ready(self._wait_until_ready(), running=vm.running)
-        except BaseException as error:
-            self._abandon(error)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._abandon(error)
-            return
-        try:
-            self.finalize()
-        except BaseException as failure:
-            self._abandon(failure)
-            raise
-
     def check_still_ready(self) -> None:
-        """Check that the engine still holds the backup. Raises EngineError when it does not."""
+        """Check that the backup is still ready on the engine. Raises EngineError if it is not."""
         found = self._get()
         phase = "gone" if found is None else enum_text(found.phase)
         if phase != "ready":
             raise EngineError(
                 f"{self._name} ended on the engine too early (it is {phase})",
-                "See the engine's events, then take the backup again.",
+                "Check the engine's events, then take the backup again.",
             )
 
     def finalize(self) -> bool:
-        """End the backup and wait for its end; return whether the engine calls it a success. May be repeated.
+        """Finalize the backup, wait for its end and return whether the engine reports success.
 
-        Transfers of the backup that still run are waited for. Raises EngineError when no end comes.
+        Waits for transfers of the backup that still run. Can be called again. Raises EngineError after a timeout.
         """
         if self.succeeded is None:
             self.succeeded = self._finalize(self._timeout_s)
         return self.succeeded
 
     # -- starting
+
+    def _prepare(self) -> None:
+        self._running = get_vm(self._engine, self.vm.id).running
+
+    def _start(self) -> None:
+        self._post_when_free()
+        self._started = self._read_ready(self._wait_until_ready())
 
     def _post_when_free(self) -> None:
         for last in pauses(self._busy_wait_s, self._engine.poll_interval_s):
@@ -153,18 +140,18 @@ class RunningBackup:
                 )
                 return
             except EngineFault as fault:
-                # A lost answer, or a request that the SDK sent twice: the id tells whether the backup exists.
+                # The answer may be lost, or the SDK may have sent the request twice: check whether the backup exists.
                 found = self._get()
                 if found is not None and enum_text(found.phase) != "failed":
-                    self._engine.log.info("%s; but the backup exists, going on", fault.message)
+                    self._engine.log.info("%s; the backup exists nevertheless, continuing", fault.message)
                     return
                 if found is not None or not fault.transient or tries_left == 0:
                     raise self._meaning(fault) from fault
 
     def _meaning(self, fault: EngineFault) -> EngineError | NoSuchVM | NoSuchDisk:
-        """The refusal of a backup as the type that the caller can act on."""
+        """Return the refusal of a backup as an error type that the caller can act on."""
         if fault.missing:
-            return NoSuchVM(f"VM {self.vm.name!r} ({self.vm.id}) does not exist any more")
+            return NoSuchVM(f"VM {self.vm.name!r} ({self.vm.id}) no longer exists on the engine")
         if fault.status == 400 and "not exist" in fault.detail.lower() and "disk" in fault.detail.lower():
             return NoSuchDisk(fault.message, fault.advice)
         if self._request.from_checkpoint_id is not None:
@@ -184,22 +171,22 @@ class RunningBackup:
                 raise self._start_failed(phase)
         raise EngineError(
             f"{self._name} is not ready after {self._timeout_s:.0f} s (it is {phase})",
-            "See the engine's events; the next run starts anew.",
+            "Check the engine's events, then run the backup again.",
         )
 
     def _start_failed(self, phase: str) -> EngineError:
         message = f"{self._name} did not become ready (it is {phase})"
         if self._request.from_checkpoint_id is not None and phase == "failed":
             return CheckpointGone(
-                f"{message}; it was incremental from checkpoint {self._request.from_checkpoint_id}",
+                f"{message}; it started from checkpoint {self._request.from_checkpoint_id}",
                 "Take a full backup.",
             )
-        return EngineError(message, "See the engine's events, and the log of the host that the VM runs on.")
+        return EngineError(message, "Check the engine's events, and the log of the VM's host.")
 
     # -- reading
 
-    def _read_ready(self, first_ready: Any, *, running: bool) -> StartedBackup:
-        # The modification date is rewritten with each update: only the first ready answer's is any good.
+    def _read_ready(self, first_ready: Any) -> StartedBackup:
+        # Each update changes the modification date, so only the first ready answer has the right one.
         created = utc(first_ready.creation_date, "the date of the backup")
         if created is None:
             raise EngineError(f"the engine's answer lacks the date of backup {self.id}")
@@ -211,7 +198,7 @@ class RunningBackup:
             get_checkpoint(self._engine, self.vm.id, checkpoint_id) if checkpoint_id is not None else None
         )
         checkpoint_date = checkpoint.created if checkpoint is not None else None
-        mode: Mode = "hybrid" if hybrid else "live" if running else "cold"
+        mode = Mode.HYBRID if hybrid else Mode.LIVE if self._running else Mode.COLD
         lo, hi = point_interval(mode, created, ready, checkpoint_date)
         return StartedBackup(
             id=self.id,
@@ -228,7 +215,7 @@ class RunningBackup:
         )
 
     def _read_disks(self) -> tuple[tuple[BackupDisk, ...], bool]:
-        """The disks in the order asked for, and whether any may join a checkpoint (raw ones do not)."""
+        """Return the disks in the requested order, and whether a checkpoint can cover any of them (not raw disks)."""
         missing: list[str] = []
         for _ in pauses(_LATE_S, self._engine.poll_interval_s):
             listed = self._listed_disks()
@@ -236,13 +223,13 @@ class RunningBackup:
             if not missing:
                 found = [listed[disk_id] for disk_id in self._request.disk_ids]
                 disks = tuple(
-                    # No mode is full: reading too much is right, reading too little is not.
+                    # Without a mode, read the whole disk: reading too much is safe, reading too little is not.
                     BackupDisk(disk.id, disk.backup_mode == types.DiskBackupMode.INCREMENTAL)
                     for disk in found
                 )
                 return disks, any(self._is_cow(disk) for disk in found)
         raise EngineError(
-            f"backup {self.id} does not cover the disks {', '.join(missing)} that were asked for"
+            f"backup {self.id} does not cover the requested disks {', '.join(missing)}"
         )
 
     def _is_cow(self, listed: Any) -> bool:
@@ -257,41 +244,37 @@ class RunningBackup:
                 self.check_still_ready()
             elif found.to_checkpoint_id:
                 return str(found.to_checkpoint_id)
-        self._engine.log.info("backup %s has no checkpoint: the next one cannot be incremental", self.id)
+        self._engine.log.info("backup %s has no checkpoint: the next backup cannot be incremental", self.id)
         return None
 
     # -- ending
 
     def has_ended(self) -> bool:
-        """Whether the engine has no such backup, or one that has ended. Raises EngineError."""
+        """Return whether the backup has ended or does not exist on the engine. Raises EngineError."""
         found = self._get()
         return found is None or enum_text(found.phase) in ("failed", "succeeded")
 
     def checkpoint_id(self) -> str | None:
-        """The checkpoint that the engine says the backup has made; None for none, or none yet. Raises EngineError."""
+        """Return the id of the checkpoint that the backup created, None if it has none (yet). Raises EngineError."""
         found = self._get()
         return None if found is None else found.to_checkpoint_id or None
 
     def end_early(self) -> bool:
-        """End the backup in whatever state it is; return whether there was anything to end. May be repeated.
+        """End the backup in any state and return whether it was open. Can be called again.
 
-        Raises EngineError when no end comes.
+        Raises EngineError after a timeout.
         """
         if self.succeeded is not None or self.has_ended():
             return False
         if self._started is None:
-            # Not ready after all is no matter here: finalizing it says what there is to say.
+            # If it does not become ready, finalizing it reports the problem.
             with suppress(EngineError):
                 self._wait_for_phase(("ready", "failed", "succeeded"), min(_GRACE_S, self._timeout_s))
         self.succeeded = self._finalize(self._timeout_s)
         return True
 
-    def _abandon(self, error: BaseException) -> None:
-        """End the backup after `error`; what does not work is added to it as a note."""
-        try:
-            self.end_early()
-        except EngineError as problem:
-            error.add_note(f"{self._name} could not be finalized: {problem}")
+    def _finish(self) -> None:
+        self.finalize()
 
     def _finalize(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
@@ -303,17 +286,17 @@ class RunningBackup:
                 break
             except EngineFault as fault:
                 if fault.missing:
-                    # Kept for minutes after its end, so it never was, or its end is long past.
+                    # The engine keeps a backup for minutes after its end: this one never existed or ended long ago.
                     return False
                 phase = self._phase()
                 if phase in ("succeeded", "failed", "finalizing", "gone"):
                     break
-                # A transfer that still runs, a phase that lags behind: these pass.
+                # An open transfer or a late phase change can cause this refusal for a while.
                 if fault.status not in (400, 409) or last:
                     raise faults.as_busy(fault) if fault.busy else fault from fault
                 self._engine.log.debug("%s; waiting", fault.message)
         phase = self._wait_for_phase(("succeeded", "failed"), max(deadline - time.monotonic(), 0.0))
-        # The engine forgets a success sooner than a failure, and only what has ended.
+        # The engine only forgets backups that have ended, successful ones first.
         return phase in ("succeeded", "gone")
 
     def _wait_for_phase(self, wanted: tuple[str, ...], timeout_s: float) -> str:
@@ -324,7 +307,7 @@ class RunningBackup:
                 return phase
         raise EngineError(
             f"{self._name} is still {phase} after {timeout_s:.0f} s",
-            "See the engine's events; it can be finalized through the engine's API.",
+            "Check the engine's events, or finalize the backup through the engine's API.",
         )
 
     def _phase(self) -> str:
@@ -334,7 +317,7 @@ class RunningBackup:
     # -- the engine's entities
 
     def listed_disk_ids(self) -> list[str]:
-        """The ids of the disks that the engine lists for the backup. Raises EngineError."""
+        """Return the ids of the disks that the engine lists for the backup. Raises EngineError."""
         return list(self._listed_disks())
 
     def _listed_disks(self) -> dict[str, Any]:

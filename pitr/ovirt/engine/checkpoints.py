@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checkpoints: the engine's, from which incremental backups start."""
+"""List, read and delete the engine's checkpoints, which incremental backups start from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pitr.ovirt.engine.wait import pauses
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint; `created` is UTC by the engine's clock, None if not told.
+    """A checkpoint. `created` is in UTC by the engine's clock, None if the engine does not report it.
 
-    One that is not `valid` is of no use any more, nor are those before it: what changed after them is not known.
+    If a checkpoint is not `valid`, no incremental backup can start from it or from the checkpoints before it.
     """
 
     id: str
@@ -30,7 +30,10 @@ class Checkpoint:
 
 
 def list_checkpoints(engine: Engine, vm_id: str) -> list[Checkpoint]:
-    """Return the VM's checkpoints, root to leaf: by their parents, not by their dates. Raises EngineError."""
+    """Return the VM's checkpoints, oldest first, ordered by their parents and not by their dates.
+
+    Raises EngineError.
+    """
     found = engine.call(
         f"listing the checkpoints of VM {vm_id}", lambda system: _service(system, vm_id).list()
     )
@@ -40,7 +43,7 @@ def list_checkpoints(engine: Engine, vm_id: str) -> list[Checkpoint]:
 
 
 def get_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str) -> Checkpoint | None:
-    """Return the checkpoint, None if it does not exist (any more). Raises EngineError."""
+    """Return the checkpoint, None if it does not exist. Raises EngineError."""
     try:
         found = engine.call(
             f"reading checkpoint {checkpoint_id}",
@@ -54,7 +57,7 @@ def get_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str) -> Checkpoint
 
 
 def checkpoint_disk_ids(engine: Engine, vm_id: str, checkpoint_id: str) -> frozenset[str]:
-    """Return the ids of the disks that the checkpoint covers, none if it is gone. Raises EngineError."""
+    """Return the ids of the disks in the checkpoint, an empty set if it does not exist. Raises EngineError."""
     try:
         disks = engine.call(
             f"listing the disks of checkpoint {checkpoint_id}",
@@ -68,7 +71,7 @@ def checkpoint_disk_ids(engine: Engine, vm_id: str, checkpoint_id: str) -> froze
 
 
 def delete_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str, timeout_s: float = 60.0) -> None:
-    """Delete the checkpoint and wait until it is gone; one that does not exist is fine.
+    """Delete the checkpoint and wait until it is gone; do nothing if it does not exist.
 
     Raises EngineBusy at once while a backup of the VM runs, EngineError.
     """
@@ -86,16 +89,16 @@ def delete_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str, timeout_s:
             raise
         if get_checkpoint(engine, vm_id, checkpoint_id) is None:
             return
-    raise EngineError(f"checkpoint {checkpoint_id} was deleted, but still exists after {timeout_s:.0f} s")
+    raise EngineError(f"the engine still has checkpoint {checkpoint_id}, {timeout_s:.0f} s after it was deleted")
 
 
 def _ancestors(checkpoint_id: str, parents: Mapping[str, str | None]) -> set[str]:
-    found: set[str] = set()
+    ancestors: set[str] = set()
     parent = parents.get(checkpoint_id)
-    while parent is not None and parent in parents and parent not in found:
-        found.add(parent)
+    while parent is not None and parent in parents and parent not in ancestors:
+        ancestors.add(parent)
         parent = parents[parent]
-    return found
+    return ancestors
 
 
 def _service(system: Any, vm_id: str) -> Any:

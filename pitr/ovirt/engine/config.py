@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the engine is and who logs in: command line, environment and `ovirt-img.conf`, in this order."""
+"""Find the engine's URL and login: in the command line, the environment and `ovirt-img.conf`, in this order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOOLEANS = configparser.RawConfigParser.BOOLEAN_STATES
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How to reach one engine. `url` ends in /ovirt-engine/api; `cafile` None means the system's CAs."""
+    """The URL and login of one engine. `url` ends in /ovirt-engine/api; `cafile` None means the system's CAs."""
 
     url: str
     username: str
@@ -29,7 +29,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """One setting by its three names: `option` on the command line, `variable`, and `key` in the section."""
+    """The three names of a setting: an `option` of the command line, a `variable`, and a `key` of the section."""
 
     option: str
     variable: str
@@ -44,7 +44,7 @@ _CAFILE = _Setting("--cafile", "PITR_CAFILE", "cafile")
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """The settings that a command line gives; None where it gives none. `section` is one of `ovirt-img.conf`."""
+    """The settings from the command line, None if not given. `section` is a section of `ovirt-img.conf`."""
 
     section: str | None = None
     engine_url: str | None = None
@@ -64,13 +64,13 @@ def load_config(
     config_file: Path | None = None,
     prompt: Callable[[str], str] | None = None,
 ) -> EngineConfig:
-    """Put together how to reach the engine; nothing is sent.
+    """Return the URL and login of the engine, without connecting.
 
-    The `settings` beat `environ` (os.environ when None), which beats the section of `config_file`
-    (`ovirt-img.conf` of the user when None). A password that is in none of them is asked for with
-    `prompt(text)`, which is None where nobody can answer.
+    The `settings` override `environ` (os.environ when None), which overrides the section of `config_file`
+    (the user's `ovirt-img.conf` when None). If none of them has a password, `prompt(text)` asks for it;
+    `prompt` is None without a terminal.
 
-    Raises UsageError that names the option, the variable and the key of what is missing or wrong.
+    Raises UsageError that names the option, the variable and the key of the missing or wrong setting.
     """
     environ = os.environ if environ is None else environ
     path = config_file or _default_config_file(environ)
@@ -83,7 +83,7 @@ def load_config(
     def need(given: str | None, setting: _Setting, what: str) -> str:
         value = pick(given, setting)
         if value is None:
-            raise UsageError(f"{what} is not given", _how_to_give(setting, path, section))
+            raise UsageError(f"{what} is missing", _how_to_give(setting, path, section))
         return value
 
     url = api_url(need(settings.engine_url, _ENGINE_URL, "the engine's URL"))
@@ -98,7 +98,7 @@ def load_config(
     elif prompt is not None:
         password = prompt(f"Password of {name}: ")
     else:
-        raise UsageError("the engine's password is not given", _how_to_give(_PASSWORD_FILE, path, section))
+        raise UsageError("the engine's password is missing", _how_to_give(_PASSWORD_FILE, path, section))
     if not password:
         raise UsageError("the engine's password is empty", _how_to_give(_PASSWORD_FILE, path, section))
     return EngineConfig(
@@ -111,11 +111,11 @@ def load_config(
 
 
 def api_url(text: str) -> str:
-    """Return the URL of the engine's API for `text`, which may end at the host, /ovirt-engine or /api.
+    """Return the URL of the engine's API for `text`, which can end after the host, /ovirt-engine or /api.
 
-    Raises UsageError for what is not an http(s) URL, or holds a password.
+    Raises UsageError if `text` is not an http(s) URL, or contains a password.
     """
-    example = "Write it as https://engine.example.com"
+    example = "Write it like this: https://engine.example.com"
     try:
         parts = urlsplit(text.strip())
         port = parts.port
@@ -123,13 +123,13 @@ def api_url(text: str) -> str:
         raise UsageError(f"the engine's URL is not a URL: {error}", example) from None
     if parts.username is not None or parts.password is not None:
         raise UsageError(
-            "the engine's URL must not hold a user name or password",
+            "the engine's URL must not contain a user name or password",
             "Give them with --username and --password-file.",
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"the engine's URL is not an http or https URL: {text}", example)
     if parts.path.rstrip("/") not in ("", "/ovirt-engine", _API_PATH) or parts.query or parts.fragment:
-        raise UsageError(f"the engine's URL has a path that no engine has: {text}", example)
+        raise UsageError(f"the engine's URL must not have this path: {text}", example)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{_API_PATH}"
 
@@ -143,19 +143,19 @@ def _default_config_file(environ: Mapping[str, str]) -> Path:
 
 
 def _read_section(path: Path, section: str) -> dict[str, str]:
-    # Passwords may hold '%': no interpolation.
+    # Passwords can contain '%', so interpolation is off.
     parser = configparser.ConfigParser(interpolation=None)
     try:
         with path.open(encoding="utf-8") as file:
             parser.read_file(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the configuration file {path} cannot be read: {_reason(error)}") from None
+        raise UsageError(f"cannot read the configuration file {path}: {_reason(error)}") from None
     except configparser.Error as error:
-        # Only the class: its message would show the line, which may be the password's.
+        # Only name the class, because the message would show the line, which can contain the password.
         raise UsageError(f"the configuration file {path} is not valid: {type(error).__name__}") from None
     if not parser.has_section(section):
         known = ", ".join(parser.sections()) or "none"
-        raise UsageError(f"there is no section [{section}] in {path}", f"Sections there: {known}.")
+        raise UsageError(f"section [{section}] not found in {path}", f"Its sections: {known}.")
     return dict(parser.items(section))
 
 
@@ -164,7 +164,7 @@ def _read_password(path: Path) -> str:
         with path.open(encoding="utf-8") as file:
             return file.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the password file {path} cannot be read: {_reason(error)}") from None
+        raise UsageError(f"cannot read the password file {path}: {_reason(error)}") from None
 
 
 def _checked_cafile(text: str | None) -> Path | None:
@@ -176,7 +176,7 @@ def _checked_cafile(text: str | None) -> Path | None:
             return path
     except OSError as error:
         raise UsageError(
-            f"the CA file {path} cannot be read: {_reason(error)}",
+            f"cannot read the CA file {path}: {_reason(error)}",
             f"Check {_CAFILE.option}, {_CAFILE.variable} or the key '{_CAFILE.key}'.",
         ) from None
 
@@ -184,14 +184,14 @@ def _checked_cafile(text: str | None) -> Path | None:
 def _boolean(text: str, path: Path, section: str | None) -> bool:
     value = _BOOLEANS.get(text.strip().lower())
     if value is None:
-        raise UsageError(f"'secure' in [{section}] of {path} is neither true nor false: {text}")
+        raise UsageError(f"'secure' in section [{section}] of {path} must be true or false, not {text!r}")
     return value
 
 
 def _how_to_give(setting: _Setting, path: Path, section: str | None) -> str:
     where = f"of section [{section}]" if section is not None else "of a section (-c SECTION)"
     key = f"the key '{setting.key}' {where} in {path}"
-    return f"Give {setting.option}, the variable {setting.variable}, or {key}."
+    return f"Set {setting.option}, the variable {setting.variable}, or {key}."
 
 
 def _reason(error: Exception) -> str:

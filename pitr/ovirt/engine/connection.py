@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One engine: the login, one SDK connection per thread, and the one function for every SDK call."""
+"""Connect to one engine: the login, one SDK connection for each thread, and the function for every SDK call."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from pitr.system.retry import FIRST_PAUSE_S, retrying
 
 T = TypeVar("T")
 
-#: How long an interrupt waits for the answer to a request that changes the engine.
+#: Seconds that an interrupt waits for the answer to a request that changes the engine.
 _LAST_ANSWER_S = 15.0
 
 
 class Engine:
-    """A connection to one engine; a context manager, to be used by any number of threads.
+    """A connection to one engine; a context manager that any number of threads can use.
 
-    Entering it logs in, so that a wrong password, URL or CA shows before anything is begun. `poll_interval_s`
-    is the longest pause between two looks at something that is waited for; `retry_pause_s` the first before a
-    call is tried again; `request_timeout_s` bounds one request. `close()` logs out and never raises.
+    Entering it logs in, so that a wrong password, URL or CA is reported before any work starts. `poll_interval_s`
+    is the longest pause between two polls while pitr waits. `retry_pause_s` is the pause before the first retry.
+    `request_timeout_s` limits one request. `close()` logs out and never raises.
 
-    Raises LoginError and EngineError, each with one clear line.
+    Raises LoginError, EngineError.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Engine:
 
     def __enter__(self) -> Self:
         try:
-            self.log.debug("the engine at %s is of version %s", self.where, self.version)
+            self.log.debug("the engine at %s has version %s", self.where, self.version)
         except BaseException:
             self.close()
             raise
@@ -74,7 +74,7 @@ class Engine:
 
     @property
     def version(self) -> str:
-        """The engine's version; the first look logs in."""
+        """The engine's version. The first access logs in."""
         if self._version is None:
             info = self.call("logging in", lambda system: system.get()).product_info
             version = None if info is None else info.version
@@ -84,10 +84,10 @@ class Engine:
     def call(self, what: str, operation: Callable[[Any], T], *, idempotent: bool = True) -> T:
         """Return `operation(system_service)`; `what` names it in error messages ("reading VM x").
 
-        A lost or late answer and a 5xx are tried again, up to five times after growing pauses, if
-        `idempotent` or if nothing reached the engine. The operation must do SDK calls only: it may run
-        several times. An expired login is renewed once per call. An interrupt of what is not `idempotent` comes
-        out once the engine has answered, or not in a while: then what it did can be found and undone.
+        After a lost or late answer or a 5xx, pitr retries up to five times with growing pauses, if the operation is
+        `idempotent` or if nothing reached the engine. The operation must only make SDK calls, because it may run
+        several times. An expired login is renewed once for each call. If the operation is not `idempotent`, an
+        interrupt waits a while for the engine's answer, so that the caller can find and undo the result.
 
         Raises EngineFault (an EngineError), LoginError.
         """
@@ -95,7 +95,7 @@ class Engine:
         def transient(error: Exception) -> bool:
             if not isinstance(error, EngineFault) or not error.transient:
                 return False
-            # Nobody listening is final at first (a wrong URL), and a restart of the engine later on.
+            # A refused connection is final on the first call (a wrong URL); later it can be a restart of the engine.
             return self._reached if error.unsent else idempotent
 
         once = self._call_once if idempotent else self._call_to_its_end
@@ -103,7 +103,7 @@ class Engine:
             lambda: once(what, operation),
             transient=transient,
             first_pause_s=self._retry_pause_s,
-            on_retry=lambda error, pause: self.log.info("%s; trying again in %.1f s", error, pause),
+            on_retry=lambda error, pause: self.log.info("%s; retrying in %.1f s", error, pause),
         )
 
     def _call_once(self, what: str, operation: Callable[[Any], T]) -> T:
@@ -124,7 +124,7 @@ class Engine:
                 error, what=what, where=self.where, status=connection.last_status
             ) from error
         except BaseException:
-            # What was interrupted is still under way in the SDK's curl handle and would answer another call.
+            # The interrupted request still runs in the SDK's curl handle; its answer would go to another call.
             self._discard(connection)
             raise
         self._reached = True
@@ -137,7 +137,7 @@ class Engine:
         def run() -> None:
             try:
                 outcome.set_result(self._call_once(what, operation))
-            except BaseException as error:  # noqa: BLE001 - raised again by whoever waits for the outcome
+            except BaseException as error:  # noqa: BLE001 - `outcome.result()` raises it again
                 outcome.set_exception(error)
             finally:
                 self._discard(getattr(self._local, "connection", None))
@@ -146,7 +146,7 @@ class Engine:
             threading.Thread(target=run, name="pitr-engine-call", daemon=True).start()
             return outcome.result()
         except BaseException:
-            # A request that is cut off is carried out all the same, but after the cleanup has looked for it.
+            # The engine would carry out an aborted request after the cleanup has searched for its result.
             wait([outcome], timeout=_LAST_ANSWER_S)
             raise
 
@@ -171,7 +171,7 @@ class Engine:
         connection.shut()
 
     def close(self) -> None:
-        """Log out and release all connections, those of other threads too. Never raises, may be repeated."""
+        """Log out and close all connections, also those of other threads. Never raises; can be called again."""
         with self._lock:
             connections, self._connections = self._connections, set()
         for connection in connections:
@@ -182,7 +182,7 @@ class Engine:
 
 
 class _Login:
-    """The token that all threads share; renewed by the first that finds it expired."""
+    """The token that all threads share. The first thread that finds it expired renews it."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -190,7 +190,7 @@ class _Login:
         self._token: str | None = None
 
     def token(self, refused: str | None) -> str:
-        """Return a token other than `refused`, a new one if need be. Raises LoginError, EngineError."""
+        """Return a token other than `refused`; log in if necessary. Raises LoginError, EngineError."""
         with self._lock:
             if self._token is None or self._token == refused:
                 self._token = None
@@ -198,14 +198,14 @@ class _Login:
             return self._token
 
     def end(self) -> str | None:
-        """Log out; return None, or why that did not work."""
+        """Log out. Return None, or why that failed."""
         with self._lock:
             token, self._token = self._token, None
         return None if token is None else sso.logout(self._config, token)
 
 
 class _Connection(ovirtsdk4.Connection):  # type: ignore[misc]
-    """The SDK's connection, with a shared login, the status of the last answer, and a quiet end."""
+    """The SDK's connection with a shared login. It keeps the last HTTP status and closes without errors."""
 
     def __init__(self, config: EngineConfig, login: _Login, timeout_s: float) -> None:
         super().__init__(
@@ -232,15 +232,15 @@ class _Connection(ovirtsdk4.Connection):  # type: ignore[misc]
         return response
 
     def shut(self) -> None:
-        """Release the connection without logging out: the token is shared."""
+        """Close the connection without logging out, because other connections use the token."""
         self.closed = True
-        # Another thread may be in the middle of a request: then libcurl refuses.
+        # libcurl refuses while another thread sends a request.
         with suppress(pycurl.error, ovirtsdk4.Error):
             self.close(logout=False)
 
 
 def _is_from_sdk(error: Exception) -> bool:
-    # The SDK's XML reader raises Exception itself; headers and numbers that it cannot take, the other two.
+    # The SDK's XML reader raises plain Exception; invalid headers and numbers raise TypeError and ValueError.
     return (
         isinstance(error, (ovirtsdk4.Error, pycurl.error, TypeError, ValueError)) or type(error) is Exception
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Deleting what the engine takes its time for."""
+"""Delete an entity that the engine removes slowly."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pitr.ovirt.engine.wait import pauses
 def delete_until_gone(
     engine: Engine, what: str, remove: Callable[[Any], object], exists: Callable[[], bool], timeout_s: float
 ) -> None:
-    """Ask the engine to `remove` (it gets the system service) until `what` is gone; never having been is fine.
+    """Call `remove` with the system service until the engine no longer has `what`; it need not exist.
 
-    What is locked is waited for. Raises EngineBusy when it stays locked, EngineError.
+    Waits while it is locked. Raises EngineBusy when it stays locked, EngineError.
     """
     last: EngineFault | None = None
     for _ in pauses(timeout_s, engine.poll_interval_s):
@@ -36,4 +36,4 @@ def delete_until_gone(
             return
     if last is not None:
         raise faults.as_busy(last)
-    raise EngineError(f"{what} was deleted, but still exists after {timeout_s:.0f} s")
+    raise EngineError(f"the engine still has {what}, {timeout_s:.0f} s after it was deleted")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks: what a VM has, creating, attaching and deleting them."""
+"""Read, create, attach and delete disks."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pitr.ovirt.engine.wait import pauses
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk. `size` is what the guest sees, in bytes.
+    """A disk. `size` is the size that the guest sees, in bytes.
 
-    `format` is "raw" or "cow" (qcow2), `storage_type` "image", "lun"…; `interface`, `bootable` and `active`
-    belong to the attachment: None, False, False when the disk was not looked up through a VM.
+    `format` is "raw" or "cow" (qcow2); `storage_type` is "image", "lun"… The attachment to a VM has `interface`,
+    `bootable` and `active`; they are None, False, False when the disk was read without a VM.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Disk:
 
 
 def vm_disks(engine: Engine, vm_id: str) -> list[Disk]:
-    """Return the VM's disks, the bootable ones first, then by name. Raises EngineError."""
+    """Return the VM's disks, bootable disks first, then by name. Raises EngineError."""
     disks = [_read(_get(engine, disk_id), found) for disk_id, found in _attachments(engine, vm_id).items()]
     return sorted(disks, key=lambda disk: (not disk.bootable, disk.name, disk.id))
 
@@ -59,7 +59,7 @@ def get_disk(engine: Engine, disk_id: str) -> Disk:
 class NewDisk:
     """A disk to create. Sizes are in bytes.
 
-    `disk_id` None lets `create_disk` choose an id. `initial_size` matters only for a sparse disk on block storage.
+    If `disk_id` is None, `create_disk` chooses an id. `initial_size` is only used for a sparse disk on block storage.
     """
 
     name: str
@@ -74,19 +74,19 @@ class NewDisk:
 
 
 def create_disk(engine: Engine, disk: NewDisk, *, timeout_s: float = 600.0) -> Disk:
-    """Create the disk and return it when it is ready to be written; it reads as zeroes.
+    """Create the disk and return it when you can write to it; it reads as zeroes.
 
-    A disk that does not become ready, for any reason, is removed again.
+    Removes the disk again if it does not become ready.
 
-    Raises UsageError for an unknown format or an id that is taken, EngineError.
+    Raises UsageError for an unknown format or an id that exists already, EngineError.
     """
     if disk.format not in ("raw", "cow"):
-        raise UsageError(f"a disk's format is raw or cow, not {disk.format!r}")
+        raise UsageError(f"a disk's format must be raw or cow, not {disk.format!r}")
     disk_id = disk.disk_id or str(uuid.uuid4())
     if disk.disk_id is not None and disk_exists(engine, disk_id):
-        # Checked first: after a failure this function removes the disk with this id.
+        # Check first, because this function removes the disk with this id after a failure.
         raise UsageError(
-            f"a disk with the id {disk_id} exists already", "Leave the id out, or delete the disk."
+            f"a disk with the id {disk_id} exists already", "Omit the id, or delete the disk."
         )
     new = types.Disk(
         id=disk_id,
@@ -105,15 +105,15 @@ def create_disk(engine: Engine, disk: NewDisk, *, timeout_s: float = 600.0) -> D
         created = wait_until_ok(engine, disk_id, timeout_s)
         if created.size < disk.size:
             raise EngineError(
-                f"the engine made disk {disk_id} of {created.size} bytes instead of {disk.size}"
+                f"the engine created disk {disk_id} with {created.size} bytes instead of {disk.size}"
             )
         return created
 
 
 def wait_until_ok(engine: Engine, disk_id: str, timeout_s: float) -> Disk:
-    """Return the disk once nothing works on it any more.
+    """Return the disk when its status is "ok".
 
-    Raises EngineError when it is illegal, does not exist (any more) or is not ready within `timeout_s`.
+    Raises EngineError when it is illegal, does not exist or is not ready within `timeout_s`.
     """
     disk = None
     for _ in pauses(timeout_s, engine.poll_interval_s):
@@ -121,25 +121,26 @@ def wait_until_ok(engine: Engine, disk_id: str, timeout_s: float) -> Disk:
             disk = get_disk(engine, disk_id)
         except NoSuchDisk as error:
             raise EngineError(
-                f"disk {disk_id} has disappeared: the engine could not finish it", "See the engine's events."
+                f"disk {disk_id} has disappeared: the engine could not finish it", "Check the engine's events."
             ) from error
         if disk.status == "ok":
             return disk
         if disk.status == "illegal":
             raise EngineError(
-                f"disk {disk_id} ({disk.name!r}) is illegal", "See the engine's events, then delete it."
+                f"disk {disk_id} ({disk.name!r}) is illegal",
+                "Check the engine's events, then delete the disk.",
             )
     status = "unknown" if disk is None else disk.status
     raise EngineError(
         f"disk {disk_id} is still {status} after {timeout_s:.0f} s",
-        "See the engine's events and running tasks.",
+        "Check the engine's events and its running tasks.",
     )
 
 
 def delete_disk(engine: Engine, disk_id: str, timeout_s: float = 300.0) -> None:
-    """Delete the disk and wait until it is gone; one that does not exist is fine.
+    """Delete the disk and wait until it is gone; do nothing if it does not exist.
 
-    A locked disk is waited for. Raises EngineBusy when it stays locked, EngineError.
+    Waits while the disk is locked. Raises EngineBusy when it stays locked, EngineError.
     """
     delete_until_gone(
         engine,
@@ -155,13 +156,13 @@ def attach_disk(
 ) -> None:
     """Attach the disk to the VM; `interface` is "virtio_scsi", "virtio", "sata"…
 
-    Raises UsageError for an interface that does not exist, NoSuchVM, EngineBusy, EngineError.
+    Raises UsageError for an unknown interface, NoSuchVM, EngineBusy, EngineError.
     """
     try:
         kind = types.DiskInterface(interface)
     except ValueError:
         known = ", ".join(item.value for item in types.DiskInterface)
-        raise UsageError(f"there is no disk interface {interface!r}", f"Known: {known}.") from None
+        raise UsageError(f"unknown disk interface {interface!r}", f"Use one of: {known}.") from None
     attachment = types.DiskAttachment(
         disk=types.Disk(id=disk_id), interface=kind, bootable=bootable, active=active
     )
@@ -172,7 +173,7 @@ def attach_disk(
             idempotent=False,
         )
     except EngineFault as fault:
-        # The answer may be lost, or the SDK have sent the request twice: the attachment itself tells.
+        # The answer may be lost, or the SDK may have sent the request twice: check the attachment itself.
         if (fault.transient or fault.status in (400, 409)) and _is_attached(engine, vm_id, disk_id):
             return
         if fault.busy:
@@ -181,7 +182,7 @@ def attach_disk(
 
 
 def disk_exists(engine: Engine, disk_id: str) -> bool:
-    """Whether the disk exists. Raises EngineError."""
+    """Return whether the disk exists. Raises EngineError."""
     try:
         get_disk(engine, disk_id)
     except NoSuchDisk:
@@ -202,7 +203,7 @@ def _attachments(engine: Engine, vm_id: str) -> dict[str, Any]:
 
 
 def _disk_id(attachment: Any) -> str:
-    # An attachment has its disk's id.
+    # An attachment has the same id as its disk.
     disk_id = attachment.id or (attachment.disk.id if attachment.disk is not None else None)
     return required(disk_id, "the id of a disk attachment")
 
@@ -213,12 +214,12 @@ def _post(engine: Engine, new: Any) -> None:
             f"creating disk {new.name!r}", lambda system: system.disks_service().add(new), idempotent=False
         )
     except EngineFault as fault:
-        # After a lost answer the id tells; after a refusal too, as the SDK may have sent the request twice.
+        # The answer may be lost, or the SDK may have sent the request twice: check whether the disk exists.
         if not disk_exists(engine, new.id):
             if fault.busy:
                 raise faults.as_busy(fault) from fault
             raise
-        engine.log.info("%s; but disk %s exists, going on", fault.message, new.id)
+        engine.log.info("%s; disk %s exists nevertheless, continuing", fault.message, new.id)
 
 
 @contextmanager
@@ -229,22 +230,20 @@ def _removed_on_failure(engine: Engine, disk_id: str, timeout_s: float) -> Itera
         try:
             delete_disk(engine, disk_id, timeout_s)
         except EngineError as problem:
-            error.add_note(f"disk {disk_id} could not be removed: {problem}")
+            error.add_note(f"cannot remove disk {disk_id}: {problem}")
         raise
 
 
 def _get(engine: Engine, disk_id: str) -> Any:
     if not is_path_segment(disk_id):
-        raise NoSuchDisk(f"there is no disk with the id {disk_id!r}")
+        raise NoSuchDisk(f"disk {disk_id!r} not found: this is not an id")
     try:
         return engine.call(
             f"reading disk {disk_id}", lambda system: system.disks_service().disk_service(disk_id).get()
         )
     except EngineFault as fault:
         if fault.missing:
-            raise NoSuchDisk(
-                f"there is no disk with the id {disk_id} on the engine at {engine.where}"
-            ) from fault
+            raise NoSuchDisk(f"disk {disk_id} not found on the engine at {engine.where}") from fault
         raise
 
 
@@ -265,7 +264,7 @@ def _read(disk: Any, attachment: Any | None) -> Disk:
         sparse=bool(disk.sparse),
         interface=interface.value if interface is not None else None,
         bootable=bool(attachment is not None and attachment.bootable),
-        # An attachment that does not tell is active, which is what the engine makes of a new one.
+        # The engine activates a new attachment, so one without this field is active.
         active=attachment is not None and attachment.active is not False,
         backup_enabled=disk.backup == types.DiskBackup.INCREMENTAL,
         storage_type=storage_type,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host that pitr runs on, if it is one of the engine's: a transfer through it needs no network."""
+"""Find out whether pitr runs on a host of the engine: a transfer through this host needs no network."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pitr.ovirt.engine.faults import EngineFault
 from pitr.ovirt.engine.storage import list_storage_domains
 from pitr.ovirt.engine.values import is_uuid
 
-#: Where a host of oVirt keeps its id.
+#: The file with the id of an oVirt host.
 VDSM_ID_FILE = Path("/etc/vdsm/vdsm.id")
 
 
 def local_host_id(engine: Engine, disk: Disk, vdsm_id_file: Path = VDSM_ID_FILE) -> str | None:
-    """Return the id of this machine as a host of the engine, None if it is none or cannot serve `disk`.
+    """Return the id of this machine as a host of the engine, None if it is not a host or cannot serve `disk`.
 
-    The host must be up and of a data center that the disk's storage belongs to. Raises EngineError.
+    The host must be up, and its data center must contain the disk's storage domain. Raises EngineError.
     """
     try:
         host_id = vdsm_id_file.read_text(encoding="ascii").strip()
@@ -39,7 +39,7 @@ def local_host_id(engine: Engine, disk: Disk, vdsm_id_file: Path = VDSM_ID_FILE)
     except EngineFault as fault:
         if fault.status not in (403, 404):
             raise
-        engine.log.debug("%s; no host is asked for", fault.message)
+        engine.log.debug("%s; the engine chooses the host", fault.message)
         return None
     reachable = {
         domain.id

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VMs that a restore makes: created from a saved configuration, started, and removed again after a failure."""
+"""Create VMs from saved configurations, start them, and remove them after a failure."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ _STARTED = frozenset({"up", "powering_up", "reboot_in_progress"})
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
+    """A cluster of the engine."""
+
     id: str
     name: str
 
 
 def list_clusters(engine: Engine) -> list[Cluster]:
     """Return all clusters that the user may see, by name. Raises EngineError."""
-    found = engine.call("listing clusters", lambda system: system.clusters_service().list())
-    read = (
-        Cluster(required(each.id, "a cluster's id"), required(each.name, "a cluster's name"))
-        for each in found
+    answer = engine.call("listing clusters", lambda system: system.clusters_service().list())
+    clusters = (
+        Cluster(required(cluster.id, "a cluster's id"), required(cluster.name, "a cluster's name"))
+        for cluster in answer
     )
-    return sorted(read, key=lambda cluster: (cluster.name, cluster.id))
+    return sorted(clusters, key=lambda cluster: (cluster.name, cluster.id))
 
 
 def vm_with_name(engine: Engine, name: str) -> VM | None:
-    """Return the VM that has this name (or id), None when there is none. Raises UsageError for several, EngineError."""
+    """Return the VM with this name or id, None if there is none.
+
+    Raises UsageError if several VMs have the name, EngineError.
+    """
     try:
         return find_vm(engine, name)
     except NoSuchVM:
@@ -52,14 +57,14 @@ def create_vm(
     regenerate_ids: bool,
     timeout_s: float = 600.0,
 ) -> VM:
-    """Create a VM from an OVF document and return it when it is down; nothing of it is left after a failure.
+    """Create a VM from an OVF document and return it when it is down. Remove it after a failure.
 
-    With `regenerate_ids` the VM and its devices get new ids; without, those of the document. Raises UsageError when
-    a VM has the name already, EngineBusy, EngineError.
+    With `regenerate_ids` the VM and its devices get new ids; otherwise they keep the ids in the document. Raises
+    UsageError if a VM has the name already, EngineBusy, EngineError.
     """
     if vm_with_name(engine, name) is not None:
-        # Checked first: after a lost answer the VM with this name is taken for the new one.
-        raise UsageError(f"there is a VM {name!r} on the engine already", "Choose another name.")
+        # Check first, because after a lost answer pitr takes the VM with this name for the new one.
+        raise UsageError(f"the engine has a VM {name!r} already", "Choose another name.")
     new = types.Vm(
         name=name,
         cluster=types.Cluster(id=cluster_id),
@@ -73,19 +78,19 @@ def create_vm(
         return _wait_until_down(engine, vm_id, timeout_s)
     except BaseException as error:
         if isinstance(error, EngineFault) and not error.transient:
-            # Refused: whoever has the name now made that VM.
+            # The engine refused: a VM with this name is not ours.
             raise
         try:
-            made = vm_with_name(engine, name)
-            if made is not None:
-                delete_vm(engine, made.id)
+            vm = vm_with_name(engine, name)
+            if vm is not None:
+                delete_vm(engine, vm.id)
         except EngineError as problem:
-            error.add_note(f"the new VM {name!r} could not be removed: {problem}")
+            error.add_note(f"cannot remove the new VM {name!r}: {problem}")
         raise
 
 
 def delete_vm(engine: Engine, vm_id: str, timeout_s: float = 300.0) -> None:
-    """Delete a VM that is down, but none of its disks; one that does not exist is fine. Raises EngineError."""
+    """Delete a VM that is down, but not its disks; do nothing if it does not exist. Raises EngineError."""
 
     def exists() -> bool:
         try:
@@ -104,7 +109,7 @@ def delete_vm(engine: Engine, vm_id: str, timeout_s: float = 300.0) -> None:
 
 
 def start_vm(engine: Engine, vm_id: str, timeout_s: float = 300.0) -> None:
-    """Start the VM and wait until it runs. Raises EngineError when it does not get there, EngineBusy."""
+    """Start the VM and wait until it runs. Raises EngineError when it does not start, EngineBusy."""
     try:
         engine.call(f"starting VM {vm_id}", lambda system: _service(system, vm_id).start(), idempotent=False)
     except EngineFault as fault:
@@ -119,21 +124,21 @@ def start_vm(engine: Engine, vm_id: str, timeout_s: float = 300.0) -> None:
         if status == "down" and seen_running:
             break
         seen_running = seen_running or status != "down"
-    raise EngineError(f"VM {vm_id} does not start (it is {status})", "See the engine's events.")
+    raise EngineError(f"VM {vm_id} does not start (it is {status})", "Check the engine's events.")
 
 
 def _post(engine: Engine, new: Any, name: str) -> str:
     try:
-        made = engine.call(
+        created = engine.call(
             f"creating VM {name!r}", lambda system: system.vms_service().add(new), idempotent=False
         )
-        return required(made.id, "the new VM's id")
+        return required(created.id, "the new VM's id")
     except EngineFault as fault:
-        # A lost answer: the name tells whether the VM was made.
-        found = vm_with_name(engine, name) if fault.transient else None
-        if found is None:
+        # The answer may be lost: check whether a VM with this name exists.
+        vm = vm_with_name(engine, name) if fault.transient else None
+        if vm is None:
             raise
-        return found.id
+        return vm.id
 
 
 def _wait_until_down(engine: Engine, vm_id: str, timeout_s: float) -> VM:

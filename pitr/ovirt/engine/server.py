@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The engine itself: its clock and its certificate."""
+"""Read the engine's clock and certificate."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _CONNECT_TIMEOUT_S = 10.0
 
 
 def engine_time(engine: Engine) -> datetime | None:
-    """What the engine's clock shows, in UTC; None if it does not tell. Raises EngineError."""
+    """Return the time of the engine's clock in UTC, None if the engine does not report it. Raises EngineError."""
     info = engine.call("reading the engine's clock", lambda system: system.get())
     return utc(info.time, "its time")
 
 
 def certificate_end(config: EngineConfig) -> datetime | None:
-    """When the engine's certificate expires; None without TLS or where certificates are not checked.
+    """Return when the engine's certificate expires, in UTC; None without TLS or certificate checks.
 
-    Raises EngineError when it is not trusted, or the engine cannot be reached.
+    Raises EngineError when the certificate is not trusted, or the engine is unreachable.
     """
     parts = urlsplit(config.url)
     if parts.scheme != "https" or not config.secure:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Snapshots that backups leave behind: the engine calls a backup succeeded although its snapshot is still there."""
+"""Find the snapshots that backups leave behind: the engine can report success although the snapshot still exists."""
 
 from __future__ import annotations
 
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.values import required
 
-#: What the engine calls the snapshot that it takes for a backup.
+#: The description that the engine gives the snapshot of a backup.
 _DESCRIPTION = "Auto-generated for Backup VM"
 
 

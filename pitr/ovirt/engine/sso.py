@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Logging in to the engine and out again.
+"""Log in to the engine and out.
 
-The SDK's own login has no timeout, cannot be interrupted, and says little about a wrong CA; its logout raises
-errors of libcurl. The requests here are the same (docs of the engine's OAuth: grant type password, scope
+The SDK's login has no timeout, cannot be interrupted, and reports little about a wrong CA; its logout raises
+libcurl's errors. pitr sends the same requests (the engine's OAuth documentation: grant type password, scope
 ovirt-app-api).
 """
 
@@ -20,7 +20,7 @@ from pitr.ovirt.engine.config import EngineConfig
 from pitr.ovirt.engine.faults import EngineFault, from_status, unreachable, untrusted
 
 _SCOPE = "ovirt-app-api"
-#: A login is a few hundred bytes; more than this is not an engine's answer.
+#: The answer to a login has a few hundred bytes; a longer one is not from an engine.
 _LONGEST_ANSWER = 1 << 20
 _LOGOUT_TIMEOUT_S = 5.0
 
@@ -28,7 +28,7 @@ _LOGOUT_TIMEOUT_S = 5.0
 def login(config: EngineConfig, timeout_s: float = 30.0) -> str:
     """Return a new token for the user of `config`.
 
-    Raises LoginError when the engine refuses the user, EngineError when it cannot be reached or trusted.
+    Raises LoginError when the engine refuses the user, EngineError when it is unreachable or not trusted.
     """
     form = {
         "grant_type": "password",
@@ -46,7 +46,7 @@ def login(config: EngineConfig, timeout_s: float = 30.0) -> str:
         if status >= 400:
             raise from_status(status, "", what="logging in", where=where)
         raise EngineFault(
-            f"logging in: the answer from {where} is not that of an engine (HTTP status {status})",
+            f"logging in: the answer of {where} is not from an oVirt engine (HTTP status {status})",
             "Check the engine's URL.",
             status=status,
         )
@@ -59,14 +59,14 @@ def login(config: EngineConfig, timeout_s: float = 30.0) -> str:
     reason = " ".join(reason.split()).replace(config.password, "…")
     raise LoginError(
         f"the engine at {where} refuses the login of {config.username}: {reason}",
-        "Check the user name (with its profile, as admin@internal) and the password.",
+        "Check the user name (with its profile, like admin@internal) and the password.",
     )
 
 
 def logout(config: EngineConfig, token: str) -> str | None:
-    """Make `token` invalid, with a short bound; return None, or why it did not work.
+    """Make `token` invalid, with a short timeout. Return None, or why that failed.
 
-    A token that stays ends by itself after the engine's session timeout.
+    Otherwise the token expires after the engine's session timeout.
     """
     try:
         status, _ = _post(
@@ -82,7 +82,7 @@ def logout(config: EngineConfig, token: str) -> str | None:
 
 def _post(config: EngineConfig, path: str, form: dict[str, str], timeout_s: float) -> tuple[int, bytes]:
     base = urlsplit(config.url)
-    request = urllib.request.Request(  # noqa: S310 - the scheme was checked when the configuration was read
+    request = urllib.request.Request(  # noqa: S310 - `api_url` checked the scheme
         f"{base.scheme}://{base.netloc}{path}",
         data=urlencode(form).encode(),
         headers={"Accept": "application/json"},
@@ -107,7 +107,7 @@ def _post(config: EngineConfig, path: str, form: dict[str, str], timeout_s: floa
 def _no_answer(where: str, reason: object) -> EngineFault:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return untrusted(where, reason.verify_message)
-    # A login has no effect on anything, so it always counts as unsent.
+    # A login changes nothing, so it always counts as unsent.
     if isinstance(reason, OSError):
         text = reason.strerror or str(reason) or type(reason).__name__
     else:
@@ -120,8 +120,8 @@ def _tls_context(config: EngineConfig) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=None if config.cafile is None else str(config.cafile))
     except (ssl.SSLError, OSError) as error:
         raise EngineFault(
-            f"the CA file {config.cafile} cannot be used: {getattr(error, 'reason', None) or error}",
-            "It must hold certificates in PEM form.",
+            f"cannot use the CA file {config.cafile}: {getattr(error, 'reason', None) or error}",
+            "Use a file of certificates in PEM format.",
             unsent=True,
         ) from None
     if not config.secure:
@@ -135,7 +135,7 @@ def _where(config: EngineConfig) -> str:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer like any other: following one would carry the password elsewhere."""
+    """Follow no redirects, because they would send the password to another server."""
 
     def redirect_request(self, *_: object) -> None:
         return None

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the engine says of a backup that is ready, and the instant that it is of."""
+"""Describe a backup that is ready on the engine, and the instant of its data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
-Mode = Literal["live", "cold", "hybrid"]
+from pitr.model import Mode
 
 
 @dataclass(frozen=True, slots=True)
 class BackupDisk:
-    """A disk in a backup. Only with `incremental` are the unchanged ranges left out."""
+    """A disk in a backup. With `incremental`, clients can read only the changed ranges."""
 
     disk_id: str
     incremental: bool
@@ -20,10 +19,10 @@ class BackupDisk:
 
 @dataclass(frozen=True, slots=True)
 class StartedBackup:
-    """What the engine says of a backup that is ready. All times are UTC by the engine's clock.
+    """A backup that is ready, as the engine reports it. All times are UTC by the engine's clock.
 
-    The disks' content is that of an instant in [lo, hi]. `checkpoint_id` is None when the engine makes none
-    (no disk is qcow2). The three dates are the engine's own, from which lo and hi were taken.
+    The disks' data is from one instant in [lo, hi]. `checkpoint_id` is None when the engine creates no checkpoint
+    because no disk is qcow2. lo and hi come from the engine's three dates.
     """
 
     id: str
@@ -42,11 +41,11 @@ class StartedBackup:
 def point_interval(
     mode: Mode, created: datetime, ready: datetime, checkpoint: datetime | None
 ) -> tuple[datetime, datetime]:
-    """Return [lo, hi] of the instant that the disks are of, from the engine's dates of one backup.
+    """Return the interval [lo, hi] that contains the instant of the disks' data, from the engine's dates.
 
-    The date of a live backup's checkpoint is set before the instant, that of a hybrid one after it; the
-    backup's own dates enclose both. A clock that was set back gives an interval of no length.
+    The engine dates the checkpoint of a live backup before the instant, and of a hybrid backup after it. The
+    backup's own dates enclose both. If the clock was set back, the interval is empty.
     """
-    lo = checkpoint if mode == "live" and checkpoint is not None else created
-    hi = checkpoint if mode == "hybrid" and checkpoint is not None else ready
+    lo = checkpoint if mode is Mode.LIVE and checkpoint is not None else created
+    hi = checkpoint if mode is Mode.HYBRID and checkpoint is not None else ready
     return min(lo, hi), hi

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Storage domains: where new disks can lie."""
+"""List the storage domains, where disks are stored."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class StorageDomain:
 
     @property
     def takes_disks(self) -> bool:
-        """Whether you can create disks there: an active data domain."""
+        """Whether you can create disks on it: it is an active data domain."""
         return self.type == "data" and self.active
 
 
 def list_storage_domains(engine: Engine) -> list[StorageDomain]:
-    """Return all storage domains that the user may see, by name. Raises EngineError."""
+    """Return all storage domains that the user can see, sorted by name. Raises EngineError."""
     found = engine.call("listing storage domains", lambda system: system.storage_domains_service().list())
     return sorted((_read(engine, domain) for domain in found), key=lambda domain: (domain.name, domain.id))
 
 
 def active_data_domains(engine: Engine) -> list[StorageDomain]:
-    """Return the storage domains that new disks can be on, by name. Raises EngineError."""
+    """Return the active data domains, where you can create disks, sorted by name. Raises EngineError."""
     return [domain for domain in list_storage_domains(engine) if domain.takes_disks]
 
 
@@ -60,7 +60,7 @@ def _read(engine: Engine, domain: Any) -> StorageDomain:
 
 
 def _is_active(engine: Engine, domain: Any, data_center_ids: tuple[str, ...]) -> bool:
-    """Whether disks can be created there. An attached domain has its status only below its data center."""
+    """Return whether the domain is active. Only its data center reports the status of an attached domain."""
     if domain.status is not None or not data_center_ids:
         return enum_text(domain.status, absent="active") == "active"
     return any(_is_active_in(engine, domain.id, center_id) for center_id in data_center_ids)
@@ -76,7 +76,7 @@ def _is_active_in(engine: Engine, domain_id: str, data_center_id: str) -> bool:
     except EngineFault as fault:
         if fault.status is None:
             raise
-        # Not to be seen there: creating a disk tells.
+        # The user cannot see it there; creating a disk shows whether it is active.
         engine.log.debug("%s", fault.message)
         return True
     return enum_text(attached.status, absent="active") == "active"

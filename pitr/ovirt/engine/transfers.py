@@ -6,8 +6,7 @@ from __future__ import annotations
 import time
 from copy import copy
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from ovirtsdk4 import types
 
@@ -16,6 +15,7 @@ from pitr.ovirt.engine import faults
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import disk_exists, get_disk, wait_until_ok
 from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.finalizing import Finalizing
 from pitr.ovirt.engine.local_host import VDSM_ID_FILE, local_host_id
 from pitr.ovirt.engine.values import enum_text, required
 from pitr.ovirt.engine.wait import pauses
@@ -93,7 +93,7 @@ def start_upload(
     )
 
 
-class Transfer:
+class Transfer(Finalizing):
     """An image transfer; a context manager.
 
     Entering it returns when data can flow, and raises EngineBusy (the disk is locked) or EngineError.
@@ -120,6 +120,7 @@ class Transfer:
         self._inactivity_timeout_s = inactivity_timeout_s
         self._timeout_s = timeout_s
         self._vdsm_id_file = vdsm_id_file
+        self._before: frozenset[str] = frozenset()
         self._id: str | None = None
         self._transfer_url: str | None = None
         self._proxy_url: str | None = None
@@ -160,29 +161,14 @@ class Transfer:
         """The same through the engine's proxy, for a network that does not reach the host."""
         return self._proxy_url
 
-    def __enter__(self) -> Self:
-        before = self._unfinished_ids()
-        try:
-            self._post()
-            self._wait_until_transferring()
-        except BaseException as error:
-            self._abandon(error, before)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self._abandon(error)
-            return
-        try:
-            self._finish()
-        except BaseException as failure:
-            self._abandon(failure)
-            raise
-
     # -- starting
+
+    def _prepare(self) -> None:
+        self._before = self._unfinished_ids()
+
+    def _start(self) -> None:
+        self._post()
+        self._wait_until_transferring()
 
     def _post(self) -> None:
         host_id = local_host_id(self._engine, get_disk(self._engine, self.disk_id), self._vdsm_id_file)
@@ -281,23 +267,17 @@ class Transfer:
         self._end("cancel")
         return True
 
-    def _abandon(self, error: BaseException, before: frozenset[str] | None = None) -> None:
-        """End the transfer after `error`; what does not work is added to it as a note.
-
-        `before`: the transfers of this disk from before the request, whose answer may have been lost.
-        """
-        try:
-            if self._id is None and before is not None:
-                started = self._unfinished_ids() - before
-                if len(started) > 1:
-                    error.add_note(
-                        f"{len(started)} transfers of disk {self.disk_id} began at once; none was ended"
-                    )
-                    return
-                self._id = next(iter(started), None)
-            self.end_early()
-        except EngineError as problem:
-            error.add_note(f"{self._name} could not be ended: {problem}")
+    def _end_after(self, error: BaseException) -> None:
+        if self._id is None:
+            # The answer to the request may be lost.
+            started = self._unfinished_ids() - self._before
+            if len(started) > 1:
+                error.add_note(
+                    f"{len(started)} transfers of disk {self.disk_id} began at once; none was ended"
+                )
+                return
+            self._id = next(iter(started), None)
+        self.end_early()
 
     def _end(self, action: Literal["finalize", "cancel"]) -> str:
         """Finalize or cancel, wait for the end and return its phase. Raises EngineError when none comes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the SDK's values, where anything may be absent, to plain ones."""
+"""Convert the SDK's values, which can all be absent, to plain ones."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _PATH_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def is_uuid(text: str) -> bool:
-    """Whether `text` is written like the ids that engines give."""
+    """Return whether `text` has the format of the engine's ids."""
     return _UUID.fullmatch(text) is not None
 
 
 def is_path_segment(text: str) -> bool:
-    """Whether `text` can stand in a URL's path as it is: ids from a command line go into paths."""
+    """Return whether a URL's path can contain `text` unquoted. Ids from the command line go into paths."""
     return _PATH_SEGMENT.fullmatch(text) is not None
 
 
 def enum_text(value: Enum | None, absent: str = "unknown") -> str:
-    """Return the wire's word of an SDK enum; `absent` where there is none that the SDK knows."""
+    """Return the API's word for an SDK enum; `absent` if the SDK does not know it."""
     return absent if value is None else str(value.value)
 
 
 def utc(value: datetime | None, what: str) -> datetime | None:
     """Return the engine's time `value` in UTC.
 
-    Raises EngineError for a time without a zone: its instant would be a guess.
+    Raises EngineError for a time without a time zone, because its instant is unknown.
     """
     if value is None:
         return None
     if value.tzinfo is None:
-        raise EngineError(f"the engine gives {what} without a time zone: {value.isoformat()}")
+        raise EngineError(f"the engine reports {what} without a time zone: {value.isoformat()}")
     return value.astimezone(UTC)
 
 

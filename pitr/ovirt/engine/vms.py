@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VMs: finding them by name or id, and the configuration that is saved with each backup."""
+"""Find VMs by name, id or tag, and read the configuration that pitr saves with each backup."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pitr.ovirt.engine.faults import EngineFault
 from pitr.ovirt.engine.values import enum_text, is_uuid, required
 from pitr.ovirt.engine.wait import pauses
 
-#: Without a running qemu process, so that its disks do not change.
+#: In these states no qemu process runs, so that the disks do not change.
 _NOT_RUNNING = frozenset({"down", "suspended", "image_locked"})
 
-#: What the engine's search takes as a bare word; "and", "or" and "page" are words of its language.
+#: The words that the engine's search takes unquoted, except the keywords of its language.
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.-]+")
 _SEARCH_WORDS = frozenset({"and", "or", "not", "page", "sortby", "asc", "desc"})
 
 
 @dataclass(frozen=True, slots=True)
 class VM:
-    """A VM. `compatibility` is that of its cluster unless it has its own ("4.6"), None if not known."""
+    """A VM. `compatibility` is its own version ("4.6") or its cluster's, None if unknown."""
 
     id: str
     name: str
@@ -36,7 +36,7 @@ class VM:
 
 
 def find_vm(engine: Engine, name_or_id: str) -> VM:
-    """Return the VM with this id or, case counting, this name.
+    """Return the VM with this id or this case-sensitive name.
 
     Raises NoSuchVM, UsageError with the ids when several VMs have the name, EngineError.
     """
@@ -44,20 +44,20 @@ def find_vm(engine: Engine, name_or_id: str) -> VM:
         try:
             return get_vm(engine, name_or_id)
         except NoSuchVM:
-            engine.log.debug("no VM has the id %s; looking for the name", name_or_id)
-    found = [vm for vm in _search(engine, name_or_id) if vm.name == name_or_id]
-    if not found:
-        # How a search quotes odd names is nowhere documented: the whole list is always right.
-        found = [vm for vm in _list(engine, None) if name_or_id in (vm.name, vm.id)]
-    if not found:
+            engine.log.debug("no VM has the id %s; searching for the name", name_or_id)
+    matches = [vm for vm in _search(engine, name_or_id) if vm.name == name_or_id]
+    if not matches:
+        # The engine does not document how to quote special characters in a search, so search the whole list.
+        matches = [vm for vm in _list(engine, None) if name_or_id in (vm.name, vm.id)]
+    if not matches:
         raise NoSuchVM(
-            f"there is no VM with the name or id {name_or_id!r} on the engine at {engine.where}",
-            "Names are case-sensitive; the user needs a permission on the VM to see it.",
+            f"VM {name_or_id!r} not found on the engine at {engine.where}",
+            "Check the name (case-sensitive) or id, and that the user has a permission on the VM.",
         )
-    if len(found) > 1:
-        ids = ", ".join(sorted(str(vm.id) for vm in found))
-        raise UsageError(f"{len(found)} VMs have the name {name_or_id!r}: {ids}", "Name one by its id.")
-    return _read(found[0], _clusters(engine, found[0]))
+    if len(matches) > 1:
+        ids = ", ".join(sorted(str(vm.id) for vm in matches))
+        raise UsageError(f"{len(matches)} VMs have the name {name_or_id!r}: {ids}", "Use one of the ids.")
+    return _read(matches[0], _clusters(engine, matches[0]))
 
 
 def get_vm(engine: Engine, vm_id: str) -> VM:
@@ -67,41 +67,41 @@ def get_vm(engine: Engine, vm_id: str) -> VM:
 
 
 def list_vms(engine: Engine) -> list[VM]:
-    """Return all VMs that the user may see, by name. Raises EngineError."""
+    """Return all VMs that the user can see, sorted by name. Raises EngineError."""
     return _all(engine, None)
 
 
 def vms_with_tag(engine: Engine, tag: str) -> list[VM]:
-    """Return the VMs that have the tag, by name. Raises UsageError for what is no tag, EngineError."""
+    """Return the VMs with the tag, sorted by name. Raises UsageError for an invalid tag, EngineError."""
     if not _BARE_WORD.fullmatch(tag):
-        raise UsageError(f"{tag!r} is not a tag", "A tag has letters, digits, '_', '-' and '.' only.")
+        raise UsageError(f"{tag!r} is not a valid tag", "Use only letters, digits, '_', '-' and '.'.")
     return _all(engine, f"tag={tag}")
 
 
 def _all(engine: Engine, search: str | None) -> list[VM]:
     try:
-        found = engine.call("listing clusters", lambda system: system.clusters_service().list())
+        answer = engine.call("listing clusters", lambda system: system.clusters_service().list())
     except EngineFault as fault:
         if fault.status is None or fault.status >= 500:
             raise
-        # Not to be seen by this user: VMs without their clusters' versions are VMs, too.
+        # The user cannot see clusters: list the VMs without their clusters' versions.
         engine.log.debug("%s", fault.message)
-        found = []
-    clusters = {cluster.id: cluster for cluster in found}
+        answer = []
+    clusters = {cluster.id: cluster for cluster in answer}
     return sorted((_read(vm, clusters) for vm in _list(engine, search)), key=lambda vm: (vm.name, vm.id))
 
 
 def get_configuration(engine: Engine, vm_id: str, *, timeout_s: float = 5.0) -> str | None:
-    """Return the VM's configuration, an OVF document; None if the engine gives none within `timeout_s`.
+    """Return the VM's configuration, an OVF document; None if the engine sends none within `timeout_s`.
 
-    The engine leaves it out while the VM changes. Raises NoSuchVM, EngineError.
+    The engine omits it while the VM changes. Raises NoSuchVM, EngineError.
     """
     for _ in pauses(timeout_s, engine.poll_interval_s):
         initialization = _get(engine, vm_id, all_content=True).initialization
         document = None if initialization is None else initialization.configuration
         if document is not None and document.data:
             return str(document.data)
-    engine.log.warning("the engine gives no configuration of VM %s", vm_id)
+    engine.log.warning("the engine does not send the configuration of VM %s", vm_id)
     return None
 
 
@@ -113,7 +113,7 @@ def _get(engine: Engine, vm_id: str, *, all_content: bool | None = None) -> Any:
         )
     except EngineFault as fault:
         if fault.missing:
-            raise NoSuchVM(f"there is no VM with the id {vm_id} on the engine at {engine.where}") from fault
+            raise NoSuchVM(f"VM {vm_id} not found on the engine at {engine.where}") from fault
         raise
 
 
@@ -128,7 +128,7 @@ def _list(engine: Engine, search: str | None) -> list[Any]:
 
 
 def _clusters(engine: Engine, vm: Any) -> Mapping[str, Any]:
-    """The VM's cluster by its id; empty when it has none, or the engine does not show it."""
+    """Return the VM's cluster by its id; empty if it has none or the user cannot see it."""
     if vm.cluster is None or not vm.cluster.id:
         return {}
     cluster_id = vm.cluster.id
@@ -140,7 +140,7 @@ def _clusters(engine: Engine, vm: Any) -> Mapping[str, Any]:
     except EngineFault as fault:
         if fault.status is None:
             raise
-        # Good to know, and no reason to fail.
+        # The cluster's version is optional.
         engine.log.debug("%s", fault.message)
         return {}
     return {cluster_id: cluster}

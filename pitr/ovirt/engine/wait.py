@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Waiting for the engine: always with an end, and interruptible at any moment."""
+"""Wait for the engine, with a timeout and interruptible at any moment."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 
-#: The shortest pause: what is quick is seen quickly.
+#: The shortest pause, so that pitr notices quick changes quickly.
 _SHORTEST_S = 0.05
 
 
 def pauses(timeout_s: float, longest_s: float) -> Iterator[bool]:
-    """Yield at once, then after each pause, until `timeout_s` have passed: False, and True the last time.
+    """Yield now and after each pause until `timeout_s` has passed: False, and True the last time.
 
-    The pauses grow to `longest_s`, each to a quarter of the time waited: so a state is seen at most a quarter later
-    than it came, and an engine is asked two dozen times in the first ten seconds. The last time comes at the
-    deadline itself: a state that was reached just in time is still seen.
+    Each pause is a quarter of the time waited so far, at most `longest_s`. So pitr notices a change at most a quarter
+    late, and asks the engine two dozen times in the first ten seconds. The last time is the deadline itself, so that
+    pitr still notices a change just before it.
     """
     began = time.monotonic()
     deadline = began + timeout_s

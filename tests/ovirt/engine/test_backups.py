@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
+from pitr.model import Mode
 from pitr.ovirt.engine import VM, BackupDisk, BackupRequest, Engine, RunningBackup, backups, start_backup
 from pitr.ovirt.engine.started_backup import point_interval
 from tests.support.scripted_engine import DONE, DROP, MISSING, Answer, Script, fault
@@ -145,9 +146,9 @@ def test_a_vm_that_is_down_is_backed_up_cold(engine: Engine, good: Script) -> No
 
 def test_the_interval_of_a_point_is_never_upside_down() -> None:
     early, late = datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC)
-    assert point_interval("live", early, early, late) == (early, early)
-    assert point_interval("hybrid", late, late, early) == (early, early)
-    assert point_interval("cold", early, late, None) == (early, late)
+    assert point_interval(Mode.LIVE, early, early, late) == (early, early)
+    assert point_interval(Mode.HYBRID, late, late, early) == (early, early)
+    assert point_interval(Mode.COLD, early, late, None) == (early, late)
 
 
 def test_a_disk_that_the_backup_leaves_out_is_an_error(
@@ -293,7 +294,7 @@ def test_a_failing_cleanup_is_a_note_on_the_first_error(engine: Engine, good: Sc
     good.on("POST", f"{ONE}/finalize", fault(403, "[no permission]"))
     with pytest.raises(ValueError, match=r"first") as caught, start(engine):
         raise ValueError("first")
-    assert "could not be finalized" in caught.value.__notes__[0]
+    assert "could not be ended" in caught.value.__notes__[0]
 
 
 def test_a_transfer_that_still_runs_is_waited_for(engine: Engine, good: Script) -> None:
