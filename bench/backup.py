@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A full backup, beside imageio's own client downloading the same disk from the same daemon to qcow2."""
+"""Compare a full backup with a download of the same disk to qcow2 by imageio's own client."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _one_way(folder: Path, image: Path, size: Size, way: str, goal: float) -> li
         )
     backup, alone = reports["pitr-backup"], reports["compress"]
     cpu = measure.median([report["cpu_s"] for report in backup])
-    # What was read is a little more or less than what the file system has as data: compare byte with byte.
+    # imageio and the file system report slightly different amounts of data: compare the time per byte.
     alone_s = measure.median([report["cpu_s"] for report in alone]) * backup[0]["data"] / alone[0]["data"]
     name = f"full backup, {way}, {size.disk_bytes / measure.GIB:g} GiB disk"
     results = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The commands that look things up, in a repository with very many points, beside `pitr --version`."""
+"""Compare look-ups in a repository with very many points with `pitr --version`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 import measure
 from measure import Result, Size
 
-#: What a look-up may take more than `pitr --version`, and what that may take itself.
+#: The time limits of a look-up beyond `pitr --version`, and of `pitr --version`.
 GOAL_S = 0.3
 GOAL_START_S = 0.25
 FIRST = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def make_repository(folder: Path, points: int, vms: int) -> tuple[str, str]:
-    """Make a repository whose records are there and whose streams are not; return a VM's name and a point's id."""
+    """Create a repository with records but without streams. Return a VM's name and a point's id."""
     from pitr.model import Backup, DiskSettings, Kind, Mode, Record, StoredObject, Stream, VMName
     from pitr.repository import Repository, names, record
 
@@ -90,7 +90,7 @@ def benchmark(size: Size) -> list[Result]:
             return lambda: measure.run([*pitr, *arguments], environment).wall_s
 
         def choice() -> float:
-            # The choice of the point; what it then says of a stream that is not there is not its time.
+            # Only the choice of the point: the streams do not exist.
             return measure.run(
                 [sys.executable, __file__, "choose", str(repository), vm, at], environment
             ).wall_s
@@ -127,7 +127,7 @@ def benchmark(size: Size) -> list[Result]:
 
 
 def choose(folder: str, vm: str, at: str) -> None:
-    """What `pitr restore VM --at TIME` does before it looks at a stream, with the same imports."""
+    """Find a point as `pitr restore VM --at TIME` does before it opens a stream, with the same imports."""
     from pitr import times
     from pitr.cli.app import load
     from pitr.jobs import find

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Repositories to measure with: a full of real files and incrementals that changed a random part of it."""
+"""Make repositories for the benchmarks: a full of real files, and incrementals that change random parts of it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pitr.repository import Repository
 from pitr.repository.stream_sink import NewStream
 from pitr.system.closing import Closes
 
-#: What changes at once: the granularity of dirty bitmaps.
+#: The size of a change: the granularity of dirty bitmaps.
 GRAIN = 1 << 16
 VM = VMName("11111111-0000-4000-8000-000000000001", "web1")
 
 
 class ShiftedSource:
-    """What a guest might have written: ranges of a disk, filled with what its image has elsewhere."""
+    """A source of plausible changes: ranges of a disk, filled with data from other places of its image."""
 
     max_readers = 4
 
@@ -61,7 +61,7 @@ class ShiftedReader(Closes):
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Backups of one disk, oldest first."""
+    """The backups of one disk, oldest first."""
 
     backups: list[Backup]
 
@@ -71,7 +71,7 @@ class Chain:
 
 
 def store(repository: Repository, source: Source, parent: Backup | None, number: int, disk_id: str) -> Backup:
-    """Store one backup of one disk, on `parent` or in full, and commit it."""
+    """Store and commit one backup of one disk: an incremental based on `parent`, else a full."""
     kind = Kind.FULL if parent is None else Kind.INCREMENTAL
     new = NewStream(
         stream_id=str(uuid.uuid4()),
@@ -110,7 +110,7 @@ def store(repository: Repository, source: Source, parent: Backup | None, number:
 
 
 def make_chain(repository: Repository, image: Path, incrementals: int) -> Chain:
-    """Store a full of `image` and incrementals that each changed a random 1 % of its grains."""
+    """Store a full of `image`, and incrementals that each change a random 1 % of its grains."""
     disk_id = str(uuid.uuid4())
     chooser = random.Random(11)
     with RawFileSource(image) as source:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What changed between two points, and its page, beside just reading the rows of the indexes that tell it."""
+"""Compare the difference of two points, and its page, with reading the rows of their indexes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRAIN = 1 << 16
 
 
 def make_points(folder: Path, rows: int, incrementals: int) -> None:
-    """A repository with a full of half of the rows and incrementals that share the rest; its data lies "elsewhere"."""
+    """Create a repository: the full has half of the rows, the incrementals share the rest. Blobs are external."""
     from datetime import UTC, datetime
 
     from pitr.model import Backup, DiskSettings, Kind, Mode, Record, StoredObject, Stream
@@ -113,7 +113,7 @@ def digest(content: bytes) -> str:
 
 
 def compare(folder: Path, page: Path | None) -> dict[str, object]:
-    """Compare the first incremental with the last one, in this process; tell the time and the most memory."""
+    """Compare the first incremental with the last one in this process. Return the time and the peak memory."""
     from pitr.jobs.diff.page import Page
     from pitr.jobs.diff.two_points import diff
     from pitr.repository import Repository

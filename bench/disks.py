@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks to measure with: an ext4 file system of real files of this machine, and a daemon that serves it."""
+"""Make disks for the benchmarks: an ext4 file system with real files of this machine, and a daemon that serves it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pitr.lab.host import filesystem
 from pitr.lab.host.host import Host
 from pitr.ovirt.imageio.disk import ImageioAddress
 
-#: How much of an ext4 disk is filled: the issue's disk had 4.34 GB in 6 GiB.
+#: The filled share of an ext4 disk: a typical disk had 4.34 GB in 6 GiB.
 _FILLED = 0.70
 
 
 def _sources() -> list[Path]:
-    """Python's own tree and the system's libraries: code, text, data and some that is compressed already."""
+    """Return folders of Python and of the system: code, text, data, and some compressed files."""
     python = Path(sysconfig.get_path("stdlib"))
     return [
         place for place in (python, Path("/usr/share"), Path("/usr/bin"), Path("/usr/lib")) if place.is_dir()
@@ -32,7 +32,7 @@ def _sources() -> list[Path]:
 
 
 def real_files(target: Path, budget: int) -> None:
-    """Put files of this machine into the new folder `target`, about `budget` bytes, a share from each source."""
+    """Put about `budget` bytes of this machine's files into the new folder `target`, a share from each source."""
     target.mkdir()
     sources = _sources()
     left = budget
@@ -41,7 +41,7 @@ def real_files(target: Path, budget: int) -> None:
 
 
 def _fill(target: Path, source: Path, budget: int) -> int:
-    """Put files of the folder `source` into `target` until they have `budget` bytes; return how many they have."""
+    """Put files of the folder `source` into `target`, up to `budget` bytes. Return their bytes."""
     used = 0
     for folder, folders, names in os.walk(source):
         folders.sort()
@@ -55,7 +55,7 @@ def _fill(target: Path, source: Path, budget: int) -> int:
                     _link_or_copy(path, place / name)
                     used += status.st_size
             except OSError:
-                # Not ours to read, or gone just now: one file more or less makes no difference.
+                # Unreadable or just deleted: one file more or less makes no difference.
                 continue
         if used > budget - measure.MIB:
             break
@@ -70,9 +70,9 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def real_disk(path: Path, size: int) -> None:
-    """Make the raw image `path`: an ext4 file system of `size` bytes with real files. Kept between runs on request.
+    """Make the raw image `path`: an ext4 file system of `size` bytes with real files.
 
-    With PITR_BENCH_CACHE naming a folder, the image is made once and taken from there afterwards.
+    If PITR_BENCH_CACHE names a folder, the image is created once and copied from there in later runs.
     """
     cache = os.environ.get("PITR_BENCH_CACHE")
     kept = Path(cache) / f"real-{size}.raw" if cache else None
@@ -93,7 +93,7 @@ def real_disk(path: Path, size: int) -> None:
 
 @contextmanager
 def host(place: Path, *, unix_socket: bool) -> Iterator[Host]:
-    """A real imageio daemon and real qemu in the folder `place`."""
+    """Run a real imageio daemon and real qemu in the folder `place`."""
     place.mkdir()
     with Host(place, unix_socket=unix_socket) as running:
         yield running
@@ -102,7 +102,7 @@ def host(place: Path, *, unix_socket: bool) -> Iterator[Host]:
 def ticket(
     host: Host, nbd_url: str, size: int, *, ops: tuple[str, ...], dirty: bool = False
 ) -> tuple[str, ImageioAddress]:
-    """Open a transfer: its ticket's id and where a client finds it."""
+    """Open access to a disk. Return the id of its ticket, and its address."""
     ticket_id = str(uuid.uuid4())
     host.add_ticket(
         ticket_id, nbd_url=nbd_url, size=size, ops=ops, dirty=dirty, timeout_s=3600, inactivity_timeout_s=600

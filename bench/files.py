@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files out of a point, beside the way around: a restore to an image file, and debugfs on that."""
+"""Compare copying files of a point with a restore to an image file and debugfs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def benchmark(size: Size) -> list[Result]:
             raw.unlink()
 
         def timed(work: Callable[[Path], None]) -> float:
-            """Seconds that a copy of all files takes, without what compares it."""
+            """Return the seconds of a copy of all files, without the comparison."""
             target = folder / f"{next(numbers)}"
             took = measure.seconds(lambda: work(target))
             measure.run(["diff", "-rq", "--no-dereference", "-x", "lost+found", str(files), str(target)])

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An incremental backup of scattered changes, all over a disk or close to each other, beside one of the same bytes in
-one piece."""
+"""Compare incremental backups of scattered changes with one of the same bytes in one piece."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def benchmark(size: Size) -> list[Result]:
         image = folder / "content.raw"
         disks.real_disk(image, (extents * GRAIN * 2 // (256 << 20) + 1) * (256 << 20))
         content = _changed_bytes(image, extents)
-        # Those that lie close to each other have gaps of 144 KiB on average.
+        # The close ones have gaps of 144 KiB on average.
         spreads = {
             f"in {size.disk_bytes / measure.GIB:g} GiB": size.disk_bytes,
             "close by": extents * GRAIN * 13 // 4,
@@ -57,13 +56,13 @@ def benchmark(size: Size) -> list[Result]:
 
 
 def _scattered(content: bytes, spread: int) -> list[tuple[int, bytes]]:
-    """The grains of `content` at random places of the first `spread` bytes of a disk."""
+    """Return the grains of `content` at random places in the first `spread` bytes of a disk."""
     slots = random.Random(3).sample(range(spread // GRAIN), len(content) // GRAIN)
     return [(slot * GRAIN, content[at * GRAIN : (at + 1) * GRAIN]) for at, slot in enumerate(sorted(slots))]
 
 
 def _changed_bytes(image: Path, extents: int) -> bytes:
-    """Grains of the image that hold data, as many as are to change."""
+    """Return `extents` grains of the image that hold data."""
     found: list[bytes] = []
     with image.open("rb") as file:
         while len(found) < extents and (grain := file.read(GRAIN)):
@@ -73,7 +72,7 @@ def _changed_bytes(image: Path, extents: int) -> bytes:
 
 
 def _changed_disk(host: Host, name: str, size: int, changes: list[tuple[int, bytes]]) -> str:
-    """A disk with a checkpoint and changes after it; the NBD URL of its incremental backup."""
+    """Create a disk with a checkpoint and later changes. Return the NBD URL of its incremental backup."""
     host.create_volume(name, size, "cow")
     vm = f"vm-{name}"
     host.start_vm(vm, [name])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all benchmarks share: runs in turn, medians, and results beside their goals."""
+"""Run programs in turn, take medians, and compare results with goals: shared by all benchmarks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much to measure. `quick` is for a look, whose figures are no proof."""
+    """The size of a benchmark. `quick` gives an estimate only."""
 
     quick: bool
     disk_bytes: int
@@ -35,7 +35,7 @@ QUICK = Size(quick=True, disk_bytes=512 * MIB, runs=1)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the table: what pitr took beside what its peer took. `goal` bounds their ratio from above."""
+    """One line of the table: the values of pitr and of its peer. `goal` limits their ratio."""
 
     name: str
     pitr: float
@@ -59,7 +59,10 @@ class Result:
 
 
 def in_turn(runs: int, programs: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Run all `programs` `runs` times, A B A B, and return what each gave: neighbours share the machine's mood."""
+    """Run all `programs` `runs` times, in the order A B B A, and return the results of each.
+
+    Programs that run one after the other meet the same load of the machine.
+    """
     samples: dict[str, list[float]] = {name: [] for name in programs}
     for turn in range(runs):
         order = list(programs) if turn % 2 == 0 else list(programs)[::-1]
@@ -82,7 +85,7 @@ def compared(
     unit: str = "s",
     note: str = "",
 ) -> Result:
-    """The result of one comparison: the medians of two of the samples."""
+    """Return the comparison of two samples by their medians."""
     return Result(
         name,
         median(samples[pitr]),
@@ -96,7 +99,7 @@ def compared(
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of `work`."""
+    """Return the wall time of `work` in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -104,7 +107,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a child process took: wall and CPU seconds; and what it printed."""
+    """The wall and CPU seconds of a child process, and its standard output."""
 
     wall_s: float
     cpu_s: float
@@ -112,12 +115,12 @@ class Ran:
 
 
 def run_python(script: Path, *arguments: object, environment: dict[str, str] | None = None) -> Ran:
-    """Run a Python program to its end in a process of its own. Raises CalledProcessError."""
+    """Run a Python program in a process of its own and wait for it. Raises CalledProcessError."""
     return run([sys.executable, str(script), *(str(argument) for argument in arguments)], environment)
 
 
 def run(command: Sequence[str], environment: dict[str, str] | None = None) -> Ran:
-    """Run a program to its end and measure it. Raises CalledProcessError, with what it printed."""
+    """Run a program, wait for it, and measure it. Raises CalledProcessError with its output."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         child = subprocess.Popen(
@@ -137,9 +140,9 @@ def run(command: Sequence[str], environment: dict[str, str] | None = None) -> Ra
 
 
 def peak_bytes() -> int:
-    """The largest resident memory of this process so far.
+    """Return the peak resident memory of this process in bytes.
 
-    Not ru_maxrss: in a child, that begins with what its parent had.
+    ru_maxrss of a child starts with the value of its parent, so it is of no use here.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
@@ -147,13 +150,13 @@ def peak_bytes() -> int:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A temporary folder on the disk that TMPDIR names, with a path short enough for unix sockets."""
+    """Create a temporary folder in TMPDIR, with a path short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="pb-") as name:
         yield Path(name)
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results for people."""
+    """Return the results as a table for people."""
     rows = [("what", "pitr", "peer", "", "ratio", "goal", "")]
     for result in results:
         goal = "" if result.goal is None else f"<= {result.goal:g}"
@@ -177,10 +180,10 @@ def table(results: Sequence[Result]) -> str:
 
 
 def main(benchmark: Callable[[Size], list[Result]]) -> None:
-    """Run one benchmark as a program: `--quick`, `--json`."""
+    """Run one benchmark as a program with options such as `--quick` and `--json`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="small sizes, one run")
-    parser.add_argument("--runs", type=int, help="how often each program runs")
+    parser.add_argument("--runs", type=int, help="number of runs of each program")
     parser.add_argument("--gib", type=float, help="size of the disk")
     parser.add_argument("--json", action="store_true", help="print JSON with all samples")
     given = parser.parse_args()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The most memory that a backup and a restore take: of a small disk, and of 1 TiB with the same data."""
+"""Measure the peak memory of a backup and a restore, of a small disk and of 1 TiB with the same data."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _peak(*arguments: object) -> float:
 
 
 def store(folder: str, url: str, cafile: str) -> None:
-    """Store a full of what the daemon serves, committed; print the backup's id."""
+    """Store and commit a full of the disk that the daemon serves, and print the backup's id."""
     import chains
 
     from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One copy in a process of its own, so that its CPU time and memory are its own: `one_copy.py WHAT ARGUMENT…`.
+"""Run one copy in a process of its own, to measure its CPU time and memory: `one_copy.py WHAT ARGUMENT…`.
 
-What the benchmarks call; it prints a JSON object with wall seconds of the copy alone, without starting Python.
+The benchmarks call it. It prints a JSON object; its wall seconds do not include the start of Python.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _cpu_s() -> float:
 
 
 def pitr_backup(url: str, cafile: str, folder: str, level: str, context: str) -> dict[str, object]:
-    """From the daemon to a new stream in a repository: the data path of `pitr backup`."""
+    """Copy a disk from the daemon to a new stream in a repository, as `pitr backup` does."""
     from pitr.copier import copy
     from pitr.model import DiskSettings, Kind
     from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
@@ -53,7 +53,7 @@ def pitr_backup(url: str, cafile: str, folder: str, level: str, context: str) ->
 
 
 def client_download(url: str, cafile: str, target: str) -> dict[str, object]:
-    """imageio's own client, as `ovirt-img download-disk` calls it: to a new qcow2 image."""
+    """Download a disk to a new qcow2 image with imageio's own client, as `ovirt-img download-disk` does."""
     from ovirt_imageio import client
 
     Path(target).unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def client_download(url: str, cafile: str, target: str) -> dict[str, object]:
 
 
 def client_upload(image: str, url: str, cafile: str) -> dict[str, object]:
-    """imageio's own client, as `ovirt-img upload-disk` calls it."""
+    """Upload an image with imageio's own client, as `ovirt-img upload-disk` does."""
     from ovirt_imageio import client
 
     start, before_s = time.perf_counter(), _cpu_s()
@@ -76,7 +76,7 @@ def client_upload(image: str, url: str, cafile: str) -> dict[str, object]:
 
 
 def compress(image: str, level: str) -> dict[str, object]:
-    """Compress and digest the data of a raw image, one thread, nothing else: what the work itself costs."""
+    """Only compress and digest the data of a raw image, in one thread."""
     from pitr.repository.blob import FRAME_SIZE, Compressor, digest_of
 
     compressor = Compressor(int(level))
@@ -105,7 +105,7 @@ def compress(image: str, level: str) -> dict[str, object]:
 
 
 def pitr_restore(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, object]:
-    """From a point in a repository to the daemon: the data path of `pitr restore --to-new-disks`."""
+    """Copy a point in a repository to the daemon, as `pitr restore --to-new-disks` does."""
     from pitr.copier import copy
     from pitr.endpoints.points.point import open_point
     from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
@@ -127,7 +127,7 @@ def pitr_restore(repository: str, backup_id: str, url: str, cafile: str) -> dict
 
 
 def replay(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, object]:
-    """The naive restore: all streams of the chain, oldest first, each over the ones before."""
+    """Restore naively: write all streams of the chain, oldest first, over each other."""
     from pitr.copier import copy
     from pitr.endpoints.points.point import PointSource, StoredStream
     from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink
@@ -135,7 +135,7 @@ def replay(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, 
     from pitr.repository.resolver import Layer, resolve
 
     class Stream(PointSource):
-        """One stream alone: what it does not hold is left as it is."""
+        """One stream alone: ranges outside its extents are not copied."""
 
         def extents(self):  # type: ignore[no-untyped-def]
             return own
@@ -164,7 +164,7 @@ COPIES: dict[str, Callable[..., dict[str, object]]] = {
 }
 
 if __name__ == "__main__":
-    # As the command line does.
+    # The command line does the same.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import measure
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A full backup beside what else keeps disk images: qemu-img's compressed qcow2, borg and restic.
+"""Compare a full backup with other programs: qemu-img's compressed qcow2, borg and restic.
 
-Each reads the same disk from the same qemu-nbd (pitr through imageio's unix socket) and stores it compressed; those
-that are not installed are left out.
+Each reads the same disk from the same qemu-nbd (pitr through imageio's unix socket) and stores it compressed. Programs
+that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def benchmark(size: Size) -> list[Result]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Nothing of these programs stays behind, and none of them asks."""
+    """Return variables that keep files of these programs in `folder` and stop their questions."""
     return {
         "BORG_BASE_DIR": str(folder / "borg"),
         "RESTIC_CACHE_DIR": str(folder / "restic"),
@@ -79,7 +79,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _commands(who: str, uri: str, target: Path) -> tuple[str, str]:
-    """What prepares a run, and the run, for a shell."""
+    """Return two shell commands: the preparation of a run, and the run."""
     source, place = shlex.quote(uri), shlex.quote(str(target))
     if who == "borg":
         return (
@@ -107,7 +107,7 @@ def _run(command: str, environment: dict[str, str]) -> None:
 
 
 def _size(target: Path) -> int:
-    """Bytes on the disk."""
+    """Return the bytes that `target` occupies on the disk."""
     files = [target, *target.rglob("*")] if target.is_dir() else [target]
     return sum(path.lstat().st_blocks * 512 for path in files)
 

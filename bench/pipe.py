@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk as a sparse stream on a pipe: `pitr backup --to -` beside imageio's example program, plain and compressed;
-and the gateway with curl.
+"""Compare a disk as a sparse stream in a pipe (`pitr backup --to -`, and the gateway with curl) with imageio's example.
 
-The peer is that example as our notes describe it: one client, its list of extents, a header for each, and `write_to`
-standard output. Times are of whole pipelines, programs' starts included, into `cat` that drops everything.
+The peer follows our notes about the example program: one client, its list of extents, a header for each, and `write_to`
+standard output. Times are of whole pipelines, with the start of the programs, into `cat` to the null device.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def _one_way(lab: Lab, folder: Path, image: Path, size: Size, way: str) -> list[
         engine.start_download(connected, disk.id, inactivity_timeout_s=3600) as transfer,
         _gateway(folder, environ) as gateway,
     ):
-        # In the environment: an argument can be seen by everybody.
+        # In the environment, because all users can see arguments.
         secret = {"TRANSFER_URL": transfer.transfer_url, "CAFILE": str(lab.cafile)}
         url = f"{gateway['url']}/images/{transfer.id}"
 
@@ -90,7 +89,7 @@ def _one_way(lab: Lab, folder: Path, image: Path, size: Size, way: str) -> list[
 
 
 def _pipeline(environment: dict[str, str], *commands: list[str]) -> float:
-    """Seconds of `commands | cat > /dev/null`. Raises CalledProcessError when one of them fails."""
+    """Return the seconds of `commands | cat > /dev/null`. Raises CalledProcessError when a command fails."""
 
     def run() -> None:
         running: list[subprocess.Popen[bytes]] = []
@@ -118,7 +117,7 @@ def _pipeline(environment: dict[str, str], *commands: list[str]) -> float:
 
 @contextmanager
 def _gateway(folder: Path, environ: dict[str, str]) -> Iterator[dict[str, str]]:
-    """A running `pitr gateway`: its URL, and the file with the header that lets curl in."""
+    """Start `pitr gateway`. Yield its URL, and the file with the header for curl."""
     command = [sys.executable, "-m", "pitr", "gateway", "--port", "0", "--output", "json"]
     environ = {name: value for name, value in environ.items() if name != "PITR_REPO"}
     with subprocess.Popen(
@@ -126,7 +125,7 @@ def _gateway(folder: Path, environ: dict[str, str]) -> Iterator[dict[str, str]]:
     ) as process:
         try:
             if process.stdout is None:
-                raise RuntimeError("a process without the pipe that was asked for")
+                raise RuntimeError("the process has no pipe")
             found = json.loads(process.stdout.readline())["gateway"]
             header = folder / "header"
             header.unlink(missing_ok=True)
@@ -138,7 +137,7 @@ def _gateway(folder: Path, environ: dict[str, str]) -> Iterator[dict[str, str]]:
 
 
 def pitr(compression: str, folder: str) -> None:
-    """The data path of `pitr backup --to -`: the stream to standard output, its index into a repository."""
+    """Write the stream to standard output and its index to a repository, as `pitr backup --to -` does."""
     import shutil
     import uuid
 
@@ -152,7 +151,7 @@ def pitr(compression: str, folder: str) -> None:
     from pitr.system import malloc
     from pitr.system.signals import WakeOnSignal
 
-    # As the command line does.
+    # The command line does the same.
     malloc.recycle()
     path = Path(folder) / "repository"
     path.mkdir()
@@ -174,7 +173,7 @@ def pitr(compression: str, folder: str) -> None:
 
 
 def example() -> None:
-    """imageio's way: a client, its extents, and for each a header and the data."""
+    """Write the stream as imageio's example does: a header and the data of each extent."""
     from ovirt_imageio.client import ImageioClient
 
     out = sys.stdout.buffer

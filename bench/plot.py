@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Draw the newest results of `bench/run` as docs/performance.svg (`make plot`; needs the `bench` extra).
 
-Three parts: pitr beside its peers and the goals, full backups by time and stored size, and the resolver by extents.
+It has three parts: ratios and goals, full backups by time and stored size, and the resolver by number of extents.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Results = list[dict[str, Any]]
 
 
 def newest(lines: Sequence[str]) -> Results:
-    """The results of the newest run of each benchmark, in the order of their first run."""
+    """Return the results of the newest run of each benchmark, in the order of their first runs."""
     found: dict[str, Results] = {}
     for line in lines:
         run: dict[str, Results] = {}
@@ -34,7 +34,7 @@ def draw(results: Results, target: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
-    # Text stays text, and the file does not change where nothing else does.
+    # Keep text as text, and make the file reproducible.
     mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "pitr", "font.size": 8})
     from matplotlib import pyplot as plt
 
@@ -69,7 +69,7 @@ def _number(value: float) -> str:
 
 
 def _full_backups(axes: Any, results: Results) -> None:
-    """One dot for each program of the benchmark `peers`."""
+    """Draw a dot for each program of the benchmark `peers`."""
     times: dict[str, float] = {}
     sizes: dict[str, float] = {}
     for result in results:
@@ -107,7 +107,7 @@ def _resolver(axes: Any, results: Results) -> None:
 def main() -> None:
     kept = HERE / "results" / "full.jsonl"
     if not kept.exists():
-        sys.exit(f"there is no {kept}: run bench/run first")
+        sys.exit(f"{kept} does not exist: run bench/run first")
     target = HERE.parent / "docs" / "performance.svg"
     draw(newest(kept.read_text().splitlines()), target)
     print(target)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The resolver: a chain of indexes as one map, beside just reading their rows from SQLite."""
+"""Compare resolving a chain of indexes with reading their rows from SQLite."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import measure
 from measure import Result, Size
 
 GRAIN = 1 << 16
-#: Rows of an index that are handed to SQLite at once.
+#: SQLite gets that many rows of an index at once.
 _BATCH = 1 << 16
-#: From so many rows on, memory is bounded by them.
+#: From this number of rows, they dominate the memory.
 _MANY = 500_000
 
 
 def make_chain(folder: Path, rows: int, layers: int) -> None:
-    """Write a chain of indexes with about `rows` rows in all, newest first: "0.db" stands on "1.db" and so on.
+    """Write a chain of indexes with about `rows` rows in all, newest first: "0.db" is based on "1.db" and so on.
 
-    Half of the rows are the full's, on every second grain of the disk; the incrementals changed random grains.
+    The full has half of the rows, on every second grain of the disk. The incrementals change random grains.
     """
     from pitr.repository.index import IndexRow, IndexWriter, StreamRow
 
@@ -64,7 +64,7 @@ def chain_files(folder: Path) -> list[Path]:
 
 
 def read_rows(folder: Path) -> dict[str, object]:
-    """Read all rows of the chain, and do nothing with them."""
+    """Read all rows of the chain and drop them."""
     from pitr.repository import sqlite
 
     start = time.perf_counter()
@@ -78,7 +78,7 @@ def read_rows(folder: Path) -> dict[str, object]:
 
 
 def resolve_chain(folder: Path) -> dict[str, object]:
-    """Read and resolve the chain; tell the time and the most memory that it took."""
+    """Read and resolve the chain. Return the time and the peak memory."""
     from pitr.repository.index import Index
     from pitr.repository.resolver import Layer, resolve
 
@@ -128,7 +128,7 @@ def benchmark(size: Size) -> list[Result]:
             )
         )
         peak = max(report["bytes_a_row"] for report in reports["resolve"])
-        # A short chain's extents share what reading takes in any case, some 6 MB.
+        # Reading takes some 6 MB for any chain; a short chain has few extents to share them.
         goal = 1.0 if rows >= _MANY else None
         results.append(Result(f"{name}: memory", peak, 100, "B/extent", goal, peer_name="the goal"))
     return results

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A restore of a full and many incrementals, beside one full of the same content, an upload, and a naive replay."""
+"""Compare a restore of a full and many incrementals with one full, an upload, and a naive replay."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def benchmark(size: Size) -> list[Result]:
             reports: dict[str, dict[str, float]] = {}
 
             def upload(what: str, before: tuple[object, ...], after: tuple[object, ...] = ()) -> float:
-                """Run a copy to a new disk, which must hold the right bytes afterwards."""
+                """Run a copy to a new disk, and check the content of the disk."""
                 volume = f"v{next(numbers)}"
                 host.create_volume(volume, disk_bytes, "cow")
                 url = host.serve_volume(volume, read_only=False)

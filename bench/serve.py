@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A point that is served: read front to back beside zstd alone, at random, and how soon the first byte is there.
+"""Measure a served point: sequential reads, random reads, and the time to the first byte.
 
-Peers are `zstd -dc` of the same blobs on all cores, nbdkit (where it is installed) with the raw disk, and qemu-nbd
-with a compressed qcow2 of it. Cold means: no frame is decompressed yet; the files are in the system's cache for all.
+Peers are `zstd -dc` of the same blobs on all cores, nbdkit (if it is installed) with the raw disk, and qemu-nbd
+with a compressed qcow2 of it. Cold means that no frame is decompressed yet. The system's cache holds all files.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pitr.nbd.client import Client, parse_url
 from pitr.repository import Repository, names
 from pitr.repository.index import Index
 
-#: As quick as 0.8 times the speed of zstd.
+#: 0.8 times the speed of zstd.
 GOAL_SEQUENTIAL = 1 / 0.8
 GOAL_FIRST_BYTE_S = 0.5
 INCREMENTALS = 99
 _READ = 4096
-#: Odd in blocks, so that all of them are visited, and further than any read-ahead.
+#: An odd number of blocks, to visit all of them; larger than any read-ahead.
 _STEP = 1029 * _READ
 _WARM_READS = 20_000
 
@@ -136,17 +136,17 @@ def _first_byte(repository: Repository, chain: chains.Chain, runs: int) -> list[
     ]
 
 
-# What is measured
+# Measurements
 
 
 def _copied(server: Sequence[str]) -> float:
-    """Seconds of nbdcopy, from a server that has nothing in its memory."""
+    """Return the seconds of nbdcopy from a cold server."""
     with _serving(server) as uri:
         return measure.run(["nbdcopy", uri, "null:"]).wall_s
 
 
 def _read_at_random(server: Sequence[str], *, count: int, depth: int, warm: bool) -> float:
-    """Microseconds for each read of a server that has nothing, or all, in its memory."""
+    """Return the microseconds per read from a cold or a warm server."""
     with _serving(server) as uri:
         if warm:
             measure.run(["nbdcopy", uri, "null:"])
@@ -156,7 +156,7 @@ def _read_at_random(server: Sequence[str], *, count: int, depth: int, warm: bool
 
 
 def _first_byte_s(server: Sequence[str]) -> float:
-    """Seconds from the start of the server's program until a client has read a block."""
+    """Return the seconds from the start of the server until a client has read a block."""
     start = time.perf_counter()
     with _serving(server) as uri, Client(*parse_url(uri)) as client:
         client.read_into(0, memoryview(bytearray(_READ)))
@@ -164,7 +164,7 @@ def _first_byte_s(server: Sequence[str]) -> float:
 
 
 def _decompressed(blobs: Sequence[Path]) -> float:
-    """Seconds of `zstd -dc` of all `blobs`, as many at once as there are cores."""
+    """Return the seconds of `zstd -dc` of all `blobs`, one at a time on each core."""
     todo = list(blobs)[::-1]
     running: list[subprocess.Popen[bytes]] = []
     start = time.perf_counter()
@@ -193,7 +193,7 @@ def _nbdkit(image: Path, measured: Callable[[Sequence[str]], float]) -> dict[str
 
 @contextmanager
 def _serving(command: Sequence[str]) -> Iterator[str]:
-    """Start a server; give its URI when it is there."""
+    """Start a server, and yield its URI when it accepts clients."""
     with measure.folder() as folder:
         place = folder / "s"
         uri = f"nbd+unix:///?socket={place}"
@@ -217,7 +217,7 @@ def _serving(command: Sequence[str]) -> Iterator[str]:
                 server.terminate()
 
 
-# What is served
+# Served disks
 
 
 def _blob(repository: Repository, stream: Stream) -> Path:
@@ -225,7 +225,7 @@ def _blob(repository: Repository, stream: Stream) -> Path:
 
 
 def _parts(repository: Repository, stream: Stream, folder: Path) -> list[Path]:
-    """The blob cut between frames into as many parts of about the same data as there are cores."""
+    """Cut the blob between frames into parts with about the same data, one for each core."""
     cores = len(os.sched_getaffinity(0))
     with Index(repository.store.local_file(names.index(stream.disk_id, stream.stream_id))) as index:
         rows = [(row.length, row.blob_offset) for row in index.rows() if row.blob_offset is not None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Four disks at once, beside the same four one after the other."""
+"""Compare a backup of four disks at once with the same disks one after the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISKS = 4
 
 
 class DiskCopy:
-    """One disk of a backup: what `pitr backup` gives to the copy engine."""
+    """One disk of a backup, as `pitr backup` gives it to the copier."""
 
     def __init__(self, store: PosixStore, address: ImageioAddress) -> None:
         self._store = store

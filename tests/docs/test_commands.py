@@ -29,7 +29,7 @@ from pitr.system.process import DEBIAN_PACKAGES
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = reference.commands()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -68,13 +68,21 @@ def test_each_option_and_argument_has_a_help(name: str) -> None:
     assert not without
 
 
+def _readme_groups() -> list[list[str]]:
+    """Return the commands of each row of the README's table of commands."""
+    rows = README.split("## Commands\n\n")[1].split("\n\n")[0].splitlines()[2:]
+    return [[f"pitr {name}" for name in re.findall(r"`([^`]+)`", row.split("|")[2])] for row in rows]
+
+
+def test_the_readme_has_each_command_once_in_four_groups() -> None:
+    groups = _readme_groups()
+    assert len(groups) == 4
+    assert sorted(name for group in groups for name in group) == sorted(COMMANDS)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_is_in_the_readme(name: str) -> None:
-    assert f"| `{name}` |" in README
-
-
-def test_the_readme_has_the_commands_in_the_order_of_the_help() -> None:
-    assert re.findall(r"^\| `(pitr [^`]+)` \|", README, re.MULTILINE) == list(COMMANDS)
+def test_each_command_has_a_section_in_the_reference(name: str) -> None:
+    assert f"\n## {name}\n" in (ROOT / "docs/cli.md").read_text()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -139,6 +147,12 @@ def test_commands_that_documents_show_exist_with_their_options(page: str, line: 
 
 def _spellings(parameter: Any) -> list[str]:
     return [*parameter.opts, *getattr(parameter, "secondary_opts", [])]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_that_documents_name_exist(page: Path) -> None:
+    named = re.findall(r"`((?:pitr|tests|bench|schema|docs)/[\w./-]*)", page.read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_links_between_documents_lead_somewhere() -> None:
