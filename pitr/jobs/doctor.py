@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Doctor: look at all that backups and restores need, and say what to fix."""
+"""Check everything that backups and restores need, and say how to fix what fails."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pitr import times
 from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
+from pitr.jobs.find import by_id_or_name
 from pitr.jobs.restore.verifier import Verifier
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
@@ -43,7 +44,7 @@ from pitr.units import human_size
 from pitr.version import __version__
 
 _LIBRARIES = ("ovirt-engine-sdk-python", "ovirt-imageio")
-#: Programs that only some commands need.
+#: Programs that only some commands run.
 _PROGRAMS = ("qemu-img", "qemu-nbd", "zstd", "e2fsck")
 _CLOCK_SKEW_S = 60.0
 _CERTIFICATE_DAYS = 14
@@ -57,7 +58,7 @@ Configure = Callable[[], EngineConfig]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at, what was found, and what to do about it ("" when there is nothing to do)."""
+    """The result of one check, with advice on how to fix a failure ("" if there is nothing to fix)."""
 
     name: str
     status: CheckStatus
@@ -73,15 +74,15 @@ def examine(
     probe: bool,
     storage_domain: str | None = None,
 ) -> Iterator[Check]:
-    """Look at programs, configuration, repository and engine; with `probe` also at the way of the data.
+    """Check programs, configuration, repository and engine; with `probe` also the path of the data.
 
-    The probe makes a disk of 1 MiB in `storage_domain` (name or id; None: any), writes, reads back and deletes it.
-    Nothing else is changed. Failures are results; only what is no failure of the installation is raised.
+    The probe creates a disk of 1 MiB in `storage_domain` (a name or an id; None: any), writes it, reads it back and
+    deletes it. pitr changes nothing else. Failures of the installation are results, not exceptions.
     """
     yield _versions()
     yield _programs()
     files = ", ".join(str(path) for path in configuration_files)
-    yield Check("configuration", "ok", f"read from {files}" if files else "there is no configuration file")
+    yield Check("configuration", "ok", f"read from {files}" if files else "no configuration file found")
     yield from _repository(repository_path)
     yield from _engine(configure, probe, storage_domain)
 
@@ -117,8 +118,8 @@ def _repository(path: Path | None) -> Iterator[Check]:
         yield Check(
             "repository",
             "warning",
-            f"{path} cannot be written: no backup can be stored there",
-            "Let the user that runs pitr own it.",
+            f"{path} is not writable: pitr cannot store backups there",
+            "Make the user that runs pitr its owner.",
         )
     else:
         yield Check("repository", "ok", f"{path} holds {points} points of {vms} VMs")
@@ -127,8 +128,8 @@ def _repository(path: Path | None) -> Iterator[Check]:
     yield Check(
         "free space",
         "warning" if scarce else "ok",
-        f"{human_size(usage.free)} of {human_size(usage.total)} are free where the repository is",
-        "Make room, or remove old points with 'pitr prune'." if scarce else "",
+        f"{human_size(usage.free)} of {human_size(usage.total)} are free on the repository's file system",
+        "Free some space, or remove old points with 'pitr prune'." if scarce else "",
     )
 
 
@@ -152,26 +153,15 @@ def _engine(configure: Configure, probe: bool, storage_domain: str | None) -> It
         yield _checked("VMs", lambda: _vms(engine))
         domains: list[StorageDomain] = []
         yield _checked("storage", lambda: _storage(engine, domains))
-        wanted = [domain for domain in domains if storage_domain in (None, domain.id, domain.name)]
-        if not probe:
-            yield Check("data path", "skipped", "not asked for")
-        elif not wanted and storage_domain is not None:
-            there = ", ".join(printable(domain.name) for domain in domains) or "none"
-            yield Check(
-                "data path",
-                "failed",
-                f"there is no active data storage domain {storage_domain!r}",
-                f"There are: {there}.",
-            )
-        elif not wanted:
-            yield Check("data path", "skipped", "there is no storage domain for a disk to probe it with")
+        if probe:
+            yield from _probe(engine, domains, storage_domain)
         else:
-            yield from _data_path(engine, wanted[0])
+            yield Check("data path", "skipped", "not requested")
 
 
-def _checked(name: str, look: Callable[[], Check]) -> Check:
+def _checked(name: str, check: Callable[[], Check]) -> Check:
     try:
-        return look()
+        return check()
     except PitrError as error:
         return Check(name, "failed", error.message, error.advice)
 
@@ -182,23 +172,23 @@ def _certificate(config: EngineConfig) -> Check:
         return Check(
             "certificate",
             "warning",
-            "the engine's certificate is not checked: anybody between could read the password",
+            "pitr does not check the engine's certificate: an attacker in between could read the password",
             "Give the engine's CA with --cafile instead of --insecure.",
         )
     soon = end - times.now() < timedelta(days=_CERTIFICATE_DAYS)
     return Check(
         "certificate",
         "warning" if soon else "ok",
-        f"the engine's certificate is trusted {'but ends on' if soon else 'until'} {times.for_people(end)}",
+        f"the engine's certificate is trusted {'but expires on' if soon else 'until'} {times.for_people(end)}",
         "Renew it with engine-setup." if soon else "",
     )
 
 
 def _clock(engine: Engine) -> Check:
-    there = engine_time(engine)
-    if there is None:
-        return Check("clock", "warning", "the engine does not tell its time")
-    skew = (there - times.now()).total_seconds()
+    time = engine_time(engine)
+    if time is None:
+        return Check("clock", "warning", "the engine does not report its time")
+    skew = (time - times.now()).total_seconds()
     if abs(skew) < _CLOCK_SKEW_S:
         return Check("clock", "ok", "this machine and the engine agree on the time")
     order = "ahead of" if skew > 0 else "behind"
@@ -206,7 +196,7 @@ def _clock(engine: Engine) -> Check:
         "clock",
         "warning",
         f"the engine's clock is {times.duration(abs(skew))} {order} this machine's",
-        "Points are dated by the engine's clock: set both by NTP.",
+        "The engine's clock dates the points: synchronize both clocks by NTP.",
     )
 
 
@@ -214,7 +204,10 @@ def _vms(engine: Engine) -> Check:
     count = len(list_vms(engine))
     if count == 0:
         return Check(
-            "VMs", "warning", "the user sees no VMs", "Give it a role with backup permissions on them."
+            "VMs",
+            "warning",
+            "the user sees no VMs",
+            "Give the user a role with backup permissions on the VMs.",
         )
     return Check("VMs", "ok", f"the user sees {count} VMs")
 
@@ -225,27 +218,46 @@ def _storage(engine: Engine, usable: list[StorageDomain]) -> Check:
         return Check(
             "storage",
             "warning",
-            "the user sees no active data storage domain: disks can be restored to files only",
-            "Give it a permission to create disks on one.",
+            "the user sees no active data storage domain: pitr can restore disks to files only",
+            "Give the user permission to create disks on a storage domain.",
         )
     names = ", ".join(printable(domain.name) for domain in usable)
     return Check("storage", "ok", f"active data storage domains: {names}")
 
 
-# The way of the data
+# The path of the data
+
+
+def _probe(engine: Engine, domains: list[StorageDomain], wanted: str | None) -> Iterator[Check]:
+    """Check the path of the data with a disk on the `wanted` storage domain, or on any."""
+    if wanted is None and not domains:
+        yield Check("data path", "skipped", "there is no storage domain for a probe disk")
+        return
+    known = [(domain.id, domain.name, domain) for domain in domains]
+    domain = domains[0] if wanted is None else by_id_or_name(wanted, "storage domains", known)
+    if domain is None:
+        listed = ", ".join(printable(domain.name) for domain in domains) or "none"
+        yield Check(
+            "data path",
+            "failed",
+            f"there is no active data storage domain {wanted!r}",
+            f"There are: {listed}.",
+        )
+        return
+    yield from _data_path(engine, domain)
 
 
 def _data_path(engine: Engine, domain: StorageDomain) -> Iterator[Check]:
     try:
         with _probe_disk(engine, domain) as disk, start_upload(engine, disk.id) as transfer:
-            yield Check("permissions", "ok", f"the user can make disks on {domain.name} and transfer them")
+            yield Check("permissions", "ok", f"the user can create disks on {domain.name} and transfer them")
             address = imageio_address(engine, transfer)
-            yield from _ways(address)
+            yield from _routes(address)
             source = MemorySource(os.urandom(_PROBE_SIZE))
             copy(source, ImageioSink(address, reads_zero=True))
             verifier = Verifier(1)
             verifier.check_on_server(disk.id, disk.name, source, address)
-            yield Check("data path", "ok", "what was written to a disk was read back, with the same checksum")
+            yield Check("data path", "ok", "a probe disk was written and read back with the same checksum")
     except PitrError as error:
         yield Check("data path", "failed", error.message, error.advice)
 
@@ -261,21 +273,21 @@ def _probe_disk(engine: Engine, domain: StorageDomain) -> Iterator[Disk]:
             sparse=True,
             storage_domain_id=domain.id,
             backup_enabled=False,
-            description="Made by pitr doctor for a moment",
+            description="Temporary probe disk of pitr doctor",
         ),
     )
     try:
         yield disk
     except BaseException:
-        # A cancelled upload has deleted it already; what went wrong is what counts.
+        # A cancelled upload has already deleted the disk. Report the first failure, not this one.
         with suppress(PitrError):
             delete_disk(engine, disk.id)
         raise
     delete_disk(engine, disk.id)
 
 
-def _ways(address: ImageioAddress) -> Iterator[Check]:
-    """Which of the two ways to the host work from here."""
+def _routes(address: ImageioAddress) -> Iterator[Check]:
+    """Check which of the two routes to the host work from this machine."""
     direct = _reach(replace(address, proxy_url=None))
     if isinstance(direct, PitrError):
         proxy = _reach(replace(address, transfer_url=address.urls[-1], proxy_url=None))
@@ -285,22 +297,22 @@ def _ways(address: ImageioAddress) -> Iterator[Check]:
             yield Check(
                 "imageio",
                 "warning",
-                f"the host at {address.host} is reached only through the engine's proxy, which is slower",
-                "Open port 54322 of the hosts for this machine.",
+                f"the host at {address.host} is reachable only through the engine's proxy, which is slower",
+                "Open port 54322 on the hosts for this machine.",
             )
         return
     yield Check(
         "imageio",
         "ok",
         f"ovirt-imageio at {address.host} answers"
-        + (", here on its own host: data goes through its unix socket" if direct else ""),
+        + (" on this machine: data goes through its unix socket" if direct else ""),
     )
 
 
 def _reach(address: ImageioAddress) -> bool | PitrError:
-    """Whether the daemon's unix socket is here, or why it cannot be reached."""
+    """Return whether the daemon's unix socket is on this machine, or the error if the daemon is unreachable."""
     try:
-        # Again at once: whoever waits for a doctor wants to know what is wrong now.
+        # Do not wait between attempts: a person is waiting for the result.
         return ask(address, "tell its options", ImageioSession.go_local, sleep=lambda pause: None)
     except ImageioError as error:
         return error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The JSON documents that scripts depend on (docs/json.md): keys are only ever added."""
+"""Make the JSON documents that scripts depend on (docs/json.md). Keys may be added, never removed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def point(backup: Backup, proven: Proven | None = None) -> dict[str, Any]:
-    """A point; `proven` is its last rehearsal, which only lists look up."""
+    """Return the document of a point. `proven` is the result of its last drill."""
     return {
         "backup_id": backup.backup_id,
         "vm": {"id": backup.vm.id, "name": backup.vm.name},
@@ -41,6 +41,7 @@ def point(backup: Backup, proven: Proven | None = None) -> dict[str, Any]:
 
 
 def disk(stream: Stream) -> dict[str, Any]:
+    """Return the document of one disk of a point."""
     return {
         "disk_id": stream.disk_id,
         "name": stream.name,
@@ -58,14 +59,17 @@ def disk(stream: Stream) -> dict[str, Any]:
 
 
 def restored(disk: Restored) -> dict[str, Any]:
+    """Return the document of one restored disk."""
     return {**asdict(disk), "duration_s": round(disk.duration_s, 3)}
 
 
-def damage(found: Damage) -> dict[str, Any]:
-    return {**asdict(found), "points_lost": list(found.points_lost)}
+def damage(finding: Damage) -> dict[str, Any]:
+    """Return the document of one damage."""
+    return {**asdict(finding), "points_lost": list(finding.points_lost)}
 
 
 def verified(result: Verified) -> dict[str, Any]:
+    """Return the document of `pitr verify`."""
     return {
         "ok": result.ok,
         "level": result.level,
@@ -74,20 +78,23 @@ def verified(result: Verified) -> dict[str, Any]:
             "streams": result.streams,
             "frames": result.frames,
             "bytes": result.bytes,
-            "elsewhere": result.elsewhere,
+            "elsewhere": result.external,
         },
-        "damage": [damage(found) for found in result.damage],
+        "damage": [damage(finding) for finding in result.damage],
     }
 
 
 def points_document(repository: Repository, vm: str | None) -> dict[str, Any]:
-    """The document of `pitr list`. Raises NoSuchVM."""
+    """Return the document of `pitr list`. Raises NoSuchVM."""
     points, proven = points_of_vm(repository, vm)
     return {"points": [point(backup, proven.get(backup.backup_id)) for backup in points]}
 
 
 def points_of_vm(repository: Repository, vm: str | None) -> tuple[list[Backup], dict[str, Proven]]:
-    """The points of a VM, or of all, newest first, and their last rehearsals by backup id. Raises NoSuchVM."""
+    """Return the points of a VM (None: of all VMs), newest first, and their last drills by backup id.
+
+    Raises NoSuchVM.
+    """
     catalog = repository.catalog_of_vm(vm)
     chosen = find.vm_named(catalog, vm) if vm is not None else None
     points = catalog.points(chosen.id if chosen else None)
@@ -95,13 +102,13 @@ def points_of_vm(repository: Repository, vm: str | None) -> tuple[list[Backup], 
 
 
 def point_document(repository: Repository, point_id: str) -> dict[str, Any]:
-    """The document of `pitr show`. Raises NoSuchPoint, UsageError."""
+    """Return the document of `pitr show`. Raises NoSuchPoint, UsageError."""
     backup, chain, proven = point_and_chain(repository, point_id)
     return {"point": point(backup, proven), "chain": [point(link) for link in chain]}
 
 
 def point_and_chain(repository: Repository, point_id: str) -> tuple[Backup, list[Backup], Proven | None]:
-    """The point, the points of its chain, and its last rehearsal. Raises NoSuchPoint, UsageError."""
+    """Return the point, the points of its chain, and its last drill. Raises NoSuchPoint, UsageError."""
     catalog = repository.catalog_with_point(point_id)
     backup = find.point_named(catalog, point_id).backup
     chain = find.ancestry(catalog, backup)

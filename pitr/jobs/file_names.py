@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""File names for disks: names from the engine are data, never paths."""
+"""Make safe file names for disks: a name from the engine is data, never a path."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LONGEST = 100
 
 
 def safe(name: str) -> str:
-    """`name` with everything that could mean something to a file system or shell replaced by "_"."""
+    """Return `name` with "_" in place of all characters that a file system or shell could interpret."""
     return _UNSAFE.sub("_", name).strip("._-")[:_LONGEST]
 
 
 def file_names(streams: Sequence[Stream], extension: str) -> dict[str, str]:
-    """A file name for each disk, by its id; the id is appended where two disks would clash or nothing is left."""
+    """Return a file name for each disk, by disk id. Names that would clash or be empty get the disk's id."""
     stems = {stream.disk_id: safe(stream.name) for stream in streams}
-    # Some file systems do not tell upper case from lower.
+    # Some file systems ignore case.
     clashes = Counter(stem.casefold() for stem in stems.values())
     with_id = {disk_id: f"{stem}-{disk_id}".lstrip("-") for disk_id, stem in stems.items()}
     chosen = {
@@ -29,6 +29,6 @@ def file_names(streams: Sequence[Stream], extension: str) -> dict[str, str]:
         for disk_id, stem in stems.items()
     }
     if len({name.casefold() for name in chosen.values()}) < len(chosen):
-        # A disk can be named as another one's name with its id.
+        # One disk's name can be another disk's name with its id.
         chosen = with_id
     return {disk_id: f"{name}{extension}" for disk_id, name in chosen.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The resolved map of a disk at a point, as ranges with the backups that they come from."""
+"""List the ranges of a disk at a point, with the backup that each range comes from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pitr.repository.chain import resolve_chain
 
 
 class Range(NamedTuple):
-    """A range in bytes; `backup_id` is None where nothing was ever written."""
+    """A range in bytes; `backup_id` is None if the range was never written."""
 
     start: int
     length: int
@@ -22,7 +22,7 @@ class Range(NamedTuple):
 
 
 def ranges(repository: Repository, backup: Backup, stream: Stream) -> list[Range]:
-    """The disk from its start to its end, neighbours of one kind and backup joined. Raises StoredDamage."""
+    """Return the ranges of the whole disk in order, with equal neighbors joined. Raises StoredDamage."""
     resolved = resolve_chain(repository, backup, stream)
     point_map = resolved.map
     if len(point_map) == 0:

@@ -137,11 +137,11 @@ def test_a_lost_checkpoint_makes_a_full_that_is_called_one(
     stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     vm.checkpoints.clear()
     change(vm, random.Random(9))
-    with pytest.raises(CheckpointGone, match="is gone on the engine"):
+    with pytest.raises(CheckpointGone, match="the engine no longer has the checkpoint"):
         stored.back_up(vm, incremental=True, fallback=False)
     backup = stored.back_up(vm, incremental=True)
     assert (backup.kind, backup.parent_id) == (Kind.FULL, None)
-    assert "is gone on the engine" in (backup.reason or "")
+    assert "the engine no longer has the checkpoint" in (backup.reason or "")
     assert {stream.kind for stream in backup.streams} == {Kind.FULL}
     with Repository.open(stored.path) as repository:
         assert repository.record_of(backup.backup_id).backup.kind is Kind.FULL

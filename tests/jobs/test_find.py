@@ -130,14 +130,14 @@ def test_who_asks_for_a_vm_by_the_name_that_it_once_had_is_told_its_new_one(repo
         repository.commit(Record(backup_of([fake_stream()], vm=vm, point=FIRST_POINT + hours * _HOUR), None))
     with pytest.raises(NoSuchVM) as missing:
         vm_named(repository.catalog, "db")
-    assert missing.value.advice == "So was once named: db-old (id-1)."
+    assert missing.value.advice == "VMs that previously had this name: db-old (id-1)."
     # Then another VM gets the name: the points of before are not of that one.
     new = VMName("id-3", "db")
     repository.commit(Record(backup_of([fake_stream()], vm=new, point=FIRST_POINT + 3 * _HOUR), None))
     assert vm_named(repository.catalog, "db") == new
     with pytest.raises(NoSuchPoint) as before:
         point_at(repository.catalog, new, FIRST_POINT)
-    assert before.value.advice.endswith("So was once named: db-old (id-1).")
+    assert before.value.advice.endswith("VMs that previously had this name: db-old (id-1).")
 
 
 def test_a_vm_is_named_by_its_id_or_its_name(repository: Repository) -> None:

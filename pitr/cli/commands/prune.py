@@ -14,7 +14,7 @@ from pitr.times import parse_span
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pitr.jobs.upkeep.prune import DeleteElsewhere, Pruned
+    from pitr.jobs.upkeep.prune import DeleteExternal, Pruned
     from pitr.jobs.upkeep.retention import Retention
     from pitr.model import Backup, Stream
 
@@ -95,15 +95,15 @@ def prune(
             list(dict.fromkeys(vms)),
             dry_run=dry_run,
             grace=parse_span("--grace", grace),
-            delete_elsewhere=_delete_elsewhere(common.settings.delete_command),
+            delete_external=_delete_elsewhere(common.settings.delete_command),
             notify=common.out.notify,
         )
     _show(common, done, dry_run)
-    if done.left_elsewhere and common.settings.delete_command is not None:
+    if done.left_external and common.settings.delete_command is not None:
         raise typer.Exit(1)
 
 
-def _delete_elsewhere(command: str | None) -> DeleteElsewhere | None:
+def _delete_elsewhere(command: str | None) -> DeleteExternal | None:
     if command is None:
         return None
     from pitr.endpoints.streams.commands import CommandTemplate
@@ -149,7 +149,7 @@ def _show(common: Common, done: Pruned, dry_run: bool) -> None:
                 "kept": [documents.point(backup) for backup in done.kept],
                 "unreferenced": done.unreferenced,
                 "freed_bytes": done.freed_bytes,
-                "left_elsewhere": done.left_elsewhere,
+                "left_elsewhere": done.left_external,
                 "created": [],
             }
         )

@@ -92,8 +92,8 @@ def verify(
         checked = f"{result.points} points, {result.streams} streams"
         if result.frames:
             checked += f", {result.frames} frames, {human_size(result.bytes)} read"
-        if result.elsewhere:
-            checked += f"; the data of {result.elsewhere} streams lies elsewhere and was not looked at"
+        if result.external:
+            checked += f"; the data of {result.external} streams lies elsewhere and was not looked at"
         if result.ok:
             common.out.show(f"All is well ({result.level}): {checked}.")
         else:

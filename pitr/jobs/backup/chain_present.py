@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whether what a point needs is there: a look at names and sizes, not at content."""
+"""Check that all objects of a point exist, by name and size, without reading their content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pitr.repository import Repository
 
 
 def check_present(repository: Repository, backup: Backup) -> None:
-    """Check that the record, and all blobs and indexes of the backup's chains with their sizes, are there.
+    """Check that the record exists, and all blobs and indexes of the backup's chains with the right sizes.
 
     Raises StoredDamage.
     """

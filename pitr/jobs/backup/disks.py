@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which disks of a VM a backup takes, and why the others are left out."""
+"""Choose the disks of a VM to back up, and say why the others are left out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
-from pitr.errors import NoSuchDisk, NothingToBackUp, UsageError
+from pitr.errors import NoSuchDisk, NothingToBackUp
+from pitr.jobs.find import by_id_or_name
 from pitr.model import LeftOut
 from pitr.ovirt.engine import Disk
-from pitr.text import printable
+from pitr.text import named, printable
 
 
 def choose_disks(
     attached: Sequence[Disk], vm_name: str, only: Sequence[str], excluded: Sequence[str]
 ) -> tuple[list[Disk], list[LeftOut]]:
-    """The disks to take of those `attached`, and the others; `only` and `excluded` are names or ids.
+    """Return the disks to back up, and the other `attached` disks; `only` and `excluded` are names or ids.
 
-    Raises NoSuchDisk, UsageError for a name that several disks have, NothingToBackUp.
+    Raises NoSuchDisk, UsageError if several disks have a name, NothingToBackUp.
     """
-    for name in (*only, *excluded):
-        _check_named(attached, vm_name, name)
+    wanted = {_disk_named(attached, vm_name, name).id for name in only}
+    unwanted = {_disk_named(attached, vm_name, name).id for name in excluded}
     disks: list[Disk] = []
     left_out: list[LeftOut] = []
     for disk in attached:
-        reason = _why_not(disk, only, excluded)
+        reason = "not selected" if only and disk.id not in wanted else _why_not(disk, unwanted)
         if reason is None:
             disks.append(disk)
         else:
@@ -37,25 +38,21 @@ def choose_disks(
     return disks, left_out
 
 
-def _check_named(attached: Sequence[Disk], vm_name: str, name: str) -> None:
-    matching = [disk for disk in attached if name in (disk.id, disk.name)]
-    if not matching:
-        have = ", ".join(f"{printable(disk.name)} ({disk.id})" for disk in attached)
-        raise NoSuchDisk(f"VM {printable(vm_name)} has no disk {name!r}", f"It has: {have or 'none'}.")
-    if len({disk.id for disk in matching}) > 1 and not any(disk.id == name for disk in matching):
-        ids = ", ".join(disk.id for disk in matching)
-        raise UsageError(f"several disks are named {name!r}", f"Use one of their ids: {ids}.")
+def _disk_named(attached: Sequence[Disk], vm_name: str, name: str) -> Disk:
+    disk = by_id_or_name(name, "disks", [(disk.id, disk.name, disk) for disk in attached])
+    if disk is None:
+        listed = ", ".join(named(disk.name, disk.id) for disk in attached) or "none"
+        raise NoSuchDisk(f"VM {printable(vm_name)} has no disk {name!r}", f"It has: {listed}.")
+    return disk
 
 
-def _why_not(disk: Disk, only: Sequence[str], excluded: Sequence[str]) -> str | None:
-    if only and disk.id not in only and disk.name not in only:
-        return "not asked for"
-    if disk.id in excluded or disk.name in excluded:
+def _why_not(disk: Disk, unwanted: Set[str]) -> str | None:
+    if disk.id in unwanted:
         return "excluded"
     if disk.storage_type != "image":
         return f"its storage is of type {disk.storage_type}: the engine has no image of it to back up"
     if disk.shareable:
-        return "it is shareable: the engine cannot tell what changes on it"
+        return "it is shareable: the engine cannot track its changes"
     if not disk.active:
         return "it is not active in the VM"
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Backups of many VMs: chosen by name, by tag or all of them; some at a time; a failure stops only its own VM."""
+"""Back up many VMs, several at a time. A failure stops only the backup of its own VM."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pitr.errors import Interrupted, NothingToBackUp, PitrError, UsageError
-from pitr.jobs.backup.one_vm import BackupOptions, Notify, back_up
+from pitr.jobs.backup.one_vm import BackupOptions, back_up
 from pitr.model import Backup
 from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
-from pitr.reporting import Progress
+from pitr.reporting import Notify, Progress
 from pitr.repository import Repository
 from pitr.text import printable
 
-#: The main thread looks for signals at least this often.
+#: The main thread checks for signals at least this often.
 _WAKE_S = 0.5
 
 ProgressOf = Callable[[str], Progress | None]
-"""Gives the progress callback for the VM with this name."""
+"""Returns the progress callback for the VM with this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A VM to back up: what it is looked up by, and its name for people."""
+    """A VM to back up: `key`, a name or id to find it by, and `name`, to show."""
 
     key: str
     name: str
@@ -35,7 +35,7 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one VM: a new point, or the failure; `skipped` when there was nothing that could be taken."""
+    """The outcome for one VM: a new point or an error. `skipped`: the VM has no disk that can be backed up."""
 
     vm: Chosen
     backup: Backup | None
@@ -52,23 +52,22 @@ class Outcome:
 
 
 def choose(engine: Engine, named: Sequence[Chosen], tags: Sequence[str], *, every: bool) -> list[Chosen]:
-    """The VMs that are named, those with any of the tags, or all that the user may see; each once.
+    """Return the `named` VMs, those with any of the tags, and with `every` all that the user may see; each once.
 
-    What is named is looked up when its turn comes: one that does not exist is one failure. Raises UsageError for a
-    tag that no VM has, EngineError.
+    A named VM that does not exist fails later, as one VM. Raises UsageError for a tag without VMs, EngineError.
     """
     chosen = {vm.key: vm for vm in named}
     for tag in tags:
-        found = vms_with_tag(engine, tag)
-        if not found:
-            raise UsageError(f"no VM has the tag {tag!r}", "Tags are set on the engine, at each VM.")
-        for vm in found:
+        tagged = vms_with_tag(engine, tag)
+        if not tagged:
+            raise UsageError(f"no VM has the tag {tag!r}", "Set the tag on VMs in the engine.")
+        for vm in tagged:
             _add(chosen, vm)
     if every:
-        found = list_vms(engine)
-        if not found:
-            raise UsageError("the user sees no VMs on the engine", "It needs a permission on them.")
-        for vm in found:
+        visible = list_vms(engine)
+        if not visible:
+            raise UsageError("the user sees no VMs on the engine", "Give the user a permission on VMs.")
+        for vm in visible:
             _add(chosen, vm)
     return list(chosen.values())
 
@@ -88,19 +87,19 @@ def back_up_fleet(
     progress_of: ProgressOf,
     notify: Notify,
 ) -> list[Outcome]:
-    """Back up `vms` into the repository at `path`, `jobs` at a time; return what became of each, in their order.
+    """Back up `vms` into the repository at `path`, `jobs` at a time; return the outcomes in the order of `vms`.
 
-    `options.workers` are shared by those that run at the same time. An interrupt, raised in the calling thread,
-    stops all of them in order before it comes out: a backup that waits for the engine stops when its data flows.
+    Backups that run at the same time share `options.workers`. An interrupt is raised in the calling thread, after all
+    backups have stopped. A backup that waits for the engine stops when its data flows.
     """
     share = replace(options, workers=max(1, options.workers // max(1, min(jobs, len(vms)))))
     if jobs == 1 or len(vms) == 1:
-        return [_one(path, engine, vm, share, progress_of(vm.name), notify) for vm in vms]
+        return [_back_up(path, engine, vm, share, progress_of(vm.name), notify) for vm in vms]
     stop = threading.Event()
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="vm") as pool:
         tasks = [
             pool.submit(
-                _one, path, engine, vm, share, _stopping(stop, progress_of(vm.name)), _naming(vm, notify)
+                _back_up, path, engine, vm, share, _stopping(stop, progress_of(vm.name)), _naming(vm, notify)
             )
             for vm in vms
         ]
@@ -122,7 +121,7 @@ def _wait(tasks: Sequence[Future[Outcome]]) -> None:
             task.result()
 
 
-def _one(
+def _back_up(
     path: Path,
     engine: Engine,
     vm: Chosen,
@@ -134,7 +133,7 @@ def _one(
     backup: Backup | None = None
     failure: PitrError | None = None
     try:
-        # A repository of its own: an open catalog belongs to one thread.
+        # Each thread opens the repository itself: SQLite connections belong to one thread.
         with Repository.open(path) as repository:
             backup = back_up(repository, engine, vm.key, options, progress=progress, notify=notify)
     except (Interrupted, _Stopped):
@@ -145,21 +144,21 @@ def _one(
 
 
 class _Stopped(PitrError):
-    """An interrupt has come: this backup is given up."""
+    """An interrupt stops this backup."""
 
 
 def _stopping(stop: threading.Event, progress: Progress | None) -> Progress:
-    """A progress callback that ends the backup which calls it, once `stop` is set."""
+    """Return a progress callback that stops its backup once `stop` is set."""
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if stop.is_set():
             raise _Stopped("stopped")
         if progress is not None:
             progress(done, total)
 
-    return tell
+    return report
 
 
 def _naming(vm: Chosen, notify: Notify) -> Notify:
-    """Tell which VM a message is about, when several are at work."""
+    """Return a callback that puts the VM's name before each line."""
     return lambda line: notify(line if printable(vm.name) in line else f"{printable(vm.name)}: {line}")

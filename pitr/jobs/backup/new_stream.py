@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is known of a stream before its first byte, and what the stream's blob tells of itself."""
+"""Describe a new stream before its first byte."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pitr.model import DiskSettings, Kind
 from pitr.repository.stream_sink import NewStream
 
 if TYPE_CHECKING:
-    # Who takes in streams needs no engine.
+    # An import needs no engine.
     from pitr.ovirt.engine import Disk
 
 
 def new_stream(
     backup_id: str, disk: Disk, kind: Kind, reason: str | None, parent_stream_id: str | None
 ) -> NewStream:
-    """A stream of `disk` with a new id; `reason` says why it is a full."""
+    """Return the description of a new stream of `disk`; `reason` says why it is a full."""
     return NewStream(
         stream_id=str(uuid.uuid4()),
         backup_id=backup_id,

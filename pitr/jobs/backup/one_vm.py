@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Backup: one VM, one point in time, all its disks."""
+"""Back up one VM with its disks: one run makes one point."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pitr.jobs.backup.disks import choose_disks
 from pitr.jobs.backup.new_stream import new_stream
 from pitr.jobs.backup.pipe_out import PipingOut
 from pitr.jobs.backup.unchanged import DEFAULT_PERCENT, check_unchanged, trust_again
-from pitr.jobs.upkeep.leftovers import end_of_vm, noted, remove_old_checkpoints, tell_of_snapshots
+from pitr.jobs.upkeep.leftovers import end_of_vm, noted, remove_old_checkpoints, warn_of_snapshots
 from pitr.model import Backup, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
@@ -42,24 +42,24 @@ from pitr.repository import Repository, notes
 from pitr.repository.blob import DEFAULT_LEVEL
 from pitr.repository.damage import StoredDamage
 from pitr.repository.stream_sink import NewStream, blob_meta
-from pitr.text import printable
+from pitr.text import named, printable
 from pitr.version import __version__
 
 __all__ = ["BackupOptions", "BackupPlan", "Notify", "back_up", "plan_backup"]
 
-#: A VM or a disk that something else works on is often free again in a moment.
+#: Wait this long for a locked VM or disk: the lock is often short.
 _BUSY_S = 10.0
-#: After an incremental backup that could not start, the engine needs some time until the VM is free again.
+#: After an incremental backup fails to start, the engine keeps the VM locked for some time.
 _BUSY_AFTER_FAILURE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """How to back up. `full` and `incremental` are what was asked for; with neither, incremental where possible.
+    """How to back up. Without `full` and `incremental`, the backup is incremental if possible.
 
-    `disks`: names or ids of the only disks to take; all when empty. `exclude_disks`: those to leave out. Without
-    `fallback` a backup that was to be incremental and cannot be is refused instead of being taken in full.
-    `check_unchanged`: the percentage of what is claimed unchanged that is compared with what is stored.
+    `disks`: names or ids of the disks to back up; all if empty. `exclude_disks`: disks to leave out. `fallback`: take
+    a full if no requested incremental is possible; otherwise fail. `check_unchanged`: compare this percentage of the
+    unchanged ranges with the stored data.
     """
 
     full: bool = False
@@ -76,7 +76,7 @@ class BackupOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What an incremental backup starts from; without a parent, why it has to be a full."""
+    """The backup that an incremental is based on; without a parent, `reason` says why the backup is a full."""
 
     parent: Backup | None
     reason: str | None
@@ -91,10 +91,9 @@ def back_up(
     progress: Progress | None = None,
     notify: Notify,
 ) -> Backup:
-    """Back up the VM with this name or id, and return the new point, which is committed.
+    """Back up the VM with this name or id, commit the new point and return it.
 
-    Whatever happens, nothing is left running on the engine, and without a commit nothing is left in the
-    repository.
+    On every path, no backup stays open on the engine. Without a commit, the repository stays unchanged.
     """
     vm = find_vm(engine, name)
     with repository.lock_vm(VMName(vm.id, vm.name)):
@@ -103,7 +102,7 @@ def back_up(
 
 @dataclass(frozen=True, slots=True)
 class BackupPlan:
-    """What a backup would do: `disks` would be read, incrementally from the checkpoint where there is one."""
+    """The plan of a backup: it reads `disks`, incrementally if there is a checkpoint to start from."""
 
     vm_id: str
     vm_name: str
@@ -115,7 +114,7 @@ class BackupPlan:
 
 
 def plan_backup(repository: Repository, engine: Engine, name: str, options: BackupOptions) -> BackupPlan:
-    """Tell what `back_up` would do; nothing is written, and the engine is only asked."""
+    """Return what `back_up` would do, without changing the repository or the engine."""
     vm = find_vm(engine, name)
     run = _BackupRun(repository, engine, vm, options, None, lambda line: None)
     disks, left_out = run.choose_disks()
@@ -161,7 +160,7 @@ class _BackupRun:
         if self.options.piping_out is not None:
             self.options.piping_out.check(self.vm.name, len(disks))
         for disk in left_out:
-            self.notify(f"disk {printable(disk.name)} ({disk.disk_id}) is left out: {disk.reason}")
+            self.notify(f"disk {named(disk.name, disk.disk_id)} is left out: {disk.reason}")
         base = self.choose_base()
         self.with_chain = self._disks_with_chain()
         with ExitStack() as cleanup:
@@ -169,64 +168,60 @@ class _BackupRun:
                 started = running.started
                 if self.options.require_consistency and started.mode == "hybrid":
                     self.notify(
-                        f"the engine takes backups of VM {printable(self.vm.name)} from snapshots and pays no heed "
-                        "to --require-consistency: whether this point is consistent is unknown"
+                        f"the engine takes backups of VM {printable(self.vm.name)} from snapshots and ignores "
+                        "--require-consistency: the consistency of this point is unknown"
                     )
                 streams = self._copy(started, disks, base, cleanup)
                 configuration = get_configuration(self.engine, self.vm.id)
                 if configuration is None:
                     self.notify(
-                        f"the engine gave no configuration of VM {printable(self.vm.name)}: it is not saved"
+                        f"the engine returned no configuration of VM {printable(self.vm.name)}: this point has none"
                     )
                 running.check_still_ready()
             if not running.succeeded:
                 self.notify(
-                    f"the engine calls backup {started.id} failed after all data was read: the point is whole; "
-                    "see the engine's events"
+                    f"the engine reports that backup {started.id} failed after pitr read all data: the point is "
+                    "complete; see the engine's events"
                 )
             backup = self._point(started, base, streams, left_out, started_at)
             self.repository.commit(Record(backup, configuration))
             cleanup.pop_all()
         trust_again(self.repository, backup)
         if started.mode == "hybrid":
-            tell_of_snapshots(self.engine, self.vm, self.notify)
+            warn_of_snapshots(self.engine, self.vm, self.notify)
         remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
         return backup
 
-    # What to back up, and from where
+    # Disks and base
 
     def choose_disks(self) -> tuple[list[Disk], list[LeftOut]]:
         attached = vm_disks(self.engine, self.vm.id)
         return choose_disks(attached, self.vm.name, self.options.disks, self.options.exclude_disks)
 
     def choose_base(self) -> _Base:
-        """What to start from: nothing for a full, which is asked for or has a reason."""
+        """Return the base of an incremental, or the reason for a full."""
         if self.options.full:
-            return _Base(None, "asked for")
+            return _Base(None, "requested")
         if any(notes.distrusted(self.repository.store, self.vm.id)):
             return self.no_base("the last incremental found changes that the engine had missed")
         return self._newest_base()
 
     def _newest_base(self) -> _Base:
-        """Find the newest backup whose checkpoint the engine still has, and whose chain is here."""
-        ours = {
-            backup.checkpoint_id: backup
-            for backup in self.repository.catalog.points(self.vm.id)
-            if backup.checkpoint_id is not None
-        }
+        """Find the newest backup whose checkpoint the engine still has and whose chain is complete."""
+        points = self.repository.catalog.points(self.vm.id)
+        ours = {backup.checkpoint_id: backup for backup in points if backup.checkpoint_id is not None}
         if not ours:
-            any_point = self.repository.catalog.points(self.vm.id)
             return self.no_base(
                 "no backup of this VM has a checkpoint (the engine makes none for raw disks)"
-                if any_point
+                if points
                 else "the repository holds no backup of this VM yet"
             )
         on_engine = list_checkpoints(self.engine, self.vm.id)
-        # The engine lists its checkpoints from the root to the leaf: lineage counts, not the clock.
+        # The engine lists its checkpoints from the root to the leaf. Follow this order, not the clock.
         for checkpoint in reversed(on_engine):
             backup = ours.get(checkpoint.id)
             if not checkpoint.valid:
-                # What changed between two checkpoints is known only with all that lie between.
+                # The changes since a checkpoint need all later checkpoints.
                 return self.no_base(f"the checkpoint {checkpoint.id} is invalid on the engine")
             if backup is None:
                 continue
@@ -235,18 +230,18 @@ class _BackupRun:
             except StoredDamage as error:
                 return self.no_base(f"the chain of the last backup is damaged ({error.message})")
             return _Base(backup, None)
-        return self.no_base(f"the checkpoint {next(iter(ours))} of the last backup is gone on the engine")
+        return self.no_base(f"the engine no longer has the checkpoint {next(iter(ours))} of the last backup")
 
     def no_base(self, reason: str) -> _Base:
         if self.options.incremental and not self.options.fallback:
             raise CheckpointGone(
                 f"no incremental backup of VM {printable(self.vm.name)} is possible: {reason}",
-                "Leave out --no-fallback to take a full backup.",
+                "Remove --no-fallback to take a full backup.",
             )
         return _Base(None, reason)
 
     def _disks_with_chain(self) -> frozenset[str]:
-        """The disks that an earlier backup holds with a checkpoint: a full of them is a surprise."""
+        """Return the ids of the disks that earlier backups hold incrementally; a full of one of them is unexpected."""
         return frozenset(
             stream.disk_id
             for backup in self.repository.catalog.points(self.vm.id)
@@ -256,7 +251,7 @@ class _BackupRun:
 
     @contextmanager
     def _running(self, disks: Sequence[Disk], base: _Base) -> Iterator[tuple[RunningBackup, _Base]]:
-        """Hold a backup on the engine; where the checkpoint turns out to be of no use, a full one."""
+        """Keep a backup open on the engine; start a full if the engine refuses the checkpoint."""
         with ExitStack() as stack:
             running = None
             busy_wait_s = _BUSY_S
@@ -266,7 +261,7 @@ class _BackupRun:
                 except CheckpointGone as error:
                     base = self.no_base(error.message)
                     busy_wait_s = _BUSY_AFTER_FAILURE_S
-                    # The engine may know the id of what failed for some time.
+                    # The engine may remember the id of the failed backup for some time.
                     self.backup_id = str(uuid.uuid4())
             if running is None:
                 if not self.options.full:
@@ -276,7 +271,7 @@ class _BackupRun:
 
     @contextmanager
     def _on_engine(self, disks: Sequence[Disk], base: _Base, busy_wait_s: float) -> Iterator[RunningBackup]:
-        """Hold one backup on the engine; its id is written down as long as it may be open there."""
+        """Keep one backup open on the engine. The repository notes its id while it may be open."""
         running = start_backup(
             self.engine,
             self.vm,
@@ -302,8 +297,8 @@ class _BackupRun:
         missing = by_id.keys() - {disk.disk_id for disk in started.disks}
         if unexpected or missing:
             raise EngineError(
-                "the engine's backup holds other disks than asked for "
-                f"(missing: {', '.join(sorted(missing)) or 'none'}; not asked for: {', '.join(unexpected) or 'none'})"
+                "the engine's backup does not hold the requested disks "
+                f"(missing: {', '.join(sorted(missing)) or 'none'}; unexpected: {', '.join(unexpected) or 'none'})"
             )
         copies = [
             _DiskBackup(self, started, by_id[disk.disk_id], disk.incremental, base, cleanup)
@@ -337,8 +332,8 @@ class _BackupRun:
             checkpoint_id=started.checkpoint_id,
             from_checkpoint_id=started.from_checkpoint_id,
             mode=Mode(started.mode),
-            # No field of the engine's tells whether freezing the guest's file systems has worked; a live backup
-            # that requires it fails where it does not, a hybrid one pays no heed.
+            # The engine does not report whether it froze the guest's file systems. A live backup that requires
+            # consistency fails if it cannot; a hybrid one ignores the requirement.
             consistency="frozen"
             if self.options.require_consistency and started.mode == "live"
             else "unknown",
@@ -350,7 +345,7 @@ class _BackupRun:
 
 
 class _DiskBackup:
-    """One disk of a backup: from a transfer to a new stream."""
+    """The backup of one disk: from a transfer to a new stream."""
 
     def __init__(
         self,
@@ -396,10 +391,10 @@ class _DiskBackup:
         source: ImageioSource,
         meta: dict[str, object],
     ) -> Iterator[tuple[Source, Sink]]:
-        """A stream whose blob goes elsewhere, at the speed at which it is taken there."""
+        """Copy to an external output, at the speed of its reader."""
         run = self._run
         output = piping_out.open(new, run.vm.id)
-        # Taken back also by what fails after the last byte of it.
+        # Also abort the output when the run fails after its last byte.
         self._cleanup.callback(output.abort)
         with (
             kept_alive(address),
@@ -425,16 +420,16 @@ class _DiskBackup:
                 new = new_stream(self._started.id, self._disk, Kind.INCREMENTAL, None, parent.stream_id)
                 return new, source
         elif self._incremental:
-            reason = "the backup that it would stand on does not hold the disk"
+            reason = "the last backup does not hold the disk"
         elif self._base.parent is not None:
-            reason = "it is raw"
+            reason = "the disk is raw"
             if self._disk.format != "raw":
-                reason = "the checkpoint does not hold it"
+                reason = "the checkpoint does not hold the disk"
                 if self._disk.id in self._run.with_chain:
                     reason = self._run.no_base(
                         f"{reason}: disk {printable(self._disk.name)} was detached since, or left out of a backup"
                     ).reason
-        # What the engine gives for an incremental can be read whole as well.
+        # A transfer of an incremental backup can also read the whole disk.
         new = new_stream(self._started.id, self._disk, Kind.FULL, reason, None)
         return new, ImageioSource(address, "zero", engine_size=self._disk.size)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Blobs of a backup that go elsewhere instead of into the repository: to a pipe, a file, or a command."""
+"""Store the blobs of a backup externally: in a pipe, a file, or with a command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pitr.text import printable
 
 @dataclass(frozen=True, slots=True)
 class PipingOut:
-    """Either `output`, which takes one stream, or `command`, which is started for each stream."""
+    """Where blobs go: `output` takes one stream, or pitr runs `command` for each stream."""
 
     wake: WakeOnSignal
     output: StreamOutput | None = None
@@ -23,15 +23,15 @@ class PipingOut:
     compression: Compression = "zstd"
 
     def check(self, vm_name: str, disks: int) -> None:
-        """Raise UsageError where there are more disks than places for their streams."""
+        """Raise UsageError if there are more disks than places for their streams."""
         if self.command is None and disks != 1:
             raise UsageError(
                 f"--to takes one disk, and VM {printable(vm_name)} has {disks} to back up",
-                "Name one with --disk, or use --put-command: it is started for each disk.",
+                "Name one disk with --disk, or use --put-command, which runs once for each disk.",
             )
 
     def open(self, new: NewStream, vm_id: str) -> StreamOutput:
-        """Where the blob of this stream goes. The caller finishes or aborts it."""
+        """Return the output for the blob of this stream. The caller finishes or aborts it."""
         if self.output is not None:
             return self.output
         if self.command is None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Distrust of change tracking: a sample of what is claimed unchanged is read and compared with what is stored.
+"""Check the engine's change tracking: read a sample of the unchanged ranges and compare it with the stored data.
 
-A dirty bitmap that lost a write makes every later point wrong, and nothing else would ever notice.
+A dirty bitmap that lost a write makes every later point wrong. No other check detects this.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pitr.repository.blob import FRAME_SIZE, Decompressor, digest_of
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
 from pitr.repository.index import Frames
 from pitr.repository.resolver import Layer, resolve
-from pitr.text import printable
+from pitr.text import named
 
 DEFAULT_PERCENT = 0.1
-#: A small disk is looked at in this many places at least.
+#: The smallest sample, for small disks.
 _LEAST = 10
 _BLOCK = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _Unchanged:
-    """Ranges that are claimed unchanged: `piece` is the piece of the parent's map that each is (a part) of."""
+    """The ranges that the engine reports as unchanged; `piece` is the row of the parent's map that each is part of."""
 
     start: Int64Array
     length: Int64Array
@@ -46,13 +46,13 @@ class _Unchanged:
 def check_unchanged(
     repository: Repository, parent: Backup, stream: Stream, source: Source, percent: float
 ) -> int:
-    """Compare `percent` of the frames that `source` claims unchanged since `parent`; return how many were compared.
+    """Compare `percent` of the frames that `source` reports as unchanged since `parent`; return how many.
 
-    Half of them lie at the start of the disk, where file systems and boot loaders are, the others anywhere; zero
-    ranges count like frames. `stream` is the parent's of the same disk. Raises UntrackedChange, StoredDamage.
+    Half of the sample is at the start of the disk, where file systems and boot loaders are; the rest is random. A
+    zero range counts as a frame. `stream` is the parent's stream of this disk. Raises UntrackedChange, StoredDamage.
     """
     resolved = resolve_chain(repository, parent, stream)
-    unchanged = _claimed(repository, resolved, source)
+    unchanged = _unchanged(repository, resolved, source)
     sample = _sample(len(unchanged), percent)
     with ExitStack() as stack:
         reader = stack.enter_context(source.open_reader())
@@ -67,16 +67,16 @@ def check_unchanged(
                 same = stored.is_same(int(resolved.map.layer[piece]), start, _read(reader, start, length))
             if not same:
                 raise UntrackedChange(
-                    f"disk {printable(stream.name)} ({stream.disk_id}): {length} bytes at {start} have changed since "
-                    f"backup {parent.backup_id}, and the engine says that they have not",
-                    "The next backup of this VM is a full one. Incremental backups since the last full may lack "
-                    "changes, too: look into the guest's data, and for a bug in qemu, libvirt or the storage.",
+                    f"disk {named(stream.name, stream.disk_id)}: {length} bytes at {start} have changed since "
+                    f"backup {parent.backup_id}, but the engine reports them as unchanged",
+                    "The next backup of this VM will be a full. Incremental backups since the last full may lack "
+                    "changes, too: check the guest's data, and look for a bug in qemu, libvirt or the storage.",
                 )
     return len(sample)
 
 
 class _Stored:
-    """What is stored of the parent's point, opened as it is needed; `stack` closes it."""
+    """The stored data of the parent's point. Blobs are opened on demand, and `stack` closes them."""
 
     def __init__(self, repository: Repository, resolved: ResolvedChain, stack: ExitStack) -> None:
         self._repository = repository
@@ -87,7 +87,7 @@ class _Stored:
         self._decompressor = Decompressor()
 
     def is_same(self, layer: int, start: int, data: memoryview) -> bool:
-        """Whether the disk's `data` at `start` is what this layer holds there. Raises StoredDamage."""
+        """Return whether this layer holds the same `data` at `start`. Raises StoredDamage."""
         if layer not in self._frames:
             self._frames[layer] = frames_of(self._repository, *self._resolved.chain[layer])
         frames = self._frames[layer]
@@ -95,7 +95,7 @@ class _Stored:
         frame_start = int(frames.start[number])
         if (frame_start, int(frames.length[number])) == (start, len(data)):
             return digest_of(data) == frames.digest(number)
-        # Of a part of a frame there is no digest.
+        # Only whole frames have digests.
         whole = read_frame(self._opened(layer), number, self._stored_frame(layer, number), self._decompressor)
         return whole[start - frame_start : start - frame_start + len(data)] == data
 
@@ -113,14 +113,14 @@ class _Stored:
         )
 
 
-def _claimed(repository: Repository, resolved: ResolvedChain, source: Source) -> _Unchanged:
-    """The parts of frames and the zero ranges of the parent that `source` has no extent in."""
+def _unchanged(repository: Repository, resolved: ResolvedChain, source: Source) -> _Unchanged:
+    """Return the ranges of the parent (parts of frames, and zero ranges) in which `source` has no extent."""
     point_map = resolved.map
     before = Layer(ExtentMap(point_map.start, point_map.length, point_map.zero), point_map.size)
     now = resolve([Layer(source.extents(), source.size), before])
-    # What was piped out is not here to be compared with.
-    elsewhere = [layer for layer, (_, stream) in enumerate(resolved.chain) if not repository.is_here(stream)]
-    here = point_map.zero | ~np.isin(point_map.layer, elsewhere)
+    # Streams that are stored externally cannot be compared.
+    external = [layer for layer, (_, stream) in enumerate(resolved.chain) if not repository.is_here(stream)]
+    here = point_map.zero | ~np.isin(point_map.layer, external)
     kept = np.flatnonzero(now.layer == 1)
     kept = kept[here[now.row[kept]]]
     return _Unchanged(now.start[kept], now.length[kept], now.row[kept])
@@ -133,7 +133,7 @@ def _sample(count: int, percent: float) -> list[int]:
 
 
 def _place_in(start: int, length: int) -> tuple[int, int]:
-    """A part of a long zero range: no more than a frame, anywhere in it."""
+    """Return the range itself, or a random part of it of one frame's length (start and length in bytes)."""
     if length <= FRAME_SIZE:
         return start, length
     return start + random.randrange((length - FRAME_SIZE) // _BLOCK + 1) * _BLOCK, FRAME_SIZE  # noqa: S311
@@ -146,7 +146,7 @@ def _read(reader: Reader, start: int, length: int) -> memoryview:
 
 
 def trust_again(repository: Repository, backup: Backup) -> None:
-    """Forget what was said against disks of which there is a new full, and against those that the VM lost."""
+    """Trust the change tracking again of disks that have a new full, and forget disks that the VM no longer has."""
     store, vm_id = repository.store, backup.vm.id
     left_out = {disk.disk_id for disk in backup.left_out}
     full = {stream.disk_id for stream in backup.streams if stream.kind is Kind.FULL}

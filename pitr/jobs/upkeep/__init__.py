@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Keeping a repository in order: retention, removal, what crashes left, records made again."""
+"""Maintain a repository: retention, removal, leftovers of crashed runs, and lost records."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What pitr has begun on the engine: noted before it begins, ended by the next run when the one before was killed.
+"""Note what pitr starts on the engine, and end the leftovers of earlier runs.
 
-Only what is noted in the repository is touched: another product's backups, transfers and checkpoints are not.
+pitr only ends backups that the repository notes. It never touches backups, transfers and checkpoints of other
+products.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pitr.text import printable
 
 @contextmanager
 def noted(repository: Repository, vm_id: str, running: RunningBackup) -> Iterator[RunningBackup]:
-    """Enter `running`; its id is written down as long as it may be open on the engine, its checkpoint for good."""
+    """Enter `running`; note its id while it may be open on the engine, and its checkpoint permanently."""
     store = repository.store
     pending.add(store, vm_id, running.id)
     try:
@@ -39,7 +40,7 @@ def noted(repository: Repository, vm_id: str, running: RunningBackup) -> Iterato
             _note_checkpoint(repository, vm_id, running.started.checkpoint_id)
             yield running
     except BaseException:
-        # Where the engine cannot tell, the next run asks again.
+        # If the engine does not answer, the next run asks again.
         with suppress(PitrError):
             if running.has_ended():
                 _note_checkpoint(repository, vm_id, running.checkpoint_id())
@@ -55,7 +56,7 @@ def _note_checkpoint(repository: Repository, vm_id: str, checkpoint_id: str | No
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A backup that a run noted and did not end: `is_open` on the engine, or only noted."""
+    """A backup that a run noted and did not end; `is_open`: it was still open on the engine."""
 
     vm: VMName
     backup_id: str
@@ -63,25 +64,25 @@ class Leftover:
 
 
 def end_of_vm(repository: Repository, engine: Engine, vm: VM, *, dry_run: bool = False) -> list[Leftover]:
-    """End what earlier runs, killed or cut off, have left open of a VM. The caller holds the VM's lock.
+    """End the leftovers of earlier runs on a VM; `dry_run` only lists them. The caller holds the VM's lock.
 
-    With `dry_run` it is only looked for. Raises EngineError.
+    Raises EngineError.
     """
-    store, found = repository.store, []
+    store, leftovers = repository.store, []
     for backup_id in sorted(pending.of_vm(store, vm.id)):
         if dry_run:
             was_open = is_left_over(engine, vm, backup_id)
         else:
             was_open = end_leftovers(engine, vm, backup_id)
-            # Only now it is certain whether there is one: the engine makes it while the backup starts.
+            # Not before: the engine creates the checkpoint while the backup starts.
             _note_checkpoint(repository, vm.id, leftover_checkpoint(engine, vm, backup_id))
             pending.remove(store, vm.id, backup_id)
-        found.append(Leftover(VMName(vm.id, vm.name), backup_id, was_open))
-    return found
+        leftovers.append(Leftover(VMName(vm.id, vm.name), backup_id, was_open))
+    return leftovers
 
 
 def noted_vms(repository: Repository) -> list[str]:
-    """The ids of the VMs of which a backup is noted as begun."""
+    """Return the ids of the VMs that have a noted backup."""
     return sorted({name.split("/")[1] for name in repository.store.list(names.PENDING)})
 
 
@@ -93,31 +94,31 @@ def end_all(
     dry_run: bool = False,
     notify: Notify,
 ) -> list[Leftover]:
-    """End what earlier runs have left of the VMs with these ids or names, as the engine knows them.
+    """End the leftovers of earlier runs on the VMs with these ids or names, as the engine knows them.
 
-    Raises BusyError for one that is being backed up, EngineError.
+    Raises BusyError if one of the VMs is being backed up; EngineError.
     """
-    found: list[Leftover] = []
+    leftovers: list[Leftover] = []
     for name in vms:
         try:
             vm = find_vm(engine, name)
         except NoSuchVM:
-            notify(f"VM {printable(name)} does not exist on the engine: nothing of it can be open")
+            notify(f"VM {printable(name)} does not exist on the engine: it has no leftovers")
             continue
         if dry_run:
-            found += end_of_vm(repository, engine, vm, dry_run=True)
+            leftovers += end_of_vm(repository, engine, vm, dry_run=True)
         else:
             with repository.lock_vm(VMName(vm.id, vm.name)):
-                found += end_of_vm(repository, engine, vm)
-    return found
+                leftovers += end_of_vm(repository, engine, vm)
+    return leftovers
 
 
 def remove_old_checkpoints(
     repository: Repository, engine: Engine, vm: VM, newest: Backup, notify: Notify
 ) -> None:
-    """Remove pitr's checkpoints from before that of `newest`, oldest first: the next incremental starts there.
+    """Remove pitr's checkpoints that are older than the one of `newest`, where the next incremental starts.
 
-    What cannot be removed is left to the next run: nothing depends on it.
+    If the engine refuses, the next run tries again: no backup depends on old checkpoints.
     """
     store = repository.store
     if newest.checkpoint_id is None:
@@ -125,7 +126,7 @@ def remove_old_checkpoints(
     ours = set(notes.checkpoints(store, vm.id))
     ours |= {point.checkpoint_id or "" for point in repository.catalog.points(vm.id)}
     try:
-        # Root to leaf, so that the oldest comes first.
+        # From root to leaf: the oldest comes first.
         on_engine = [checkpoint.id for checkpoint in list_checkpoints(engine, vm.id)]
         if newest.checkpoint_id not in on_engine:
             return
@@ -135,18 +136,18 @@ def remove_old_checkpoints(
         for checkpoint_id in set(notes.checkpoints(store, vm.id)) - {newest.checkpoint_id}:
             notes.remove_checkpoint(store, vm.id, checkpoint_id)
     except EngineError as error:
-        notify(f"old checkpoints of VM {printable(vm.name)} stay for now: {error.message}")
+        notify(f"cannot remove old checkpoints of VM {printable(vm.name)} now: {error.message}")
 
 
-def tell_of_snapshots(engine: Engine, vm: VM, notify: Notify) -> None:
-    """Tell of snapshots that the engine took for backups and did not remove: they grow, and slow the VM down.
+def warn_of_snapshots(engine: Engine, vm: VM, notify: Notify) -> None:
+    """Warn of snapshots that the engine took for backups and did not remove: they grow and slow down the VM.
 
-    A person removes them: the engine tried, and its events say why it could not.
+    The user must remove them: the engine tried, and its events say why it could not.
     """
     try:
         left = backup_snapshots(engine, vm.id)
     except EngineError as error:
-        notify(f"whether VM {printable(vm.name)} has snapshots left of backups is not known: {error.message}")
+        notify(f"cannot check VM {printable(vm.name)} for snapshots left by backups: {error.message}")
         return
     for snapshot_id in left:
         notify(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Prune: remove the points that no rule keeps, and stored objects that no record names.
+"""Remove the points that no rule keeps, and unreferenced objects: stored objects that no record names.
 
-Records go first, each before what it stands on, then their blobs and indexes: wherever this is interrupted, every
-point that is left is whole, and what is left of the others is named by no record. Nobody writes or reads points of
-a VM while some of them are removed.
+pitr removes records first, each before the points it is based on, then their blobs and indexes. So after any
+interruption, every remaining point is complete and all other remaining objects are unreferenced. While pitr removes
+points of a VM, no other process can write or read the VM's points.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from pitr.repository import Repository, drills, names
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store import ObjectMissing
 
-#: What no record names is removed when it is older: nothing that is being written takes so long to get its record.
+#: Only older unreferenced objects are removed: a running backup writes its record sooner than this.
 GRACE = timedelta(days=1)
 
-DeleteElsewhere = Callable[[Backup, Stream], None]
+DeleteExternal = Callable[[Backup, Stream], None]
+"""Deletes the external data of a removed stream; raises PitrError if that fails."""
 
 
 @dataclass(slots=True)
 class Pruned:
-    """What was removed, or would be, and what stays; newest first. `unreferenced`: the objects no record named.
+    """What a run removed (or would remove) and kept, newest first. `unreferenced`: the names of such objects.
 
-    `left_elsewhere`: the ids of removed streams whose data lies elsewhere and was not deleted there.
+    `left_external`: the ids of removed streams whose external data was not deleted.
     """
 
     removed: list[Backup] = field(default_factory=list)
     kept: list[Backup] = field(default_factory=list)
     unreferenced: list[str] = field(default_factory=list)
     freed_bytes: int = 0
-    left_elsewhere: list[str] = field(default_factory=list)
+    left_external: list[str] = field(default_factory=list)
 
 
 def prune(
@@ -49,64 +50,93 @@ def prune(
     *,
     dry_run: bool = False,
     grace: timedelta = GRACE,
-    delete_elsewhere: DeleteElsewhere | None = None,
+    delete_external: DeleteExternal | None = None,
     notify: Notify,
 ) -> Pruned:
-    """Remove what `retention` does not keep of these VMs, and what no record names in the whole repository.
+    """Remove the points of these VMs that `retention` does not keep, and all unreferenced objects of the repository.
 
-    `delete_elsewhere` is called for each removed stream whose data lies elsewhere; where it fails, `notify` is told,
-    and the rest goes on. A `dry_run` removes nothing and says the same. Raises BusyError when a VM is being backed up
-    or its points are being read; the VMs before it are done then.
+    `delete_external` runs for each removed stream that is stored externally. If it fails, `notify` gets a line and
+    prune goes on. `dry_run` removes nothing and returns the same. Raises BusyError if a VM is being backed up or its
+    points are being read; the VMs before it are done then.
     """
-    done = Pruned()
+    pruning = _Pruning(repository, dry_run, delete_external, notify, Pruned())
     for vm in vms:
         with ExitStack() as stack:
             if not dry_run:
                 stack.enter_context(repository.removing_from_vm(vm))
-            _prune_vm(repository, retention, vm, dry_run, done, delete_elsewhere, notify)
-    _remove_unreferenced(repository, grace, dry_run, done, notify)
-    return done
+            pruning.prune_vm(vm, retention)
+    pruning.remove_unreferenced(grace)
+    return pruning.result
 
 
-def _prune_vm(
-    repository: Repository,
-    retention: Retention,
-    vm: VMName,
-    dry_run: bool,
-    done: Pruned,
-    delete_elsewhere: DeleteElsewhere | None,
-    notify: Notify,
-) -> None:
-    points = repository.catalog.points(vm.id)
-    keep = kept(points, retention)
-    ids = {backup.backup_id for backup in keep}
-    # Newest first: so each goes before what it stands on.
-    removed = [backup for backup in points if backup.backup_id not in ids]
-    freed = sum(_stored(repository, backup) for backup in removed)
-    if removed and not dry_run:
-        repository.remove(removed)
-        drills.remove_of(repository.store, removed)
-        for backup in removed:
-            for stream in backup.streams:
-                repository.drop_stream(stream.disk_id, stream.stream_id)
-                if stream.external is not None:
-                    _delete_elsewhere(backup, stream, done, delete_elsewhere, notify)
-    done.kept += keep
-    done.removed += removed
-    done.freed_bytes += freed
+@dataclass(frozen=True, slots=True)
+class _Pruning:
+    """The run in progress; it collects everything in `result`."""
 
+    repository: Repository
+    dry_run: bool
+    delete_external: DeleteExternal | None
+    notify: Notify
+    result: Pruned
 
-def _delete_elsewhere(
-    backup: Backup, stream: Stream, done: Pruned, delete: DeleteElsewhere | None, notify: Notify
-) -> None:
-    try:
-        if delete is not None:
-            delete(backup, stream)
-            return
-        notify(f"the data of stream {stream.stream_id} lies elsewhere: no point needs it any more")
-    except PitrError as error:
-        notify(f"the data of stream {stream.stream_id}, which no point needs, is left: {error.message}")
-    done.left_elsewhere.append(stream.stream_id)
+    def prune_vm(self, vm: VMName, retention: Retention) -> None:
+        points = self.repository.catalog.points(vm.id)
+        keep = kept(points, retention)
+        ids = {backup.backup_id for backup in keep}
+        # Newest first: each point goes before the points it is based on.
+        removed = [backup for backup in points if backup.backup_id not in ids]
+        freed = sum(_stored(self.repository, backup) for backup in removed)
+        if removed and not self.dry_run:
+            self.repository.remove(removed)
+            drills.remove_of(self.repository.store, removed)
+            for backup in removed:
+                for stream in backup.streams:
+                    self.repository.drop_stream(stream.disk_id, stream.stream_id)
+                    if stream.external is not None:
+                        self._delete_external(backup, stream)
+        self.result.kept += keep
+        self.result.removed += removed
+        self.result.freed_bytes += freed
+
+    def _delete_external(self, backup: Backup, stream: Stream) -> None:
+        try:
+            if self.delete_external is not None:
+                self.delete_external(backup, stream)
+                return
+            self.notify(
+                f"stream {stream.stream_id} is stored externally and no point needs it any more: delete its data there"
+            )
+        except PitrError as error:
+            self.notify(
+                f"cannot delete the external data of stream {stream.stream_id}, which no point needs: {error.message}"
+            )
+        self.result.left_external.append(stream.stream_id)
+
+    def remove_unreferenced(self, grace: timedelta) -> None:
+        repository = self.repository
+        with ExitStack() as stack:
+            try:
+                # The streams of a running backup are unreferenced until it commits its record.
+                for vm_id in sorted(repository.locked_vms()):
+                    stack.enter_context(repository.lock_vm(VMName(vm_id, vm_id)))
+            except RepositoryError as error:
+                # A dry run also works on a read-only repository.
+                if not self.dry_run:
+                    raise
+                self.notify(f"skipped the search for unreferenced objects: {error.message}")
+                return
+            except BusyError as error:
+                self.notify(f"unreferenced objects stay until the next run: {error.message}")
+                return
+            doubt = _doubt(repository)
+            if doubt is not None:
+                self.notify(f"unreferenced objects stay: {doubt}")
+                return
+            for name in sorted(_unreferenced(repository, times.now() - grace)):
+                self.result.unreferenced.append(name)
+                self.result.freed_bytes += _size(repository, name)
+                if not self.dry_run:
+                    repository.store.delete(name)
 
 
 def _stored(repository: Repository, backup: Backup) -> int:
@@ -126,62 +156,31 @@ def _size(repository: Repository, name: str) -> int:
         return 0
 
 
-# What no record names
-
-
-def _remove_unreferenced(
-    repository: Repository, grace: timedelta, dry_run: bool, done: Pruned, notify: Notify
-) -> None:
-    with ExitStack() as stack:
-        try:
-            # A backup's streams are named by no record before its end, however long that takes.
-            for vm_id in sorted(repository.locked_vms()):
-                stack.enter_context(repository.lock_vm(VMName(vm_id, vm_id)))
-        except RepositoryError as error:
-            # A dry run works on a repository that cannot be written, too.
-            if not dry_run:
-                raise
-            notify(f"what no record names is not looked for: {error.message}")
-            return
-        except BusyError as error:
-            notify(f"what no record names is left for another time: {error.message}")
-            return
-        why_not = _why_unsure(repository)
-        if why_not is not None:
-            notify(f"what no record names is left alone: {why_not}")
-            return
-        for name in sorted(_unreferenced(repository, times.now() - grace)):
-            done.unreferenced.append(name)
-            done.freed_bytes += _size(repository, name)
-            if not dry_run:
-                repository.store.delete(name)
-
-
-def _why_unsure(repository: Repository) -> str | None:
-    """Why it cannot be told for certain what the records name, None when it can."""
+def _doubt(repository: Repository) -> str | None:
+    """Return why the list of referenced objects may be incomplete; None if it is complete."""
     known = repository.catalog.known()
     for name in sorted(set(repository.store.list(names.BACKUPS)) - known.keys()):
         try:
             repository.read_record(name)
         except StoredDamage as error:
-            return f"a record cannot be read: {error.message}"
+            return f"cannot read a record: {error.message}"
     if not known:
         return "the repository holds no record at all"
     return None
 
 
 def _unreferenced(repository: Repository, limit: datetime) -> Iterator[str]:
-    """The names below the streams' folder that no record names, written before `limit`."""
-    named: set[str] = set()
+    """Yield the names of unreferenced blobs and indexes that were written before `limit`."""
+    referenced: set[str] = set()
     for backup in repository.catalog.points():
         for stream in backup.streams:
-            # A lost parent may still be found again, and its children can do nothing without it.
+            # A lost parent may come back, and the streams based on it need it.
             for stream_id in (stream.stream_id, stream.parent_stream_id):
                 if stream_id is not None:
-                    named.add(names.blob(stream.disk_id, stream_id))
-                    named.add(names.index(stream.disk_id, stream_id))
+                    referenced.add(names.blob(stream.disk_id, stream_id))
+                    referenced.add(names.index(stream.disk_id, stream_id))
     for name in repository.store.list(names.STREAMS):
-        if name in named:
+        if name in referenced:
             continue
         try:
             written = repository.store.written(name)

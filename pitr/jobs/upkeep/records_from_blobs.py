@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bringing points back from their blobs alone, when records or indexes are lost.
+"""Restore lost records and indexes from blobs alone.
 
-A blob's meta header says which stream, disk, backup and VM it is of. What it does not say is said to be unknown: the
-VM's configuration, how the disk was set up on the engine, and how the backup was taken.
+A blob's meta header has the ids of its stream, disk, backup and VM. Everything else is recorded as unknown: the VM's
+configuration, the settings of the disk on the engine, and how the engine took the backup.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from pitr.repository.store import check_name
 from pitr.repository.stream_sink import written
 from pitr.version import __version__
 
-NOTE = "brought back from its blob: how the disk was set up on the engine is not known"
-_REASON = "brought back from its blobs"
+NOTE = "restored from its blob: the settings of the disk on the engine are unknown"
+_REASON = "restored from its blobs"
 _BLOB = ".sparse.zst"
+#: Index rows that are written at a time.
+_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class BroughtBack:
-    """The points that are there again, and what could not be brought back, a line each."""
+    """The restored points, and a line for each failure."""
 
     backups: tuple[Backup, ...]
     failed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A stream whose blob is whole, with what its meta header says of its backup."""
+class _FoundStream:
+    """A stream whose blob is complete, with what its meta header says about its backup."""
 
     stream: Stream
     backup_id: str
@@ -45,27 +47,35 @@ class _Found:
     time: str
     checkpoint_id: str | None
 
+    @property
+    def stream_id(self) -> str:
+        return self.stream.stream_id
+
+    @property
+    def parent_id(self) -> str | None:
+        return self.stream.parent_stream_id
+
 
 def bring_back(repository: Repository) -> BroughtBack:
-    """Make records and indexes again for all blobs that no readable record names.
+    """Write new records and indexes for all blobs that no readable record names, and return the restored points.
 
-    A stream whose parent is lost as well cannot be restored: it stays as it is, and its disk is left out of its
-    point. Raises BusyError when a backup of one of the VMs runs, whose blobs have no record yet; RepositoryError.
+    If a stream's parent is also lost, its blob stays and the point leaves its disk out. Raises BusyError while one of
+    the VMs is being backed up, because the blobs of a running backup have no record yet; RepositoryError.
     """
     with ExitStack() as locks:
         for vm in _vms(repository):
             locks.enter_context(repository.lock_vm(vm))
-        # Only now: what a backup that has just ended has recorded must stay as it is.
+        # Read the records under the locks: a backup may just have committed one.
         return _bring_back(repository)
 
 
 def _vms(repository: Repository) -> list[VMName]:
-    """The VMs that the blobs say they are of."""
+    """Return the VMs that the blobs name."""
     vms: dict[str, VMName] = {}
     for name in repository.store.list(names.STREAMS):
         if not name.endswith(_BLOB):
             continue
-        # A blob that is no blob is told of when it is read.
+        # _bring_back reports blobs that are unreadable.
         with suppress(PitrError), repository.store.open(name) as blob:
             vm = _vm(BlobWalk(blob).meta)
             if "/" not in check_name(vm.id):
@@ -76,49 +86,47 @@ def _vms(repository: Repository) -> list[VMName]:
 def _bring_back(repository: Repository) -> BroughtBack:
     recorded, failed = _recorded(repository)
     by_stream = {stream.stream_id: backup for backup in recorded for stream in backup.streams}
-    found: dict[str, _Found] = {}
+    found: dict[str, _FoundStream] = {}
     for name in sorted(repository.store.list(names.STREAMS)):
         stream_id = name.rpartition("/")[2].removesuffix(_BLOB)
         if not name.endswith(_BLOB) or stream_id in by_stream:
             continue
         try:
-            one = _read(repository, name)
+            found_stream = _read(repository, name)
         except (PitrError, ValueError) as error:
             failed.append(f"{name}: {error}")
         else:
-            found[one.stream.stream_id] = one
-    whole, orphans = _with_parents(found, by_stream)
+            found[found_stream.stream_id] = found_stream
+    complete, orphans = _with_parents(found, by_stream)
     failed += [
-        f"stream {one.stream.stream_id}: the stream that it stands on, {one.stream.parent_stream_id}, is lost"
-        for one in orphans
+        f"stream {orphan.stream_id}: it is based on stream {orphan.parent_id}, which is lost"
+        for orphan in orphans
     ]
     backups: list[Backup] = []
-    for backup_id, parts in _by_backup(whole).items():
-        lost = [one for one in orphans if one.backup_id == backup_id]
+    for backup_id, streams in _by_backup(complete).items():
+        lost = [orphan for orphan in orphans if orphan.backup_id == backup_id]
         try:
-            backups.append(_backup(backup_id, parts, lost, found, by_stream))
+            backups.append(_backup(backup_id, streams, lost, found, by_stream))
         except PitrError as error:
             failed.append(error.message)
     known = {backup.backup_id for backup in recorded}
-    made: list[Backup] = []
-    # What a point stands on comes first.
+    restored: list[Backup] = []
+    # A point comes after the points it is based on.
     for backup in sorted(backups, key=lambda backup: backup.point):
         if backup.backup_id in known:
-            failed.append(
-                f"backup {backup.backup_id}: its record does not name all blobs that say they are of it"
-            )
+            failed.append(f"backup {backup.backup_id}: its record does not name all of its blobs")
             continue
         try:
             repository.commit(Record(backup, None))
         except PitrError as error:
             failed.append(f"backup {backup.backup_id}: {error.message}")
         else:
-            made.append(backup)
-    return BroughtBack(tuple(made), tuple(failed))
+            restored.append(backup)
+    return BroughtBack(tuple(restored), tuple(failed))
 
 
 def _recorded(repository: Repository) -> tuple[list[Backup], list[str]]:
-    """The backups whose records can be read, and what is wrong with others."""
+    """Return the backups whose records are readable, and an error for each other record."""
     backups: list[Backup] = []
     failed: list[str] = []
     for name in sorted(repository.store.list(names.BACKUPS)):
@@ -129,83 +137,109 @@ def _recorded(repository: Repository) -> tuple[list[Backup], list[str]]:
     return backups, failed
 
 
-def _read(repository: Repository, name: str) -> _Found:
-    """Read a whole blob, and make its index again."""
-    store = repository.store
-    scratch = store.scratch_file()
-    with store.open(name) as blob:
+def _read(repository: Repository, name: str) -> _FoundStream:
+    """Read a whole blob, and write its index again."""
+    with repository.store.open(name) as blob:
         walk = BlobWalk(blob)
         meta = walk.meta
         stream_id, disk_id = _text(meta, "stream-id"), _text(meta, "disk-id")
         if names.blob(disk_id, stream_id) != name:
-            raise FormatError(f"it says that it is the stream {stream_id[:100]!r} of disk {disk_id[:100]!r}")
-        kind = Kind.INCREMENTAL if walk.incremental else Kind.FULL
-        parent = _text(meta, "parent-stream-id") if walk.incremental else None
-        writer = index.IndexWriter(scratch)
-        data_bytes = zero_bytes = 0
-        frame_size = FRAME_SIZE
-        try:
-            rows: list[index.IndexRow] = []
-            for row in walk:
-                rows.append(row)
-                if row.blob_offset is None:
-                    zero_bytes += row.length
-                else:
-                    data_bytes += row.length
-                    if row.start // frame_size != (row.start + row.length - 1) // frame_size:
-                        frame_size = MAX_FRAME_SIZE
-                if len(rows) >= 4096:
-                    writer.add(rows)
-                    rows.clear()
-            writer.add(rows)
-            writer.finish(
-                index.StreamRow(
-                    stream_id=stream_id,
-                    backup_id=_text(meta, "backup-id"),
-                    disk_id=disk_id,
-                    kind=kind.value,
-                    size=walk.virtual_size,
-                    parent_stream_id=parent,
-                    frame_size=frame_size,
-                    blob_size=walk.size,
-                    blob_digest=walk.digest,
-                )
+            raise FormatError(f"its meta header names stream {stream_id[:100]!r} of disk {disk_id[:100]!r}")
+        totals, stored_index = _write_index(repository, walk, stream_id, disk_id)
+    checkpoint = meta.get("checkpoint-id")
+    stream = Stream(
+        stream_id=stream_id,
+        disk_id=disk_id,
+        name=_text(meta, "disk-name"),
+        kind=_kind(walk),
+        reason=None if walk.incremental else _REASON,
+        size=walk.virtual_size,
+        parent_stream_id=_parent_id(walk),
+        frame_size=totals.frame_size,
+        data_bytes=totals.data_bytes,
+        zero_bytes=totals.zero_bytes,
+        extents=totals.extents,
+        blob=StoredObject(walk.size, walk.digest),
+        index=stored_index,
+        settings=DiskSettings(),
+        note=NOTE,
+    )
+    return _FoundStream(
+        stream,
+        _text(meta, "backup-id"),
+        _vm(meta),
+        _text(meta, "date"),
+        checkpoint if isinstance(checkpoint, str) else None,
+    )
+
+
+@dataclass(slots=True)
+class _Totals:
+    """The totals of a blob's extents, in bytes of the disk, and the frame size that they fit."""
+
+    frame_size: int = FRAME_SIZE
+    data_bytes: int = 0
+    zero_bytes: int = 0
+    extents: int = 0
+
+    def add(self, row: index.IndexRow) -> None:
+        self.extents += 1
+        if row.blob_offset is None:
+            self.zero_bytes += row.length
+            return
+        self.data_bytes += row.length
+        if row.start // self.frame_size != (row.start + row.length - 1) // self.frame_size:
+            self.frame_size = MAX_FRAME_SIZE
+
+
+def _write_index(
+    repository: Repository, walk: BlobWalk, stream_id: str, disk_id: str
+) -> tuple[_Totals, StoredObject]:
+    """Walk the blob and write its index in place of any old one."""
+    store = repository.store
+    scratch = store.scratch_file()
+    writer = index.IndexWriter(scratch)
+    totals = _Totals()
+    try:
+        rows: list[index.IndexRow] = []
+        for row in walk:
+            rows.append(row)
+            totals.add(row)
+            if len(rows) >= _ROWS:
+                writer.add(rows)
+                rows.clear()
+        writer.add(rows)
+        writer.finish(
+            index.StreamRow(
+                stream_id=stream_id,
+                backup_id=_text(walk.meta, "backup-id"),
+                disk_id=disk_id,
+                kind=_kind(walk).value,
+                size=walk.virtual_size,
+                parent_stream_id=_parent_id(walk),
+                frame_size=totals.frame_size,
+                blob_size=walk.size,
+                blob_digest=walk.digest,
             )
-        finally:
-            writer.close()
-    # Without a record nobody knows whether an index that is there is the one that was written.
+        )
+    finally:
+        writer.close()
+    # The record has the digest of an index. Without the record, an old index is not trustworthy.
     index_name = names.index(disk_id, stream_id)
     store.delete(index_name)
     with store.new(index_name) as new:
         stored_index = written(scratch, new)
         new.commit()
     scratch.unlink()
-    stream = Stream(
-        stream_id=stream_id,
-        disk_id=disk_id,
-        name=_text(meta, "disk-name"),
-        kind=kind,
-        reason=None if walk.incremental else _REASON,
-        size=walk.virtual_size,
-        parent_stream_id=parent,
-        frame_size=frame_size,
-        data_bytes=data_bytes,
-        zero_bytes=zero_bytes,
-        extents=writer.rows,
-        blob=StoredObject(walk.size, walk.digest),
-        index=stored_index,
-        settings=DiskSettings(),
-        note=NOTE,
-    )
-    vm = _vm(meta)
-    checkpoint = meta.get("checkpoint-id")
-    return _Found(
-        stream,
-        _text(meta, "backup-id"),
-        vm,
-        _text(meta, "date"),
-        checkpoint if isinstance(checkpoint, str) else None,
-    )
+    return totals, stored_index
+
+
+def _kind(walk: BlobWalk) -> Kind:
+    return Kind.INCREMENTAL if walk.incremental else Kind.FULL
+
+
+def _parent_id(walk: BlobWalk) -> str | None:
+    return _text(walk.meta, "parent-stream-id") if walk.incremental else None
 
 
 def _vm(meta: dict[str, object]) -> VMName:
@@ -215,82 +249,81 @@ def _vm(meta: dict[str, object]) -> VMName:
 def _text(meta: dict[str, object], key: str) -> str:
     value = meta.get(key)
     if not isinstance(value, str) or not value:
-        raise FormatError(f"its meta header does not name its {key}")
+        raise FormatError(f"its meta header has no {key}")
     return value
 
 
 def _with_parents(
-    found: dict[str, _Found], by_stream: dict[str, Backup]
-) -> tuple[list[_Found], list[_Found]]:
-    """Tell the streams whose chains are there from those that stand on something lost."""
-    sound: dict[str, bool] = {}
+    found: dict[str, _FoundStream], by_stream: dict[str, Backup]
+) -> tuple[list[_FoundStream], list[_FoundStream]]:
+    """Return the streams with complete chains, and those that are based on a lost stream."""
+    complete: dict[str, bool] = {}
 
-    def is_sound(one: _Found) -> bool:
-        # Up to a stream that is known about, then back down.
+    def is_complete(stream: _FoundStream) -> bool:
+        # Walk up to a stream whose state is known, then set the state of all streams on the path.
         path: list[str] = []
-        current: _Found | None = one
-        while current is not None and current.stream.stream_id not in sound:
-            stream = current.stream
-            path.append(stream.stream_id)
-            # A chain that bites its tail has no full.
-            sound[stream.stream_id] = False
-            parent = stream.parent_stream_id
-            if parent is None or parent in by_stream:
-                sound[stream.stream_id] = True
+        current: _FoundStream | None = stream
+        while current is not None and current.stream_id not in complete:
+            path.append(current.stream_id)
+            # Also ends the walk on a chain that is a circle: it has no full.
+            complete[current.stream_id] = False
+            parent_id = current.parent_id
+            if parent_id is None or parent_id in by_stream:
+                complete[current.stream_id] = True
                 break
-            current = found.get(parent)
-        result = current is not None and sound[current.stream.stream_id]
-        sound.update(dict.fromkeys(path, result))
+            current = found.get(parent_id)
+        result = current is not None and complete[current.stream_id]
+        complete.update(dict.fromkeys(path, result))
         return result
 
-    whole = [one for one in found.values() if is_sound(one)]
-    return whole, [one for one in found.values() if not sound[one.stream.stream_id]]
+    with_chain = [stream for stream in found.values() if is_complete(stream)]
+    return with_chain, [stream for stream in found.values() if not complete[stream.stream_id]]
 
 
-def _by_backup(found: Iterable[_Found]) -> dict[str, list[_Found]]:
-    groups: dict[str, list[_Found]] = defaultdict(list)
-    for one in found:
-        groups[one.backup_id].append(one)
+def _by_backup(streams: Iterable[_FoundStream]) -> dict[str, list[_FoundStream]]:
+    groups: dict[str, list[_FoundStream]] = defaultdict(list)
+    for stream in streams:
+        groups[stream.backup_id].append(stream)
     return groups
 
 
 def _backup(
     backup_id: str,
-    parts: list[_Found],
-    orphans: list[_Found],
-    found: dict[str, _Found],
+    streams: list[_FoundStream],
+    orphans: list[_FoundStream],
+    found: dict[str, _FoundStream],
     by_stream: dict[str, Backup],
 ) -> Backup:
-    first = parts[0]
-    if any((one.vm.id, one.time) != (first.vm.id, first.time) for one in parts):
-        raise RepositoryError(f"the blobs of backup {backup_id} do not agree on its VM and time")
+    first = streams[0]
+    if any((stream.vm.id, stream.time) != (first.vm.id, first.time) for stream in streams):
+        raise RepositoryError(f"the blobs of backup {backup_id} name different VMs or times")
     parents: set[tuple[str, str | None]] = set()
-    for one in parts:
-        parent = one.stream.parent_stream_id
-        if parent in found:
-            parents.add((found[parent].backup_id, found[parent].checkpoint_id))
-        elif parent in by_stream:
-            parents.add((by_stream[parent].backup_id, by_stream[parent].checkpoint_id))
+    for stream in streams:
+        parent_id = stream.parent_id
+        if parent_id in found:
+            parents.add((found[parent_id].backup_id, found[parent_id].checkpoint_id))
+        elif parent_id in by_stream:
+            parents.add((by_stream[parent_id].backup_id, by_stream[parent_id].checkpoint_id))
     if len(parents) > 1:
-        raise RepositoryError(f"the streams of backup {backup_id} stand on several backups")
-    parent_id, from_checkpoint_id = next(iter(parents), (None, None))
+        raise RepositoryError(f"the streams of backup {backup_id} are based on several backups")
+    parent_backup_id, from_checkpoint_id = next(iter(parents), (None, None))
     point = times.from_text(first.time)
     return Backup(
         backup_id=backup_id,
         vm=first.vm,
-        kind=Kind.INCREMENTAL if parent_id is not None else Kind.FULL,
-        reason=None if parent_id is not None else _REASON,
+        kind=Kind.INCREMENTAL if parent_backup_id is not None else Kind.FULL,
+        reason=None if parent_backup_id is not None else _REASON,
         point=point,
         lo=point,
-        parent_id=parent_id,
+        parent_id=parent_backup_id,
         checkpoint_id=first.checkpoint_id,
         from_checkpoint_id=from_checkpoint_id,
         mode=Mode.IMPORTED,
         consistency="unknown",
-        streams=tuple(one.stream for one in parts),
+        streams=tuple(stream.stream for stream in streams),
         left_out=tuple(
-            LeftOut(one.stream.disk_id, one.stream.name, "the stream that it stands on is lost")
-            for one in sorted(orphans, key=lambda one: one.stream.disk_id)
+            LeftOut(orphan.stream.disk_id, orphan.stream.name, "the stream it is based on is lost")
+            for orphan in sorted(orphans, key=lambda orphan: orphan.stream.disk_id)
         ),
         duration_ms=0,
         pitr_version=__version__,

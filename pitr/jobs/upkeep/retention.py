@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which points of a VM are kept: rules such as "the last of each of seven days", as a pure function."""
+"""Choose the points of a VM to keep by rules such as "the newest point of each of seven days"."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pitr.model import Backup
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What to keep; a point is kept if any rule keeps it. None: no such rule.
+    """The rules. A point is kept if any rule keeps it; None means that there is no such rule.
 
-    `last`: that many of the newest. `daily`, `weekly`, `monthly`: the newest point of each of that many days, ISO
-    weeks, months in which there are any, the newest ones. `within`: all that are at most so much older than the
-    newest point, which is what counts when backups have stopped.
+    `last`: the newest points, this many. `daily`, `weekly`, `monthly`: the newest point of each of the last days, ISO
+    weeks or months that have points, this many. `within`: all points that are at most this much older than the newest
+    point (not older than now: when backups stop, points must not disappear).
     """
 
     last: int | None = None
@@ -31,9 +31,9 @@ class Retention:
 
 
 def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None) -> list[Backup]:
-    """The points of one VM that `retention` keeps, with all that they stand on, in the order given (newest first).
+    """Return the points of one VM that `retention` keeps, and those they are based on; `points` is newest first.
 
-    Days begin at midnight in `zone`, None being that of this machine.
+    Days begin at midnight in `zone` (None: this machine's time zone).
     """
     chosen: set[str] = set()
     if retention.last is not None:

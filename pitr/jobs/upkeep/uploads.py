@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Uploads that a restore has begun: noted before they begin, ended by the next restore when this one was killed."""
+"""Note the uploads of a restore before they start, so that the next restore ends those of a killed one."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pitr.repository.store import check_name, is_name
 
 @dataclass(frozen=True, slots=True)
 class UploadNotes:
-    """The notes of one repository. One that cannot be written to takes none: a restore works all the same."""
+    """The notes of one repository. A restore also works, without notes, if the repository is not writable."""
 
     repository: Repository
 
     @contextmanager
     def new_disk(self) -> Iterator[str]:
-        """Give the id for a new disk, noted until the block is left. A lock tells that the restore is alive."""
+        """Return the id for a new disk, noted until the block exits. A lock shows that the restore is alive."""
         disk_id, store = str(uuid.uuid4()), self.repository.store
         with ExitStack() as stack:
             with suppress(RepositoryError):
@@ -33,23 +33,23 @@ class UploadNotes:
             yield disk_id
 
     def end_left_behind(self, engine: Engine, *, dry_run: bool = False, notify: Notify) -> list[str]:
-        """Cancel the uploads of restores that were killed; return the ids of their disks, which go with them.
+        """Cancel the uploads of killed restores; return the ids of their disks, which the engine removes.
 
-        A disk without an upload is left: it may be whole, and in use by now. Raises EngineError.
+        A disk without an upload stays: it may be complete and in use. Raises EngineError.
         """
         ended: list[str] = []
         noted = {name.rpartition("/")[2] for name in self.repository.store.list(names.UPLOADS)}
-        # A lock without a note: its owner was killed in between, and nothing was begun yet.
+        # A lock without a note: its owner was killed before it started an upload.
         locked = {path.stem for path in self.repository.path.glob(names.upload_lock("*"))}
-        for disk_id in sorted(noted | {one for one in locked if is_name(names.upload(one))}):
-            # A restore that is alive holds its own.
+        for disk_id in sorted(noted | {disk_id for disk_id in locked if is_name(names.upload(disk_id))}):
+            # A live restore holds its lock.
             with suppress(BusyError), self._held(disk_id):
                 transfers = Transfer.left_behind(engine, disk_id, "upload")
                 if transfers:
                     ended.append(disk_id)
                 elif disk_exists(engine, disk_id):
                     notify(
-                        f"disk {disk_id} is of a restore that was interrupted: remove it if it is of no use"
+                        f"disk {disk_id} belongs to an interrupted restore: remove it if you do not need it"
                     )
                 if not dry_run:
                     for transfer in transfers:
@@ -58,7 +58,7 @@ class UploadNotes:
         return ended
 
     def _forget(self, disk_id: str) -> None:
-        # A note that stays costs the next restore one look at the engine.
+        # If the note stays, the next restore sends one more request to the engine.
         with suppress(RepositoryError):
             self.repository.store.delete(names.upload(disk_id))
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Proving: stored data against digests, points against the engine's disks, and restore drills."""
+"""Verify stored data against its digests and points against the engine's disks, and run restore drills."""

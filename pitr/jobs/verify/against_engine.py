@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verify against the engine: is what the VMs' disks hold what the repository says?
+"""Verify points against the engine: compare the VMs' disks with the repository.
 
-During an incremental backup that stores nothing, each disk's checksum, computed by the daemon on its host, is compared
-with that of the last point, to which only what the engine calls changed since is added. It proves the last point, and
-that the engine has not missed a change, without downloading what has not changed.
+pitr starts an incremental backup that stores nothing. The daemon computes each disk's checksum on its host. pitr
+computes the same checksum from the last point plus the ranges that the engine reports as changed since. Equal
+checksums prove the last point, and that the engine missed no change. Unchanged data is not downloaded.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoints.points.overlay import OverlaySource
@@ -37,7 +38,7 @@ from pitr.ovirt.imageio.keep_alive import kept_alive
 from pitr.reporting import Notify
 from pitr.repository import Repository, notes
 from pitr.repository.damage import Damage, StoredDamage
-from pitr.text import printable
+from pitr.text import named, printable
 
 LEVEL = "engine"
 
@@ -50,122 +51,115 @@ def verify_against_engine(
     workers: int = DEFAULT_WORKERS,
     notify: Notify,
 ) -> Verified:
-    """Compare the last point of each VM with its disks now; what differs is damage.
+    """Compare the last point of each VM with its disks now, and return all differences as damage.
 
-    Raw disks, and disks that were not in the last point, are left out, which `notify` is told. Raises CheckpointGone
-    where the engine cannot tell any more what changed since, BusyError, NoSuchVM, EngineError.
+    Raw disks and disks that the last point does not hold are skipped, and `notify` gets a line about each. Raises
+    CheckpointGone if the engine no longer knows what changed since the point; BusyError, NoSuchVM, EngineError.
     """
-    result = Verified(LEVEL)
+    comparison = _Comparison(repository, engine, workers, notify, Verified(LEVEL))
     for vm in vms:
         with repository.lock_vm(vm), repository.reading_vm(vm):
-            _verify_vm(repository, engine, find_vm(engine, vm.id), result, workers, notify)
-    return result
+            comparison.compare_vm(find_vm(engine, vm.id))
+    return comparison.result
 
 
-def _verify_vm(
-    repository: Repository,
-    engine: Engine,
-    vm: VM,
-    result: Verified,
-    workers: int,
-    notify: Notify,
-) -> None:
-    end_of_vm(repository, engine, vm)
-    last = _last_point(repository, engine, vm)
-    attached = {disk.id: disk for disk in vm_disks(engine, vm.id)}
-    disks = [
-        attached[stream.disk_id]
-        for stream in last.streams
-        if stream.disk_id in attached
-        and attached[stream.disk_id].format == "cow"
-        and attached[stream.disk_id].active
-    ]
-    compared = {disk.id for disk in disks}
-    for stream in last.streams:
-        if stream.disk_id not in compared:
-            notify(
-                f"disk {printable(stream.name)} ({stream.disk_id}) cannot be compared: it keeps no checkpoints"
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """The comparison in progress; it collects everything in `result`."""
+
+    repository: Repository
+    engine: Engine
+    workers: int
+    notify: Notify
+    result: Verified
+
+    def compare_vm(self, vm: VM) -> None:
+        end_of_vm(self.repository, self.engine, vm)
+        last = self._last_point(vm)
+        disks = self._comparable_disks(vm, last)
+        self.result.points += 1
+        if not disks:
+            return
+        running = start_backup(
+            self.engine,
+            vm,
+            BackupRequest(
+                tuple(disk.id for disk in disks),
+                str(uuid.uuid4()),
+                from_checkpoint_id=last.checkpoint_id,
+                description=f"pitr verify of {vm.name}",
+            ),
+        )
+        checkpoint_id = None
+        try:
+            with noted(self.repository, vm.id, running):
+                checkpoint_id = running.started.checkpoint_id
+                incremental = {disk.disk_id for disk in running.started.disks if disk.incremental}
+                for disk in disks:
+                    stream = last.stream_of(disk.id)
+                    if stream is None or disk.id not in incremental:
+                        self.notify(
+                            f"disk {named(disk.name, disk.id)} cannot be compared: the checkpoint does not hold it"
+                        )
+                    else:
+                        self._compare_disk(running.id, disk, last, stream)
+        finally:
+            # This backup stores nothing, so no later backup can start from its checkpoint.
+            if checkpoint_id is not None:
+                delete_checkpoint(self.engine, vm.id, checkpoint_id)
+                notes.remove_checkpoint(self.repository.store, vm.id, checkpoint_id)
+
+    def _last_point(self, vm: VM) -> Backup:
+        points = self.repository.catalog_of_vm(vm.id).points(vm.id)
+        usable = {checkpoint.id for checkpoint in list_checkpoints(self.engine, vm.id) if checkpoint.valid}
+        if points and points[0].checkpoint_id in usable:
+            return points[0]
+        raise CheckpointGone(
+            f"cannot compare VM {printable(vm.name)}: the engine no longer has the last point's checkpoint",
+            "Take a backup, then compare again. (The engine keeps no checkpoints of raw disks.)",
+        )
+
+    def _comparable_disks(self, vm: VM, last: Backup) -> list[Disk]:
+        """Return the disks of the point that the engine tracks the changes of."""
+        attached = {disk.id: disk for disk in vm_disks(self.engine, vm.id)}
+        disks: list[Disk] = []
+        for stream in last.streams:
+            disk = attached.get(stream.disk_id)
+            if disk is not None and disk.format == "cow" and disk.active:
+                disks.append(disk)
+            else:
+                self.notify(
+                    f"disk {named(stream.name, stream.disk_id)} cannot be compared: it is raw, inactive or detached"
+                )
+        return disks
+
+    def _compare_disk(self, backup_id: str, disk: Disk, last: Backup, stream: Stream) -> None:
+        result = self.result
+        result.streams += 1
+        try:
+            with (
+                start_download(self.engine, disk.id, backup_id=backup_id) as transfer,
+                open_point(self.repository, last, stream) as point,
+            ):
+                address = imageio_address(self.engine, transfer)
+                # The engine ends an idle transfer; this one is idle while pitr reads the repository.
+                with kept_alive(address):
+                    on_server = server_checksum(address)
+                    source = OverlaySource(ImageioSource(address, "dirty", engine_size=disk.size), point)
+                    expected = checksum(source, max(on_server.size, source.size), workers=self.workers)
+                result.frames += point.frames_read
+                result.bytes += point.bytes_read
+        except StoredDamage as error:
+            catalog = self.repository.catalog_of_vm(last.vm.id)
+            lost = catalog.dependants(error.damage.stream_id or stream.stream_id)
+            result.damage.append(error.damage.losing(tuple(lost)))
+            return
+        if expected != on_server.checksum:
+            message = (
+                f"disk {named(stream.name, disk.id)} differs from backup {last.backup_id} plus the changes that the "
+                "engine reports since: the repository or the engine's change tracking is wrong; take a full backup"
             )
-    result.points += 1
-    if not disks:
-        return
-    running = start_backup(
-        engine,
-        vm,
-        BackupRequest(
-            tuple(disk.id for disk in disks),
-            str(uuid.uuid4()),
-            from_checkpoint_id=last.checkpoint_id,
-            description=f"pitr verify of {vm.name}",
-        ),
-    )
-    checkpoint_id = None
-    try:
-        with noted(repository, vm.id, running):
-            checkpoint_id = running.started.checkpoint_id
-            incremental = {disk.disk_id for disk in running.started.disks if disk.incremental}
-            for disk in disks:
-                held = last.stream_of(disk.id)
-                if held is None or disk.id not in incremental:
-                    notify(
-                        f"disk {printable(disk.name)} ({disk.id}) cannot be compared: it is new to the checkpoint"
-                    )
-                    continue
-                result.streams += 1
-                _verify_disk(repository, engine, running.id, disk, last, held, result, workers)
-    finally:
-        # Nothing is stored that could start from it.
-        if checkpoint_id is not None:
-            delete_checkpoint(engine, vm.id, checkpoint_id)
-            notes.remove_checkpoint(repository.store, vm.id, checkpoint_id)
-
-
-def _last_point(repository: Repository, engine: Engine, vm: VM) -> Backup:
-    points = repository.catalog_of_vm(vm.id).points(vm.id)
-    usable = {checkpoint.id for checkpoint in list_checkpoints(engine, vm.id) if checkpoint.valid}
-    for backup in points[:1]:
-        if backup.checkpoint_id in usable:
-            return backup
-    raise CheckpointGone(
-        f"the engine cannot tell what has changed on VM {printable(vm.name)} since its last point: the checkpoint of "
-        "that is not there",
-        "Take a backup, then compare again. (Of raw disks there are no checkpoints.)",
-    )
-
-
-def _verify_disk(
-    repository: Repository,
-    engine: Engine,
-    backup_id: str,
-    disk: Disk,
-    last: Backup,
-    stream: Stream,
-    result: Verified,
-    workers: int,
-) -> None:
-    try:
-        with (
-            start_download(engine, disk.id, backup_id=backup_id) as transfer,
-            open_point(repository, last, stream) as point,
-        ):
-            address = imageio_address(engine, transfer)
-            # The engine ends a transfer that is idle while what has not changed is read from the repository.
-            with kept_alive(address):
-                on_server = server_checksum(address)
-                source = OverlaySource(ImageioSource(address, "dirty", engine_size=disk.size), point)
-                expected = checksum(source, max(on_server.size, source.size), workers=workers)
-            result.frames += point.frames_read
-            result.bytes += point.bytes_read
-    except StoredDamage as error:
-        lost = repository.catalog_of_vm(last.vm.id).dependants(error.damage.stream_id or stream.stream_id)
-        result.damage.append(error.damage.losing(tuple(lost)))
-        return
-    if expected != on_server.checksum:
-        message = (
-            f"disk {printable(stream.name)} ({disk.id}) is not what backup {last.backup_id} holds and the engine's "
-            "changes since make of it: the repository or the engine's change tracking is wrong; take a full backup"
-        )
-        damage = Damage(
-            last.backup_id, disk.id, stream.stream_id, "inconsistent", "blob", message, 0, source.size
-        )
-        result.damage.append(damage.losing((last.backup_id,)))
+            damage = Damage(
+                last.backup_id, disk.id, stream.stream_id, "inconsistent", "blob", message, 0, source.size
+            )
+            result.damage.append(damage.losing((last.backup_id,)))

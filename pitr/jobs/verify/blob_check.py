@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checking a blob against its index: every byte of it is either a frame that the index names, or header text that
+"""Check a blob against its index. Each byte of a blob belongs to a frame in the index or to header text, which
 follows from the index.
 """
 
@@ -23,16 +23,16 @@ from pitr.repository.damage import StoredDamage, What, of_stream
 from pitr.repository.index import IndexRow
 from pitr.repository.store import StoredFile
 
-#: Stored bytes that are read and checked at once, roughly.
+#: About how many stored bytes are read and checked at a time.
 _CHUNK = 8 << 20
-#: The meta header with its JSON, compressed, is never longer.
+#: The compressed meta header with its JSON is never longer.
 _HEAD = sparse.MAX_META_SIZE
 _TEXT_LIMIT = 1 << 30
 
 
 @dataclass(slots=True)
 class BlobChecked:
-    """What was read of one blob, and what is wrong with it."""
+    """How much of one blob was read (frames; stored bytes), and its damage."""
 
     frames: int = 0
     bytes: int = 0
@@ -41,7 +41,7 @@ class BlobChecked:
 
 @dataclass(frozen=True, slots=True)
 class _BlobPart:
-    """Stored bytes from `begin` to `end`, with the text and frames in them: rows before a frame go into its text."""
+    """The stored bytes from `begin` to `end` with their index rows. Rows before a frame are in the text before it."""
 
     begin: int
     end: int
@@ -51,7 +51,7 @@ class _BlobPart:
 
 
 def check_head(backup: Backup, stream: Stream, blob: StoredFile) -> None:
-    """Check that the blob begins as this stream does, which tells a swapped blob. Raises StoredDamage."""
+    """Check that the blob begins with this stream's meta header, to detect a swapped blob. Raises StoredDamage."""
     try:
         text = Decompressor().first_text(blob.read_at(0, min(_HEAD, blob.size)), sparse.MAX_META_SIZE)
         _check_meta(stream, text)
@@ -60,7 +60,7 @@ def check_head(backup: Backup, stream: Stream, blob: StoredFile) -> None:
 
 
 def check_digest(backup: Backup, stream: Stream, blob: StoredFile) -> None:
-    """Compare the digest of the whole blob, for one whose index is of no use. Raises StoredDamage."""
+    """Compare the digest of a whole blob whose index is damaged. Raises StoredDamage."""
     digest = blake3()
     for offset in range(0, blob.size, _CHUNK):
         digest.update(blob.read_at(offset, _CHUNK))
@@ -78,7 +78,7 @@ def check_blob(
     workers: int,
     advance: Callable[[int], None],
 ) -> BlobChecked:
-    """Read and check the whole blob, or with `sample_percent` only that part of it."""
+    """Read and check the whole blob, or a random `sample_percent` of it. `advance` gets the stored bytes done."""
     checked = BlobChecked()
     digest = blake3()
     checker = _Checker(backup, stream, blob)
@@ -110,7 +110,7 @@ def check_blob(
 
 
 def _parts(stream: Stream, rows: Sequence[IndexRow]) -> Iterator[_BlobPart]:
-    """Cut the blob after frames, so that each part begins with header text."""
+    """Split the blob after frames, so that each part begins with header text."""
     begin = 0
     gathered: list[IndexRow] = []
     for row in rows:
@@ -132,7 +132,7 @@ class _PartChecked:
 
 
 class _Checker:
-    """Checks parts of one blob, in any number of threads."""
+    """Checks parts of one blob; any number of threads may use it."""
 
     def __init__(self, backup: Backup, stream: Stream, blob: StoredFile) -> None:
         self._backup = backup
@@ -190,7 +190,7 @@ class _Checker:
             if first:
                 text = text[_check_meta(self._stream, text) :]
             if text != expected:
-                raise FormatError("its header text is not what the index says")
+                raise FormatError("its header text does not match the index")
         except FormatError as error:
             damage.append(self._corrupt("blob", error, offset, len(stored)))
 
@@ -201,9 +201,9 @@ class _Checker:
 def _check_meta(stream: Stream, text: bytes) -> int:
     """Check the meta header that `text` begins with; return its length. Raises FormatError."""
     reader = sparse.SparseReader(BytesIO(text))
-    said = reader.meta.get("stream-id")
-    if said != stream.stream_id:
-        raise FormatError(f"it is the blob of the stream {str(said)[:64]!r}")
+    stream_id = reader.meta.get("stream-id")
+    if stream_id != stream.stream_id:
+        raise FormatError(f"it is the blob of the stream {str(stream_id)[:64]!r}")
     if reader.virtual_size != stream.size or reader.incremental != (stream.kind is Kind.INCREMENTAL):
-        raise FormatError("its meta header does not fit the record")
+        raise FormatError("its meta header does not match the record")
     return reader.position

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Drill: rehearse a restore, look at what comes out of it, and remember how that went.
+"""Run a restore drill: restore a point to temporary images, check them, and return the findings.
 
-The point is restored to temporary qcow2 images, or only read: every frame is decompressed and its digest compared in
-both cases. Images are read back and compared by checksum, then checked from outside: by qemu-img, and where there are
-ext file systems by e2fsck.
+pitr restores the point to temporary qcow2 images, or only reads it. In both cases it decompresses every frame and
+compares its digest. It reads the images back, compares checksums, and checks them with qemu-img, and ext file systems
+with e2fsck.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pitr.system.closing import Closes
 from pitr.system.process import require, run
 from pitr.units import human_size
 
-#: Debian keeps the tools of file systems where only root's PATH leads to.
+#: Debian keeps the file system tools in folders that are only on root's PATH.
 _MORE_FOLDERS = ("/usr/sbin", "/sbin")
 
 
@@ -53,11 +53,10 @@ def drill(
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> Drill:
-    """Rehearse the restore of these disks and return what was found; nothing is left but the result.
+    """Run a restore drill of these disks and return the findings; no files are left.
 
-    Images go to a folder made in `folder` (None: the system's temporary folder) unless `digests_only`. Damage is a
-    finding; what keeps a rehearsal from being held is raised: PitrError when the folder has too little space,
-    ProgramMissing.
+    The images go to a new folder in `folder` (None: the system's temporary folder). `digests_only` only reads the
+    point. Damage is a finding. Raises PitrError if the folder has too little space, ProgramMissing.
     """
     started_at = time.monotonic()
     if digests_only:
@@ -116,7 +115,7 @@ def _with_images(
         image = Path(done.target or "")
         findings = [
             _digests(stream),
-            Finding("checksum", True, "the image, read back, has the checksum of the point"),
+            Finding("checksum", True, "the image has the checksum of the point"),
             _qemu_check(image),
         ]
         with Qcow2FileSource(image) as source:
@@ -150,12 +149,14 @@ def _findings(stream: Stream, findings: Sequence[Finding]) -> DiskFindings:
 
 
 def _digests(stream: Stream) -> Finding:
-    return Finding("digests", True, f"all data of {human_size(stream.size)} has the digests of the record")
+    return Finding(
+        "digests", True, f"all data of {human_size(stream.size)} matches the digests of the record"
+    )
 
 
 def _damaged(streams: Sequence[Stream], error: StoredDamage) -> list[DiskFindings]:
     lost = Finding("digests", False, error.message)
-    unknown = Finding("digests", None, "not read to its end: another disk is damaged")
+    unknown = Finding("digests", None, "not completely read: another disk is damaged")
     of_all = all(stream.disk_id != error.damage.disk_id for stream in streams)
     return [
         _findings(stream, [lost if of_all or stream.disk_id == error.damage.disk_id else unknown])
@@ -170,7 +171,7 @@ def _described(layout: Layout) -> Iterator[Finding]:
     for part in known:
         yield Finding("content", True, f"{_place(part)}: {part.content}, {human_size(part.length)}")
     if layout.table is None and not known:
-        yield Finding("content", None, "no partition table and no file system is recognized")
+        yield Finding("content", None, "no known partition table or file system found")
 
 
 def _place(part: Partition) -> str:
@@ -179,15 +180,15 @@ def _place(part: Partition) -> str:
 
 def _qemu_check(image: Path) -> Finding:
     try:
-        said = orjson.loads(run(["qemu-img", "check", "--output=json", "-f", "qcow2", str(image)]))
+        report = orjson.loads(run(["qemu-img", "check", "--output=json", "-f", "qcow2", str(image)]))
     except ProgramFailed as error:
         return Finding("qemu-img check", False, error.message)
-    problems = said.get("check-errors", 0) + said.get("corruptions", 0) + said.get("leaks", 0)
+    problems = report.get("check-errors", 0) + report.get("corruptions", 0) + report.get("leaks", 0)
     return Finding("qemu-img check", problems == 0, f"{problems} errors" if problems else "no errors")
 
 
 def _fsck(image: Path, part: Partition, scratch: Path) -> Finding:
-    """Let e2fsck look at a file system, in a copy of its own: a disk that was in use has a journal to replay."""
+    """Check an ext file system with e2fsck, in a copy: e2fsck replays the journal of a disk that was in use."""
     what = f"e2fsck, {_place(part)}"
     program = shutil.which("e2fsck", path=os.pathsep.join((os.environ.get("PATH", ""), *_MORE_FOLDERS)))
     if program is None:
@@ -221,7 +222,7 @@ def _layout(source: PointSource | Qcow2FileSource) -> Layout:
 
 
 class _DiskBytes:
-    """A disk's bytes at any place, zeroes where it has no data."""
+    """The bytes of a disk at any offset, with zeroes where it has no data."""
 
     def __init__(self, reader: Reader, extents: ExtentMap) -> None:
         self._reader = reader
@@ -241,7 +242,7 @@ class _DiskBytes:
 
 
 class _Nowhere:
-    """A target that keeps nothing: what is read for it is compared on the way."""
+    """A restore target that discards all data. Reading the data already compares its digests."""
 
     vm_id: str | None = None
 
@@ -263,7 +264,7 @@ class _Nowhere:
 
 
 class _NowhereSink(Closes):
-    """A sink that is its own writer."""
+    """A sink that discards all data; it is its own writer."""
 
     max_writers = 64
     reads_zero = True

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verify: compare what is stored with what was written. Nothing is changed, and what is missing is damage.
+"""Verify the repository: compare the stored data with its digests. pitr changes nothing; missing data is damage.
 
-Quick: records, names, sizes, indexes, parent links. Full: also every byte of every blob, each frame decompressed
-and its digest compared.
+The quick level checks records, names, sizes, indexes and parent links. The full level also reads every byte of every
+blob, decompresses each frame and compares its digest.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Progress
 from pitr.repository import Repository, names
 from pitr.repository.damage import Damage, StoredDamage, of_stream
+from pitr.repository.index import IndexRow
 
 Level = Literal["quick", "full"]
 
 
 @dataclass(slots=True)
 class Verified:
-    """What was looked at (`bytes`: stored bytes read) and all damage that was found.
+    """How much was checked (`bytes`: stored bytes read), and all damage.
 
-    `elsewhere` counts streams whose blobs were piped out: of those only record and index were looked at.
+    `external` counts the streams that are stored externally: pitr checked only their record and index.
     """
 
     level: str
@@ -35,7 +36,7 @@ class Verified:
     streams: int = 0
     frames: int = 0
     bytes: int = 0
-    elsewhere: int = 0
+    external: int = 0
     damage: list[Damage] = field(default_factory=list)
 
     @property
@@ -45,7 +46,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What to verify: one VM's points, one point with all that it needs, or (both None) everything."""
+    """What to verify: one VM's points, one point with its chains, or (both None) everything."""
 
     vm_id: str | None = None
     backup: Backup | None = None
@@ -60,10 +61,13 @@ def verify(
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> Verified:
-    """Verify what `scope` names. With `sample_percent` only that part of the frames, drawn anew each time, is read."""
+    """Verify everything in `scope`. `sample_percent` reads only that part of the frames, a new random choice each time.
+
+    Returns damage as a result and does not raise it. Raises BusyError while points are being removed.
+    """
     run = _Verification(repository, level, sample_percent, workers, progress)
     with ExitStack() as stack:
-        # What is removed while it is looked at would be taken for lost.
+        # An object that is removed during the check would look lost.
         for vm in _vms(repository, scope):
             stack.enter_context(repository.reading_vm(vm))
         run.verify(scope)
@@ -107,7 +111,7 @@ class _Verification:
     # Records
 
     def _records(self, scope: Scope) -> list[Backup]:
-        """The readable records in scope; those that are not are damage."""
+        """Return the backups whose records are readable; add damage for the others."""
         if scope.backup is not None:
             return self._ancestry(scope.backup)
         known = self._catalog.known(scope.vm_id)
@@ -118,7 +122,7 @@ class _Verification:
             except StoredDamage as error:
                 self._add_record(error.damage)
         self._compare_with_catalog(backups, scope.vm_id)
-        # A record that could not be read when the catalog took it up is known to nobody.
+        # The catalog does not know records that were already unreadable when it was updated.
         for name in sorted(set(self._repository.store.list(names.records_of(scope.vm_id))) - known.keys()):
             try:
                 self._repository.read_record(name)
@@ -129,26 +133,26 @@ class _Verification:
         return backups
 
     def _compare_with_catalog(self, backups: Sequence[Backup], vm_id: str | None) -> None:
-        said = {backup.backup_id: backup for backup in self._catalog.points(vm_id)}
+        in_catalog = {backup.backup_id: backup for backup in self._catalog.points(vm_id)}
         for backup in backups:
-            if said.get(backup.backup_id) != backup:
-                message = f"the catalog does not say of backup {backup.backup_id} what its record says"
-                advice = "make it again: pitr catalog rebuild"
+            if in_catalog.get(backup.backup_id) != backup:
+                message = f"the catalog differs from the record of backup {backup.backup_id}"
+                advice = "rebuild the catalog with 'pitr catalog rebuild'"
                 self._add_record(
                     Damage(backup.backup_id, None, None, "inconsistent", "record", f"{message}; {advice}")
                 )
 
     def _ancestry(self, backup: Backup) -> list[Backup]:
-        found: list[Backup] = []
+        chain: list[Backup] = []
         backup_id: str | None = backup.backup_id
-        while backup_id is not None and all(backup_id != known.backup_id for known in found):
+        while backup_id is not None and all(backup_id != known.backup_id for known in chain):
             try:
-                found.append(self._repository.record_of(backup_id).backup)
+                chain.append(self._repository.record_of(backup_id).backup)
             except StoredDamage as error:
                 self._add_record(error.damage)
                 break
-            backup_id = found[-1].parent_id
-        return found
+            backup_id = chain[-1].parent_id
+        return chain
 
     def _add_record(self, damage: Damage) -> None:
         lost = self._catalog.descendants(damage.backup_id) if damage.backup_id is not None else ()
@@ -157,20 +161,20 @@ class _Verification:
     # Streams
 
     def _streams(self, backups: Sequence[Backup]) -> list[tuple[Backup, Stream]]:
-        """Each stream of these backups and of those that they stand on, once, after a look at its parent."""
-        found: dict[str, tuple[Backup, Stream]] = {}
+        """Return each stream of these backups and of those they are based on, once; check the parent links."""
+        streams: dict[str, tuple[Backup, Stream]] = {}
         read = {backup.backup_id: backup for backup in backups}
         for backup in backups:
             for stream in backup.streams:
                 try:
                     for link in self._repository.chain(backup, stream, read):
-                        found.setdefault(link[1].stream_id, link)
+                        streams.setdefault(link[1].stream_id, link)
                 except StoredDamage as error:
-                    # What the chain lacks is found once more with each stream that stands on it.
+                    # The same damage appears for each stream that is based on this one: report it once.
                     if error.damage.stream_id == stream.stream_id:
                         self._add(error)
-                    found.setdefault(stream.stream_id, (backup, stream))
-        return list(found.values())
+                    streams.setdefault(stream.stream_id, (backup, stream))
+        return list(streams.values())
 
     def _add(self, error: StoredDamage) -> None:
         damage = error.damage
@@ -178,44 +182,14 @@ class _Verification:
         self.result.damage.append(damage.losing(tuple(lost)))
 
     def _stream(self, backup: Backup, stream: Stream) -> None:
-        try:
-            with self._repository.open_index(backup, stream) as index:
-                extents = index.extents()
-                index.frames()
-                rows = list(index.rows()) if self._whole else []
-        except StoredDamage as error:
-            self._add(error)
-            # Without its index a blob can still be what was written, or not.
-            rows = None
-        except (FormatError, RepositoryError) as error:
-            self._add(of_stream(backup.backup_id, stream, "corrupt", "index", error.message))
-            rows = None
-        else:
-            said = (len(extents), extents.data_bytes, extents.zero_bytes)
-            if said != (stream.extents, stream.data_bytes, stream.zero_bytes):
-                self._add(
-                    of_stream(
-                        backup.backup_id,
-                        stream,
-                        "inconsistent",
-                        "index",
-                        "it does not sum up to what the record says",
-                    )
-                )
+        rows = self._index(backup, stream)
         if not self._repository.is_here(stream):
-            # Not here to be looked at: nothing is said of it, and that is told.
-            self.result.elsewhere += 1
+            self.result.external += 1
             self._advance(stream.blob.size)
             return
         try:
             with self._repository.open_blob(backup, stream) as blob:
-                if rows is None and self._whole:
-                    check_digest(backup, stream, blob)
-                    self._advance(stream.blob.size)
-                elif rows is None or not self._whole:
-                    check_head(backup, stream, blob)
-                    self._advance(stream.blob.size)
-                else:
+                if rows is not None and self._whole:
                     self._count(
                         check_blob(
                             backup,
@@ -227,10 +201,34 @@ class _Verification:
                             advance=self._advance,
                         )
                     )
+                    return
+                # Without its index, a blob can still have the digest in its record.
+                check = check_digest if self._whole else check_head
+                check(backup, stream, blob)
+                self._advance(stream.blob.size)
         except StoredDamage as error:
             self._add(error)
         except RepositoryError as error:
             self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message))
+
+    def _index(self, backup: Backup, stream: Stream) -> list[IndexRow] | None:
+        """Check the index and return its rows (for the full level); None if it is damaged."""
+        try:
+            with self._repository.open_index(backup, stream) as index:
+                extents = index.extents()
+                index.frames()
+                rows = list(index.rows()) if self._whole else []
+        except StoredDamage as error:
+            self._add(error)
+            return None
+        except (FormatError, RepositoryError) as error:
+            self._add(of_stream(backup.backup_id, stream, "corrupt", "index", error.message))
+            return None
+        sums = (len(extents), extents.data_bytes, extents.zero_bytes)
+        if sums != (stream.extents, stream.data_bytes, stream.zero_bytes):
+            message = "its totals do not match the record"
+            self._add(of_stream(backup.backup_id, stream, "inconsistent", "index", message))
+        return rows
 
     def _count(self, checked: BlobChecked) -> None:
         self.result.frames += checked.frames

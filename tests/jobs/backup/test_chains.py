@@ -194,7 +194,7 @@ def test_backups_of_some_disks_do_not_break_the_chain_of_the_others(
         assert_restores(pitr, lab, point, oracle, tmp_path)
     assert {disk["kind"] for disk in points[-1][0]["disks"]} == {"incremental"}
     left_out = points[1][0]["left_out"]
-    assert [(item["name"], item["reason"]) for item in left_out] == [("d1", "not asked for")]
+    assert [(item["name"], item["reason"]) for item in left_out] == [("d1", "not selected")]
 
 
 def test_one_disk_of_several_is_restored(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_disk_that_shrinks_with_a_restored_snapshot_and_one_that_changes_its_f
     assert story.back_up() == {"d0": "incremental", "d1": "incremental"}
     vm.disks[1].replace(MiB, "raw")
     assert story.back_up() == {"d0": "incremental", "d1": "full"}
-    assert [disk["reason"] for disk in story.points[-1][0]["disks"]] == [None, "it is raw"]
+    assert [disk["reason"] for disk in story.points[-1][0]["disks"]] == [None, "the disk is raw"]
     story.assert_all_restore()
 
 
