@@ -20,7 +20,7 @@ from pitr.endpoints.streams.detect import open_stream
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
 from pitr.jobs import find
-from pitr.jobs.restore.to_files import ImageFormat
+from pitr.jobs.restore.choice import ImageFormat
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.repository import Repository
 
@@ -29,7 +29,7 @@ from pitr.repository import Repository
 def open_source(
     where: str | Path | bytes | bytearray | memoryview | BinaryIO | Repository,
     *,
-    format: ImageFormat | None = None,
+    format: Literal["raw", "qcow2"] | None = None,
     context: Literal["zero", "dirty"] = "zero",
     proxy_url: str | None = None,
     cafile: str | Path | None = None,
@@ -115,4 +115,6 @@ def image_format(path: str | Path, given: str | None) -> ImageFormat:
     if given not in (None, "raw", "qcow2"):
         raise UsageError(f"an image file is raw or qcow2, not {given!r}")
     # Never what it looks like: a guest can write another format's header into a raw image.
-    return cast(ImageFormat, given) if given else "qcow2" if Path(path).suffix == ".qcow2" else "raw"
+    if given is not None:
+        return ImageFormat(given)
+    return ImageFormat.QCOW2 if Path(path).suffix == ".qcow2" else ImageFormat.RAW
