@@ -111,7 +111,7 @@ def _flipped(blob: bytes) -> bytes:
         (lambda blob: blob[:-1], "instead of"),
         (lambda blob: blob + b"\0", "more than"),
         (lambda blob: blob * 3, "more than"),
-        (unzstd, "neither decompressed nor packed again"),
+        (unzstd, "neither decompressed nor compressed again"),
     ],
     ids=["flipped", "cut", "longer", "thrice", "decompressed"],
 )
