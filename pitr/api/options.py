@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
-from pitr.jobs.restore.to_files import ImageFormat
+from pitr.jobs.restore.choice import ImageFormat
 from pitr.ovirt.imageio.disk import ImageioAddress
 from pitr.ovirt.imageio.extents import Context
 from pitr.repository.stream_sink import Compression

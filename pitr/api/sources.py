@@ -21,7 +21,7 @@ from pitr.endpoints.streams.detect import open_stream
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
 from pitr.jobs import find
-from pitr.jobs.restore.to_files import ImageFormat
+from pitr.jobs.restore.choice import ImageFormat
 from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.repository import Repository
 
@@ -114,4 +114,6 @@ def image_format(path: str | Path, given: str | None) -> ImageFormat:
     if given not in (None, "raw", "qcow2"):
         raise UsageError(f"an image file must be raw or qcow2, not {given!r}")
     # Never guess from the content: a guest can write another format's header into a raw image.
-    return cast(ImageFormat, given) if given else "qcow2" if Path(path).suffix == ".qcow2" else "raw"
+    if given is not None:
+        return ImageFormat(given)
+    return ImageFormat.QCOW2 if Path(path).suffix == ".qcow2" else ImageFormat.RAW

@@ -39,7 +39,7 @@ ENTRIES = {
     "show": Entry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
     "extents": Entry("inspect", "extents", "Show which backup each range of a disk at a point comes from."),
     "export": Entry("export", "export", "Write a disk at a point as a stream, to a pipe or a file."),
-    "import": Entry("import_", "import_", "Take in backups from elsewhere: they become points in time."),
+    "import": Entry("import_", "import_", "Import backups of other programs as points in time."),
     "gateway": Entry("gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."),
     "catalog": Entry("catalog", "app", "Look into the catalog of all points, or make it again."),
     "doctor": Entry("doctor", "doctor", "Look at all that backups and restores need."),

@@ -13,7 +13,7 @@ from pitr.repository import Repository, drills
 from pitr.repository.drills import Proven
 
 if TYPE_CHECKING:
-    from pitr.jobs.restore.target import Restored
+    from pitr.jobs.restore.restored import Restored
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
 

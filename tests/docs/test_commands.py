@@ -20,7 +20,7 @@ from pitr.cli import reference
 from pitr.cli.app import ENTRIES, Entry, load
 from pitr.cli.config import load_settings
 from pitr.jobs.export import Exported
-from pitr.jobs.restore.target import Restored
+from pitr.jobs.restore.restored import Restored
 from pitr.lab.demo import Report, Step
 from pitr.model import LeftOut
 from pitr.repository.damage import Damage

@@ -4,147 +4,172 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from pitr import times
-from pitr.cli.options import Common, MaxWorkersOption, with_common
+from pitr.cli.display import tables
+from pitr.cli.display.progress import showing
+from pitr.cli.options import Common, MaxWorkersOption, choices, with_common
+from pitr.endpoints.streams.input import open_input
 from pitr.errors import PitrError, UsageError
-from pitr.model import Mode
+from pitr.jobs import documents, find
+from pitr.jobs.imports.files_in_order import FileImport
+from pitr.jobs.imports.qcow2 import import_qcow2
+from pitr.jobs.imports.stream import ImportOptions, import_stream
+from pitr.jobs.imports.virtnbdbackup import import_virtnbdbackup
+from pitr.model import Backup, Mode
+from pitr.repository import Repository
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
 
-    from pitr.endpoints.streams.detect import InputFormat
-    from pitr.jobs.imports.stream import ImportOptions
-    from pitr.model import Backup
-    from pitr.repository import Repository
+class ImportFormat(StrEnum):
+    """The format of a stream."""
 
-_STREAMS = ("sparse", "rbd-diff", "virtnbdbackup")
-_WORDS = ("virtnbdbackup", "qcow2")
+    SPARSE = "sparse"
+    RBD_DIFF = "rbd-diff"
+    VIRTNBDBACKUP = "virtnbdbackup"
+
+
+_PROGRAMS = ("virtnbdbackup", "qcow2")
+
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[virtnbdbackup|qcow2] FILE|FOLDER|-...",
+        help="Streams, oldest first; an incremental stream that does not name its parent is based on the stream "
+        "before it. - is standard input. After 'virtnbdbackup', the folder that it wrote to. After 'qcow2', all "
+        "images of a chain.",
+    ),
+]
+VMOption = Annotated[
+    str | None,
+    typer.Option("--vm", metavar="VM", help="Name or id of the VM. Default: the VM that the stream names."),
+]
+DiskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--disk", metavar="DISK", help="Name or id of the disk. Default: the disk that the stream names."
+    ),
+]
+TimeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--time", metavar="TIME", help="Time of the point, if the stream has none; give one for each FILE."
+    ),
+]
+OntoOption = Annotated[
+    str | None,
+    typer.Option(
+        "--onto",
+        metavar="ID",
+        help="Point that an incremental stream is based on, if the stream does not name it.",
+    ),
+]
+ImportFormatOption = Annotated[
+    ImportFormat | None,
+    typer.Option(
+        "--format", metavar=choices(ImportFormat), help="Accept only this format. Default: any of them."
+    ),
+]
 
 
 @with_common()
 def import_(
     common: Common,
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[virtnbdbackup|qcow2] FILE|FOLDER|-...",
-            help="Streams, from the oldest to the newest: one that does not say what it stands on stands on the "
-            "one before. - is standard input. After 'virtnbdbackup' the folder that it wrote to, after 'qcow2' "
-            "images that stand on each other.",
-        ),
-    ],
-    vm: Annotated[
-        str | None,
-        typer.Option("--vm", metavar="VM", help="Name or id; left out: the VM that the stream names."),
-    ] = None,
-    disk: Annotated[
-        str | None,
-        typer.Option("--disk", metavar="DISK", help="Name or id; left out: the disk that the stream names."),
-    ] = None,
-    time: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--time", metavar="TIME", help="Time of the point, where the stream has none; one for each FILE."
-        ),
-    ] = None,
-    onto: Annotated[
-        str | None,
-        typer.Option(
-            "--onto", metavar="ID", help="The point that an incremental stream stands on, if it does not say."
-        ),
-    ] = None,
-    stream_format: Annotated[
-        str | None,
-        typer.Option(
-            "--format", metavar="|".join(_STREAMS), help="What it has to be; left out: any of these."
-        ),
-    ] = None,
+    sources: SourcesArgument,
+    vm: VMOption = None,
+    disk: DiskOption = None,
+    time: TimeOption = None,
+    onto: OntoOption = None,
+    stream_format: ImportFormatOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Take in backups from elsewhere: they become points in time.
+    """Import backups of other programs as points in time.
 
-    Streams make points with one disk each: oVirt sparse streams (of pitr, of ovirt-imageio's example), rbd diffs and
-    virtnbdbackup's files, with or without zstd around them. A whole folder of virtnbdbackup, and qcow2 images as
-    backup_vm.py leaves them, make points with their original times. What a source cannot tell is noted on its
-    points (see 'pitr show').
+    Each stream makes a point with one disk: an oVirt sparse stream (of pitr or of ovirt-imageio's example), an rbd
+    diff or a virtnbdbackup file, plain or compressed with zstd. A whole folder of virtnbdbackup, or qcow2 images of
+    backup_vm.py, make points with their original times. 'pitr show' prints a note on a point for each property that
+    its source does not tell.
 
-    A blob that 'pitr backup' has piped out comes back the same way: it becomes that very point's again, once its bytes
-    are proven to be those that went out.
+    A blob that 'pitr backup' piped out becomes part of its point again. pitr verifies its digest first.
 
     Examples: vendor-get 1234 | pitr import -; pitr import --vm web1 --disk system full.diff monday.diff;
     pitr import virtnbdbackup /srv/old/web1 --vm web1
     """
-    if stream_format is not None and stream_format not in _STREAMS:
-        raise UsageError(f"--format is one of {', '.join(_STREAMS)}, not {stream_format!r}")
     if sources.count("-") > 1:
-        raise UsageError("standard input can be read once only")
-    workers = common.workers(max_workers)
-    if sources[0] in _WORDS and len(sources) > 1:
-        if onto is not None or stream_format is not None:
-            raise UsageError(f"--onto and --format go with streams, not with {sources[0]!r}")
-        _show(common, _migrate(common, sources[0], sources[1:], vm, disk, time or (), workers))
-        return
-    given = _times(time, sources) if time else [None] * len(sources)
+        raise UsageError("standard input can be read only once")
+    options = _ImportArguments(vm, disk, tuple(time or ()), onto, stream_format, common.workers(max_workers))
+    if sources[0] in _PROGRAMS and len(sources) > 1:
+        points = _import_files(common, sources[0], sources[1:], options)
+    else:
+        points = _import_streams(common, sources, options)
+    if common.out.json:
+        common.out.document({"imported": [documents.point(backup) for backup in points]})
+    else:
+        common.out.show(tables.points(points))
+
+
+@dataclass(frozen=True, slots=True)
+class _ImportArguments:
+    """The options of the command."""
+
+    vm: str | None
+    disk: str | None
+    time: tuple[str, ...]
+    onto: str | None
+    stream_format: ImportFormat | None
+    workers: int
+
+    def times(self, sources: Sequence[str]) -> list[datetime]:
+        """Return a time for each source; an empty list if none is given. Raises UsageError for another number."""
+        if self.time and len(self.time) != len(sources):
+            raise UsageError(
+                f"there are {len(sources)} files and {len(self.time)} times", "Give a --time for each file."
+            )
+        return [times.parse_at(text) for text in self.time]
+
+    def of_stream(
+        self, repository: Repository, time: datetime | None, before: Backup | None
+    ) -> ImportOptions:
+        """Return the options for the stream after `before`; --onto is for the first stream only."""
+        onto = None
+        if self.onto is not None and before is None:
+            onto = find.point_with_id(repository, self.onto).backup
+        return ImportOptions(
+            vm=self.vm,
+            disk=self.disk,
+            time=time,
+            onto=onto,
+            before=before,
+            format=self.stream_format.value if self.stream_format is not None else None,
+            workers=self.workers,
+        )
+
+
+def _import_streams(common: Common, sources: Sequence[str], options: _ImportArguments) -> list[Backup]:
+    given: Sequence[datetime | None] = options.times(sources) or [None] * len(sources)
+    points: list[Backup] = []
     with common.repository() as repository:
-        made: list[Backup] = []
-        for source, moment in zip(sources, given, strict=True):
-            before = made[-1] if made else None
-            chosen = _options(repository, vm, disk, moment, onto, before, stream_format, workers)
+        for source, time in zip(sources, given, strict=True):
+            of_stream = options.of_stream(repository, time, points[-1] if points else None)
             try:
-                made.append(_import_one(common, repository, source, chosen))
+                points.append(_import_one(common, repository, source, of_stream))
             except PitrError as error:
-                if made:
-                    error.add_note(f"{len(made)} of {len(sources)} files were imported before it: {source}")
+                if points:
+                    error.add_note(f"{len(points)} of {len(sources)} files were imported before {source}")
                 raise
-            # The next one says itself what it stands on, or stands on this one.
-            onto = None
-    _show(common, made)
-
-
-def _times(given: Sequence[str], sources: Sequence[str]) -> list[datetime]:
-    """None at all, or one for each file. Raises UsageError."""
-    if given and len(given) != len(sources):
-        raise UsageError(f"there are {len(sources)} files and {len(given)} times", "Give a --time for each.")
-    return [times.parse_at(text) for text in given]
-
-
-def _options(
-    repository: Repository,
-    vm: str | None,
-    disk: str | None,
-    moment: datetime | None,
-    onto: str | None,
-    before: Backup | None,
-    stream_format: str | None,
-    workers: int,
-) -> ImportOptions:
-    from pitr.jobs import find
-    from pitr.jobs.imports.stream import ImportOptions
-
-    return ImportOptions(
-        vm=vm,
-        disk=disk,
-        time=moment,
-        onto=None if onto is None else find.point_with_id(repository, onto).backup,
-        before=before,
-        format=cast("InputFormat | None", stream_format),
-        workers=workers,
-    )
+    return points
 
 
 def _import_one(common: Common, repository: Repository, name: str, options: ImportOptions) -> Backup:
-    from pitr.cli.display.progress import showing
-    from pitr.endpoints.streams.input import open_input
-    from pitr.jobs.imports.stream import import_stream
-
     if name == "-" and sys.stdin.isatty():
-        raise UsageError("a stream does not come from a terminal", "Pipe it in, or name a file.")
+        raise UsageError("cannot read a stream from a terminal", "Pipe it in, or name a file.")
     with (
         open_input(name, sys.stdin.buffer) as stream,
         showing(common.out, f"import {name}") as progress,
@@ -160,51 +185,25 @@ def _import_one(common: Common, repository: Repository, name: str, options: Impo
     return backup
 
 
-def _migrate(
-    common: Common,
-    word: str,
-    sources: Sequence[str],
-    vm: str | None,
-    disk: str | None,
-    time: Sequence[str],
-    workers: int,
+def _import_files(
+    common: Common, program: str, sources: Sequence[str], options: _ImportArguments
 ) -> list[Backup]:
-    from pitr.cli.display.progress import showing
-    from pitr.jobs.imports import qcow2, virtnbdbackup
-
-    if vm is None:
-        raise UsageError("files do not say which VM they are of", "Name it with --vm.")
+    if options.onto is not None or options.stream_format is not None:
+        raise UsageError(f"--onto and --format go with streams, not with {program!r}")
+    if options.vm is None:
+        raise UsageError("the files do not name their VM", "Name it with --vm.")
 
     def done(backup: Backup) -> None:
         common.out.notify(f"imported the point of {times.for_people(backup.point)}")
 
-    with common.repository() as repository, showing(common.out, f"import {word}") as progress:
-        if word == "qcow2":
-            return qcow2.import_qcow2(
-                repository,
-                [Path(source) for source in sources],
-                vm,
-                disk=disk,
-                given=_times(time, sources),
-                workers=workers,
-                progress=progress,
-                done=done,
-            )
-        if len(sources) != 1 or disk is not None or time:
+    with common.repository() as repository, showing(common.out, f"import {program}") as progress:
+        run = FileImport(repository, options.vm, done, options.workers, progress)
+        if program == "qcow2":
+            paths = [Path(source) for source in sources]
+            return import_qcow2(run, paths, disk=options.disk, given_times=options.times(sources))
+        if len(sources) != 1 or options.disk is not None or options.time:
             raise UsageError(
-                "virtnbdbackup's files tell their disks and times",
+                "virtnbdbackup's files name their disks and times",
                 "Name one folder, and neither --disk nor --time.",
             )
-        return virtnbdbackup.import_virtnbdbackup(
-            repository, Path(sources[0]), vm, workers=workers, progress=progress, done=done
-        )
-
-
-def _show(common: Common, made: list[Backup]) -> None:
-    from pitr.cli.display import tables
-    from pitr.jobs import documents
-
-    if common.out.json:
-        common.out.document({"imported": [documents.point(backup) for backup in made]})
-    else:
-        common.out.show(tables.points(made))
+        return import_virtnbdbackup(run, Path(sources[0]))

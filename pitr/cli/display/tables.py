@@ -18,7 +18,7 @@ from pitr.units import human_size
 
 if TYPE_CHECKING:
     from pitr.jobs.backup.many_vms import Outcome
-    from pitr.jobs.restore.target import Restored
+    from pitr.jobs.restore.restored import Restored
     from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
 

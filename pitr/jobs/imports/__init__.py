@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Importing: streams and files of other programs become points."""
+"""Import: streams and files of other programs become points."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A new point of the repository as a sink: what is copied to it becomes a point when it is flushed."""
+"""A new point of the repository as a sink for the API: a flush commits it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from datetime import datetime
 from pitr import times
 from pitr.jobs import find
 from pitr.jobs.imports import identify, store_point
-from pitr.jobs.imports.store_point import DiskToTakeIn, PointToTakeIn
+from pitr.jobs.imports.store_point import DiskToImport, PointToImport
 from pitr.model import Backup, DiskSettings, Record
 from pitr.repository import Repository
 from pitr.repository.stream_sink import StoredPiece, StreamWriter
 
 
 class PointSink:
-    """Takes a disk of `size` bytes in as a point with one disk; `backup` is that point once it is flushed.
+    """Stores a disk of `size` bytes as a point with one disk. The VM is locked until you call `flush` or `abort`.
 
-    `vm` and `disk` are names or ids, known to the repository or new; `moment` is the point's time (now), UTC. With
-    `onto`, the id of a point, it is incremental: what is not written is as it was there. The VM is locked until
-    `flush` or `abort`; one of them has to be called. Raises UsageError, NoSuchPoint and BusyError.
+    `vm` and `disk` are names or ids, known to the repository or new; `moment` is the point's time in UTC (now). With
+    `onto`, the id of a point, the new point is incremental: ranges that are not written are as in that point. Raises
+    UsageError, NoSuchPoint and BusyError.
     """
 
     max_writers = 1 << 10
@@ -51,23 +51,23 @@ class PointSink:
             if onto is not None:
                 parent = identify.parent_at(find.point_with_id(repository, onto, chosen).backup, identity.id)
             point = times.now() if moment is None else moment
-            to_take_in = DiskToTakeIn(
+            new_disk = DiskToImport(
                 identity.id,
                 identity.name,
                 parent,
                 identity.settings or DiskSettings(),
                 None,
             )
-            self._new = PointToTakeIn(chosen, point, point, "written through the Python API", (to_take_in,))
+            self._new = PointToImport(chosen, point, point, "written through the Python API", (new_disk,))
             store_point.check_parents(self._new)
             self._sink = stack.enter_context(
-                store_point.new_stream(repository, self._new, self._backup_id, to_take_in, size)
+                store_point.new_stream(repository, self._new, self._backup_id, new_disk, size)
             )
             self._stack = stack.pop_all()
 
     @property
     def backup(self) -> Backup:
-        """The new point. Raises ValueError before it is flushed."""
+        """Return the new point. Raises ValueError before the flush."""
         if self._backup is None:
             raise ValueError("the point is not flushed yet")
         return self._backup
@@ -76,7 +76,7 @@ class PointSink:
         return self._sink.open_writer()
 
     def append(self, pieces: Sequence[StoredPiece]) -> None:
-        """Put the next pieces of the disk into the blob; one caller at a time."""
+        """Append the next pieces of the disk to the blob; one caller at a time."""
         self._sink.append(pieces)
 
     def flush(self) -> None:
@@ -95,6 +95,6 @@ class PointSink:
     def abort(self) -> None:
         if self._backup is not None:
             return
-        given_up = RuntimeError("the point was given up")
-        self._stack.__exit__(type(given_up), given_up, None)
+        aborted = RuntimeError("the point was aborted")
+        self._stack.__exit__(type(aborted), aborted, None)
         self._stack = ExitStack()

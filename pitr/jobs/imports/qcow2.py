@@ -1,99 +1,124 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Importing qcow2 images: the layers of a chain become points."""
+"""Import of qcow2 images: each layer of a chain becomes a point."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Source
 from pitr.endpoints.images.qcow2_layer import ImageInfo, Qcow2LayerSource, image_info
 from pitr.errors import UsageError
 from pitr.jobs.imports import store_point
-from pitr.jobs.imports.files_in_order import BackupFile, Done, import_files
+from pitr.jobs.imports.files_in_order import BackupFile, FileImport, import_files
 from pitr.jobs.imports.store_point import OpenSource, SourceTime
 from pitr.model import Backup
-from pitr.reporting import Progress
-from pitr.repository import Repository, names
+from pitr.repository.names import usable_id
 
-#: As ovirt-engine-sdk's example backup_vm.py names its files.
+#: The file names of ovirt-engine-sdk's example backup_vm.py: time, checkpoint, disk and kind.
 _BACKUP_VM = re.compile(r"(\d{12})\.([^.]+)\.([^.]+)\.(full|incremental)\.qcow2")
 
-
-_TO_THE_MINUTE = "its time is to the minute, from the file's name"
+_TO_THE_MINUTE = "its time comes from the file's name and is exact to the minute"
 
 
 def import_qcow2(
-    repository: Repository,
-    paths: Sequence[Path],
-    vm: str | None,
-    *,
-    disk: str | None = None,
-    given: Sequence[datetime] = (),
-    workers: int = DEFAULT_WORKERS,
-    progress: Progress | None = None,
-    done: Done,
+    run: FileImport, paths: Sequence[Path], *, disk: str | None = None, given_times: Sequence[datetime] = ()
 ) -> list[Backup]:
-    """Import qcow2 images: one that stands on another is an incremental backup on it.
+    """Import qcow2 images; an image that is based on another one becomes an incremental backup.
 
-    Disk, checkpoint and time come from names as backup_vm.py gives them; for other names `disk` and a time for each
-    in `given` are needed. Raises UsageError and FormatError.
+    Disk, checkpoint and time come from names of the kind that backup_vm.py writes. For other names give `disk`, and a
+    time for each image in `given_times` (UTC). Raises UsageError and FormatError.
     """
-    known: dict[Path, ImageInfo] = {}
-    for path in paths:
-        info: ImageInfo | None = image_info(path)
-        while info is not None and info.path not in known:
-            known[info.path] = info
-            info = image_info(info.backing) if info.backing is not None else None
-    left_out = [path for path in known if path not in paths]
-    if left_out:
-        raise UsageError(
-            f"{left_out[0]} belongs to the chain and is not named", "Name all images, from the oldest on."
-        )
-    last: dict[str | None, Path] = {}
+    images = _read_images(paths)
+    previous: dict[str | None, Path] = {}
     files: list[BackupFile] = []
     for number, path in enumerate(paths):
-        name = _BACKUP_VM.fullmatch(path.name)
-        disk_id = names.usable_id(name[3]) if name else None
-        parent = known[path].backing
-        if parent is None and name and name[4] == "incremental":
-            # Written without a backing file: it stands on the file before it that is of the same disk.
-            parent = last.get(disk_id)
+        name = _Name.of(path)
+        parent = images[path].backing
+        if parent is None and name.incremental:
+            # Written without a backing file: it is based on the previous file of the same disk.
+            parent = previous.get(name.disk_id)
             if parent is None:
                 raise UsageError(
-                    f"{path.name} is incremental, and nothing that it stands on is named before it"
+                    f"{path.name} is incremental, but no image before it is of the same disk",
+                    "Name the image that it is based on first.",
                 )
-        last[disk_id] = path
-        note = None
-        if given:
-            time = SourceTime(given[number], given[number], None)
-        elif name and (found := _minute(name[1])):
-            time, note = found, _TO_THE_MINUTE
-        else:
-            raise UsageError(
-                f"the name of {path.name} does not tell its time", "Give one --time for each file."
-            )
-        if disk is None and disk_id is None:
-            raise UsageError(f"the name of {path.name} does not tell its disk", "Name it with --disk.")
-        checkpoint = name[2] if name else None
+        previous[name.disk_id] = path
+        time = _time(name, path, given_times[number] if given_times else None)
+        if disk is None and name.disk_id is None:
+            raise UsageError(f"the file name {path.name} does not tell the disk", "Name it with --disk.")
         files.append(
             BackupFile(
                 path,
-                f"{name[1]}.{checkpoint}" if name else str(path),
+                name.key,
                 parent,
-                disk_id,
-                disk or disk_id or "",
+                name.disk_id,
+                disk or name.disk_id or "",
                 time,
-                checkpoint,
-                store_point.notes((time.note, note)),
+                name.checkpoint,
+                time.note,
                 _image_opener(path, whole=parent is None),
             )
         )
-    return import_files(repository, vm, files, "imported from qcow2 images", workers, progress, done)
+    return import_files(run, files, "imported from qcow2 images")
+
+
+def _read_images(paths: Sequence[Path]) -> dict[Path, ImageInfo]:
+    """Read the header of each image. Raises UsageError if `paths` lack an image of a chain."""
+    images: dict[Path, ImageInfo] = {}
+    for path in paths:
+        info: ImageInfo | None = image_info(path)
+        while info is not None and info.path not in images:
+            images[info.path] = info
+            info = image_info(info.backing) if info.backing is not None else None
+    missing = [path for path in images if path not in paths]
+    if missing:
+        raise UsageError(
+            f"{missing[0]} belongs to the chain but is not named", "Name all images, oldest first."
+        )
+    return images
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """What the name of an image tells; None for all that other names than backup_vm.py's do not tell."""
+
+    key: str
+    time: str | None = None
+    checkpoint: str | None = None
+    disk_id: str | None = None
+    incremental: bool = False
+
+    @classmethod
+    def of(cls, path: Path) -> _Name:
+        match = _BACKUP_VM.fullmatch(path.name)
+        if match is None:
+            return cls(str(path))
+        time, checkpoint, disk_id, kind = match.groups()
+        return cls(f"{time}.{checkpoint}", time, checkpoint, usable_id(disk_id), kind == "incremental")
+
+
+def _time(name: _Name, path: Path, given: datetime | None) -> SourceTime:
+    """Return the time of the image, with the notes on it. Raises UsageError if there is none."""
+    if given is not None:
+        return SourceTime(given, given, None)
+    time = _minute(name.time) if name.time is not None else None
+    if time is None:
+        raise UsageError(
+            f"the file name {path.name} does not tell the time", "Give one --time for each file."
+        )
+    return SourceTime(time.lo, time.point, store_point.join_notes((time.note, _TO_THE_MINUTE)))
+
+
+def _minute(text: str) -> SourceTime | None:
+    try:
+        return store_point.time_of(datetime.strptime(text, "%Y%m%d%H%M").isoformat())
+    except ValueError:
+        return None
 
 
 def _image_opener(path: Path, *, whole: bool) -> OpenSource:
@@ -103,10 +128,3 @@ def _image_opener(path: Path, *, whole: bool) -> OpenSource:
             yield source
 
     return opened
-
-
-def _minute(text: str) -> SourceTime | None:
-    try:
-        return store_point.time_of(datetime.strptime(text, "%Y%m%d%H%M").isoformat())
-    except ValueError:
-        return None

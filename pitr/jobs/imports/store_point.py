@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Taking in: disks from elsewhere become a point of the repository."""
+"""Store imported disks as a point of the repository."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from pitr.repository.names import usable_id
 from pitr.repository.stream_sink import NewStream, StreamSink, blob_meta
 from pitr.version import __version__
 
-#: For a state of which nobody can tell since when it was so.
+#: The earliest time of a state whose age is unknown.
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-
+#: The note on a disk that the repository does not know.
+NO_SETTINGS = "the settings of the disk are unknown: it is restored as a thin qcow2 disk"
 
 OpenSource = Callable[[], AbstractContextManager[Source | StreamedSource]]
 """Opens the data of one disk; called once."""
 
 
 @dataclass(frozen=True, slots=True)
-class DiskToTakeIn:
-    """One disk of a new point. `parent` is what an incremental one stands on.
+class DiskToImport:
+    """One disk of a new point. An incremental disk is based on `parent`.
 
-    `stream_id` is the id that the stream had elsewhere, if it has one. `note` says what the source cannot tell.
+    `stream_id` is the original id of the stream, if it has one. `note` says what the source does not tell.
     """
 
     disk_id: str
@@ -48,31 +49,31 @@ class DiskToTakeIn:
 
 
 @dataclass(frozen=True, slots=True)
-class PointToTakeIn:
-    """A new point: the state of the VM at some moment in `[lo, point]`; `reason` says where it comes from."""
+class PointToImport:
+    """A new point: the state of the VM at a moment in `[lo, point]` (UTC); `reason` names its source."""
 
     vm: VMName
     point: datetime
     lo: datetime
     reason: str
-    disks: tuple[DiskToTakeIn, ...]
+    disks: tuple[DiskToImport, ...]
     backup_id: str | None = None
     checkpoint_id: str | None = None
     from_checkpoint_id: str | None = None
 
 
-def take_in(
+def store(
     repository: Repository,
-    new: PointToTakeIn,
+    new: PointToImport,
     sources: Sequence[OpenSource],
     *,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> Backup:
-    """Store the disks, one of `sources` for each, and commit the point. Without a commit nothing is left.
+    """Store each disk from the source at its index, commit the point and return it. A failure leaves nothing.
 
-    The caller holds the VM's lock, since before it chose the parents. Raises UsageError where they cannot be these,
-    FormatError where a source is not what it should be.
+    The caller must hold the VM's lock since before it chose the parents. Raises UsageError for parents that cannot
+    be used, FormatError for an invalid source.
     """
     started_at = time.monotonic()
     check_parents(new)
@@ -90,15 +91,15 @@ def take_in(
     return backup
 
 
-def check_parents(new: PointToTakeIn) -> Backup | None:
-    """The point that the new one stands on. Raises UsageError where there are several, or it is a later one."""
+def check_parents(new: PointToImport) -> Backup | None:
+    """Return the point that the new one is based on. Raises UsageError if there are several, or it is a later one."""
     parents = {disk.parent[0].backup_id: disk.parent[0] for disk in new.disks if disk.parent is not None}
     if len(parents) > 1:
-        raise UsageError("the disks of one point stand on different points")
+        raise UsageError("the disks of one point are based on different points")
     parent = next(iter(parents.values()), None)
     if parent is not None and new.point < parent.point:
         raise UsageError(
-            f"a point of {times.for_people(new.point)} cannot stand on the later one of "
+            f"the point of {times.for_people(new.point)} cannot be based on the later point of "
             f"{times.for_people(parent.point)}",
             "Give its time with --time.",
         )
@@ -106,9 +107,9 @@ def check_parents(new: PointToTakeIn) -> Backup | None:
 
 
 def new_stream(
-    repository: Repository, new: PointToTakeIn, backup_id: str, disk: DiskToTakeIn, size: int
+    repository: Repository, new: PointToImport, backup_id: str, disk: DiskToImport, size: int
 ) -> StreamSink:
-    """Begin the stream of one disk, of `size` bytes; it is left as a context manager."""
+    """Return the sink of one disk of `size` bytes; use it as a context manager."""
     stream = NewStream(
         stream_id=disk.stream_id or str(uuid.uuid4()),
         backup_id=backup_id,
@@ -120,13 +121,13 @@ def new_stream(
         settings=disk.settings,
         note=disk.note,
     )
-    # How much data will come is not known before it came.
+    # The amount of data is unknown before the source ends.
     meta = blob_meta(stream, new.vm, size, 0, new.point, usable_id(new.checkpoint_id))
     return repository.new_stream(stream, size, meta, level=DEFAULT_LEVEL)
 
 
-def backup_of(new: PointToTakeIn, backup_id: str, streams: Sequence[Stream], duration_s: float) -> Backup:
-    """The point, once its streams are stored."""
+def backup_of(new: PointToImport, backup_id: str, streams: Sequence[Stream], duration_s: float) -> Backup:
+    """Return the backup for the record, from its stored streams."""
     parent = check_parents(new)
     return Backup(
         backup_id=backup_id,
@@ -149,7 +150,7 @@ def backup_of(new: PointToTakeIn, backup_id: str, streams: Sequence[Stream], dur
 
 @dataclass(frozen=True, slots=True)
 class SourceTime:
-    """The earliest and the latest moment that a source's time can mean, and a note where it has no zone."""
+    """The earliest and the latest moment (UTC) that a source's time can mean; a note if it has no zone."""
 
     lo: datetime
     point: datetime
@@ -157,9 +158,9 @@ class SourceTime:
 
 
 def time_of(text: object) -> SourceTime | None:
-    """The time that a source gives; None when it gives none that is one.
+    """Read a source's time; return None if it is not a valid one.
 
-    A time without a zone is local time; one that happened twice, when clocks were set back, means both.
+    A time without a zone is local time. A time that happened twice, when clocks were set back, means both moments.
     """
     if not isinstance(text, str):
         return None
@@ -168,10 +169,10 @@ def time_of(text: object) -> SourceTime | None:
         readings = sorted(given.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
     except (ValueError, OverflowError, OSError):
         return None
-    note = None if given.tzinfo else "the source gives its time without a zone: it was read as local time"
+    note = None if given.tzinfo else "the source gives its time without a zone: pitr read it as local time"
     return SourceTime(readings[0], readings[1], note)
 
 
-def notes(parts: Sequence[str | None]) -> str | None:
-    """Join what there is to say."""
+def join_notes(parts: Sequence[str | None]) -> str | None:
+    """Join the notes that are not empty; return None if all are."""
     return "; ".join(part for part in parts if part) or None

@@ -18,21 +18,22 @@ from pitr.endpoints.streams.sparse import SparseStreamSource
 from pitr.errors import UsageError
 from pitr.formats import virtnbdbackup
 from pitr.jobs.imports import identify, returned_blob, store_point
-from pitr.jobs.imports.store_point import DiskToTakeIn, PointToTakeIn
-from pitr.model import Backup, DiskSettings, Stream
+from pitr.jobs.imports.store_point import DiskToImport, PointToImport
+from pitr.model import Backup, DiskSettings, Stream, VMName
 from pitr.reporting import Progress
-from pitr.repository import Repository, names
+from pitr.repository import Repository
+from pitr.repository.catalog import Catalog
+from pitr.repository.names import usable_id, usable_name
 from pitr.text import printable
 
-_NO_SETTINGS = "how the disk was set up is not known: it is restored as a thin qcow2 disk"
-_NO_TIME = "the stream does not tell its time: the point is labelled with the time of the import"
+_NO_TIME = "the stream does not tell its time: the point has the time of the import"
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What was asked for: names or ids of VM and disk, the time of the point, the point that it stands on.
+    """The VM and the disk (names or ids), the time of the point, and the point that the stream is based on.
 
-    `before`: what an incremental stream stands on that does not say it, because a person gave them in this order.
+    `before` is the parent of an incremental stream that does not name one: the point of the stream before it.
     """
 
     vm: str | None = None
@@ -45,8 +46,8 @@ class ImportOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What a stream tells of itself, whatever its format."""
+class _Description:
+    """What a stream of any format tells about itself."""
 
     format: str
     meta: Mapping[str, Any]
@@ -68,117 +69,127 @@ def import_stream(
     *,
     progress: Progress | None = None,
 ) -> Backup:
-    """Read one stream to its end and commit it as a point. The caller closes `stream`.
+    """Read one stream to its end, commit it as a point, and return the point. The caller closes `stream`.
 
-    The blob of a point that the repository knows, which was piped out, becomes that point's again.
-
-    Raises FormatError when it is not whole or not a stream, and UsageError where it does not say what it is of and
-    `options` do not either: nothing is guessed.
+    An externally stored blob of a known point is stored for that point again. Raises FormatError if the stream is
+    incomplete or invalid, and UsageError if neither the stream nor `options` name its VM, disk or parent.
     """
     remembered = Remembered(stream)
     source = open_stream(cast(BinaryIO, remembered), options.format)
-    said = _said(source)
-    if said.stream_id is not None:
-        known = returned_blob.piped_out(repository.catalog, said.stream_id)
+    description = _describe(source)
+    if description.stream_id is not None:
+        known = returned_blob.find_external(repository.catalog, description.stream_id)
         if known is not None:
-            _check_is_asked_for(options, *known)
-            returned_blob.bring_back(repository, *known, remembered.again(), progress)
+            _check_options(options, *known)
+            returned_blob.store_external(repository, *known, remembered.again(), progress)
             return known[0]
     remembered.forget()
-    vm = identify.choose_vm(repository.catalog, options.vm, said.meta)
+    vm = identify.choose_vm(repository.catalog, options.vm, description.meta)
     with repository.lock_vm(vm):
-        catalog = repository.catalog
-        disk = identify.choose_disk(catalog, vm, options.disk, said.disk_id, said.disk_name)
-        stream_id, backup_id = identify.free_ids(catalog, said.stream_id, said.backup_id)
-        parent: tuple[Backup, Stream] | None = None
-        if source.whole:
-            if options.onto is not None:
-                raise UsageError("--onto goes with incremental streams: this one holds the whole disk")
-        elif said.parent_stream_id is not None:
-            parent = identify.parent_by_stream(catalog, vm, disk.id, said.parent_stream_id)
-        elif options.onto is not None:
-            parent = identify.parent_at(options.onto, disk.id)
-        elif said.parent_name is not None:
-            what = "snapshot" if said.format == "rbd-diff" else "point"
-            parent = identify.parent_named(catalog, vm, disk.id, said.parent_name, what)
-        elif options.before is not None:
-            parent = identify.parent_at(options.before, disk.id)
-        else:
-            raise UsageError(
-                "the stream is incremental and does not say what it stands on",
-                "Name the point that it stands on with --onto.",
-            )
-        if parent is not None and options.onto is not None and parent[0] != options.onto:
-            raise UsageError(f"the stream stands on backup {parent[0].backup_id}, not on that of --onto")
-        point, lo, time_note = _times(options, said, parent)
-        return store_point.take_in(
+        return store_point.store(
             repository,
-            PointToTakeIn(
-                vm=vm,
-                point=point,
-                lo=lo,
-                reason=f"imported from a stream ({said.format})",
-                disks=(
-                    DiskToTakeIn(
-                        disk_id=disk.id,
-                        name=disk.name,
-                        parent=parent,
-                        settings=disk.settings or DiskSettings(),
-                        note=store_point.notes(
-                            (said.note, time_note, None if disk.settings else _NO_SETTINGS)
-                        ),
-                        stream_id=stream_id,
-                    ),
-                ),
-                backup_id=backup_id,
-                checkpoint_id=said.name,
-                from_checkpoint_id=None if source.whole else said.parent_name,
-            ),
+            _point(repository.catalog, vm, source, description, options),
             [lambda: nullcontext(source)],
             workers=options.workers,
             progress=progress,
         )
 
 
-def _check_is_asked_for(options: ImportOptions, backup: Backup, stream: Stream) -> None:
-    """Raise UsageError where a blob of a known point was to become something else."""
-    other = (
+def _point(
+    catalog: Catalog, vm: VMName, source: KnownSource, description: _Description, options: ImportOptions
+) -> PointToImport:
+    """Return the point that the stream makes. Raises UsageError."""
+    disk = identify.choose_disk(catalog, vm, options.disk, description.disk_id, description.disk_name)
+    stream_id, backup_id = identify.free_ids(catalog, description.stream_id, description.backup_id)
+    parent = _parent(catalog, vm, disk.id, description, options) if not source.whole else None
+    if source.whole and options.onto is not None:
+        raise UsageError("--onto goes with incremental streams, but this stream holds the whole disk")
+    point, lo, time_note = _times(options, description, parent)
+    no_settings = None if disk.settings else store_point.NO_SETTINGS
+    new_disk = DiskToImport(
+        disk_id=disk.id,
+        name=disk.name,
+        parent=parent,
+        settings=disk.settings or DiskSettings(),
+        note=store_point.join_notes((description.note, time_note, no_settings)),
+        stream_id=stream_id,
+    )
+    return PointToImport(
+        vm=vm,
+        point=point,
+        lo=lo,
+        reason=f"imported from a stream ({description.format})",
+        disks=(new_disk,),
+        backup_id=backup_id,
+        checkpoint_id=description.name,
+        from_checkpoint_id=None if source.whole else description.parent_name,
+    )
+
+
+def _parent(
+    catalog: Catalog, vm: VMName, disk_id: str, description: _Description, options: ImportOptions
+) -> tuple[Backup, Stream]:
+    """Return the disk at the point that an incremental stream is based on. Raises UsageError."""
+    if description.parent_stream_id is not None:
+        parent = identify.parent_by_stream(catalog, vm, disk_id, description.parent_stream_id)
+    elif options.onto is not None:
+        parent = identify.parent_at(options.onto, disk_id)
+    elif description.parent_name is not None:
+        kind = "snapshot" if description.format == "rbd-diff" else "point"
+        parent = identify.parent_named(catalog, vm, disk_id, description.parent_name, kind)
+    elif options.before is not None:
+        parent = identify.parent_at(options.before, disk_id)
+    else:
+        raise UsageError(
+            "the stream is incremental and does not name the point that it is based on",
+            "Name that point with --onto.",
+        )
+    if options.onto is not None and parent[0] != options.onto:
+        raise UsageError(
+            f"the stream is based on backup {parent[0].backup_id}, not on the backup of --onto",
+            "Leave --onto out.",
+        )
+    return parent
+
+
+def _check_options(options: ImportOptions, backup: Backup, stream: Stream) -> None:
+    """Raise UsageError for options that contradict the known point of a blob."""
+    contradiction = (
         options.vm not in (None, backup.vm.id, backup.vm.name)
         or options.disk not in (None, stream.disk_id, stream.name)
         or options.time is not None
         or options.onto is not None
     )
-    if other:
+    if contradiction:
         raise UsageError(
-            f"this is the blob of stream {stream.stream_id}, piped out by backup {backup.backup_id} of VM "
-            f"{printable(backup.vm.name)}",
-            "It can be that point only: leave out --vm, --disk, --time and --onto.",
+            f"this is the blob of stream {stream.stream_id}, which backup {backup.backup_id} of VM "
+            f"{printable(backup.vm.name)} piped out",
+            "It belongs to that point only: leave out --vm, --disk, --time and --onto.",
         )
 
 
-def _said(source: KnownSource) -> _Said:
-    usable = names.usable_id
+def _describe(source: KnownSource) -> _Description:
     if isinstance(source, SparseStreamSource):
         meta = source.meta
-        return _Said(
+        return _Description(
             "sparse",
             meta,
-            disk_id=usable(meta.get("disk-id")),
-            disk_name=names.usable_name(meta.get("disk-name")),
-            stream_id=usable(meta.get("stream-id")),
-            backup_id=usable(meta.get("backup-id")),
+            disk_id=usable_id(meta.get("disk-id")),
+            disk_name=usable_name(meta.get("disk-name")),
+            stream_id=usable_id(meta.get("stream-id")),
+            backup_id=usable_id(meta.get("backup-id")),
             time=meta.get("date"),
-            name=usable(meta.get("checkpoint-id")),
-            parent_stream_id=usable(meta.get("parent-stream-id")),
-            parent_name=usable(meta.get("since-backup-id")),
+            name=usable_id(meta.get("checkpoint-id")),
+            parent_stream_id=usable_id(meta.get("parent-stream-id")),
+            parent_name=usable_id(meta.get("since-backup-id")),
         )
     if isinstance(source, RbdDiffSource):
-        return _Said("rbd-diff", {}, name=source.to_snapshot, parent_name=source.from_snapshot)
+        return _Description("rbd-diff", {}, name=source.to_snapshot, parent_name=source.from_snapshot)
     described = source.meta
-    return _Said(
+    return _Description(
         "virtnbdbackup",
         {},
-        disk_name=names.usable_name(described.disk_name),
+        disk_name=usable_name(described.disk_name),
         time=described.date.isoformat() if described.date else None,
         name=described.checkpoint,
         parent_name=described.parent_checkpoint,
@@ -187,13 +198,12 @@ def _said(source: KnownSource) -> _Said:
 
 
 def _times(
-    options: ImportOptions, said: _Said, parent: tuple[Backup, Stream] | None
+    options: ImportOptions, description: _Description, parent: tuple[Backup, Stream] | None
 ) -> tuple[datetime, datetime, str | None]:
-    """The point's label, the earliest moment that it can be of, and a note."""
+    """Return the point's time, the earliest moment that its state can be of, and a note."""
     if options.time is not None:
         return options.time, options.time, None
-    found = store_point.time_of(said.time)
-    if found is not None:
-        return found.point, found.lo, found.note
-    now = times.now()
-    return now, parent[0].point if parent else store_point.LONG_AGO, _NO_TIME
+    time = store_point.time_of(description.time)
+    if time is not None:
+        return time.point, time.lo, time.note
+    return times.now(), parent[0].point if parent else store_point.LONG_AGO, _NO_TIME

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restoring: to new disks, a new VM, the disks of a VM, or image files."""
+"""Restore to new disks, a new VM, the disks of a VM, or image files."""

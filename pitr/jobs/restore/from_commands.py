@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restore of what can only be read front to back: points whose blobs come from commands, and single streams."""
+"""Restore of points with external blobs, which a command returns; each blob is read once, front to back."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from pitr.copier.copy import DEFAULT_WORKERS
@@ -16,72 +17,105 @@ from pitr.endpoints.points.salvage import known_chain, open_blob_of_any_size
 from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.endpoints.streams.input import from_command
-from pitr.jobs.restore.from_repository import advising
-from pitr.jobs.restore.target import Restored, Target, planned
+from pitr.jobs.restore.restored import Restored, planned
+from pitr.jobs.restore.selection import Selection, advise_on_damage
+from pitr.jobs.restore.target import Target
 from pitr.model import Backup, Stream
 from pitr.reporting import Progress
 from pitr.repository import Repository
 
 
-def is_elsewhere(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> bool:
-    """Whether a blob that these disks stand on is not in the repository, as far as their chains are known."""
+def needs_external(selection: Selection) -> bool:
+    """Return whether a blob of the chains is stored externally, as far as the chains are known."""
     return any(
-        not repository.is_here(part)
-        for stream in streams
-        for _, part in known_chain(repository, backup, stream)
+        not selection.repository.is_here(part)
+        for stream in selection.streams
+        for _, part in known_chain(selection.repository, selection.backup, stream)
     )
 
 
-def plan_from_commands(
-    repository: Repository,
-    backup: Backup,
-    streams: Sequence[Stream],
-    target: Target,
-    *,
-    keep_going: bool = False,
-) -> list[Restored]:
-    """What `restore_from_commands` would do; the indexes tell, and no command is started. Raises StoredDamage."""
-
-    def open_blob(owner: Backup, stream: Stream) -> AbstractContextManager[BinaryIO]:
-        raise RuntimeError("a plan reads no blobs")
-
-    kind = SalvageStream if keep_going else ChainStream
-    done: list[Restored] = []
-    with advising(repository, backup):
-        for stream in streams:
-            source = kind(repository, backup, stream, open_blob)
-            done.append(planned(stream, target, source, source.damaged()))
-    return done
+def plan(selection: Selection, target: Target) -> list[Restored]:
+    """Return the expected result from the indexes; run no command. Raises StoredDamage."""
+    source_type = SalvageStream if selection.keep_going else ChainStream
+    plans: list[Restored] = []
+    with advise_on_damage(selection):
+        for stream in selection.streams:
+            source = source_type(selection.repository, selection.backup, stream, _read_no_blob)
+            plans.append(planned(stream, target, source, source.damaged()))
+    return plans
 
 
-def restore_from_commands(
-    repository: Repository,
-    backup: Backup,
-    streams: Sequence[Stream],
+def restore(
+    selection: Selection,
     target: Target,
     get_command: CommandTemplate,
     *,
-    keep_going: bool = False,
     verified: bool = False,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> list[Restored]:
-    """Restore disks of a point whose blobs `get_command` gives back. Disks and blobs come one after the other.
+    """Restore disks whose external blobs `get_command` returns, one disk and one blob at a time.
 
-    Blobs that are in the repository are read from there. Raises StoredDamage before anything damaged is written,
-    ProgramFailed when a command fails, however much it gave before. With `keep_going` all that can be proven is
-    restored, and the rest is said in the result. `verified`: the target compares what it holds in the end, for which
-    what has passed is remembered: each blob is read once all the same.
+    Blobs in the repository are read from there. `verified`: the target compares each disk at its end; digests of the
+    bytes that passed are kept for this, because a command returns each blob once. Raises StoredDamage before it
+    writes anything damaged, and ProgramFailed if a command fails, even after it returned a whole blob.
     """
+    blobs = _Blobs(selection.repository, get_command, selection.keep_going)
+    source_type = SalvageStream if selection.keep_going else PassedOnce if verified else ChainStream
+    done: list[Restored] = []
+    with (
+        selection.repository.reading_vm(selection.backup.vm),
+        advise_on_damage(selection),
+        ExitStack() as failure,
+    ):
+        failure.callback(target.undo)
+        for stream in selection.streams:
+            source = source_type(selection.repository, selection.backup, stream, blobs.open)
+            done.append(_restore_disk(stream, source, target, workers, progress))
+        target.finish()
+        failure.pop_all()
+    return done
+
+
+def _restore_disk(
+    stream: Stream, source: ChainStream, target: Target, workers: int, progress: Progress | None
+) -> Restored:
+    started_at = time.monotonic()
+    with target.sink(stream, source) as (name, sink):
+        copied = pour(source, sink, workers=workers, progress=progress)
+    return Restored(
+        disk_id=stream.disk_id,
+        name=stream.name,
+        target=name,
+        size=copied.size,
+        bytes_written=copied.written,
+        bytes_zeroed=copied.zeroed,
+        bytes_skipped=copied.skipped,
+        bytes_read=source.bytes_read,
+        frames_read=source.frames_read,
+        streams=source.streams_read,
+        duration_s=time.monotonic() - started_at,
+        damaged=source.damaged(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Blobs:
+    """Opens blobs: from the repository, or from the command's output if they are external."""
+
+    repository: Repository
+    get_command: CommandTemplate
+    keep_going: bool
 
     @contextmanager
-    def open_blob(owner: Backup, stream: Stream) -> Iterator[BinaryIO]:
-        if repository.is_here(stream):
-            opened = open_blob_of_any_size if keep_going else Repository.open_blob
-            with opened(repository, owner, stream) as stored:
+    def open(self, owner: Backup, stream: Stream) -> Iterator[BinaryIO]:
+        """Open the blob of a stream that `owner` made."""
+        if self.repository.is_here(stream):
+            open_stored = open_blob_of_any_size if self.keep_going else Repository.open_blob
+            with open_stored(self.repository, owner, stream) as stored:
                 yield cast(BinaryIO, FrontToBack(stored))
             return
-        words = get_command.filled(
+        words = self.get_command.filled(
             stream_id=stream.stream_id,
             disk_id=stream.disk_id,
             backup_id=owner.backup_id,
@@ -90,31 +124,6 @@ def restore_from_commands(
         with from_command(words) as output:
             yield output
 
-    kind = SalvageStream if keep_going else PassedOnce if verified else ChainStream
-    done: list[Restored] = []
-    with repository.reading_vm(backup.vm), advising(repository, backup), ExitStack() as failure:
-        failure.callback(target.undo)
-        for stream in streams:
-            started_at = time.monotonic()
-            source = kind(repository, backup, stream, open_blob)
-            with target.sink(stream, source) as (name, sink):
-                copied = pour(source, sink, workers=workers, progress=progress)
-            done.append(
-                Restored(
-                    disk_id=stream.disk_id,
-                    name=stream.name,
-                    target=name,
-                    size=copied.size,
-                    bytes_written=copied.written,
-                    bytes_zeroed=copied.zeroed,
-                    bytes_skipped=copied.skipped,
-                    bytes_read=source.bytes_read,
-                    frames_read=source.frames_read,
-                    streams=source.streams_read,
-                    duration_s=time.monotonic() - started_at,
-                    damaged=source.damaged(),
-                )
-            )
-        target.finish()
-        failure.pop_all()
-    return done
+
+def _read_no_blob(owner: Backup, stream: Stream) -> AbstractContextManager[BinaryIO]:
+    raise RuntimeError("a plan reads no blobs")

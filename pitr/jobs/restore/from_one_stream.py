@@ -1,30 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restoring one disk from one stream that is read front to back."""
+"""Restore of one disk from one stream, without a repository."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
+from pitr.copier import Copied
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.pour import check_whole, pour
-from pitr.copier.protocols import Sink
 from pitr.endpoints.images.qcow2_file import Qcow2FileSink
 from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.endpoints.streams.detect import KnownSource, open_stream
-from pitr.errors import NoSuchDisk, PitrError, UsageError
+from pitr.errors import UsageError
+from pitr.jobs.restore.choice import ImageFormat, ToFiles
+from pitr.jobs.restore.storage_domains import domain_named, list_domains
+from pitr.jobs.restore.uploading import remove_new_disk
 from pitr.ovirt.data_path import imageio_address
-from pitr.ovirt.engine import (
-    Engine,
-    NewDisk,
-    StorageDomain,
-    active_data_domains,
-    create_disk,
-    delete_disk,
-    start_upload,
-)
+from pitr.ovirt.engine import Engine, NewDisk, StorageDomain, active_data_domains, create_disk, start_upload
 from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.reporting import Progress
 from pitr.repository.names import usable_name
@@ -32,7 +27,7 @@ from pitr.repository.names import usable_name
 
 @dataclass(frozen=True, slots=True)
 class StreamRestored:
-    """One stream that was restored; `target` is the new disk's id or the file. Bytes are of the disk."""
+    """One disk that was restored from a stream; `target` is the new disk's id or the file. Bytes are of the disk."""
 
     name: str
     target: str
@@ -45,32 +40,26 @@ class StreamRestored:
 
 def stream_to_file(
     stream: BinaryIO,
-    path: Path,
-    image_format: Literal["raw", "qcow2"],
+    choice: ToFiles,
     *,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> StreamRestored:
-    """Restore a stream that holds a whole disk to a new image file. Raises FormatError, UsageError, PitrError."""
+    """Restore a stream of a whole disk to the new image file `choice.path`.
+
+    Raises FormatError, UsageError if the file exists already, PitrError.
+    """
     started_at = time.monotonic()
-    source = _whole(stream)
-    make = RawFileSink if image_format == "raw" else Qcow2FileSink
-    sink = make(path, source.size)
+    source = _open_whole(stream)
+    path = Path(choice.path)
+    make_sink = RawFileSink if choice.image_format is ImageFormat.RAW else Qcow2FileSink
+    sink = make_sink(path, source.size)
     try:
         copied = pour(source, sink, workers=workers, progress=progress)
     except BaseException:
         sink.abort()
         raise
-    name = _name(source) or path.stem
-    return StreamRestored(
-        name,
-        str(path),
-        copied.size,
-        copied.written,
-        copied.zeroed,
-        copied.skipped,
-        time.monotonic() - started_at,
-    )
+    return _restored(_disk_name(source) or path.stem, str(path), copied, started_at)
 
 
 def stream_to_disk(
@@ -82,17 +71,17 @@ def stream_to_disk(
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> StreamRestored:
-    """Restore a stream that holds a whole disk to a new disk, which is removed again on an error.
+    """Restore a stream of a whole disk to a new disk; remove the disk again on an error.
 
-    How much data will come is not known before it came: on block storage the disk begins at its full size. Raises
+    The amount of data is unknown before the stream ends, so on block storage the disk starts at its full size. Raises
     FormatError, UsageError, EngineError and ImageioError.
     """
     started_at = time.monotonic()
-    source = _whole(stream)
-    chosen = name or _name(source)
+    source = _open_whole(stream)
+    chosen = name or _disk_name(source)
     if chosen is None:
-        raise UsageError("the stream does not say which disk it is of", "Name the new disk with --disk.")
-    domain = _domain(engine, storage_domain)
+        raise UsageError("the stream does not name its disk", "Name the new disk with --disk.")
+    domain = _choose_domain(active_data_domains(engine), storage_domain)
     disk = create_disk(
         engine,
         NewDisk(
@@ -108,14 +97,20 @@ def stream_to_disk(
     )
     try:
         with start_upload(engine, disk.id) as transfer:
-            sink: Sink = ImageioSink(imageio_address(engine, transfer), reads_zero=True)
+            sink = ImageioSink(imageio_address(engine, transfer), reads_zero=True)
             copied = pour(source, sink, workers=workers, progress=progress)
     except BaseException as error:
-        _remove(engine, disk.id, error)
+        problem = remove_new_disk(engine, disk.id)
+        if problem is not None:
+            error.add_note(problem)
         raise
+    return _restored(chosen, disk.id, copied, started_at)
+
+
+def _restored(name: str, target: str, copied: Copied, started_at: float) -> StreamRestored:
     return StreamRestored(
-        chosen,
-        disk.id,
+        name,
+        target,
         copied.size,
         copied.written,
         copied.zeroed,
@@ -124,38 +119,25 @@ def stream_to_disk(
     )
 
 
-def _whole(stream: BinaryIO) -> KnownSource:
+def _open_whole(stream: BinaryIO) -> KnownSource:
     source = open_stream(stream)
     check_whole(source)
     return source
 
 
-def _name(source: KnownSource) -> str | None:
+def _disk_name(source: KnownSource) -> str | None:
     meta: Any = getattr(source, "meta", None)
     if isinstance(meta, dict):
         return usable_name(meta.get("disk-name"))
     return usable_name(getattr(meta, "disk_name", None))
 
 
-def _domain(engine: Engine, wanted: str | None) -> StorageDomain:
-    domains = active_data_domains(engine)
-    found = [domain for domain in domains if wanted in (None, domain.id, domain.name)]
-    if len(found) == 1:
-        return found[0]
-    listed = ", ".join(f"{domain.name} ({domain.id})" for domain in domains) or "none"
-    if wanted is None:
-        raise UsageError(
-            "a stream does not say which storage domain its disk was on",
-            f"Choose one with --storage-domain: {listed}.",
-        )
-    raise UsageError(f"there is no active data storage domain {wanted!r}", f"There are: {listed}.")
-
-
-def _remove(engine: Engine, disk_id: str, error: BaseException) -> None:
-    try:
-        delete_disk(engine, disk_id)
-    except NoSuchDisk:
-        # A cancelled upload has removed it already.
-        return
-    except PitrError as problem:
-        error.add_note(f"the new disk {disk_id} could not be removed: {problem.message}; remove it by hand")
+def _choose_domain(usable: list[StorageDomain], wanted: str | None) -> StorageDomain:
+    if wanted is not None:
+        return domain_named(usable, wanted)
+    if len(usable) == 1:
+        return usable[0]
+    raise UsageError(
+        "the stream does not name the storage domain of its disk",
+        f"Choose one with --storage-domain: {list_domains(usable)}.",
+    )

@@ -1,63 +1,48 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restoring a VM's disks in place, without ever writing over the only copy.
+"""Restore of a VM's disks in place; the only copy of a disk is never overwritten.
 
-New disks are made and verified first. Then each takes the place of the old one, which is kept, detached and under
-another name: an upload that is cancelled deletes its disk, so the old disks are never uploaded to.
+New disks are created and verified first. Then each takes the place of the old disk, which is kept detached and
+renamed: the engine deletes the disk of a cancelled upload, so pitr never uploads to the old disks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from pitr.errors import EngineBusy, PitrError
-from pitr.jobs.backup.one_vm import Notify
+from pitr.jobs.restore.choice import Placement
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
+from pitr.jobs.restore.uploading import Uploading, attach_restored
 from pitr.jobs.restore.verifier import Verifier
-from pitr.jobs.upkeep.uploads import UploadNotes
 from pitr.model import Backup, Stream
-from pitr.ovirt.engine import Disk, Engine, attach_disk, detach_disk, get_vm, rename_attached_disk, vm_disks
+from pitr.ovirt.engine import Disk, attach_disk, detach_disk, get_vm, rename_attached_disk, vm_disks
 from pitr.text import printable
 from pitr.times import now
 
 
 class ReplacedDisksTarget(OntoNewDisks):
-    """The disks of the VM that the point is of, which must be down. Raises EngineBusy when it is not, NoSuchVM.
+    """Replaces disks of the point's VM, which must be down. Raises EngineBusy if it is not, NoSuchVM.
 
-    Disks of the VM that are not restored stay as they are; those that the VM has lost since are attached again.
-    A failure at any moment puts the old disks back.
+    Other disks of the VM stay. A restored disk that the VM has lost since is attached again. A failure at any moment
+    puts the old disks back. Each new disk is verified, also without a verifier in `uploading`.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        backup: Backup,
-        streams: Sequence[Stream],
-        *,
-        storage_domain: str | None,
-        disk_map: Mapping[str, str],
-        verifier: Verifier,
-        notes: UploadNotes,
-        notify: Notify,
+        self, uploading: Uploading, backup: Backup, streams: Sequence[Stream], placement: Placement
     ) -> None:
-        self._engine = engine
+        self._engine = uploading.engine
         self._streams = list(streams)
-        self._notify = notify
+        self._notify = uploading.notify
         self._undo_swap = ExitStack()
         self._vm_id = backup.vm.id
         self.vm_id: str | None = backup.vm.id
         self._check_down()
         self._current()
-        self._disks = NewDisksTarget(
-            engine,
-            backup,
-            streams,
-            storage_domain=storage_domain,
-            disk_map=disk_map,
-            verifier=verifier,
-            notes=notes,
-            notify=notify,
-        )
+        if uploading.verifier is None:
+            uploading = replace(uploading, verifier=Verifier(1))
+        self._disks = NewDisksTarget(uploading, backup, streams, placement)
 
     def finish(self) -> None:
         self._check_down()
@@ -66,27 +51,17 @@ class ReplacedDisksTarget(OntoNewDisks):
         for stream in self._streams:
             old = current.get(stream.disk_id)
             if old is not None:
-                rename_attached_disk(self._engine, self._vm_id, old.id, f"{old.name}{suffix}")
-                self._undo_swap.callback(rename_attached_disk, self._engine, self._vm_id, old.id, old.name)
-                self._undo_swap.callback(self._attach, old.id, old.interface, old.bootable, old.active)
-                detach_disk(self._engine, self._vm_id, old.id)
+                self._take_away(old, suffix)
         for stream in self._streams:
-            old = current.get(stream.disk_id)
-            new_id = self._disks.made[stream.disk_id]
-            self._undo_swap.callback(detach_disk, self._engine, self._vm_id, new_id)
-            if old is not None:
-                self._attach(new_id, old.interface, old.bootable, old.active)
-            else:
-                self._attach(new_id, stream.settings.interface, stream.settings.bootable, True)
+            self._put_in(self._disks.new_disk(stream), stream, current.get(stream.disk_id))
         for stream in self._streams:
             old = current.get(stream.disk_id)
             name = old.name if old is not None else stream.name
-            new_id = self._disks.made[stream.disk_id]
-            rename_attached_disk(self._engine, self._vm_id, new_id, name)
+            rename_attached_disk(self._engine, self._vm_id, self._disks.new_disk(stream), name)
         self._undo_swap.pop_all()
         for old in (current[stream.disk_id] for stream in self._streams if stream.disk_id in current):
             self._notify(
-                f"the old disk {old.id} is kept as {printable(old.name)}{suffix}: delete it when it is not needed"
+                f"kept the old disk {old.id} as {printable(old.name)}{suffix}: delete it when you no longer need it"
             )
 
     def undo(self) -> None:
@@ -94,10 +69,33 @@ class ReplacedDisksTarget(OntoNewDisks):
             self._undo_swap.close()
         except PitrError as error:
             self._notify(
-                f"VM {self._vm_id} could not be put back as it was: {error.message}; its old disks are still there, "
+                f"cannot put the old disks of VM {self._vm_id} back: {error.message}. They still exist: "
                 "attach them by hand"
             )
         self._disks.undo()
+
+    def _take_away(self, old: Disk, suffix: str) -> None:
+        rename_attached_disk(self._engine, self._vm_id, old.id, f"{old.name}{suffix}")
+        self._undo_swap.callback(rename_attached_disk, self._engine, self._vm_id, old.id, old.name)
+        self._undo_swap.callback(self._attach_like, old.id, old)
+        detach_disk(self._engine, self._vm_id, old.id)
+
+    def _put_in(self, new_id: str, stream: Stream, old: Disk | None) -> None:
+        self._undo_swap.callback(detach_disk, self._engine, self._vm_id, new_id)
+        if old is not None:
+            self._attach_like(new_id, old)
+        else:
+            attach_restored(self._engine, self._vm_id, new_id, stream)
+
+    def _attach_like(self, disk_id: str, old: Disk) -> None:
+        attach_disk(
+            self._engine,
+            self._vm_id,
+            disk_id,
+            interface=old.interface or "virtio_scsi",
+            bootable=old.bootable,
+            active=old.active,
+        )
 
     def _check_down(self) -> None:
         vm = get_vm(self._engine, self._vm_id)
@@ -108,23 +106,13 @@ class ReplacedDisksTarget(OntoNewDisks):
             )
 
     def _current(self) -> dict[str, Disk]:
-        """The VM's own disks by their ids. Raises EngineBusy while something works on one that is to go."""
+        """Return the VM's own disks by id. Raises EngineBusy while another operation has locked one to replace."""
         current = {disk.id: disk for disk in vm_disks(self._engine, self._vm_id)}
         for stream in self._streams:
             disk = current.get(stream.disk_id)
             if disk is not None and disk.status == "locked":
                 raise EngineBusy(
                     f"disk {printable(disk.name)} is locked",
-                    "Wait until the other operation on the disk has ended.",
+                    "Wait until the other operation on the disk is complete.",
                 )
         return current
-
-    def _attach(self, disk_id: str, interface: str | None, bootable: bool, active: bool) -> None:
-        attach_disk(
-            self._engine,
-            self._vm_id,
-            disk_id,
-            interface=interface or "virtio_scsi",
-            bootable=bootable,
-            active=active,
-        )

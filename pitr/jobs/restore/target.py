@@ -1,87 +1,62 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a restore is aimed at, and what came of it."""
+"""The target of a restore."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 from pitr.copier.protocols import Sink, Source
-from pitr.endpoints.points.point import Needed
-from pitr.endpoints.points.salvage import DamagedRange
-from pitr.extents import ExtentMap
+from pitr.jobs.restore.choice import TargetChoice, ToFiles
+from pitr.jobs.restore.selection import Selection
+from pitr.jobs.restore.to_files import FilesTarget
+from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
+from pitr.reporting import Notify
 
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """One disk that was restored, or would be. `target` is the new disk's id or the file; None when not known yet.
-
-    Bytes written, zeroed and skipped are of the disk and add up to its size; `bytes_read` are stored bytes.
-    `damaged`: what could not be restored and reads as zero, when that was asked for.
-    """
-
-    disk_id: str
-    name: str
-    target: str | None
-    size: int
-    bytes_written: int
-    bytes_zeroed: int
-    bytes_skipped: int
-    bytes_read: int
-    frames_read: int
-    streams: int
-    duration_s: float
-    damaged: tuple[DamagedRange, ...] = ()
+if TYPE_CHECKING:
+    from pitr.ovirt.engine import Engine
 
 
 class Target(Protocol):
-    """Where a restore goes, for all disks of it. `vm_id`: the VM that gets the disks, once it is there."""
+    """The target of all disks of a restore. `vm_id` is the VM that gets the disks, once it exists."""
 
     vm_id: str | None
 
     def reads_zero(self, stream: Stream) -> bool:
-        """Whether what is made for this disk reads as zero."""
+        """Return whether the new disk or file of this stream reads as zero before it is written."""
 
     def expected_name(self, stream: Stream) -> str | None:
-        """The name of what will be made for this disk, if it is known beforehand."""
+        """Return the file or disk that this stream will be restored to; None if it is not known yet."""
 
     def sink(self, stream: Stream, source: Source) -> AbstractContextManager[tuple[str, Sink]]:
-        """Make the target for one disk: its name, and the sink. Left with an error, it is removed again."""
+        """Create the disk or file of one stream; yield its name and its sink. An error removes it again."""
 
     def finish(self) -> None:
-        """Called when all disks are restored."""
+        """Complete the restore after all disks are written."""
 
     def undo(self) -> None:
-        """Remove all that was made, after another disk's failure."""
+        """Remove everything that this target created, after the failure of a disk."""
 
 
-class Planned(Protocol):
-    """A source that knows what it will take to read it."""
-
-    @property
-    def size(self) -> int: ...
-
-    def extents(self) -> ExtentMap: ...
-
-    def needed(self) -> Needed: ...
+Connect = Callable[[], AbstractContextManager["Engine"]]
+"""Connects to the engine while its context is open."""
 
 
-def planned(stream: Stream, target: Target, source: Planned, damaged: tuple[DamagedRange, ...]) -> Restored:
-    """What restoring this disk would do."""
-    extents, needed, skips = source.extents(), source.needed(), target.reads_zero(stream)
-    return Restored(
-        disk_id=stream.disk_id,
-        name=stream.name,
-        target=target.expected_name(stream),
-        size=source.size,
-        bytes_written=extents.data_bytes,
-        bytes_zeroed=0 if skips else extents.zero_bytes,
-        bytes_skipped=extents.zero_bytes if skips else 0,
-        bytes_read=needed.stored_bytes,
-        frames_read=needed.frames,
-        streams=needed.streams,
-        duration_s=0.0,
-        damaged=damaged,
-    )
+@contextmanager
+def open_target(
+    choice: TargetChoice, selection: Selection, connect: Connect, verifier: Verifier | None, notify: Notify
+) -> Iterator[Target]:
+    """Open the chosen target; call `connect` only if it is on the engine, which then stays connected.
+
+    Raises UsageError if the target cannot be used, EngineError, NoSuchVM.
+    """
+    if isinstance(choice, ToFiles):
+        yield FilesTarget(choice, selection.streams, verifier=verifier)
+        return
+    # The engine's SDK doubles the memory and the start-up time; a restore to files does without it.
+    from pitr.jobs.restore.engine_targets import open_engine_target  # noqa: PLC0415
+
+    with connect() as engine:
+        yield open_engine_target(engine, choice, selection, verifier, notify)

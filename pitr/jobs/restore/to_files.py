@@ -1,56 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restoring to image files."""
+"""Restore to image files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.images.qcow2_file import Qcow2FileSink, Qcow2FileSource
 from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
+from pitr.jobs.restore.choice import ImageFormat, ToFiles
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
 from pitr.text import printable
 
-ImageFormat = Literal["raw", "qcow2"]
-_EXTENSIONS = {"raw": ".raw", "qcow2": ".qcow2"}
+_EXTENSIONS = {ImageFormat.RAW: ".raw", ImageFormat.QCOW2: ".qcow2"}
 
 
 class FilesTarget:
-    """One image file for each disk: at `path`, or named after the disks in the folder `path`.
+    """Creates an image file for each disk: `choice.path`, or in this folder a file with the name of each disk.
 
-    `path` is a folder when there are several disks, when it is one already, or ends in "/". Raises UsageError
-    when a file is there already: nothing is written over. With a `verifier` each file is read back and compared.
+    With a `verifier` each file is read back and compared. Raises UsageError if a file already exists: nothing is
+    overwritten except block devices, which must exist.
     """
 
     vm_id: str | None = None
 
     def __init__(
-        self,
-        path: str,
-        image_format: ImageFormat,
-        streams: Sequence[Stream],
-        *,
-        verifier: Verifier | None = None,
+        self, choice: ToFiles, streams: Sequence[Stream], *, verifier: Verifier | None = None
     ) -> None:
         self._verifier = verifier
-        target = Path(path)
-        self._format = image_format
+        self._format = choice.image_format
         self._folder: Path | None = None
         self._made: list[Path] = []
         self._made_folder = False
-        if len(streams) != 1 or target.is_dir() or path.endswith("/"):
+        target = Path(choice.path)
+        if len(streams) != 1 or target.is_dir() or choice.path.endswith("/"):
             if target.exists() and not target.is_dir():
                 raise UsageError(
-                    f"{target} is not a folder", "Several disks need a folder: one file for each."
+                    f"{target} is not a folder", "Name a folder: several disks need a file each."
                 )
             self._folder = target
-            names = file_names(streams, _EXTENSIONS[image_format])
+            names = file_names(streams, _EXTENSIONS[self._format])
             self._paths = {disk_id: target / name for disk_id, name in names.items()}
         else:
             self._paths = {streams[0].disk_id: target}
@@ -69,7 +63,9 @@ class FilesTarget:
         path = self._paths[stream.disk_id]
         self._make_folder()
         sink: RawFileSink | Qcow2FileSink = (
-            RawFileSink(path, source.size) if self._format == "raw" else Qcow2FileSink(path, source.size)
+            RawFileSink(path, source.size)
+            if self._format is ImageFormat.RAW
+            else Qcow2FileSink(path, source.size)
         )
         try:
             yield str(path), sink
@@ -79,7 +75,7 @@ class FilesTarget:
         if not path.is_block_device():
             self._made.append(path)
         if self._verifier is not None:
-            image = RawFileSource(path) if self._format == "raw" else Qcow2FileSource(path)
+            image = RawFileSource(path) if self._format is ImageFormat.RAW else Qcow2FileSource(path)
             with image:
                 self._verifier.check_copy(stream.disk_id, printable(stream.name), source, image)
 
@@ -98,5 +94,5 @@ class FilesTarget:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PitrError(f"cannot make the folder {self._folder}: {error.strerror}") from error
+            raise PitrError(f"cannot create the folder {self._folder}: {error.strerror}") from error
         self._made_folder = True

@@ -1,28 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restoring to new disks on the engine."""
+"""Restore to new disks on the engine."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from pitr import times
 from pitr.copier.protocols import Sink, Source
-from pitr.errors import NoSuchDisk, PitrError
-from pitr.jobs.backup.one_vm import Notify
+from pitr.errors import NoSuchDisk
+from pitr.jobs.restore.choice import Placement
 from pitr.jobs.restore.storage_domains import place
-from pitr.jobs.restore.verifier import Verifier
-from pitr.jobs.upkeep.uploads import UploadNotes
+from pitr.jobs.restore.uploading import Uploading, attach_restored, remove_new_disk
 from pitr.model import Backup, Stream
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
-    Engine,
+    Disk,
     NewDisk,
     StorageDomain,
-    attach_disk,
     create_disk,
-    delete_disk,
     find_vm,
     get_disk,
     list_storage_domains,
@@ -31,53 +28,44 @@ from pitr.ovirt.engine import (
 from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.text import printable
 
+_LONGEST_DESCRIPTION = 250
+
 
 class NewDisksTarget:
-    """A new disk for each disk of the point, like the old one; attached to a VM when all are restored, if wanted.
+    """Creates a disk like the old one for each stream; attaches all to a VM at the end, if you name one.
 
-    `storage_domain` is a name or an id; when None, where the old disk was, else the only active data domain.
-    `disk_map` names other domains for some disks (pitr.jobs.restore.storage_domains). With `own_names` the new disks
-    are named as the old ones even where those are still there. With a `verifier` each disk is compared before its
-    upload ends.
-    Raises UsageError when there is no way to choose a domain, NoSuchVM.
+    `attach_to` is a name or an id. With `own_names` the new disks get the old names, even where the old disks still
+    exist. Raises UsageError if a storage domain cannot be chosen, NoSuchVM.
     """
-
-    vm_id: str | None = None
 
     def __init__(
         self,
-        engine: Engine,
+        uploading: Uploading,
         backup: Backup,
         streams: Sequence[Stream],
+        placement: Placement,
         *,
-        storage_domain: str | None,
         attach_to: str | None = None,
-        disk_map: Mapping[str, str] | None = None,
         own_names: bool = False,
-        verifier: Verifier | None = None,
-        notes: UploadNotes,
-        notify: Notify,
     ) -> None:
-        self._engine = engine
+        self._uploading = uploading
+        self._engine = uploading.engine
         self._backup = backup
-        self._notify = notify
         self._own_names = own_names
-        self._verifier = verifier
-        self._notes = notes
-        self._domains = place(list_storage_domains(engine), streams, storage_domain, disk_map or {})
-        for disk_id in notes.end_left_behind(engine, notify=notify):
-            notify(
-                f"ended the upload to disk {disk_id}, which an earlier restore had left open on the engine"
-            )
+        self._domains = place(list_storage_domains(self._engine), streams, placement)
+        for disk_id in uploading.notes.end_left_behind(self._engine, notify=uploading.notify):
+            uploading.notify(f"ended the upload to disk {disk_id}, which a killed restore had left open")
         self._streams = list(streams)
-        self._vm = find_vm(engine, attach_to) if attach_to is not None else None
-        self.vm_id = self._vm.id if self._vm is not None else None
-        self.made: dict[str, str] = {}
-        """The new disks' ids, by those of the old ones."""
+        self.vm_id: str | None = find_vm(self._engine, attach_to).id if attach_to is not None else None
+        self._made: dict[str, str] = {}
         self._lock = threading.Lock()
 
+    def new_disk(self, stream: Stream) -> str:
+        """Return the id of the disk that was created for this stream."""
+        return self._made[stream.disk_id]
+
     def reads_zero(self, stream: Stream) -> bool:
-        # A raw disk on block storage is what the storage held there before.
+        # A new raw disk on block storage shows the old bytes of the storage.
         domain = self._domains[stream.disk_id]
         return _format(stream, domain) == "cow" or (stream.settings.sparse and not domain.is_block)
 
@@ -86,62 +74,55 @@ class NewDisksTarget:
 
     @contextmanager
     def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
-        domain = self._domains[stream.disk_id]
-        disk_format = _format(stream, domain)
-        sparse = stream.settings.sparse or disk_format == "cow"
-        with self._notes.new_disk() as disk_id:
-            disk = create_disk(
-                self._engine,
-                NewDisk(
-                    disk_id=disk_id,
-                    name=self._name(stream),
-                    size=source.size,
-                    format=disk_format,
-                    sparse=sparse,
-                    storage_domain_id=domain.id,
-                    backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
-                    description=f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"[
-                        :250
-                    ],
-                    initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
-                ),
-            )
+        with self._uploading.notes.new_disk() as disk_id:
+            disk = self._create(disk_id, stream, source)
             with self._lock:
-                self.made[stream.disk_id] = disk.id
+                self._made[stream.disk_id] = disk.id
             with start_upload(self._engine, disk.id) as transfer:
                 address = imageio_address(self._engine, transfer)
                 yield disk.id, ImageioSink(address, reads_zero=self.reads_zero(stream))
-                if self._verifier is not None:
-                    # A failure cancels the upload, and the disk goes with it.
-                    self._verifier.check_on_server(stream.disk_id, printable(stream.name), source, address)
+                verifier = self._uploading.verifier
+                if verifier is not None:
+                    # A failure cancels the upload, and the engine then removes the disk.
+                    verifier.check_on_server(stream.disk_id, printable(stream.name), source, address)
 
     def finish(self) -> None:
-        if self._vm is None:
-            return
+        if self.vm_id is not None:
+            self.attach_all(self.vm_id)
+
+    def attach_all(self, vm_id: str) -> None:
+        """Attach all new disks to this VM, as the old ones were. Raises EngineError."""
         for stream in self._streams:
-            attach_disk(
-                self._engine,
-                self._vm.id,
-                self.made[stream.disk_id],
-                interface=stream.settings.interface or "virtio_scsi",
-                bootable=stream.settings.bootable,
-                active=True,
-            )
+            attach_restored(self._engine, vm_id, self.new_disk(stream), stream)
 
     def undo(self) -> None:
-        """Remove all new disks; a cancelled upload has removed its own already."""
-        for disk_id in self.made.values():
-            try:
-                delete_disk(self._engine, disk_id)
-            except NoSuchDisk:
-                continue
-            except PitrError as error:
-                self._notify(
-                    f"the new disk {disk_id} could not be removed: {error.message}; remove it by hand"
-                )
+        for disk_id in self._made.values():
+            problem = remove_new_disk(self._engine, disk_id)
+            if problem is not None:
+                self._uploading.notify(problem)
+
+    def _create(self, disk_id: str, stream: Stream, source: Source) -> Disk:
+        domain = self._domains[stream.disk_id]
+        disk_format = _format(stream, domain)
+        sparse = stream.settings.sparse or disk_format == "cow"
+        description = f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"
+        return create_disk(
+            self._engine,
+            NewDisk(
+                disk_id=disk_id,
+                name=self._name(stream),
+                size=source.size,
+                format=disk_format,
+                sparse=sparse,
+                storage_domain_id=domain.id,
+                backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
+                description=description[:_LONGEST_DESCRIPTION],
+                initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
+            ),
+        )
 
     def _name(self, stream: Stream) -> str:
-        """The old name; where the old disk is still there, with the point's time, so that nobody mixes them up."""
+        """Return the old name; if the old disk still exists, with the point's time, so that the two differ."""
         if self._own_names:
             return stream.name
         try:
@@ -152,7 +133,7 @@ class NewDisksTarget:
 
 
 class OntoNewDisks:
-    """What is common to targets that do something with new disks once all are written: `_disks` takes the data."""
+    """The part of a target that writes to the new disks `_disks`; a subclass uses them once all are written."""
 
     _disks: NewDisksTarget
 
@@ -167,7 +148,7 @@ class OntoNewDisks:
 
 
 def _format(stream: Stream, domain: StorageDomain) -> str:
-    # The engine makes no sparse raw disks on block storage.
+    # The engine creates no sparse raw disks on block storage.
     if stream.settings.format == "raw" and stream.settings.sparse and domain.is_block:
         return "cow"
     return "raw" if stream.settings.format == "raw" else "cow"

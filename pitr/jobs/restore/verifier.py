@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checksums of whole disks as ovirt-imageio computes them, so that a disk can be proven where it is stored.
-
-The content, zeroes included, is cut into blocks; a leaf is the hash of a block, the checksum the hash of all leaves
-one after the other. Extents do not matter, only the bytes that a guest sees.
-"""
+"""Comparison of restored disks with the repository, by checksums of the whole content (pitr.ovirt.imageio.checksum)."""
 
 from __future__ import annotations
 
@@ -15,53 +11,53 @@ from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.ovirt.imageio.keep_alive import kept_alive
 from pitr.ovirt.imageio.session import ImageioAddress
 
-"""(offset, length) of the data in a block."""
+_ADVICE = "Restore again; if it fails again, check the storage and the log of its host."
 
 
 class Verifier:
-    """Compares restored disks with the repository; `checksums` holds those of the disks that are proven."""
+    """Compares restored disks with the repository; `checksums` has the checksum of each verified disk by its id."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self.checksums: dict[str, str] = {}
 
     def check_on_server(self, disk_id: str, name: str, source: Source, address: ImageioAddress) -> None:
-        """Compare what the daemon holds with the point. Raises DamageError when it is not the same, ImageioError."""
-        # Reading a large point again takes longer than the engine lets a transfer be idle.
+        """Compare the uploaded disk with the point. Raises DamageError if they differ, ImageioError."""
+        # Reading a large point again takes longer than the engine allows a transfer to be idle.
         with kept_alive(address):
             if isinstance(source, PassedOnce):
-                self._compare_again(disk_id, name, source, ImageioSource(address))
+                self._compare_with_passed(name, source, ImageioSource(address))
                 self.checksums[disk_id] = server_checksum(address).checksum
             else:
                 self._compare(disk_id, name, source, server_checksum(address))
 
     def check_copy(self, disk_id: str, name: str, source: Source, copied: Source) -> None:
-        """Compare an image that can be read back with the point. Raises DamageError when it is not the same."""
-        found = DiskChecksum(copied.size, checksum(copied, workers=self._workers))
+        """Compare an image that can be read back with the point. Raises DamageError if they differ."""
+        computed = DiskChecksum(copied.size, checksum(copied, workers=self._workers))
         if isinstance(source, PassedOnce):
-            self._compare_again(disk_id, name, source, copied)
-            self.checksums[disk_id] = found.checksum
+            self._compare_with_passed(name, source, copied)
+            self.checksums[disk_id] = computed.checksum
         else:
-            self._compare(disk_id, name, source, found)
+            self._compare(disk_id, name, source, computed)
 
-    def _compare_again(self, disk_id: str, name: str, source: PassedOnce, copied: Source) -> None:
-        # Its blobs were read once, which is all that can be asked for: what passed is known by its digests.
-        where = source.first_difference(copied) if copied.size >= source.size else copied.size
-        if where is not None:
+    def _compare_with_passed(self, name: str, source: PassedOnce, copied: Source) -> None:
+        # A command gives each blob once only: the source has kept digests of the bytes that passed.
+        difference = source.first_difference(copied) if copied.size >= source.size else copied.size
+        if difference is not None:
             raise DamageError(
-                f"disk {name!r} as restored is not what came from the blobs: it is different at {where}",
-                "Restore again; if this stays, look at the storage and its host's log.",
+                f"restored disk {name!r} differs from its blobs at byte {difference}",
+                _ADVICE,
             )
 
-    def _compare(self, disk_id: str, name: str, source: Source, found: DiskChecksum) -> None:
+    def _compare(self, disk_id: str, name: str, source: Source, computed: DiskChecksum) -> None:
         # A new disk may be a little larger than the old one: hosts round sizes up.
-        if found.size >= source.size:
-            expected = checksum(source, found.size, workers=self._workers)
-            if expected == found.checksum:
-                self.checksums[disk_id] = found.checksum
+        if computed.size >= source.size:
+            expected = checksum(source, computed.size, workers=self._workers)
+            if expected == computed.checksum:
+                self.checksums[disk_id] = computed.checksum
                 return
         raise DamageError(
-            f"disk {name!r} as restored is not what the repository holds: its checksum is {found.checksum} "
-            f"({found.size} bytes)",
-            "Restore again; if this stays, look at the storage and its host's log.",
+            f"restored disk {name!r} differs from the repository: its checksum is {computed.checksum} "
+            f"({computed.size} bytes)",
+            _ADVICE,
         )

@@ -27,7 +27,9 @@ from pitr.errors import DamageError, PitrError, ProgramFailed
 from pitr.extents import ExtentMap
 from pitr.guest import partitions
 from pitr.guest.partitions import Layout, Partition
+from pitr.jobs.restore.choice import ImageFormat, ToFiles
 from pitr.jobs.restore.from_repository import restore
+from pitr.jobs.restore.selection import Selection
 from pitr.jobs.restore.to_files import FilesTarget
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Backup, Stream
@@ -83,7 +85,7 @@ def _read_only(
     progress: Progress | None,
 ) -> list[DiskFindings]:
     try:
-        restore(repository, backup, streams, _Nowhere(), workers=workers, progress=progress)
+        restore(Selection(repository, backup, tuple(streams)), _Nowhere(), workers=workers, progress=progress)
     except StoredDamage as error:
         return _damaged(streams, error)
     disks = []
@@ -102,10 +104,12 @@ def _with_images(
     workers: int,
     progress: Progress | None,
 ) -> list[DiskFindings]:
-    target = FilesTarget(f"{scratch}/", "qcow2", streams, verifier=Verifier(workers))
+    target = FilesTarget(ToFiles(f"{scratch}/", ImageFormat.QCOW2), streams, verifier=Verifier(workers))
     _check_space(repository, backup, streams, scratch)
     try:
-        restored = restore(repository, backup, streams, target, workers=workers, progress=progress)
+        restored = restore(
+            Selection(repository, backup, tuple(streams)), target, workers=workers, progress=progress
+        )
     except StoredDamage as error:
         return _damaged(streams, error)
     except DamageError as error:

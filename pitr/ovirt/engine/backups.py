@@ -228,9 +228,7 @@ class RunningBackup(Finalizing):
                     for disk in found
                 )
                 return disks, any(self._is_cow(disk) for disk in found)
-        raise EngineError(
-            f"backup {self.id} does not cover the requested disks {', '.join(missing)}"
-        )
+        raise EngineError(f"backup {self.id} does not cover the requested disks {', '.join(missing)}")
 
     def _is_cow(self, listed: Any) -> bool:
         if listed.format is None:

@@ -89,7 +89,9 @@ def delete_checkpoint(engine: Engine, vm_id: str, checkpoint_id: str, timeout_s:
             raise
         if get_checkpoint(engine, vm_id, checkpoint_id) is None:
             return
-    raise EngineError(f"the engine still has checkpoint {checkpoint_id}, {timeout_s:.0f} s after it was deleted")
+    raise EngineError(
+        f"the engine still has checkpoint {checkpoint_id}, {timeout_s:.0f} s after it was deleted"
+    )
 
 
 def _ancestors(checkpoint_id: str, parents: Mapping[str, str | None]) -> set[str]:

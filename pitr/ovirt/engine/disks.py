@@ -85,9 +85,7 @@ def create_disk(engine: Engine, disk: NewDisk, *, timeout_s: float = 600.0) -> D
     disk_id = disk.disk_id or str(uuid.uuid4())
     if disk.disk_id is not None and disk_exists(engine, disk_id):
         # Check first, because this function removes the disk with this id after a failure.
-        raise UsageError(
-            f"a disk with the id {disk_id} exists already", "Omit the id, or delete the disk."
-        )
+        raise UsageError(f"a disk with the id {disk_id} exists already", "Omit the id, or delete the disk.")
     new = types.Disk(
         id=disk_id,
         name=disk.name,
@@ -121,7 +119,8 @@ def wait_until_ok(engine: Engine, disk_id: str, timeout_s: float) -> Disk:
             disk = get_disk(engine, disk_id)
         except NoSuchDisk as error:
             raise EngineError(
-                f"disk {disk_id} has disappeared: the engine could not finish it", "Check the engine's events."
+                f"disk {disk_id} has disappeared: the engine could not finish it",
+                "Check the engine's events.",
             ) from error
         if disk.status == "ok":
             return disk

@@ -171,7 +171,8 @@ def as_checkpoint_gone(fault: EngineFault, checkpoint_id: str) -> CheckpointGone
         return None
     reason = fault.detail if fault.detail not in ("", "[]") else "the engine gives no reason"
     return CheckpointGone(
-        f"checkpoint {checkpoint_id} cannot be used for an incremental backup: {reason}", "Take a full backup."
+        f"checkpoint {checkpoint_id} cannot be used for an incremental backup: {reason}",
+        "Take a full backup.",
     )
 
 

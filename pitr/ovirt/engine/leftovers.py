@@ -22,7 +22,9 @@ def end_leftovers(engine: Engine, vm: VM, backup_id: str, *, timeout_s: float = 
         return False
     for disk_id in backup.listed_disk_ids():
         for transfer in Transfer.left_behind(engine, disk_id, "download", timeout_s=timeout_s):
-            engine.log.info("ending transfer %s of disk %s, which a killed run left open", transfer.id, disk_id)
+            engine.log.info(
+                "ending transfer %s of disk %s, which a killed run left open", transfer.id, disk_id
+            )
             transfer.end_early()
     engine.log.info("ending backup %s of VM %s, which a killed run left open", backup_id, vm.name)
     backup.end_early()

@@ -111,7 +111,7 @@ def _flipped(blob: bytes) -> bytes:
         (lambda blob: blob[:-1], "instead of"),
         (lambda blob: blob + b"\0", "more than"),
         (lambda blob: blob * 3, "more than"),
-        (unzstd, "neither decompressed nor packed again"),
+        (unzstd, "neither decompressed nor compressed again"),
     ],
     ids=["flipped", "cut", "longer", "thrice", "decompressed"],
 )
@@ -132,7 +132,7 @@ def test_what_it_cannot_be_is_refused(pitr: Pitr, lab: Lab, tape: Tape, tmp_path
     onto = tape.points[1]["backup_id"]
     for option, value in (("--vm", "other"), ("--disk", "other"), ("--time", "now"), ("--onto", onto)):
         pitr("import", tape.blobs[0], option, value, code=2)
-    assert "It can be that point only" in pitr("import", tape.blobs[0], "--vm", "other", code=2).complaint
+    assert "It belongs to that point only" in pitr("import", tape.blobs[0], "--vm", "other", code=2).complaint
     plain = tmp_path / "plain"
     pitr.backup(tape.vm, "--full", "--disk", "d0", "--to", str(plain), "--compress", "none")
     assert "--get-command" in pitr("import", plain, code=2).complaint

@@ -87,7 +87,7 @@ def test_blobs_of_another_repository_are_streams_with_their_ids(
         for backup in (full, changes)
     ]
     complaint = run(other, "import", "-", "--vm", "web", "--disk", "d", given=blobs[1], code=2).stderr
-    assert b"Import that one first" in complaint
+    assert b"Import that stream first" in complaint
     # The blobs of the tests' helper name no VM and no disk.
     first = imported(other, blobs[0], "--vm", "web", "--disk", "d")[0]
     done = run(other, "import", "-", "--vm", "web", "--disk", "d", "--output", "json", given=blobs[1])

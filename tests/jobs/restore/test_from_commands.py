@@ -122,13 +122,16 @@ def test_a_copy_that_is_not_what_came_from_the_blobs_is_found_and_goes(
     target = tmp_path / "out.raw"
     for at in (3 * MiB, 11 * MiB):
         with mock.patch(
-            "pitr.endpoints.images.raw_file.RawFileSink.flush", _spoiling("raw_file.RawFileSink", at)
+            "pitr.endpoints.images.raw_file.RawFileSink.flush",
+            _spoiling("endpoints.images.raw_file.RawFileSink", at),
         ):
             refused = pitr(*tape.where(), "--to-file", target, "--verify", code=3)
-        assert "not what came from the blobs" in refused.complaint and not target.exists()
-    with mock.patch("pitr.ovirt.imageio.disk.ImageioSink.flush", _spoiling("imageio.ImageioSink", 11 * MiB)):
+        assert "differs from its blobs" in refused.complaint and not target.exists()
+    with mock.patch(
+        "pitr.ovirt.imageio.disk.ImageioSink.flush", _spoiling("ovirt.imageio.disk.ImageioSink", 11 * MiB)
+    ):
         refused = pitr(*tape.where(), "--verify", code=3)
-    assert "not what came from the blobs" in refused.complaint
+    assert "differs from its blobs" in refused.complaint
     assert {disk.id for disk in lab.disks} == before
     pitr(*tape.where(), "--to-file", target, "--verify")
 
@@ -137,8 +140,8 @@ def _spoiling(name: str, at: int) -> Any:
     """A `flush` before which a byte of the disk changes."""
     import importlib
 
-    module, _, kind = name.partition(".")
-    sink = getattr(importlib.import_module(f"pitr.endpoints.{module}"), kind)
+    module, _, kind = name.rpartition(".")
+    sink = getattr(importlib.import_module(f"pitr.{module}"), kind)
     flush = sink.flush
 
     def spoil(self: Any) -> None:
@@ -227,7 +230,8 @@ def test_a_disk_without_data_is_verified_too(lab: Lab, pitr: Pitr, tmp_path: Pat
     )
     assert done["disks"][0]["checksum"] == checksum(MemorySource(bytes(MiB)))
     with mock.patch(
-        "pitr.endpoints.images.raw_file.RawFileSink.flush", _spoiling("raw_file.RawFileSink", 77)
+        "pitr.endpoints.images.raw_file.RawFileSink.flush",
+        _spoiling("endpoints.images.raw_file.RawFileSink", 77),
     ):
         pitr(
             *("restore", "--point", point["backup_id"], "--get-command", "false"),

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options of `pitr restore` that choose its target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from pitr.cli.options import choices
+from pitr.errors import UsageError
+from pitr.jobs.restore.choice import (
+    ImageFormat,
+    InPlace,
+    Placement,
+    TargetChoice,
+    ToFiles,
+    ToNewDisks,
+    ToNewVM,
+)
+
+ToNewDisksOption = Annotated[
+    bool, typer.Option("--to-new-disks", help="Restore to new disks on the engine (the default).")
+]
+ToFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--to-file",
+        metavar="PATH",
+        help="Restore to an image file, or to a folder if there are several disks.",
+    ),
+]
+ImageFormatOption = Annotated[
+    ImageFormat | None,
+    typer.Option("--format", metavar=choices(ImageFormat), help="Format of the image files (raw)."),
+]
+StorageDomainOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage-domain",
+        metavar="SD",
+        help="Storage domain of the new disks. Default: the domains of the old disks.",
+    ),
+]
+DiskMapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--disk-map",
+        metavar="DISK=SD",
+        help="Use storage domain SD for this disk, or for all disks that were on the domain DISK; repeatable.",
+    ),
+]
+AttachToOption = Annotated[
+    str | None, typer.Option("--attach-to", metavar="VM", help="Attach the new disks to this VM.")
+]
+AsNewVMOption = Annotated[
+    str | None,
+    typer.Option(
+        "--as-new-vm",
+        metavar="NAME",
+        help="Restore to a new VM with the saved configuration. The VM stays down.",
+    ),
+]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="CLUSTER", help="Cluster of the new VM. Default: the cluster of the old VM."
+    ),
+]
+StartOption = Annotated[bool, typer.Option("--start", help="Start the new VM.")]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Replace the disks of the VM, which must be down. The old disks are kept, renamed.",
+    ),
+]
+VerifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Compare the checksum of each restored disk with the repository (always done with --replace).",
+    ),
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FILE|-",
+        help="Restore one stream of a whole disk, without a repository; - is standard input.",
+    ),
+]
+GetCommandOption = Annotated[
+    str | None,
+    typer.Option(
+        "--get-command",
+        metavar="COMMAND",
+        help="Command that returns externally stored data: 'vendor-get {stream_id}'. It runs once for each stream.",
+    ),
+]
+KeepGoingOption = Annotated[
+    bool,
+    typer.Option(
+        "--keep-going",
+        help="Restore the undamaged ranges, list the damaged ones (they read as zero), and exit with 3.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class NewDiskOptions:
+    """The options for disks that a restore creates on the engine."""
+
+    storage_domain: str | None
+    disk_map: tuple[str, ...]
+    attach_to: str | None
+
+    @property
+    def any_given(self) -> bool:
+        return bool(self.storage_domain or self.attach_to or self.disk_map)
+
+    def placement(self) -> Placement:
+        """Return the storage domains. Raises UsageError for a --disk-map that is not DISK=SD."""
+        mapped: dict[str, str] = {}
+        for item in self.disk_map:
+            old, _, new = item.rpartition("=")
+            if not old or not new or mapped.get(old, new) != new:
+                raise UsageError(
+                    f"--disk-map {item!r} is not DISK=SD",
+                    "Write it once for each disk: --disk-map data=fast.",
+                )
+            mapped[old] = new
+        return Placement(self.storage_domain, mapped)
+
+
+@dataclass(frozen=True, slots=True)
+class NewVMOptions:
+    """The options for a new VM; without a name they must be unset."""
+
+    name: str | None
+    cluster: str | None
+    start: bool
+
+    def check(self) -> None:
+        if self.name is None and (self.cluster is not None or self.start):
+            raise UsageError("--cluster and --start go with --as-new-vm")
+        if self.name is not None and not self.name.strip():
+            raise UsageError("--as-new-vm needs the name of the new VM")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """The options that choose the target of a restore."""
+
+    to_new_disks: bool
+    to_file: str | None
+    image_format: ImageFormat | None
+    replace: bool
+    new_vm: NewVMOptions
+    new_disks: NewDiskOptions
+
+    def choice(self) -> TargetChoice:
+        """Return the chosen target. Raises UsageError for options that do not go together."""
+        self._check()
+        if self.to_file is not None:
+            return ToFiles(self.to_file, self.image_format or ImageFormat.RAW)
+        placement = self.new_disks.placement()
+        if self.new_vm.name is not None:
+            return ToNewVM(self.new_vm.name, placement, self.new_vm.cluster, self.new_vm.start)
+        if self.replace:
+            return InPlace(placement)
+        return ToNewDisks(placement, self.new_disks.attach_to)
+
+    def _check(self) -> None:
+        targets = {
+            "--to-file": self.to_file is not None,
+            "--to-new-disks": self.to_new_disks,
+            "--as-new-vm": self.new_vm.name is not None,
+            "--replace": self.replace,
+        }
+        given = [option for option, is_given in targets.items() if is_given]
+        if len(given) > 1:
+            raise UsageError(f"{given[0]} and {given[1]} exclude each other", "Choose one of them.")
+        if self.to_file is None and self.image_format is not None:
+            raise UsageError("--format goes with --to-file")
+        if self.to_file is not None and self.new_disks.any_given:
+            raise UsageError(
+                "--storage-domain, --disk-map and --attach-to go with new disks, not with --to-file"
+            )
+        if self.new_disks.attach_to is not None and (self.new_vm.name or self.replace):
+            raise UsageError("--attach-to goes with --to-new-disks")
+        self.new_vm.check()

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What you can choose as the target of a restore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class ImageFormat(StrEnum):
+    """The format of an image file."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The storage domains of new disks, by name or id.
+
+    `disk_map` maps a disk, or the storage domain that disks were on, to a domain; `storage_domain` is for all other
+    disks. Without either a disk goes to its old domain, else to the only active data domain.
+    """
+
+    storage_domain: str | None = None
+    disk_map: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ToFiles:
+    """Restore to image files. `path` is a folder for several disks, if it is one already, or if it ends in "/"."""
+
+    path: str
+    image_format: ImageFormat = ImageFormat.RAW
+
+
+@dataclass(frozen=True, slots=True)
+class ToNewDisks:
+    """Restore to new disks; attach them to the VM `attach_to` (a name or an id), if given."""
+
+    placement: Placement = field(default_factory=Placement)
+    attach_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToNewVM:
+    """Restore to a new VM `name` with the saved configuration. It stays down unless `start`.
+
+    `cluster` is a name or an id. Without one it is the cluster of the VM, else the saved one, else the only one.
+    """
+
+    name: str
+    placement: Placement = field(default_factory=Placement)
+    cluster: str | None = None
+    start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """Put the restored disks in place of the VM's own disks, which are kept under other names."""
+
+    placement: Placement = field(default_factory=Placement)
+
+
+EngineTargetChoice = ToNewDisks | ToNewVM | InPlace
+TargetChoice = ToFiles | EngineTargetChoice

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Uploads to new disks: what they share, and the removal of new disks after a failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pitr.errors import NoSuchDisk, PitrError
+from pitr.jobs.restore.verifier import Verifier
+from pitr.jobs.upkeep.uploads import UploadNotes
+from pitr.model import Stream
+from pitr.ovirt.engine import Engine, attach_disk, delete_disk
+from pitr.reporting import Notify
+
+
+@dataclass(frozen=True, slots=True)
+class Uploading:
+    """The engine, the notes of running uploads, and the verifier that compares each disk before its upload ends."""
+
+    engine: Engine
+    notes: UploadNotes
+    notify: Notify
+    verifier: Verifier | None = None
+
+
+def attach_restored(engine: Engine, vm_id: str, disk_id: str, stream: Stream) -> None:
+    """Attach a new disk to a VM as the disk of `stream` was attached. Raises EngineError."""
+    attach_disk(
+        engine,
+        vm_id,
+        disk_id,
+        interface=stream.settings.interface or "virtio_scsi",
+        bootable=stream.settings.bootable,
+        active=True,
+    )
+
+
+def remove_new_disk(engine: Engine, disk_id: str) -> str | None:
+    """Remove a new disk after a failure; return a message if you must remove it by hand."""
+    try:
+        delete_disk(engine, disk_id)
+    except NoSuchDisk:
+        # The engine removes the disk of a cancelled upload.
+        return None
+    except PitrError as error:
+        return f"cannot remove the new disk {disk_id}: {error.message}. Remove it by hand"
+    return None
