@@ -136,9 +136,9 @@ def test_features_that_would_be_read_wrongly_are_refused(feature: str, tmp_path:
 @pytest.mark.parametrize(
     ("name", "at", "new", "why"),
     [
-        ("xfs", 218, b"\x01", "features that are not read here .0x100."),
-        ("btrfs", 0x10000 + 0xBD, b"\x33", "features that are not read here .0x3000."),
-        ("btrfs", 0x10000 + 0x88, b"\x02", "lies on 2 devices"),
+        ("xfs", 218, b"\x01", "features that pitr does not support .0x100."),
+        ("btrfs", 0x10000 + 0xBD, b"\x33", "features that pitr does not support .0x3000."),
+        ("btrfs", 0x10000 + 0x88, b"\x02", "spans 2 devices"),
     ],
 )
 def test_superblocks_with_features_of_the_future_are_refused(

@@ -60,7 +60,7 @@ def test_files_of_logical_volumes(repository: Repository, command: Pitr, tmp_pat
     command("files", "cp", "--at", AT[0], "/var", tmp_path / "copy")
     assert (tmp_path / "copy/log/big.log").read_bytes() == (files / "var/log/big.log").read_bytes()
     complaint = command("files", "ls", "--at", AT[0], "--volume", "vg0/spare", "/", code=1).complaint
-    assert "pitr does not recognize a file system" in complaint
+    assert "no file system is recognized" in complaint
     assert (
         "listed by themselves"
         in command("files", "ls", "--at", AT[0], "--volume", "2", "/", code=1).complaint
@@ -99,8 +99,8 @@ def _changed(old: bytes, new: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        (b'type = "striped"', b'type = "writeca"', "of type writeca"),
-        (b"stripe_count = 1", b"stripe_count = 2", "of 2 stripes"),
+        (b'type = "striped"', b'type = "writeca"', "its type is writeca"),
+        (b"stripe_count = 1", b"stripe_count = 2", "it has 2 stripes"),
     ],
 )
 def test_other_kinds_of_logical_volumes_are_named_and_not_read(
@@ -157,7 +157,7 @@ def test_a_volume_on_two_disks_needs_both(repository: Repository, command: Pitr)
         (0, b"LUKS\xba\xbe", "LUKS"),
         (3, b"EXFAT   ", "exFAT"),
         (3, b"-FVE-FS-", "BitLocker"),
-        (0, b"", "does not recognize a file system"),
+        (0, b"", "no file system"),
     ],
 )
 def test_what_is_not_read_is_named_with_what_to_do(
