@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Logical volumes, disks that belong together, and what cannot be read."""
+"""Logical volumes, disks that belong together, and unreadable volumes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ext4(folder: Path, size: int, files: Path) -> bytes:
 
 def test_files_of_logical_volumes(repository: Repository, command: Pitr, tmp_path: Path) -> None:
     files = make_tree(tmp_path / "files")
-    # All of it: into the second segment.
+    # The whole file, up to the second segment.
     (files / "var/log/big.log").write_bytes(b"0123456789abcdef" * (6 * MiB // 16))
     (tmp_path / "home").mkdir()
     (tmp_path / "home/letter").write_bytes(b"Dear all")
@@ -77,7 +77,7 @@ def test_what_logical_volumes_are_is_read_from_the_newest_text() -> None:
 
 
 def _changed(old: bytes, new: bytes) -> bytes:
-    """The device with its current metadata changed, checksums and all."""
+    """The device with changed metadata and correct checksums."""
     assert len(old) == len(new)
     device = bytearray(_HEAD)
     start, size = 4096, 1044480
@@ -143,7 +143,7 @@ def test_a_changed_byte_of_the_metadata_is_noticed(repository: Repository, comma
 
 def test_a_volume_on_two_disks_needs_both(repository: Repository, command: Pitr) -> None:
     device = _HEAD.ljust(32 * MiB, b"\0")
-    # The label of another device in the same group.
+    # The label belongs to another device of the same group.
     at = device.index(b"LVM2 001") + 8
     stranger = device[:at] + b"x" * 32 + device[at + 32 :]
     store_states(repository, [[stranger]])

@@ -205,7 +205,7 @@ class SalvageStream(ChainStream):
     ) -> tuple[PointMap, Mapping[int, tuple[Backup, Stream]]]:
         known = known_layers(self._repository, backup, stream)
         self._problems = known.problems
-        self._found: list[DamagedRange] = []
+        self._damaged: list[DamagedRange] = []
         return resolve(known.layers), {number: part[:2] for number, part in known.parts.items()}
 
     def extents(self) -> ExtentMap:
@@ -213,13 +213,13 @@ class SalvageStream(ChainStream):
         return ExtentMap(self._map.start, self._map.length, self._map.zero | lost).merged()
 
     def damaged(self) -> tuple[DamagedRange, ...]:
-        return joined(self._map, self._problems, self._found)
+        return joined(self._map, self._problems, self._damaged)
 
     def _layers(self) -> list[int]:
         return [layer for layer in super()._layers() if layer not in self._problems]
 
     def _instead(self, start: int, length: int, error: PitrError) -> Iterator[Passing]:
-        self._found.append(DamagedRange(start, length, error.message))
+        self._damaged.append(DamagedRange(start, length, error.message))
         yield from cut(Extent(start, length, True), bytes)
 
     def _given_up(self, error: PitrError) -> None:

@@ -47,7 +47,7 @@ _ALL = "0.0.0.0"  # noqa: S104 - that this is said is what is tested
 def serving_process(
     command: Pitr, *options: str | Path
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """A `pitr serve` that runs, and its document, the first line of its output."""
+    """A running `pitr serve`, and its document, the first line of its output."""
     with command.process("serve", "--at", AT_THE_END, *options, "--output", "json") as process:
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())["serve"]
