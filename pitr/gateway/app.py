@@ -24,6 +24,7 @@ from pitr.gateway.operations import Operation
 from pitr.gateway.ranges import ByteRange, wanted_part
 from pitr.gateway.token import Token
 from pitr.gateway.work import BlockingWork
+from pitr.jobs.export import ExportFormat
 from pitr.ovirt.engine import Engine
 from pitr.ovirt.imageio.extents import Context
 from pitr.repository.stream_sink import Compression
@@ -188,7 +189,7 @@ class _Handlers:
                 path,
                 request.path_params["point"],
                 request.path_params["disk"],
-                format=query["format"] or "sparse",
+                format=cast(ExportFormat, query["format"]),
                 since=query["since"],
                 compression=cast(Compression, query["compress"]),
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pitr.endpoints.streams.output import StreamOutput
 from pitr.errors import UsageError
@@ -23,7 +23,7 @@ class PointDisk:
     backup: Backup
     stream: Stream
     since: Backup | None
-    format: str
+    format: export.ExportFormat
     compression: Compression
 
     @property
@@ -45,7 +45,13 @@ def show_point(path: Path, point: str) -> dict[str, Any]:
 
 
 def find_point_disk(
-    path: Path, point: str, disk: str, *, format: str, since: str | None, compression: Compression
+    path: Path,
+    point: str,
+    disk: str,
+    *,
+    format: export.ExportFormat,
+    since: str | None,
+    compression: Compression,
 ) -> PointDisk:
     """Find the disk that a request names, by ids or their beginnings. Raises NoSuchPoint, NoSuchDisk, UsageError."""
     if format == "raw" and (since is not None or compression != "none"):
@@ -69,7 +75,7 @@ def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object],
             wanted.backup,
             wanted.stream,
             _Written(write, wanted.compression),
-            cast("export.ExportFormat", wanted.format),
+            wanted.format,
             since=wanted.since,
             workers=workers,
         )
