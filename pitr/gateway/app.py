@@ -24,6 +24,7 @@ from pitr.gateway.operations import Operation
 from pitr.gateway.ranges import ByteRange, wanted_part
 from pitr.gateway.token import Token
 from pitr.gateway.work import BlockingWork
+from pitr.jobs.export import ExportFormat
 from pitr.ovirt.engine import Engine
 from pitr.ovirt.imageio.extents import Context
 from pitr.repository.stream_sink import Compression
@@ -34,29 +35,25 @@ Query = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What the gateway serves: an engine, a repository, or both.
-
-    `list_points` (VM or None) and `show_point` make the documents of `pitr list` and `pitr show`.
-    """
+    """The engine and the repository that the gateway serves. One of them may be None."""
 
     work: BlockingWork
     token: Token
     engine: Engine | None
     repository: Path | None
-    list_points: Callable[[str | None], Any]
-    show_point: Callable[[str], Any]
     workers: int
 
     def app(self) -> ASGIApp:
-        """The application."""
+        """Return the application."""
         handlers = _Handlers(self)
         by_path: dict[str, dict[str, tuple[Operation, _Handler]]] = {}
-        for one in operations.OPERATIONS:
-            by_path.setdefault(one.path, {})[one.method.upper()] = (one, handlers.of(one.id))
+        for operation in operations.OPERATIONS:
+            handler = handlers.of(operation.id)
+            by_path.setdefault(operation.path, {})[operation.method.upper()] = (operation, handler)
         routes = [Route(path, _Resource(self.work, methods)) for path, methods in by_path.items()]
         starlette = Starlette(routes=routes, exception_handlers={404: _not_found})
         starlette.router.redirect_slashes = False
-        open_paths = frozenset(one.path for one in operations.OPERATIONS if one.open_to_all)
+        open_paths = frozenset(operation.path for operation in operations.OPERATIONS if operation.open_to_all)
         return _Guard(starlette, self.token, open_paths)
 
 
@@ -142,13 +139,12 @@ class _Handlers:
         return Document(openapi.document())
 
     async def list_points(self, request: Request, query: Query) -> ASGIApp:
-        self._repository()
-        return Document(await self._work.quick(lambda: self._gateway.list_points(query["vm"])))
+        path = self._repository()
+        return Document(await self._work.quick(lambda: points.list_points(path, query["vm"])))
 
     async def show_point(self, request: Request, query: Query) -> ASGIApp:
-        self._repository()
-        point = request.path_params["point"]
-        return Document(await self._work.quick(lambda: self._gateway.show_point(point)))
+        path, point = self._repository(), request.path_params["point"]
+        return Document(await self._work.quick(lambda: points.show_point(path, point)))
 
     async def get_image(self, request: Request, query: Query) -> ASGIApp:
         engine, workers = self._engine(), self._gateway.workers
@@ -193,7 +189,7 @@ class _Handlers:
                 path,
                 request.path_params["point"],
                 request.path_params["disk"],
-                format=query["format"] or "sparse",
+                format=cast(ExportFormat, query["format"]),
                 since=query["since"],
                 compression=cast(Compression, query["compress"]),
             )

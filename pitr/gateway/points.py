@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from pitr.endpoints.streams.output import StreamOutput
 from pitr.errors import UsageError
-from pitr.jobs import export, find
+from pitr.jobs import documents, export, find
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.stream_sink import Compression
@@ -24,7 +23,7 @@ class PointDisk:
     backup: Backup
     stream: Stream
     since: Backup | None
-    format: str
+    format: export.ExportFormat
     compression: Compression
 
     @property
@@ -33,8 +32,26 @@ class PointDisk:
         return f'"{self.backup.backup_id}.{self.stream.disk_id}"'
 
 
+def list_points(path: Path, vm: str | None) -> dict[str, Any]:
+    """Return the document of `pitr list`: all points, or the points of one VM. Raises NoSuchVM."""
+    with Repository.open(path) as repository:
+        return documents.points_document(repository, vm)
+
+
+def show_point(path: Path, point: str) -> dict[str, Any]:
+    """Return the document of `pitr show`. Raises NoSuchPoint, UsageError."""
+    with Repository.open(path) as repository:
+        return documents.point_document(repository, point)
+
+
 def find_point_disk(
-    path: Path, point: str, disk: str, *, format: str, since: str | None, compression: Compression
+    path: Path,
+    point: str,
+    disk: str,
+    *,
+    format: export.ExportFormat,
+    since: str | None,
+    compression: Compression,
 ) -> PointDisk:
     """Find the disk that a request names, by ids or their beginnings. Raises NoSuchPoint, NoSuchDisk, UsageError."""
     if format == "raw" and (since is not None or compression != "none"):
@@ -52,13 +69,13 @@ def find_point_disk(
 
 def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object], *, workers: int) -> None:
     """Write the disk in its format to `write`. Raises StoredDamage, BusyError, and the errors of `write`."""
-    with _reading(path) as repository:
+    with Repository.open(path) as repository:
         export.export_stream(
             repository,
             wanted.backup,
             wanted.stream,
             _Written(write, wanted.compression),
-            cast("export.ExportFormat", wanted.format),
+            wanted.format,
             since=wanted.since,
             workers=workers,
         )
@@ -68,15 +85,9 @@ def send_range(
     path: Path, wanted: PointDisk, write: Callable[[bytes], object], start: int, end: int, *, workers: int
 ) -> None:
     """Write the bytes `[start, end)` of the disk to `write`. Raises the same errors as `send_stream`."""
-    with _reading(path) as repository:
+    with Repository.open(path) as repository:
         output = _Written(write, "none")
         export.export_range(repository, wanted.backup, wanted.stream, output, start, end, workers=workers)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Repository]:
-    with Repository.open(path) as repository:
-        yield repository
 
 
 class _Written(StreamOutput):

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pitr.cli import serve_options
 from pitr.cli.options import Common, with_common
-from pitr.errors import PitrError, ProgramMissing, UsageError
+from pitr.errors import ProgramMissing, UsageError
 
 if TYPE_CHECKING:
     from pitr.gateway.token import Token
@@ -106,9 +105,7 @@ def gateway(
         work = stack.enter_context(
             BlockingWork(max_streams=max_requests, client_timeout_s=client_timeout, notify=common.out.notify)
         )
-        served = Gateway(
-            work, token, engine, repository, _list_points(repository), _show_point(repository), max_workers
-        )
+        served = Gateway(work, token, engine, repository, max_workers)
         url = f"{'http' if tls is None else 'https'}://{authority(listener, host)}"
         document = {"gateway": {"url": url, "token_file": str(path)}}
         lines = [f"the gateway is at {url}", f"the token is in {path}"]
@@ -154,32 +151,4 @@ def _repository(common: Common) -> Path | None:
     if path is not None:
         # Better said now than to the first client.
         Repository.open(path).close()
-    return path
-
-
-def _list_points(path: Path | None) -> Callable[[str | None], Any]:
-    from pitr.jobs.documents import points_document
-    from pitr.repository import Repository
-
-    def list_points(vm: str | None) -> Any:
-        with Repository.open(_known(path)) as repository:
-            return points_document(repository, vm)
-
-    return list_points
-
-
-def _show_point(path: Path | None) -> Callable[[str], Any]:
-    from pitr.jobs.documents import point_document
-    from pitr.repository import Repository
-
-    def show_point(point: str) -> Any:
-        with Repository.open(_known(path)) as repository:
-            return point_document(repository, point)
-
-    return show_point
-
-
-def _known(path: Path | None) -> Path:
-    if path is None:
-        raise PitrError("there is no repository")
     return path
