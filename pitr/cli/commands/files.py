@@ -75,7 +75,9 @@ def ls(
         if not paths:
             opened.volumes.describe()
             found = [
-                one for one in opened.volumes.found if volume is None or one is opened.volumes.named(volume)
+                one
+                for one in opened.volumes.all
+                if volume is None or one is opened.volumes.volume_named(volume)
             ]
             files_output.volumes(common.out, opened.backup, found)
             return
