@@ -48,7 +48,9 @@ RepoOption = Annotated[
 ]
 OutputOption = Annotated[
     OutputFormat | None,
-    typer.Option("--output", "-o", metavar=choices(OutputFormat), help="Format of the result (text)."),
+    typer.Option(
+        "--output", "-o", metavar=choices(OutputFormat), help="Format of the result. Default: text."
+    ),
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Log each step, and print a traceback if the command fails.")
@@ -130,7 +132,7 @@ MaxWorkersOption = Annotated[
         metavar="N",
         min=1,
         max=64,
-        help="Connections and threads, for all disks together (4).",
+        help="Connections and threads, for all disks together. Default: 4.",
     ),
 ]
 DryRunOption = Annotated[

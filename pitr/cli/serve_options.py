@@ -21,7 +21,7 @@ HostOption = Annotated[
     typer.Option(
         "--host",
         metavar="ADDRESS",
-        help="Address for --port (127.0.0.1). Without encryption or password: anyone who can connect can read.",
+        help="Address for --port. Default: 127.0.0.1. Anyone who can connect can read: it has no password.",
     ),
 ]
 

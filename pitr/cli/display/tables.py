@@ -18,6 +18,7 @@ from pitr.units import human_size
 
 if TYPE_CHECKING:
     from pitr.jobs.backup.many_vms import Outcome
+    from pitr.jobs.point_extents import Range
     from pitr.jobs.restore.restored import Restored
     from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
@@ -220,4 +221,24 @@ def damage(found: Sequence[Damage]) -> RenderableType:
         ("Damage", "What", "Points lost"),
         ((one.kind, one.message, ", ".join(point[:_SHORT_ID] for point in one.points_lost)) for one in found),
         least={"What": ("fold", 30), "Points lost": ("fold", 2 * _SHORT_ID + 2)},
+    )
+
+
+def ranges(resolved: Sequence[Range]) -> RenderableType:
+    """Return the table of `pitr extents`."""
+    return table(
+        ("Start", "Length", "", "State", "From backup"),
+        (
+            (
+                str(part.start),
+                str(part.length),
+                human_size(part.length),
+                "zero" if part.zero else "data",
+                part.backup_id or "never written",
+            )
+            for part in resolved
+        ),
+        right=("Start", "Length", ""),
+        drop=("", "Length"),
+        least={"From backup": ("begin", len("never written"))},
     )
