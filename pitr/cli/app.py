@@ -33,13 +33,11 @@ ENTRIES = {
     "files": Entry("files", "app", "Take files from a past state, without a restore."),
     "serve": Entry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
     "verify": Entry("verify", "verify", "Compare stored data with its recorded digests."),
-    "drill": Entry(
-        "drill", "drill", "Prove that a point can be restored."
-    ),
+    "drill": Entry("drill", "drill", "Prove that a point can be restored."),
     "prune": Entry("prune", "prune", "Remove old points."),
     "diff": Entry("diff", "diff", "Show what changed on a VM's disks between two points."),
     "show": Entry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
-    "extents": Entry("inspect", "extents", "Show which backup each range of a disk comes from."),
+    "extents": Entry("extents", "extents", "Show which backup each range of a disk comes from."),
     "export": Entry("export", "export", "Write a disk at a point as a stream, to a pipe or a file."),
     "import": Entry("import_", "import_", "Import backups of other programs as points in time."),
     "gateway": Entry("gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."),

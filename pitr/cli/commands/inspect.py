@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr list`, `pitr show` and `pitr extents`: look at points."""
+"""`pitr list` and `pitr show`."""
 
 from __future__ import annotations
 
 from pitr.cli.display import tables
-from pitr.cli.options import AnyVMArgument, Common, OnlyDiskOption, PointArgument, with_common
-from pitr.jobs import find
+from pitr.cli.options import AnyVMArgument, Common, PointArgument, with_common
 from pitr.jobs.documents import point_and_chain, point_document, points_document, points_of_vm
-from pitr.jobs.point_extents import ranges
 
 
 @with_common()
@@ -42,25 +40,3 @@ def show(common: Common, point: PointArgument) -> None:
     common.out.show(tables.one_point(backup, chain, external))
     if proven is not None:
         common.out.show(f"Last drill: {tables.proven_text(proven)}")
-
-
-@with_common()
-def extents(common: Common, point: PointArgument, disk: OnlyDiskOption = None) -> None:
-    """Show which backup each range of a disk comes from.
-
-    Example: pitr extents 1c2d3e4f --disk system
-    """
-    with common.repository() as repository:
-        backup = find.point_with_id(repository, point).backup
-        stream = find.stream_of(backup, disk)
-        resolved = ranges(repository, backup, stream)
-    if common.out.json:
-        common.out.document(
-            {
-                "disk_id": stream.disk_id,
-                "size": stream.size,
-                "extents": [part._asdict() for part in resolved],
-            }
-        )
-    else:
-        common.out.show(tables.ranges(resolved))

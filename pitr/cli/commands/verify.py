@@ -13,7 +13,6 @@ from pitr.cli.display.progress import showing
 from pitr.cli.options import AnyVMArgument, AtOption, Common, MaxWorkersOption, PointOption, with_common
 from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
-from pitr.jobs.verify.against_engine import verify_against_engine
 from pitr.jobs.verify.stored_data import Scope, Verified
 from pitr.jobs.verify.stored_data import verify as verify_stored_data
 from pitr.repository import Repository
@@ -93,6 +92,9 @@ def verify(
 
 
 def _against_engine(common: Common, repository: Repository, vm: str | None, workers: int) -> Verified:
+    # The engine's SDK would make every other `pitr verify` start later.
+    from pitr.jobs.verify.against_engine import verify_against_engine  # noqa: PLC0415
+
     vms = find.vms_of(repository, vm)
     with common.engine() as engine:
         return verify_against_engine(repository, engine, vms, workers=workers, notify=common.out.notify)
