@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The repository: what is stored, how it is written and how it is read (docs/format.md)."""
+"""The repository: its stored objects, and how pitr writes and reads them (docs/format.md)."""
 
 from pitr.repository.repository import Repository
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Walking through a blob without its index: its meta header, and each extent with the frame that holds it.
+"""Reading of a blob without its index: the meta header, then each extent with its frame.
 
-This is how an index that is lost is made again (docs/format.md). Everything read is hostile until checked.
+pitr rebuilds a lost index this way (docs/format.md). The blob is untrusted.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pitr.repository.blob import MAX_FRAME_SIZE, digest_of
 from pitr.repository.index import IndexRow
 from pitr.repository.store import StoredFile
 
-#: A frame that cannot be made smaller is stored a little larger than its bytes are.
+#: A stored frame of incompressible data is a little larger than the data.
 _MAX_STORED = MAX_FRAME_SIZE + (MAX_FRAME_SIZE >> 7) + 1024
 
 
 class BlobWalk:
-    """A blob, read once from its beginning to its end by iterating: the rows of its index.
+    """Yields the rows of a blob's index while it reads the blob once from beginning to end.
 
-    `meta` is known from the start, `digest` (of the whole blob, hex) and `size` after the last row. Raises
-    FormatError when the blob is not whole and well formed.
+    `meta` is valid from the start, `digest` (of the whole blob, hex) and `size` after the last row. Raises
+    FormatError unless the blob is complete and well-formed.
     """
 
     def __init__(self, blob: StoredFile) -> None:
@@ -56,9 +56,11 @@ class BlobWalk:
             if kind == b"stop":
                 break
             if length == 0 or start < end or start + length > self.virtual_size:
-                raise FormatError(f"the extent at {start} does not follow the one that ends at {end}")
+                raise FormatError(
+                    f"the extent at {start} overlaps the extent that ends at {end}, or exceeds the disk"
+                )
             if start > end and not self.incremental:
-                raise FormatError(f"a full stream leaves out {end} to {start}")
+                raise FormatError(f"a full stream has a gap from {end} to {start}")
             end = start + length
             if kind == b"zero":
                 yield IndexRow(start, length, None, None, None)
@@ -67,23 +69,25 @@ class BlobWalk:
             else:
                 raise FormatError("a second meta header")
         if self._text or self._at != self._blob.size:
-            raise FormatError("the blob goes on after its end")
+            raise FormatError("the blob has data after its end")
         if not self.incremental and end != self.virtual_size:
             raise FormatError(f"a full stream ends at {end} of {self.virtual_size} bytes")
 
     def _data(self, start: int, length: int) -> IndexRow:
         if self._text:
-            raise FormatError("header text goes on where a frame of data should be")
+            raise FormatError("header text follows a data header instead of a frame")
         offset = self._at
         stored, data = self._next_frame(MAX_FRAME_SIZE)
         if len(data) != length:
-            raise FormatError(f"the frame for the extent at {start} holds {len(data)} bytes, not {length}")
+            raise FormatError(
+                f"the frame of the extent at {start} holds {len(data)} bytes instead of {length}"
+            )
         if self._take(len(sparse.TAIL)) != sparse.TAIL:
             raise FormatError("an extent's data does not end with CR LF")
         return IndexRow(start, length, offset, stored, digest_of(data))
 
     def _take(self, length: int) -> bytearray:
-        """The next bytes of header text."""
+        """Return the next `length` bytes of header text."""
         while len(self._text) < length:
             self._text += self._next_frame(MAX_FRAME_SIZE)[1]
         taken = self._text[:length]
@@ -91,7 +95,7 @@ class BlobWalk:
         return taken
 
     def _next_frame(self, limit: int) -> tuple[int, bytes]:
-        """Read the next frame: its stored length and its bytes, at most `limit` of them."""
+        """Read the next frame. Return its stored length and its data, at most `limit` bytes."""
         try:
             head = self._blob.read_at(self._at, 64)
             if not head:
@@ -103,9 +107,9 @@ class BlobWalk:
             machine = zstandard.ZstdDecompressor().decompressobj()
             data = machine.decompress(stored)
         except zstandard.ZstdError as error:
-            raise FormatError(f"what lies at {self._at} cannot be decompressed: {error}") from None
+            raise FormatError(f"the frame at {self._at} cannot be decompressed: {error}") from None
         if not machine.eof or len(data) != length:
-            raise FormatError(f"the frame at {self._at} is cut off or not as long as it says")
+            raise FormatError(f"the frame at {self._at} is truncated, or its length is wrong")
         frame = stored[: len(stored) - len(machine.unused_data)]
         self._digest.update(frame)
         self._at += len(frame)

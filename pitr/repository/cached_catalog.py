@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalog file of a repository: opened, completed with records that it lacks, checked and made again."""
+"""The catalog file of a repository: opened, completed with missing records, checked and rebuilt."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CatalogRow = dict[str, Any]
 
 
 class CompletedCatalog:
-    """A catalog to which the records that it lacks are added: a process may have died before it did so.
+    """A catalog that adds records missing from it, because a process may die between the two writes.
 
-    Nothing is taken away: a record that is gone stays known, so that its loss is noticed. Damaged records are left
-    to `verify`. Where the file cannot be written, what is missing is added in memory. Comparing all names takes a
-    second where there are some 100,000 points; where only one VM's points matter, only its own are compared.
+    It removes nothing, so that `verify` notices a lost record, and skips damaged records. If the file is not
+    writable, it adds the records in memory. Comparing the names of 100,000 points takes a second, so callers that
+    need only one VM complete only that VM.
     """
 
     def __init__(self, path: Path, store: Store, read_record: ReadRecord) -> None:
@@ -45,33 +45,33 @@ class CompletedCatalog:
         self._catalog.close()
 
     def whole(self) -> Catalog:
-        """With all records that are there."""
+        """Return the catalog with all stored records."""
         if not self._whole:
             self._take_up(self._store.list(names.BACKUPS, besides=self._catalog.record_names()))
             self._whole = True
         return self._catalog
 
     def of_vm(self, name: str) -> Catalog:
-        """With all records of the VM that has this id or name; with all there are when none has."""
+        """Return the catalog with all records of the VM with this id or name; with all records if there is none."""
         if self._whole:
             return self._catalog
         known = {vm.id for vm in self._catalog.vms()}
         for vm_id in self._store.folders(names.BACKUPS):
             if vm_id not in known:
                 self._complete_vm(vm_id)
-        found = [vm.id for vm in self._catalog.vms() if name in (vm.id, vm.name)]
-        for vm_id in found:
+        matches = [vm.id for vm in self._catalog.vms() if name in (vm.id, vm.name)]
+        for vm_id in matches:
             self._complete_vm(vm_id)
-        return self._catalog if found else self.whole()
+        return self._catalog if matches else self.whole()
 
     def with_point(self, beginning: str) -> Catalog:
-        """With the point whose id is, or begins with, `beginning`, and all records of its VM, if there is one."""
+        """Return the catalog with all records of the VM whose point's id begins with `beginning`; else with all."""
         if self._whole:
             return self._catalog
-        found = {backup.vm.id for backup in self._catalog.with_prefix(beginning)}
-        if len(found) != 1:
+        vm_ids = {backup.vm.id for backup in self._catalog.with_prefix(beginning)}
+        if len(vm_ids) != 1:
             return self.whole()
-        self._complete_vm(found.pop())
+        self._complete_vm(vm_ids.pop())
         return self._catalog
 
     def _complete_vm(self, vm_id: str) -> None:
@@ -81,15 +81,15 @@ class CompletedCatalog:
             self._whole_vms.add(vm_id)
 
     def _take_up(self, missing: Iterable[str]) -> None:
-        found = sorted(missing)
-        entries = _read(found, self._read_record)[0] if found else []
+        names_to_read = sorted(missing)
+        entries = _read(names_to_read, self._read_record)[0] if names_to_read else []
         if entries:
             self._catalog = _completed(self._catalog, self._store, entries, _writable(self._path))
 
 
 def _completed(catalog: Catalog, store: Store, entries: Sequence[StoredRecord], writable: bool) -> Catalog:
     if writable:
-        # A disk that is full must not keep anybody from restoring: then it is as for a read-only repository.
+        # You must be able to restore with a full disk, so it works like a read-only repository.
         with suppress(RepositoryError):
             catalog.add(entries, is_there=partial(_is_there, store))
             return catalog
@@ -116,15 +116,15 @@ def _open(path: Path, store: Store) -> Catalog:
     try:
         return Catalog.open(path)
     except CatalogUnusable:
-        return _made_anew(path, store)
+        return _created(path, store)
 
 
-def _made_anew(path: Path, store: Store) -> Catalog:
-    """Put an empty catalog in the place of one that is none. Where that fails, one in memory has to do."""
+def _created(path: Path, store: Store) -> Catalog:
+    """Replace an unusable catalog file by an empty catalog. If that fails, return a catalog in memory."""
     try:
         with _replacing(path):
             try:
-                # Another process may have been quicker.
+                # Another process may have replaced it already.
                 return Catalog.open(path)
             except CatalogUnusable:
                 scratch = _scratch(store)
@@ -136,7 +136,7 @@ def _made_anew(path: Path, store: Store) -> Catalog:
 
 
 def _replacing(path: Path) -> AbstractContextManager[None]:
-    """Hold the right to put another file in the place of the catalog."""
+    """Lock the catalog file for its replacement."""
     return lock.wait_for(path.parent / names.CATALOG_LOCK, "the catalog")
 
 
@@ -150,22 +150,22 @@ def _scratch(store: Store) -> Path:
 def _replace(path: Path, scratch: Path) -> None:
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
-    # A journal of the old file must never be played back into the new one, wherever this is interrupted.
+    # First, so that SQLite never applies a journal of the old file to the new one after an interruption.
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     scratch.replace(path)
 
 
 def _writable(path: Path) -> bool:
-    # SQLite puts its journal into the folder.
+    # SQLite creates its journal in the folder.
     return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
-def _read(found: Sequence[str], read_record: ReadRecord) -> tuple[list[StoredRecord], list[str]]:
-    """The readable ones of these records, and what is wrong with the others."""
+def _read(record_names: Sequence[str], read_record: ReadRecord) -> tuple[list[StoredRecord], list[str]]:
+    """Read records. Return the readable ones, and messages about the damaged ones."""
     entries: list[StoredRecord] = []
     damage: list[str] = []
-    for name in found:
+    for name in record_names:
         try:
             record, stored = read_record(name)
         except StoredDamage as error:
@@ -177,7 +177,7 @@ def _read(found: Sequence[str], read_record: ReadRecord) -> tuple[list[StoredRec
 
 @dataclass(frozen=True, slots=True)
 class CatalogDifferences:
-    """What the catalog and the records do not agree on, a line each; `damaged` tells of records themselves."""
+    """The differences between the catalog and the records, one line each, and messages about damaged records."""
 
     points: int
     streams: int
@@ -186,19 +186,19 @@ class CatalogDifferences:
 
 
 def compare(path: Path, store: Store, read_record: ReadRecord) -> CatalogDifferences:
-    """Compare the catalog file, as it is, with the records."""
+    """Compare the catalog file with the records, without completing it first."""
     entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
     with _fresh(None, entries) as fresh:
         return _compared(path, fresh, damaged)
 
 
 def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDifferences:
-    """Make the catalog file again from the records; tell what was different.
+    """Rebuild the catalog file from the records. Return how the old file differed.
 
-    The new file replaces the old one when it is complete.
+    The new file replaces the old one once it is complete.
     """
     try:
-        # Read under the lock: records that are removed meanwhile must not come back as lost ones.
+        # Read under the lock, so that the new catalog does not list records that are removed meanwhile.
         with _replacing(path):
             entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
             scratch = _scratch(store)
@@ -223,7 +223,7 @@ def _compared(path: Path, fresh: Catalog, damaged: Sequence[str]) -> CatalogDiff
         with Catalog.open(path, read_only=True) as catalog:
             have = catalog.dump()
     except RepositoryError:
-        differences.append("there is no catalog file that can be used")
+        differences.append("the catalog file is missing or unusable")
     else:
         for table, rows in should.items():
             differences += _differing(table, have[table], rows)
@@ -237,9 +237,9 @@ def _differing(table: str, have: Sequence[CatalogRow], should: Sequence[CatalogR
     for name in sorted(old.keys() | new.keys()):
         shown = " ".join(str(part) for part in name)
         if name not in new:
-            yield f"{table} {shown}: in the catalog, but there is no such record"
+            yield f"{table} {shown}: in the catalog, but not in the records"
         elif name not in old:
             yield f"{table} {shown}: in the records, but not in the catalog"
         elif old[name] != new[name]:
             columns = ", ".join(column for column in new[name] if old[name][column] != new[name][column])
-            yield f"{table} {shown}: the catalog has another {columns}"
+            yield f"{table} {shown}: the catalog and the record differ in {columns}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""JSON objects that carry a digest of themselves, in one canonical form: no byte can change unnoticed.
+"""JSON objects with their own digest, in one canonical form, so that a change of any byte is detected.
 
-Canonical: UTF-8, keys sorted, no white space, no fractions. `digest` is the BLAKE3 of the canonical form without
-it. A stored object must be its own canonical form, byte for byte.
+Canonical form: UTF-8, sorted keys, no white space, no fractions. `digest` is the BLAKE3 of the canonical form without
+this key. A stored object must equal its canonical form, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from blake3 import blake3
 from pitr.errors import FormatError
 from pitr.repository import schema
 
-#: Records hold the VM's configuration, which has no fixed bound; nothing sensible is larger.
+#: The largest document in bytes. A record holds the VM's configuration, which has no bound of its own.
 MAX_SIZE = 64 << 20
 
 
 def encode(document: dict[str, Any]) -> bytes:
-    """The stored form of a document without its digest."""
+    """Return the stored form of a document, with its digest added."""
     digest = blake3(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return orjson.dumps({**document, "digest": digest}, option=orjson.OPT_SORT_KEYS)
 
 
 def decode(stored: bytes, schema_name: str) -> dict[str, Any]:
-    """Read a stored document, checked against its digest and its schema. Raises FormatError."""
+    """Return a stored document after checking its form, digest and schema. Raises FormatError."""
     try:
         document = orjson.loads(stored)
     except orjson.JSONDecodeError as error:
@@ -37,10 +37,10 @@ def decode(stored: bytes, schema_name: str) -> dict[str, Any]:
     try:
         canonical = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
-        # What is nested deeper than this can be read, but not written.
-        raise FormatError(f"not a document that could have been written: {error}") from None
+        # The library reads deeper nested documents than it writes.
+        raise FormatError(f"not a document that pitr writes: {error}") from None
     if canonical != stored or _has_fraction(document):
-        raise FormatError("not in the form in which it was written")
+        raise FormatError("not in canonical form")
     digest = document.pop("digest", None)
     if blake3(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest() != digest:
         raise FormatError("its digest does not match")
@@ -58,18 +58,18 @@ def _has_fraction(value: Any) -> bool:
 
 
 def _validate(document: dict[str, Any], schema_name: str) -> None:
-    import fastjsonschema  # noqa: PLC0415 - listing points must not wait for it
+    import fastjsonschema  # noqa: PLC0415 - a list of points must not wait for it
 
     try:
         _validator(schema_name)(document)
     except fastjsonschema.JsonSchemaValueException as refused:
         reason = refused.message
-        # To compile a check that says what is wrong takes three times as long: that is done for what is wrong only.
+        # A validator with detailed messages takes three times as long to compile, so only invalid documents use it.
         try:
             _validator(schema_name, detailed=True)(document)
         except fastjsonschema.JsonSchemaValueException as error:
             reason = error.message
-        raise FormatError(f"not as {schema_name} describes: {reason[:500]}") from None
+        raise FormatError(f"not valid against {schema_name}: {reason[:500]}") from None
 
 
 @cache

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk at a point: its chain opened and resolved."""
+"""A disk at a point: its chain, opened and resolved."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pitr.repository.index import Frames
 from pitr.repository.repository import Repository
 from pitr.repository.resolver import Layer, PointMap, resolve
 
-#: Frames take 64 bytes each. Up to this many of a chain are kept while it is resolved: nothing beside millions of
-#: extents, and all of a chain of many small incrementals, where opening their indexes is most of the work.
+#: How many frames of a chain, at 64 bytes each, are kept while it is resolved. That is little memory beside millions
+#: of extents. It holds all frames of many small incrementals, where opening the indexes is most of the work.
 _MOST_KEPT = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedChain:
-    """The map of a disk at a point, and the streams that its layers are, newest first.
+    """The map of a disk at a point, and the streams of its layers, newest first.
 
-    `frames`: those of some layers, where they were asked for.
+    `frames` has the frames of some layers, by the layer's number, if the caller asked for them.
     """
 
     map: PointMap
@@ -33,11 +33,11 @@ class ResolvedChain:
 def resolve_chain(
     repository: Repository, backup: Backup, stream: Stream, *, with_frames: bool = False
 ) -> ResolvedChain:
-    """Check and combine the chain that `stream` stands on. Raises StoredDamage; nothing is guessed.
+    """Check and combine the streams that `stream` is based on. Raises StoredDamage for a missing or damaged one.
 
-    `with_frames`: the frames of indexes will be wanted, too; those of small ones are read now.
+    `with_frames` also reads the frames of small indexes, for callers that need frames.
     """
-    # The catalog may still know what a record said that is gone or changed since: that point is damaged as well.
+    # The catalog may still list a point whose record is lost or changed. That point is damaged too.
     repository.record_of(backup.backup_id)
     chain = repository.chain(backup, stream)
     layers: list[Layer] = []
@@ -50,7 +50,7 @@ def resolve_chain(
             except FormatError as error:
                 raise of_stream(owner.backup_id, part, "corrupt", "index", error.message) from None
             if 0 < len(extents) <= room:
-                # Of a layer that holds nothing live, nobody needs them; who does, is told then.
+                # A damaged layer may hold no visible range. A reader of its frames gets the error later.
                 with suppress(FormatError):
                     kept[len(layers)] = index.frames()
                     room -= len(extents)
@@ -59,7 +59,7 @@ def resolve_chain(
 
 
 def frames_of(repository: Repository, backup: Backup, stream: Stream) -> Frames:
-    """Where the frames of one stream lie. Raises StoredDamage."""
+    """Return the frames of one stream. Raises StoredDamage."""
     with repository.open_index(backup, stream) as index:
         try:
             return index.frames()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Damage: what is stored and is not as it was written, as a value and as an error."""
+"""Damage of stored objects, as a value and as an error."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ What = Literal["blob", "index", "record", "frame", "parent"]
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One finding. `start` and `length` are bytes: of the disk for a frame, else of the object; None if unknown.
+    """One finding. `start` and `length` are bytes of the disk for a frame, else of the object; None if unknown.
 
-    `points_lost` are the ids of all backups that cannot be restored whole because of it.
+    `points_lost` has the ids of all backups that pitr cannot restore completely because of the damage.
     """
 
     backup_id: str | None
@@ -31,11 +31,12 @@ class Damage:
     points_lost: tuple[str, ...] = ()
 
     def losing(self, points: tuple[str, ...]) -> Damage:
+        """Return this finding with the lost points."""
         return replace(self, points_lost=points)
 
 
 class StoredDamage(DamageError):
-    """Something stored is damaged; `damage` says what."""
+    """A stored object is damaged; `damage` has the details."""
 
     def __init__(self, damage: Damage) -> None:
         super().__init__(damage.message)
@@ -51,6 +52,7 @@ def of_stream(
     start: int | None = None,
     length: int | None = None,
 ) -> StoredDamage:
+    """Return the error for a damaged object or frame of a stream."""
     where = f"{what} of stream {stream.stream_id} (disk {stream.disk_id}, backup {backup_id})"
     return StoredDamage(
         Damage(backup_id, stream.disk_id, stream.stream_id, kind, what, f"{where}: {message}", start, length)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Rehearsals of restores: what came of each is kept beside the points (schema/drill.schema.json).
+"""Results of drills, stored beside the points (schema/drill.schema.json).
 
-When a point was last proven is in the names, so that a list of points reads no objects.
+An object's name has the time and the result, so that a list of points need not read the objects.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SCHEMA = "drill.schema.json"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `ok` is None where nothing can be told."""
+    """The result of one check; `ok` is None if the check cannot decide."""
 
     what: str
     ok: bool | None
@@ -33,6 +33,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class DiskFindings:
+    """The results of all checks of a disk."""
+
     disk_id: str
     name: str
     findings: tuple[Finding, ...]
@@ -44,7 +46,7 @@ class DiskFindings:
 
 @dataclass(frozen=True, slots=True)
 class Drill:
-    """A rehearsal that has ended at `time`; `image`: restored to images, not only read."""
+    """The result of a drill that ended at `time`. `image` means restored to images instead of only read."""
 
     backup_id: str
     vm_id: str
@@ -60,14 +62,14 @@ class Drill:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """When a point was last rehearsed, and whether that went well."""
+    """The time and result of a point's last drill."""
 
     time: datetime
     ok: bool
 
 
 def add(store: Store, drill: Drill) -> None:
-    """Keep what came of a rehearsal. Raises RepositoryError."""
+    """Store the result of a drill. Raises RepositoryError."""
     document = {
         "format": FORMAT,
         "backup_id": drill.backup_id,
@@ -89,31 +91,31 @@ def add(store: Store, drill: Drill) -> None:
 
 
 def last_proven(store: Store, vm_id: str | None = None) -> dict[str, Proven]:
-    """The last rehearsal of each point, by backup id."""
-    found: dict[str, Proven] = {}
+    """Return the last drill of each point, by backup id; of all VMs for None."""
+    last: dict[str, Proven] = {}
     for name in store.list(names.drills_of(vm_id)):
         *_, backup_id, file_name = name.split("/")
         time = times.from_object_name(file_name.partition("-")[0])
         if time is None:
             continue
         proven = Proven(time, file_name.endswith("-ok.json"))
-        if backup_id not in found or found[backup_id].time < time:
-            found[backup_id] = proven
-    return found
+        if backup_id not in last or last[backup_id].time < time:
+            last[backup_id] = proven
+    return last
 
 
 def remove_of(store: Store, backups: Iterable[Backup]) -> None:
-    """Forget the rehearsals of points that are removed."""
+    """Delete the drills of points that are removed."""
     for backup in backups:
         for name in list(store.list(names.drills_of(backup.vm.id, backup.backup_id))):
             store.delete(name)
 
 
 def read(store: Store, name: str) -> Drill:
-    """Read what came of a rehearsal. Raises FormatError when it is not as it was written, RepositoryError."""
+    """Read the result of a drill by its object's name. Raises FormatError for a damaged one, RepositoryError."""
     document = canonical.decode(store.read(name, limit=canonical.MAX_SIZE), _SCHEMA)
     if document["format"] != FORMAT:
-        raise FormatError(f"{name} is of a newer pitr")
+        raise FormatError(f"{name} needs a newer pitr")
     return Drill(
         backup_id=document["backup_id"],
         vm_id=document["vm_id"],

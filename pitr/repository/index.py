@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Extent indexes: where in a blob each range of the disk is (schema/index.sql)."""
+"""Extent indexes: the place of each range of the disk in a blob (schema/index.sql)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 class IndexRow(NamedTuple):
-    """One row of the extent table; for a zero range the last three are None."""
+    """One row of the extent table. For a zero range the last three columns are None."""
 
     start: int
     length: int
@@ -36,7 +36,7 @@ class IndexRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """The index's own word on what it is the index of."""
+    """The stream that the index belongs to, as the index itself states it."""
 
     stream_id: str
     backup_id: str
@@ -50,13 +50,13 @@ class StreamRow:
 
 
 class IndexWriter:
-    """Writes a new index file. Rows come in the order of the disk. Raises RepositoryError, as for a full disk."""
+    """Writes a new index file, with rows in the order of the disk. Raises RepositoryError (full disk)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._writing():
             self._connection = sqlite.connect(path, create=True)
-            # The file is new, is not read before it is finished, and is synced as a whole by the store.
+            # No journal is needed: nothing reads the file before it is complete, and the store syncs it as a whole.
             self._connection.execute("PRAGMA journal_mode = OFF")
             self._connection.execute("PRAGMA synchronous = OFF")
             self._connection.executescript(schema.read("index.sql"))
@@ -71,11 +71,13 @@ class IndexWriter:
             raise RepositoryError(f"cannot write the extent index {self._path.name}: {error}") from error
 
     def add(self, rows: list[IndexRow]) -> None:
+        """Add the next rows."""
         with self._writing():
             self._connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", rows)
         self.rows += len(rows)
 
     def finish(self, stream: StreamRow) -> None:
+        """Complete the index of `stream`, and close it."""
         with self._writing():
             self._connection.execute(
                 "INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -99,10 +101,7 @@ class IndexWriter:
 
 
 class Index(Closes):
-    """A finished index file, opened for reading. Used by one thread at a time.
-
-    Everything that SQLite cannot make sense of raises FormatError.
-    """
+    """A complete index file, opened for reading by one thread at a time. Raises FormatError for a damaged one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -131,12 +130,12 @@ class Index(Closes):
             if application_id != _APPLICATION_ID:
                 raise FormatError(f"{self._path.name} is not an extent index")
             if version != _VERSION:
-                raise FormatError(f"{self._path.name} is an extent index of the unknown version {version}")
+                raise FormatError(f"pitr cannot read version {version} of the extent index {self._path.name}")
             rows = self._connection.execute("SELECT * FROM stream").fetchall()
             if len(rows) != 1:
                 raise FormatError(f"{self._path.name} names {len(rows)} streams instead of one")
             stream = StreamRow(*rows[0])
-        # SQLite holds its columns to no types.
+        # SQLite does not enforce the types of columns.
         numbers = (stream.size, stream.frame_size, stream.blob_size)
         texts = (stream.stream_id, stream.backup_id, stream.disk_id, stream.kind, stream.blob_digest)
         if (
@@ -144,15 +143,16 @@ class Index(Closes):
             or not all(isinstance(text, str) for text in texts)
             or not isinstance(stream.parent_stream_id, str | None)
         ):
-            raise FormatError(f"{self._path.name} names a stream that cannot be")
+            raise FormatError(f"{self._path.name} names an invalid stream")
         return stream
 
     def count(self) -> int:
+        """Return the number of rows."""
         with self._reading():
             return int(self._connection.execute("SELECT count(*) FROM extent").fetchone()[0])
 
     def rows(self) -> Iterator[IndexRow]:
-        """All rows in the order of the disk."""
+        """Yield all rows in the order of the disk."""
         with self._reading():
             for row in self._connection.execute(
                 "SELECT start, length, blob_offset, blob_length, digest FROM extent ORDER BY start"
@@ -160,7 +160,7 @@ class Index(Closes):
                 yield IndexRow(*row)
 
     def extents(self) -> ExtentMap:
-        """The rows as a checked extent map, one range a row: what the resolver works on."""
+        """Return the rows as a checked extent map for the resolver, one range for each row."""
         count = self.count()
         extents = ExtentMap(np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.bool_))
         columns = (extents.start, extents.length, extents.zero)
@@ -170,7 +170,7 @@ class Index(Closes):
         return extents.checked(self.stream.size, whole=False)
 
     def frames(self) -> Frames:
-        """Where each frame lies, checked against the sizes of frame and blob."""
+        """Return all frames, checked against the sizes of frame and blob."""
         where = "FROM extent WHERE blob_offset IS NOT NULL"
         with self._reading():
             count = int(self._connection.execute(f"SELECT count(*) {where}").fetchone()[0])
@@ -187,7 +187,7 @@ class Index(Closes):
         return frames
 
     def _fill(self, query: str, columns: Sequence[npt.NDArray[Any]]) -> None:
-        """Put the integers that `query` gives into `columns`, some rows at a time: memory for no second copy."""
+        """Fill `columns` with the integers of `query`, some rows at a time, so that no second copy takes memory."""
         count, width = len(columns[0]), len(columns)
         with self._reading():
             cells = itertools.chain.from_iterable(self._connection.execute(query))
@@ -200,9 +200,7 @@ class Index(Closes):
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """The frames of one stream, in the order of the disk: four int64 arrays of one length, in bytes, and 32 bytes
-    of digest for each.
-    """
+    """The frames of one stream in the order of the disk: four int64 arrays (bytes) and 32 bytes of digest for each."""
 
     start: Int64Array
     length: Int64Array
@@ -214,15 +212,16 @@ class Frames:
         return len(self.start)
 
     def digest(self, frame: int) -> bytes:
+        """Return the digest of the frame with this number, 32 bytes."""
         return self.digests[32 * frame : 32 * frame + 32].tobytes()
 
     def check(self, stream: StreamRow) -> None:
-        """Raise FormatError when a frame is not one that could be in this stream's blob."""
+        """Raise FormatError if a frame cannot be in this stream's blob."""
         if len(self.digests) != 32 * len(self):
-            raise FormatError("the extent index has digests of a wrong length")
+            raise FormatError("the extent index has digests of the wrong length")
         size = stream.frame_size
         if not 0 < size <= MAX_SIZE:
-            raise FormatError(f"the extent index names a frame size of {size}")
+            raise FormatError(f"the extent index has the impossible frame size {size}")
         bad = (
             (self.blob_offset < 0)
             | (self.blob_length <= 0)
@@ -233,4 +232,4 @@ class Frames:
         bad[1:] |= self.blob_offset[1:] < self.blob_offset[:-1] + self.blob_length[:-1]
         if bad.any():
             at = int(self.start[np.flatnonzero(bad)[0]])
-            raise FormatError(f"the extent index names an impossible frame for the range at {at}")
+            raise FormatError(f"the extent index has an impossible frame for the range at {at}")

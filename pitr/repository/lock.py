@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Locks: one pitr at a time writes or removes backups of a VM, and none removes what another one reads.
+"""Locks: one process at a time writes or removes the backups of a VM, and none removes points that another reads.
 
-A lock is held on an open file, so that the lock of a process that died is free at once. The file's text tells
-others who holds it.
+A lock belongs to an open file, so the lock of a process that died is free at once. The file's content names the
+holder.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import orjson
 
 from pitr import times
 from pitr.errors import BusyError, FormatError, RepositoryError
-from pitr.repository.store.folders import LinkInside, open_folder
+from pitr.repository.store.folders import LinkInside, open_lock
 
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs; `what` names what it stands for, for people.
+    """Hold the lock file `path` alone while the block runs. Messages call the locked thing `what`.
 
-    Raises BusyError at once when another process holds it.
+    Raises BusyError at once if another process holds or shares it.
     """
     with _opened(path, what) as handle:
         _take(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, what)
@@ -38,10 +38,10 @@ def hold(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def share(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` together with others that share it, against those that `hold` it.
+    """Share the lock file `path` with other readers while the block runs.
 
-    Raises BusyError at once when another process holds it alone. Where no lock file can be made, as on a read-only
-    file system, nothing is held: who can write there at the same time has to wait for readers by other means.
+    Raises BusyError at once if another process holds it alone. If pitr cannot create the lock file, for example on
+    a read-only file system, the block runs without a lock.
     """
     with ExitStack() as stack:
         try:
@@ -57,7 +57,7 @@ def share(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def wait_for(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs, after waiting for it: for what takes a moment only."""
+    """Wait for the lock file `path`, and hold it alone while the block runs. Only for blocks that take a moment."""
     with _opened(path, what) as handle:
         _take(handle, fcntl.LOCK_EX, what)
         yield
@@ -68,12 +68,7 @@ def _opened(path: Path, what: str) -> Iterator[int]:
     try:
         with suppress(FileExistsError):
             path.parent.mkdir(mode=0o700)
-        folder = open_folder(path.parent)
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            handle = os.open(path.name, flags, 0o600, dir_fd=folder)
-        finally:
-            os.close(folder)
+        handle = open_lock(path.parent, path.name)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise LinkInside(path) from None
@@ -89,7 +84,7 @@ def _take(handle: int, operation: int, what: str) -> None:
         fcntl.flock(handle, operation)
     except BlockingIOError:
         raise BusyError(
-            f"another pitr works on {what}: {_holder(handle)}", "Wait until it has ended, or stop it."
+            f"another pitr works on {what}: {_holder(handle)}", "Wait until it exits, or stop it."
         ) from None
     except OSError as error:
         raise _cannot_lock(what, error) from error
@@ -101,7 +96,7 @@ def _cannot_lock(what: str, error: OSError) -> RepositoryError:
 
 def _sign(handle: int) -> None:
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": times.to_text(times.now())}
-    # On a full disk the lock is held all the same: there people restore, and prune.
+    # On a full disk the lock works without its content, so that you can still restore and prune.
     with suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, orjson.dumps(holder), 0)
@@ -113,4 +108,4 @@ def _holder(handle: int) -> str:
         since = times.for_people(times.from_text(holder["since"]))
         return f"process {int(holder['pid'])} on {holder['host']!s:.255}, since {since}"
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, FormatError):
-        return "it has not said who it is yet"
+        return "a process that has not written its name yet"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the objects of a repository are: the one place that knows their names."""
+"""The names of all objects in a repository."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from datetime import datetime
 
 from pitr import times
 
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_MAX_NAME = 4096
+
 REPOSITORY = "repository.json"
 STREAMS = "streams"
 BACKUPS = "backups"
-#: No VM's lock has this name: an id does not begin with a dot.
+#: No VM's lock has this name, because an id does not begin with a dot.
 CATALOG_LOCK = "locks/.catalog"
 PENDING = "pending"
 DRILLS = "drills"
@@ -19,74 +22,80 @@ UPLOADS = "uploads"
 
 
 def blob(disk_id: str, stream_id: str) -> str:
+    """Return the name of a stream's blob."""
     return f"{STREAMS}/{disk_id}/{stream_id}.sparse.zst"
 
 
 def index(disk_id: str, stream_id: str) -> str:
+    """Return the name of a stream's extent index."""
     return f"{STREAMS}/{disk_id}/{stream_id}.index.db"
 
 
 def record(vm_id: str, point: datetime, backup_id: str) -> str:
+    """Return the name of a backup's record."""
     return f"{BACKUPS}/{vm_id}/{times.to_object_name(point)}-{backup_id}.json"
 
 
 def point_of_record(name: str) -> datetime | None:
-    """The time that a record's name says, None when it is not the name of one."""
+    """Return the point in a record's name; None for other names."""
     return times.from_object_name(name.rpartition("/")[2].partition("-")[0])
 
 
 def lock(vm_id: str) -> str:
+    """Return the lock for writing backups of a VM."""
     return f"locks/{vm_id}.lock"
 
 
 def readers_lock(vm_id: str) -> str:
+    """Return the lock that readers of a VM's points share."""
     return f"locks/{vm_id}.readers"
 
 
 def records_of(vm_id: str | None) -> str:
-    """The folder of a VM's records, or of all."""
+    """Return the folder of a VM's records; of all records for None."""
     return BACKUPS if vm_id is None else f"{BACKUPS}/{vm_id}"
 
 
 def checkpoint(vm_id: str, checkpoint_id: str) -> str:
+    """Return the note that pitr created this checkpoint."""
     return f"checkpoints/{vm_id}/{checkpoint_id}"
 
 
 def distrusted(vm_id: str, disk_id: str) -> str:
+    """Return the note that the change tracking of this disk was wrong."""
     return f"distrusted/{vm_id}/{disk_id}"
 
 
 def upload(disk_id: str) -> str:
+    """Return the note that pitr created this disk for an upload."""
     return f"{UPLOADS}/{disk_id}"
 
 
 def upload_lock(disk_id: str) -> str:
+    """Return the lock of an upload."""
     return f"locks/{disk_id}.upload"
 
 
 def drills_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
-    """The folder of the rehearsals of a point, of a VM's points, or of all."""
+    """Return the folder of the drills of a point, of a VM's points, or of all points."""
     return "/".join(part for part in (DRILLS, vm_id, backup_id) if part is not None)
 
 
 def pending(vm_id: str, backup_id: str) -> str:
+    """Return the note that this backup may be open on the engine."""
     return f"{PENDING}/{vm_id}/{backup_id}"
 
 
 def pending_of(vm_id: str) -> str:
+    """Return the folder of a VM's pending backups."""
     return f"{PENDING}/{vm_id}"
 
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
-
-
-_MAX_NAME = 4096
-
-
 def usable_id(value: object) -> str | None:
-    """`value` if it can be an id here."""
+    """Return `value` if it can be an id in a repository, else None."""
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 def usable_name(value: object) -> str | None:
+    """Return `value` if it can be the name of a VM or disk in a repository, else None."""
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_NAME else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a run has to tell the next ones, as small objects beside the points.
+"""Notes of one run for later runs, as small objects beside the points.
 
-Checkpoints that pitr has made on the engine: whoever finds one there that is not noted here leaves it alone. Disks
-whose change tracking was found to be wrong: their next backup has to be a full one.
+One kind names the checkpoints that pitr created on the engine; pitr never removes other checkpoints. The other kind
+names the disks whose change tracking was wrong; their next backup must be a full.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ from pitr.repository.store import ObjectExists, Store
 
 
 def add_checkpoint(store: Store, vm_id: str, checkpoint_id: str) -> None:
-    """Note a checkpoint as made by pitr."""
+    """Note that pitr created a checkpoint."""
     with suppress(ObjectExists):
         store.create(names.checkpoint(vm_id, checkpoint_id), b"")
 
 
 def remove_checkpoint(store: Store, vm_id: str, checkpoint_id: str) -> None:
+    """Delete the note of a checkpoint."""
     store.delete(names.checkpoint(vm_id, checkpoint_id))
 
 
 def checkpoints(store: Store, vm_id: str) -> Iterator[str]:
-    """The ids of the checkpoints that pitr has made of a VM and not removed."""
+    """Yield the ids of the VM's checkpoints that pitr created and has not removed."""
     yield from _ids(store, names.checkpoint(vm_id, ""))
 
 
 def distrust(store: Store, vm_id: str, disk_id: str) -> None:
-    """Note that the engine's word on what changed on a disk was wrong."""
+    """Note that the engine reported wrong changes of a disk."""
     with suppress(ObjectExists):
         store.create(names.distrusted(vm_id, disk_id), b"")
 
 
 def trust_again(store: Store, vm_id: str, disk_id: str) -> None:
+    """Delete the note of a distrusted disk."""
     store.delete(names.distrusted(vm_id, disk_id))
 
 
 def distrusted(store: Store, vm_id: str) -> Iterator[str]:
-    """The ids of the disks of a VM that no incremental backup may be taken of."""
+    """Yield the ids of the VM's disks that need a full backup next."""
     yield from _ids(store, names.distrusted(vm_id, ""))
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Backups that were begun on the engine: their ids are written down before, so that a crash can be cleaned up after.
+"""Notes of backups that may be open on the engine, so that a later run can clean up after a crash.
 
-An entry is an object like others: created once, and deleted when the engine has ended the backup.
+pitr writes the note before it starts the backup, and deletes it when the engine has ended the backup.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from pitr.repository.store import Store
 
 
 def add(store: Store, vm_id: str, backup_id: str) -> None:
+    """Note a backup before it starts."""
     store.create(names.pending(vm_id, backup_id), b"")
 
 
 def remove(store: Store, vm_id: str, backup_id: str) -> None:
+    """Delete the note of an ended backup."""
     store.delete(names.pending(vm_id, backup_id))
 
 
 def of_vm(store: Store, vm_id: str) -> Iterator[str]:
-    """The ids of the backups of a VM that may still be open on the engine."""
+    """Yield the ids of the VM's backups that may still be open on the engine."""
     for name in store.list(names.pending_of(vm_id)):
         yield name.rpartition("/")[2]

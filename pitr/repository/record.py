@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commit records: a backup as the JSON object that commits it (schema/record.schema.json)."""
+"""Records: the JSON objects that commit backups (schema/record.schema.json)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _SCHEMA = "record.schema.json"
 
 
 def encode(record: Record) -> bytes:
+    """Return the stored form of a record."""
     backup = record.backup
     document = {
         "format": FORMAT,
@@ -42,7 +43,7 @@ def encode(record: Record) -> bytes:
 
 
 def decode(stored: bytes) -> Record:
-    """Read a record. Raises FormatError when anything about it is not as it was written."""
+    """Read a record. Raises FormatError if it is damaged or contradicts itself."""
     document = canonical.decode(stored, _SCHEMA)
     configuration = document["configuration"]
     backup = Backup(
@@ -58,7 +59,7 @@ def decode(stored: bytes) -> Record:
         mode=Mode(document["mode"]),
         consistency=document["consistency"],
         streams=tuple(_stream(disk) for disk in document["disks"]),
-        # In the order of the catalog: the two are compared.
+        # In the order of the catalog, so that the two can be compared.
         left_out=tuple(
             sorted((LeftOut(**disk) for disk in document["left_out"]), key=lambda disk: disk.disk_id)
         ),
@@ -70,17 +71,17 @@ def decode(stored: bytes) -> Record:
 
 
 def check(backup: Backup) -> None:
-    """Raise FormatError when a record contradicts itself."""
+    """Raise FormatError if a record contradicts itself."""
     if backup.lo > backup.point:
         raise FormatError("the record's interval ends before it begins")
     disks = [stream.disk_id for stream in backup.streams]
     if len(set(disks)) != len(disks) or len({stream.stream_id for stream in backup.streams}) != len(disks):
-        raise FormatError("the record names a disk or a stream twice")
+        raise FormatError("the record has a disk or a stream twice")
     incremental = [stream for stream in backup.streams if stream.kind is Kind.INCREMENTAL]
     if bool(incremental) != (backup.kind is Kind.INCREMENTAL):
-        raise FormatError(f"the record says {backup.kind} and its streams do not")
+        raise FormatError(f"the record is {backup.kind}, which its streams contradict")
     if bool(incremental) != (backup.parent_id is not None):
-        raise FormatError("the record's parent and its streams' kinds do not fit")
+        raise FormatError("the record's parent contradicts the kinds of its streams")
     for stream in backup.streams:
         if (stream.parent_stream_id is None) == (stream.kind is Kind.INCREMENTAL):
             raise FormatError(f"the {stream.kind} stream {stream.stream_id} has a wrong parent")
@@ -88,7 +89,7 @@ def check(backup: Backup) -> None:
 
 def _stream_document(stream: Stream) -> dict[str, Any]:
     document = {**asdict(stream), "kind": stream.kind.value}
-    # Readers of the first records know nothing of these two.
+    # Early versions of pitr do not know these two keys.
     return {
         key: value for key, value in document.items() if key not in ("note", "external") or value is not None
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A repository: opened or made, written to backup by backup, and looked into."""
+"""A repository: create and open it, commit and remove backups, and open their objects."""
 
 from __future__ import annotations
 
@@ -35,39 +35,37 @@ if TYPE_CHECKING:
     from pitr.repository.stream_sink import ExternalBlob, NewStream, StreamSink
 
 FORMAT = 1
-#: What a repository may ask of a reader beyond the format; this pitr knows none.
+#: Features beyond the format that a repository may require. This version of pitr knows none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
 _SCHEMA = "repository.schema.json"
 _DIGEST_CHUNK = 1 << 22
 
 
 class Repository(Closes):
-    """An open repository; a context manager."""
+    """An open repository; `close` it, or use it as a context manager."""
 
     def __init__(self, path: Path, store: PosixStore, repository_id: str) -> None:
         self.path = path
         self.store = store
         self.id = repository_id
         self._catalog: CompletedCatalog | None = None
-        # Streams that a record names, or may name: they are not to be dropped any more.
+        # Streams that a record names or may name; `drop_stream` keeps them.
         self._recorded: set[str] = set()
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Make a repository in a folder that is empty or does not exist. Raises RepositoryError."""
+        """Create a repository in an empty or new folder. Raises RepositoryError."""
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if (path / names.REPOSITORY).exists():
                 raise RepositoryError(
-                    f"{path} is a repository already", "Use it: it needs no other 'pitr init'."
+                    f"{path} is a repository already", "Use it without another 'pitr init'."
                 )
             if any(path.iterdir()):
-                raise RepositoryError(
-                    f"{path} is not empty", "Name a folder that is empty or does not exist yet."
-                )
+                raise RepositoryError(f"{path} is not empty", "Name an empty or a new folder.")
             set_mode(path, 0o700)
         except OSError as error:
-            raise RepositoryError(f"cannot make a repository in {path}: {error.strerror}") from error
+            raise RepositoryError(f"cannot create a repository in {path}: {error.strerror}") from error
         store = PosixStore(path)
         repository_id = str(uuid.uuid4())
         document = {
@@ -84,13 +82,14 @@ class Repository(Closes):
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a repository. Raises RepositoryError when there is none that this pitr can read."""
+        """Open a repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
         store = PosixStore(path)
         try:
             stored = store.read(names.REPOSITORY, limit=canonical.MAX_SIZE)
         except ObjectMissing:
             raise RepositoryError(
-                f"there is no repository in {path}", "Make one with 'pitr init', or name another with --repo."
+                f"there is no repository in {path}",
+                "Create one with 'pitr init', or name another one with --repo.",
             ) from None
         try:
             document = canonical.decode(stored, _SCHEMA)
@@ -106,7 +105,7 @@ class Repository(Closes):
 
     @property
     def keeps_modes(self) -> bool:
-        """Whether the file system keeps others out by the modes of files; else its mount says who may read here."""
+        """Whether the file system has file modes that keep other users out; else the mount options decide."""
         return not (self.path / names.REPOSITORY).stat().st_mode & 0o077
 
     def close(self) -> None:
@@ -115,15 +114,15 @@ class Repository(Closes):
 
     @property
     def catalog(self) -> Catalog:
-        """The catalog, with all records that are there."""
+        """The catalog with all records."""
         return self._opened_catalog().whole()
 
     def catalog_of_vm(self, name: str | None) -> Catalog:
-        """The catalog, with all records of the VM of this id or name: sooner than with all; with all for None."""
+        """Return the catalog with all records of the VM with this id or name, which is faster; with all for None."""
         return self.catalog if name is None else self._opened_catalog().of_vm(name)
 
     def catalog_with_point(self, beginning: str) -> Catalog:
-        """The catalog, with the point whose id begins so and all of its VM: sooner than with all."""
+        """Return the catalog with all records of the VM whose point's id begins with `beginning`, which is faster."""
         return self._opened_catalog().with_point(beginning)
 
     def _opened_catalog(self) -> CompletedCatalog:
@@ -133,18 +132,18 @@ class Repository(Closes):
 
     @property
     def catalog_path(self) -> Path:
-        """Where the catalog is. Raises LinkInside for a link, which SQLite would follow, out of the repository."""
+        """The path of the catalog. Raises LinkInside for a link, which SQLite would follow out of the repository."""
         path = self.path / "catalog.db"
         if path.is_symlink():
             raise LinkInside(path)
         return path
 
     def check_catalog(self) -> CatalogDifferences:
-        """Compare the catalog file, as it is, with the records."""
+        """Compare the catalog file with the records."""
         return compare(self.catalog_path, self.store, self.read_record)
 
     def rebuild_catalog(self) -> CatalogDifferences:
-        """Make the catalog file again from the records; tell what was different."""
+        """Rebuild the catalog file from the records. Return how the old file differed."""
         self._forget_catalog()
         return rebuild(self.catalog_path, self.store, self.read_record)
 
@@ -156,21 +155,21 @@ class Repository(Closes):
     # Writing
 
     def lock_vm(self, vm: VMName) -> AbstractContextManager[None]:
-        """Hold the right to write backups of a VM. Raises BusyError at once when another process has it."""
+        """Lock a VM for writing backups. Raises BusyError at once if another process has locked it."""
         return lock.hold(self.path / check_name(names.lock(vm.id)), f"the VM {vm.name}")
 
     def locked_vms(self) -> list[str]:
-        """The ids of the VMs whose backups are, or ever were, written here."""
+        """Return the ids of all VMs that were ever backed up to this repository."""
         folder = self.path / "locks"
         return [path.stem for path in folder.glob("*.lock") if is_name(names.lock(path.stem))]
 
     def reading_vm(self, vm: VMName) -> AbstractContextManager[None]:
-        """Keep the points of a VM from being removed while they are read. Raises BusyError while some are."""
+        """Protect the points of a VM from removal while you read them. Raises BusyError during a removal."""
         return lock.share(self.path / check_name(names.readers_lock(vm.id)), f"the points of VM {vm.name}")
 
     @contextmanager
     def removing_from_vm(self, vm: VMName) -> Iterator[None]:
-        """Hold the right to remove points of a VM: nobody backs it up or reads its points. Raises BusyError."""
+        """Lock a VM for removing points, against backups and readers. Raises BusyError."""
         readers = self.path / check_name(names.readers_lock(vm.id))
         with self.lock_vm(vm), lock.hold(readers, f"the points of VM {vm.name}"):
             yield
@@ -184,29 +183,29 @@ class Repository(Closes):
         level: int,
         external: ExternalBlob | None = None,
     ) -> StreamSink:
-        """Begin a stream of a disk of `size` bytes; see StreamSink."""
+        """Begin a stream of a disk of `size` bytes; see StreamSink for the parameters."""
         from pitr.repository.stream_sink import StreamSink  # noqa: PLC0415 - a list of points needs no arrays
 
         return StreamSink(self.store, new, size, meta, level=level, external=external)
 
     def drop_stream(self, disk_id: str, stream_id: str) -> None:
-        """Remove a stream, unless its record was written (or may have been: then it is left to `prune`)."""
+        """Remove a stream unless its record is or may be written; then `prune` decides."""
         if stream_id in self._recorded:
             return
         self.store.delete(names.index(disk_id, stream_id))
         self.store.delete(names.blob(disk_id, stream_id))
 
     def commit(self, new: Record) -> None:
-        """Commit a backup whose streams are all stored: from now on it is a point.
+        """Commit a backup after all its streams: store its record, which makes it a point.
 
         Raises FormatError for a record that no reader would accept, and RepositoryError.
         """
         stored = record.encode(new)
         if len(stored) > canonical.MAX_SIZE or record.decode(stored) != new:
-            raise FormatError(f"the record of backup {new.backup.backup_id} would not be readable")
+            raise FormatError(f"pitr could not read the record of backup {new.backup.backup_id} again")
         name = names.record(new.backup.vm.id, new.backup.point, new.backup.backup_id)
         streams = {stream.stream_id for stream in new.backup.streams}
-        # From here on a signal or an error can come when the record is there already.
+        # From here on, the record may be stored although a signal or an error comes.
         self._recorded |= streams
         try:
             self.store.create(name, stored)
@@ -217,22 +216,22 @@ class Repository(Closes):
         try:
             self.catalog.add([(new.backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))])
         except RepositoryError:
-            # The record is the commit: a catalog that lacks it takes it up when it is opened again.
+            # The record is the commit. The catalog adds it when it is opened again.
             self._forget_catalog()
 
     def remove(self, backups: Sequence[Backup]) -> None:
-        """Remove the records of backups in this order, which must have each before what it stands on.
+        """Remove the records of backups in this order, each before the backup that it is based on.
 
-        Their streams stay, named by no record any more. The caller holds `removing_from_vm`.
+        Their streams stay until `prune` removes them. The caller holds `removing_from_vm`.
         """
         ids = {backup.backup_id for backup in backups}
-        known = {one.backup_id: one.name for one in self.catalog.known().values() if one.backup_id in ids}
+        known = {row.backup_id: row.name for row in self.catalog.known().values() if row.backup_id in ids}
 
         def delete() -> None:
             for backup in backups:
                 self.store.delete(known[backup.backup_id])
 
-        # Not the catalog in memory of a repository that cannot be written, and not a file that is being replaced.
+        # Open the file again: the open catalog may be in memory, or another process may replace the file.
         self._forget_catalog()
         with (
             lock.wait_for(self.path / names.CATALOG_LOCK, "the catalog"),
@@ -252,7 +251,7 @@ class Repository(Closes):
     # Reading
 
     def read_record(self, name: str) -> tuple[Record, StoredObject]:
-        """Read a record by the name of its object, whatever the catalog says. Raises StoredDamage."""
+        """Read a record by the name of its object, without the catalog. Raises StoredDamage."""
         try:
             stored = self.store.read(name, limit=canonical.MAX_SIZE)
         except ObjectMissing:
@@ -260,48 +259,50 @@ class Repository(Closes):
         except RepositoryError as error:
             raise _record_damage(None, "corrupt", error.message) from error
         try:
-            found = record.decode(stored)
+            decoded = record.decode(stored)
         except FormatError as error:
             raise _record_damage(None, "corrupt", f"the record {name} is damaged: {error.message}") from None
-        backup = found.backup
+        backup = decoded.backup
         if names.record(backup.vm.id, backup.point, backup.backup_id) != name:
             raise _record_damage(
-                backup.backup_id, "inconsistent", f"the record {name} is that of backup {backup.backup_id}"
+                backup.backup_id,
+                "inconsistent",
+                f"the record {name} has the wrong name for backup {backup.backup_id}",
             )
-        return found, StoredObject(len(stored), blake3(stored).hexdigest())
+        return decoded, StoredObject(len(stored), blake3(stored).hexdigest())
 
     def record_of(self, backup_id: str) -> Record:
-        """The record of a backup that the catalog knows, compared with what it remembers. Raises StoredDamage."""
+        """Read the record of a backup, and compare it with the catalog. Raises StoredDamage."""
         known = self.catalog_with_point(backup_id).known_record(backup_id)
         if known is None:
             raise _record_damage(backup_id, "missing", f"the record of backup {backup_id} is missing")
         try:
-            found, stored = self.read_record(known.name)
+            stored_record, stored = self.read_record(known.name)
         except StoredDamage as error:
             damage = error.damage
             raise _record_damage(backup_id, damage.kind, damage.message) from None
         if stored != known.record:
             raise _record_damage(
-                backup_id, "inconsistent", f"the record {known.name} is not the one that was written"
+                backup_id, "inconsistent", f"the record {known.name} was changed after it was written"
             )
-        return found
+        return stored_record
 
     def chain(
         self, backup: Backup, stream: Stream, read: Mapping[str, Backup] | None = None
     ) -> list[tuple[Backup, Stream]]:
-        """The streams that `stream` stands on, itself first, the full last. Raises StoredDamage for a gap.
+        """Return the chain of a stream: itself first, the full last. Raises StoredDamage for a gap.
 
-        `read`: backups whose records the caller has read just now, by id; they are not read again.
+        `read` has backups by id whose records the caller has just read; they are not read again.
         """
         read = read or {}
-        # What the catalog says of the point is not enough: its record may be lost, or say otherwise.
+        # The catalog does not suffice: the record may be lost or changed.
         if backup.backup_id not in read and self.record_of(backup.backup_id).backup != backup:
             raise _record_damage(
                 backup.backup_id,
                 "inconsistent",
                 f"the catalog and the record of backup {backup.backup_id} do not agree: see 'pitr catalog check'",
             )
-        found = [(backup, stream)]
+        links = [(backup, stream)]
         seen = {stream.stream_id}
         while stream.parent_stream_id is not None:
             if backup.parent_id is None:
@@ -316,7 +317,7 @@ class Repository(Closes):
                     stream,
                     error.damage.kind,
                     "parent",
-                    f"its parent, stream {stream.parent_stream_id} of backup {backup.parent_id}, is lost: "
+                    f"its parent, stream {stream.parent_stream_id} of backup {backup.parent_id}, is damaged: "
                     f"{error.damage.message}",
                 ) from None
             parent = parent_backup.stream_of(stream.disk_id)
@@ -330,11 +331,11 @@ class Repository(Closes):
                 )
             backup, stream = parent_backup, parent
             seen.add(stream.stream_id)
-            found.append((backup, stream))
-        return found
+            links.append((backup, stream))
+        return links
 
     def check_sizes(self, backup: Backup, stream: Stream) -> None:
-        """Compare the sizes of a stream's blob and index with the record's. Raises StoredDamage."""
+        """Compare the sizes of a stream's blob and index with the record. Raises StoredDamage."""
         objects: tuple[tuple[What, str, StoredObject], ...] = (
             ("blob", names.blob(stream.disk_id, stream.stream_id), stream.blob),
             ("index", names.index(stream.disk_id, stream.stream_id), stream.index),
@@ -344,7 +345,7 @@ class Repository(Closes):
                 _compare_size(backup, stream, what, file.size, recorded.size)
 
     def is_here(self, stream: Stream) -> bool:
-        """Whether the blob belongs in the repository: it was not piped out, or it was brought back."""
+        """Return whether the blob must be in the repository: it was not piped out, or it was imported again."""
         if stream.external != "zstd":
             return stream.external is None
         try:
@@ -354,14 +355,15 @@ class Repository(Closes):
         return True
 
     def open_blob(self, backup: Backup, stream: Stream) -> StoredFile:
-        """Open a blob after comparing its size with the record's.
+        """Open a blob after comparing its size with the record.
 
-        Raises StoredDamage, and UsageError for one that was piped out and is not here.
+        Raises StoredDamage, and UsageError for a blob that is stored externally.
         """
         if not self.is_here(stream):
             raise UsageError(
-                f"the blob of stream {stream.stream_id} (backup {backup.backup_id}) was piped out: it is not here",
-                "Restore with --get-command, a command that gives it back, or take it in again with 'pitr import'.",
+                f"the blob of stream {stream.stream_id} (backup {backup.backup_id}) is stored externally",
+                "Restore with --get-command, a command that writes the blob to its standard output, or bring the blob "
+                "back with 'pitr import'.",
             )
         file = self._open(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
         try:
@@ -372,8 +374,8 @@ class Repository(Closes):
         return file
 
     def open_index(self, backup: Backup, stream: Stream) -> Index:
-        """Open an extent index after comparing its bytes with the record's digest. Raises StoredDamage."""
-        from pitr.repository.index import Index  # noqa: PLC0415 - a list of points needs no arrays
+        """Open an extent index after comparing its digest with the record. Raises StoredDamage."""
+        from pitr.repository.index import Index, StreamRow  # noqa: PLC0415 - a list of points needs no arrays
 
         name = names.index(stream.disk_id, stream.stream_id)
         with self._open(backup, stream, "index", name) as file:
@@ -387,16 +389,20 @@ class Repository(Closes):
             opened = Index(self.store.local_file(name))
         except FormatError as error:
             raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
-        said = opened.stream
-        if (
-            (said.stream_id, said.backup_id, said.disk_id)
-            != (stream.stream_id, backup.backup_id, stream.disk_id)
-            or (said.kind, said.size, said.frame_size) != (stream.kind.value, stream.size, stream.frame_size)
-            or (said.parent_stream_id, said.blob_size, said.blob_digest)
-            != (stream.parent_stream_id, stream.blob.size, stream.blob.digest)
-        ):
+        expected = StreamRow(
+            stream_id=stream.stream_id,
+            backup_id=backup.backup_id,
+            disk_id=stream.disk_id,
+            kind=stream.kind.value,
+            size=stream.size,
+            parent_stream_id=stream.parent_stream_id,
+            frame_size=stream.frame_size,
+            blob_size=stream.blob.size,
+            blob_digest=stream.blob.digest,
+        )
+        if opened.stream != expected:
             opened.close()
-            raise of_stream(backup.backup_id, stream, "inconsistent", "index", "it is not of this stream")
+            raise of_stream(backup.backup_id, stream, "inconsistent", "index", "it belongs to another stream")
         return opened
 
     def _open(self, backup: Backup, stream: Stream, what: What, name: str) -> StoredFile:
@@ -408,12 +414,12 @@ class Repository(Closes):
             raise of_stream(backup.backup_id, stream, "corrupt", what, error.message) from error
 
 
-def _compare_size(backup: Backup, stream: Stream, what: What, found: int, recorded: int) -> None:
-    if found != recorded:
-        kind: DamageKind = "truncated" if found < recorded else "inconsistent"
-        message = f"it has {found} bytes instead of {recorded}"
+def _compare_size(backup: Backup, stream: Stream, what: What, actual: int, recorded: int) -> None:
+    if actual != recorded:
+        kind: DamageKind = "truncated" if actual < recorded else "inconsistent"
+        message = f"it has {actual} bytes instead of {recorded}"
         raise of_stream(
-            backup.backup_id, stream, kind, what, message, min(found, recorded), abs(found - recorded)
+            backup.backup_id, stream, kind, what, message, min(actual, recorded), abs(actual - recorded)
         )
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The resolver: a chain of streams as one map of the disk at a point in time.
+"""The resolver: it combines a chain of streams into one map of the disk at a point.
 
-The newest stream counts first; each older one only fills what is still open; what is open at the end is zero.
-Laying one layer over another is associative, so layers are combined in pairs of about equal weight: the cost is
-that of sorting all extents, whatever the number of layers. Everything works on arrays. Large disks are resolved one
-part after the other, so that what is needed on the way stays small beside the map.
+Newer streams hide older ones, and ranges that no stream holds are zero. Overlaying layers is associative, so the
+resolver combines layers in pairs of about equal size, at the cost of sorting all extents. It works on arrays. It
+resolves large disks part by part, so that the memory for a part stays small beside the map.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ import numpy.typing as npt
 
 from pitr.extents import BoolArray, ExtentMap, Int64Array
 
-#: The layer of what no stream of the chain has ever written: it reads as zero.
+#: The layer of ranges that no stream of the chain holds. They read as zero.
 NEVER_WRITTEN = -1
-#: Resolving a row takes some 150 bytes for a moment: of this many rows that is nothing beside millions of extents.
+#: How many rows are resolved at once. Each takes about 150 bytes meanwhile, little beside millions of extents.
 _PART = 1 << 18
-#: One row in so many says where the rows lie.
+#: Every row of this number is a sample of where the rows are.
 _SAMPLE = 1 << 8
 _COLUMNS = ("start", "length", "layer", "row", "zero")
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One stream of a chain: its extents (one a row of its index) and the size of the disk at its point."""
+    """One stream of a chain: its extents (one for each row of its index) and the disk's size at its point."""
 
     extents: ExtentMap
     size: int
@@ -38,10 +37,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class PointMap:
-    """A disk at a point in time: sorted, disjoint, gapless pieces of `[0, size)`.
+    """A disk at a point: sorted, disjoint pieces that cover `[0, size)` without gaps.
 
-    `start`, `length`: bytes. `layer`: position in the chain, newest first, or NEVER_WRITTEN. `row`: the row of
-    that layer's extents that the piece is of (-1 with NEVER_WRITTEN). `zero`: whether it reads as zero.
+    `start` and `length` are bytes. `layer` is the position in the chain, newest first, or NEVER_WRITTEN. `row` is
+    the piece's row in that layer's extents (-1 for NEVER_WRITTEN). `zero` says whether the piece reads as zero.
     """
 
     size: int
@@ -55,13 +54,13 @@ class PointMap:
         return len(self.start)
 
     def extents(self) -> ExtentMap:
-        """The pieces as data and zero ranges, neighbours joined."""
+        """Return the pieces as data and zero ranges, with adjacent ranges joined."""
         return ExtentMap(self.start, self.length, self.zero).merged()
 
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """Sorted, disjoint pieces; `row` counts the rows of all layers, newest layer first."""
+    """Sorted, disjoint pieces. `row` counts the rows of all layers, newest layer first."""
 
     start: Int64Array
     end: Int64Array
@@ -71,8 +70,8 @@ class _Pieces:
 def resolve(layers: Sequence[Layer]) -> PointMap:
     """Combine `layers`, newest first, into the map of the newest layer's point.
 
-    The disk had a size of its own at each point: growth that nothing was written to reads as zero, and what a
-    shrink cut off does not come back when the disk grows again.
+    The disk may have another size at each point. New space reads as zero until it is written. Data that a shrink
+    removed does not come back when the disk grows again.
     """
     if not layers:
         raise ValueError("a chain has at least one stream")
@@ -86,7 +85,7 @@ def resolve(layers: Sequence[Layer]) -> PointMap:
 
 
 def _cuts(layers: Sequence[Layer], size: int) -> list[int]:
-    """Where to cut the disk, so that about _PART rows of all layers lie between two cuts."""
+    """Return the offsets at which to cut the disk into parts of about _PART rows of all layers."""
     count = sum(len(layer.extents) for layer in layers)
     if count <= _PART:
         return []
@@ -106,10 +105,10 @@ def _part(
     # Rows are numbered within the part, layer after layer.
     part_bases = [0]
     for layer, limit in zip(layers, limits, strict=True):
-        first, found = _clipped(layer.extents, base, part_start, min(part_end, limit))
-        count = len(found.start)
+        first, clipped = _clipped(layer.extents, base, part_start, min(part_end, limit))
+        count = len(clipped.start)
         if count:
-            pieces.append(found)
+            pieces.append(clipped)
         zeros.append(layer.extents.zero[first : first + count])
         firsts.append(first)
         base += count
@@ -131,7 +130,7 @@ def _part(
 
 
 def _joined(parts: list[PointMap], size: int) -> PointMap:
-    """Put the parts one after the other, emptying the list; what the cuts have cut is one piece again."""
+    """Concatenate the parts, which empties the list, and join the pieces at the cuts again."""
     if len(parts) == 1:
         return parts[0]
     second_halves: list[int] = []
@@ -146,7 +145,7 @@ def _joined(parts: list[PointMap], size: int) -> PointMap:
     for name in _COLUMNS:
         column = np.concatenate(columns.pop(name))
         if name == "length":
-            # Backwards: a piece may go over several cuts.
+            # Backwards, because a piece may cross several cuts.
             for second in reversed(second_halves):
                 column[second - 1] += column[second]
         joined[name] = np.delete(column, second_halves) if second_halves else column
@@ -154,11 +153,11 @@ def _joined(parts: list[PointMap], size: int) -> PointMap:
 
 
 def _clipped(extents: ExtentMap, base: int, start: int, end: int) -> tuple[int, _Pieces]:
-    """The extents in `[start, end)`, cut at its bounds, and the row of the first; rows are counted from `base`."""
+    """Return the row of the first extent in `[start, end)`, and the extents cut at the bounds, numbered from `base`."""
     first = max(0, int(extents.start.searchsorted(start, side="right")) - 1)
     if first < len(extents) and int(extents.start[first] + extents.length[first]) <= start:
         first += 1
-    # The disk may have ended before this part at the layer's point, though the row goes on into it.
+    # A row may reach into this part although the disk ended before it at the layer's point.
     last = max(first, int(extents.start.searchsorted(end, side="left"))) if start < end else first
     starts = extents.start[first:last]
     ends = np.minimum(starts + extents.length[first:last], end)
@@ -168,7 +167,7 @@ def _clipped(extents: ExtentMap, base: int, start: int, end: int) -> tuple[int, 
 
 
 def _combine(pieces: Sequence[_Pieces]) -> _Pieces:
-    """Lay each of `pieces`, none of them empty beside others, over all that follow it."""
+    """Overlay `pieces`, newest first. None may be empty unless it is the only one."""
     if len(pieces) == 1:
         return pieces[0]
     weights = np.cumsum([len(piece.start) for piece in pieces])
@@ -178,7 +177,7 @@ def _combine(pieces: Sequence[_Pieces]) -> _Pieces:
 
 
 def _overlay(newer: _Pieces, older: _Pieces) -> _Pieces:
-    """All of `newer`, and of `older` what lies in the gaps of `newer`.
+    """Return all of `newer`, with its gaps filled from `older`.
 
     ::
 
@@ -191,8 +190,8 @@ def _overlay(newer: _Pieces, older: _Pieces) -> _Pieces:
         return older
     if len(older.start) == 0:
         return newer
-    # Methods, not functions of numpy: of many short layers a twentieth of the time goes into finding these.
-    # Gap k is what lies between piece k - 1 and piece k of `newer`, the first and last being open.
+    # Methods instead of numpy functions save a twentieth of the time with many short layers.
+    # Gap k is between piece k - 1 and piece k of `newer`; the first and last gap are unbounded.
     gap_start = np.concatenate(([np.int64(0)], newer.end))
     gap_end = np.concatenate((newer.start, [np.iinfo(np.int64).max]))
     first = gap_end.searchsorted(older.start, side="right")
@@ -202,7 +201,7 @@ def _overlay(newer: _Pieces, older: _Pieces) -> _Pieces:
     gap = np.arange(len(source)) + (first - counts.cumsum() + counts).repeat(counts)
     start = np.maximum(older.start[source], gap_start[gap])
     end = np.minimum(older.end[source], gap_end[gap])
-    # Two pieces of `newer` that touch leave a gap without length between them.
+    # Adjacent pieces of `newer` have an empty gap between them.
     visible = start < end
     start, end, row = start[visible], end[visible], older.row[source[visible]]
 
@@ -216,7 +215,7 @@ def _overlay(newer: _Pieces, older: _Pieces) -> _Pieces:
 
 
 def _filled(pieces: _Pieces, start: int, end: int) -> _Pieces:
-    """Fill all gaps of `[start, end)` with pieces of row -1."""
+    """Return the pieces with all gaps in `[start, end)` filled by pieces of row -1."""
     count = 1 if start < end else 0
     whole = _Pieces(
         np.full(count, start, np.int64), np.full(count, end, np.int64), np.full(count, -1, np.int64)

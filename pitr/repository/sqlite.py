@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one place that opens SQLite files."""
+"""Connections to SQLite files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,18 @@ BUSY_TIMEOUT_S = 30
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
-    """Open a database for writing. The caller closes it. Transactions are begun by hand."""
-    mode = "rwc" if create else "rw"
-    connection = sqlite3.connect(
-        f"file:{quote(os.fsencode(path))}?mode={mode}",
-        uri=True,
-        timeout=BUSY_TIMEOUT_S,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    connection.execute("PRAGMA trusted_schema = OFF")
-    return connection
+    """Open a database for writing. The caller closes it, and begins each transaction."""
+    return _connect(path, "mode=rwc" if create else "mode=rw")
 
 
 def connect_read_only(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
-    """Open a database for reading. `immutable`: nobody writes to it any more, no lock is taken."""
-    options = "mode=ro&immutable=1" if immutable else "mode=ro"
+    """Open a database for reading. The caller closes it. An `immutable` file never changes and needs no locks."""
+    connection = _connect(path, "mode=ro&immutable=1" if immutable else "mode=ro")
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"file:{quote(os.fsencode(path))}?{options}",
         uri=True,
@@ -36,5 +32,4 @@ def connect_read_only(path: Path, *, immutable: bool = False) -> sqlite3.Connect
         check_same_thread=False,
     )
     connection.execute("PRAGMA trusted_schema = OFF")
-    connection.execute("PRAGMA query_only = ON")
     return connection

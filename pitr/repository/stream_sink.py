@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A new stream in the repository, as a sink of the copy engine.
+"""A sink that writes a new stream to the repository.
 
-Workers cut what they are given at the frame grid, find the zeroes in it, compress and digest it, all in
-parallel; the results are put into the blob one after the other, in the order of the disk.
+In parallel, workers cut data at the frame grid, find zeroes, compress frames and compute digests. One worker at a
+time adds the results to the blob, in the order of the disk.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pitr.repository.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, dige
 from pitr.repository.store import NewObject, ObjectExists, Store
 from pitr.system.closing import Closes
 
-#: Zeroes inside of data are found in blocks of this size: the cluster of qcow2 and the usual granularity of dirty
-#: bitmaps, so that a restored qcow2 image needs no cluster for them.
+#: The block size for finding zeroes in data. It is the cluster size of qcow2 and the usual granularity of dirty
+#: bitmaps, so a restored qcow2 image needs no clusters for zeroes.
 ZERO_BLOCK = 1 << 16
 _WORDS = ZERO_BLOCK // 8
 _ROWS_AT_ONCE = 4096
@@ -38,7 +38,7 @@ Compression = Literal["none", "zstd"]
 
 @dataclass(frozen=True, slots=True)
 class NewStream:
-    """What is known of a stream before its first byte."""
+    """The properties of a stream that are known before its first byte."""
 
     stream_id: str
     backup_id: str
@@ -53,7 +53,7 @@ class NewStream:
 
 @dataclass(frozen=True, slots=True)
 class StoredPiece:
-    """A frame of data, or a zero range (`frame` and `digest` are None)."""
+    """A data extent with its frame and digest, or a zero extent with None for both."""
 
     start: int
     length: int
@@ -62,7 +62,7 @@ class StoredPiece:
 
 
 class StreamWriter(Closes):
-    """One worker's way in: compresses and digests; `take` hands over what came of it. No `level`: no compression."""
+    """Compresses frames and computes digests; `take` returns the pieces. No `level` means no compression."""
 
     def __init__(self, frame_size: int, level: int | None) -> None:
         self._frame_size = frame_size
@@ -91,7 +91,7 @@ class StreamWriter(Closes):
 
 
 def cut(offset: int, data: memoryview, frame_size: int) -> list[tuple[int, int, bool]]:
-    """Cut `data` of the disk at `offset` into (start, length, zero) runs that do not cross the frame grid."""
+    """Cut `data` at `offset` of the disk into (start, length, zero) runs that do not cross the frame grid."""
     end = offset + len(data)
     runs: list[tuple[int, int, bool]] = []
     start = offset
@@ -103,7 +103,7 @@ def cut(offset: int, data: memoryview, frame_size: int) -> list[tuple[int, int, 
 
 
 def _zero_runs(offset: int, data: memoryview) -> list[tuple[int, int, bool]]:
-    """Tell the zero blocks of one frame from the rest; blocks lie on a grid of the disk."""
+    """Return the zero and data runs of one frame, in blocks on the disk's grid."""
     head = min(-offset % ZERO_BLOCK, len(data))
     bounds = [head] if head else []
     zero = [not np.frombuffer(data[:head], np.uint8).any()] if head else []
@@ -128,23 +128,24 @@ def _zero_runs(offset: int, data: memoryview) -> list[tuple[int, int, bool]]:
 
 
 class ExternalBlob(ABC):
-    """Where a blob goes that is not kept in the repository. `compression`: "zstd" or "none"."""
+    """The target of a blob that is stored externally."""
 
     compression: Compression
 
     @abstractmethod
-    def write(self, data: bytes) -> object: ...
+    def write(self, data: bytes) -> object:
+        """Write all of `data`."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Return when whoever takes the blob has all of it; else raise."""
+        """Wait until the reader has the whole blob. Raises PitrError if it failed."""
 
 
 class StreamSink:
-    """Writes one new stream: a blob and its index. A context manager: left without `finish`, it leaves nothing.
+    """Writes one new stream: a blob and its index. Without `flush`, the end of the `with` block removes both.
 
-    `size` is that of the disk in bytes; `meta` goes into the stream's meta header beside what the format asks for.
-    With `external` the blob is written there instead of to the repository, compressed or not.
+    `size` is the disk's in bytes. `meta` is the blob's meta header (see `blob_meta`). With `external`, the sink
+    writes the blob there instead of to the repository.
     """
 
     max_writers = 1 << 10
@@ -195,7 +196,7 @@ class StreamSink:
 
     @property
     def stream(self) -> Stream:
-        """The finished stream; before `flush` there is none."""
+        """The finished stream. Raises ValueError before `flush`."""
         if self._stream is None:
             raise ValueError("the stream is not finished")
         return self._stream
@@ -205,7 +206,7 @@ class StreamSink:
         return StreamWriter(self._frame_size, None if plain else self._level)
 
     def append(self, pieces: Sequence[StoredPiece]) -> None:
-        """Put the next pieces of the disk into the blob; one caller at a time."""
+        """Add the next pieces of the disk to the blob; one caller at a time."""
         for piece in pieces:
             self._order.next(piece.start, piece.length, zero=piece.frame is None or piece.digest is None)
             if piece.frame is not None and piece.digest is not None:
@@ -216,7 +217,7 @@ class StreamSink:
                 self._data_bytes += piece.length
 
     def flush(self) -> None:
-        """End the stream: make the blob durable, then its index."""
+        """Finish the stream: make the blob durable, then its index."""
         self._order.finish()
         digest = self._blob.finish()
         self._index.add(self._rows)
@@ -258,13 +259,13 @@ class StreamSink:
         )
 
     def abort(self) -> None:
-        """Remove what is in the store already. Only for a stream that no record names."""
+        """Remove the stored objects of the stream. Only for a stream that no record names."""
         self._stream = None
         while self._stored:
             self._store.delete(self._stored.pop())
 
     def _commit(self, new: NewObject, name: str) -> None:
-        # An error can come when the object is there already.
+        # The object may exist although `commit` raises an error.
         self._stored.append(name)
         try:
             new.commit()
@@ -292,7 +293,7 @@ class StreamSink:
 
 
 def written(path: Path, new: NewObject) -> StoredObject:
-    """Write the bytes of a local file to a new object, which the caller commits; return what they are."""
+    """Write a local file to a new object, which the caller commits. Return its size and digest."""
     digest = blake3()
     size = 0
     with path.open("rb") as file:
@@ -306,7 +307,10 @@ def written(path: Path, new: NewObject) -> StoredObject:
 def blob_meta(
     new: NewStream, vm: VMName, size: int, data_bytes: int, point: datetime, checkpoint_id: str | None
 ) -> dict[str, object]:
-    """What a blob that is found alone tells of itself (docs/format.md). `size` and `data_bytes` are the disk's."""
+    """Return the meta header that identifies a blob without its record (docs/format.md).
+
+    `size` and `data_bytes` are the disk's, in bytes.
+    """
     return {
         "virtual-size": size,
         "data-size": data_bytes,

@@ -133,7 +133,7 @@ def test_a_record_that_is_gone_is_damage_and_not_a_forgotten_point(written: Writ
         with pytest.raises(StoredDamage):
             read_point(again, incremental, incremental.streams[0])
         differences = "\n".join(again.check_catalog().differences)
-        assert f"point {full.backup_id}: in the catalog, but there is no such record" in differences
+        assert f"point {full.backup_id}: in the catalog, but not in the records" in differences
         # A person who asks for it makes the catalog forget.
         again.rebuild_catalog()
         assert [backup.backup_id for backup in again.catalog.points(VM.id)] == [

@@ -187,7 +187,7 @@ def test_a_record_too_large_to_be_read_is_not_written(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(canonical, "MAX_SIZE", 5000)
-    with pytest.raises(FormatError, match="not be readable"):
+    with pytest.raises(FormatError, match="not read the record"):
         repository.commit(Record(backup_of([fake_stream()]), "x" * 5000))
     assert list(repository.store.list("backups")) == []
 
@@ -274,7 +274,7 @@ def test_a_record_replaced_by_another_valid_one_is_found(repository: Repository)
     document = orjson.loads(path.read_bytes())
     del document["digest"]
     path.write_bytes(canonical.encode({**document, "consistency": "frozen"}))
-    with pytest.raises(StoredDamage, match="not the one that was written") as raised:
+    with pytest.raises(StoredDamage, match="changed after it was written") as raised:
         repository.record_of(backup.backup_id)
     assert raised.value.damage.kind == "inconsistent"
 
@@ -284,7 +284,7 @@ def test_a_record_under_the_name_of_another_is_found(repository: Repository) -> 
     first, second = writer.add("64k:A"), writer.add("64k:B")
     one, two = record_path(repository, first), record_path(repository, second)
     one.write_bytes(two.read_bytes())
-    with pytest.raises(StoredDamage, match="is that of backup"):
+    with pytest.raises(StoredDamage, match="has the wrong name for backup"):
         repository.record_of(first.backup_id)
 
 
@@ -392,7 +392,7 @@ def test_locks_are_held_on_a_full_disk_too(repository: Repository) -> None:
     try:
         with repository.reading_vm(VM), pytest.raises(BusyError), repository.removing_from_vm(VM):
             pass
-        with repository.removing_from_vm(VM), pytest.raises(BusyError, match="not said who"):
+        with repository.removing_from_vm(VM), pytest.raises(BusyError, match="not written its name"):
             repository.reading_vm(VM).__enter__()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -413,7 +413,7 @@ def test_a_lock_file_with_anything_in_it_still_tells_that_it_is_held(
 ) -> None:
     with repository.lock_vm(VM):
         (repository.path / "locks" / f"{VM.id}.lock").write_bytes(content)
-        with pytest.raises(BusyError, match="not said who"), repository.lock_vm(VM):
+        with pytest.raises(BusyError, match="not written its name"), repository.lock_vm(VM):
             pass
 
 

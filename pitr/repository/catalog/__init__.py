@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalog: a SQLite cache of the commit records (schema/catalog.sql)."""
+"""The catalog: a SQLite cache of all records (schema/catalog.sql)."""
 
 from pitr.repository.catalog.catalog import Catalog, Known
 

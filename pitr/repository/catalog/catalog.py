@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Looking backups up, and keeping what is looked up equal to the records.
+"""The catalog's queries and updates.
 
-The catalog also remembers the digest of each record, so that a record that changed or went is noticed.
+The catalog also keeps the digest of each record, so that a changed or lost record is noticed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
 VERSION = 2
-_REBUILD = "Make it again from the records: pitr catalog rebuild."
+_REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
 _TABLES = ("point", "stream", "left_out")
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the catalog remembers of a record."""
+    """A record's name, size and digest, as the catalog keeps them."""
 
     backup_id: str
     name: str
@@ -40,7 +40,7 @@ class Known:
 
 
 class Catalog(Closes):
-    """An open catalog; a context manager. Failures of SQLite are raised as RepositoryError."""
+    """An open catalog. Raises RepositoryError for failures of SQLite."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         connection.row_factory = sqlite3.Row
@@ -48,7 +48,7 @@ class Catalog(Closes):
 
     @classmethod
     def create(cls, path: Path | None) -> Self:
-        """Make an empty catalog in a new file, or in memory."""
+        """Create an empty catalog in a new file; in memory for None."""
         with ExitStack() as stack:
             try:
                 if path is None:
@@ -66,15 +66,15 @@ class Catalog(Closes):
     def open(cls, path: Path, *, read_only: bool = False, tries: int = 5) -> Self:
         """Open the catalog file.
 
-        Raises CatalogUnusable when there is none, when it is something else, and when it is of another version;
-        RepositoryError when it is there and cannot be reached (locked, an error of the disk). That is believed
-        only after several `tries`: another process may put it there just between two looks.
+        Raises CatalogUnusable if it does not exist, is no catalog or has another version. Raises RepositoryError if
+        it exists but cannot be read (locked, disk error), after several `tries`, because another process may create
+        it in between.
         """
         with ExitStack() as stack:
             try:
                 connection = sqlite.connect_read_only(path) if read_only else sqlite.connect(path)
                 stack.callback(connection.close)
-                found = [
+                identity = [
                     connection.execute(f"PRAGMA {what}").fetchone()[0]
                     for what in ("application_id", "user_version")
                 ]
@@ -85,20 +85,20 @@ class Catalog(Closes):
                     return cls.open(path, read_only=read_only, tries=tries - 1)
                 _raise(error)
             except sqlite3.Error as error:
-                raise CatalogUnusable(f"this is no catalog: {error}") from error
-            if found != [APPLICATION_ID, VERSION]:
-                raise CatalogUnusable("the catalog is of another version of pitr")
+                raise CatalogUnusable(f"this is not a catalog: {error}") from error
+            if identity != [APPLICATION_ID, VERSION]:
+                raise CatalogUnusable("another version of pitr wrote the catalog")
             stack.pop_all()
         return cls(connection)
 
     def copy_in_memory(self) -> Catalog:
-        """A copy that can be written to where the file cannot."""
+        """Return a copy in memory, which is writable even if the file is not."""
         connection = sqlite3.connect(":memory:", isolation_level=None)
         self.copy_into(connection)
         return Catalog(connection)
 
     def copy_into(self, connection: sqlite3.Connection) -> None:
-        """Replace all that another database holds by a copy, which nobody's writing can make an inconsistent one."""
+        """Replace the content of another database by a consistent copy, even if other processes write meanwhile."""
         with self._errors():
             self._connection.backup(connection)
 
@@ -112,7 +112,7 @@ class Catalog(Closes):
         except sqlite3.Error as error:
             _raise(error)
         except UnicodeDecodeError as error:
-            # What SQLite says of a damaged file holds the file's own bytes.
+            # SQLite's message about a damaged file holds bytes of the file.
             raise RepositoryError(f"the catalog cannot be used: {error}", _REBUILD) from error
 
     # Writing
@@ -123,15 +123,15 @@ class Catalog(Closes):
         *,
         is_there: Callable[[str], bool] = lambda name: True,
     ) -> None:
-        """Add backups with the names of their records and what those are, all or none of them.
+        """Add backups with their records' names, sizes and digests, all or none.
 
-        A record that `is_there` does not find any more was removed meanwhile, and is not added.
+        Skips a record if `is_there` returns False, because another process removed it meanwhile.
         """
         with self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 for backup, name, record in entries:
-                    # Two processes that both find a new record both add it.
+                    # Two processes may add the same new record.
                     if is_there(name) and self._insert("point", [rows.point_row(backup, name, record)]):
                         self._insert("stream", rows.stream_rows(backup))
                         self._insert("left_out", rows.left_out_rows(backup))
@@ -141,9 +141,9 @@ class Catalog(Closes):
             self._connection.execute("COMMIT")
 
     def remove(self, backup_ids: Sequence[str], delete: Callable[[], None]) -> None:
-        """Forget backups, then call `delete` to remove their records, in which time nobody else can add any.
+        """Remove backups, then call `delete` to remove their records, while no other process can add backups.
 
-        Wherever this is interrupted, no record is gone that the catalog knows: that would be damage.
+        The catalog never lists a removed record, even after an interruption, because that would be damage.
         """
         query = "DELETE FROM {} WHERE backup_id IN (SELECT value FROM json_each(?))"
         chosen = [json.dumps(list(backup_ids))]
@@ -151,9 +151,11 @@ class Catalog(Closes):
             while True:
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
-                    found = [self._connection.execute(query.format(table), chosen) for table in _TABLES[::-1]]
-                    # Another process may have read the records before and added them since.
-                    again = any(cursor.rowcount for cursor in found)
+                    cursors = [
+                        self._connection.execute(query.format(table), chosen) for table in _TABLES[::-1]
+                    ]
+                    # Another process may have read the records earlier and added them since.
+                    again = any(cursor.rowcount for cursor in cursors)
                     if not again:
                         delete()
                 except BaseException:
@@ -164,7 +166,7 @@ class Catalog(Closes):
                     return
 
     def _insert(self, table: str, documents: list[dict[str, Any]]) -> int:
-        """Insert rows that are not there yet; return how many those were."""
+        """Insert missing rows. Return their number."""
         if not documents:
             return 0
         columns = list(documents[0])
@@ -175,7 +177,7 @@ class Catalog(Closes):
     # Reading
 
     def known(self, vm_id: str | None = None) -> dict[str, Known]:
-        """What is remembered of each record, by the record's name."""
+        """Return the known records by name, of one VM; of all VMs for None."""
         where, values = _of_vm(vm_id)
         query = f"SELECT backup_id, record_name, record_size, record_digest FROM point {where}"  # noqa: S608
         return {
@@ -186,26 +188,24 @@ class Catalog(Closes):
         }
 
     def record_names(self, vm_id: str | None = None) -> set[str]:
-        """The names of the records that are remembered, of one VM or of all."""
+        """Return the names of the known records, of one VM; of all VMs for None."""
         where, values = _of_vm(vm_id)
         return {row[0] for row in self._all(f"SELECT record_name FROM point {where}", values)}  # noqa: S608
 
     def known_record(self, backup_id: str) -> Known | None:
-        found = self._all(
+        """Return the known record of a backup; None for an unknown backup."""
+        for row in self._all(
             "SELECT record_name, record_size, record_digest FROM point WHERE backup_id = ?", [backup_id]
-        )
-        return next(
-            (
-                Known(backup_id, row[0], StoredObject(row["record_size"], row["record_digest"]))
-                for row in found
-            ),
-            None,
-        )
+        ):
+            return Known(
+                backup_id, row["record_name"], StoredObject(row["record_size"], row["record_digest"])
+            )
+        return None
 
     def vms(self) -> list[VMName]:
-        """All VMs, each with the name that it had last, by name."""
-        # From one VM to the next in the index: GROUP BY would look at every point, of which there may be 100,000.
-        found = self._all(
+        """Return all VMs with their latest names, by name."""
+        # The query jumps from VM to VM in the index. GROUP BY would read every point, perhaps 100,000.
+        vm_rows = self._all(
             """
             WITH RECURSIVE vm (id) AS (
                 SELECT min(vm_id) FROM point
@@ -217,46 +217,48 @@ class Catalog(Closes):
             FROM vm WHERE id IS NOT NULL ORDER BY vm_name, vm_id
             """
         )
-        return [VMName(row["vm_id"], row["vm_name"]) for row in found]
+        return [VMName(row["vm_id"], row["vm_name"]) for row in vm_rows]
 
     def vms_once_named(self, name: str) -> list[VMName]:
-        """The VMs that had this name in a backup and have another one now, by that name. Looks at every point."""
-        found = self._all("SELECT DISTINCT vm_id FROM point WHERE vm_name = ?", [name])
-        ids = {row["vm_id"] for row in found}
+        """Return the VMs that previously had this name and have another one now, by that name. Reads every point."""
+        ids = {
+            row["vm_id"] for row in self._all("SELECT DISTINCT vm_id FROM point WHERE vm_name = ?", [name])
+        }
         return [vm for vm in self.vms() if vm.id in ids and vm.name != name]
 
     def points(self, vm_id: str | None = None) -> list[Backup]:
-        """All backups, newest first."""
+        """Return the backups of a VM, newest first; of all VMs for None."""
         where, values = _of_vm(vm_id)
         return self._backups(where, values)
 
     def get(self, backup_id: str) -> Backup | None:
+        """Return a backup by its id; None for an unknown one."""
         return next(iter(self._backups("WHERE backup_id = ?", [backup_id])), None)
 
     def with_prefix(self, prefix: str) -> list[Backup]:
-        """The backups whose id begins with `prefix`, at most ten of them."""
+        """Return at most ten backups whose id begins with `prefix`."""
         return self._backups(
             "WHERE backup_id >= ? AND backup_id < ?", [prefix, f"{prefix}\U0010ffff"], limit=10
         )
 
     def newest_until(self, vm_id: str, time: datetime) -> Backup | None:
-        """The newest backup of the VM with `point <= time`."""
+        """Return the VM's newest backup with `point <= time`."""
         return self._nearest(vm_id, "max(point)", "point <= ?", time, 0)
 
     def first_after(self, vm_id: str, time: datetime) -> Backup | None:
-        """The oldest backup of the VM with `point > time`."""
+        """Return the VM's oldest backup with `point > time`."""
         return self._nearest(vm_id, "min(point)", "point > ?", time, -1)
 
     def _nearest(self, vm_id: str, which: str, where: str, time: datetime, position: int) -> Backup | None:
         nearest = f"SELECT {which} FROM point WHERE vm_id = ? AND {where}"  # noqa: S608
-        found = self._backups(
+        backups = self._backups(
             f"WHERE vm_id = ? AND point = ({nearest})", [vm_id, vm_id, times.to_sortable(time)]
         )
-        return found[position] if found else None
+        return backups[position] if backups else None
 
     def descendants(self, backup_id: str) -> list[str]:
-        """The ids of the backups that stand on this one, its own included, oldest first."""
-        found = self._all(
+        """Return the ids of the backups based on this one, oldest first, including its own."""
+        ids = self._all(
             """
             WITH RECURSIVE above (backup_id) AS (
                 VALUES (?)
@@ -268,11 +270,11 @@ class Catalog(Closes):
             """,
             [backup_id],
         )
-        return [row["backup_id"] for row in found]
+        return [row["backup_id"] for row in ids]
 
     def dependants(self, stream_id: str) -> list[str]:
-        """The ids of the backups with a stream that stands on this one, its own included, oldest first."""
-        found = self._all(
+        """Return the ids of the backups with a stream based on this one, oldest first, including its own."""
+        ids = self._all(
             """
             WITH RECURSIVE above (stream_id, backup_id) AS (
                 SELECT stream_id, backup_id FROM stream WHERE stream_id = ?
@@ -285,12 +287,12 @@ class Catalog(Closes):
             """,
             [stream_id],
         )
-        return [row["backup_id"] for row in found]
+        return [row["backup_id"] for row in ids]
 
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run a query that changes nothing; return the columns' names and the rows. Raises UsageError."""
+        """Run a read-only query. Return the names of the columns, and the rows. Raises UsageError."""
         self._connection.execute("PRAGMA query_only = ON")
-        # "Only" is about this file: ATTACH, also as a part of VACUUM INTO, would make others.
+        # query_only protects only this file. ATTACH, which VACUUM INTO uses too, would create other files.
         self._connection.set_authorizer(
             lambda action, *_: sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
         )
@@ -307,21 +309,21 @@ class Catalog(Closes):
             self._connection.execute("PRAGMA query_only = OFF")
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:
-        """Every row of every table, in order."""
+        """Return all rows of all tables, in order."""
         return {
             table: [dict(row) for row in self._all(f"SELECT * FROM {table} ORDER BY 1, 2", [])]  # noqa: S608
             for table in _TABLES
         }
 
     def _backups(self, where: str, values: list[Any], *, limit: int = -1) -> list[Backup]:
-        """The chosen backups, newest first."""
+        """Return the backups that match `where`, newest first."""
         chosen = f"SELECT * FROM point {where} ORDER BY point DESC, backup_id DESC LIMIT ?"  # noqa: S608
         points = self._all(chosen, [*values, limit])
         if not points:
             return []
         streams: dict[str, list[sqlite3.Row]] = defaultdict(list)
         left_out: dict[str, list[sqlite3.Row]] = defaultdict(list)
-        # One query for all backups of a list, one for each of a few.
+        # One query for the streams of all backups instead of one for each backup.
         subset = f"SELECT backup_id FROM ({chosen})"  # noqa: S608
         for table, found in (("stream", streams), ("left_out", left_out)):
             order_by = "backup_id, position" if table == "stream" else "backup_id, disk_id"
@@ -329,28 +331,28 @@ class Catalog(Closes):
             for row in self._all(query, [*values, limit]):
                 found[row["backup_id"]].append(row)
         try:
-            found_backups = [
+            backups = [
                 rows.backup_from(point, streams[point["backup_id"]], left_out[point["backup_id"]])
                 for point in points
             ]
         except (IndexError, TypeError, ValueError) as error:
-            # A changed byte in the file can make anything of a value, or of a column's name.
+            # A changed byte in the file can change any value, and even a column's name.
             raise RepositoryError(f"the catalog cannot be used: {error}", _REBUILD) from error
-        return _by_lineage(found_backups)
+        return _by_lineage(backups)
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self._errors():
-            found: list[sqlite3.Row] = self._connection.execute(query, values).fetchall()
-            return found
+            fetched: list[sqlite3.Row] = self._connection.execute(query, values).fetchall()
+            return fetched
 
 
 def _of_vm(vm_id: str | None) -> tuple[str, list[str]]:
-    """The condition that rows are of one VM, if one is given, and its values."""
+    """Return the SQL condition for the rows of a VM, and its values; no condition for None."""
     return ("", []) if vm_id is None else ("WHERE vm_id = ?", [vm_id])
 
 
 def _by_lineage(backups: list[Backup]) -> list[Backup]:
-    """Put backups of one and the same time, newest first, in the order of their lineage: clocks are coarse."""
+    """Order backups with the same time by their lineage, newest first, because clocks are coarse."""
     ordered: list[Backup] = []
     for _, group in groupby(backups, key=lambda backup: backup.point):
         same_time = list(group)
@@ -362,7 +364,7 @@ def _by_lineage(backups: list[Backup]) -> list[Backup]:
 
 
 def _generation(backup_id: str, parents: Mapping[str, str | None]) -> int:
-    """How many of the backups in `parents` this one stands on."""
+    """Return on how many of the backups in `parents` this one is based."""
     seen = {backup_id}
     parent = parents.get(backup_id)
     while parent is not None and parent in parents and parent not in seen:
@@ -372,7 +374,7 @@ def _generation(backup_id: str, parents: Mapping[str, str | None]) -> int:
 
 
 class CatalogUnusable(RepositoryError):
-    """The catalog file cannot be used; it can be made again from the records."""
+    """The catalog file is missing or unusable; pitr can rebuild it from the records."""
 
 
 def _raise(error: sqlite3.Error) -> NoReturn:

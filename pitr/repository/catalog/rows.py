@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Backups as rows of the catalog, and back."""
+"""Conversion of backups to rows of the catalog, and back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, StoredObject, 
 
 
 def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[str, Any]:
+    """Return the row of a backup with its record's name, size and digest."""
     return {
         "backup_id": backup.backup_id,
         "vm_id": backup.vm.id,
@@ -35,6 +36,7 @@ def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[st
 
 
 def stream_rows(backup: Backup) -> list[dict[str, Any]]:
+    """Return the rows of a backup's streams."""
     return [
         {
             "stream_id": stream.stream_id,
@@ -69,6 +71,7 @@ def stream_rows(backup: Backup) -> list[dict[str, Any]]:
 
 
 def left_out_rows(backup: Backup) -> list[dict[str, Any]]:
+    """Return the rows of the disks that a backup does not include."""
     return [
         {"backup_id": backup.backup_id, "disk_id": disk.disk_id, "name": disk.name, "reason": disk.reason}
         for disk in backup.left_out
@@ -78,6 +81,7 @@ def left_out_rows(backup: Backup) -> list[dict[str, Any]]:
 def backup_from(
     point: sqlite3.Row, streams: Iterable[sqlite3.Row], left_out: Iterable[sqlite3.Row]
 ) -> Backup:
+    """Return the backup of these rows. Raises IndexError, TypeError and ValueError for damaged rows."""
     return Backup(
         backup_id=point["backup_id"],
         vm=VMName(point["vm_id"], point["vm_name"]),

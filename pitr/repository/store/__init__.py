@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stores: bytes under names. Everything below a repository goes through one."""
+"""The store: it keeps the objects of a repository, bytes under names."""
 
 from pitr.repository.store.base import (
     NewObject,

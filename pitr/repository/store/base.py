@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a repository asks of a store. Objects are immutable: written once under a name, read, deleted.
+"""The interface of stores. Objects are immutable: pitr writes each once under a name, reads it and deletes it.
 
-Names are paths with "/" of parts made of letters, digits, ".", "_" and "-"; no part begins with a dot.
+Names are paths with "/". Their parts have letters, digits, ".", "_" and "-", and do not begin with a dot.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ObjectMissing(RepositoryError):
 
 
 class ObjectExists(RepositoryError):
-    """The name is taken already."""
+    """An object with this name exists already."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} is in the repository already")
@@ -36,21 +36,22 @@ class ObjectExists(RepositoryError):
 
 
 def is_name(name: str) -> bool:
-    """Whether `name` can name an object."""
+    """Return whether `name` is a valid name for an object."""
     return len(name) <= _MAX_NAME and _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it can name an object. Raises RepositoryError: names may come from outside."""
+    """Return `name`, which may be untrusted, if it is valid. Raises RepositoryError."""
     if not is_name(name):
-        raise RepositoryError(f"not a name for an object: {name[:100]!r}")
+        raise RepositoryError(f"invalid name for an object: {name[:100]!r}")
     return name
 
 
 class NewObject(Protocol):
-    """An object that is being written. It exists from `commit` on; leaving the block without it drops it."""
+    """An object while it is written. `commit` creates it; without `commit`, the end of the block drops it."""
 
-    def write(self, data: bytes | memoryview) -> None: ...
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of `data`."""
 
     def commit(self) -> None:
         """Make the object durable under its name. Raises ObjectExists."""
@@ -63,13 +64,14 @@ class NewObject(Protocol):
 
 
 class StoredFile(Protocol):
-    """An object opened for reading, by any number of threads at once."""
+    """An object opened for reading. Several threads may use it at once."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Size in bytes."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Read up to `length` bytes; fewer only at the end of the object."""
+        """Read `length` bytes at `offset`, fewer only at the end of the object."""
 
     def close(self) -> None: ...
 
@@ -81,45 +83,45 @@ class StoredFile(Protocol):
 
 
 class Store(Protocol):
-    """Bytes under names. Failures of the system below are raised as RepositoryError."""
+    """Keeps objects: bytes under names. Raises RepositoryError for failures of the underlying system."""
 
     def new(self, name: str) -> NewObject:
         """Begin a new object of any size."""
 
     def create(self, name: str, data: bytes) -> None:
-        """Write a small object, only if there is none of this name yet (else ObjectExists)."""
+        """Write a small object. Raises ObjectExists if the name is taken."""
 
     def open(self, name: str) -> StoredFile:
-        """Open an object. Raises ObjectMissing."""
+        """Open an object, which the caller closes. Raises ObjectMissing."""
 
     def read(self, name: str, *, limit: int) -> bytes:
-        """Read a small object whole. Raises ObjectMissing, and RepositoryError when it is larger than `limit`."""
+        """Read a small object. Raises ObjectMissing, and RepositoryError if it has more than `limit` bytes."""
 
     def size(self, name: str) -> int:
-        """Size in bytes. Raises ObjectMissing."""
+        """Return the object's size in bytes. Raises ObjectMissing."""
 
     def written(self, name: str) -> datetime:
-        """When the object was written (UTC, by the store's clock). Raises ObjectMissing."""
+        """Return when the object was written (UTC, by the store's clock). Raises ObjectMissing."""
 
     def list(self, prefix: str, *, besides: Container[str] = ()) -> Iterator[str]:
-        """The names of all objects in the folder `prefix` and below, in any order; what else lies there is skipped.
+        """Yield the names of all objects in and below the folder `prefix`, in any order; skip other files.
 
-        Names in `besides` are left out, which is quicker than to leave them out afterwards.
+        Skips names in `besides`, which is faster than filtering the result.
         """
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """The names of the folders right in the folder `prefix`, in any order; of those without an object perhaps."""
+        """Yield the names of the folders in the folder `prefix`, in any order, even if they have no objects."""
 
     def delete(self, name: str) -> None:
-        """Remove an object; one that is gone already is no error."""
+        """Delete an object, if it exists."""
 
     def local_file(self, name: str) -> Path:
-        """A path of a local file with the object's bytes, for libraries that read files. Raises ObjectMissing."""
+        """Return the path of a local file with the object's bytes, for libraries. Raises ObjectMissing."""
 
     def scratch_file(self) -> Path:
-        """A path for a temporary local file that the caller makes; it is gone when the store is closed."""
+        """Return a path for a temporary local file, which the caller creates and `close` removes."""
 
     def drop_scratch(self, path: Path) -> None:
-        """Remove a scratch file early; one that cannot be removed now goes when the store is closed, or later."""
+        """Remove a scratch file early, if possible."""
 
     def close(self) -> None: ...

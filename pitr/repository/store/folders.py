@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The folders of a store, never reached through a symbolic link below its top one.
+"""The folders of a store, opened without following symbolic links below its top folder.
 
-Such a link would lead reads, writes and removals out of the repository. The top folder itself may be a link, or be
-reached through some. Each folder on the way is opened in the one before, so that none can become a link in between.
+Such a link would lead reads, writes and removals out of the repository. The path of the top folder itself may have
+links. Each folder is opened relative to its open parent, so that none can become a link in between.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ _TO_READ = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LinkInside(RepositoryError):
-    """A symbolic link lies where a repository has a folder or a file of its own."""
+    """A symbolic link has the place of a folder or file of the repository."""
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(
-            f"{path} is a symbolic link: none is followed inside a repository",
-            "Put what it names in its place. The repository's own folder may be a link.",
+            f"{path} is a symbolic link, and pitr follows none inside a repository",
+            "Replace the link by the file or folder it points to. Only the repository's own folder may be a link.",
         )
 
 
 class Folders:
-    """Opens folders below `top`, by names with "/" that the caller has checked; "" is `top` itself."""
+    """Opens folders below `top` by names with "/", which the caller has checked; "" is `top` itself."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
 
     @contextmanager
     def opened(self, name: str, *, to_read: bool = False) -> Iterator[int]:
-        """A handle for the block: to open what lies in the folder, with `to_read` also to list, lock or sync it.
+        """Open the folder for the block. `to_read` also allows to list, lock and sync it.
 
-        Raises LinkInside, FileNotFoundError, NotADirectoryError, and OSError.
+        Raises LinkInside, FileNotFoundError, NotADirectoryError and other OSErrors.
         """
         handle = self._open(name, to_read=to_read)
         try:
@@ -51,14 +51,14 @@ class Folders:
 
     @contextmanager
     def of(self, name: str, *, to_read: bool = False) -> Iterator[tuple[int, str]]:
-        """The opened folder that the file `name` is in, and its name there."""
+        """Open the folder of the file `name` for the block. Return the folder and the file's name in it."""
         above, _, base = name.rpartition("/")
         with self.opened(above, to_read=to_read) as handle:
             yield handle, base
 
     @contextmanager
     def within(self, handle: int, name: str) -> Iterator[int]:
-        """The folder `name`, opened to read in the open folder `handle` that it lies in."""
+        """Open the folder `name` for reading, in its open parent `handle`."""
         try:
             inner = open_folder(name.rpartition("/")[2], within=handle)
         except LinkInside:
@@ -70,7 +70,7 @@ class Folders:
 
     @contextmanager
     def made(self, name: str) -> Iterator[int]:
-        """The same to read, after making the folder, and what is missing above it, durably."""
+        """Open the folder for reading. Create it and its missing parents durably first."""
         try:
             handle = self._open(name, to_read=True)
         except FileNotFoundError:
@@ -101,23 +101,35 @@ class Folders:
         parent, _, part = name.rpartition("/")
         with self.made(parent) as handle, suppress(FileExistsError):
             os.mkdir(part, _MODE, dir_fd=handle)
-            set_mode(part, _MODE, dir_fd=handle)  # a strict umask may have taken the owner's own rights away
+            set_mode(part, _MODE, dir_fd=handle)  # a strict umask removes even the owner's permissions
             sync_folder(handle)
 
 
 def open_folder(name: str | Path, flags: int = _TO_READ, within: int | None = None) -> int:
-    """Open the folder `name` (in the open folder `within`), which the caller closes. Raises LinkInside, OSError."""
+    """Open the folder `name` (in the open folder `within`). The caller closes it. Raises LinkInside, OSError."""
     try:
         return os.open(name, flags, dir_fd=within)
     except NotADirectoryError:
-        # What O_DIRECTORY and O_NOFOLLOW say together of a link, and of a file.
+        # O_DIRECTORY with O_NOFOLLOW raises the same error for a link and for a file.
         if is_link(name, within):
             raise LinkInside(name) from None
         raise
 
 
+def open_lock(folder: str | Path, name: str, within: int | None = None) -> int:
+    """Open the lock file `name` in `folder` (in the open folder `within`), and create it if needed.
+
+    The caller closes it. Raises LinkInside for a linked folder, OSError.
+    """
+    handle = open_folder(folder, within=within)
+    try:
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=handle)
+    finally:
+        os.close(handle)
+
+
 def is_link(name: str | Path, within: int | None = None) -> bool:
-    """Whether there is a symbolic link of this name (in the open folder `within`)."""
+    """Return whether `name` (in the open folder `within`) is a symbolic link."""
     try:
         return stat.S_ISLNK(os.stat(name, dir_fd=within, follow_symlinks=False).st_mode)
     except OSError:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Give a whole file its name, on any file system, and never in the place of what has that name already.
+"""Naming of complete files on any file system, without overwriting an existing file.
 
-A plain rename replaces. What does not is tried in this order, and what the file system cannot do is told by its
-error, not by its kind:
+A plain rename overwrites. The ways that do not are tried in this order, until the file system supports one:
 
-1. A hard link. Not on FAT, exFAT, some CIFS shares and many FUSE file systems.
-2. renameat2(RENAME_NOREPLACE), Linux 3.15, glibc 2.28. Not on FUSE file systems that do not know its flags.
-3. A lock on the folder, a look whether the name is free, and a rename. The lock goes with its process, so that nothing
-   is left behind wherever that dies; it holds among the processes of one host.
+1. A hard link. FAT, exFAT, some CIFS shares and many FUSE file systems have none.
+2. renameat2(RENAME_NOREPLACE), from Linux 3.15 and glibc 2.28. Some FUSE file systems do not know its flags.
+3. A lock on the folder, a check that the name is free, and a rename. The lock ends with its process, so a crash leaves
+   nothing behind. It excludes only processes on the same host.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-#: What system calls say that the file system, the kernel or a sandbox does not have. EPERM is refused permission as
-#: well: then the next way is refused too.
+#: The errors of calls that the file system, the kernel or a sandbox does not support. EPERM also means refused
+#: permission; then the next way fails too.
 _CANNOT: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 _NO_REPLACE: Final = 1  # RENAME_NOREPLACE of linux/fs.h
 
@@ -28,31 +27,30 @@ Way = Callable[[str, int, str, int], None]
 
 
 def cannot(error: OSError) -> bool:
-    """Whether a call failed because there is no such thing on this file system, perhaps."""
+    """Return whether a call may have failed because the file system does not support it."""
     return error.errno in _CANNOT
 
 
 def set_mode(path: int | Path | str, mode: int, *, dir_fd: int | None = None) -> None:
-    """Set the mode of an open file, or of a path, on a file system that keeps modes."""
+    """Set the mode of an open file or a path, if the file system has modes."""
     try:
         os.chmod(path, mode, dir_fd=dir_fd)
     except OSError as error:
-        # FAT has none: there the mount says who may read. Of a file of another owner it would be refused before.
+        # FAT has no modes; its mount options decide who may read. For another owner's file an earlier call fails.
         if not cannot(error):
             raise
 
 
 class Naming:
-    """Names files of one file system, and remembers what that can do. For any number of threads."""
+    """Names files on one file system, and remembers which ways it supports. Several threads may use it at once."""
 
     def __init__(self) -> None:
         self._first = 0
 
     def give(self, source: str, source_folder: int, target: str, target_folder: int) -> None:
-        """Give the file `source` of one open folder the name `target` in another, both open for reading.
+        """Give the file `source` in one folder the name `target` in another. Both folders are open for reading.
 
-        The old name may be left, for the caller to remove. Raises FileExistsError when the name is taken, by whatever
-        it is, and OSError.
+        The old name may remain; the caller removes it. Raises FileExistsError if the name is taken, and OSError.
         """
         for number in range(self._first, len(WAYS)):
             try:
@@ -61,25 +59,25 @@ class Naming:
                 if number + 1 == len(WAYS) or not cannot(error):
                     raise
             else:
-                # Only once another way has worked: it may have been the permission that was missing.
+                # Remember a way only once it has worked, because EPERM may mean a missing permission.
                 self._first = number
                 return
 
     def sync(self, source_folder: int, target_folder: int) -> None:
-        """Make durable what `give` did in these folders."""
+        """Make the effect of `give` in these folders durable."""
         if self._first:
-            # The old name is gone, and first of all durably. On FAT a power failure that left both names would leave
-            # two files with the same clusters: removing one would give the other's away.
+            # The old name is gone, which must be durable first. On FAT, a power failure that left both names would
+            # leave two files with the same clusters, and removing one would free the other's.
             sync_folder(source_folder)
         sync_folder(target_folder)
 
 
 def rename_no_replace(source: str, source_folder: int, target: str, target_folder: int) -> None:
-    """Rename, unless the name is taken: FileExistsError. Raises OSError, ENOSYS where there is no such call."""
+    """Rename a file. Raises FileExistsError if the name is taken, and OSError (ENOSYS without renameat2)."""
     function = _renameat2()
     if function is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    import ctypes  # noqa: PLC0415 - most file systems have links, and most commands are over sooner
+    import ctypes  # noqa: PLC0415 - most file systems have links, and most commands need no names
 
     if function(source_folder, os.fsencode(source), target_folder, os.fsencode(target), _NO_REPLACE):
         code = ctypes.get_errno()
@@ -87,11 +85,11 @@ def rename_no_replace(source: str, source_folder: int, target: str, target_folde
 
 
 def sync_folder(handle: int) -> None:
-    """Make the entries of an open folder durable, on a file system that has a call for this."""
+    """Make the entries of an open folder durable, if the file system can sync folders."""
     try:
         os.fsync(handle)
     except OSError as error:
-        # Of a folder: not there on older CIFS and some FUSE file systems, whose servers do it themselves.
+        # Older CIFS and some FUSE file systems cannot; their servers sync folders themselves.
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
 
@@ -101,7 +99,7 @@ def _link(source: str, source_folder: int, target: str, target_folder: int) -> N
 
 
 def _rename_under_lock(source: str, source_folder: int, target: str, target_folder: int) -> None:
-    # A lock of its own, which no other thread of this process shares.
+    # Open the folder again, because a lock on the same open file would not exclude other threads.
     lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target_folder)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -115,12 +113,12 @@ def _rename_under_lock(source: str, source_folder: int, target: str, target_fold
         os.close(lock)
 
 
-#: In the order in which they are tried.
+#: In the order of trying.
 WAYS: tuple[Way, ...] = (_link, rename_no_replace, _rename_under_lock)
 
 
 def _renameat2() -> Any:
-    """The C library's function, None where it has none."""
+    """Return the C library's function; None if it has none."""
     import ctypes  # noqa: PLC0415 - see above
 
     try:

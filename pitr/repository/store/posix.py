@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A store in a folder of a POSIX file system.
 
-An object is written to a scratch file, synced, given its name, and its folder is synced: after a crash it is there
-whole or not at all. Files are 0600 and folders 0700, whatever the umask says, where the file system keeps modes.
+The store writes an object to a scratch file, syncs and names it, and syncs its folder. After a crash the object is
+complete or does not exist. Files have mode 0600 and folders 0700 for any umask, if the file system has modes.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def _io_errors(what: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = "Free some space (see 'pitr prune') and run the command again."
         elif error.errno == errno.EROFS:
-            advice = "The repository's file system is read-only; only reading commands work on it."
+            advice = "The repository's file system is read-only: run only commands that read."
         elif error.errno == errno.EFBIG:
             advice = "The repository's file system takes no file of this size (FAT: 4 GiB). Use another one."
         raise RepositoryError(f"{what}: {error.strerror or error}", advice) from error
 
 
 class PosixStore:
-    """A store in `folder`, which must exist. The caller closes it, which removes its scratch files."""
+    """A store in `folder`, which must exist. The caller closes the store, which removes its scratch files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,8 +68,8 @@ class PosixStore:
     def open(self, name: str) -> _OpenFile:
         with _io_errors(f"cannot read {name}"):
             try:
-                # A repository holds no symbolic links: one would lead reads out of it.
-                # Nor does it hold pipes: without O_NONBLOCK, opening one would wait for its writer.
+                # A symbolic link would lead reads out of the repository. Without O_NONBLOCK, opening a pipe would wait
+                # for its writer.
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
                 with self._folder_of(name) as (folder, base):
                     handle = os.open(base, flags, dir_fd=folder)
@@ -84,9 +84,7 @@ class PosixStore:
     def read(self, name: str, *, limit: int) -> bytes:
         with self.open(name) as file:
             if file.size > limit:
-                raise RepositoryError(
-                    f"{name} is {file.size} bytes long, more than the {limit} that it may be"
-                )
+                raise RepositoryError(f"{name} has {file.size} bytes; pitr accepts at most {limit} bytes")
             return file.read_at(0, file.size)
 
     def size(self, name: str) -> int:
@@ -121,7 +119,7 @@ class PosixStore:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = f"{prefix}/{entry.name}"
-                # What can be no object's name is no object: an editor's or NFS's hidden file, a copy "x (1)".
+                # A file with another name is not an object, such as a hidden file of an editor or NFS, or "x (1)".
                 if name in besides or not is_name(name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
@@ -157,7 +155,7 @@ class PosixStore:
         return self._path(name)
 
     def scratch_file(self) -> Path:
-        """A path for a temporary file on this store's file system; it is removed with the store's scratch."""
+        """Return a path for a temporary file on this store's file system, which `close` removes."""
         with _io_errors("cannot write temporary files"):
             return self._scratch.file()
 
@@ -210,7 +208,7 @@ class _NewFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         os.close(self._handle)
-        # It is gone already where it was renamed; what cannot be removed goes when the store is closed, or later.
+        # A rename has removed it already. If it cannot be removed now, a later `close` removes it.
         with suppress(OSError, LinkInside), self._folders.of(self._scratch) as (folder, base):
             os.unlink(base, dir_fd=folder)
 

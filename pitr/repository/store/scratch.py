@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Scratch files of one process, and the removal of those that dead processes have left.
+"""Scratch files of one process, and the removal of scratch files that dead processes left behind.
 
-Each process has a folder of its own with a lock file that it holds as long as it lives: a folder whose lock can be
-taken belongs to nobody any more.
+Each process has its own folder with a lock file, which it holds while it lives. If another process can lock the file,
+the folder's owner is dead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pitr.errors import RepositoryError
-from pitr.repository.store.folders import open_folder
+from pitr.repository.store.folders import open_folder, open_lock
 from pitr.repository.store.naming import set_mode
 
 _LOCK = "lock"
@@ -26,7 +26,7 @@ _NAME = re.compile(r"[0-9a-f]{32}")
 
 
 class Scratch:
-    """Scratch files below `parent`. Nothing is made before the first file is asked for."""
+    """Gives paths for scratch files below `parent`. Creates no folder before the first one."""
 
     def __init__(self, parent: Path) -> None:
         self._parent = parent
@@ -35,8 +35,8 @@ class Scratch:
         self._claiming = threading.Lock()
 
     def file(self) -> Path:
-        """A new path for a file that the caller creates."""
-        # The disks of a backup are begun by several threads at once.
+        """Return a new path for a file, which the caller creates."""
+        # Several threads begin the disks of a backup at once.
         with self._claiming:
             if self._folder is None:
                 self._folder = self._claim()
@@ -44,7 +44,7 @@ class Scratch:
 
     def close(self) -> None:
         if self._folder is not None:
-            # What cannot be removed now, the next process sweeps.
+            # The next process removes the rest.
             with suppress(OSError, RepositoryError), self._opened() as parent:
                 _remove(self._folder.name, parent, self._lock)
             self._folder = None
@@ -66,12 +66,12 @@ class Scratch:
                 name = uuid.uuid4().hex
                 try:
                     _make(name, parent)
-                    handle = _open_lock(name, parent)
+                    handle = open_lock(name, _LOCK, within=parent)
                 except FileNotFoundError:
-                    # Another process has swept it already.
+                    # Another process removed the folder already.
                     continue
                 fcntl.flock(handle, fcntl.LOCK_EX)
-                # Another process may have swept the folder between its making and its locking.
+                # Another process may have removed the folder before this one locked it.
                 if _is_lock_of(name, parent, handle):
                     self._lock = handle
                     return self._parent / name
@@ -83,11 +83,11 @@ class Scratch:
             if not _NAME.fullmatch(name):
                 continue
             try:
-                # Made if need be: its owner may have died before it made one, or while it removed all this. One that
-                # is alive, and has just made the folder, finds its lock gone and makes another.
-                handle = _open_lock(name, parent)
+                # This creates a missing lock: the owner may have died before it created one, or while it removed the
+                # folder. An owner that lives and has just created the folder notices, and creates another folder.
+                handle = open_lock(name, _LOCK, within=parent)
             except (OSError, RepositoryError):
-                # Not a folder, or one that another process is removing.
+                # This is not a folder, or another process is removing it.
                 continue
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,19 +99,11 @@ class Scratch:
 
 def _make(folder: Path | str, within: int | None = None) -> None:
     os.mkdir(folder, 0o700, dir_fd=within)
-    set_mode(folder, 0o700, dir_fd=within)  # a strict umask may have taken the owner's own rights away
-
-
-def _open_lock(name: str, parent: int) -> int:
-    folder = open_folder(name, within=parent)
-    try:
-        return os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
-    finally:
-        os.close(folder)
+    set_mode(folder, 0o700, dir_fd=within)  # a strict umask removes even the owner's permissions
 
 
 def _is_lock_of(name: str, parent: int, handle: int) -> bool:
-    """Whether the open file `handle` still is the lock of the folder; removed, FUSE may keep it by another name."""
+    """Return whether the open file `handle` still is the folder's lock. FUSE may rename a removed lock."""
     try:
         status = os.stat(f"{name}/{_LOCK}", dir_fd=parent, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -120,11 +112,11 @@ def _is_lock_of(name: str, parent: int, handle: int) -> bool:
 
 
 def _remove(name: str, parent: int, lock: int) -> None:
-    """Remove a folder whose lock is held, and close that."""
+    """Remove a folder whose lock this process holds, and close the lock."""
     try:
         shutil.rmtree(name, ignore_errors=True, dir_fd=parent)
     finally:
         os.close(lock)
-    # FUSE and NFS keep a file that is removed while it is open by another name, in the folder, until it is closed.
+    # FUSE and NFS keep an open file that was removed in its folder, under another name, until it is closed.
     with suppress(OSError):
         os.rmdir(name, dir_fd=parent)

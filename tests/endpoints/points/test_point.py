@@ -77,6 +77,6 @@ def test_frames_that_cannot_be_are_damage_only_where_they_are_needed(repository:
     writer.backups.append(full)
     hiding = writer.add("64k:B")
     assert read_point(repository, hiding, hiding.streams[0]) == b"B" * 65536
-    with pytest.raises(StoredDamage, match="digests of a wrong length") as raised:
+    with pytest.raises(StoredDamage, match="digests of the wrong length") as raised:
         read_point(repository, full, full.streams[0])
     assert (raised.value.damage.what, raised.value.damage.backup_id) == ("index", full.backup_id)

@@ -219,7 +219,7 @@ def test_names_that_come_from_outside_lead_nowhere(store: Store, tmp_path: Path,
         lambda name: list(store.list(name)),
         lambda name: list(store.folders(name)),
     ):
-        with pytest.raises(RepositoryError, match="not a name"):
+        with pytest.raises(RepositoryError, match="invalid name"):
             ask(name)
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
