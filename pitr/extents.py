@@ -53,10 +53,12 @@ class ExtentMap:
 
     @property
     def data_bytes(self) -> int:
+        """The bytes of all data ranges."""
         return int(self.length[~self.zero].sum())
 
     @property
     def zero_bytes(self) -> int:
+        """The bytes of all zero ranges."""
         return int(self.length[self.zero].sum())
 
     def covers(self, size: int) -> bool:
@@ -78,6 +80,7 @@ class ExtentMap:
 
     @classmethod
     def all_zero(cls, size: int) -> ExtentMap:
+        """Return the map of an empty disk of `size` bytes."""
         return cls.of([(0, size, True)] if size else [])
 
     def checked(self, size: int, *, whole: bool) -> ExtentMap:

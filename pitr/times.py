@@ -117,7 +117,7 @@ def parse_at(text: str, zone: tzinfo | None = None) -> datetime:
 def _named_to_utc(time: datetime, name: str, zone: tzinfo | None) -> datetime:
     """Return a local time with a zone name in UTC, also in the hour that happens twice.
 
-    Raises ValueError unless the name is UTC or the local zone's at that time: elsewhere CST is another zone.
+    Raises ValueError unless the name is UTC or the local zone's at that time, because names such as CST are ambiguous.
     """
     if time.tzinfo is None and name == "UTC":
         return time.replace(tzinfo=UTC)

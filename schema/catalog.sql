@@ -1,5 +1,5 @@
--- The catalog: what all commit records say, for looking things up (docs/format.md). A cache: `pitr catalog rebuild`
--- makes it again from the records, row for row. Times are UTC with microseconds, sizes are bytes, digests BLAKE3.
+-- The catalog: a cache of all records, for queries (docs/format.md). `pitr catalog rebuild` rebuilds it from the
+-- records, row for row. Times are UTC with microseconds, sizes are bytes, digests are BLAKE3 in hex.
 PRAGMA application_id = 0x70697463; -- "pitc"
 PRAGMA user_version = 2;
 
@@ -9,9 +9,9 @@ CREATE TABLE point (
     vm_name            TEXT NOT NULL,
     kind               TEXT NOT NULL,
     reason             TEXT,             -- why it is a full
-    point              TEXT NOT NULL,    -- the label: the latest moment that the state can be of
-    lo                 TEXT NOT NULL,    -- the earliest
-    parent_id          TEXT,
+    point              TEXT NOT NULL,    -- the latest possible moment of the disks' state
+    lo                 TEXT NOT NULL,    -- the earliest possible moment of the disks' state
+    parent_id          TEXT,             -- the backup that the incremental streams are based on
     checkpoint_id      TEXT,
     from_checkpoint_id TEXT,
     mode               TEXT NOT NULL,
@@ -21,7 +21,7 @@ CREATE TABLE point (
     pitr_version       TEXT NOT NULL,
     record_name        TEXT NOT NULL UNIQUE,
     record_size        INTEGER NOT NULL,
-    record_digest      TEXT NOT NULL     -- of the record's bytes: a record that changed or went is damage
+    record_digest      TEXT NOT NULL     -- of the record's bytes, to notice a changed or lost record
 ) WITHOUT ROWID;
 CREATE INDEX point_by_vm ON point (vm_id, point);
 CREATE INDEX point_by_parent ON point (parent_id);
@@ -34,7 +34,7 @@ CREATE TABLE stream (
     kind              TEXT NOT NULL,
     reason            TEXT,
     size              INTEGER NOT NULL,  -- of the disk
-    parent_stream_id  TEXT,
+    parent_stream_id  TEXT,              -- the stream that an incremental is based on
     frame_size        INTEGER NOT NULL,
     data_bytes        INTEGER NOT NULL,
     zero_bytes        INTEGER NOT NULL,
@@ -50,15 +50,15 @@ CREATE TABLE stream (
     active            INTEGER NOT NULL,
     backup_enabled    INTEGER NOT NULL,
     storage_domain_id TEXT,
-    note              TEXT,              -- what the source of an import could not tell
-    external          TEXT,              -- "zstd" or "none": the blob was piped out like this, and is not here
-    position          INTEGER NOT NULL   -- among the streams of its backup
+    note              TEXT,              -- limits of the source of an imported stream
+    external          TEXT,              -- compression of a blob stored externally: "zstd" or "none"
+    position          INTEGER NOT NULL   -- the order of the streams in the backup
 ) WITHOUT ROWID;
 CREATE INDEX stream_by_backup ON stream (backup_id, position);
 CREATE INDEX stream_by_parent ON stream (parent_stream_id);
 CREATE INDEX stream_by_disk ON stream (disk_id);
 
--- Disks of the VM that a backup does not hold.
+-- Disks of the VM that a backup does not include.
 CREATE TABLE left_out (
     backup_id TEXT NOT NULL REFERENCES point (backup_id),
     disk_id   TEXT NOT NULL,

@@ -2,7 +2,7 @@
 PRAGMA application_id = 0x70697478; -- "pitx"
 PRAGMA user_version = 1;
 
--- One row: what the commit record says of the stream, so that an index found alone can be told from another's.
+-- One row: the stream as in the record. It identifies an index without its record.
 CREATE TABLE stream (
     stream_id        TEXT NOT NULL,
     backup_id        TEXT NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE stream (
 CREATE TABLE extent (
     start       INTEGER PRIMARY KEY, -- on the disk, bytes
     length      INTEGER NOT NULL,    -- on the disk, bytes
-    blob_offset INTEGER,             -- of the frame in the blob; NULL: the range is zero
+    blob_offset INTEGER,             -- of the frame in the blob; NULL for a zero range
     blob_length INTEGER,             -- of the frame in the blob, compressed
     digest      BLOB                 -- BLAKE3 of the frame's uncompressed bytes, 32 bytes
 );

@@ -1,14 +1,14 @@
--- What `pitr catalog serve` adds to its own copy of the catalog: rehearsals, chains, and a line for each VM.
+-- The additions of `pitr catalog serve` to its copy of the catalog: drills, chains and a summary of each VM.
 -- Times are UTC with microseconds, sizes are bytes.
 CREATE TABLE drill (
     name        TEXT PRIMARY KEY, -- of its object in the repository
     backup_id   TEXT NOT NULL REFERENCES point (backup_id),
     vm_id       TEXT NOT NULL,
-    time        TEXT NOT NULL,    -- when it ended
-    ok          INTEGER,          -- NULL: what came of it cannot be read
-    image       INTEGER,          -- restored to images, not only read
+    time        TEXT NOT NULL,    -- the end of the drill
+    ok          INTEGER,          -- NULL: the result is unreadable
+    image       INTEGER,          -- 1: restored to images; 0: only read
     duration_ms INTEGER,
-    message     TEXT              -- why it cannot be read
+    message     TEXT              -- why the result is unreadable
 );
 CREATE INDEX drill_by_backup ON drill (backup_id, time);
 
@@ -17,18 +17,18 @@ CREATE TABLE finding (
     disk_id   TEXT NOT NULL,
     disk_name TEXT NOT NULL,
     what      TEXT NOT NULL,
-    ok        INTEGER,            -- NULL: nothing can be told
+    ok        INTEGER,            -- NULL: the check cannot decide
     message   TEXT NOT NULL
 );
 CREATE INDEX finding_by_drill ON finding (drill);
 
--- A stream that is not in here stands on one that is gone.
+-- A stream that is missing here is based on a lost stream.
 CREATE TABLE chain (
     stream_id    TEXT PRIMARY KEY REFERENCES stream (stream_id),
     backup_id    TEXT NOT NULL REFERENCES point (backup_id),
     full_id      TEXT NOT NULL REFERENCES stream (stream_id),
     length       INTEGER NOT NULL, -- streams from the full to this one
-    stored_bytes INTEGER NOT NULL  -- of all of them
+    stored_bytes INTEGER NOT NULL  -- of all these streams
 ) WITHOUT ROWID;
 INSERT INTO chain
 WITH RECURSIVE up (stream_id, backup_id, full_id, length, stored_bytes) AS (

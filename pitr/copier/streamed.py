@@ -63,6 +63,7 @@ class PassingWriter(Closes):
         self._pieces.append(Passing(Extent(offset, length, True), None))
 
     def take(self) -> Sequence[Passing]:
+        """Return the ranges since the last call."""
         pieces, self._pieces = self._pieces, []
         return pieces
 

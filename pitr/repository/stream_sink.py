@@ -83,6 +83,7 @@ class StreamWriter(Closes):
         self._pieces.append(StoredPiece(offset, length))
 
     def take(self) -> Sequence[StoredPiece]:
+        """Return the pieces since the last call."""
         pieces, self._pieces = self._pieces, []
         return pieces
 
@@ -202,6 +203,7 @@ class StreamSink:
         return self._stream
 
     def open_writer(self) -> StreamWriter:
+        """Open another worker's writer, which the caller closes."""
         plain = self._external is not None and self._external.compression == "none"
         return StreamWriter(self._frame_size, None if plain else self._level)
 
