@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The copy engine: every byte once, whatever breaks everything ends, and nothing runs too far ahead."""
+"""The copier: it copies every byte once, any error ends all copies, and no worker runs too far ahead."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_a_plan_has_each_range_once_and_in_order(
     assert letters.decode() == expected
 
 
-def test_a_tebibyte_of_zeroes_is_few_works() -> None:
+def test_a_tebibyte_of_zeroes_is_few_windows() -> None:
     works = list(plan(ExtentMap.all_zero(1 << 40)))
     assert len(works) == (1 << 40) // MAX_ZERO
     assert all(work.data_bytes == 0 for work in works)
 
 
-def test_nothing_to_copy_is_no_work() -> None:
+def test_an_empty_map_has_no_windows() -> None:
     assert list(plan(ExtentMap.of([]))) == []
 
 
@@ -69,7 +69,7 @@ def test_nothing_to_copy_is_no_work() -> None:
 
 
 class _Dirty(MemorySink):
-    """A sink that holds other data already, as a disk that is written over does."""
+    """A sink that holds other data already, like a disk that is overwritten."""
 
     reads_zero = False
 
@@ -91,14 +91,14 @@ def test_a_copy_is_the_disk(text: str, workers: int) -> None:
     assert copied == Copied(len(content), extents.data_bytes, extents.zero_bytes, 0)
 
 
-def test_what_is_unchanged_is_neither_read_nor_written() -> None:
+def test_unchanged_ranges_are_neither_read_nor_written() -> None:
     sink = _Dirty(size=3 * _MIB)
     copied = copy(source("1m:- 1m:A 1m:-"), sink)
     assert sink.content == b"\xff" * _MIB + b"A" * _MIB + b"\xff" * _MIB
     assert copied == Copied(3 * _MIB, _MIB, 0, 0)
 
 
-def test_zeroes_are_skipped_where_the_sink_reads_zero() -> None:
+def test_zeroes_are_skipped_if_the_sink_reads_zero() -> None:
     assert copy(source("1m:0 1m:A 1m:0"), MemorySink(3 * _MIB)) == Copied(3 * _MIB, _MIB, 0, 2 * _MIB)
 
 
@@ -124,7 +124,7 @@ class _Broken(Exception):
 
 
 class _Watch:
-    """Counts what is opened, closed and running, and breaks where it is told to."""
+    """Counts opened, closed and running objects, and fails at a chosen place."""
 
     def __init__(self, breaks: str = "") -> None:
         self._breaks = breaks
@@ -208,7 +208,7 @@ class _Writer(MemoryWriter):
 
 
 class _Sink(MemorySink):
-    """An ordered sink; `appended` is what came, `ahead` how far writers were before the last append."""
+    """An ordered sink. `appended` has the results, `ahead` how far writers were before the last append."""
 
     reads_zero = False
 
@@ -288,7 +288,7 @@ def test_an_error_anywhere_stops_all_copies_closes_all_once_and_is_raised(place:
         assert all(error is not None for copying in copies for error in copying.left_with)
 
 
-def test_a_good_copy_is_flushed_and_left_once_without_an_error() -> None:
+def test_a_successful_copy_is_flushed_and_closed_once() -> None:
     watch = _Watch()
     copies = [_Copying(watch) for _ in range(5)]
     done = copy_all(copies, workers=3)
@@ -302,7 +302,7 @@ def test_a_good_copy_is_flushed_and_left_once_without_an_error() -> None:
 
 
 class _Endless(_Source):
-    """A disk of a pebibyte: its copy does not end by itself while a test waits."""
+    """A disk of a pebibyte, so that its copy does not end during a test."""
 
     def __init__(self, watch: _Watch, started: threading.Event) -> None:
         super().__init__("512:A", watch)
@@ -337,7 +337,7 @@ def test_the_calling_thread_s_interrupt_stops_everything_and_closes_it() -> None
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    # A shell has its background jobs ignore it.
+    # A shell's background jobs ignore SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         thread.start()
@@ -352,7 +352,7 @@ def test_the_calling_thread_s_interrupt_stops_everything_and_closes_it() -> None
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("copy-")]
 
 
-def test_no_copies_are_done_at_once() -> None:
+def test_an_empty_list_of_copies_returns_at_once() -> None:
     assert copy_all([]) == []
 
 
@@ -366,7 +366,7 @@ def test_the_limits_of_source_and_sink_are_kept(readers: int, writers: int) -> N
 
 
 def test_workers_are_shared_by_copies() -> None:
-    """Two copies of which each lets one worker in: with two workers both run at the same time."""
+    """Each of two copies accepts one worker, so that two workers run both at the same time."""
     together = threading.Barrier(2, timeout=20)
 
     class Meeting(MemorySource):
@@ -383,7 +383,7 @@ def test_workers_are_shared_by_copies() -> None:
 
 
 class _Stalled(MemorySink):
-    """A sink whose first window is not done before the others have gone as far as they can."""
+    """A sink that holds back the first window until the other workers have gone as far as they can."""
 
     def __init__(self, size: int, workers: int) -> None:
         super().__init__(size, max_writers=workers)
@@ -417,7 +417,7 @@ class _StalledWriter(Closes):
             if sink.started > sink.workers:
                 sink.go.set()
         if self._number == 0:
-            # The others can do one window more than there are workers: they need not wait for this one.
+            # The others can copy one window more than there are workers without waiting for this one.
             assert sink.go.wait(20)
 
     def zero(self, offset: int, length: int) -> None:
@@ -430,7 +430,7 @@ class _StalledWriter(Closes):
         pass
 
 
-def test_workers_do_not_run_far_ahead_of_what_is_stored() -> None:
+def test_workers_do_not_run_far_ahead_of_the_stored_windows() -> None:
     workers = 4
     content = memoryview(bytearray(40 * WINDOW))
     sink = _Stalled(len(content), workers)

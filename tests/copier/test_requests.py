@@ -17,7 +17,7 @@ def sorted_ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
 
 
 @given(sorted_ranges(), st.integers(0, 300), st.integers(1, 900))
-def test_spans_bring_exactly_the_ranges(ranges: list[tuple[int, int]], gap: int, limit: int) -> None:
+def test_requests_return_exactly_the_ranges(ranges: list[tuple[int, int]], gap: int, limit: int) -> None:
     brought = b""
     end = 0
     for span in combine(ranges, gap=gap, limit=limit):
@@ -29,7 +29,7 @@ def test_spans_bring_exactly_the_ranges(ranges: list[tuple[int, int]], gap: int,
     assert brought == b"".join(disk[start : start + length] for start, length in ranges)
 
 
-def test_ranges_share_a_span_over_a_small_gap_only() -> None:
+def test_only_ranges_with_a_small_gap_share_a_request() -> None:
     found = list(combine([(0, 10), (20, 10), (41, 10)], gap=10, limit=100))
     assert [(span.start, span.length) for span in found] == [(0, 30), (41, 10)]
 

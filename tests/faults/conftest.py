@@ -12,7 +12,7 @@ from tests.support.pitr_server import PitrServer
 
 @pytest.fixture(scope="module")
 def remote_lab() -> Iterator[Lab]:
-    """A local oVirt with short phases, for processes of pitr's."""
+    """A local oVirt with short phases, for pitr processes."""
     with Lab(phase_lag_s=0.01, unix_socket=False) as remote_lab:
         yield remote_lab
         assert remote_lab.engine.failures == []
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(remote_lab: Lab, folder: Path) -> Iterator[PitrServer]:
-    """Real processes of pitr's, for the lab's engine and a repository of the module's own."""
+    """Runs real pitr processes with the lab's engine and the module's own repository."""
     environment = {**remote_lab.environment(), "PITR_REPO": str(folder / "repository"), "TZ": "UTC"}
     with PitrServer(environment, folder) as server:
         assert server.run("init").code == 0

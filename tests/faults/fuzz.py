@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Coverage-guided fuzzing of everything that reads what is stored: `make fuzz`, with libFuzzer's own options.
+"""Coverage-guided fuzzing of all readers of stored objects: `make fuzz`, with libFuzzer's own options.
 
 The first byte of each input chooses the reader.
 """
@@ -29,7 +29,7 @@ def _record(data: bytes) -> None:
     try:
         hostile.read_record(hostile.sealed(value))
     except (orjson.JSONEncodeError, TypeError):
-        # Nested too deeply to be written.
+        # The library cannot write documents that are nested too deeply.
         return
 
 
@@ -48,7 +48,7 @@ def one_input(data: bytes) -> None:
 
 
 def _seeds(corpus: Path) -> None:
-    """Something of each kind that is whole, to begin with."""
+    """Write a valid example of each kind as a seed."""
     import sqlite3
 
     import zstandard

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Damage of every kind: verify finds all of it and names what is lost with it; restore never sends any."""
+"""Damage of every kind: verify finds it and names the lost points, and restore never writes damaged data."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from pitr.repository.damage import Damage, StoredDamage
 from tests.support.memory_engine import MemoryEngine
 from tests.support.stored_points import SOAK, Stored, chain_of_three, change, content
 
-#: Single bits that are flipped, one at a time.
+#: How many single bits are flipped, one at a time.
 FLIPS = 1000
 
 
 @dataclass(frozen=True)
 class Example:
-    """A repository with a chain of three points and a full of another VM, and the streams that stand on each."""
+    """A repository with a chain of three points and a full of another VM, and the streams based on each stream."""
 
     stored: Stored
     points: list[Backup]
@@ -42,7 +42,7 @@ class Example:
         return self.stored.path
 
     def depending_on(self, name: str) -> set[str]:
-        """The points that cannot be restored without the object of this name, worked out from the records."""
+        """Return the points that need the object with this name, computed from the records."""
         if name.startswith("backups/"):
             backup = next(one for one in [*self.points, self.other] if one.backup_id in name)
             later = self.points[self.points.index(backup) :] if backup in self.points else [backup]
@@ -73,13 +73,13 @@ def damaged(example: Example, tmp_path: Path) -> Path:
 
 
 def objects(path: Path) -> list[str]:
-    """All files that a repository is made of, without the catalog, which can be made again, and locks."""
+    """Return all files of a repository except locks and the catalog, which pitr can rebuild."""
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     return sorted(name for name in found if name.split("/")[0] in ("repository.json", "streams", "backups"))
 
 
 def found_by(level: Level, path: Path) -> list[Damage]:
-    """What verify says; a repository that cannot even be opened is a finding too."""
+    """Return the findings of verify. A repository that cannot be opened is a finding too."""
     try:
         with Repository.open(path) as repository:
             return verify(repository, Scope(), level, workers=1).damage
@@ -88,7 +88,7 @@ def found_by(level: Level, path: Path) -> list[Damage]:
 
 
 def check_found(example: Example, level: Level, path: Path, name: str) -> None:
-    """Check that the damage of the object `name` is found, and that all points that need it are named, no others."""
+    """Check that verify finds the damage of the object `name` and names exactly the points that need it."""
     found = found_by(level, path)
     assert found, f"{name}: not found"
     if name != names.REPOSITORY:
@@ -96,7 +96,7 @@ def check_found(example: Example, level: Level, path: Path, name: str) -> None:
 
 
 def check_nothing_sent(example: Example, path: Path, name: str) -> None:
-    """Check that each point is restored as it was, or refused before anything wrong is written; which ones is exact."""
+    """Check that exactly the lost points are refused, before any wrong byte, and the others restored unchanged."""
     lost = set()
     try:
         with Repository.open(path) as repository:
@@ -116,7 +116,7 @@ def test_every_flipped_bit_is_found(
 ) -> None:
     chance = random.Random(20200630)
     files = objects(damaged)
-    # Half of them anywhere, so that a byte counts like any other; half spread over the files, small ones too.
+    # Half of the bits are anywhere in all bytes, the other half evenly in all files, including small ones.
     sizes = [(damaged / name).stat().st_size for name in files]
     for number in range(FLIPS):
         name = chance.choices(files, sizes)[0] if number % 2 else files[number // 2 % len(files)]
@@ -171,20 +171,18 @@ def test_swapped_files_are_found(example: Example, damaged: Path, level: Level, 
 
 
 @pytest.mark.parametrize("level", ["quick", "full"])
-def test_a_blob_of_the_same_size_in_the_place_of_another_is_found(
+def test_a_blob_replaced_by_another_of_the_same_size_is_found(
     example: Example, damaged: Path, level: Level
 ) -> None:
     one, two, *_ = sorted(damaged.glob("streams/*/*.sparse.zst"), key=lambda file: file.stat().st_size)
-    # As long as the other one, with its end cut off or filled up.
+    # Truncated or padded to the length of the other blob.
     size = two.stat().st_size
     two.write_bytes((one.read_bytes() + bytes(size))[:size])
     check_found(example, level, damaged, two.relative_to(damaged).as_posix())
 
 
 @pytest.mark.parametrize("level", ["quick", "full"])
-def test_an_edited_record_is_found_also_with_a_right_digest(
-    example: Example, damaged: Path, level: Level
-) -> None:
+def test_an_edited_record_with_a_valid_digest_is_found(example: Example, damaged: Path, level: Level) -> None:
     name = next(name for name in objects(damaged) if example.points[1].backup_id in name)
     file = damaged / name
     document = orjson.loads(file.read_bytes())
@@ -203,7 +201,7 @@ def test_an_edited_record_is_found_also_with_a_right_digest(
         check_nothing_sent(example, damaged, name)
 
 
-def test_a_catalog_that_says_something_else_is_found(example: Example, damaged: Path) -> None:
+def test_a_catalog_that_contradicts_a_record_is_found(example: Example, damaged: Path) -> None:
     with sqlite3.connect(damaged / "catalog.db") as catalog:
         catalog.execute(
             "UPDATE stream SET size = size + 512 WHERE backup_id = ?", [example.points[2].backup_id]
@@ -252,7 +250,7 @@ def _swap(one: Path, two: Path) -> None:
 
 
 def salvaged(path: Path, backup: Backup, disk: int = 0) -> tuple[bytes, list[tuple[int, int]]]:
-    """What --keep-going restores of a disk, and which ranges it calls damaged."""
+    """Return the disk that --keep-going restores, and the ranges that it reports as damaged."""
     with (
         Repository.open(path) as repository,
         open_salvage(repository, backup, backup.streams[disk]) as source,
@@ -263,7 +261,7 @@ def salvaged(path: Path, backup: Backup, disk: int = 0) -> tuple[bytes, list[tup
 
 
 def check_salvage(example: Example, path: Path, backup: Backup, *, loses: bool) -> None:
-    """Check that all that is not said to be damaged is what it was, and that the rest is zero."""
+    """Check that damaged ranges are zero and that all others are unchanged."""
     for disk, stream in enumerate(backup.streams):
         expected = example.stored.contents[backup.backup_id][stream.disk_id]
         found, ranges = salvaged(path, backup, disk)
@@ -307,9 +305,7 @@ def test_keep_going_without_an_index_keeps_what_newer_streams_cover(example: Exa
     check_salvage(example, damaged, newest, loses=True)
 
 
-def test_keep_going_lives_on_what_the_catalog_remembers_of_lost_records(
-    example: Example, damaged: Path
-) -> None:
+def test_keep_going_uses_the_catalog_for_lost_records(example: Example, damaged: Path) -> None:
     for name in [name for name in objects(damaged) if name.startswith("backups/")]:
         (damaged / name).unlink()
     for backup in example.points:
@@ -317,17 +313,15 @@ def test_keep_going_lives_on_what_the_catalog_remembers_of_lost_records(
         assert salvaged(damaged, backup)[1] == []
 
 
-def test_keep_going_with_a_record_that_nobody_remembers_loses_what_it_held(
-    example: Example, damaged: Path
-) -> None:
+def test_keep_going_without_a_record_in_the_catalog_loses_its_data(example: Example, damaged: Path) -> None:
     name = next(name for name in objects(damaged) if example.points[1].backup_id in name)
     (damaged / name).unlink()
     (damaged / "catalog.db").unlink()
     check_salvage(example, damaged, example.points[-1], loses=True)
 
 
-def test_any_damage_leaves_no_error_but_pitrs_own(example: Example, damaged: Path) -> None:
-    """Flips in files in use: whatever is damaged, what comes is an answer or an error of pitr's."""
+def test_any_damage_raises_only_errors_of_pitr(example: Example, damaged: Path) -> None:
+    """Bits flip in open files: each call returns a result or raises one of pitr's errors."""
     chance = random.Random(3)
     files = [*objects(damaged), "catalog.db"]
     for _ in range(300 if SOAK else 80):
@@ -352,7 +346,7 @@ def test_any_damage_leaves_no_error_but_pitrs_own(example: Example, damaged: Pat
                 repository.rebuild_catalog()
 
 
-def test_a_changed_disk_after_damage_is_backed_up_in_full(
+def test_a_changed_disk_is_backed_up_in_full_after_damage(
     example: Example, damaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = example.stored.engine

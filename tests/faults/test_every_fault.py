@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Backup, prune and catalog rebuild with a fault at every single call: nothing that was committed is lost."""
+"""Backup, prune and catalog rebuild with a fault at every call: they lose no committed point."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from tests.support.stored_points import (
 )
 
 _FAULTS = get_args(Fault)
-#: More calls than any of the jobs makes.
+#: More calls than any of the jobs needs.
 _ENDLESS = 2000
 
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """In memory, where syncing costs nothing: what is synced and what is not is the layer's to know here."""
+    """A folder in memory, where syncs cost nothing; the fault layer knows which data is synced."""
     memory = Path("/dev/shm")  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="pitr-", dir=memory if memory.is_dir() else None) as folder:
         yield Path(folder)
@@ -62,8 +62,8 @@ def _inject_everywhere(
     keeps: set[str],
     names: Names = "link",
 ) -> int:
-    """Run `job` on a copy of the repository with the fault at its 1st, 2nd, … call, to the last one."""
-    # Power failures differ from a killed process in what was not synced: in CI at each fourth call.
+    """Run `job` on a copy of the repository, with the fault at each of its calls in turn."""
+    # A power failure also loses data that was not synced. CI tests it at every fourth call.
     step = 4 if fault.startswith("power") and names == "link" and not SOAK else 1
     injected = 0
     for at in range(1, _ENDLESS, step):
@@ -87,7 +87,7 @@ def _inject_everywhere(
 
 
 def _check_next_run(folder: Path, stored: Stored, vm: MemoryVM, left: set[str]) -> None:
-    """The next backup succeeds; then prune, without a grace time, leaves nothing that no point names."""
+    """Check that the next backup succeeds, and that prune without a grace time then removes all other objects."""
     checkpoints = dict(vm.checkpoints)
     backup = stored.back_up(vm, folder)
     with Repository.open(folder) as repository:
@@ -111,7 +111,7 @@ def _check_next_run(folder: Path, stored: Stored, vm: MemoryVM, left: set[str]) 
         ("power", "renameat2"),
     ],
 )
-def test_a_backup_loses_nothing_whichever_call_fails(
+def test_a_backup_loses_nothing_for_any_failing_call(
     tmp_path: Path,
     memory_engine: MemoryEngine,
     fault: Fault,
@@ -131,7 +131,7 @@ def test_a_backup_loses_nothing_whichever_call_fails(
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_prune_loses_nothing_whichever_call_fails(
+def test_prune_loses_nothing_for_any_failing_call(
     tmp_path: Path, memory_engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
 ) -> None:
     stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
@@ -149,7 +149,7 @@ def test_prune_loses_nothing_whichever_call_fails(
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_rebuilding_the_catalog_loses_nothing_whichever_call_fails(
+def test_a_catalog_rebuild_loses_nothing_for_any_failing_call(
     tmp_path: Path, memory_engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
 ) -> None:
     stored, vm = chain_of_three(tmp_path / "repository", memory_engine)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hostile input: whatever lies in a repository, there is an answer or an error of pitr's, in little memory."""
+"""Hostile input: for any content of a repository, pitr answers or raises its own error, in little memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ often = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-#: What numbers come to, when somebody wants to do harm.
+#: The numbers that an attacker would write.
 NUMBERS = st.one_of(
     st.integers(-(1 << 63), (1 << 63) - 1),
     st.sampled_from([0, -1, 1, 512, 1 << 20, 1 << 40, 1 << 60, (1 << 60) + 1, (1 << 63) - 1, -(1 << 63)]),
@@ -78,7 +78,7 @@ def damaged(stored: Stored, tmp_path: Path) -> Path:
 
 @contextmanager
 def little_memory(more: int = 256 << 20) -> Iterator[None]:
-    """Let the process have only so much more memory than it has."""
+    """Limit the additional memory of this process."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
@@ -105,7 +105,7 @@ def test_any_json_as_a_record(value: Any) -> None:
 
 @often
 @given(st.data())
-def test_a_record_in_which_anything_is_anything(document: dict[str, Any], data: st.DataObject) -> None:
+def test_a_record_with_any_values(document: dict[str, Any], data: st.DataObject) -> None:
     changed: Any = orjson.loads(orjson.dumps(document))
     at: Any = changed
     while True:
@@ -190,7 +190,7 @@ def test_headers_that_claim_too_much_cost_nothing() -> None:
             )
 
 
-def test_json_bombs_and_numbers_that_are_none_are_refused() -> None:
+def test_json_bombs_and_invalid_numbers_are_refused() -> None:
     with little_memory():
         for bomb in (
             b"[" * (1 << 20),
@@ -217,7 +217,7 @@ def test_a_record_that_is_too_large_is_not_read(damaged: Path) -> None:
 @pytest.mark.parametrize(
     "pattern", ["repository.json", "backups/*/*.json", "streams/*/*.index.db", "streams/*/*.zst"]
 )
-def test_what_is_no_file_in_a_files_place_is_damage_and_is_not_followed(
+def test_a_link_pipe_or_folder_instead_of_a_file_is_damage(
     damaged: Path, tmp_path: Path, kind: str, pattern: str
 ) -> None:
     path = next(damaged.glob(pattern))
@@ -238,7 +238,7 @@ def test_what_is_no_file_in_a_files_place_is_damage_and_is_not_followed(
     hostile.read_repository(damaged)
 
 
-def test_a_folder_that_is_a_symbolic_link_leads_nowhere(damaged: Path, tmp_path: Path) -> None:
+def test_a_linked_folder_is_refused(damaged: Path, tmp_path: Path) -> None:
     folder = next(damaged.glob("backups/*"))
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
@@ -249,9 +249,7 @@ def test_a_folder_that_is_a_symbolic_link_leads_nowhere(damaged: Path, tmp_path:
 
 
 @pytest.mark.parametrize("folder", ["backups", "streams/*", "locks", "catalog.db"])
-def test_prune_removes_nothing_where_a_folder_is_a_symbolic_link(
-    damaged: Path, tmp_path: Path, folder: str
-) -> None:
+def test_prune_removes_nothing_through_a_linked_folder(damaged: Path, tmp_path: Path, folder: str) -> None:
     with Repository.open(damaged) as repository:
         vm = repository.catalog.points()[0].vm
         with repository.removing_from_vm(vm):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Real processes, killed and interrupted at random moments of a backup and of a restore to the engine."""
+"""Real processes, killed and interrupted at random moments of a backup and a restore to the engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _check_clean(remote_lab: Lab) -> None:
 
 
 def _check_ended(done: Done, signum: int) -> bool:
-    """Check that a process ended by the signal in order, or had ended before; return whether it was stopped."""
+    """Check that a process cleaned up after the signal or had exited before. Return whether the signal stopped it."""
     if done.code == 0:
         return False
     if signum == signal.SIGKILL:
@@ -69,7 +69,7 @@ def vm(remote_lab: Lab) -> LabVM:
 
 
 def _check_restores(server: PitrServer, remote_lab: Lab, disk: LabDisk, folder: Path) -> None:
-    """The newest point holds what the disk holds, which nobody has written to since."""
+    """Check that the newest point equals the disk, which has not changed since."""
     image, oracle = folder / "restored.raw", folder / "oracle.raw"
     done = server.run("restore", "--at", "now", "--to-file", str(image))
     assert done.code == 0, done.said
@@ -79,7 +79,7 @@ def _check_restores(server: PitrServer, remote_lab: Lab, disk: LabDisk, folder: 
     oracle.unlink()
 
 
-def test_killed_backups_leave_nothing_that_the_next_does_not_end(
+def test_the_next_backup_cleans_up_after_killed_ones(
     remote_lab: Lab,
     vm: LabVM,
     server: PitrServer,
@@ -109,7 +109,7 @@ def test_killed_backups_leave_nothing_that_the_next_does_not_end(
             assert done.code == 0, done.said
             _check_clean(remote_lab)
             _check_restores(server, remote_lab, disk, folder)
-            # Of killed runs, too, no checkpoint stays that the next incremental does not need.
+            # Checkpoints of killed runs are removed too, unless the next incremental needs them.
             assert len(vm.checkpoints) == 1
     record_property("backups stopped", f"{stopped} of {KILLS // 2}")
     assert server.run("backup", "web1").code == 0
@@ -118,7 +118,7 @@ def test_killed_backups_leave_nothing_that_the_next_does_not_end(
     assert stopped > KILLS // 8
 
 
-def test_killed_restores_leave_nothing_that_the_next_does_not_end(
+def test_the_next_restore_cleans_up_after_killed_ones(
     remote_lab: Lab,
     vm: LabVM,
     server: PitrServer,
@@ -140,7 +140,7 @@ def test_killed_restores_leave_nothing_that_the_next_does_not_end(
         if signum == signal.SIGKILL:
             assert server.run("engine", "cleanup").code == 0
         elif was_stopped:
-            # A signal may come when all is done and only the goodbye is left.
+            # The signal may come after the work, while the process exits.
             assert all(
                 _same(remote_lab, disk, vm.disks[0], folder)
                 for disk in remote_lab.disks
@@ -167,7 +167,7 @@ def _same(remote_lab: Lab, one: LabDisk, two: LabDisk, folder: Path) -> bool:
     return contents[0] == contents[1]
 
 
-def test_cleanup_shows_and_ends_what_was_killed_and_nothing_of_others(
+def test_cleanup_shows_and_ends_only_leftovers_of_pitr(
     remote_lab: Lab, vm: LabVM, server: PitrServer, folder: Path
 ) -> None:
     from pitr.ovirt.engine import BackupRequest, Engine, find_vm, load_config, start_backup
@@ -177,7 +177,7 @@ def test_cleanup_shows_and_ends_what_was_killed_and_nothing_of_others(
     other.start()
     with Engine(load_config(environ=remote_lab.environment()), poll_interval_s=0.05) as engine:
         found = find_vm(engine, "other")
-        # Another product's: nothing in this repository tells of it.
+        # A backup of another product; this repository has no note of it.
         foreign = start_backup(
             engine, found, BackupRequest((other.disks[0].id,), "11111111-2222-4333-8444-555555555555")
         )
@@ -197,9 +197,9 @@ def test_cleanup_shows_and_ends_what_was_killed_and_nothing_of_others(
 
 
 def _killed_with_an_open_backup(remote_lab: Lab, server: PitrServer, folder: Path) -> str:
-    """Kill a backup of web1 in the middle; return the id of what it left on the engine."""
+    """Kill a backup of web1 while it runs. Return the id of the backup that it left on the engine."""
     before = set(remote_lab.open_backups())
-    # So that it does not come to its end too soon.
+    # The backup must not finish before it is killed.
     remote_lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
     running = server.start("backup", "web1", "--full")
     while not set(remote_lab.open_backups()) - before:
@@ -211,7 +211,7 @@ def _killed_with_an_open_backup(remote_lab: Lab, server: PitrServer, folder: Pat
     return left
 
 
-def test_a_killed_restore_to_a_file_says_what_is_in_the_way(
+def test_the_leftover_of_a_killed_restore_to_a_file_is_named(
     remote_lab: Lab, vm: LabVM, server: PitrServer, folder: Path
 ) -> None:
     target = folder / "image.raw"

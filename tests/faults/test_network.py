@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Lost connections to a real imageio daemon, a restart of it, and an engine that is away for a while."""
+"""Lost connections to a real imageio daemon, its restart, and an engine that is briefly unreachable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MiB = 1 << 20
 
 @pytest.fixture(scope="module")
 def proxy(remote_lab: Lab) -> Iterator[ByteProxy]:
-    """Between pitr and the daemon: the engine gives out its address."""
+    """A proxy between pitr and the daemon; the engine returns its address."""
     port = urlsplit(remote_lab.host.images_url).port
     assert port is not None
     with ByteProxy(port) as proxy, pytest.MonkeyPatch.context() as patch:
@@ -67,7 +67,7 @@ def _check_newest_point(remote_lab: Lab, vm: LabVM, server: PitrServer, folder: 
     image.unlink()
 
 
-def test_a_backup_whose_connections_break_in_mid_body_is_whole(
+def test_a_backup_with_connections_broken_in_mid_body_is_complete(
     remote_lab: Lab, vm: LabVM, server: PitrServer, proxy: ByteProxy, folder: Path
 ) -> None:
     for count in (10_000, MiB, 3 * MiB):
@@ -78,7 +78,7 @@ def test_a_backup_whose_connections_break_in_mid_body_is_whole(
     _check_newest_point(remote_lab, vm, server, folder)
 
 
-def test_a_restore_whose_connections_break_is_whole(
+def test_a_restore_with_broken_connections_is_complete(
     remote_lab: Lab, vm: LabVM, server: PitrServer, proxy: ByteProxy, folder: Path
 ) -> None:
     assert server.run("backup", "web1").code == 0
@@ -98,10 +98,10 @@ def _while_running(work: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_a_ticket_that_is_gone_ends_the_backup_with_one_line(
+def test_a_lost_ticket_ends_the_backup_with_one_line(
     remote_lab: Lab, vm: LabVM, server: PitrServer, proxy: ByteProxy
 ) -> None:
-    # The daemon is started again without any tickets, in mid-body: what comes after is a 403.
+    # The daemon restarts without tickets in mid-body, and answers 403 from then on.
     proxy.drop_after(2 * MiB)
 
     def restart() -> None:
@@ -119,7 +119,7 @@ def test_a_ticket_that_is_gone_ends_the_backup_with_one_line(
     assert server.run("backup", "web1").code == 0
 
 
-def test_a_host_that_is_never_reached_ends_the_backup_with_one_line(
+def test_an_unreachable_host_ends_the_backup_with_one_line(
     remote_lab: Lab, vm: LabVM, server: PitrServer, proxy: ByteProxy
 ) -> None:
     proxy.refusing = True
@@ -129,10 +129,10 @@ def test_a_host_that_is_never_reached_ends_the_backup_with_one_line(
     assert "Traceback" not in done.said
 
 
-def test_an_engine_that_is_away_for_a_while_is_waited_for(
+def test_a_backup_waits_for_an_engine_that_is_briefly_unreachable(
     remote_lab: Lab, vm: LabVM, server: PitrServer, folder: Path
 ) -> None:
-    # Of every kind of request that a backup makes, some are lost before the engine has seen them.
+    # Some requests of each kind that a backup sends are lost before they reach the engine.
     for method, path in (("GET", r"/backups/[^/]+$"), ("GET", "/imagetransfers"), ("POST", "/finalize$")):
         remote_lab.engine.faults.drop_connection(method, path, times=2)
     remote_lab.engine.faults.next("GET", r"/checkpoints", status=503, times=2)
@@ -141,6 +141,6 @@ def test_an_engine_that_is_away_for_a_while_is_waited_for(
     _check_newest_point(remote_lab, vm, server, folder)
 
 
-def test_no_request_that_may_take_long_has_the_timeout_of_the_client_library() -> None:
-    """Lists of extents, flushes and slow zeroes go over connections of pitr's own."""
+def test_long_requests_do_not_use_the_timeout_of_the_client_library() -> None:
+    """pitr uses its own connections for lists of extents, flushes and slow zero requests."""
     assert imageio_http.ANSWER_TIMEOUT_S >= 1800

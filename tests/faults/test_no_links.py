@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A repository on a real file system without links and modes: all that it is for, from a backup to prune."""
+"""A repository on a real file system without links and modes, from a backup to prune."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.memory_engine import MemoryEngine
 from tests.support.stored_points import chain_of_three, check_contents, check_verified, unnamed_files
 
 
-def test_points_are_made_read_verified_and_pruned_on_exfat(
+def test_points_are_created_read_verified_and_pruned_on_exfat(
     tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
     with no_links.exfat(tmp_path) as folder:
@@ -51,7 +51,7 @@ def test_points_are_made_read_verified_and_pruned_on_exfat(
         assert list((stored.path / "tmp").iterdir()) == []
 
 
-def test_an_image_on_exfat_gets_its_name_when_it_is_whole_and_replaces_nothing(tmp_path: Path) -> None:
+def test_an_image_on_exfat_is_named_when_complete_and_overwrites_nothing(tmp_path: Path) -> None:
     with no_links.exfat(tmp_path) as folder:
         sink = RawFileSink(folder / "disk.raw", 1 << 20)
         with sink.open_writer() as writer:

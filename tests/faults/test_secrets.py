@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The password and the tickets are nowhere to be found: not in output, logs, tracebacks, children or the repository."""
+"""Passwords and tickets do not appear in output, logs, tracebacks, command lines or the repository."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def vm(remote_lab: Lab) -> LabVM:
 
 @contextmanager
 def watched(remote_lab: Lab) -> Iterator[tuple[set[str], set[str]]]:
-    """All tickets that are given out while the block runs, and the command lines of all processes of this test."""
+    """Collect all tickets and all command lines of this test's processes while the block runs."""
     tickets: set[str] = set()
     commands: set[str] = set()
     ending = threading.Event()
@@ -110,7 +110,7 @@ def test_no_secret_is_in_output_logs_command_lines_or_the_repository(
 def test_no_secret_is_in_a_traceback(remote_lab: Lab, vm: LabVM, server: PitrServer, where: str) -> None:
     with watched(remote_lab) as (tickets, _), pytest.MonkeyPatch.context() as patch:
         if where == "imageio":
-            # The address of a ticket that the daemon does not know: it answers with what it was asked for.
+            # The daemon does not know this ticket, and repeats its address in the answer.
             url = urlsplit(remote_lab.host.images_url)
             patch.setattr(Host, "images_url", f"{url.scheme}://{url.netloc}/images/x")
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Several pitr processes on one repository, locks of dead ones, and a repository that cannot be written."""
+"""Several pitr processes on one repository, locks of dead processes, read-only repositories and full disks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _wait_for(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def _backup_that_hangs(remote_lab: Lab, server: PitrServer, name: str) -> Iterator[int]:
-    """A backup that is under way while the block runs; gives its process id."""
+    """Run a backup during the block. Yields its process id."""
     remote_lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
     running = server.start("backup", name)
     _wait_for(remote_lab.open_backups)
@@ -60,7 +60,7 @@ def _backup_that_hangs(remote_lab: Lab, server: PitrServer, name: str) -> Iterat
     remote_lab.engine.faults.clear()
 
 
-def test_a_second_backup_of_a_vm_is_told_who_works_on_it_and_since_when(
+def test_a_second_backup_of_a_vm_names_the_running_process_and_its_start(
     remote_lab: Lab, vms: list[LabVM], server: PitrServer
 ) -> None:
     with _backup_that_hangs(remote_lab, server, "web1") as pid:
@@ -68,26 +68,24 @@ def test_a_second_backup_of_a_vm_is_told_who_works_on_it_and_since_when(
         assert second.code == 5
         message = orjson.loads(second.out)["error"]["message"]
         assert re.search(rf"process {pid} on \S+, since 2\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC", message)
-        # Another VM's is not in the way, and neither is reading.
+        # A backup of another VM and readers are not blocked.
         done = server.run("backup", "db1")
         assert done.code == 0, done.said
         assert server.run("list").code == server.run("verify").code == 0
 
 
-def test_prune_leaves_a_vm_alone_that_is_backed_up(
-    remote_lab: Lab, vms: list[LabVM], server: PitrServer
-) -> None:
+def test_prune_skips_a_vm_during_its_backup(remote_lab: Lab, vms: list[LabVM], server: PitrServer) -> None:
     with _backup_that_hangs(remote_lab, server, "web1") as pid:
         done = server.run("prune", "--keep-last", "1", "--vm", "web1")
         assert done.code == 5
         assert f"process {pid} on" in done.said
         other = server.run("prune", "--keep-last", "1", "--vm", "db1")
         assert other.code == 0
-        # The streams of the backup that runs are named by no record yet.
+        # No record names the streams of the running backup yet.
         assert "left for another time" in other.said
 
 
-def test_prune_leaves_points_alone_that_are_restored(
+def test_prune_keeps_points_during_their_restore(
     remote_lab: Lab, vms: list[LabVM], server: PitrServer, folder: Path
 ) -> None:
     before = {disk.id for disk in remote_lab.disks}
@@ -114,7 +112,7 @@ def test_two_vms_are_backed_up_at_once(
     assert len(check_verified(folder / "repository", at_least=set())) == before + 6
 
 
-def test_the_lock_of_a_process_that_died_holds_nobody_up(
+def test_the_lock_of_a_dead_process_blocks_no_other(
     remote_lab: Lab, vms: list[LabVM], server: PitrServer
 ) -> None:
     remote_lab.engine.faults.stall(3, "POST", r"/imagetransfers$")
@@ -131,7 +129,7 @@ def test_the_lock_of_a_process_that_died_holds_nobody_up(
 
 @pytest.fixture
 def read_only(vms: list[LabVM], server: PitrServer, folder: Path) -> Iterator[Path]:
-    """The repository, on a mount that is read-only; without root it cannot be made."""
+    """The repository on a read-only mount, which needs root."""
     mount = folder / "read-only"
     mount.mkdir()
     bound = subprocess.run(["mount", "--bind", str(folder / "repository"), str(mount)], check=False)
@@ -153,7 +151,7 @@ def test_a_repository_on_a_read_only_mount_is_listed_verified_and_restored(
     listed = server.run("list", *repo, "-o", "json")
     assert listed.code == 0, listed.said
     assert listed.out == server.run("list", "-o", "json").out
-    # A catalog that lacks records is completed in memory.
+    # pitr adds missing records to the catalog in memory.
     os.rename(folder / "repository" / "catalog.db", folder / "catalog.db")  # noqa: PTH104
     assert server.run("list", *repo, "-o", "json").out == listed.out
     os.rename(folder / "catalog.db", folder / "repository" / "catalog.db")  # noqa: PTH104
@@ -191,7 +189,7 @@ def small(folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def big(remote_lab: Lab) -> LabVM:
-    """A VM with a disk of 6 MiB, of which 1 MiB holds what cannot be compressed."""
+    """A VM with a disk of 6 MiB, of which 1 MiB is incompressible data."""
     vm = remote_lab.add_vm("big")
     disk = vm.add_disk("system", 6 * MiB)
     vm.start()
@@ -205,7 +203,7 @@ def _files(path: Path) -> set[str]:
     return {name for name in found if not name.startswith("locks/")}
 
 
-def test_a_full_disk_under_the_repository_fails_clearly_and_leaves_it_valid(
+def test_a_full_disk_is_an_error_and_leaves_the_repository_valid(
     remote_lab: Lab, big: LabVM, server: PitrServer, small: Path
 ) -> None:
     repo = ("--repo", str(small / "repository"))
@@ -231,7 +229,7 @@ def test_a_full_disk_under_the_repository_fails_clearly_and_leaves_it_valid(
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
-def test_a_full_disk_under_the_target_fails_clearly_and_leaves_nothing(
+def test_a_full_disk_of_the_target_is_an_error_and_leaves_nothing(
     remote_lab: Lab, big: LabVM, server: PitrServer, small: Path, image_format: str
 ) -> None:
     with big.disks[0].guest() as guest:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Each case in which a tool for the same job was seen to restore a wrong image and to report success."""
+"""Cases in which another backup tool restored a wrong image and reported success."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.stored_points import (
 KiB = 1 << 10
 
 
-def test_a_middle_incremental_that_is_deleted_is_a_gap_and_not_left_out(
+def test_a_deleted_middle_incremental_is_an_error_and_not_skipped(
     tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
     stored, _ = chain_of_three(tmp_path / "repository", memory_engine)
@@ -50,7 +50,7 @@ def test_a_middle_incremental_that_is_deleted_is_a_gap_and_not_left_out(
             assert full not in lost
 
 
-def test_the_order_is_that_of_the_lineage_whatever_the_files_times_say(
+def test_the_order_follows_the_lineage_and_not_the_times_of_files(
     tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
     stored, _ = chain_of_three(tmp_path / "repository", memory_engine)
@@ -62,9 +62,7 @@ def test_the_order_is_that_of_the_lineage_whatever_the_files_times_say(
     check_contents(stored.path, stored)
 
 
-def test_a_blob_that_ends_at_the_end_of_any_frame_is_cut_off(
-    tmp_path: Path, memory_engine: MemoryEngine
-) -> None:
+def test_a_blob_that_ends_after_any_frame_is_truncated(tmp_path: Path, memory_engine: MemoryEngine) -> None:
     stored, _ = chain_of_three(tmp_path / "repository", memory_engine)
     with Repository.open(stored.path) as repository:
         backup = repository.catalog.points()[-1]
@@ -84,13 +82,11 @@ def test_a_blob_that_ends_at_the_end_of_any_frame_is_cut_off(
                 assert ("truncated", "blob") in {(found.kind, found.what) for found in damage}
 
 
-def test_two_frames_that_change_places_are_found_although_each_is_whole(
-    tmp_path: Path, memory_engine: MemoryEngine
-) -> None:
+def test_two_valid_frames_in_swapped_places_are_found(tmp_path: Path, memory_engine: MemoryEngine) -> None:
     with Repository.create(tmp_path / "repository"):
         stored = Stored(tmp_path / "repository", memory_engine)
     chance = random.Random(1)
-    # Frames of equal content in length, which zstd does not compress, so that they have one size.
+    # zstd cannot compress the data of these frames, so they have the same size.
     vm = memory_engine.add_vm("web1", chance.randbytes(2 << 20))
     stored.back_up(vm)
     with Repository.open(stored.path) as repository:
@@ -124,16 +120,14 @@ def test_zeroes_written_after_the_full_hide_older_data(tmp_path: Path, memory_en
     assert backup.kind is Kind.INCREMENTAL
     assert all(stream.zero_bytes > 0 == stream.data_bytes for stream in backup.streams)
     check_contents(stored.path, stored)
-    # And data over zeroes over data again.
+    # Data hides zeroes that hide older data.
     for disk in vm.disks.values():
         disk[4 * KiB : 8 * KiB] = b"x" * 4 * KiB
     stored.back_up(vm)
     check_contents(stored.path, stored)
 
 
-def test_a_lost_checkpoint_makes_a_full_that_is_called_one(
-    tmp_path: Path, memory_engine: MemoryEngine
-) -> None:
+def test_a_lost_checkpoint_leads_to_a_full_that_says_so(tmp_path: Path, memory_engine: MemoryEngine) -> None:
     stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
     vm.checkpoints.clear()
     change(vm, random.Random(9))
@@ -145,7 +139,7 @@ def test_a_lost_checkpoint_makes_a_full_that_is_called_one(
     assert {stream.kind for stream in backup.streams} == {Kind.FULL}
     with Repository.open(stored.path) as repository:
         assert repository.record_of(backup.backup_id).backup.kind is Kind.FULL
-    # It stands alone: without all that was before, it restores.
+    # The full can be restored without the points before it.
     for path in stored.path.glob("backups/*/*.json"):
         if backup.backup_id not in path.name:
             path.unlink()

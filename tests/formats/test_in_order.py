@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is written in the order of the disk: what comes wrong is refused, zero ranges that touch are one."""
+"""Pieces in the order of the disk: wrong ones are refused, and adjacent zero ranges are joined."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def order(told: Zeroes, *, whole: bool) -> InOrder:
     return InOrder(100, whole=whole, zero=lambda start, length: told.append((start, length)))
 
 
-def test_zero_ranges_that_touch_are_told_as_one_before_what_comes_behind_them(told: Zeroes) -> None:
+def test_adjacent_zero_ranges_are_reported_as_one_before_the_next_piece(told: Zeroes) -> None:
     pieces = order(told, whole=True)
     for start, length, zero in ((0, 10, True), (10, 20, True), (30, 10, False)):
         assert told == []
@@ -32,7 +32,7 @@ def test_zero_ranges_that_touch_are_told_as_one_before_what_comes_behind_them(to
     assert told == [(0, 30), (40, 60)]
 
 
-def test_zero_ranges_with_something_unchanged_between_them_are_two(told: Zeroes) -> None:
+def test_zero_ranges_with_a_gap_between_them_are_two(told: Zeroes) -> None:
     pieces = order(told, whole=False)
     pieces.next(5, 5, zero=True)
     pieces.next(11, 5, zero=True)
@@ -41,7 +41,7 @@ def test_zero_ranges_with_something_unchanged_between_them_are_two(told: Zeroes)
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, 10), (9, 1), (10, 91), (101, 1)])
-def test_what_is_out_of_order_or_beyond_the_end_is_refused(told: Zeroes, start: int, length: int) -> None:
+def test_pieces_out_of_order_or_beyond_the_end_are_refused(told: Zeroes, start: int, length: int) -> None:
     pieces = order(told, whole=False)
     pieces.next(0, 10, zero=False)
     with pytest.raises(FormatError, match="out of order or beyond the end"):
@@ -49,7 +49,7 @@ def test_what_is_out_of_order_or_beyond_the_end_is_refused(told: Zeroes, start: 
 
 
 @pytest.mark.parametrize("zero", [False, True])
-def test_of_a_whole_disk_nothing_is_left_out(told: Zeroes, zero: bool) -> None:
+def test_a_whole_disk_has_no_gaps(told: Zeroes, zero: bool) -> None:
     pieces = order(told, whole=True)
     pieces.next(0, 10, zero=True)
     with pytest.raises(FormatError, match="must not leave out 10 to 20"):

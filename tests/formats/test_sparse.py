@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The sparse stream: what is written is read back, and whatever else comes in is a FormatError."""
+"""The sparse stream: it round-trips, and any other input raises FormatError."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Parts = list[tuple[int, bytes | int]]
 
 
 def _stream(parts: _Parts, size: int, *, incremental: bool) -> bytes:
-    """A stream of (start, data) and (start, length of zeroes) parts."""
+    """Return a stream of (start, data) and (start, length of zeroes) parts."""
     out = sparse.meta_block({"virtual-size": size, "incremental": incremental})
     for start, what in parts:
         if isinstance(what, bytes):
@@ -57,7 +57,7 @@ def _streams(draw: st.DrawFn) -> tuple[_Parts, int, bool]:
 
 
 @given(_streams(), st.integers(1, 50))
-def test_what_is_written_is_read_back(stream: tuple[_Parts, int, bool], piece: int) -> None:
+def test_a_stream_round_trips(stream: tuple[_Parts, int, bool], piece: int) -> None:
     parts, size, incremental = stream
     written = _stream(parts, size, incremental=incremental)
     reader, found = _read(written, piece)
@@ -77,7 +77,7 @@ _WHOLE = _stream([(0, b"A" * 30), (30, 512), (542, b"\r\n")], 544, incremental=F
 
 
 @pytest.mark.parametrize("length", range(len(_WHOLE)))
-def test_a_stream_that_ends_anywhere_too_early_is_refused(length: int) -> None:
+def test_a_stream_truncated_anywhere_is_refused(length: int) -> None:
     with pytest.raises(FormatError):
         _read(_WHOLE[:length])
 
@@ -121,7 +121,7 @@ def test_headers_of_another_form_are_refused(header: bytes) -> None:
         ([(0, b"AAAA"), (2, b"BB")], True),  # overlaps
         ([(8, 4), (0, 4)], True),  # goes back
         ([(0, 8), (0, 8)], True),  # twice
-        ([(0, 8), (12, 4)], False),  # a full leaves something out
+        ([(0, 8), (12, 4)], False),  # a full with a gap
         ([(4, 12)], False),
         ([(0, 12)], False),  # a full ends early
         ([], False),
@@ -129,7 +129,9 @@ def test_headers_of_another_form_are_refused(header: bytes) -> None:
         ([(12, b"AAAAAAAA")], True),
     ],
 )
-def test_extents_that_overlap_go_back_or_do_not_fit_are_refused(parts: _Parts, incremental: bool) -> None:
+def test_extents_that_overlap_go_back_or_exceed_the_disk_are_refused(
+    parts: _Parts, incremental: bool
+) -> None:
     with pytest.raises(FormatError):
         _read(_stream(parts, 16, incremental=incremental))
 
@@ -186,13 +188,13 @@ def _with_meta(body: bytes) -> bytes:
         b'{"incremental": false}',
     ],
 )
-def test_meta_that_says_nothing_usable_is_refused(body: bytes) -> None:
+def test_invalid_meta_is_refused(body: bytes) -> None:
     with pytest.raises(FormatError):
         _read(_with_meta(body))
 
 
 @pytest.mark.parametrize("claimed", [(1 << 20) + 1, 1 << 40, (1 << 60) - 1, (1 << 64) - 1])
-def test_meta_that_claims_to_be_huge_costs_no_memory(claimed: int) -> None:
+def test_meta_that_claims_a_huge_size_costs_no_memory(claimed: int) -> None:
     stream = b"meta %016x %016x\r\n" % (0, claimed) + b"{}"
     tracemalloc.start()
     try:
@@ -211,7 +213,7 @@ def test_other_keys_of_the_meta_header_are_kept() -> None:
 
 
 @given(st.data())
-def test_a_stream_that_was_changed_anywhere_is_read_or_refused(data: st.DataObject) -> None:
+def test_a_changed_stream_is_read_or_refused(data: st.DataObject) -> None:
     stream = bytearray(_WHOLE)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(stream) - 1))
@@ -237,12 +239,12 @@ def test_a_stream_that_was_changed_anywhere_is_read_or_refused(data: st.DataObje
 
 
 @given(st.binary(max_size=200))
-def test_bytes_that_are_no_stream_are_refused(noise: bytes) -> None:
+def test_random_bytes_are_refused(noise: bytes) -> None:
     with pytest.raises(FormatError):
         _read(noise)
 
 
-def test_data_that_was_not_read_is_noticed_at_the_next_header() -> None:
+def test_unread_data_is_an_error_at_the_next_header() -> None:
     reader = sparse.SparseReader(io.BytesIO(_WHOLE))
     headers = iter(reader)
     next(headers)
@@ -251,7 +253,7 @@ def test_data_that_was_not_read_is_noticed_at_the_next_header() -> None:
         next(headers)
 
 
-def test_more_than_an_extent_holds_cannot_be_read_of_it() -> None:
+def test_a_read_beyond_an_extent_is_refused() -> None:
     reader = sparse.SparseReader(io.BytesIO(_WHOLE))
     next(iter(reader))
     with pytest.raises(ValueError, match="only 30"):
@@ -268,7 +270,7 @@ class _OneByteAtATime(io.RawIOBase):
         return self._data.read(min(size, 1))
 
 
-def test_a_stream_may_come_in_pieces() -> None:
+def test_a_stream_may_arrive_in_pieces() -> None:
     reader = sparse.SparseReader(_OneByteAtATime(_WHOLE))  # type: ignore[arg-type]
     assert [(header.start, reader.read(0 if header.zero else header.length)) for header in reader] == [
         (0, b"A" * 30),

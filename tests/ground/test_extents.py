@@ -15,7 +15,7 @@ _rows = st.lists(st.tuples(st.integers(1, 5), st.booleans(), st.booleans()), max
 
 
 def _map(parts: list[tuple[int, bool, bool]]) -> tuple[ExtentMap, str]:
-    """Extents of (length, zero, gap before them) parts, and each byte of the disk as a letter."""
+    """Return the extents of (length, zero, gap before them) parts, and each byte of the disk as a letter."""
     rows: list[tuple[int, int, bool]] = []
     text = ""
     for length, zero, gap in parts:
@@ -46,7 +46,7 @@ def test_merging_changes_no_byte_and_leaves_no_equal_neighbours(parts: list[tupl
 
 
 @given(_rows)
-def test_a_map_covers_a_disk_only_when_nothing_is_left_out(parts: list[tuple[int, bool, bool]]) -> None:
+def test_a_map_covers_a_disk_only_without_gaps(parts: list[tuple[int, bool, bool]]) -> None:
     extents, text = _map(parts)
     assert extents.covers(len(text)) == ("-" not in text)
     assert not extents.covers(len(text) + 1)

@@ -32,18 +32,18 @@ def machine_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 @given(_anywhere)
-def test_stored_times_come_back(moment: datetime) -> None:
+def test_stored_times_round_trip(moment: datetime) -> None:
     assert times.from_text(times.to_text(moment)) == moment
     assert times.from_text(times.to_sortable(moment)) == moment
     assert times.from_text(times.to_text(moment)).tzinfo is UTC
 
 
 @given(_utc, _utc)
-def test_sortable_texts_sort_as_times_do(one: datetime, two: datetime) -> None:
+def test_sortable_strings_sort_like_times(one: datetime, two: datetime) -> None:
     assert (times.to_sortable(one) < times.to_sortable(two)) == (one < two)
 
 
-def test_a_stored_time_is_utc_with_a_fraction_only_where_there_is_one() -> None:
+def test_a_stored_time_is_utc_with_a_fraction_only_if_it_is_not_zero() -> None:
     moment = datetime(2020, 6, 30, 22, tzinfo=BERLIN)
     assert times.to_text(moment) == "2020-06-30T20:00:00Z"
     assert times.to_text(moment + timedelta(microseconds=5)) == "2020-06-30T20:00:00.000005Z"
@@ -68,7 +68,7 @@ def test_a_stored_time_is_utc_with_a_fraction_only_where_there_is_one() -> None:
         5,
     ],
 )
-def test_what_is_no_stored_time_is_refused(text: str) -> None:
+def test_strings_that_are_not_stored_times_are_refused(text: str) -> None:
     with pytest.raises(FormatError):
         times.from_text(text)
 
@@ -98,7 +98,7 @@ def test_a_time_is_read_with_its_zone_or_as_local_time(text: str, zone: ZoneInfo
     assert times.to_text(times.parse_at(text, zone)) == utc
 
 
-def test_without_a_zone_the_machine_s_own_counts(machine_zone: ZoneInfo) -> None:
+def test_a_time_without_a_zone_is_in_the_machine_s_zone(machine_zone: ZoneInfo) -> None:
     local = datetime(2020, 6, 30, 22, tzinfo=machine_zone)
     assert times.parse_at("2020-06-30T22:00") == local
     assert times.for_people(local).startswith("2020-06-30 22:00:00 ")
@@ -122,7 +122,7 @@ def test_now_is_now(text: str) -> None:
         ("2020-10-04T02:15", LORD_HOWE, "never", ("2020-10-04T01:45+10:30", "2020-10-04T02:45+11:00")),
     ],
 )
-def test_a_local_time_that_was_twice_or_never_is_refused_with_both_readings(
+def test_an_ambiguous_or_skipped_local_time_is_refused_with_both_readings(
     text: str, zone: ZoneInfo, what: str, readings: tuple[str, str]
 ) -> None:
     with pytest.raises(UsageError, match=what) as raised:
@@ -147,7 +147,7 @@ def test_a_local_time_that_was_twice_or_never_is_refused_with_both_readings(
         "1593554400",
     ],
 )
-def test_what_is_no_time_is_a_usage_error_that_shows_how(text: str) -> None:
+def test_an_invalid_time_is_a_usage_error_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match="is not a time") as raised:
         times.parse_at(text, BERLIN)
     assert "2020-06-30T22:00" in raised.value.advice
@@ -168,7 +168,7 @@ def test_a_time_beyond_the_calendar_is_a_usage_error(text: str, zone: ZoneInfo) 
 
 
 @pytest.mark.parametrize("moment", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
-def test_the_ends_of_the_calendar_can_be_shown_anywhere(machine_zone: ZoneInfo, moment: datetime) -> None:
+def test_the_ends_of_the_calendar_are_shown_in_any_zone(machine_zone: ZoneInfo, moment: datetime) -> None:
     del machine_zone
     for zone in (None, BERLIN, NEW_YORK):
         assert times.for_people(moment, zone)
@@ -182,7 +182,7 @@ def test_the_ends_of_the_calendar_can_be_shown_anywhere(machine_zone: ZoneInfo, 
 @example(moment=datetime(2020, 10, 25, 0, 30, tzinfo=UTC), zone=BERLIN)
 @example(moment=datetime(2020, 10, 25, 1, 30, tzinfo=UTC), zone=BERLIN)
 @example(moment=datetime(2020, 6, 30, 20, 0, 0, 1, tzinfo=UTC), zone=BERLIN)
-def test_a_time_typed_as_it_is_shown_finds_the_point(moment: datetime, zone: ZoneInfo) -> None:
+def test_the_shown_time_of_a_point_finds_it(moment: datetime, zone: ZoneInfo) -> None:
     typed = times.parse_at(times.for_people(moment, zone), zone)
     assert moment <= typed < moment + timedelta(seconds=1)
 
@@ -190,7 +190,7 @@ def test_a_time_typed_as_it_is_shown_finds_the_point(moment: datetime, zone: Zon
 @pytest.mark.parametrize(
     "text", ["2020-03-29 02:30:00 CET", "2020-06-30 22:00 EST", "2020-06-30 CET", "Z UTC", "0001-01-01 CET"]
 )
-def test_a_time_with_a_zone_s_name_that_is_not_its_own_here_is_refused(text: str) -> None:
+def test_a_time_with_a_foreign_zone_name_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a time"):
         times.parse_at(text, BERLIN)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Single frames and header text: what is compressed comes back, and nothing else is taken for it."""
+"""Single frames and header text: they round-trip, and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def frame_with_a_lie(claimed: int, blocks: int) -> bytes:
 
 
 @given(st.binary(min_size=1, max_size=3000))
-def test_a_frame_comes_back(data: bytes) -> None:
+def test_a_frame_round_trips(data: bytes) -> None:
     assert Decompressor().decompress(_frame(data), len(data)) == data
 
 
@@ -45,7 +45,7 @@ def test_a_frame_without_a_checksum_is_refused() -> None:
         Decompressor().decompress(frame, len(_LETTERS))
 
 
-def test_a_frame_that_does_not_say_its_length_is_refused() -> None:
+def test_a_frame_without_its_length_is_refused() -> None:
     frame = zstandard.ZstdCompressor(write_checksum=True, write_content_size=False).compress(_LETTERS)
     with pytest.raises(FormatError, match="claims"):
         Decompressor().decompress(frame, len(_LETTERS))
@@ -57,7 +57,7 @@ def test_bytes_after_a_frame_are_refused() -> None:
             Decompressor().decompress(_frame(_LETTERS) + tail, len(_LETTERS))
 
 
-def test_a_frame_that_is_cut_anywhere_is_refused() -> None:
+def test_a_frame_truncated_anywhere_is_refused() -> None:
     frame = _frame(_LETTERS)
     for length in range(len(frame)):
         with pytest.raises(FormatError):
@@ -65,7 +65,7 @@ def test_a_frame_that_is_cut_anywhere_is_refused() -> None:
 
 
 @given(st.data())
-def test_a_frame_with_changed_bytes_never_gives_other_data_unnoticed(data: st.DataObject) -> None:
+def test_a_frame_with_changed_bytes_never_returns_wrong_data(data: st.DataObject) -> None:
     frame = bytearray(_frame(_LETTERS))
     for _ in range(data.draw(st.integers(1, 3))):
         frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
@@ -73,7 +73,7 @@ def test_a_frame_with_changed_bytes_never_gives_other_data_unnoticed(data: st.Da
         found = Decompressor().decompress(bytes(frame), len(_LETTERS))
     except FormatError:
         return
-    # What zstd's 32 bits do not notice is left to the frame's digest.
+    # The frame's digest notices changes that zstd's 32-bit checksum misses.
     assert len(found) == len(_LETTERS)
 
 
@@ -107,7 +107,7 @@ def test_a_frame_that_holds_more_than_it_claims_costs_no_memory() -> None:
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6))
-def test_header_text_may_lie_in_several_frames(texts: list[bytes]) -> None:
+def test_header_text_may_have_several_frames(texts: list[bytes]) -> None:
     stored = b"".join(_frame(text) for text in texts)
     whole = b"".join(texts)
     assert Decompressor().decompress_text(stored, len(whole)) == whole
@@ -117,7 +117,7 @@ def test_header_text_may_lie_in_several_frames(texts: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"A", b"stop" * 10])
-def test_header_text_that_is_cut_off_is_refused(text: bytes) -> None:
+def test_truncated_header_text_is_refused(text: bytes) -> None:
     stored = _frame(text)
     for length in range(1, len(stored)):
         with pytest.raises(FormatError):
@@ -128,7 +128,7 @@ def test_the_first_text_ends_with_its_frame() -> None:
     assert Decompressor().first_text(_frame(b"meta") + _frame(b"data") + b"rest", 1 << 20) == b"meta"
 
 
-def test_offsets_sizes_and_digests_of_a_blob_are_those_of_its_bytes() -> None:
+def test_offsets_sizes_and_digests_match_the_bytes_of_the_blob() -> None:
     out = bytearray()
     writer = BlobWriter(out.extend, {"virtual-size": 8192, "incremental": False})
     frame = _frame(b"A" * 4096)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stored documents and records: what is written comes back, and no byte of it can change unnoticed."""
+"""Stored documents and records: they round-trip, and a change of any byte is noticed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STORED = record.encode(_record())
 
 
 def _signed(document: dict[str, Any]) -> bytes:
-    """Any document as somebody would store it who can compute digests."""
+    """Return any document in stored form with a valid digest, as an attacker could write it."""
     document.pop("digest", None)
     return canonical.encode(document)
 
@@ -40,14 +40,14 @@ def _changed(**changes: Any) -> bytes:
     return _signed({**orjson.loads(_STORED), **changes})
 
 
-def test_a_record_comes_back() -> None:
+def test_a_record_round_trips() -> None:
     written = _record()
     assert record.decode(record.encode(written)) == written
     incremental = backup_of([fake_stream(0, parent="older-stream"), fake_stream(1)], parent_id="older-backup")
     assert record.decode(record.encode(Record(incremental, None))) == Record(incremental, None)
 
 
-def test_a_record_is_json_that_any_program_reads() -> None:
+def test_any_program_can_read_a_record_as_json() -> None:
     document = json.loads(_STORED)
     assert document["point"] == "2020-06-29T22:00:00Z"
     assert document["configuration"] == {"type": "ovf", "data": "<ovf>\r\n\tü</ovf>"}
@@ -89,7 +89,7 @@ def test_a_flipped_bit_anywhere_in_a_record_is_found() -> None:
         b'{"a":"\\ud800"}',
     ],
 )
-def test_another_form_of_the_document_is_refused(stored: bytes) -> None:
+def test_a_document_that_is_not_canonical_is_refused(stored: bytes) -> None:
     with pytest.raises(FormatError):
         record.decode(stored)
 
@@ -125,7 +125,7 @@ def test_another_form_of_the_document_is_refused(stored: bytes) -> None:
         {"something": "new"},
     ],
 )
-def test_a_record_that_says_something_impossible_is_refused_although_its_digest_is_right(
+def test_an_impossible_record_with_a_valid_digest_is_refused(
     changes: dict[str, Any],
 ) -> None:
     with pytest.raises(FormatError):
@@ -150,13 +150,13 @@ def test_a_record_that_says_something_impossible_is_refused_although_its_digest_
         {"settings": {}},
     ],
 )
-def test_a_stream_that_says_something_impossible_is_refused(changes: dict[str, Any]) -> None:
+def test_an_impossible_stream_is_refused(changes: dict[str, Any]) -> None:
     disk = {**orjson.loads(_STORED)["disks"][0], **changes}
     with pytest.raises(FormatError):
         record.decode(_changed(disks=[disk]))
 
 
-def test_what_is_wrong_with_a_record_is_said_with_its_place() -> None:
+def test_the_error_names_the_invalid_key_of_a_record() -> None:
     with pytest.raises(
         FormatError, match=r"data\.mode must be one of \['live', 'cold', 'hybrid', 'imported'\]"
     ):
@@ -165,7 +165,7 @@ def test_what_is_wrong_with_a_record_is_said_with_its_place() -> None:
         record.decode(_signed({key: value for key, value in orjson.loads(_STORED).items() if key != "mode"}))
 
 
-def test_one_disk_or_stream_is_not_in_a_record_twice() -> None:
+def test_a_record_with_a_disk_or_stream_twice_is_refused() -> None:
     one, two = fake_stream(0), fake_stream(1)
     for streams in ([one, replace(two, disk_id=one.disk_id)], [one, replace(two, stream_id=one.stream_id)]):
         with pytest.raises(FormatError, match="twice"):
@@ -173,12 +173,12 @@ def test_one_disk_or_stream_is_not_in_a_record_twice() -> None:
 
 
 @pytest.mark.parametrize("vm_name", ["", "a" * 4096, "\0", "\x7f\u202e", "名前"])
-def test_names_are_data_and_kept_as_they_are(vm_name: str) -> None:
+def test_names_are_stored_unchanged(vm_name: str) -> None:
     written = Record(backup_of([fake_stream()], vm=VMName(VM.id, vm_name)), None)
     assert record.decode(record.encode(written)).backup.vm.name == vm_name
 
 
-def test_a_synthetic_stream_stands_on_nothing() -> None:
+def test_a_synthetic_stream_has_no_parent() -> None:
     synthetic = replace(fake_stream(), kind=Kind.SYNTHETIC)
     written = Record(replace(backup_of([synthetic]), kind=Kind.SYNTHETIC), None)
     assert record.decode(record.encode(written)) == written
@@ -190,7 +190,9 @@ def test_a_synthetic_stream_stands_on_nothing() -> None:
     st.text(max_size=50).filter(lambda text: text.isprintable()),
     st.text(st.characters(codec="utf-8"), max_size=200) | st.none(),
 )
-def test_any_record_comes_back(microseconds: int, seconds: int, name: str, configuration: str | None) -> None:
+def test_any_record_round_trips(
+    microseconds: int, seconds: int, name: str, configuration: str | None
+) -> None:
     point = FIRST_POINT + timedelta(seconds=seconds, microseconds=microseconds)
     written = Record(backup_of([fake_stream(name=name)], point=point), configuration)
     assert record.decode(record.encode(written)) == written

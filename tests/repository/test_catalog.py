@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalog is a cache of the records, and remembers those that are lost."""
+"""The catalog is a cache of the records, and keeps lost ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ with Repository.open(Path(sys.argv[1])) as repository:
 
 
 def _put(repository: Repository, backup: Backup) -> None:
-    """Store a record behind the catalog's back, as a process does that dies right after it."""
+    """Store a record without the catalog, like a process that dies right after it."""
     name = names.record(backup.vm.id, backup.point, backup.backup_id)
     repository.store.create(name, record.encode(Record(backup, None)))
 
@@ -61,7 +61,7 @@ def written(repository: Repository) -> Writer:
     return writer
 
 
-def test_a_deleted_catalog_is_made_again_row_for_row(written: Writer) -> None:
+def test_a_deleted_catalog_is_rebuilt_row_for_row(written: Writer) -> None:
     repository = written.repository
     before, points = _dump(repository), repository.catalog.points()
     assert len(before["stream"]) == 6
@@ -71,7 +71,7 @@ def test_a_deleted_catalog_is_made_again_row_for_row(written: Writer) -> None:
     assert _dump(repository) == before
 
 
-def test_a_rebuild_gives_the_same_catalog_and_says_that_nothing_was_different(written: Writer) -> None:
+def test_a_rebuild_returns_the_same_catalog_and_no_differences(written: Writer) -> None:
     repository = written.repository
     before = _dump(repository)
     comparison = repository.rebuild_catalog()
@@ -83,7 +83,7 @@ def test_a_rebuild_gives_the_same_catalog_and_says_that_nothing_was_different(wr
     assert repository.catalog_path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_record_that_was_added_behind_the_catalog_s_back_is_taken_up(written: Writer) -> None:
+def test_a_record_missing_from_the_catalog_is_added(written: Writer) -> None:
     late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
     _put(written.repository, late)
     with Repository.open(written.repository.path) as again:
@@ -91,7 +91,7 @@ def test_a_record_that_was_added_behind_the_catalog_s_back_is_taken_up(written: 
         assert again.record_of(late.backup_id).backup == late
 
 
-def test_one_vm_s_points_are_complete_without_a_look_at_the_other_vms(written: Writer) -> None:
+def test_the_points_of_one_vm_are_completed_without_the_other_vms(written: Writer) -> None:
     other = VMName("00000000-0000-4000-8000-0000000000ff", "other")
     late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
     elsewhere = backup_of([fake_stream()], vm=other, point=FIRST_POINT + timedelta(days=1))
@@ -101,12 +101,12 @@ def test_one_vm_s_points_are_complete_without_a_look_at_the_other_vms(written: W
         with Repository.open(written.repository.path) as again:
             assert again.catalog_of_vm(name).points(VM.id)[0] == late
     with Repository.open(written.repository.path) as again:
-        # A VM of which the catalog has never heard is found by its name, too.
+        # A VM that is missing from the catalog is found by its name too.
         assert again.catalog_of_vm("other").points(other.id) == [elsewhere]
 
 
 @pytest.mark.parametrize("length", [8, 36])
-def test_a_point_that_the_catalog_does_not_know_is_found_by_its_id(written: Writer, length: int) -> None:
+def test_a_point_missing_from_the_catalog_is_found_by_its_id(written: Writer, length: int) -> None:
     late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
     _put(written.repository, late)
     with Repository.open(written.repository.path) as again:
@@ -114,7 +114,7 @@ def test_a_point_that_the_catalog_does_not_know_is_found_by_its_id(written: Writ
         assert again.catalog_with_point(beginning).with_prefix(beginning) == [late]
 
 
-def test_a_known_point_s_vm_is_complete_when_the_point_is_looked_up(written: Writer) -> None:
+def test_a_lookup_of_a_point_completes_its_vm(written: Writer) -> None:
     late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
     _put(written.repository, late)
     with Repository.open(written.repository.path) as again:
@@ -122,7 +122,7 @@ def test_a_known_point_s_vm_is_complete_when_the_point_is_looked_up(written: Wri
         assert catalog.first_after(VM.id, written.backups[-1].point) == late
 
 
-def test_a_record_that_is_gone_is_damage_and_not_a_forgotten_point(written: Writer) -> None:
+def test_a_lost_record_is_damage_and_not_a_forgotten_point(written: Writer) -> None:
     full, incremental, _ = written.backups
     record_path(written.repository, full).unlink()
     with Repository.open(written.repository.path) as again:
@@ -134,14 +134,14 @@ def test_a_record_that_is_gone_is_damage_and_not_a_forgotten_point(written: Writ
             read_point(again, incremental, incremental.streams[0])
         differences = "\n".join(again.check_catalog().differences)
         assert f"point {full.backup_id}: in the catalog, but not in the records" in differences
-        # A person who asks for it makes the catalog forget.
+        # A rebuild forgets the lost record.
         again.rebuild_catalog()
         assert [backup.backup_id for backup in again.catalog.points(VM.id)] == [
             backup.backup_id for backup in written.backups[:0:-1]
         ]
 
 
-def test_a_damaged_record_is_left_out_by_a_rebuild_and_named(written: Writer) -> None:
+def test_a_rebuild_skips_and_names_a_damaged_record(written: Writer) -> None:
     path = record_path(written.repository, written.backups[2])
     path.write_bytes(path.read_bytes()[:-10])
     comparison = written.repository.rebuild_catalog()
@@ -165,7 +165,7 @@ def _garbage(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "text", "zeroes", "another database", "an older catalog"])
-def test_a_file_that_is_no_catalog_is_replaced(written: Writer, kind: str) -> None:
+def test_a_file_that_is_not_a_catalog_is_replaced(written: Writer, kind: str) -> None:
     repository = written.repository
     before = _dump(repository)
     repository.close()
@@ -176,7 +176,7 @@ def test_a_file_that_is_no_catalog_is_replaced(written: Writer, kind: str) -> No
 
 
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.95])
-def test_a_catalog_that_is_damaged_inside_can_be_rebuilt(written: Writer, part: float) -> None:
+def test_a_damaged_catalog_can_be_rebuilt(written: Writer, part: float) -> None:
     repository = written.repository
     before = _dump(repository)
     repository.close()
@@ -190,8 +190,8 @@ def test_a_catalog_that_is_damaged_inside_can_be_rebuilt(written: Writer, part: 
     assert _dump(repository) == before
 
 
-def test_a_stale_journal_is_not_played_into_a_new_catalog(written: Writer) -> None:
-    """As after a power failure in the middle of a transaction, and a catalog that somebody deleted then."""
+def test_a_stale_journal_is_not_applied_to_a_new_catalog(written: Writer) -> None:
+    """A power failure interrupted a transaction, and then a user deleted the catalog."""
     repository = written.repository
     before = _dump(repository)
     repository.close()
@@ -212,9 +212,7 @@ def test_a_stale_journal_is_not_played_into_a_new_catalog(written: Writer) -> No
     assert _dump(repository) == before
 
 
-def test_a_catalog_that_is_locked_is_not_thrown_away(
-    written: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_catalog_is_not_replaced(written: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     from pitr.repository import sqlite
 
     repository = written.repository
@@ -254,7 +252,7 @@ with Repository.open(Path(sys.argv[1])) as repository:
     reason="needs the right to mount",
 )
 @pytest.mark.parametrize("state", ["whole", "behind", "missing", "garbage"])
-def test_a_repository_on_a_read_only_file_system_is_read(written: Writer, state: str) -> None:
+def test_a_repository_on_a_read_only_file_system_is_readable(written: Writer, state: str) -> None:
     repository = written.repository
     repository.close()
     late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
@@ -284,7 +282,7 @@ def test_a_repository_on_a_read_only_file_system_is_read(written: Writer, state:
     assert {path: path.stat().st_mtime_ns for path in repository.path.rglob("*")} == before
 
 
-def test_a_full_disk_keeps_nobody_from_reading(written: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_on_a_full_disk_is_readable(written: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     late = backup_of([fake_stream()], point=FIRST_POINT + timedelta(days=1))
     _put(written.repository, late)
 
@@ -308,7 +306,7 @@ def _no_space(*_: object) -> Path:
     raise OSError(28, "No space left on device")
 
 
-def test_two_processes_add_at_once_to_a_catalog_that_neither_has_made(repository: Repository) -> None:
+def test_two_processes_add_to_a_new_catalog_at_once(repository: Repository) -> None:
     count = 8
     adders = [
         subprocess.Popen(
@@ -327,8 +325,8 @@ def test_two_processes_add_at_once_to_a_catalog_that_neither_has_made(repository
     assert repository.check_catalog().differences == ()
 
 
-def test_many_threads_make_one_catalog(repository: Repository) -> None:
-    """First uses that come at the same time: none of them fails, and none loses what another has added."""
+def test_concurrent_threads_create_one_catalog(repository: Repository) -> None:
+    """Concurrent first uses do not fail, and keep the records that the others add."""
     for round_number in range(5):
         repository.catalog_path.unlink(missing_ok=True)
         barrier = threading.Barrier(6)
@@ -365,7 +363,7 @@ def test_a_record_with_the_id_of_another_backup_adds_nothing_to_it(written: Writ
         assert again.catalog.get(first.backup_id) == first
 
 
-def test_hostile_names_are_kept_and_do_no_harm(repository: Repository) -> None:
+def test_hostile_names_are_stored_unchanged(repository: Repository) -> None:
     names_ = ["'; DROP TABLE point; --", "\x1b[2J", "a\0b", "ü" * 100, ""]
     for number, name in enumerate(names_):
         repository.commit(Record(backup_of([fake_stream(name=name)], vm=VMName(f"vm-{number}", name)), None))
@@ -375,14 +373,14 @@ def test_hostile_names_are_kept_and_do_no_harm(repository: Repository) -> None:
         assert sorted(backup.streams[0].name for backup in again.catalog.points()) == sorted(names_)
 
 
-def test_a_vm_has_the_name_that_it_had_last(repository: Repository) -> None:
+def test_a_vm_has_its_latest_name(repository: Repository) -> None:
     for hours, name in ((5, "new"), (0, "old"), (3, "between")):
         point = FIRST_POINT + timedelta(hours=hours)
         repository.commit(Record(backup_of([fake_stream()], vm=VMName(VM.id, name), point=point), None))
     assert repository.catalog.vms() == [VMName(VM.id, "new")]
 
 
-def test_what_stands_on_a_backup_is_found(written: Writer) -> None:
+def test_the_backups_based_on_a_backup_are_found(written: Writer) -> None:
     full, incremental, later = written.backups
     catalog = written.repository.catalog
     assert catalog.descendants(full.backup_id) == [full.backup_id, incremental.backup_id]

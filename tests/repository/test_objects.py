@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What lies in a repository: streams that anybody can read, and a catalog that can be made again."""
+"""The objects of a repository: streams that other programs can read, and a catalog that pitr can rebuild."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.pitr import Pitr
 
 
 def read_sparse_stream(stream: BinaryIO, image: BinaryIO, *, base: bool) -> tuple[dict[str, Any], int, int]:
-    """An independent reader: (meta, bytes of data, bytes of zero); lays the stream over `image`."""
+    """Apply a stream to `image` with an independent reader. Return (meta, bytes of data, bytes of zero)."""
     meta: dict[str, Any] = {}
     data = zero = end = 0
     while True:
@@ -50,7 +50,7 @@ def decompressed(blob: Path) -> BinaryIO:
     return io.BytesIO(subprocess.run(["zstd", "-dcq", blob], check=True, capture_output=True).stdout)
 
 
-def test_blobs_are_sparse_streams_for_anybody_with_zstd(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+def test_zstd_alone_turns_blobs_into_sparse_streams(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     size = 10487296
     vm = make_vm(lab, size)
     disk = vm.disks[0]
@@ -81,11 +81,11 @@ def test_blobs_are_sparse_streams_for_anybody_with_zstd(lab: Lab, pitr: Pitr, tm
         # A frame never crosses a multiple of the frame size of the disk.
         assert all(start // MiB == (start + length - 1) // MiB for start, length, *_ in frames)
         assert sum(row[1] for row in frames) == data
-    # And zstd itself finds the content checksums right.
+    # zstd itself verifies the content checksums.
     subprocess.run(["zstd", "-tq", blob], check=True)
 
 
-def test_a_deleted_catalog_is_made_again_identical(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+def test_a_rebuilt_catalog_is_identical(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     first, second = make_vm(lab, MiB, 2 * MiB), make_vm(lab, MiB, formats=("raw",))
     for number in range(3):
         for vm in (first, second):
@@ -108,12 +108,12 @@ def test_a_deleted_catalog_is_made_again_identical(lab: Lab, pitr: Pitr, tmp_pat
     assert dump() == before
     assert pitr.json("list") == listed
     assert pitr.json("catalog", "check")["ok"]
-    # Without a rebuild too: the catalog is a cache.
+    # The catalog is a cache, so this works without a rebuild too.
     catalog.unlink()
     assert pitr.json("list") == listed
 
 
-def test_a_catalog_that_is_not_one_is_no_loss(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+def test_an_invalid_catalog_file_loses_nothing(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     vm = make_vm(lab, MiB)
     with oracle_of(lab, tmp_path) as oracle:
         point = pitr.backup(vm.name)
@@ -123,7 +123,7 @@ def test_a_catalog_that_is_not_one_is_no_loss(lab: Lab, pitr: Pitr, tmp_path: Pa
     assert_restores(pitr, lab, point, oracle, tmp_path)
 
 
-def test_files_are_for_their_owner_only(lab: Lab, pitr: Pitr) -> None:
+def test_only_the_owner_can_read_the_files(lab: Lab, pitr: Pitr) -> None:
     before = os.umask(0)
     try:
         vm = make_vm(lab, 64 * KiB)
@@ -136,7 +136,7 @@ def test_files_are_for_their_owner_only(lab: Lab, pitr: Pitr) -> None:
 
 
 def test_two_backups_that_overlap_in_name_only(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
-    """A VM that is renamed keeps its points; one that gets its old name is another VM."""
+    """A renamed VM keeps its points; a VM with its previous name is another VM."""
     vm = make_vm(lab, MiB)
     first = pitr.backup(vm.name)
     old_name = vm.name
@@ -150,7 +150,7 @@ def test_two_backups_that_overlap_in_name_only(lab: Lab, pitr: Pitr, tmp_path: P
     ]
 
 
-def test_points_come_back_when_only_the_blobs_are_left(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+def test_points_are_restored_from_the_blobs_alone(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     size = 4 * MiB
     vm = make_vm(lab, size)
     disk = vm.disks[0]
@@ -178,5 +178,5 @@ def test_points_come_back_when_only_the_blobs_are_left(lab: Lab, pitr: Pitr, tmp
         image = tmp_path / f"{number}.raw"
         pitr.restore_to_file(point, image)
         assert image.read_bytes() == oracle_image.read_bytes()
-    # The chain goes on where it was.
+    # The next backup continues the chain.
     assert pitr.backup(vm.name)["kind"] == "incremental"

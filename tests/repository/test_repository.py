@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Repositories: the record is the commit, names from outside lead nowhere, locks end with their process."""
+"""Repositories: the record is the commit, untrusted names are refused, and locks end with their process."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def _holding(repository: Repository) -> subprocess.Popen[str]:
     return holder
 
 
-# Making and opening
+# Create and open
 
 
-def test_a_repository_is_made_and_opened_again(tmp_path: Path) -> None:
+def test_a_repository_is_created_and_opened_again(tmp_path: Path) -> None:
     with Repository.create(tmp_path / "a/b/repository") as made:
         pass
     with Repository.open(tmp_path / "a/b/repository") as opened:
@@ -75,7 +75,7 @@ def test_a_repository_is_made_and_opened_again(tmp_path: Path) -> None:
     assert (tmp_path / "a/b/repository").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_repository_is_not_made_over_anything(tmp_path: Path) -> None:
+def test_a_repository_is_not_created_over_existing_files(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/document").write_bytes(b"mine")
@@ -87,7 +87,7 @@ def test_a_repository_is_not_made_over_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "file", "folder"])
-def test_what_is_no_repository_is_told(tmp_path: Path, name: str) -> None:
+def test_a_folder_without_a_repository_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     with pytest.raises(RepositoryError, match="no repository") as raised:
@@ -146,7 +146,7 @@ def test_half_written_objects_are_invisible(repository: Repository) -> None:
             assert list(again.store.list("backups")) == []
 
 
-def test_a_committed_backup_is_a_point_at_once_and_for_others(repository: Repository) -> None:
+def test_a_committed_backup_is_a_point_for_all_readers_at_once(repository: Repository) -> None:
     backup = Writer(repository).add("64k:A", "128k:B")
     assert repository.catalog.points() == [backup]
     assert repository.record_of(backup.backup_id) == Record(backup, "<ovf:Envelope/>")
@@ -183,7 +183,7 @@ def test_a_record_that_no_reader_would_accept_is_not_written(
     assert [path.name for path in tmp_path.iterdir()] == ["repository"]
 
 
-def test_a_record_too_large_to_be_read_is_not_written(
+def test_a_record_beyond_the_size_limit_is_not_written(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(canonical, "MAX_SIZE", 5000)
@@ -210,7 +210,7 @@ def test_a_catalog_that_cannot_be_written_does_not_undo_a_commit(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RepositoryError("cannot sync the folder")])
-def test_streams_whose_record_was_written_are_not_dropped_whatever_came_after(
+def test_streams_with_a_written_record_are_kept_after_an_error(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     create = PosixStore.create
@@ -230,7 +230,7 @@ def test_streams_whose_record_was_written_are_not_dropped_whatever_came_after(
         assert read_point(again, backup, stream) == b"A" * 65536
 
 
-def test_streams_whose_record_could_not_be_written_are_dropped(repository: Repository) -> None:
+def test_streams_without_a_written_record_are_dropped(repository: Repository) -> None:
     backup = Writer(repository).add("64k:A", commit=False)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
@@ -385,8 +385,8 @@ def test_the_lock_of_a_killed_process_is_free(repository: Repository) -> None:
         pass
 
 
-def test_locks_are_held_on_a_full_disk_too(repository: Repository) -> None:
-    """People restore there, and prune; only who holds the lock cannot be told."""
+def test_locks_work_on_a_full_disk(repository: Repository) -> None:
+    """You can restore and prune there; only the name of the lock's holder is missing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
@@ -398,7 +398,7 @@ def test_locks_are_held_on_a_full_disk_too(repository: Repository) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_lock_is_free_after_an_error_and_taken_inside_of_itself(repository: Repository) -> None:
+def test_a_lock_is_free_after_an_error_and_not_reentrant(repository: Repository) -> None:
     with pytest.raises(KeyboardInterrupt), repository.lock_vm(VM):
         raise KeyboardInterrupt
     with repository.lock_vm(VM), pytest.raises(BusyError), repository.lock_vm(VM):
@@ -408,9 +408,7 @@ def test_a_lock_is_free_after_an_error_and_taken_inside_of_itself(repository: Re
 @pytest.mark.parametrize(
     "content", [b"", b"null", b'{"pid": "x"}', b"\xff" * 5000, b'{"pid":1,"host":2,"since":3}']
 )
-def test_a_lock_file_with_anything_in_it_still_tells_that_it_is_held(
-    repository: Repository, content: bytes
-) -> None:
+def test_a_lock_file_with_invalid_content_still_locks(repository: Repository, content: bytes) -> None:
     with repository.lock_vm(VM):
         (repository.path / "locks" / f"{VM.id}.lock").write_bytes(content)
         with pytest.raises(BusyError, match="not written its name"), repository.lock_vm(VM):
@@ -418,7 +416,7 @@ def test_a_lock_file_with_anything_in_it_still_tells_that_it_is_held(
 
 
 @pytest.mark.parametrize("vm_id", ["../outside", "..", "/etc/x", "a b", "", ".catalog", "a\0"])
-def test_a_vm_id_from_outside_leads_no_lock_anywhere(
+def test_an_untrusted_vm_id_creates_no_lock_outside(
     repository: Repository, tmp_path: Path, vm_id: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
@@ -427,7 +425,7 @@ def test_a_vm_id_from_outside_leads_no_lock_anywhere(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_link_in_the_place_of_a_lock_is_not_written_through(repository: Repository, tmp_path: Path) -> None:
+def test_a_linked_lock_file_is_refused(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     (repository.path / "locks").mkdir(exist_ok=True)
     (repository.path / "locks" / f"{VM.id}.lock").symlink_to(tmp_path / "precious")

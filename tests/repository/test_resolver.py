@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The resolver, against a list of bytes that does the obvious thing."""
+"""The resolver, compared with a plain list of bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pitr.repository.resolver import NEVER_WRITTEN, Layer, PointMap, resolve
 from tests.support.points import disk
 
 _Rows = list[tuple[int, int, bool]]
-#: What a byte of the point comes from: (layer counted from the oldest, row), or None when nothing wrote it.
+#: The origin of a byte of the point: (layer counted from the oldest, row); None for an unwritten byte.
 _Origin = tuple[int, int] | None
 
 
@@ -33,7 +33,7 @@ def _extents(draw: st.DrawFn, size: int, *, whole: bool) -> ExtentMap:
 
 @st.composite
 def _chains(draw: st.DrawFn) -> list[Layer]:
-    """A full and some incrementals, oldest first, each with a size of its own."""
+    """A full and some incrementals, oldest first, each with its own size."""
     sizes = draw(st.lists(st.integers(0, 60), min_size=1, max_size=7))
     return [
         Layer(draw(_extents(size, whole=number == 0)) if size else ExtentMap.of([]), size)
@@ -79,7 +79,7 @@ def test_each_byte_of_the_point_appears_exactly_once(oldest_first: list[Layer]) 
 
 
 @given(_chains())
-def test_zero_is_what_was_written_as_zero_or_never(oldest_first: list[Layer]) -> None:
+def test_ranges_written_as_zero_or_never_are_zero(oldest_first: list[Layer]) -> None:
     point = resolve(oldest_first[::-1])
     newest_first = oldest_first[::-1]
     for layer, row, zero in zip(point.layer.tolist(), point.row.tolist(), point.zero.tolist(), strict=True):
@@ -91,7 +91,7 @@ def test_zero_is_what_was_written_as_zero_or_never(oldest_first: list[Layer]) ->
 
 
 def _resolved(*oldest_first: str) -> str:
-    """The point of a chain given as text, as text: layers are named a (oldest), b, c...; "." was never written."""
+    """Return the point of a chain, both as text. Layers are named a (oldest), b, c...; "." was never written."""
     layers = []
     for text in oldest_first:
         content, extents = disk(text)
@@ -114,7 +114,7 @@ def test_an_empty_incremental_changes_nothing() -> None:
     assert _resolved("8:A 8:0", "16:-") == "8:a 8:a0"
 
 
-def test_growth_that_nothing_was_written_to_is_zero() -> None:
+def test_unwritten_new_space_is_zero() -> None:
     assert _resolved("8:A", "8:- 8:-") == "8:a 8:."
 
 
@@ -122,11 +122,11 @@ def test_a_shrink_clips_older_extents() -> None:
     assert _resolved("8:A 8:B", "4:-") == "4:a"
 
 
-def test_what_a_shrink_cut_off_does_not_come_back_when_the_disk_grows_again() -> None:
+def test_data_removed_by_a_shrink_does_not_come_back_when_the_disk_grows() -> None:
     assert _resolved("16:A", "4:-", "16:-") == "4:a 12:."
 
 
-def test_what_was_written_after_the_shrink_counts() -> None:
+def test_data_written_after_a_shrink_is_used() -> None:
     assert _resolved("16:A", "4:-", "8:- 4:B 4:-", "16:-") == "4:a 4:. 4:c 4:."
 
 
@@ -150,7 +150,7 @@ def test_a_chain_needs_a_stream() -> None:
 
 
 @pytest.mark.parametrize("written", [(), (0,), (1999,), range(0, 2000, 7)])
-def test_a_chain_of_two_thousand_streams_with_hardly_anything_in_them(written: range) -> None:
+def test_a_chain_of_two_thousand_tiny_streams(written: range) -> None:
     count = 2000
     oldest_first = [Layer(ExtentMap.all_zero(count), count)]
     for number in range(1, count + 1):
@@ -169,7 +169,7 @@ def test_a_chain_whose_streams_grow_by_powers_of_two() -> None:
     assert counts[:16] == [1, *(1 << number for number in range(15))]
 
 
-def test_millions_of_extents_are_laid_over_each_other_as_arrays() -> None:
+def test_millions_of_extents_are_resolved_as_arrays() -> None:
     count = 1_000_000
     at = np.arange(count, dtype=np.int64)
     full = ExtentMap(at * 1024, np.full(count, 1024, np.int64), np.zeros(count, np.bool_))

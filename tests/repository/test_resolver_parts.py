@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Large disks are resolved part by part: the parts must not show."""
+"""Large disks are resolved part by part, with the same result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _layer(draw: st.DrawFn) -> Layer:
     return Layer(ExtentMap.of([(start, end - start, draw(st.booleans())) for start, end in pairs]), size)
 
 
-# The disk was smaller for a while: the row of its first point goes on into a part behind that end.
+# The disk was smaller for a while: a row of its first point reaches into a part beyond that smaller size.
 _SHRUNK = [
     Layer(ExtentMap.of([(60, 1, False), (70, 1, False)]), 80),
     Layer(ExtentMap.of([]), 30),

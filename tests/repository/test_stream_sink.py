@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""New streams: blob and index as they are written, read by the real `zstd` and a reader of a few lines."""
+"""New streams: blob and index as pitr writes them, read by the real `zstd` and a small independent reader."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _unpacked(blob: Path) -> bytes:
 
 
 def _parsed(stream: bytes) -> tuple[dict[str, object], list[tuple[str, int, int, bytes]]]:
-    """Take a sparse stream apart: its meta, and (kind, start, length, data) of the rest."""
+    """Return the meta of a sparse stream, and (kind, start, length, data) of its extents."""
     parts: list[tuple[str, int, int, bytes]] = []
     at = 0
     while at < len(stream):
@@ -82,9 +82,7 @@ def _random_disk(size: int, seed: int = 0) -> bytearray:
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, _MIB - 512, _MIB, _MIB + 512, 10487296])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_zstd_gives_the_sparse_stream_and_it_is_the_disk(
-    repository: Repository, size: int, workers: int
-) -> None:
+def test_zstd_returns_the_sparse_stream_of_the_disk(repository: Repository, size: int, workers: int) -> None:
     content = _random_disk(size) if size else bytearray()
     stream = store_stream(repository.store, MemorySource(content), new_stream(), workers=workers)
     meta, parts = _parsed(_unpacked(blob_path(repository, stream)))
@@ -145,7 +143,7 @@ def test_no_frame_crosses_the_grid_of_the_disk(repository: Repository, frame_siz
         ("64k:- 512:A 64k:- 512:0", "64k:- 512:data 64k:- 512:0"),
     ],
 )
-def test_what_a_source_calls_zero_stays_zero(repository: Repository, text: str, stored: str) -> None:
+def test_zero_extents_of_a_source_stay_zero(repository: Repository, text: str, stored: str) -> None:
     new = new_stream(parent="some-stream")
     stream = store_stream(repository.store, source(text), new)
     _, expected = disk(stored.replace("data", "A"))
@@ -154,7 +152,7 @@ def test_what_a_source_calls_zero_stays_zero(repository: Repository, text: str, 
     assert list(found.merged()) == list(expected)
 
 
-def test_zero_blocks_inside_of_data_are_stored_as_zero(repository: Repository) -> None:
+def test_zero_blocks_in_data_are_stored_as_zero(repository: Repository) -> None:
     content, _ = disk("64k:A 128k:0 60k:A 8k:0 60k:A 1m:0 512:A")
     stream = store_stream(repository.store, MemorySource(content), new_stream())
     rows = _rows(index_path(repository, stream))
@@ -164,7 +162,7 @@ def test_zero_blocks_inside_of_data_are_stored_as_zero(repository: Repository) -
 
 
 @pytest.mark.parametrize("tail", [1, 511, 512, 65535])
-def test_a_last_block_that_is_not_whole_can_be_zero(repository: Repository, tail: int) -> None:
+def test_a_partial_last_block_can_be_zero(repository: Repository, tail: int) -> None:
     stream = store_stream(repository.store, MemorySource(b"A" * 65536 + bytes(tail)), new_stream())
     assert [row.blob_offset is None for row in _rows(index_path(repository, stream))] == [False, True]
     assert stream.zero_bytes == tail
@@ -175,7 +173,7 @@ def test_a_last_block_that_is_not_whole_can_be_zero(repository: Repository, tail
     st.lists(st.tuples(st.integers(1, 150_000), st.booleans()), max_size=6),
     st.sampled_from([4096, 5000, 65536, 1 << 20]),
 )
-def test_cutting_gives_runs_that_are_the_data(
+def test_runs_cut_from_data_match_the_data(
     offset: int, parts: list[tuple[int, bool]], frame_size: int
 ) -> None:
     data = b"".join(bytes(length) if zero else b"A" * length for length, zero in parts)
@@ -197,7 +195,7 @@ _changes = st.lists(
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_changes, min_size=1, max_size=5))
-def test_every_point_of_a_chain_reads_as_the_disk_was(
+def test_every_point_of_a_chain_reads_like_the_disk_at_that_time(
     tmp_path_factory: pytest.TempPathFactory, chain: list[list[tuple[str, str]]]
 ) -> None:
     with Repository.create(tmp_path_factory.mktemp("chain") / "repository") as repository:
@@ -254,7 +252,7 @@ def test_the_fifty_lines_notice_a_missing_blob_and_a_damaged_one(
     assert damaged.returncode != 0
 
 
-def test_a_full_stream_must_not_leave_anything_out(repository: Repository) -> None:
+def test_a_full_stream_must_not_have_gaps(repository: Repository) -> None:
     with pytest.raises(FormatError, match="leave out"):
         store_stream(repository.store, source("64k:A 64k:- 64k:A"), new_stream())
     with pytest.raises(FormatError, match="must not end"):
@@ -262,7 +260,7 @@ def test_a_full_stream_must_not_leave_anything_out(repository: Repository) -> No
     assert list(repository.store.list("streams")) == []
 
 
-def test_a_stream_whose_index_cannot_be_written_leaves_nothing_of_its_own(repository: Repository) -> None:
+def test_a_stream_whose_index_cannot_be_written_is_removed(repository: Repository) -> None:
     new = new_stream()
     with (
         pytest.raises(RepositoryError, match="already"),
@@ -273,11 +271,11 @@ def test_a_stream_whose_index_cannot_be_written_leaves_nothing_of_its_own(reposi
             writer.zero(0, 512)
             sink.append(writer.take())
         sink.flush()
-    # What another one wrote is not this stream's to remove.
+    # A stream must not remove objects of another stream.
     assert list(repository.store.list("streams")) == [f"streams/{new.disk_id}/{new.stream_id}.index.db"]
 
 
-def test_a_stream_that_is_given_up_leaves_nothing(repository: Repository) -> None:
+def test_a_cancelled_stream_leaves_nothing(repository: Repository) -> None:
     new = new_stream()
     with (
         pytest.raises(KeyboardInterrupt),
@@ -291,7 +289,7 @@ def test_a_stream_that_is_given_up_leaves_nothing(repository: Repository) -> Non
     assert [path for path in repository.path.rglob("tmp/*/*") if path.name != "lock"] == []
 
 
-def test_a_finished_stream_stays_when_something_else_fails_later(repository: Repository) -> None:
+def test_a_finished_stream_stays_after_a_later_failure(repository: Repository) -> None:
     new = new_stream()
     with (
         pytest.raises(KeyboardInterrupt),

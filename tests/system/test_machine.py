@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this process can have of the machine: the least of its own limits and those that it is in."""
+"""The memory that this process may use: the smallest limit of its control group and its parents."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def failing(times: int, error: Exception) -> tuple[Callable[[], str], list[int]]
     return operation, calls
 
 
-def test_transient_failures_are_tried_again_after_growing_pauses() -> None:
+def test_transient_failures_are_retried_after_growing_pauses() -> None:
     pauses: list[float] = []
     told: list[tuple[Exception, float]] = []
     operation, calls = failing(RETRIES, OSError("reset"))
@@ -39,7 +39,7 @@ def test_transient_failures_are_tried_again_after_growing_pauses() -> None:
     assert [pause for _, pause in told] == pauses
 
 
-def test_the_last_failure_comes_out_as_it_is() -> None:
+def test_the_last_failure_is_raised_unchanged() -> None:
     error = OSError("reset")
     operation, calls = failing(99, error)
     with pytest.raises(OSError) as raised:
@@ -55,7 +55,7 @@ def test_other_failures_are_final() -> None:
     assert len(calls) == 1
 
 
-def test_what_the_pause_raises_ends_it() -> None:
+def test_an_exception_of_the_pause_ends_the_retries() -> None:
     def interrupted(pause: float) -> None:
         raise KeyboardInterrupt
 

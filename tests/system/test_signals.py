@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Signals that are waited for."""
+"""Waits that a signal ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pitr.system.signals import Signals
 
 
-def test_a_signal_is_waited_for_with_more_files_open_than_select_knows() -> None:
+def test_waiting_for_a_signal_works_with_more_open_files_than_select_supports() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))

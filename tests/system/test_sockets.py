@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sockets to listen on: who gets one of several that want it at once, and who removes it."""
+"""Listening sockets: one of several concurrent processes gets the path, and only that one removes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pitr.system.sockets import unix_listener
 
 _ROUNDS = 40
 _PROCESSES = 6
-#: Each round begins at one time in all processes. What was won is kept until standard input ends.
+#: Each round begins in all processes at once. The winner keeps the socket until its standard input ends.
 _RIVAL = """
 import json, sys, time
 from contextlib import ExitStack
@@ -50,7 +50,7 @@ def _leave_behind(path: Path) -> None:
         dead.bind(str(path))
 
 
-def test_one_of_many_that_start_at_once_gets_a_socket_that_was_left_behind(tmp_path: Path) -> None:
+def test_one_of_many_concurrent_processes_gets_a_leftover_socket(tmp_path: Path) -> None:
     for number in range(_ROUNDS):
         _leave_behind(tmp_path / str(number))
     rivals = [
@@ -74,7 +74,7 @@ def test_one_of_many_that_start_at_once_gets_a_socket_that_was_left_behind(tmp_p
         for rival in rivals:
             assert rival.stdout is not None
             won += json.loads(rival.stdout.readline())
-        # One has each, and is the one that clients reach.
+        # Exactly one process has the socket, and clients reach that process.
         assert sorted(won) == list(range(_ROUNDS))
         for number in won:
             with socket.socket(socket.AF_UNIX) as client:
@@ -89,7 +89,7 @@ def test_one_of_many_that_start_at_once_gets_a_socket_that_was_left_behind(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_socket_of_another_one_is_not_removed(tmp_path: Path) -> None:
+def test_the_socket_of_another_process_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with unix_listener(path):
         path.unlink()
@@ -97,9 +97,7 @@ def test_a_socket_of_another_one_is_not_removed(tmp_path: Path) -> None:
     assert path.is_socket()
 
 
-def test_who_holds_the_folder_for_good_keeps_nobody_waiting_for_good(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_for_a_locked_folder_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "_LOCK_TIMEOUT_S", 0.2)
     handle = os.open(tmp_path, os.O_RDONLY)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading a point of which something is damaged: the right StoredDamage, and never a wrong byte."""
+"""Reading of a damaged point: it raises the right StoredDamage, and never returns a wrong byte."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _overwrite(path: Path, offset: int, data: bytes) -> None:
         file.write(data)
 
 
-def test_two_swapped_frames_are_found_although_both_are_whole(chain: Writer) -> None:
+def test_two_swapped_valid_frames_are_found(chain: Writer) -> None:
     full = chain.backups[0].streams[0]
     blob = blob_path(chain.repository, full)
     one, two = _rows(index_path(chain.repository, full))[:2]
@@ -91,7 +91,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
-def test_a_flipped_bit_in_a_blob_gives_damage_or_the_exact_bytes(
+def test_a_flipped_bit_in_a_blob_raises_damage_or_returns_the_exact_bytes(
     shared: Writer, number: int, where: float, bit: int
 ) -> None:
     repository, newest = shared.repository, shared.backups[-1]
@@ -143,7 +143,7 @@ def test_a_missing_object_is_named(chain: Writer, number: int, what: str) -> Non
 
 
 @pytest.mark.parametrize("what", ["blob", "index"])
-def test_a_truncated_object_is_named_with_the_range_that_is_gone(chain: Writer, what: str) -> None:
+def test_a_truncated_object_is_named_with_the_missing_range(chain: Writer, what: str) -> None:
     stream = chain.backups[0].streams[0]
     path = (blob_path if what == "blob" else index_path)(chain.repository, stream)
     size = path.stat().st_size
@@ -161,7 +161,7 @@ def test_bytes_after_the_end_of_an_object_are_found(chain: Writer, what: str) ->
     assert (damage.kind, damage.what) == ("inconsistent", what)
 
 
-def test_a_symbolic_link_in_the_place_of_a_blob_is_not_followed(chain: Writer, tmp_path: Path) -> None:
+def test_a_blob_that_is_a_symbolic_link_is_not_followed(chain: Writer, tmp_path: Path) -> None:
     blob = blob_path(chain.repository, chain.backups[0].streams[0])
     shutil.move(blob, tmp_path / "elsewhere")
     blob.symlink_to(tmp_path / "elsewhere")
@@ -188,7 +188,7 @@ def test_a_missing_incremental_in_the_middle_is_a_gap_and_not_a_guess(repository
     assert read_point(repository, full, full.streams[0]) == b"A" * 65536
 
 
-def test_only_what_is_needed_is_read(chain: Writer) -> None:
+def test_only_needed_frames_are_read(chain: Writer) -> None:
     full, newest = chain.backups
     blob = blob_path(chain.repository, full.streams[0])
     with open_point(chain.repository, newest, newest.streams[0]) as point:
@@ -241,7 +241,7 @@ def _hostile_index(path: Path, statement: str) -> None:
         "UPDATE stream SET blob_size = 0",
     ],
 )
-def test_an_index_that_says_something_impossible_is_refused(chain: Writer, statement: str) -> None:
+def test_an_impossible_index_is_refused(chain: Writer, statement: str) -> None:
     path = index_path(chain.repository, chain.backups[0].streams[0])
     _hostile_index(path, statement)
     with pytest.raises(FormatError), Index(path) as index:
@@ -251,7 +251,7 @@ def test_an_index_that_says_something_impossible_is_refused(chain: Writer, state
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 1000, b"SQLite format 3\0" + bytes(5000)])
-def test_a_file_that_is_no_index_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_index_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.index.db").write_bytes(content)
     with pytest.raises(FormatError):
         Index(tmp_path / "x.index.db")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What every store promises. A store that is added is put under this suite by one more line in `_STORES`."""
+"""The tests that every store must pass. To test another store, add a line to `_STORES`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_object_is_written_in_pieces_and_exists_from_the_commit_on(store: Sto
     assert _names(store, "streams") == ["streams/d/s"]
 
 
-def test_an_object_that_is_not_committed_never_was(store: Store) -> None:
+def test_an_object_without_a_commit_does_not_exist(store: Store) -> None:
     with store.new("streams/d/s") as new:
         new.write(b"data")
     with pytest.raises(KeyboardInterrupt), store.new("streams/d/t") as new:
@@ -112,7 +112,7 @@ def test_a_name_is_taken_once(store: Store) -> None:
     assert store.read("backups/one", limit=100) == b"first"
 
 
-def test_of_many_that_create_one_name_at_once_one_wins(store: Store) -> None:
+def test_one_of_many_concurrent_creates_of_one_name_wins(store: Store) -> None:
     won: list[int] = []
     lost: list[int] = []
     barrier = threading.Barrier(8)
@@ -158,7 +158,7 @@ def test_ranges_are_read_by_several_threads_at_once(store: Store) -> None:
         assert file.read_at(0, 0) == b""
 
 
-def test_an_open_object_is_read_although_it_is_deleted(store: Store) -> None:
+def test_an_open_object_stays_readable_after_its_deletion(store: Store) -> None:
     store.create("object", b"content")
     with store.open("object") as file:
         store.delete("object")
@@ -171,7 +171,7 @@ def test_a_read_has_a_limit(store: Store) -> None:
         store.read("object", limit=6)
 
 
-def test_what_is_missing_is_missing(store: Store) -> None:
+def test_a_missing_object_is_reported_as_missing(store: Store) -> None:
     store.create("object", b"")
     for name in ("nothing", "a/b/c", "object/below"):
         for ask in (store.size, store.open, store.local_file, lambda name: store.read(name, limit=1)):
@@ -180,7 +180,7 @@ def test_what_is_missing_is_missing(store: Store) -> None:
             assert raised.value.name == name
 
 
-def test_the_list_has_all_names_below_a_folder_and_no_others(store: Store) -> None:
+def test_the_list_has_exactly_the_names_below_a_folder(store: Store) -> None:
     for name in ("backups/a/1", "backups/a/2", "backups/b/1", "backups-old/x", "streams/d/s", "top"):
         store.create(name, b"")
     assert _names(store, "backups") == ["backups/a/1", "backups/a/2", "backups/b/1"]
@@ -188,7 +188,7 @@ def test_the_list_has_all_names_below_a_folder_and_no_others(store: Store) -> No
     assert _names(store, "nothing") == []
 
 
-def test_the_folders_are_those_right_below(store: Store) -> None:
+def test_folders_lists_the_direct_subfolders(store: Store) -> None:
     for name in ("backups/a/1", "backups/b/c/1", "backups/top", "other/x"):
         store.create(name, b"")
     assert sorted(store.folders("backups")) == ["a", "b"]
@@ -206,7 +206,7 @@ def test_a_deleted_object_is_gone_and_its_name_is_free(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", _HOSTILE_NAMES)
-def test_names_that_come_from_outside_lead_nowhere(store: Store, tmp_path: Path, name: str) -> None:
+def test_untrusted_names_are_refused(store: Store, tmp_path: Path, name: str) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
     for ask in (
         store.size,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a folder of a POSIX file system adds: modes, links, crashes, full disks."""
+"""The store in a folder of a POSIX file system: modes, links, crashes, full disks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Iterator[PosixStore]:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """As on a full disk: no file of this process can become larger than 8 KiB."""
+    """Limit the files of this process to 8 KiB, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     yield
@@ -55,7 +55,7 @@ def _mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
-def test_files_are_0600_and_folders_0700_whatever_the_umask(store: PosixStore, umask: int) -> None:
+def test_files_are_0600_and_folders_0700_for_any_umask(store: PosixStore, umask: int) -> None:
     before = os.umask(umask)
     try:
         store.create("backups/vm/one", b"data")
@@ -83,9 +83,7 @@ def test_symbolic_links_are_not_followed(store: PosixStore, tmp_path: Path) -> N
     assert (tmp_path / "secret").read_bytes() == b"secret"
 
 
-def test_a_link_in_the_place_of_a_new_object_is_not_written_through(
-    store: PosixStore, tmp_path: Path
-) -> None:
+def test_a_new_object_is_not_written_through_a_link(store: PosixStore, tmp_path: Path) -> None:
     store.create("backups/real", b"data")
     (store.folder / "backups/new").symlink_to(tmp_path / "outside")
     with pytest.raises(RepositoryError):
@@ -94,7 +92,9 @@ def test_a_link_in_the_place_of_a_new_object_is_not_written_through(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
-def test_what_is_no_file_is_no_object_and_nobody_waits_for_it(store: PosixStore, kind: str) -> None:
+def test_only_a_regular_file_is_an_object_and_opening_a_pipe_does_not_wait(
+    store: PosixStore, kind: str
+) -> None:
     path = store.folder / "odd"
     os.mkfifo(path) if kind == "pipe" else path.mkdir()
     for ask in (store.open, store.size, store.local_file, lambda name: store.read(name, limit=100)):
@@ -102,7 +102,7 @@ def test_what_is_no_file_is_no_object_and_nobody_waits_for_it(store: PosixStore,
             ask("odd")
 
 
-def test_what_can_be_no_object_is_not_listed(store: PosixStore) -> None:
+def test_files_with_invalid_names_are_not_listed(store: PosixStore) -> None:
     store.create("backups/vm/one", b"")
     for name in (".nfs000000123", ".one.swp", "one (copy)", "lost+found", "caf\udce9"):
         (store.folder / "backups/vm" / name).write_bytes(b"")
@@ -111,7 +111,7 @@ def test_what_can_be_no_object_is_not_listed(store: PosixStore) -> None:
     assert list(store.list("backups")) == ["backups/vm/one"]
 
 
-def test_a_disk_that_is_full_is_told_and_leaves_nothing(store: PosixStore, small_files: None) -> None:
+def test_a_full_disk_is_an_error_and_leaves_nothing(store: PosixStore, small_files: None) -> None:
     del small_files
     with pytest.raises(RepositoryError, match="cannot write backups/large") as raised:
         store.create("backups/large", bytes(10_000))
@@ -122,7 +122,7 @@ def test_a_disk_that_is_full_is_told_and_leaves_nothing(store: PosixStore, small
     assert store.size("backups/small") == 8000
 
 
-def test_no_space_left_says_what_to_do(store: PosixStore) -> None:
+def test_a_full_disk_has_advice(store: PosixStore) -> None:
     with store.new("object") as new:
         target = os.open("/dev/full", os.O_WRONLY)
         os.dup2(target, new._handle)
@@ -132,7 +132,7 @@ def test_no_space_left_says_what_to_do(store: PosixStore) -> None:
     assert "pitr prune" in raised.value.advice
 
 
-def test_folders_in_the_place_of_objects_are_told(store: PosixStore) -> None:
+def test_a_folder_with_the_name_of_an_object_is_an_error(store: PosixStore) -> None:
     store.create("backups/vm/one", b"")
     with pytest.raises(RepositoryError):
         store.delete("backups/vm")
@@ -142,7 +142,7 @@ def test_folders_in_the_place_of_objects_are_told(store: PosixStore) -> None:
         store.open("backups/vm/one/below")
 
 
-def test_scratch_files_of_dead_processes_are_swept_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+def test_scratch_files_of_dead_processes_are_removed_and_of_live_ones_kept(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     folder.mkdir()
     holders = [
@@ -178,7 +178,7 @@ def test_scratch_files_of_dead_processes_are_swept_and_those_of_living_ones_are_
     assert not living.exists()
 
 
-def test_scratch_is_claimed_once_by_threads_that_come_at_once(tmp_path: Path) -> None:
+def test_concurrent_threads_create_one_scratch_folder(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     with closing(PosixStore(tmp_path / "store")) as store:
         barrier = threading.Barrier(8)
@@ -197,7 +197,7 @@ def test_scratch_is_claimed_once_by_threads_that_come_at_once(tmp_path: Path) ->
     assert list((tmp_path / "store/tmp").iterdir()) == []
 
 
-def test_a_foreign_file_among_the_scratch_is_left_alone(store: PosixStore) -> None:
+def test_a_foreign_file_in_the_scratch_folder_is_kept(store: PosixStore) -> None:
     (store.folder / "tmp").mkdir()
     (store.folder / "tmp/readme").write_text("mine")
     (store.folder / "tmp/folder").mkdir()
@@ -211,7 +211,7 @@ def test_a_foreign_file_among_the_scratch_is_left_alone(store: PosixStore) -> No
 
 @pytest.fixture
 def linked(store: PosixStore, tmp_path: Path) -> Path:
-    """What lies elsewhere; in the store its folder `backups/vm` is a link to it."""
+    """A folder outside the store; `backups/vm` in the store is a link to it."""
     store.create("backups/vm/one", b"data")
     elsewhere = tmp_path / "elsewhere"
     (store.folder / "backups/vm").rename(elsewhere)
@@ -219,7 +219,7 @@ def linked(store: PosixStore, tmp_path: Path) -> Path:
     return elsewhere
 
 
-def test_no_folder_that_is_a_link_is_read_written_or_emptied(store: PosixStore, linked: Path) -> None:
+def test_a_linked_folder_is_not_read_written_or_emptied(store: PosixStore, linked: Path) -> None:
     for ask in (
         store.open,
         store.size,
@@ -238,7 +238,7 @@ def test_no_folder_that_is_a_link_is_read_written_or_emptied(store: PosixStore, 
     assert [(path.name, path.read_bytes()) for path in linked.iterdir()] == [("one", b"data")]
 
 
-def test_a_link_higher_up_is_refused_too(store: PosixStore, linked: Path) -> None:
+def test_a_linked_parent_folder_is_refused_too(store: PosixStore, linked: Path) -> None:
     elsewhere = linked.with_name("all")
     (store.folder / "backups").rename(elsewhere)
     (store.folder / "backups").symlink_to(elsewhere)
@@ -252,14 +252,14 @@ def test_a_link_higher_up_is_refused_too(store: PosixStore, linked: Path) -> Non
             ask("backups/vm/one")
 
 
-def test_a_link_to_nowhere_is_no_folder_to_be_made(store: PosixStore, tmp_path: Path) -> None:
+def test_a_folder_is_not_created_through_a_dangling_link(store: PosixStore, tmp_path: Path) -> None:
     (store.folder / "backups").symlink_to(tmp_path / "nowhere")
     with pytest.raises(LinkInside):
         store.create("backups/vm/one", b"data")
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_scratch_files_are_not_swept_nor_written_through_a_link(store: PosixStore, tmp_path: Path) -> None:
+def test_scratch_files_are_not_removed_or_written_through_a_link(store: PosixStore, tmp_path: Path) -> None:
     victim = tmp_path / "victim" / ("0" * 32)
     victim.mkdir(parents=True)
     (victim / "precious").write_bytes(b"precious")
@@ -288,7 +288,7 @@ def test_the_stores_own_folder_may_be_a_link(store: PosixStore, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("renameat2", [True, False])
-def test_a_name_that_anything_has_is_not_taken_where_there_are_no_links(
+def test_a_taken_name_is_not_overwritten_without_hard_links(
     store: PosixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renameat2: bool
 ) -> None:
     no_links.refuse_links(monkeypatch, renameat2=renameat2)
@@ -303,7 +303,7 @@ def test_a_name_that_anything_has_is_not_taken_where_there_are_no_links(
     assert [path.name for path in (store.folder / "tmp").glob("*/*")] == ["lock"]
 
 
-def test_processes_that_want_one_name_at_once_do_not_replace_each_other(tmp_path: Path) -> None:
+def test_concurrent_processes_do_not_overwrite_one_name(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     folder.mkdir()
     script = """
@@ -346,7 +346,7 @@ store.close()
             assert (folder / "backups" / number).read_text() == name
 
 
-def test_a_refused_permission_is_not_taken_for_a_file_system_without_links(
+def test_a_refused_permission_does_not_mean_that_links_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "scratch").write_bytes(b"data")
@@ -358,4 +358,6 @@ def test_a_refused_permission_is_not_taken_for_a_file_system_without_links(
             naming.give("nothing", folder, "name", folder)
     naming.give("scratch", folder, "name", folder)
     os.close(folder)
-    assert (tmp_path / "name").stat().st_nlink == 2  # by a link, as nothing else has worked yet
+    assert (
+        tmp_path / "name"
+    ).stat().st_nlink == 2  # by a hard link: the store remembers another way only once it has worked
