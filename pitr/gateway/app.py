@@ -34,17 +34,12 @@ Query = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What the gateway serves: an engine, a repository, or both.
-
-    `list_points` (VM or None) and `show_point` make the documents of `pitr list` and `pitr show`.
-    """
+    """An engine, a repository, or both, to serve over HTTP."""
 
     work: BlockingWork
     token: Token
     engine: Engine | None
     repository: Path | None
-    list_points: Callable[[str | None], Any]
-    show_point: Callable[[str], Any]
     workers: int
 
     def app(self) -> ASGIApp:
@@ -142,13 +137,12 @@ class _Handlers:
         return Document(openapi.document())
 
     async def list_points(self, request: Request, query: Query) -> ASGIApp:
-        self._repository()
-        return Document(await self._work.quick(lambda: self._gateway.list_points(query["vm"])))
+        path = self._repository()
+        return Document(await self._work.quick(lambda: points.list_points(path, query["vm"])))
 
     async def show_point(self, request: Request, query: Query) -> ASGIApp:
-        self._repository()
-        point = request.path_params["point"]
-        return Document(await self._work.quick(lambda: self._gateway.show_point(point)))
+        path, point = self._repository(), request.path_params["point"]
+        return Document(await self._work.quick(lambda: points.show_point(path, point)))
 
     async def get_image(self, request: Request, query: Query) -> ASGIApp:
         engine, workers = self._engine(), self._gateway.workers

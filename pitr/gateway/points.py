@@ -7,14 +7,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from pitr.endpoints.streams.output import StreamOutput
 from pitr.errors import UsageError
-from pitr.jobs import export, find
+from pitr.jobs import documents, export, find
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.stream_sink import Compression
+
+
+def list_points(path: Path, vm: str | None) -> dict[str, Any]:
+    """Return the document of `pitr list`. Raises NoSuchVM, UsageError."""
+    with Repository.open(path) as repository:
+        return documents.points_document(repository, vm)
+
+
+def show_point(path: Path, point: str) -> dict[str, Any]:
+    """Return the document of `pitr show`. Raises NoSuchPoint, UsageError."""
+    with Repository.open(path) as repository:
+        return documents.point_document(repository, point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +70,7 @@ def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object],
             wanted.backup,
             wanted.stream,
             _Written(write, wanted.compression),
-            cast("export.ExportFormat", wanted.format),
+            export.ExportFormat(wanted.format),
             since=wanted.since,
             workers=workers,
         )
