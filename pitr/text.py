@@ -9,6 +9,11 @@ def printable(name: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return the number with the noun in its form: "1 point", "2 points"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def named(name: str, id: str) -> str:
     """Return the name, safe for a terminal, with the id that tells it from others of that name: "web1 (1c2d)"."""
     return f"{printable(name)} ({id})"

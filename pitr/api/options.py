@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
 
-from pitr.jobs.restore.choice import ImageFormat
 from pitr.ovirt.imageio.disk import ImageioAddress
 from pitr.ovirt.imageio.extents import Context
 from pitr.repository.stream_sink import Compression
@@ -31,7 +30,7 @@ class TransferKeywords(TypedDict, total=False):
 
 
 class SourceKeywords(TransferKeywords, total=False):
-    format: ImageFormat | None
+    format: Literal["raw", "qcow2"] | None
     context: Context
     point: str | None
     disk: str | None
@@ -66,7 +65,7 @@ class TransferOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions(TransferOptions):
-    format: ImageFormat | None = None
+    format: Literal["raw", "qcow2"] | None = None
     context: Context = "zero"
     point: str | None = None
     disk: str | None = None

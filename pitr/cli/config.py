@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The configuration file: what a person would otherwise type each time.
+"""The configuration file: settings that you always use.
 
-`config.toml` in the user's `pitr` folder and in `/etc/pitr`; the user's comes first, key by key. What is given on
-the command line or in the environment beats both. PITR_CONFIG names one file that is read instead of the two.
+pitr reads `config.toml` from /etc/pitr and from the user's `pitr` folder. For each key, the user's file overrides the
+system's, and options and environment variables override both. PITR_CONFIG names one file to read instead.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MOST_WORKERS = 64
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the configuration says; None and empty where it says nothing. `files` are those that were read.
+    """The configured settings; None or empty if not set. `files` lists the configuration files.
 
     `retention` holds the rules of `pitr prune`: keep_last, keep_daily, keep_weekly and keep_monthly are numbers,
-    keep_within is a span such as "30d". The three commands take, give back and delete data that lies elsewhere.
+    keep_within is a time span such as "30d". The three commands write, read and delete external data.
     """
 
     repository: Path | None = None
@@ -43,9 +43,9 @@ class Settings:
 
 
 def load_settings(environ: Mapping[str, str] | None = None, system_file: Path = SYSTEM_FILE) -> Settings:
-    """Read the configuration. Raises UsageError that names the file and the key which is wrong.
+    """Read the configuration files. Raises UsageError with the file and the invalid key.
 
-    A file that does not exist says nothing, unless PITR_CONFIG names it.
+    A file may be missing unless PITR_CONFIG names it.
     """
     environ = os.environ if environ is None else environ
     named = environ.get("PITR_CONFIG")
@@ -74,27 +74,27 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, Any] | None:
     except FileNotFoundError:
         if not must_exist:
             return None
-        raise UsageError(f"there is no configuration file {path}", "PITR_CONFIG names it.") from None
+        raise UsageError(f"configuration file {path} not found", "Correct or unset PITR_CONFIG.") from None
     except OSError as error:
-        raise UsageError(f"the configuration file {path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"cannot read configuration file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the configuration file {path} is not TOML: {error}") from None
+        raise UsageError(f"configuration file {path} is not valid TOML: {error}") from None
 
 
 def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
-    """The settings of one file as arguments of Settings."""
+    """Return the settings of one file as arguments of Settings."""
     flat: dict[str, Any] = {}
     for key, value in document.items():
         if isinstance(value, dict):
             flat |= {f"{key}.{inner}": each for inner, each in value.items()}
         else:
             flat[key] = value
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     retention: dict[str, int | str] = {}
     for key, value in flat.items():
         if key not in _KEYS:
             raise UsageError(
-                f"{path}: there is no setting {key!r}", f"There are: {', '.join(sorted(_KEYS))}."
+                f"{path}: unknown setting {key!r}", f"Valid settings: {', '.join(sorted(_KEYS))}."
             )
         name, check = _KEYS[key]
         try:
@@ -104,35 +104,35 @@ def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
         if name == "retention":
             retention[key.partition(".")[2]] = checked
         else:
-            found[name] = checked
-    return found | ({"retention": retention} if retention else {})
+            settings[name] = checked
+    return settings | ({"retention": retention} if retention else {})
 
 
-def _text(value: Any) -> str:
+def _string(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("is a text")
+        raise ValueError("must be a string")
     return value
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _strings(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
-        raise ValueError("is a list of texts")
+        raise ValueError("must be a list of strings")
     return tuple(dict.fromkeys(value))
 
 
 def _path(value: Any) -> Path:
-    return Path(_text(value)).expanduser()
+    return Path(_string(value)).expanduser()
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 1:
-        raise ValueError("is a number from 1 on")
+        raise ValueError("must be a number of at least 1")
     return value
 
 
 def _workers(value: Any) -> int:
     if _count(value) > _MOST_WORKERS:
-        raise ValueError(f"is a number from 1 to {_MOST_WORKERS}")
+        raise ValueError(f"must be a number from 1 to {_MOST_WORKERS}")
     return int(value)
 
 
@@ -140,12 +140,12 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "repository": ("repository", _path),
     "workers": ("workers", _workers),
     "jobs": ("jobs", _workers),
-    "engine.section": ("engine_section", _text),
-    "backup.vms": ("vms", _texts),
-    "backup.tags": ("tags", _texts),
+    "engine.section": ("engine_section", _string),
+    "backup.vms": ("vms", _strings),
+    "backup.tags": ("tags", _strings),
     **{f"retention.{key}": ("retention", _count) for key in _RETENTION},
-    "retention.keep_within": ("retention", _text),
-    "store.put_command": ("put_command", _text),
-    "store.get_command": ("get_command", _text),
-    "store.delete_command": ("delete_command", _text),
+    "retention.keep_within": ("retention", _string),
+    "store.put_command": ("put_command", _string),
+    "store.get_command": ("get_command", _string),
+    "store.delete_command": ("delete_command", _string),
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The program `pitr`: runs a command, and turns whatever happens into one clear line and an exit code."""
+"""The program `pitr`: run a command, print a failure as one line, and exit with its code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pitr.errors import Interrupted, PitrError, UsageError
 from pitr.system import malloc
 from pitr.system.signals import ENDING
 
-#: The base of the command line library's own errors; it has no public name in all its versions.
+#: The base class of the command-line library's errors. Not every version of the library gives it a public name.
 _LibraryError: type[Exception] = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
@@ -35,22 +35,22 @@ def main(arguments: list[str] | None = None) -> int:
     for signum in ENDING:
         signal.signal(signum, _interrupt)
     _allow_many_files()
-    # numpy's linear algebra, which pitr has no use for, would start a thread for each core, and have it spin.
+    # pitr does not use numpy's linear algebra, which would start a spinning thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     malloc.recycle()
     try:
         return _carried_out(given, output)
     except (BrokenPipeError, SystemExit) as error:
-        # The command line library makes an end of the program, with exit code 1, of any closed pipe that it meets.
+        # On a closed pipe, the command-line library exits the program with code 1.
         broken = error if isinstance(error, BrokenPipeError) else error.__context__
         if not isinstance(broken, BrokenPipeError):
             raise
         if _readers_have_gone():
             return 128 + signal.SIGPIPE
-        # Not our output, but something else that was written to.
+        # pitr wrote to another pipe, not to its own output.
         return output.failure(_defect(broken))
     except CannotPrint as error:
-        # No document either, and nothing that is tried once more when Python ends.
+        # Print no document, and drop buffered output: Python would try to write it again when it exits.
         output.notify(f"{error.message}.")
         _into_nothing(sys.stdout.fileno())
         return error.exit_code
@@ -71,7 +71,7 @@ def _carried_out(given: list[str], output: Printer) -> int:
         if "--debug" in given:
             traceback.print_exc()
         return output.failure(error)
-    except Exception as error:  # noqa: BLE001 - the last resort: a defect of pitr's, said as one
+    except Exception as error:  # noqa: BLE001 - the last resort: report a defect of pitr
         if "--debug" in given:
             traceback.print_exc()
         return output.failure(_defect(error))
@@ -84,7 +84,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _readers_have_gone() -> bool:
-    """Whether whoever read our output has gone (`pitr list | head`): nothing more can be said there, and is not."""
+    """Tell whether the reader of the output is gone (`pitr list | head`); if so, print nothing more there."""
     gone = False
     for descriptor in (1, 2):
         poll = select.poll()
@@ -102,19 +102,19 @@ def _into_nothing(descriptor: int) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Who closes a standard stream wants nothing of it. But the next file that is opened would get its number."""
+    """Open /dev/null for each closed standard stream; else the next file that pitr opens would get its number."""
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest number that is free is this one.
+            # The system picks the lowest free number: this one.
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - for good
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - stays open
 
 
 def wants_json(arguments: list[str]) -> bool:
-    """Whether JSON is asked for, also where the rest of the command line makes no sense."""
+    """Tell whether the command line asks for JSON, even if the rest of it is invalid."""
     for at, argument in enumerate(arguments):
         if argument in ("--output", "-o") and arguments[at + 1 : at + 2] == ["json"]:
             return True
@@ -129,7 +129,7 @@ def _help_hint(error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
-    # What is missing is told by this method only.
+    # For a missing argument, only this method names it.
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     return str(message).rstrip(".").replace("Value error, ", "", 1)
 
@@ -137,7 +137,7 @@ def _words(error: Exception) -> str:
 def _defect(error: Exception) -> PitrError:
     return PitrError(
         f"a defect in pitr: {type(error).__name__}: {error}",
-        "Run it again with --debug and report what it prints.",
+        "Run the command again with --debug and report its output.",
     )
 
 
@@ -146,7 +146,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _allow_many_files() -> None:
-    """A long chain has a blob for each stream."""
+    """Raise the limit of open files: a long chain has one blob for each stream."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

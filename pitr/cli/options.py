@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options that commands share. They may stand before or after the command's name."""
+"""The options that commands share. You can give the common ones before or after the command's name."""
 
 from __future__ import annotations
 
+import getpass
 import inspect
+import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -14,15 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
 from pitr.errors import UsageError
 
 if TYPE_CHECKING:
-    from pitr.cli.config import Settings
     from pitr.ovirt.engine import Engine, EngineConfig
     from pitr.repository import Repository
 
-#: Connections and threads, for all disks together.
+#: Connections and threads for all disks together.
 DEFAULT_WORKERS = 4
 
 
@@ -40,14 +44,16 @@ def choices(choice: type[StrEnum]) -> str:
 
 RepoOption = Annotated[
     Path | None,
-    typer.Option("--repo", metavar="FOLDER", envvar="PITR_REPO", help="The repository."),
+    typer.Option("--repo", metavar="FOLDER", envvar="PITR_REPO", help="Folder of the repository."),
 ]
 OutputOption = Annotated[
     OutputFormat | None,
-    typer.Option("--output", "-o", metavar=choices(OutputFormat), help="How to print the result (text)."),
+    typer.Option(
+        "--output", "-o", metavar=choices(OutputFormat), help="Format of the result. Default: text."
+    ),
 ]
 DebugOption = Annotated[
-    bool, typer.Option("--debug", help="On a failure print a traceback too, and log what is done.")
+    bool, typer.Option("--debug", help="Log each step, and print a traceback if the command fails.")
 ]
 ConfigOption = Annotated[
     str | None,
@@ -58,13 +64,15 @@ ConfigOption = Annotated[
 EngineUrlOption = Annotated[
     str | None,
     typer.Option(
-        "--engine-url", metavar="URL", help="The engine, https://engine.example.com [env: PITR_ENGINE_URL]."
+        "--engine-url",
+        metavar="URL",
+        help="URL of the engine: https://engine.example.com [env: PITR_ENGINE_URL].",
     ),
 ]
 UsernameOption = Annotated[
     str | None,
     typer.Option(
-        "--username", metavar="NAME", help="User of the engine, admin@internal [env: PITR_USERNAME]."
+        "--username", metavar="NAME", help="User on the engine: admin@internal [env: PITR_USERNAME]."
     ),
 ]
 PasswordFileOption = Annotated[
@@ -75,37 +83,47 @@ PasswordFileOption = Annotated[
 ]
 CafileOption = Annotated[
     Path | None,
-    typer.Option("--cafile", metavar="FILE", help="The engine's CA certificate [env: PITR_CAFILE]."),
+    typer.Option(
+        "--cafile", metavar="FILE", help="File with the engine's CA certificate [env: PITR_CAFILE]."
+    ),
 ]
 InsecureOption = Annotated[
-    bool, typer.Option("--insecure", help="Do not check the engine's certificate (not recommended).")
+    bool, typer.Option("--insecure", help="Do not verify the engine's certificate (not recommended).")
 ]
 
-# What several commands of their own have: each declared once, so that one word has one meaning.
+# Arguments and options of several commands.
 
 OnlyVMArgument = Annotated[
     str | None,
-    typer.Argument(metavar="VM", help="Name or id; left out: the only VM in the repository."),
+    typer.Argument(metavar="VM", help="Name or id of the VM. Default: the only VM in the repository."),
+]
+AnyVMArgument = Annotated[
+    str | None, typer.Argument(metavar="VM", help="Name or id of the VM. Default: all VMs.")
+]
+PointArgument = Annotated[
+    str, typer.Argument(metavar="POINT", help="Backup id of the point, or the start of one.")
 ]
 AtOption = Annotated[
     str | None,
     typer.Option(
         "--at",
         metavar="TIME",
-        help="The newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now.",
+        help="Use the newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now.",
     ),
 ]
 PointOption = Annotated[
     str | None,
-    typer.Option("--point", metavar="ID", help="This point: a backup id, or the beginning of one."),
+    typer.Option("--point", metavar="ID", help="Use this point: a backup id, or the start of one."),
 ]
 OnlyDiskOption = Annotated[
     str | None,
-    typer.Option("--disk", metavar="DISK", help="Name or id; left out: the only disk of the point."),
+    typer.Option(
+        "--disk", metavar="DISK", help="Name or id of the disk. Default: the only disk of the point."
+    ),
 ]
 DisksOption = Annotated[
     list[str] | None,
-    typer.Option("--disk", metavar="DISK", help="Only this disk, by name or id; repeatable."),
+    typer.Option("--disk", metavar="DISK", help="Use only this disk (name or id); repeatable."),
 ]
 MaxWorkersOption = Annotated[
     int | None,
@@ -114,14 +132,21 @@ MaxWorkersOption = Annotated[
         metavar="N",
         min=1,
         max=64,
-        help="Connections and threads, for all disks together (4).",
+        help="Connections and threads, for all disks together. Default: 4.",
     ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show what the command would do; change nothing.")
+]
+StorageDomainOption = Annotated[
+    str | None,
+    typer.Option("--storage-domain", metavar="SD", help="Storage domain for new disks."),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What the shared options say."""
+    """The values of the common options; None and False for those that were not given."""
 
     repo: Path | None = None
     output: OutputFormat | None = None
@@ -134,51 +159,49 @@ class Common:
     insecure: bool = False
 
     def over(self, other: Common) -> Common:
-        """These options, and those of `other` where these say nothing."""
+        """Return these options; those that were not given come from `other`."""
         given = {item.name: getattr(self, item.name) for item in fields(self)}
         return replace(other, **{name: value for name, value in given.items() if value})
 
     @property
     def out(self) -> Printer:
+        """Return the printer for --output."""
         return Printer(json=self.output is OutputFormat.JSON)
 
     @property
     def settings(self) -> Settings:
-        """What the configuration file says; the options and the environment come first."""
-        from pitr.cli.config import load_settings
-
+        """Read the configuration files. Options and environment variables override them. Raises UsageError."""
         return load_settings()
 
     def workers(self, given: int | None) -> int:
+        """Return the number of workers: `given` by --max-workers, else configured, else the default."""
         return given or self.settings.workers or DEFAULT_WORKERS
 
     def repository_path(self) -> Path:
+        """Return the folder of the repository. Raises UsageError if no option or setting names it."""
         path = self.repo or self.settings.repository
         if path is None:
             raise UsageError(
                 "no repository is named",
-                "Name it with --repo FOLDER, in PITR_REPO, or as 'repository' in pitr's config.toml.",
+                "Give --repo FOLDER, set PITR_REPO, or set 'repository' in pitr's config.toml.",
             )
         return path
 
     @contextmanager
     def repository(self) -> Iterator[Repository]:
-        from pitr.repository import Repository
+        """Open the repository while the block runs. Raises RepositoryError and UsageError."""
+        from pitr.repository import Repository  # noqa: PLC0415 - `pitr --help` must start quickly
 
         with Repository.open(self.repository_path()) as repository:
             yield repository
 
     def engine_config(self) -> EngineConfig:
-        """How to reach the engine. Raises UsageError when something is missing."""
-        import getpass
-        import os
-        import sys
-
-        from pitr.ovirt.engine import EngineSettings, load_config
+        """Return the engine's address and login. Raises UsageError if one of them is missing."""
+        from pitr.ovirt.engine import EngineSettings, load_config  # noqa: PLC0415 - `pitr --help` must start quickly
 
         section = self.config
         if section is None and not (self.engine_url or os.environ.get("PITR_ENGINE_URL")):
-            # A section is of one engine: its password is nothing for another one that was named.
+            # The section belongs to one engine: its password must not go to the engine of --engine-url.
             section = self.settings.engine_section
         return load_config(
             EngineSettings(
@@ -194,7 +217,8 @@ class Common:
 
     @contextmanager
     def engine(self) -> Iterator[Engine]:
-        from pitr.ovirt.engine import Engine
+        """Connect to the engine while the block runs. Raises EngineError and UsageError."""
+        from pitr.ovirt.engine import Engine  # noqa: PLC0415 - `pitr --help` must start quickly
 
         with Engine(self.engine_config()) as engine:
             yield engine
@@ -212,12 +236,15 @@ _ENGINE_OPTIONS = {
 
 
 def shared_names() -> frozenset[str]:
-    """The names of all shared options."""
+    """Return the parameter names of the common options."""
     return frozenset({**_ENGINE_OPTIONS, **_GENERAL_OPTIONS})
 
 
 def with_common(*, engine: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the shared options; the function gets them as its first argument, a Common."""
+    """Add the common options to a command. The function takes them as its first argument, a Common.
+
+    `engine` adds the options for the engine, too.
+    """
     options: dict[str, Any] = {**(_ENGINE_OPTIONS if engine else {}), **_GENERAL_OPTIONS}
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -251,15 +278,13 @@ before_the_command = Common()
 
 
 def remember(common: Common) -> None:
-    """Keep the options that stand before the command's name."""
+    """Keep the options that were given before the command's name."""
     global before_the_command  # noqa: PLW0603 - one command line in a process
     before_the_command = common
 
 
 def _start_logging(common: Common) -> None:
-    import logging
-
-    # Libraries log headers and addresses, and with them tokens and tickets: only pitr's own words are shown.
+    # Libraries log headers and URLs, which hold tokens and tickets. So only pitr's own messages are shown.
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The reference of all commands, docs/cli.md, made from what their help says: `make docs`."""
+"""Generate docs/cli.md, the reference of all commands, from their help: `make docs`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import typer
 from pitr.cli.app import ENTRIES, app, load
 from pitr.cli.options import shared_names
 
-#: Options that the command line library adds, and words for in its own way.
+#: Options that the command-line library adds and describes itself.
 _OF_THE_LIBRARY = ("help", "install_completion", "show_completion")
 _HEAD = """\
 # The commands
 
-This page is made from the commands' own help: run `make docs` after changing one, a test fails when it is stale.
-What the JSON documents hold is in [json.md](json.md), and what the words mean in [design.md](design.md).
+`make docs` generates this page from the commands' own help. [json.md](json.md) describes the JSON documents,
+[design.md](design.md) the terms.
 """
 
 
 def commands() -> dict[str, Any]:
-    """All commands with their full names, in the order of the help; a group's commands stand for the group."""
+    """Return all commands by full name, in the order of the help. A group is replaced by its commands."""
     return dict(_leaves())
 
 
 def markdown() -> str:
-    """The whole page."""
+    """Return the whole page."""
     root = typer.main.get_command(app)
     every = commands()
     parts = [
         _HEAD,
-        "## Options of all commands\n\nThey may stand before or after the command's name; those of the engine only "
-        "concern commands that talk to it.\n",
+        "## Options of all commands\n\nYou can give them before or after the command's name. The options for "
+        "the engine apply only to commands that connect to it.\n",
         _table(parameter for parameter in root.params if parameter.name not in _OF_THE_LIBRARY),
         _EXIT_CODES,
     ]
@@ -48,13 +48,13 @@ _EXIT_CODES = """\
 
 | code | meaning |
 |---|---|
-| 0 | done |
-| 1 | failed |
+| 0 | success |
+| 1 | failure |
 | 2 | wrong usage |
 | 3 | damage found |
 | 4 | no such point, VM or disk |
-| 5 | busy: another pitr works on this VM or repository |
-| 6 | the engine or imageio refused, or cannot be reached |
+| 5 | busy: another pitr uses this VM or repository |
+| 6 | the engine or imageio refused, failed or is unreachable |
 | 128+N | stopped by signal N |
 """
 
@@ -87,7 +87,7 @@ def _section(name: str, command: Any) -> str:
 
 
 def _with_examples(text: str) -> str:
-    """The help, with the commands of its examples as code."""
+    """Return the help with its examples as code blocks."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
         head, separator, examples = paragraph.partition(": ")
@@ -120,7 +120,7 @@ def _placeholder(parameter: Any) -> str:
 
 
 def _is_number(parameter: Any) -> bool:
-    # Where the type is to be found depends on the version of the library.
+    # The place of the type depends on the version of the library.
     descriptor = getattr(parameter, "type_descriptor", None)
     kind = descriptor.annotation if descriptor is not None else parameter.type.name
     return any(word in str(kind) for word in ("int", "float"))

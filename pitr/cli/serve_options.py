@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Commands that serve until they are stopped: how they say that they are ready, and how they end."""
+"""Options of the commands that serve until you stop them, and how these commands report that they are ready."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from socket import socket
+from typing import Annotated, Any
 
 import typer
 
+from pitr.cli.display.output import Printer
 from pitr.errors import Interrupted
-
-if TYPE_CHECKING:
-    import socket
-
-    from pitr.cli.display.output import Printer
+from pitr.system.sockets import is_loopback
 
 LOOPBACK = "127.0.0.1"
 
@@ -23,18 +21,18 @@ HostOption = Annotated[
     typer.Option(
         "--host",
         metavar="ADDRESS",
-        help="Address of --port (127.0.0.1). There is no encryption and no password: whoever reaches it reads.",
+        help="Address for --port. Default: 127.0.0.1. Anyone who can connect can read: it has no password.",
     ),
 ]
 
 
-#: Is called with a document and lines for people, once clients can connect.
+#: Call it with a JSON document and lines for people as soon as clients can connect.
 Ready = Callable[[dict[str, Any], Sequence[str]], None]
 
 
 @contextmanager
 def until_stopped(output: Printer) -> Iterator[Ready]:
-    """The block serves until a signal comes. From when it calls what it gets, that is its normal end: exit code 0."""
+    """Run the block until a signal interrupts it. Once the block has called its value, a signal means success."""
     is_ready = False
 
     def ready(document: dict[str, Any], lines: Sequence[str]) -> None:
@@ -50,7 +48,7 @@ def until_stopped(output: Printer) -> Iterator[Ready]:
 
 
 def tell(output: Printer, document: dict[str, Any], lines: Sequence[str]) -> None:
-    """Tell of what is served while that goes on: the document on one line, or these lines on standard error."""
+    """Print the document on one line, or `lines` on standard error, while the command serves."""
     if output.json:
         output.document(document, one_line=True)
         return
@@ -58,9 +56,7 @@ def tell(output: Printer, document: dict[str, Any], lines: Sequence[str]) -> Non
         output.notify(line)
 
 
-def warn_of_others(output: Printer, listener: socket.socket, what: str) -> None:
-    """Say that others than this machine can read `what`, where they can."""
-    from pitr.system.sockets import is_loopback
-
+def warn_of_others(output: Printer, listener: socket, what: str) -> None:
+    """Warn if other machines can read `what`."""
     if not is_loopback(listener):
-        output.notify(f"warning: whoever reaches this address and port can read {what}")
+        output.notify(f"warning: anyone who can connect to this address and port can read {what}")

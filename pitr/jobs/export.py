@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Export: a disk at a point, or what is different since another point, as a stream or an image file."""
+"""Export of a disk at a point, or of its difference to another point, as a stream or an image file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pitr import times
 from pitr.copier import copy
@@ -26,12 +28,19 @@ from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.text import printable
 
-ExportFormat = Literal["sparse", "rbd-diff", "rbd-diff-v2", "raw"]
+
+class ExportFormat(StrEnum):
+    """The format of an export. A raw export cannot be a difference."""
+
+    SPARSE = "sparse"
+    RBD_DIFF = "rbd-diff"
+    RBD_DIFF_V2 = "rbd-diff-v2"
+    RAW = "raw"
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was exported, in bytes of the disk; `unchanged` is what a difference leaves out."""
+    """The exported disk. Sizes are in bytes of the disk; a difference leaves out `unchanged_bytes`."""
 
     disk_id: str
     name: str
@@ -41,6 +50,7 @@ class Exported:
 
     @property
     def unchanged_bytes(self) -> int:
+        """Return the bytes of the disk that a difference leaves out."""
         return self.size - self.data_bytes - self.zero_bytes
 
 
@@ -55,45 +65,55 @@ def export_stream(
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write the disk of `stream` at the point of `backup` to `output`, which is finished, or aborted on an error.
+    """Write the disk of `stream` at the point of `backup` to `output`; finish `output`, or abort it on an error.
 
-    With `since` only what is different at that point, which may be the later one. A raw stream is all of the disk,
-    zeroes included, and has no end that tells it whole. Raises StoredDamage, NoSuchDisk, UsageError.
+    With `since`, write only the ranges that differ from that point, which may be older or newer. A raw stream is the
+    whole disk, zeroes included, and has no end mark. Raises StoredDamage, NoSuchDisk, UsageError.
     """
-    if stream_format == "raw" and since is not None:
-        raise UsageError("a raw stream holds a whole disk: it cannot say what is unchanged")
+    if stream_format is ExportFormat.RAW and since is not None:
+        raise UsageError("a raw stream holds a whole disk: it cannot leave out unchanged ranges")
     with ExitStack() as failure:
         failure.callback(output.abort)
         with repository.reading_vm(backup.vm), _open(repository, backup, stream, since) as source:
-            packed = (
-                PackedOutput(output) if stream_format != "sparse" and output.compression == "zstd" else None
-            )
-            write = output.write if packed is None else packed.write
             sink: Sink
-            if stream_format == "sparse":
+            packed: PackedOutput | None = None
+            if stream_format is ExportFormat.SPARSE:
                 sink = SparseStreamSink(
-                    write,
+                    output.write,
                     source.size,
                     incremental=since is not None,
                     meta=_meta(backup, stream, since, source.extents().data_bytes),
                     compression=output.compression,
                 )
-            elif stream_format == "raw":
-                sink = RawStreamSink(write, 0, source.size)
             else:
-                sink = RbdDiffSink(
-                    write,
-                    source.size,
-                    version=2 if stream_format == "rbd-diff-v2" else 1,
-                    from_snapshot=None if since is None else since.backup_id,
-                    to_snapshot=backup.backup_id,
-                )
+                packed = PackedOutput(output) if output.compression == "zstd" else None
+                write = output.write if packed is None else packed.write
+                sink = _plain_sink(write, source.size, stream_format, backup, since)
             copied = copy(source, sink, workers=workers, progress=progress)
             if packed is not None:
                 packed.finish()
         output.finish()
         failure.pop_all()
     return Exported(stream.disk_id, stream.name, copied.size, copied.written, copied.zeroed + copied.skipped)
+
+
+def _plain_sink(
+    write: Callable[[bytes], object],
+    size: int,
+    stream_format: ExportFormat,
+    backup: Backup,
+    since: Backup | None,
+) -> RawStreamSink | RbdDiffSink:
+    """Return the sink of a format that has no compression of its own."""
+    if stream_format is ExportFormat.RAW:
+        return RawStreamSink(write, 0, size)
+    return RbdDiffSink(
+        write,
+        size,
+        version=2 if stream_format is ExportFormat.RBD_DIFF_V2 else 1,
+        from_snapshot=None if since is None else since.backup_id,
+        to_snapshot=backup.backup_id,
+    )
 
 
 def export_raw(
@@ -105,7 +125,7 @@ def export_raw(
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write the disk to the new, sparse image file `path`. Raises StoredDamage, UsageError when it exists."""
+    """Write the disk to the new sparse image file `path`. Raises StoredDamage, and UsageError if the file exists."""
     with repository.reading_vm(backup.vm), open_point(repository, backup, stream) as source:
         sink = RawFileSink(path, source.size)
         try:
@@ -126,7 +146,10 @@ def export_range(
     *,
     workers: int = DEFAULT_WORKERS,
 ) -> None:
-    """Write the bytes `[start, end)` of the disk to `output`, which the caller finishes. Raises StoredDamage."""
+    """Write the bytes `[start, end)` of the disk to `output`, which the caller finishes.
+
+    Raises StoredDamage, ValueError.
+    """
     with repository.reading_vm(backup.vm), open_point(repository, backup, stream) as source:
         if not 0 <= start <= end <= source.size:
             raise ValueError(f"a disk of {source.size} bytes has no range {start} to {end}")
@@ -146,7 +169,7 @@ def _open(
 
 
 def _meta(backup: Backup, stream: Stream, since: Backup | None, data_bytes: int) -> dict[str, Any]:
-    """What the stream tells of itself. It is of a point, not of one stored stream, and names no stream's id."""
+    """Return the metadata of a sparse stream. It has no stream id: it is of a point, not of a stored stream."""
     return {
         "virtual-size": stream.size,
         "data-size": data_bytes,

@@ -28,7 +28,7 @@ def _words(words: tuple[str, ...], tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("words", _NEEDS_A_POINT, ids=" ".join)
 def test_one_of_at_and_point_is_needed(command: Pitr, words: tuple[str, ...], tmp_path: Path) -> None:
     complaint = command(*_words(words, tmp_path), code=2).complaint
-    assert "needs one of --at and --point. Write --at 2020-06-30T22:00, or --point" in complaint
+    assert "needs --at or --point. Give --at 2020-06-30T22:00, or --point" in complaint
 
 
 @pytest.mark.parametrize("words", _NEEDS_A_POINT + _KNOWS_THE_NEWEST, ids=" ".join)

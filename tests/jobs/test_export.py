@@ -21,7 +21,7 @@ from tests.support.pitr import Pitr
 from tests.support.points import Writer, blob_path, flip_bit, written
 
 KiB = 1 << 10
-#: A full and incrementals with data, zeroes and unchanged ranges, growth, a shrink, and another full.
+#: A full backup, incrementals with data, zeroes, unchanged ranges, growth and a shrink, and another full backup.
 STORY = (
     ("1m:A 64k:0 1m:B 512:C", False),
     ("64k:- 64k:X 128k:0 1m:- 512:D", False),
@@ -88,7 +88,7 @@ def test_what_is_the_same_on_both_sides_is_not_in_the_difference(command: Pitr, 
     done = run(command, "export", "--point", story[5].backup_id, "--since", story[4].backup_id)
     meta, extents = apply_sparse(unzstd(done.stdout), bytearray())
     assert extents == [] and meta["incremental"] is True
-    # A new full of the same content holds other frames with the same digests.
+    # A new full backup of the same content has other frames with the same digests.
     done = run(command, "export", "--point", story[4].backup_id, "--since", story[2].backup_id)
     _, extents = apply_sparse(unzstd(done.stdout), bytearray(4 << 20))
     assert min(start for _, start, _ in extents) >= 64 * KiB
@@ -164,11 +164,11 @@ def test_damage_gives_no_whole_stream_and_no_file(
 ) -> None:
     backup = Writer(repository).add("64k:A 3m:B")
     path = blob_path(repository, backup.streams[0])
-    # The first frames may be written already when the damaged one is met.
+    # The frames before the damaged one may be written already.
     flip_bit(path, path.stat().st_size - 200)
     done = run(command, "export", "--at", "now", "--compress", "none", code=3)
     assert b"stop" not in done.stdout[-40:]
-    # A raw stream has no end of its own: that it is too short and the exit code tell.
+    # A raw stream has no end mark: only its length and the exit code show that it is incomplete.
     done = run(command, "export", "--at", "now", "--format", "raw", code=3)
     assert len(done.stdout) < backup.streams[0].size
     for how in ("sparse", "rbd-diff", "raw"):
@@ -182,7 +182,7 @@ def test_a_reader_that_goes_away_is_a_failure(repository: Repository, command: P
         read_only(read, command, "export", "--point", backup.backup_id, "--compress", "none")
 
 
-def test_what_cannot_be_is_refused(command: Pitr, story: list[Backup], tmp_path: Path) -> None:
+def test_wrong_options_are_refused(command: Pitr, story: list[Backup], tmp_path: Path) -> None:
     point = story[0].backup_id
     for arguments, code in (
         (("--point", point, "--at", "now"), 2),

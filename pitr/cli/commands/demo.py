@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pitr.cli.display import tables
 from pitr.cli.options import Common, with_common
 from pitr.errors import ProgramMissing
 from pitr.units import human_size
@@ -17,25 +19,22 @@ from pitr.units import human_size
 if TYPE_CHECKING:
     from pitr.lab.demo import Report
 
-#: The packages of the extra pitr[lab].
+#: The top-level modules of the packages in the extra pitr[lab].
 _EXTRA = ("cryptography", "qemu")
+
+KeepOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keep", metavar="FOLDER", help="Keep the repository, the disks and the proofs in this new folder."
+    ),
+]
 
 
 @with_common()
-def demo(
-    common: Common,
-    keep: Annotated[
-        Path | None,
-        typer.Option(
-            "--keep",
-            metavar="FOLDER",
-            help="Keep the repository, the disks and the proofs in this new folder.",
-        ),
-    ] = None,
-) -> None:
+def demo(common: Common, keep: KeepOption = None) -> None:
     """Show the whole story: backups, a disaster, a restore, the proof.
 
-    It happens on a local oVirt, in a temporary folder. Exit code 1 when a proof fails. Needs qemu (Debian:
+    The demo runs a local oVirt in a temporary folder. If a proof fails, pitr exits with 1. It needs qemu (Debian:
     qemu-utils, qemu-system-common, e2fsprogs) and the extra pitr[lab].
 
     Example: pitr demo
@@ -46,14 +45,12 @@ def demo(
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise
         raise ProgramMissing(
-            "the local oVirt's Python packages are not installed", "Run: pip install 'pitr[lab]'"
+            "the Python packages of the local oVirt are not installed", "Run: pip install 'pitr[lab]'"
         ) from None
 
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     report = run(_tell_aside if common.out.json else _tell, keep=keep, columns=columns)
     if common.out.json:
-        from dataclasses import asdict
-
         common.out.document({"demo": {"ok": report.ok, **asdict(report)}})
     else:
         _show(common, report)
@@ -70,11 +67,6 @@ def _tell_aside(line: str) -> None:
 
 
 def _show(common: Common, report: Report) -> None:
-    from pitr.cli.display import tables
-
-    def size(count: int | None) -> str:
-        return "" if count is None else human_size(count)
-
     common.out.show(
         "",
         tables.table(
@@ -83,17 +75,21 @@ def _show(common: Common, report: Report) -> None:
                 (
                     step.command,
                     human_size(step.disk_bytes),
-                    size(step.stored_bytes),
-                    size(step.uploaded_bytes),
+                    _size(step.stored_bytes),
+                    _size(step.uploaded_bytes),
                     f"{step.seconds:.1f}",
                 )
                 for step in report.steps
             ),
             right=("On disk", "Stored", "Uploaded", "Seconds"),
         ),
-        f"Replaying the backups one after the other would have uploaded {human_size(report.replayed_bytes)}.",
+        f"To replay the backups one after the other, {human_size(report.replayed_bytes)} would have to be uploaded.",
         "",
         *(f"{'proved' if proof.ok else 'FAILED'}  {proof.what}" for proof in report.proofs),
         "",
-        f"{'All is proved' if report.ok else 'NOT ALL IS PROVED'}, in {report.seconds:.0f} s.",
+        f"{'All checks passed' if report.ok else 'SOME CHECKS FAILED'}, in {report.seconds:.0f} s.",
     )
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else human_size(count)

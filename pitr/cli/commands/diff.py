@@ -3,131 +3,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pitr import times
+from pitr.cli.display import disk_map
+from pitr.cli.display.progress import showing
 from pitr.cli.options import Common, DisksOption, MaxWorkersOption, OnlyVMArgument, with_common
+from pitr.jobs import documents
+from pitr.jobs.diff import two_points as job
+from pitr.jobs.diff.page import Page
+from pitr.jobs.diff.two_points import DiskDiff
+from pitr.model import Backup
+from pitr.repository import Repository
 
-if TYPE_CHECKING:
-    from pitr.jobs.diff.two_points import DiskDiff
+AtTwiceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        help="Use the newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now; repeatable.",
+    ),
+]
+PointTwiceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--point", metavar="ID", help="Use this point: a backup id, or the start of one; repeatable."
+    ),
+]
+ExtentsOption = Annotated[bool, typer.Option("--extents", help="List each changed range, in bytes.")]
+ExactOption = Annotated[
+    bool,
+    typer.Option("--exact", help="Read the ranges whose digests differ, and compare them block by block."),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Write a page for a browser to this new file; it works without a network.",
+    ),
+]
 
 
 @with_common()
 def diff(
     common: Common,
     vm: OnlyVMArgument = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--at",
-            metavar="TIME",
-            help="The newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now; twice.",
-        ),
-    ] = None,
-    point: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--point", metavar="ID", help="This point: a backup id, or the beginning of one; twice."
-        ),
-    ] = None,
+    at: AtTwiceOption = None,
+    point: PointTwiceOption = None,
     disk: DisksOption = None,
-    extents: Annotated[
-        bool, typer.Option("--extents", help="List every range that is different, with its bytes.")
-    ] = False,
-    exact: Annotated[
-        bool,
-        typer.Option(
-            "--exact", help="Also read what is different by the digests, and compare it block by block."
-        ),
-    ] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            help="Also draw a page for a browser, into this new file: it needs no network.",
-        ),
-    ] = None,
+    extents: ExtentsOption = False,
+    exact: ExactOption = False,
+    html: HtmlOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
     """Show what changed on a VM's disks between two points.
 
-    Figures and a map; with --html a page for a browser, too. The two points are named with --at, --point or one of
-    each; the earlier one comes first, in whatever order they are typed. Content is compared by the digests of what is
-    stored, no data is read: what a backup stored again unchanged is the same if it was cut into the same frames.
-    Across a full, more is reported than changed: --exact reads that, too.
+    pitr prints figures and a map, and with --html writes a page for a browser. Name the two points with --at, --point
+    or one of each, in any order. pitr compares the digests of the stored frames and reads no data. Across a full
+    backup it can report ranges that did not change, because the frames are different: --exact compares their data.
 
     Examples: pitr diff web1 --at 2020-06-30T10:00 --at 2020-06-30T22:00;
     pitr diff --point 9f8e --point 1c2d --disk system --extents;
     pitr diff web1 --at 2020-06-30T10:00 --at now --html web1.html
     """
-    from pitr.cli.display.progress import showing
-    from pitr.jobs import documents
-    from pitr.jobs.diff import two_points as job
-
     at_times = [times.parse_at(text) for text in at or ()]
-    with common.repository() as repository, ExitStack() as failure:
+    comparison = _Comparison(disk or (), exact, html, common.workers(max_workers))
+    with common.repository() as repository:
         before, after = job.choose(repository, vm, at_times, point or ())
-        page = None
-        if html is not None:
-            from pitr.jobs.diff.page import Page
-
-            page = Page(html, repository.catalog_of_vm(after.vm.id), before, after, exact=exact)
-            failure.callback(page.abort)
-        with showing(common.out, f"diff {after.vm.name}") as progress:
-            found = job.diff(
-                repository,
-                before,
-                after,
-                disks=disk or (),
-                exact=exact,
-                workers=common.workers(max_workers),
-                look=page.add if page is not None else None,
-                progress=progress,
-            )
-        if page is not None:
-            page.finish(found)
-        failure.pop_all()
+        disks = _compare(common, repository, before, after, comparison)
     if common.out.json:
         common.out.document(
             {
                 "before": documents.point(before),
                 "after": documents.point(after),
                 "exact": exact,
-                "changed_bytes": sum(one.changed_bytes for one in found),
-                "disks": [_document(one, extents=extents) for one in found],
+                "changed_bytes": sum(disk_diff.changed_bytes for disk_diff in disks),
+                "disks": [_document(disk_diff, extents=extents) for disk_diff in disks],
                 "html": str(html) if html is not None else None,
             }
         )
         return
-    from pitr.cli.display import disk_map
-
-    common.out.show(*disk_map.shown(before, after, found, extents=extents))
+    common.out.show(*disk_map.shown(before, after, disks, extents=extents))
     if html is not None:
         common.out.show(f"The page is in {html}.")
 
 
-def _document(found: DiskDiff, *, extents: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """How two points are compared; `html` is the file for the page."""
+
+    disks: Sequence[str]
+    exact: bool
+    html: Path | None
+    workers: int
+
+
+def _compare(
+    common: Common, repository: Repository, before: Backup, after: Backup, comparison: _Comparison
+) -> list[DiskDiff]:
+    with ExitStack() as failure:
+        page = None
+        if comparison.html is not None:
+            catalog = repository.catalog_of_vm(after.vm.id)
+            page = Page(comparison.html, catalog, before, after, exact=comparison.exact)
+            failure.callback(page.abort)
+        with showing(common.out, f"diff {after.vm.name}") as progress:
+            disks = job.diff(
+                repository,
+                before,
+                after,
+                disks=comparison.disks,
+                exact=comparison.exact,
+                workers=comparison.workers,
+                look=page.add if page is not None else None,
+                progress=progress,
+            )
+        if page is not None:
+            page.finish(disks)
+        failure.pop_all()
+    return disks
+
+
+def _document(disk: DiskDiff, *, extents: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
-        "disk_id": found.disk_id,
-        "name": found.name,
-        "state": found.state,
-        "size_before": found.size_before,
-        "size_after": found.size_after,
-        "changed_bytes": found.changed_bytes,
-        "data_bytes": found.data_bytes,
-        "new_bytes": found.new_bytes,
-        "rewritten_bytes": found.rewritten_bytes,
-        "zero_bytes": found.zero_bytes,
-        "extents": len(found.changes),
-        "note": found.note,
+        "disk_id": disk.disk_id,
+        "name": disk.name,
+        "state": disk.state,
+        "size_before": disk.size_before,
+        "size_after": disk.size_after,
+        "changed_bytes": disk.changed_bytes,
+        "data_bytes": disk.data_bytes,
+        "new_bytes": disk.new_bytes,
+        "rewritten_bytes": disk.rewritten_bytes,
+        "zero_bytes": disk.zero_bytes,
+        "extents": len(disk.changes),
+        "note": disk.note,
     }
     if extents:
         document["changes"] = [
-            {"start": start, "length": length, "zero": zero} for start, length, zero in found.changes
+            {"start": start, "length": length, "zero": zero} for start, length, zero in disk.changes
         ]
     return document

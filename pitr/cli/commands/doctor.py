@@ -3,34 +3,31 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from pitr.cli.options import Common, with_common
+from pitr.cli.options import Common, StorageDomainOption, with_common
+from pitr.jobs.doctor import Check, examine
+
+NoProbeOption = Annotated[
+    bool, typer.Option("--no-probe", help="Skip the data-path check; create no disk on the engine.")
+]
 
 
 @with_common(engine=True)
 def doctor(
-    common: Common,
-    no_probe: Annotated[
-        bool,
-        typer.Option("--no-probe", help="Make no disk on the engine: the way of the data is not looked at."),
-    ] = False,
-    storage_domain: Annotated[
-        str | None,
-        typer.Option("--storage-domain", metavar="SD", help="Where the probe's disk goes; left out: any."),
-    ] = None,
+    common: Common, no_probe: NoProbeOption = False, storage_domain: StorageDomainOption = None
 ) -> None:
-    """Look at all that backups and restores need. It says what to fix; exit code 1 when something is broken.
+    """Check everything that backups and restores need. pitr says how to fix a problem.
 
-    Programs, configuration, repository, free space, the engine's certificate, login, clock and permissions. A probe
-    makes a disk of 1 MiB on the engine, writes to it through ovirt-imageio, compares the checksum and deletes it.
+    pitr checks programs, configuration, repository, free space, and the engine's certificate, login, clock and
+    permissions. To check the data path, it creates a disk of 1 MiB on the engine, writes to it through
+    ovirt-imageio, compares the checksum and deletes the disk. If a check fails, pitr exits with 1.
 
     Example: pitr doctor --no-probe
     """
-    from pitr.jobs.doctor import examine
-
     settings = common.settings
     checks = []
     for check in examine(
@@ -42,15 +39,17 @@ def doctor(
     ):
         checks.append(check)
         if not common.out.json:
-            common.out.show(f"{check.status:8} {check.name}: {check.message}")
-            if check.advice:
-                common.out.show(f"{'':8} -> {check.advice}")
+            _show(common, check)
     ok = all(check.status != "failed" for check in checks)
     if common.out.json:
-        from dataclasses import asdict
-
         common.out.document({"ok": ok, "checks": [asdict(check) for check in checks]})
     else:
-        common.out.show("All that was looked at works." if ok else "Something is broken.")
+        common.out.show("All checks passed." if ok else "Some checks failed.")
     if not ok:
         raise typer.Exit(1)
+
+
+def _show(common: Common, check: Check) -> None:
+    common.out.show(f"{check.status:8} {check.name}: {check.message}")
+    if check.advice:
+        common.out.show(f"{'':8} -> {check.advice}")

@@ -3,63 +3,61 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pitr import times
 from pitr.cli import point_options
-from pitr.cli.options import Common, MaxWorkersOption, OnlyVMArgument, PointOption, with_common
+from pitr.cli.display import tables
+from pitr.cli.display.progress import showing
+from pitr.cli.options import AtOption, Common, MaxWorkersOption, OnlyVMArgument, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
+from pitr.jobs import documents, find
+from pitr.jobs.verify import drill as job
+from pitr.model import Backup
+from pitr.repository import Repository, drills
+from pitr.repository.drills import Drill
+from pitr.text import printable
 
-if TYPE_CHECKING:
-    from pitr.repository import Repository
-    from pitr.repository.drills import Drill
+_RESULTS = {True: "ok", False: "FAILED", None: "unknown"}
 
-_SHOWN = {True: "ok", False: "FAILED", None: "unknown"}
+FolderOption = Annotated[
+    Path | None,
+    typer.Option("--in", metavar="FOLDER", help="Folder for the temporary images. Default: TMPDIR."),
+]
+DigestsOnlyOption = Annotated[
+    bool, typer.Option("--digests-only", help="Create no images: read all data and compare the digests.")
+]
 
 
 @with_common()
 def drill(
     common: Common,
     vm: OnlyVMArgument = None,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            "--at", metavar="TIME", help="The newest point at or before TIME; left out: the newest."
-        ),
-    ] = None,
+    at: AtOption = None,
     point: PointOption = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--in", metavar="FOLDER", help="Where the temporary images go, instead of TMPDIR."),
-    ] = None,
-    digests_only: Annotated[
-        bool, typer.Option("--digests-only", help="Make no images: read everything and compare the digests.")
-    ] = False,
+    folder: FolderOption = None,
+    digests_only: DigestsOnlyOption = False,
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Rehearse a restore of all disks of a point. How it went is remembered: 'pitr list' shows it.
+    """Prove that a point can be restored.
 
-    The point is restored to temporary images, which are compared by checksum, checked by qemu-img, and looked into:
-    partition tables, file systems, e2fsck on ext ones. Exit code 3 when something is not as it should be.
+    pitr restores all disks of the point to temporary images. It compares their checksums, checks them with qemu-img,
+    and looks for partition tables and file systems; e2fsck checks ext file systems. Without --at and --point, pitr
+    takes the newest point. The repository stores the result, and 'pitr list' shows it. If a check fails, pitr exits
+    with 3.
 
     Examples: pitr drill web1; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp
     """
-    from pitr.cli.display.progress import showing
-    from pitr.jobs import find
-    from pitr.jobs.verify import drill as job
-
     asked = point_options.exactly_one("a drill", "now" if at is None and point is None else at, point)
-    if folder is not None and digests_only:
-        raise UsageError("--digests-only makes no images: --in does not go with it")
-    if folder is not None and not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", "Make it, or name another one with --in.")
+    _check_folder(folder, digests_only=digests_only)
     with common.repository() as repository:
         backup = asked.find(repository, vm).backup
         streams = find.some_streams_of(backup, ())
-        with showing(common.out, f"drill {backup.vm.name}") as progress:
+        with showing(common.out, f"drill {printable(backup.vm.name)}") as progress:
             result = job.drill(
                 repository,
                 backup,
@@ -69,30 +67,31 @@ def drill(
                 workers=common.workers(max_workers),
                 progress=progress,
             )
-        _remember(common, repository, result)
+        _store(common, repository, result)
     if common.out.json:
-        from pitr.jobs import documents
-
         common.out.document({"point": documents.point(backup), "drill": _document(result)})
     else:
-        _show(common, result, backup.vm.name, times.for_people(backup.point))
+        _show(common, backup, result)
     if not result.ok:
         raise typer.Exit(DamageError.exit_code)
 
 
-def _remember(common: Common, repository: Repository, result: Drill) -> None:
-    from pitr.repository import drills
+def _check_folder(folder: Path | None, *, digests_only: bool) -> None:
+    if folder is not None and digests_only:
+        raise UsageError("--in and --digests-only exclude each other")
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"folder {folder} does not exist", "Create it, or name another folder with --in.")
 
+
+def _store(common: Common, repository: Repository, result: Drill) -> None:
+    """Keep the result in the repository; a read-only repository is no failure."""
     try:
         drills.add(repository.store, result)
     except PitrError as error:
-        # A repository that can only be read can be rehearsed as well.
-        common.out.notify(f"the result is not kept: {error.message}")
+        common.out.notify(f"cannot store the result of the drill: {error.message}")
 
 
 def _document(result: Drill) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "ok": result.ok,
         "time": times.to_text(result.time),
@@ -102,19 +101,17 @@ def _document(result: Drill) -> dict[str, Any]:
     }
 
 
-def _show(common: Common, result: Drill, vm_name: str, point: str) -> None:
-    from pitr.cli.display import tables
-
+def _show(common: Common, backup: Backup, result: Drill) -> None:
     common.out.show(
         tables.table(
-            ("Disk", "Looked at", "Result", "Found"),
+            ("Disk", "Check", "Result", "Found"),
             (
-                (disk.name, finding.what, _SHOWN[finding.ok], finding.message)
+                (disk.name, finding.what, _RESULTS[finding.ok], finding.message)
                 for disk in result.disks
                 for finding in disk.findings
             ),
             least={"Disk": ("cut", 12), "Found": ("fold", 24)},
         ),
-        f"{'PROVEN' if result.ok else 'FAILED'}: VM {vm_name} at {point}, "
-        f"in {times.duration(result.duration_ms / 1000)}.",
+        f"{'PROVEN' if result.ok else 'FAILED'}: VM {printable(backup.vm.name)} at "
+        f"{times.for_people(backup.point)}, in {times.duration(result.duration_ms / 1000)}.",
     )

@@ -65,8 +65,8 @@ def restore(
 ) -> None:
     """Restore disks as they were at a point in time.
 
-    A restore creates new disks, a new VM or new files and overwrites none; only a block device is overwritten. Each
-    byte is written once. pitr verifies the digest of each frame before it writes the frame's bytes.
+    A restore creates new disks, a new VM or new files. It overwrites nothing, except a block device that you name with
+    --to-file. Each byte is written once, and pitr verifies the digest of each frame before it writes it.
 
     Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/;
     pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start;

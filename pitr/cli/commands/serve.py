@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import shlex
+import socket
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 
@@ -16,14 +20,55 @@ from pitr.cli.display.output import take_standard_output
 from pitr.cli.options import AtOption, Common, DisksOption, OnlyVMArgument, PointOption, with_common
 from pitr.cli.serve_options import HostOption
 from pitr.errors import Interrupted, UsageError
+from pitr.jobs import find
+from pitr.jobs.find import Choice
+from pitr.jobs.serve import over_nbd as job
+from pitr.jobs.serve import overlays
+from pitr.jobs.serve.over_nbd import Served
+from pitr.nbd.client import parse_url
+from pitr.system import machine, sockets
+from pitr.system.shell import run_shell
+from pitr.system.signals import Signals
 from pitr.units import MIB, human_size, parse_size
 
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Mapping, Sequence
-
-    from pitr.jobs.find import Choice
-    from pitr.jobs.serve.over_nbd import Served
+SocketOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--socket",
+        metavar="PATH",
+        help="Listen on this unix socket. Default, without --port: a socket in a private folder.",
+    ),
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--port", metavar="N", min=0, max=65535, help="Listen on this TCP port; 0 takes any free one."
+    ),
+]
+OverlayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--overlay",
+        metavar="FILE",
+        help="Create this qcow2 file over the disk, so that a VM can boot from it and write to it. For several "
+        "disks, name a folder.",
+    ),
+]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="COMMAND",
+        help="Run this command in a shell with $NBD_URI (for several disks $NBD_URIS) and $NBD_SOCKET, and exit "
+        "when it exits.",
+    ),
+]
+CacheSizeOption = Annotated[
+    str,
+    typer.Option(
+        "--cache-size", metavar="SIZE", help="Memory for decompressed data, for all disks together."
+    ),
+]
 
 
 @with_common()
@@ -33,68 +78,33 @@ def serve(
     at: AtOption = None,
     point: PointOption = None,
     disk: DisksOption = None,
-    socket_path: Annotated[
-        Path | None,
-        typer.Option(
-            "--socket",
-            metavar="PATH",
-            help="Listen on this unix socket; left out, without --port: one in a private folder.",
-        ),
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port", metavar="N", min=0, max=65535, help="Listen on this TCP port; 0 is any free one."
-        ),
-    ] = None,
+    socket_path: SocketOption = None,
+    port: PortOption = None,
     host: HostOption = None,
-    overlay: Annotated[
-        str | None,
-        typer.Option(
-            "--overlay",
-            metavar="FILE",
-            help="Also make this qcow2 file over the disk, that a VM can boot from and write to; for several disks a "
-            "folder.",
-        ),
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            "--run",
-            metavar="COMMAND",
-            help="Run this in a shell, with $NBD_URI (for several disks $NBD_URIS) and $NBD_SOCKET, and end with it.",
-        ),
-    ] = None,
-    cache_size: Annotated[
-        str,
-        typer.Option("--cache-size", metavar="SIZE", help="Memory for decompressed data, for all disks."),
-    ] = "256m",
+    overlay: OverlayOption = None,
+    run: RunOption = None,
+    cache_size: CacheSizeOption = "256m",
 ) -> None:
-    """Serve the disks at a point as read-only NBD exports. No restore is needed.
+    """Serve the disks at a point as read-only NBD exports. You do not need to restore them.
 
-    The URIs are printed on standard error, or in the JSON document. Each disk has an export of its name and one of
-    its id; a disk that is alone is the default export too. Ctrl-C or SIGTERM ends it, with exit code 0; with --run
-    the exit code is the command's, or 128+N where signal N has ended both. No point of the VM can be pruned meanwhile.
+    pitr prints the URIs on standard error, or in the JSON document. Each disk has an export with its name and one with
+    its id; a single disk is the default export, too. Ctrl-C or SIGTERM stops the command, with exit code 0. With --run
+    it exits with the code of COMMAND, or with 128+N if signal N stopped both. Until it exits, no point of the VM can
+    be pruned.
 
     Examples: pitr serve web1 --at 2020-06-30T22:00;
     pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';
     pitr serve web1 --at now --disk system --overlay web1.qcow2
     """
-    from pitr.jobs import find
-    from pitr.jobs.serve import over_nbd as job
-    from pitr.jobs.serve import overlays
-    from pitr.system.signals import Signals
-
+    listen = _Listen(socket_path, port, host)
+    listen.check()
     cache_bytes = _cache_bytes(cache_size)
-    _check_place(socket_path, port, host)
     asked = point_options.exactly_one("serving", at, point)
     with common.repository() as repository, ExitStack() as stack:
         chosen = asked.find(repository, vm)
         streams = find.some_streams_of(chosen.backup, disk or ())
         files = overlays.overlay_paths(overlay, streams) if overlay is not None else {}
-        if socket_path is None and port is None and overlay is not None:
-            socket_path = overlays.socket_beside(files)
-        listener = _listen(common, stack, socket_path, port, host)
+        listener = listen.listener(common, stack, files)
         served = stack.enter_context(
             job.serving(repository, chosen.backup, streams, listener, cache_bytes=cache_bytes)
         )
@@ -102,73 +112,81 @@ def serve(
             overlays.make_overlays(files, served)
         if run is not None:
             take_standard_output()
-            serve_options.tell(common.out, *_told(chosen, served, files))
+            serve_options.tell(common.out, *_announcement(chosen, served, files))
             raise typer.Exit(_run(run, served))
-        with serve_options.until_stopped(common.out) as ready:
-            # Before anybody is told, who may send a signal at once.
-            with Signals() as signals:
-                ready(*_told(chosen, served, files))
-                while (signum := signals.wait()) is None:
-                    pass
-            raise Interrupted(signum)
+        _wait_for_signal(common, *_announcement(chosen, served, files))
+
+
+@dataclass(frozen=True, slots=True)
+class _Listen:
+    """Where the exports are served."""
+
+    socket_path: Path | None
+    port: int | None
+    host: str | None
+
+    def check(self) -> None:
+        if self.socket_path is not None and self.port is not None:
+            raise UsageError("--socket and --port exclude each other")
+        if self.host is not None and self.port is None:
+            raise UsageError("--host goes with --port")
+
+    def listener(self, common: Common, stack: ExitStack, files: Mapping[str, Path]) -> socket.socket:
+        """Open the socket until `stack` closes; beside the overlays `files`, if no other place is named."""
+        if self.port is not None:
+            listener = stack.enter_context(
+                sockets.tcp_listener(self.host or serve_options.LOOPBACK, self.port)
+            )
+            serve_options.warn_of_others(
+                common.out, listener, "the disks: this NBD server has neither encryption nor authentication"
+            )
+            return listener
+        path = self.socket_path
+        if path is None and files:
+            path = overlays.socket_beside(files)
+        if path is None:
+            path = Path(stack.enter_context(TemporaryDirectory(prefix="pitr-"))) / "nbd"
+        return stack.enter_context(sockets.unix_listener(path))
 
 
 def _cache_bytes(text: str) -> int:
-    from pitr.system import machine
-
     size, most = parse_size(text), machine.memory_bytes()
     if size < MIB:
-        raise UsageError(f"--cache-size is at least 1m, not {text}", "A frame of a disk has 1 MiB.")
+        raise UsageError(
+            f"--cache-size must be at least 1m, not {text}", "A frame holds up to 1 MiB of a disk."
+        )
     if size > most:
         raise UsageError(
-            f"--cache-size is {text}, and this machine, or what pitr may take of it, has {human_size(most)}",
-            "Give it what is free; 256m is enough for most.",
+            f"--cache-size is {text}, but pitr can use only {human_size(most)} of memory",
+            "Give a size that is free; 256m is enough for most uses.",
         )
     return size
 
 
-def _check_place(socket_path: Path | None, port: int | None, host: str | None) -> None:
-    if socket_path is not None and port is not None:
-        raise UsageError("--socket and --port exclude each other")
-    if host is not None and port is None:
-        raise UsageError("--host goes with --port")
-
-
-def _listen(
-    common: Common, stack: ExitStack, socket_path: Path | None, port: int | None, host: str | None
-) -> socket.socket:
-    from tempfile import TemporaryDirectory
-
-    from pitr.system import sockets
-
-    if port is not None:
-        listener = stack.enter_context(sockets.tcp_listener(host or serve_options.LOOPBACK, port))
-        serve_options.warn_of_others(
-            common.out, listener, "the disks: NBD here has neither encryption nor authentication"
-        )
-        return listener
-    if socket_path is None:
-        socket_path = Path(stack.enter_context(TemporaryDirectory(prefix="pitr-"))) / "nbd"
-    return stack.enter_context(sockets.unix_listener(socket_path))
+def _wait_for_signal(common: Common, document: dict[str, Any], lines: Sequence[str]) -> None:
+    with serve_options.until_stopped(common.out) as ready:
+        # A client may send a signal as soon as it reads the announcement, so take the signals over first.
+        with Signals() as signals:
+            ready(document, lines)
+            while (signum := signals.wait()) is None:
+                pass
+        raise Interrupted(signum)
 
 
 def _run(command: str, served: Sequence[Served]) -> int:
-    from pitr.nbd.client import parse_url
-    from pitr.system.shell import run_shell
-
     uris = [disk.uri for disk in served]
     environment = {"NBD_URI": uris[0], "NBD_URIS": " ".join(uris)}
     address, _ = parse_url(uris[0])
     if isinstance(address, str):
-        # Some programs want other URIs: libguestfs knows no nbd+unix.
+        # libguestfs does not know the scheme nbd+unix, so it needs the socket itself.
         environment["NBD_SOCKET"] = address
     return run_shell(command, environment)
 
 
-def _told(
-    chosen: Choice, served: Sequence[Served], overlays: Mapping[str, Path]
+def _announcement(
+    chosen: Choice, served: Sequence[Served], files: Mapping[str, Path]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The document, and the same for people."""
+    """Return the JSON document and the lines that announce the exports. `files` are the overlays by disk id."""
     document = {
         "serve": {
             "backup_id": chosen.backup.backup_id,
@@ -182,7 +200,7 @@ def _told(
                     "export": disk.export,
                     "size": disk.size,
                     "uri": disk.uri,
-                    "overlay": str(overlays[disk.disk_id]) if overlays else None,
+                    "overlay": str(files[disk.disk_id]) if files else None,
                 }
                 for disk in served
             ],
@@ -190,11 +208,9 @@ def _told(
     }
     lines = [point_options.in_words(chosen)]
     lines += [f"disk {disk.name} ({human_size(disk.size)}): {disk.uri}" for disk in served]
-    if overlays:
+    if files:
         drives = " ".join(
-            f"-drive file={shlex.quote(str(path))},format=qcow2,if=virtio" for path in overlays.values()
+            f"-drive file={shlex.quote(str(path))},format=qcow2,if=virtio" for path in files.values()
         )
-        lines.append(
-            f"boot it, while this runs, with: qemu-system-x86_64 -accel kvm -accel tcg -m 2048 {drives}"
-        )
+        lines.append(f"to boot it while this runs: qemu-system-x86_64 -accel kvm -accel tcg -m 2048 {drives}")
     return document, lines

@@ -3,73 +3,73 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pitr.cli import point_options
-from pitr.cli.options import Common, MaxWorkersOption, with_common
+from pitr.cli.display import tables
+from pitr.cli.display.progress import showing
+from pitr.cli.options import AnyVMArgument, AtOption, Common, MaxWorkersOption, PointOption, with_common
 from pitr.errors import DamageError, UsageError
+from pitr.jobs import documents, find
+from pitr.jobs.verify.stored_data import Scope, Verified
+from pitr.jobs.verify.stored_data import verify as verify_stored_data
+from pitr.repository import Repository
+from pitr.text import counted
 from pitr.units import human_size
 
-if TYPE_CHECKING:
-    from pitr.jobs.verify.stored_data import Scope, Verified
-    from pitr.repository import Repository
+QuickOption = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help="Check records, names, sizes, indexes and links. This finds data that is missing or swapped.",
+    ),
+]
+FullOption = Annotated[bool, typer.Option("--full", help="Read every byte of every blob (the default).")]
+SampleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--sample",
+        min=0.0,
+        max=100.0,
+        metavar="PERCENT",
+        help="Read only this share of the data, chosen at random each time.",
+    ),
+]
+AgainstEngineOption = Annotated[
+    bool,
+    typer.Option(
+        "--against-engine",
+        help="Compare the last point of each VM with its disks now. The hosts compute the disks' checksums.",
+    ),
+]
 
 
 @with_common(engine=True)
 def verify(
     common: Common,
-    vm: Annotated[
-        str | None, typer.Argument(metavar="VM", help="Name or id; left out: everything in the repository.")
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option("--at", metavar="TIME", help="Only the newest point at or before TIME, with its chain."),
-    ] = None,
-    point: Annotated[
-        str | None, typer.Option("--point", metavar="ID", help="Only this point, with its chain.")
-    ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="Records, names, sizes, indexes and links: finds what is missing or swapped."
-        ),
-    ] = False,
-    full: Annotated[bool, typer.Option("--full", help="Every byte of every blob (the default).")] = False,
-    sample: Annotated[
-        float | None,
-        typer.Option(
-            "--sample",
-            min=0.0,
-            max=100.0,
-            metavar="PERCENT",
-            help="Read only that much of the data, drawn anew.",
-        ),
-    ] = None,
-    against_engine: Annotated[
-        bool,
-        typer.Option(
-            "--against-engine",
-            help="Compare the last points with what the VMs' disks hold now, by checksums that their hosts compute.",
-        ),
-    ] = False,
+    vm: AnyVMArgument = None,
+    at: AtOption = None,
+    point: PointOption = None,
+    quick: QuickOption = False,
+    full: FullOption = False,
+    sample: SampleOption = None,
+    against_engine: AgainstEngineOption = False,
     max_workers: MaxWorkersOption = None,
 ) -> None:
-    """Compare what is stored with what was written. What is missing is damage; exit code 3 when there is any.
+    """Compare stored data with its recorded digests.
+
+    Without a VM and a point, pitr verifies the whole repository; with --at or --point, it verifies one point and its
+    chain. Missing data is damage. If pitr finds damage, it exits with 3.
 
     Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00;
     pitr verify web1 --against-engine
     """
-    from pitr.cli.display import tables
-    from pitr.cli.display.progress import showing
-    from pitr.jobs import documents
-    from pitr.jobs.verify import stored_data as job
-
     if sum((quick, full, sample is not None, against_engine)) > 1:
         raise UsageError("--quick, --full, --sample and --against-engine exclude each other")
     if against_engine and (at is not None or point is not None):
-        raise UsageError("--against-engine compares the last point: leave out --at and --point")
+        raise UsageError("--against-engine compares the last point", "Leave out --at and --point.")
     asked = point_options.at_most_one(at, point)
     workers = common.workers(max_workers)
     with common.repository() as repository:
@@ -78,7 +78,7 @@ def verify(
         else:
             scope = _scope(repository, vm, asked)
             with showing(common.out, "verify") as progress:
-                result = job.verify(
+                result = verify_stored_data(
                     repository,
                     scope,
                     "quick" if quick else "full",
@@ -86,29 +86,14 @@ def verify(
                     workers=workers,
                     progress=progress,
                 )
-    if common.out.json:
-        common.out.document(documents.verified(result))
-    else:
-        checked = f"{result.points} points, {result.streams} streams"
-        if result.frames:
-            checked += f", {result.frames} frames, {human_size(result.bytes)} read"
-        if result.external:
-            checked += f"; the data of {result.external} streams lies elsewhere and was not looked at"
-        if result.ok:
-            common.out.show(f"All is well ({result.level}): {checked}.")
-        else:
-            lost = {point for found in result.damage for point in found.points_lost}
-            common.out.show(
-                f"DAMAGE FOUND ({result.level}): {len(result.damage)} findings, {len(lost)} points lost; {checked}.",
-                tables.damage(result.damage),
-            )
+    _show(common, result)
     if not result.ok:
         raise typer.Exit(DamageError.exit_code)
 
 
 def _against_engine(common: Common, repository: Repository, vm: str | None, workers: int) -> Verified:
-    from pitr.jobs import find
-    from pitr.jobs.verify.against_engine import verify_against_engine
+    # The engine's SDK would make every other `pitr verify` start later.
+    from pitr.jobs.verify.against_engine import verify_against_engine  # noqa: PLC0415
 
     vms = find.vms_of(repository, vm)
     with common.engine() as engine:
@@ -116,9 +101,26 @@ def _against_engine(common: Common, repository: Repository, vm: str | None, work
 
 
 def _scope(repository: Repository, vm: str | None, asked: point_options.Asked | None) -> Scope:
-    from pitr.jobs import find
-    from pitr.jobs.verify.stored_data import Scope
-
     if asked is not None:
         return Scope(backup=asked.find(repository, vm).backup)
     return Scope(vm_id=find.vms_of(repository, vm)[0].id if vm is not None else None)
+
+
+def _show(common: Common, result: Verified) -> None:
+    if common.out.json:
+        common.out.document(documents.verified(result))
+        return
+    checked = f"{counted(result.points, 'point')}, {counted(result.streams, 'stream')}"
+    if result.frames:
+        checked += f", {counted(result.frames, 'frame')}, {human_size(result.bytes)} read"
+    if result.external:
+        checked += f"; {counted(result.external, 'stream')} stored externally and not read"
+    if result.ok:
+        common.out.show(f"No damage found ({result.level}): {checked}.")
+        return
+    lost = {point for found in result.damage for point in found.points_lost}
+    common.out.show(
+        f"DAMAGE FOUND ({result.level}): {counted(len(result.damage), 'finding')}, "
+        f"{counted(len(lost), 'point')} lost; {checked}.",
+        tables.damage(result.damage),
+    )

@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What changed between two points, as tables and maps on a terminal."""
+"""The differences between two points, as tables and maps on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from pitr import times
 from pitr.cli.display import tables
+from pitr.extents import ExtentMap
 from pitr.jobs.diff.cells import Cells
+from pitr.jobs.diff.two_points import DiskDiff
+from pitr.model import Backup
 from pitr.text import printable
 from pitr.units import human_size
 
-if TYPE_CHECKING:
-    from pitr.extents import ExtentMap
-    from pitr.jobs.diff.two_points import DiskDiff
-    from pitr.model import Backup
-
-#: Of nothing, up to a quarter, up to a half, less than all, and all of a cell.
+#: Shades for a cell that is different in nothing, up to a quarter, up to a half, more, or all.
 _SHADES = "·░▒▓█"
 _ASCII_SHADES = ".:+*#"
 _DATA_STYLE, _ZERO_STYLE, _SAME_STYLE = "yellow", "cyan", "bright_black"
@@ -31,11 +28,11 @@ _SMALLEST_WIDTH, _LARGEST_WIDTH = 16, 128
 def shown(
     before: Backup, after: Backup, found: Sequence[DiskDiff], *, extents: bool
 ) -> Iterator[RenderableType]:
-    """What the command prints."""
+    """Yield the parts that `pitr diff` prints."""
     yield Text(f"VM {printable(after.vm.name)}")
     yield Text(f"From {_named(before)}")
     if before == after:
-        yield Text("To   the same point: there is no other one between the two times")
+        yield Text("To   the same point: there is no other point between the two times")
     else:
         yield Text(f"To   {_named(after)}")
     yield _figures(found)
@@ -104,7 +101,7 @@ def _ranges(found: Sequence[DiskDiff]) -> RenderableType:
 
 
 class DiskMap:
-    """A disk in rows of cells, from its start to its end, shaded by how much of each is different."""
+    """A disk as rows of cells, from its start to its end. The shade of a cell shows how much is different."""
 
     def __init__(self, name: str, size: int, changes: ExtentMap, rows: int) -> None:
         self._name = name
@@ -114,7 +111,7 @@ class DiskMap:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         label = max(len(human_size(self._size)), 8) + 1
-        # So many that a row is of a round size.
+        # With a multiple of 32 cells, each row covers a round size.
         width = min(max(_SMALLEST_WIDTH, (options.max_width - label - 2) // 32 * 32), _LARGEST_WIDTH)
         cells = Cells.of(self._size, width * self._rows, round_length=True)
         data, zero = (
@@ -137,7 +134,7 @@ class DiskMap:
 
 
 class Legend:
-    """What the signs of the maps mean."""
+    """The meaning of the shades and colours in the maps."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shades = _ASCII_SHADES if _plain(console) else _SHADES
@@ -151,7 +148,7 @@ class Legend:
 
 
 def _plain(console: Console) -> bool:
-    """Whether only ASCII can be written."""
+    """Tell whether the console can print only ASCII."""
     return not console.encoding.lower().startswith("utf")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How files and volumes of a past state are shown, as text and as JSON."""
+"""Files and volumes of a point, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pitr import times
 from pitr.cli.display import tables
 from pitr.cli.display.output import Printer
 from pitr.guest.filesystem import EntryKind, Node
-from pitr.text import printable
+from pitr.jobs.files.compare import Change
+from pitr.jobs.files.copy_out import CopiedFiles
+from pitr.jobs.files.list import Listed
+from pitr.jobs.files.volumes import GuestVolume, Place
+from pitr.model import Backup
+from pitr.text import counted, printable
 from pitr.units import human_size
 
-if TYPE_CHECKING:
-    from pitr.jobs.files.compare import Change
-    from pitr.jobs.files.copy_out import CopiedFiles
-    from pitr.jobs.files.list import Listed
-    from pitr.jobs.files.volumes import GuestVolume, Place
-    from pitr.model import Backup
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: Files that were left out, one a line: after these nobody reads on.
+#: Print at most so many files that were left out.
 _MOST_LINES = 20
 _LETTERS = {
     EntryKind.FILE: stat.S_IFREG,
@@ -39,23 +37,23 @@ _LETTERS = {
 
 
 def volumes(output: Printer, backup: Backup, found: Sequence[GuestVolume]) -> None:
-    """The volumes of a point's disks."""
+    """Print the volumes of a point's disks."""
     if output.json:
-        output.document({**_point(backup), "volumes": [_volume(one) for one in found]})
+        output.document({**_point(backup), "volumes": [_volume(volume) for volume in found]})
         return
     output.show(
         tables.table(
             ("Disk", "Volume", "Holds", "Label", "Size", "Note"),
             (
                 (
-                    one.disk.name,
-                    one.name if one.name != "0" else "0 (whole disk)",
-                    one.kind or one.content or "",
-                    one.label,
-                    human_size(one.size),
-                    one.problem or one.note or "",
+                    volume.disk.name,
+                    volume.name if volume.name != "0" else "0 (whole disk)",
+                    volume.kind or volume.content or "",
+                    volume.label,
+                    human_size(volume.size),
+                    volume.problem or volume.note or "",
                 )
-                for one in found
+                for volume in found
             ),
             right=("Size",),
             drop=("Label",),
@@ -65,17 +63,20 @@ def volumes(output: Printer, backup: Backup, found: Sequence[GuestVolume]) -> No
 
 
 def listing(output: Printer, backup: Backup, place: Place, listed: Iterable[Listed], *, full: bool) -> bool:
-    """The files of a folder; `full`: with their whole paths. Return whether some could not be looked at."""
+    """Print the files of a folder. Return whether some files could not be read.
+
+    `full`: print whole paths.
+    """
     problems = False
     if output.json:
         entries = list(listed)
-        output.document({**where(backup, place), "entries": [_listed(one) for one in entries]})
-        return any(one.problem for one in entries)
+        output.document({**where(backup, place), "entries": [_listed(entry) for entry in entries]})
+        return any(entry.problem for entry in entries)
     rows: list[tuple[str, ...]] = []
-    for one in listed:
-        name = one.path if full else one.path.rpartition("/")[2] or "/"
-        problems = problems or one.problem is not None
-        rows.append(_row(name, one))
+    for entry in listed:
+        name = entry.path if full else entry.path.rpartition("/")[2] or "/"
+        problems = problems or entry.problem is not None
+        rows.append(_row(name, entry))
     output.show(
         tables.table(
             ("Mode", "Owner", "Size", "Changed", "Name"),
@@ -88,15 +89,17 @@ def listing(output: Printer, backup: Backup, place: Place, listed: Iterable[List
     return problems
 
 
-def _row(name: str, one: Listed) -> tuple[str, ...]:
-    if one.node is None:
-        return ("?", "", "", "", f"{name}  (cannot be read: {one.problem})")
-    node = one.node
+def _row(name: str, entry: Listed) -> tuple[str, ...]:
+    if entry.node is None:
+        return ("?", "", "", "", f"{name}  (cannot be read: {entry.problem})")
+    node = entry.node
     mode = _LETTERS[node.kind] | (node.mode or 0)
     owner = "" if node.uid is None else f"{node.uid}:{node.gid}"
     size = str(node.size) if node.kind is EntryKind.FILE else ""
     moment = _moment(node.mtime_ns)
-    more = f" -> {one.target}" if one.target is not None else f"  ({one.problem})" if one.problem else ""
+    more = (
+        f" -> {entry.target}" if entry.target is not None else f"  ({entry.problem})" if entry.problem else ""
+    )
     more += f"  ({node.unreadable})" if node.unreadable else ""
     shown = stat.filemode(mode) if node.mode is not None else stat.filemode(mode)[0]
     return (shown, owner, size, times.for_people(moment, round_up=False) if moment else "?", f"{name}{more}")
@@ -105,7 +108,7 @@ def _row(name: str, one: Listed) -> tuple[str, ...]:
 def copied(
     output: Printer, backup: Backup, places: Sequence[Place], target: str, done: CopiedFiles, *, dry_run: bool
 ) -> None:
-    """What a copy has done, or would do."""
+    """Print the result of a copy; `dry_run` means that nothing was copied."""
     if output.json:
         output.document(
             {
@@ -118,31 +121,28 @@ def copied(
                 "bytes": done.bytes,
                 "size": done.size,
                 "left_out": [
-                    {**asdict(one), "path": text(one.path), "reason": text(one.reason)}
-                    for one in done.left_out
+                    {**asdict(left_out), "path": text(left_out.path), "reason": text(left_out.reason)}
+                    for left_out in done.left_out
                 ],
             }
         )
         return
-    for one in done.left_out[:_MOST_LINES]:
-        output.notify(f"{'not copied' if one.failed else 'left out'}: {one.path}: {one.reason}")
+    for left_out in done.left_out[:_MOST_LINES]:
+        state = "not copied" if left_out.failed else "left out"
+        output.notify(f"{state}: {left_out.path}: {left_out.reason}")
     if len(done.left_out) > _MOST_LINES:
-        output.notify(f"and {len(done.left_out) - _MOST_LINES} more, which --output json lists")
+        output.notify(f"and {len(done.left_out) - _MOST_LINES} more; use --output json to list them")
     holes = f" ({human_size(done.size)} with their holes)" if done.size != done.bytes else ""
     output.show(
-        f"{'Would copy' if dry_run else 'Copied'} {_number(done.files, 'file')}, {_number(done.folders, 'folder')}, "
-        f"{_number(done.links, 'link')}, {human_size(done.bytes)}{holes} to {printable(target)}."
+        f"{'Would copy' if dry_run else 'Copied'} {counted(done.files, 'file')}, {counted(done.folders, 'folder')}, "
+        f"{counted(done.links, 'link')}, {human_size(done.bytes)}{holes} to {printable(target)}."
     )
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def differences(
     output: Printer, backup: Backup, since: Backup, path: str, changes: Iterable[Change]
 ) -> tuple[bool, bool]:
-    """The changes between two points. Return whether there are any, and whether something could not be compared."""
+    """Print the changes between two points. Return whether there are changes, and whether a comparison failed."""
     any_change = problems = False
     documents: list[dict[str, Any]] = []
     for change in changes:
@@ -168,7 +168,7 @@ def differences(
 
 
 def where(backup: Backup, place: Place) -> dict[str, Any]:
-    """Which point, disk and volume a path is of."""
+    """Return the point, disk, volume and path of a place, for JSON."""
     return {
         **_point(backup),
         "disk_id": place.volume.disk.disk_id,
@@ -178,7 +178,7 @@ def where(backup: Backup, place: Place) -> dict[str, Any]:
 
 
 def text(name: str) -> str:
-    """A name that any program can read: bytes that are no UTF-8 are shown."""
+    """Return a name that every program can read: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -186,26 +186,26 @@ def _point(backup: Backup) -> dict[str, Any]:
     return {"backup_id": backup.backup_id, "point": times.to_text(backup.point)}
 
 
-def _volume(one: GuestVolume) -> dict[str, Any]:
+def _volume(volume: GuestVolume) -> dict[str, Any]:
     return {
-        "disk_id": one.disk.disk_id,
-        "disk_name": one.disk.name,
-        "volume": text(one.name),
-        "size": one.size,
-        "content": one.kind or one.content,
-        "label": text(one.label) or None,
-        "readable": one.readable,
-        "problem": one.problem,
-        "note": one.note,
+        "disk_id": volume.disk.disk_id,
+        "disk_name": volume.disk.name,
+        "volume": text(volume.name),
+        "size": volume.size,
+        "content": volume.kind or volume.content,
+        "label": text(volume.label) or None,
+        "readable": volume.readable,
+        "problem": volume.problem,
+        "note": volume.note,
     }
 
 
-def _listed(one: Listed) -> dict[str, Any]:
+def _listed(entry: Listed) -> dict[str, Any]:
     return {
-        "path": text(one.path),
-        **_node(one.node),
-        "target": text(one.target) if one.target is not None else None,
-        "problem": one.problem or (one.node.unreadable if one.node else None),
+        "path": text(entry.path),
+        **_node(entry.node),
+        "target": text(entry.target) if entry.target is not None else None,
+        "problem": entry.problem or (entry.node.unreadable if entry.node else None),
     }
 
 
@@ -242,7 +242,7 @@ def _node(node: Node | None) -> dict[str, Any]:
 
 
 def _moment(mtime_ns: int) -> datetime | None:
-    """None for times that no calendar has."""
+    """Return the time in UTC; None if it is out of the calendar's range."""
     try:
         return _EPOCH + timedelta(microseconds=mtime_ns // 1000)
     except OverflowError:

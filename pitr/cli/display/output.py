@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is printed: results on standard output, everything else on standard error."""
+"""Printing: results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+import orjson
+
 from pitr.errors import PitrError
 from pitr.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: Where there is no terminal, nothing is folded, cut or left out: a line stays a line.
+#: Without a terminal nothing wraps and no column is dropped: each row stays one line.
 _WIDTH_WITHOUT_TERMINAL = 1 << 16
 
 
@@ -28,22 +30,22 @@ _standard_output = _StandardOutput()
 
 
 def take_standard_output(*, taken: bool = True) -> None:
-    """From now on a stream goes to standard output; documents go to standard error, on one line."""
+    """Reserve standard output for a stream. From now on documents go to standard error, each on one line."""
     _standard_output.taken = taken
 
 
 class CannotPrint(PitrError):
-    """Standard output takes nothing more: it is a file on a full disk, perhaps."""
+    """Standard output cannot be written, for example because it is a file on a full disk."""
 
 
 def write(data: bytes, to: TextIO | None = None) -> None:
-    """Write all of it to standard output, or `to`. Raises CannotPrint, and BrokenPipeError where nobody reads."""
+    """Write all of `data` to standard output, or to `to`. Raises CannotPrint, or BrokenPipeError without a reader."""
     out = to or sys.stdout
     try:
         out.flush()
         view = memoryview(data)
         while view:
-            # With PYTHONUNBUFFERED it is the system's write, which takes a part only before it fails.
+            # With PYTHONUNBUFFERED this is the system call, which may write only a part before it fails.
             view = view[out.buffer.write(view) :]
         out.buffer.flush()
     except BrokenPipeError:
@@ -53,15 +55,13 @@ def write(data: bytes, to: TextIO | None = None) -> None:
 
 
 class Printer:
-    """Prints as text or JSON. In JSON there is exactly one document on standard output."""
+    """Print as text or as JSON. With JSON, standard output gets exactly one document."""
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
 
     def document(self, document: dict[str, Any], *, one_line: bool = False) -> None:
-        """Print the document; on `one_line` where a program reads it while the command goes on."""
-        import orjson
-
+        """Print the document. Use `one_line` if a program reads it while the command still runs."""
         if _standard_output.taken:
             print(orjson.dumps(document).decode(), file=sys.stderr, flush=True)  # noqa: T201
             return
@@ -69,11 +69,12 @@ class Printer:
         write(orjson.dumps(document, option=indent | orjson.OPT_APPEND_NEWLINE))
 
     def show(self, *renderables: RenderableType) -> None:
-        from rich.console import Console
+        """Print text and tables for people."""
+        from rich.console import Console  # noqa: PLC0415 - `pitr --help` must start quickly
 
-        # A stream must not be followed by a table: whoever reads it would refuse it.
+        # A table after a stream on standard output would make the reader refuse the stream.
         out = sys.stderr if _standard_output.taken else sys.stdout
-        # Given the output itself, the library would end the program when nobody reads: pitr.cli.main does that.
+        # The library would exit the program itself on a broken pipe; pitr.cli.main handles that.
         printed = io.BytesIO()
         file = io.TextIOWrapper(printed, encoding=out.encoding, errors="backslashreplace", write_through=True)
         terminal = out.isatty()
@@ -89,13 +90,13 @@ class Printer:
         write(printed.getvalue(), out)
 
     def notify(self, message: str) -> None:
-        """One line that a person should see while the work goes on."""
-        # In one piece: several threads may have something to say.
+        """Print one line on standard error while the work goes on."""
+        # One write for each line, because several threads may print.
         sys.stderr.write(f"pitr: {one_line(message)}\n")
         sys.stderr.flush()
 
     def failure(self, error: PitrError) -> int:
-        """Say what failed; return its exit code."""
+        """Print the error and its advice; return its exit code."""
         self.notify(
             f"{error.message}{'' if error.message.endswith(('.', '?')) else '.'} {error.advice}".strip()
         )
@@ -107,8 +108,10 @@ class Printer:
 
 
 def error_document(error: PitrError) -> dict[str, Any]:
+    """Return the JSON document of a failure."""
     return {"error": {"type": type(error).__name__, "message": error.message, "advice": error.advice}}
 
 
 def one_line(message: str) -> str:
+    """Return the message on one line, without control characters."""
     return printable(" ".join(message.split()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Progress of long work, on standard error: a bar on a terminal, a line of JSON now and then with `--output json`."""
+"""Progress on standard error: a bar on a terminal, and a line of JSON each second with `--output json`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
 from pitr.cli.display.output import Printer
 from pitr.reporting import Progress
 
@@ -17,7 +22,7 @@ _JSON_PAUSE_S = 1.0
 
 @contextmanager
 def showing(output: Printer, what: str) -> Iterator[Progress | None]:
-    """Show progress of `what` while the block runs; the block calls what it gets with (bytes done, in all)."""
+    """Show the progress of `what` while the block runs. The block calls the value with (bytes done, bytes in all)."""
     if output.json:
         yield _json_progress(what)
     elif sys.stderr.isatty():
@@ -31,9 +36,9 @@ def showing(output: Printer, what: str) -> Iterator[Progress | None]:
 def showing_each(
     output: Printer, what: str, names: Sequence[str]
 ) -> Iterator[Callable[[str], Progress | None]]:
-    """Show progress of `what` for several things at once; the block gets a function that gives each its callback.
+    """Show the progress of `what` for several VMs at once. The block gets a function: VM name to progress callback.
 
-    In JSON each has lines of its own, on a terminal they share one bar.
+    With JSON each VM has its own lines; on a terminal they share one bar.
     """
     if output.json:
         yield lambda name: _json_progress(f"{what} {name}")
@@ -45,7 +50,7 @@ def showing_each(
 
 
 class _Sum:
-    """Adds up the progress of several things."""
+    """Add up the progress of several VMs."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -53,6 +58,8 @@ class _Sum:
         self._parts: dict[str, tuple[int, int]] = {}
 
     def part(self, name: str) -> Progress:
+        """Return the progress callback for the VM `name`."""
+
         def progress(done: int, total: int) -> None:
             with self._lock:
                 self._parts[name] = (done, total)
@@ -63,8 +70,6 @@ class _Sum:
 
 
 def _json_progress(what: str) -> Progress:
-    import orjson
-
     started = time.monotonic()
     last = started - _JSON_PAUSE_S
 
@@ -85,18 +90,6 @@ def _json_progress(what: str) -> Progress:
 
 @contextmanager
 def _bar(what: str) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import (
-        Progress as Bar,
-    )
-
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

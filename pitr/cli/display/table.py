@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A table that fits the terminal: each row stays one line as long as that is possible."""
+"""A table that fits the terminal: each row stays on one line if possible."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from rich.text import Text
 
 from pitr.text import printable
 
-#: Between columns, where there is room and where there is not.
+#: Spaces between columns if the terminal is wide enough, and if not.
 _WIDE_GAP, _NARROW_GAP = 3, 2
-#: What the frame of the table takes: a space at each end of a line.
+#: Width of the frame: a space at each end of a line.
 _ENDS = 2
 
 Shortening = Literal["cut", "fold", "begin"]
-#: Which columns get room that is left.
+#: Columns get the remaining width in this order.
 _FIRST: tuple[Shortening, ...] = ("fold", "cut", "begin")
 
 
 class FittingTable:
-    """Rows of cells under the names of `columns`; those in `right` are numbers.
+    """Rows of cells under the names `columns`; the columns in `right` are right-aligned.
 
-    Where they do not fit beside each other, columns that `least` names become as narrow as that: with "cut" the cell
-    gets an ellipsis, with "fold" it goes on in the next line, and with "begin" only its beginning stays, which is
-    enough of an id. Then the columns of `drop` are left out, the first ones first, and a line below says so. What
-    still does not fit is folded: no other column ever loses anything. The columns to drop have names of their own.
+    If the table is too wide, the columns in `least` shrink to their minimum width: "cut" ends the cell with an
+    ellipsis, "fold" wraps it, and "begin" keeps only its start, which is enough for an id. If that is not enough,
+    the table leaves out the columns in `drop`, in this order, and a line below names them. If the table is still too
+    wide, its cells wrap: no other column loses text. The names of columns in `drop` must be unique.
 
-    `upright`: where the table does not fit, each row is a list of names and values instead.
+    `upright`: if the table is too wide, print each row as a list of names and values instead.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class FittingTable:
         width = options.max_width
         kept = list(range(len(self._columns)))
         if _taken([self._natural[number] for number in kept], _WIDE_GAP) <= width:
-            yield self._made(kept, {}, _WIDE_GAP)
+            yield self._table(kept, {}, _WIDE_GAP)
             return
         if self._upright:
             yield from self._lists()
             return
-        # What says nothing in any row is not missed.
+        # Leave out columns that are empty in every row.
         kept = [number for number in kept if not self._rows or any(row[number] for row in self._rows)]
         dropped: list[str] = []
         names = [self._columns[number] for number in kept]
@@ -74,7 +74,7 @@ class FittingTable:
                 break
             kept.remove(self._columns.index(name))
             dropped.append(name)
-        yield self._made(kept, self._widths(kept, width), _NARROW_GAP)
+        yield self._table(kept, self._widths(kept, width), _NARROW_GAP)
         if dropped:
             shown = ", ".join(name for name in self._columns if name in dropped)
             yield Text(f" No room for {shown}: see --output json", style="bright_black")
@@ -87,20 +87,20 @@ class FittingTable:
             yield Text("")
 
     def _smallest(self, number: int) -> int:
-        """How narrow a column may become: its name is never cut."""
+        """Return the minimum width of a column; its name is never shortened."""
         name = self._columns[number]
         _, least = self._least.get(name, ("fold", self._natural[number]))
         return min(self._natural[number], max(least, cell_len(name)))
 
     def _widths(self, kept: Sequence[int], width: int) -> dict[int, int]:
-        """How wide each column is: room that is left makes lines fewer first, then cells longer, from the left."""
+        """Return the width of each column. Remaining width goes first to columns that wrap, then to others."""
         widths = {number: self._smallest(number) for number in kept}
         room = width - _taken(list(widths.values()), _NARROW_GAP)
         if room < 0:
             return {}
         for number in sorted(kept, key=lambda number: _FIRST.index(self._how(number))):
             more = self._natural[number] - widths[number]
-            # A longer beginning of an id says nothing more, unless it is all of it.
+            # A longer start of an id is useful only if it is the whole id.
             taken = 0 if self._how(number) == "begin" and more > room else min(room, more)
             widths[number] += taken
             room -= taken
@@ -109,17 +109,17 @@ class FittingTable:
     def _how(self, number: int) -> Shortening:
         return self._least.get(self._columns[number], ("fold", 0))[0]
 
-    def _made(self, kept: Sequence[int], widths: Mapping[int, int], gap: int) -> Table:
-        made = Table(
+    def _table(self, kept: Sequence[int], widths: Mapping[int, int], gap: int) -> Table:
+        table = Table(
             box=box.SIMPLE_HEAD,
             pad_edge=False,
-            # One more space is the frame's.
+            # The frame adds one more space.
             padding=(0, 1) if gap == _WIDE_GAP else (0, 1, 0, 0),
             header_style="bold",
         )
         for number in kept:
             cut = number in widths and self._how(number) == "cut"
-            made.add_column(
+            table.add_column(
                 self._columns[number],
                 justify="right" if self._columns[number] in self._right else "left",
                 overflow="ellipsis" if cut else "fold",
@@ -128,12 +128,12 @@ class FittingTable:
             )
         begin = {number for number in widths if self._how(number) == "begin"}
         for row in self._rows:
-            made.add_row(
+            table.add_row(
                 *(Text(row[number][: widths[number]] if number in begin else row[number]) for number in kept)
             )
-        return made
+        return table
 
 
 def _taken(widths: Sequence[int], gap: int) -> int:
-    """How wide a table of such columns is."""
+    """Return the width of a table with columns of these widths."""
     return sum(widths) + gap * max(0, len(widths) - 1) + _ENDS

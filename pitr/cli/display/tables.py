@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Tables and trees for people."""
+"""Tables of points, disks and results for people."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from rich.text import Text
 from pitr import times
 from pitr.cli.display.table import FittingTable
 from pitr.model import Backup, Kind, Stream
-from pitr.text import printable
+from pitr.text import named, printable
 from pitr.units import human_size
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # all commands import this module: it must not import what one of them needs
     from pitr.jobs.backup.many_vms import Outcome
+    from pitr.jobs.point_extents import Range
     from pitr.jobs.restore.restored import Restored
     from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
@@ -29,7 +30,7 @@ table = FittingTable
 
 
 def points(backups: Sequence[Backup], proven: Mapping[str, Proven] | None = None) -> RenderableType:
-    """A list of points; `proven`: their last rehearsals, by backup id."""
+    """Return the table of points. `proven` holds their last drills by backup id."""
     if not backups:
         return Text("The repository holds no points.")
     shown = {name: proven_text(last) for name, last in (proven or {}).items()}
@@ -58,7 +59,7 @@ def points(backups: Sequence[Backup], proven: Mapping[str, Proven] | None = None
 
 
 def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
-    """What became of each VM of a backup of several."""
+    """Return the table of a backup of several VMs: the result of each VM."""
     return table(
         ("VM", "Result", "Point", "Disks", "Stored", "Took", "Id", "Why"),
         (
@@ -82,11 +83,12 @@ def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
 
 
 def proven_text(last: Proven) -> str:
+    """Return the time of the last drill, and whether it failed."""
     return f"{'' if last.ok else 'FAILED '}{times.for_people(last.time)}"
 
 
 def why_full(backup: Backup) -> str:
-    """Why a backup, or disks of it, are full."""
+    """Return the reason why a backup, or some of its disks, are full."""
     if backup.kind is not Kind.INCREMENTAL:
         return backup.reason or ""
     full = [stream for stream in backup.streams if stream.kind is Kind.FULL]
@@ -94,6 +96,7 @@ def why_full(backup: Backup) -> str:
 
 
 def disks(streams: Sequence[Stream]) -> RenderableType:
+    """Return the table of a point's disks."""
     return table(
         ("Disk", "Kind", "Size", "Data", "Zero", "Stored", "Extents", "Format", "Id"),
         (
@@ -116,15 +119,18 @@ def disks(streams: Sequence[Stream]) -> RenderableType:
     )
 
 
-def one_point(backup: Backup, chain: Sequence[Backup], elsewhere: Collection[str] = ()) -> RenderableType:
-    """All about one point; `chain` goes from the full to the point, `elsewhere` has ids of streams not here."""
+def one_point(backup: Backup, chain: Sequence[Backup], external: Collection[str] = ()) -> RenderableType:
+    """Return all facts about one point. `external` holds the ids of streams whose data is stored externally.
+
+    `chain` goes from the full to the point.
+    """
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     for name, value in (
         ("Point", f"{times.for_people(backup.point)}  ({times.to_text(backup.point)})"),
         ("State of", f"{times.for_people(backup.lo, round_up=False)} to {times.for_people(backup.point)}"),
-        ("VM", f"{backup.vm.name} ({backup.vm.id})"),
+        ("VM", named(backup.vm.name, backup.vm.id)),
         ("Backup", backup.backup_id),
         ("Kind", backup.kind.value + (f": {why_full(backup)}" if why_full(backup) else "")),
         ("Mode", f"{backup.mode.value}, consistency {backup.consistency}"),
@@ -139,12 +145,12 @@ def one_point(backup: Backup, chain: Sequence[Backup], elsewhere: Collection[str
         if stream.note
     ]
     parts += [
-        Text(f"The blob of {printable(stream.name)} was piped out: it is not in the repository")
+        Text(f"The data of {printable(stream.name)} is stored externally")
         for stream in backup.streams
-        if stream.stream_id in elsewhere
+        if stream.stream_id in external
     ]
     parts += [
-        Text(f"Left out: {printable(disk.name)} ({disk.disk_id}): {printable(disk.reason)}")
+        Text(f"Left out: {named(disk.name, disk.disk_id)}: {printable(disk.reason)}")
         for disk in backup.left_out
     ]
     parts += [Text("Chain", style="bold"), chain_table(chain)]
@@ -152,7 +158,7 @@ def one_point(backup: Backup, chain: Sequence[Backup], elsewhere: Collection[str
 
 
 def chain_table(chain: Sequence[Backup]) -> RenderableType:
-    """A chain, the full first."""
+    """Return the table of a chain, the full first."""
     return table(
         ("Point", "Kind", "Stored", "Id"),
         (
@@ -171,6 +177,7 @@ def chain_table(chain: Sequence[Backup]) -> RenderableType:
 
 
 def restored(results: Sequence[Restored], *, planned: bool) -> RenderableType:
+    """Return the table of restored disks; `planned` means a dry run."""
     return table(
         (
             "Disk",
@@ -202,12 +209,13 @@ def restored(results: Sequence[Restored], *, planned: bool) -> RenderableType:
 
 
 def damaged_ranges(results: Sequence[Restored]) -> RenderableType:
+    """Return the table of the damaged ranges in restored disks."""
     return table(
         ("Disk", "Start", "Length", "", "Why"),
         (
-            (disk.name, str(one.start), str(one.length), human_size(one.length), one.message)
+            (disk.name, str(part.start), str(part.length), human_size(part.length), part.message)
             for disk in results
-            for one in disk.damaged
+            for part in disk.damaged
         ),
         right=("Start", "Length", ""),
         drop=("",),
@@ -215,9 +223,33 @@ def damaged_ranges(results: Sequence[Restored]) -> RenderableType:
     )
 
 
-def damage(found: Sequence[Damage]) -> RenderableType:
+def damage(findings: Sequence[Damage]) -> RenderableType:
+    """Return the table of all damage found, with the points that it makes impossible to restore."""
     return table(
         ("Damage", "What", "Points lost"),
-        ((one.kind, one.message, ", ".join(point[:_SHORT_ID] for point in one.points_lost)) for one in found),
+        (
+            (finding.kind, finding.message, ", ".join(point[:_SHORT_ID] for point in finding.points_lost))
+            for finding in findings
+        ),
         least={"What": ("fold", 30), "Points lost": ("fold", 2 * _SHORT_ID + 2)},
+    )
+
+
+def ranges(resolved: Sequence[Range]) -> RenderableType:
+    """Return the table of `pitr extents`."""
+    return table(
+        ("Start", "Length", "", "State", "From backup"),
+        (
+            (
+                str(part.start),
+                str(part.length),
+                human_size(part.length),
+                "zero" if part.zero else "data",
+                part.backup_id or "never written",
+            )
+            for part in resolved
+        ),
+        right=("Start", "Length", ""),
+        drop=("", "Length"),
+        least={"From backup": ("begin", len("never written"))},
     )

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
 from pitr.model import Backup
+from pitr.times import parse_span
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,19 @@ class Retention:
     weekly: int | None = None
     monthly: int | None = None
     within: timedelta | None = None
+
+    @classmethod
+    def of(cls, rules: Mapping[str, int | str | None]) -> Retention:
+        """Return the rules that are named as on the command line: keep_last, …, keep_within ("30d").
+
+        Raises UsageError for a time span that cannot be read.
+        """
+        counts = {name: rules.get(f"keep_{name}") for name in ("last", "daily", "weekly", "monthly")}
+        within = rules.get("keep_within")
+        return cls(
+            **{name: int(count) if count is not None else None for name, count in counts.items()},
+            within=parse_span("--keep-within", str(within)) if within is not None else None,
+        )
 
     @property
     def is_empty(self) -> bool:

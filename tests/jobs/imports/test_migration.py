@@ -35,7 +35,7 @@ def restored(command: Pitr, point: Any, name: str, folder: Path) -> Path:
 
 
 def virtnbdbackup_folder(folder: Path, lz4_request: int | None) -> dict[tuple[str, int], bytes]:
-    """Two disks, a full and two incrementals; file names and times of modification tell nothing of the order."""
+    """Two disks, a full backup and two incrementals. Neither file names nor modification times give the order."""
     folder.mkdir()
     contents: dict[tuple[str, int], bytes] = {}
     for disk, size in (("sda", 640 * KiB), ("vdb", 200 * KiB)):
@@ -85,7 +85,7 @@ def test_a_folder_of_virtnbdbackup_becomes_points_at_their_times(
     assert at["point"]["backup_id"] == points[1]["backup_id"]
 
 
-def test_a_chain_of_virtnbdbackup_that_is_not_whole_is_refused(berlin: Pitr, tmp_path: Path) -> None:
+def test_an_incomplete_chain_of_virtnbdbackup_is_refused(berlin: Pitr, tmp_path: Path) -> None:
     folder = tmp_path / "old"
     virtnbdbackup_folder(folder, None)
     where = ("import", "virtnbdbackup", folder, "--vm", "web1")
@@ -111,7 +111,7 @@ def qemu_io(path: Path, *commands: str) -> None:
 
 
 def qcow2_chain(folder: Path, disk: str, number: int) -> list[Path]:
-    """A full and two incrementals as backup_vm.py leaves them: written, zeroed and grown."""
+    """A full backup and two incrementals as backup_vm.py writes them, with data, zeroes and growth."""
     folder.mkdir(exist_ok=True)
     names = [
         f"2022070{at + 1}2200.{CHECKPOINTS[at]}.{disk}.{'incremental' if at else 'full'}.qcow2"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr import`: streams of independent writers become points, hostile ones nothing."""
+"""`pitr import`: streams of independent writers become points; hostile streams are refused."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_blobs_of_another_repository_are_streams_with_their_ids(
     ]
     complaint = run(other, "import", "-", "--vm", "web", "--disk", "d", given=blobs[1], code=2).stderr
     assert b"Import that stream first" in complaint
-    # The blobs of the tests' helper name no VM and no disk.
+    # The blobs of the test support name no VM and no disk.
     first = imported(other, blobs[0], "--vm", "web", "--disk", "d")[0]
     done = run(other, "import", "-", "--vm", "web", "--disk", "d", "--output", "json", given=blobs[1])
     second = other.json("list")["points"][0]
@@ -111,7 +111,7 @@ def test_streams_of_the_imageio_example(command: Pitr, tmp_path: Path) -> None:
     assert point["reason"] == "imported from a stream (sparse)"
     assert "without a zone" in point["disks"][0]["note"]
     assert "without a zone" in command("show", point["backup_id"]).stdout
-    # It does not say what it stands on, and nothing is guessed.
+    # It does not name its parent, and pitr does not guess one.
     done = run(command, "import", "-", "--vm", "web1", "--disk", "system", given=changes, code=2)
     assert b"--onto" in done.stderr
     zstd = subprocess.run(["zstd", "-c"], input=changes, capture_output=True, check=True).stdout
@@ -123,7 +123,7 @@ def test_streams_of_the_imageio_example(command: Pitr, tmp_path: Path) -> None:
     assert newer["parent_id"] == older["backup_id"]
     assert restored(command, older, tmp_path) == before
     assert restored(command, newer, tmp_path) == after
-    # Files that a person gives in an order are in that order.
+    # pitr imports files in the order of the command line.
     paths = [tmp_path / "full", tmp_path / "changes"]
     for path, stream in zip(paths, (full, changes), strict=True):
         path.write_bytes(stream)
@@ -153,11 +153,11 @@ def test_a_chain_of_rbd_diffs(command: Pitr, tmp_path: Path, v2: bool) -> None:
     assert "time of the import" in points[3]["disks"][0]["note"]
     for point, expected in zip(points, contents, strict=True):
         assert restored(command, point, tmp_path) == expected
-    # A link that is missing is missing.
+    # A missing link of a chain is an error.
     gap = tmp_path / "gap.diff"
     gap.write_bytes(rbd_of(contents[0], [], v2=v2, from_snapshot="s17", to_snapshot="s18"))
     assert "s17" in command("import", gap, *where, code=2).complaint
-    # What pitr writes, it reads; and Ceph's tools would.
+    # pitr reads the diffs that it writes, and so do Ceph's tools.
     for number, how in enumerate(("rbd-diff", "rbd-diff-v2")):
         out = tmp_path / f"{how}.out"
         command("export", "--point", points[2]["backup_id"], "--format", how, "--to", out)
@@ -194,7 +194,7 @@ def test_files_of_virtnbdbackup(command: Pitr, tmp_path: Path, lz4_request: int 
     assert "became zero" not in older["disks"][0]["note"] and "became zero" in newer["disks"][0]["note"]
     assert restored(command, older, tmp_path) == before
     assert restored(command, newer, tmp_path) == after
-    # Cut off anywhere, or followed by anything, it is refused.
+    # A stream that is truncated anywhere, or has bytes after its end, is refused.
     for length in (*range(0, len(full), max(1, len(full) // 6)), len(full) - 1):
         damaged = tmp_path / "damaged"
         damaged.write_bytes(full[:length])
@@ -283,7 +283,7 @@ def test_any_change_of_a_stream_is_noticed_or_makes_another_whole_stream(
         assert "a defect" not in result.stderr and "Traceback" not in result.stderr
 
 
-def test_an_interrupted_import_of_several_says_what_is_there(command: Pitr, tmp_path: Path) -> None:
+def test_an_interrupted_import_counts_the_imported_files(command: Pitr, tmp_path: Path) -> None:
     content = bytes(disk(FULL)[0])
     good, bad = tmp_path / "good", tmp_path / "bad"
     good.write_bytes(sparse_of(content, extents(FULL), incremental=False))

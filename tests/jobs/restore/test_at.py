@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`--at`: which point a time means, whatever the zone it is typed in."""
+"""`--at`: the point that a time means, in any time zone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pitr.lab import Lab
 from tests.support.lab import MiB, assert_same, make_vm, oracle_of
 from tests.support.pitr import Pitr
 
-#: Three points in the summer of 2020, by the engine's clock.
+#: The times of three points, by the engine's clock.
 MOMENTS = ("2020-06-29T22:00:00+02:00", "2020-06-30T10:00:00+02:00", "2020-06-30T22:00:00+02:00")
 UTC_LABELS = ("2020-06-29T20:00:00Z", "2020-06-30T08:00:00Z", "2020-06-30T20:00:00Z")
 
 
 @pytest.fixture
 def points(lab: Lab, pitr: Pitr, tmp_path: Path) -> list[tuple[Any, Path]]:
-    """Points at MOMENTS, each with the oracle of the only disk."""
+    """Make points at MOMENTS; return each with a copy of its only disk."""
     vm = make_vm(lab, 2 * MiB)
     made = []
     for number, moment in enumerate(MOMENTS):
@@ -90,17 +90,17 @@ def test_a_local_time_that_happened_twice_or_never_is_refused_with_both_readings
     assert error["type"] == "UsageError"
     for reading in readings:
         assert reading in error["message"] + error["advice"]
-        # Each of the readings is accepted as it is shown, though it may be before the first point.
+        # pitr accepts each reading in the form that it prints, even if it is before the first point.
         answer = there("restore", "--at", reading, "--dry-run", code=0 if "2020-1" in reading else 4)
         assert "Traceback" not in answer.stderr
 
 
 @pytest.mark.parametrize("at", ["yesterday-ish", "2020-13-01", "2020-06-31T10:00", "", "22:00", "1e9"])
-def test_what_is_no_time_is_a_wrong_usage(pitr: Pitr, points: Any, at: str) -> None:
+def test_an_invalid_time_is_a_usage_error(pitr: Pitr, points: Any, at: str) -> None:
     assert pitr("restore", "--at", at, "--dry-run", code=2).complaint
 
 
-def test_the_choice_is_told_to_people_with_its_zone_age_and_the_next_point(pitr: Pitr, points: Any) -> None:
+def test_the_choice_is_shown_with_its_zone_age_and_the_next_point(pitr: Pitr, points: Any) -> None:
     there = pitr.with_environment(TZ="Europe/Berlin")
     said = there("restore", "--at", "2020-06-30T21:00", "--dry-run").stderr
     assert "2020-06-30 10:00:00 CEST" in said
@@ -157,7 +157,7 @@ def test_points_of_one_and_the_same_time_keep_their_order(lab: Lab, pitr: Pitr, 
 
 @pytest.mark.parametrize("compat", ["4.6", "4.7"])
 def test_the_interval_of_a_point_follows_the_engines_dates(lab: Lab, pitr: Pitr, compat: str) -> None:
-    """Live: from the checkpoint to READY. Hybrid: from the backup's creation to the checkpoint."""
+    """In live mode the state is between the checkpoint and READY; in hybrid mode, between creation and checkpoint."""
     vm = make_vm(lab, MiB, compat=compat)
     lab.clock.set("2020-06-30T22:00:00+02:00")
     begin_backup = lab.host.begin_backup
@@ -182,5 +182,5 @@ def test_the_interval_of_a_point_follows_the_engines_dates(lab: Lab, pitr: Pitr,
 
 
 def _milliseconds(moment: Any) -> Any:
-    """What is left of a date on the wire."""
+    """Return a date with the precision of the engine's API."""
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

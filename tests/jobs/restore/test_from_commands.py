@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Points whose blobs lie elsewhere, restored with all that a restore can be asked for. Each blob is read once."""
+"""Restores of points with external blobs, with all options of a restore. Each blob is read once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = 12 * MiB + 512
 
 @dataclass
 class Tape:
-    """A vendor's software that keeps streams, gives them back, and writes down which."""
+    """A vendor's program that stores and returns streams, and logs each one it returns."""
 
     folder: Path
     vm: LabVM
@@ -40,7 +40,7 @@ class Tape:
         return self.folder / stream_id
 
     def read(self) -> Counter[str]:
-        """How often each stream was given back, since this was asked last."""
+        """Return how often each stream was returned since the last call."""
         log = Path(f"{self.folder}.log")
         found = Counter(log.read_text().split()) if log.exists() else Counter[str]()
         log.unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def compress() -> str:
 
 @pytest.fixture
 def tape(compress: str, lab: Lab, pitr: Pitr, tmp_path: Path) -> Tape:
-    """A full and two incrementals on it: zstd frames, or plain streams."""
+    """A full backup and two incrementals based on it, as zstd frames or as plain streams."""
     vm = make_vm(lab, SIZE)
     made = Tape(tmp_path / "tape", vm, [], [])
     made.folder.mkdir()
@@ -79,7 +79,7 @@ def tape(compress: str, lab: Lab, pitr: Pitr, tmp_path: Path) -> Tape:
     return made
 
 
-def test_a_dry_run_needs_no_blob_and_tells_what_a_restore_does(
+def test_a_dry_run_needs_no_blob_and_shows_the_result_of_a_restore(
     lab: Lab, pitr: Pitr, tape: Tape, tmp_path: Path
 ) -> None:
     target = tmp_path / "out.raw"
@@ -98,7 +98,7 @@ def test_a_dry_run_needs_no_blob_and_tells_what_a_restore_does(
 
 
 @pytest.mark.parametrize("compress", ["zstd", "none"])
-def test_what_was_restored_is_verified_although_each_blob_is_read_once(
+def test_restored_disks_are_verified_although_each_blob_is_read_once(
     lab: Lab, pitr: Pitr, tape: Tape, tmp_path: Path
 ) -> None:
     expected = tape.oracles[-1].read_bytes()
@@ -114,10 +114,10 @@ def test_what_was_restored_is_verified_although_each_blob_is_read_once(
     assert set(tape.read().values()) == {1}
 
 
-def test_a_copy_that_is_not_what_came_from_the_blobs_is_found_and_goes(
+def test_a_copy_that_differs_from_the_blobs_is_detected_and_removed(
     lab: Lab, pitr: Pitr, tape: Tape, tmp_path: Path
 ) -> None:
-    """The disk loses one byte of data, or has one where there should be zeroes."""
+    """The restored disk lacks a byte of data, or has a byte in a zero range."""
     before = {disk.id for disk in lab.disks}
     target = tmp_path / "out.raw"
     for at in (3 * MiB, 11 * MiB):
@@ -137,7 +137,7 @@ def test_a_copy_that_is_not_what_came_from_the_blobs_is_found_and_goes(
 
 
 def _spoiling(name: str, at: int) -> Any:
-    """A `flush` before which a byte of the disk changes."""
+    """Return a `flush` that changes a byte of the disk first."""
     import importlib
 
     module, _, kind = name.rpartition(".")
@@ -164,7 +164,7 @@ def test_a_vm_gets_its_disk_back_in_place(lab: Lab, pitr: Pitr, tape: Tape, tmp_
 
 
 def _assert_all_but(image: Path, oracle: Path, damaged: Any) -> None:
-    """What is damaged reads as zero, the rest is what it was."""
+    """The damaged ranges read as zero; all others are as they were."""
     expected = bytearray(oracle.read_bytes())
     for one in damaged:
         expected[one["start"] : one["start"] + one["length"]] = bytes(one["length"])
@@ -172,7 +172,9 @@ def _assert_all_but(image: Path, oracle: Path, damaged: Any) -> None:
 
 
 @pytest.mark.parametrize("compress", ["zstd", "none"])
-def test_keep_going_restores_all_that_can_be_proven(lab: Lab, pitr: Pitr, tape: Tape, tmp_path: Path) -> None:
+def test_keep_going_restores_everything_that_can_be_verified(
+    lab: Lab, pitr: Pitr, tape: Tape, tmp_path: Path
+) -> None:
     blob = tape.blob(0)
     whole = blob.read_bytes()
     flipped = bytearray(whole)
@@ -194,10 +196,10 @@ def test_keep_going_restores_all_that_can_be_proven(lab: Lab, pitr: Pitr, tape: 
         assert damaged and all(one["message"] for one in damaged), what
         assert sum(one["length"] for one in damaged) < 5 * MiB
         if what == "flipped":
-            # One frame of a mebibyte, or what newer streams have left of it.
+            # One frame of 1 MiB, or the part of it that no newer stream hides.
             assert sum(one["length"] for one in damaged) <= MiB
         _assert_all_but(target, tape.oracles[-1], damaged)
-    # Whatever a command ends with: what it gave is proven, each frame by its digest.
+    # A command may exit with any code: each frame that it returned is verified by its digest.
     blob.write_bytes(whole)
     target = tmp_path / "proven.raw"
     command = f"sh -c 'cat {tape.folder}/$0; exit 7' {{stream_id}}"
@@ -215,7 +217,7 @@ def test_keep_going_where_an_index_is_lost(lab: Lab, pitr: Pitr, tape: Tape, tmp
     done = pitr.json(*tape.where(), "--to-file", target, "--keep-going", code=3)["disks"][0]
     assert done["damaged"]
     _assert_all_but(target, tape.oracles[-1], done["damaged"])
-    # What cannot be whole can be neither verified nor take the place of anything.
+    # A damaged disk can neither be verified nor replace a disk.
     for option in ("--verify", "--replace"):
         pitr(*tape.where(), "--keep-going", option, code=2)
 

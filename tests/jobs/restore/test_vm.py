@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A dead VM brought back with one command, a damaged one put back in place, and the proof of both."""
+"""Restores of a lost VM to a new one, and of damaged disks in place, with checksums of both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = 10487296  # hosts round it up: the new disk is larger
 
 
 def _vm(lab: Lab, tmp_path: Path, pitr: Pitr) -> tuple[LabVM, dict[str, Path]]:
-    """A VM with a boot disk and a raw one, backed up; its disks change afterwards."""
+    """Back up a VM with a boot disk and a raw disk, then change its disks."""
     vm = lab.add_vm("web", nics=["nic1", "nic2"], description="what it is for")
     vm.add_disk("system", SIZE, bootable=True)
     vm.add_disk("data", 2 * MiB, format="raw")
@@ -168,7 +168,7 @@ def test_replace_that_fails_puts_the_old_disks_back(lab: Lab, pitr: Pitr, tmp_pa
     elif fault == "attach":
         lab.engine.faults.next("POST", "diskattachments$", status=409, body="<fault/>")
     else:
-        # The first two are of the old disks.
+        # The first two calls rename the old disks.
         with mock.patch("pitr.jobs.restore.replace_disks.rename_attached_disk", _fails_at_third_call()):
             pitr("restore", "--at", "now", "--replace", code=6)
     if fault != "rename":
@@ -192,9 +192,7 @@ def _fails_at_third_call() -> Any:
     return rename
 
 
-def test_a_disk_that_is_not_what_it_should_be_is_found_by_its_checksum_and_goes(
-    lab: Lab, pitr: Pitr, tmp_path: Path
-) -> None:
+def test_a_wrong_disk_is_detected_by_its_checksum_and_removed(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     _vm(lab, tmp_path, pitr)
     before = {disk.id for disk in lab.disks}
     with mock.patch("pitr.ovirt.imageio.disk.ImageioWriter.write", lambda self, offset, data: None):

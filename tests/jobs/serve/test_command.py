@@ -213,7 +213,7 @@ def test_a_tcp_port_is_local_unless_it_is_asked_for(command: Pitr, repository: R
         process.terminate()
         assert "warning" not in ended(process).stderr
     open_to_all = command("serve", "--at", AT_THE_END, "--port", "0", "--host", _ALL, "--run", "exit 0")
-    assert "NBD here has neither encryption nor authentication" in open_to_all.stderr
+    assert "this NBD server has neither encryption nor authentication" in open_to_all.stderr
 
 
 def test_without_descriptors_clients_wait_and_it_is_told_once(command: Pitr, repository: Repository) -> None:

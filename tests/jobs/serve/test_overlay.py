@@ -153,7 +153,7 @@ def test_several_disks_get_overlays_in_a_folder(
     assert sorted(path.name for path in folder.iterdir()) == ["disk0.qcow2", "disk1.qcow2"]
     boot = result.stderr.splitlines()[-1]
     assert boot.startswith(
-        "pitr: boot it, while this runs, with: qemu-system-x86_64 -accel kvm -accel tcg -m 2048 -drive file="
+        "pitr: to boot it while this runs: qemu-system-x86_64 -accel kvm -accel tcg -m 2048 -drive file="
     )
     assert boot.count("format=qcow2,if=virtio") == 2
 

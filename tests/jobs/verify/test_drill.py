@@ -70,7 +70,7 @@ def test_a_point_is_proven_and_the_list_says_when(
     assert _found(document, "empty")["content"]["ok"] is None
     (point,) = pitr.json("list", "web")["points"]
     assert point["proven"] == {"time": document["drill"]["time"], "ok": True}
-    assert "Proven" in pitr("list").stdout and "Last rehearsed" in pitr("show", point["backup_id"]).stdout
+    assert "Proven" in pitr("list").stdout and "Last drill" in pitr("show", point["backup_id"]).stdout
     read = pitr.json("drill", "--digests-only")
     assert read["drill"]["ok"] and not read["drill"]["image"]
     assert "swap" in str(_found(read, "system")["content"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr import` of blobs that were piped out: the points that they belong to are whole again."""
+"""`pitr import` of blobs that pitr piped out: their points are complete again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = 8 * MiB
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """A full and an incremental that were piped out: their points, blobs and what the disk held."""
+    """A full and an incremental backup that were piped out: their points, blobs and copies of the disk."""
 
     vm: str
     points: list[Any]
@@ -56,7 +56,7 @@ def test_the_point_is_restorable_from_the_repository_again(pitr: Pitr, tape: Tap
     newest = tape.points[1]["backup_id"]
     where = ("restore", "--point", newest, "--to-file", tmp_path / "out.raw")
     assert "pitr import" in pitr(*where, code=2).complaint
-    # In any order; through a pipe and from a file.
+    # The order does not matter, nor whether a blob comes through a pipe or from a file.
     done = run(pitr, "import", "-", "--output", "json", given=tape.blobs[1])
     assert json.loads(done.stdout)["imported"] == [tape.points[1]]
     checked = pitr.json("verify", "--full")["checked"]
@@ -74,11 +74,11 @@ def test_the_point_is_restorable_from_the_repository_again(pitr: Pitr, tape: Tap
         assert_same(tmp_path / path, oracle)
         assert "piped out" not in pitr("show", point["backup_id"]).stdout
         run(pitr, "export", "--point", point["backup_id"])
-    # No record was touched, no point came or went.
+    # All records and points are unchanged.
     assert {path: path.read_bytes() for path in (pitr.repository / "backups").rglob("*.json")} == records
     assert pitr.json("list")["points"] == tape.points[::-1]
     assert pitr.json("catalog", "check")["ok"] and pitr.json("catalog", "rebuild", "--from-blobs")["ok"]
-    # What is here now is damage where it is bad, and goes with its point.
+    # The repository now verifies the blob, and removes it with its point.
     (blob,) = [
         path for path in _files(pitr) if path.name.startswith(tape.points[1]["disks"][0]["stream_id"] + ".s")
     ]
@@ -123,11 +123,11 @@ def test_other_bytes_are_refused(
     assert says in pitr("import", tmp_path / "given", code=1).complaint
     assert _files(pitr) == before
     assert list((pitr.repository / "tmp").rglob("*.sparse*")) == []
-    # A good one is still taken.
+    # The right bytes are still accepted.
     pitr("import", tape.blobs[0])
 
 
-def test_what_it_cannot_be_is_refused(pitr: Pitr, lab: Lab, tape: Tape, tmp_path: Path) -> None:
+def test_contradicting_options_are_refused(pitr: Pitr, lab: Lab, tape: Tape, tmp_path: Path) -> None:
     before = _files(pitr)
     onto = tape.points[1]["backup_id"]
     for option, value in (("--vm", "other"), ("--disk", "other"), ("--time", "now"), ("--onto", onto)):
@@ -142,7 +142,7 @@ def test_what_it_cannot_be_is_refused(pitr: Pitr, lab: Lab, tape: Tape, tmp_path
 
 
 def test_a_beginning_without_end_is_not_remembered(pitr: Pitr, tape: Tape, tmp_path: Path) -> None:
-    # Frames without content could go on for ever.
+    # An endless row of empty frames must not fill the memory.
     blob = zstandard.ZstdCompressor().compress(b"") * (5 * MiB // 9) + tape.blobs[0].read_bytes()
     (tmp_path / "long").write_bytes(blob)
     assert "its beginning is too long" in pitr("import", tmp_path / "long", code=1).complaint
