@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from pitr.guest.filesystem import VolumeFile
-from pitr.guest.filesystem.volume import Segment
+from pitr.guest.filesystem.volume import DiskRange
 from pitr.guest.lvm import read_physical_volume
 from pitr.repository import Repository
 from tests.support.guest_images import MiB, make_tree, partitioned, run
@@ -30,7 +30,7 @@ def physical_volume(root: bytes, home: bytes) -> bytes:
 
 
 def file_of(device: bytes) -> VolumeFile:
-    return VolumeFile([Segment(len(device), lambda at, length: device[at : at + length], 0)])
+    return VolumeFile([DiskRange(len(device), lambda at, length: device[at : at + length], 0)])
 
 
 def ext4(folder: Path, size: int, files: Path) -> bytes:

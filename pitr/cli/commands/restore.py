@@ -29,7 +29,7 @@ from pitr.jobs import documents, find
 from pitr.jobs.find import Choice
 from pitr.jobs.restore import run as job
 from pitr.jobs.restore.restored import Restored
-from pitr.jobs.restore.selection import Selection
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.target import open_target
 from pitr.jobs.restore.verifier import Verifier
 from pitr.text import printable
@@ -124,7 +124,7 @@ def _restore(
         chosen = asked.find(repository, vm, check_lost=not run.keep_going)
         streams = find.some_streams_of(chosen.backup, disks)
         common.out.notify(point_options.in_words(chosen))
-        selection = Selection(repository, chosen.backup, tuple(streams), run.keep_going)
+        selection = DiskSelection(repository, chosen.backup, tuple(streams), run.keep_going)
         get_command = job.choose_get_command(selection, run.get_command, common.settings.get_command)
         verifier = Verifier(run.workers) if run.verify else None
         with open_target(choice, selection, common.engine, verifier, common.out.notify) as target:

@@ -11,7 +11,7 @@ from pitr.errors import FileSystemError
 from pitr.extents import ExtentMap
 from pitr.guest.filesystem import Entry, EntryKind, FileContent, FileSystem, Node
 from pitr.guest.filesystem.limits import unbounded_memory
-from pitr.guest.filesystem.volume import Segment
+from pitr.guest.filesystem.volume import DiskRange
 from pitr.jobs.files.volumes import Place
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
@@ -189,7 +189,7 @@ class _FolderComparison:
         return True
 
 
-def _places(spans: Sequence[Segment]) -> list[tuple[str, int, int]]:
+def _places(spans: Sequence[DiskRange]) -> list[tuple[str, int, int]]:
     return [(span.disk, span.offset, span.length) for span in spans]
 
 

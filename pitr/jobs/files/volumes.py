@@ -17,7 +17,7 @@ from pitr.guest.filesystem import READABLE, FileSystem, Node, VolumeFile, open_f
 from pitr.guest.filesystem.known import INSTEAD, check_installed
 from pitr.guest.filesystem.limits import bounded_memory, bounded_step, unbounded_memory
 from pitr.guest.filesystem.paths import look_up
-from pitr.guest.filesystem.volume import Segment
+from pitr.guest.filesystem.volume import DiskRange
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.text import named, printable
@@ -234,7 +234,7 @@ def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[GuestVolume]:
 
 def _of_part(stream: Stream, file: PointFile, part: partitions.Partition) -> GuestVolume:
     """Return a partition, or the whole disk, with its content; `Volumes.open` checks whether it is readable."""
-    volume = VolumeFile([Segment(part.length, file.read_at, part.start, stream.disk_id)])
+    volume = VolumeFile([DiskRange(part.length, file.read_at, part.start, stream.disk_id)])
     problem = None
     if part.content is None:
         problem = _UNKNOWN
@@ -266,7 +266,7 @@ def _of_logical(
     on: GuestVolume, group: str, logical: lvm.LogicalVolume, devices: dict[str, GuestVolume]
 ) -> GuestVolume:
     name, problem = f"{group}/{logical.name}", logical.problem
-    spans: list[Segment] = []
+    spans: list[DiskRange] = []
     for segment in logical.segments:
         device = devices.get(segment.device)
         if device is None or device.file is None:

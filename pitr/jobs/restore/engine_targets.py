@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pitr.jobs.restore.choice import EngineTargetChoice, ToNewDisks, ToNewVM
 from pitr.jobs.restore.replace_disks import ReplacedDisksTarget
-from pitr.jobs.restore.selection import Selection
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.to_new_disks import NewDisksTarget
 from pitr.jobs.restore.to_new_vm import NewVMTarget
 from pitr.jobs.restore.uploading import Uploading
@@ -20,7 +20,7 @@ EngineTarget = NewDisksTarget | NewVMTarget | ReplacedDisksTarget
 def open_engine_target(
     engine: Engine,
     choice: EngineTargetChoice,
-    selection: Selection,
+    selection: DiskSelection,
     verifier: Verifier | None,
     notify: Notify,
 ) -> EngineTarget:

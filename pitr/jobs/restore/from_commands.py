@@ -18,14 +18,14 @@ from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.endpoints.streams.input import from_command
 from pitr.jobs.restore.restored import Restored, planned
-from pitr.jobs.restore.selection import Selection, advise_on_damage
+from pitr.jobs.restore.selection import DiskSelection, advise_on_damage
 from pitr.jobs.restore.target import Target
 from pitr.model import Backup, Stream
 from pitr.reporting import Progress
 from pitr.repository import Repository
 
 
-def needs_external(selection: Selection) -> bool:
+def needs_external(selection: DiskSelection) -> bool:
     """Return whether a blob of the chains is stored externally, as far as the chains are known."""
     return any(
         not selection.repository.is_here(part)
@@ -34,7 +34,7 @@ def needs_external(selection: Selection) -> bool:
     )
 
 
-def plan(selection: Selection, target: Target) -> list[Restored]:
+def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     """Return the expected result from the indexes; run no command. Raises StoredDamage."""
     source_type = SalvageStream if selection.keep_going else ChainStream
     plans: list[Restored] = []
@@ -46,7 +46,7 @@ def plan(selection: Selection, target: Target) -> list[Restored]:
 
 
 def restore(
-    selection: Selection,
+    selection: DiskSelection,
     target: Target,
     get_command: CommandTemplate,
     *,

@@ -16,13 +16,13 @@ from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.points.point import PointSource, open_point
 from pitr.endpoints.points.salvage import DamagedRange, SalvageSource, open_salvage
 from pitr.jobs.restore.restored import Restored, planned
-from pitr.jobs.restore.selection import Selection, advise_on_damage
+from pitr.jobs.restore.selection import DiskSelection, advise_on_damage
 from pitr.jobs.restore.target import Target
 from pitr.model import Stream
 from pitr.reporting import Progress
 
 
-def plan(selection: Selection, target: Target) -> list[Restored]:
+def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     """Return the expected result; write nothing and read no blob. Raises StoredDamage."""
     plans: list[Restored] = []
     with advise_on_damage(selection):
@@ -33,7 +33,7 @@ def plan(selection: Selection, target: Target) -> list[Restored]:
 
 
 def restore(
-    selection: Selection,
+    selection: DiskSelection,
     target: Target,
     *,
     workers: int = DEFAULT_WORKERS,
@@ -53,7 +53,7 @@ def restore(
     return [copy.restored(done) for copy, done in zip(copies, copied, strict=True)]
 
 
-def _open(selection: Selection, stream: Stream) -> PointSource:
+def _open(selection: DiskSelection, stream: Stream) -> PointSource:
     open_source = open_salvage if selection.keep_going else open_point
     return open_source(selection.repository, selection.backup, stream)
 
@@ -65,7 +65,7 @@ def _damaged(source: PointSource) -> tuple[DamagedRange, ...]:
 class _DiskRestore:
     """The copy of one disk, from its point to its new disk or file."""
 
-    def __init__(self, selection: Selection, stream: Stream, target: Target) -> None:
+    def __init__(self, selection: DiskSelection, stream: Stream, target: Target) -> None:
         self._selection = selection
         self._stream = stream
         self._target = target

@@ -7,13 +7,13 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.jobs.restore import from_commands, from_repository
 from pitr.jobs.restore.restored import Restored
-from pitr.jobs.restore.selection import Selection
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.target import Target
 from pitr.reporting import Progress
 
 
 def choose_get_command(
-    selection: Selection, given: str | None, configured: str | None
+    selection: DiskSelection, given: str | None, configured: str | None
 ) -> CommandTemplate | None:
     """Return the command that returns external blobs: the given one, else the configured one if it is needed.
 
@@ -25,7 +25,7 @@ def choose_get_command(
     return CommandTemplate.parse(text) if text is not None else None
 
 
-def plan(selection: Selection, target: Target) -> list[Restored]:
+def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     """Return the expected result; write nothing and read no blob. Raises StoredDamage."""
     # The indexes are in the repository, even if the blobs are external.
     if from_commands.needs_external(selection):
@@ -34,7 +34,7 @@ def plan(selection: Selection, target: Target) -> list[Restored]:
 
 
 def run(
-    selection: Selection,
+    selection: DiskSelection,
     target: Target,
     get_command: CommandTemplate | None,
     *,

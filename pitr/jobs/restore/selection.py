@@ -16,7 +16,7 @@ _POINTS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class DiskSelection:
     """Disks of the point that `backup` made: all `streams` belong to it.
 
     With `keep_going` a restore writes the undamaged ranges and reports the others; else damage is an error.
@@ -29,7 +29,7 @@ class Selection:
 
 
 @contextmanager
-def advise_on_damage(selection: Selection) -> Iterator[None]:
+def advise_on_damage(selection: DiskSelection) -> Iterator[None]:
     """Add the points that do not depend on the damage to the advice of a StoredDamage."""
     try:
         yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pitr.copier.protocols import Sink, Source
 from pitr.jobs.restore.choice import TargetChoice, ToFiles
-from pitr.jobs.restore.selection import Selection
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.to_files import FilesTarget
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
@@ -46,7 +46,11 @@ Connect = Callable[[], AbstractContextManager["Engine"]]
 
 @contextmanager
 def open_target(
-    choice: TargetChoice, selection: Selection, connect: Connect, verifier: Verifier | None, notify: Notify
+    choice: TargetChoice,
+    selection: DiskSelection,
+    connect: Connect,
+    verifier: Verifier | None,
+    notify: Notify,
 ) -> Iterator[Target]:
     """Open the chosen target; call `connect` only if it is on the engine, which then stays connected.
 
