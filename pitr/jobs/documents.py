@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pitr import times
 from pitr.jobs import find
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.model import Backup, Stream
-from pitr.repository import Repository, drills
-from pitr.repository.drills import Proven
+from pitr.repository import Repository
 
 if TYPE_CHECKING:
     from pitr.jobs.restore.restored import Restored
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from pitr.repository.damage import Damage
 
 
-def point(backup: Backup, proven: Proven | None = None) -> dict[str, Any]:
-    """Return the document of a point. `proven` is the result of its last drill."""
+def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
+    """Return the document of a point."""
+    proven = facts.proven
     return {
         "backup_id": backup.backup_id,
         "vm": {"id": backup.vm.id, "name": backup.vm.name},
@@ -86,30 +88,30 @@ def verified(result: Verified) -> dict[str, Any]:
 
 def points_document(repository: Repository, vm: str | None) -> dict[str, Any]:
     """Return the document of `pitr list`. Raises NoSuchVM."""
-    points, proven = points_of_vm(repository, vm)
-    return {"points": [point(backup, proven.get(backup.backup_id)) for backup in points]}
+    points, facts = points_of_vm(repository, vm)
+    return {"points": [point(backup, facts.get(backup.backup_id, NO_FACTS)) for backup in points]}
 
 
-def points_of_vm(repository: Repository, vm: str | None) -> tuple[list[Backup], dict[str, Proven]]:
-    """Return the points of a VM (None: of all VMs), newest first, and their last drills by backup id.
+def points_of_vm(repository: Repository, vm: str | None) -> tuple[list[Backup], Mapping[str, PointFacts]]:
+    """Return the points of a VM (None: of all VMs), newest first, and the facts about them by backup id.
 
     Raises NoSuchVM.
     """
     catalog = repository.catalog_of_vm(vm)
     chosen = find.vm_named(catalog, vm) if vm is not None else None
     points = catalog.points(chosen.id if chosen else None)
-    return points, drills.last_proven(repository.store, chosen.id if chosen else None)
+    return points, facts_of_vm(repository, chosen.id if chosen else None)
 
 
 def point_document(repository: Repository, point_id: str) -> dict[str, Any]:
     """Return the document of `pitr show`. Raises NoSuchPoint, UsageError."""
-    backup, chain, proven = point_and_chain(repository, point_id)
-    return {"point": point(backup, proven), "chain": [point(link) for link in chain]}
+    backup, chain, facts = point_and_chain(repository, point_id)
+    return {"point": point(backup, facts), "chain": [point(link) for link in chain]}
 
 
-def point_and_chain(repository: Repository, point_id: str) -> tuple[Backup, list[Backup], Proven | None]:
-    """Return the point, the points of its chain, and its last drill. Raises NoSuchPoint, UsageError."""
+def point_and_chain(repository: Repository, point_id: str) -> tuple[Backup, list[Backup], PointFacts]:
+    """Return the point, the points of its chain, and the facts about it. Raises NoSuchPoint, UsageError."""
     catalog = repository.catalog_with_point(point_id)
     backup = find.point_named(catalog, point_id).backup
     chain = find.ancestry(catalog, backup)
-    return backup, chain, drills.last_proven(repository.store, backup.vm.id).get(backup.backup_id)
+    return backup, chain, facts_of_vm(repository, backup.vm.id).get(backup.backup_id, NO_FACTS)

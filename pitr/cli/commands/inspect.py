@@ -21,8 +21,8 @@ def list_points(common: Common, vm: AnyVMArgument = None) -> None:
         if common.out.json:
             common.out.document(points_document(repository, vm))
             return
-        points, proven = points_of_vm(repository, vm)
-    common.out.show(tables.points(points, proven))
+        points, facts = points_of_vm(repository, vm)
+    common.out.show(tables.points(points, facts))
 
 
 @with_common()
@@ -35,8 +35,8 @@ def show(common: Common, point: PointArgument) -> None:
         if common.out.json:
             common.out.document(point_document(repository, point))
             return
-        backup, chain, proven = point_and_chain(repository, point)
+        backup, chain, facts = point_and_chain(repository, point)
         external = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
     common.out.show(tables.one_point(backup, chain, external))
-    if proven is not None:
-        common.out.show(f"Last drill: {tables.proven_text(proven)}")
+    if facts.proven is not None:
+        common.out.show(f"Last drill: {tables.proven_text(facts.proven)}")

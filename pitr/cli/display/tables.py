@@ -18,6 +18,7 @@ from pitr.units import human_size
 
 if TYPE_CHECKING:  # all commands import this module: it must not import what one of them needs
     from pitr.jobs.backup.many_vms import Outcome
+    from pitr.jobs.facts import PointFacts
     from pitr.jobs.point_extents import Range
     from pitr.jobs.restore.restored import Restored
     from pitr.repository.damage import Damage
@@ -29,11 +30,11 @@ _SHORT_ID = 8
 table = FittingTable
 
 
-def points(backups: Sequence[Backup], proven: Mapping[str, Proven] | None = None) -> RenderableType:
-    """Return the table of points. `proven` holds their last drills by backup id."""
+def points(backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = None) -> RenderableType:
+    """Return the table of points. `facts` holds what the repository knows of them, by backup id."""
     if not backups:
         return Text("The repository holds no points.")
-    shown = {name: proven_text(last) for name, last in (proven or {}).items()}
+    shown = {name: proven_text(fact.proven) for name, fact in (facts or {}).items() if fact.proven}
     return table(
         ("Point", "VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full")
         + (("Proven",) if shown else ()),
