@@ -231,7 +231,7 @@ def test_a_client_that_goes_away_ends_the_transfer(lab: Lab, gateway: Gateway, t
                 client.kill()
             if by_transfer:
                 # The transfer stays usable.
-                said = f"{path}: the client has gone"
+                said = f"{path}: the client disconnected"
                 wait_until(lambda said=said: said in gateway.log, "said")
                 assert lab.open_transfers() == opened
                 assert gateway.get(path).body.endswith(b"stop %016x %016x\r\n" % (0, 0))
@@ -334,7 +334,7 @@ def test_a_client_that_takes_nothing_is_given_up_and_does_not_hold_up_others(
         applied = bytearray()
         apply_sparse(gateway.get(f"/images/{other.id}").body, applied)
         assert applied == content.read_bytes()
-        wait_until(lambda: "has taken nothing for 2 s" in gateway.log, "given up")
+        wait_until(lambda: "has read nothing for 2 s" in gateway.log, "given up")
         wait_until(lambda: lab.open_transfers() == [], "the transfer ended")
 
 
