@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The lab's folder: short, private, and gone when the lab is gone, however that happens."""
+"""The lab's folder: short, private, and removed when the lab ends for any reason."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _LOCK = "lock"
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came while a lab was open. It unwinds the program, so that everything is closed in order.
+    """SIGTERM arrived while a lab was open. It unwinds the program, so that everything closes in order.
 
-    A handler that closed the lab itself could wait for a lock that the interrupted code holds.
+    If the handler itself closed the lab, it could wait for a lock of the interrupted code.
     """
 
 
 @contextmanager
 def lab_folder(folder: Path | None, *, close: Callable[[], None]) -> Iterator[Path]:
-    """The folder to work in: `folder`, which stays, or else a temporary one that is removed at the end.
+    """Yield the folder to work in: `folder`, which stays, or a temporary folder that is removed at the end.
 
     When the interpreter exits with the lab open, `close` is called: it has to end the lab. SIGTERM becomes
     Terminated, unless the program has a handler of its own.
@@ -53,7 +53,7 @@ def _called_at_the_end(close: Callable[[], None]) -> Iterator[None]:
     def on_sigterm(signum: int, _frame: FrameType | None) -> None:
         raise Terminated(f"{signal.Signals(signum).name}")
 
-    # A program with a handler of its own ends in its own way, and leaves the lab's context on it.
+    # A program with its own handler leaves the lab's context itself.
     is_ours = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -70,13 +70,13 @@ def _called_at_the_end(close: Callable[[], None]) -> Iterator[None]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove the folders of labs that were killed: nobody holds their locks any more."""
+    """Remove the folders of killed labs: no process holds their locks."""
     for folder in parent.glob(f"{_PREFIX}*"):
         try:
             is_mine = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC) if is_mine else None
         except OSError:
-            # Just made, or just removed by another.
+            # Another process has just created or removed it.
             continue
         if lock is None:
             continue

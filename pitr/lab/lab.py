@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The local oVirt as one thing: an engine, a host, and VMs that a test can fill and run."""
+"""The whole local oVirt: an engine, a host, and VMs that a test can fill and run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DiskOptions(TypedDict, total=False):
 
 
 class Lab:
-    """A local oVirt; a context manager. Everything it makes is in one folder and goes with it.
+    """A local oVirt; a context manager. All its files are in one folder.
 
     `folder` must exist and be short (unix sockets are in it); without one a temporary folder is used. With
     `unix_socket=False` clients on this machine have to use TLS. Raises ProgramMissing and LabError.
@@ -78,11 +78,11 @@ class Lab:
         self._closing.__exit__(kind, error, trace)
 
     def close(self) -> None:
-        """End everything, as leaving the context does; a second time does nothing."""
+        """Stop everything, like leaving the context. Can be called again."""
         self._closing.close()
 
     def environment(self) -> dict[str, str]:
-        """The variables that let `pitr` find this engine."""
+        """Return the environment variables with which `pitr` finds this engine."""
         return {
             "PITR_ENGINE_URL": self.engine_url,
             "PITR_USERNAME": self.username,
@@ -91,7 +91,7 @@ class Lab:
         }
 
     def write_ovirt_img_config(self, path: Path, section: str = "lab") -> None:
-        """Write a configuration file of ovirt-img with a section for this engine, readable by its owner."""
+        """Write an `ovirt-img.conf` with a section for this engine. Only the owner can read it."""
         config = configparser.ConfigParser(interpolation=None)
         config[section] = {
             "engine_url": self.engine_url,
@@ -163,7 +163,7 @@ class Lab:
         return LabDisk(self, disk)
 
     def add_lun(self, name: str, size: int) -> LabDisk:
-        """Add a disk that is a LUN of its own, which has no image that could be backed up."""
+        """Add a disk that is a LUN. It has no image, so pitr cannot back it up."""
         disk = Disk(
             id=new_id(),
             name=name,
@@ -180,18 +180,18 @@ class Lab:
         return LabDisk(self, disk)
 
     def vm(self, name_or_id: str) -> LabVM:
-        """Any VM on the engine, also one that a restore created. Raises LookupError."""
+        """Return any VM on the engine, also one that a restore created. Raises LookupError."""
         with self.engine.state.lock:
             for vm in self.engine.state.vms.values():
                 if name_or_id in {vm.id, vm.name}:
                     return LabVM(self, vm.id, vm.name, self.storage_domain)
-        raise LookupError(f"there is no VM {name_or_id}")
+        raise LookupError(f"VM {name_or_id} not found")
 
     def disk(self, disk_id: str) -> LabDisk:
-        """Any disk on the engine, also one that a restore created. Raises LookupError."""
+        """Return any disk on the engine, also one that a restore created. Raises LookupError."""
         with self.engine.state.lock:
             if disk_id not in self.engine.state.disks:
-                raise LookupError(f"there is no disk {disk_id}")
+                raise LookupError(f"disk {disk_id} not found")
             return LabDisk(self, self.engine.state.disks[disk_id])
 
     @property
@@ -202,7 +202,7 @@ class Lab:
             return [LabDisk(self, disk) for disk in known if disk.content_type != "backup_scratch"]
 
     def transferred(self, disk_id: str) -> int:
-        """The bytes that the imageio daemon counted in all finished transfers of a disk."""
+        """Return the number of bytes that the imageio daemon counted in all finished transfers of a disk."""
         with self.engine.state.lock:
             transfers = self.engine.state.transfers.values()
             return sum(transfer.transferred for transfer in transfers if transfer.disk_id == disk_id)
@@ -260,15 +260,15 @@ class LabVM:
         vms.remove(self.lab.engine.installation, self.id, detach_only=False)
 
     def start(self) -> None:
-        """Start the VM. Raises LabError when it cannot be started now."""
+        """Start the VM. Raises LabError if it cannot start now."""
         vms.start(self.lab.engine.installation, self.id)
 
     def stop(self) -> None:
-        """Stop the VM. A live backup that is ready fails; raises LabError while one starts or ends."""
+        """Stop the VM. A live backup that is ready fails. Raises LabError while a backup starts or ends."""
         vms.stop(self.lab.engine.installation, self.id)
 
     def crash(self) -> None:
-        """End the VM as a power failure would: its disks' bitmaps are lost, though the engine lists them."""
+        """Stop the VM like a power failure: the bitmaps of its disks are lost, but the engine still lists them."""
         vms.crash(self.lab.engine.installation, self.id)
 
     def add_disk(
@@ -283,7 +283,7 @@ class LabVM:
         vms.attach(self.lab.engine.installation, self.id, Attachment(disk.id, bootable=bootable))
 
     def detach(self, disk: LabDisk) -> None:
-        """Detach a disk, which takes it out of the VM's checkpoints."""
+        """Detach a disk, which also removes it from the VM's checkpoints."""
         vms.detach(self.lab.engine.installation, self.id, disk.id)
 
 
@@ -299,12 +299,12 @@ class LabDisk:
 
     @property
     def image(self) -> Path:
-        """The image file; only to be looked at while no VM and no transfer uses it."""
+        """The image file. Only read it while no VM and no transfer uses it."""
         return self.lab.host.volume(self.id).path
 
     @property
     def status(self) -> str:
-        """What the engine says now. Raises Refusal when the disk is gone."""
+        """The current status on the engine. Raises Refusal if the disk no longer exists."""
         with self.lab.engine.state.lock:
             return self.lab.engine.state.disk(self.id).status
 
@@ -323,7 +323,7 @@ class LabDisk:
         raise LookupError(f"disk {self.id} is attached to no VM")
 
     def delete(self) -> None:
-        """Delete the disk, whatever it is attached to."""
+        """Delete the disk, even if it is attached to VMs."""
         disks.delete(self.lab.engine.installation, self.id)
 
     def rename(self, name: str) -> None:
@@ -343,13 +343,15 @@ class LabDisk:
         self.size = size
 
     def replace(self, size: int, format: str) -> None:
-        """Give the disk another size or format with the bytes that fit, as restoring a snapshot or a conversion
-        does; it leaves its VM's checkpoints. Nothing may use it."""
+        """Change the size or format of an unused disk, like restoring a snapshot or converting the disk.
+
+        It keeps the data that fits, and removes the disk from its VM's checkpoints.
+        """
         disks.replace(self.lab.engine.installation, self.id, size, format)
         self.size, self.format = size, format
 
     def guest(self) -> Guest:
-        """The running VM's way to its disk; the caller closes it. Raises LabError when no VM runs with it."""
+        """Open the disk like the guest of its running VM; the caller closes it. Raises LabError if no VM runs."""
         with self.lab.engine.state.lock:
             owners = self.lab.engine.state.vms_of(self.id)
             running = [vm.id for vm in owners if vm.running]
@@ -357,5 +359,5 @@ class LabDisk:
         return self.lab.host.guest(vm_id, self.id)
 
     def copy_content(self, path: Path) -> None:
-        """Copy the disk's exact bytes to the new sparse raw file `path`: the oracle of tests."""
+        """Copy the disk's exact bytes to the new sparse raw file `path`, for comparisons in tests."""
         self.lab.host.copy_content(self.id, path)

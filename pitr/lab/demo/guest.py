@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guest of the demo: a web server with a file system on its first disk and a database on its second."""
+"""The VM of the demo: a web server with a file system on one disk and a database on the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pitr.units import GIB, KIB, MIB
 
 SYSTEM_SIZE = 1 * GIB
 DATABASE_SIZE = 512 * MIB
-#: The page that tells which release the web server serves.
+#: The page that shows the web server's release.
 WELCOME = "/srv/www/index.html"
 _PAGE = 8 * KIB
 _BLOCK = 4 * KIB
@@ -30,10 +30,10 @@ _NOT_COPIED = shutil.ignore_patterns(
 
 
 class WebServer:
-    """A running VM, and what happens in it.
+    """A running VM whose disks change.
 
-    A file system can only be changed by who mounts it, and mounting needs root. So the guest's changes are made with
-    debugfs to a model of its disk, and what is different afterwards is written to the disk as a kernel would do it.
+    Changing files needs a mount, and a mount needs root. So the demo changes a copy of the disk with debugfs, and
+    then writes the differences to the VM's disk, as the guest's kernel would.
     """
 
     def __init__(self, lab: Lab, name: str, folder: Path) -> None:
@@ -53,7 +53,7 @@ class WebServer:
         return self.system, self.database
 
     def deploy(self, release: int, *, uploads: int, remove: str) -> None:
-        """Put a release online: a new welcome page, `uploads` bytes of files; the package `remove` goes."""
+        """Install a release: a new welcome page and `uploads` bytes of files; remove the package `remove`."""
         page, pictures = self._folder / "page", self._folder / "pictures"
         page.write_text(welcome(release))
         pictures.write_bytes(os.urandom(uploads))
@@ -74,7 +74,7 @@ class WebServer:
             disk.flush()
 
     def compact_database(self, offset: int, length: int) -> None:
-        """Free a range of the database: its first half by zeroes that stay allocated, the rest by a discard."""
+        """Free a range of the database: write zeroes to the first half and discard the second."""
         half = length // 2
         with self.database.guest() as disk:
             disk.zero(offset, half, unmap=False)
@@ -82,7 +82,7 @@ class WebServer:
             disk.flush()
 
     def overwrite_everything(self) -> None:
-        """The disaster: garbage over the beginning of both disks, and over the backup superblocks."""
+        """Overwrite the beginning of both disks and the backup superblocks with random data."""
         for lab_disk in self.disks:
             with lab_disk.guest() as disk:
                 for offset in range(0, lab_disk.size, 128 * MIB):
@@ -105,12 +105,12 @@ class WebServer:
 
 
 def welcome(release: int) -> str:
-    """What the welcome page of a release says."""
+    """Return the welcome page of a release."""
     return f"<h1>Welcome</h1><p>This is release {release}.</p>\n"
 
 
 def _installation(folder: Path) -> Path:
-    """A folder with the files of a fresh web server: the Python library of this machine and a page."""
+    """Fill the folder with the files of a new web server: this machine's Python library and a page."""
     shutil.copytree(
         sysconfig.get_path("stdlib"), folder / "usr/lib/python", ignore=_NOT_COPIED, symlinks=True
     )
@@ -121,7 +121,7 @@ def _installation(folder: Path) -> Path:
 
 
 def _changes(old: Path, new: Path) -> Iterator[tuple[int, bytes]]:
-    """The ranges in which two images differ, (offset, new bytes): whole blocks, either all zero or with data."""
+    """Yield the ranges in which two images differ as (offset, new bytes), in whole blocks of zeroes or of data."""
     with old.open("rb") as old_file, new.open("rb") as new_file:
         offset = 0
         while chunk := new_file.read(_CHUNK):
@@ -132,7 +132,7 @@ def _changes(old: Path, new: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _trim(disk: Guest, start: int, end: int) -> None:
-    """Free a range so that it reads as zero: a discard of less than a cluster would leave the old bytes."""
+    """Free a range so that it reads as zero. A discard of less than a cluster would keep the old bytes."""
     first, last = -(-start // _CLUSTER) * _CLUSTER, end // _CLUSTER * _CLUSTER
     if first >= last:
         disk.zero(start, end - start, unmap=True)
@@ -144,15 +144,15 @@ def _trim(disk: Guest, start: int, end: int) -> None:
 
 
 def _runs(before: bytes, after: bytes) -> Iterator[tuple[int, int]]:
-    """The runs of blocks that differ; a run is of one kind, zero or data."""
+    """Yield (start, end) of the runs of blocks that differ. Each run is only zeroes or only data."""
     start, kind = 0, ""
     for offset in range(0, len(after), _BLOCK):
         block = after[offset : offset + _BLOCK]
         kind_if_changed = "data" if any(block) else "zero"
-        found = "" if block == before[offset : offset + _BLOCK] else kind_if_changed
-        if found != kind:
+        next_kind = "" if block == before[offset : offset + _BLOCK] else kind_if_changed
+        if next_kind != kind:
             if kind:
                 yield start, offset
-            start, kind = offset, found
+            start, kind = offset, next_kind
     if kind:
         yield start, len(after)

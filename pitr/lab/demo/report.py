@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the demo found out."""
+"""The results of the demo."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command of the demo. Sizes are bytes, None where the step has none; `seconds` is wall time.
+    """One command of the demo. Sizes are in bytes, None if the step has none; `seconds` is wall time.
 
-    `disk_bytes` is what the VM's disks held as data when the step began.
+    `disk_bytes` is the amount of data on the VM's disks when the step began.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """One thing that had to be so, and whether it was."""
+    """A statement that the demo checked, and whether it is true."""
 
     what: str
     ok: bool
@@ -31,7 +31,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The demo's outcome. `replayed_bytes`: what a restore would upload that replays each backup of the chain."""
+    """The demo's result. `replayed_bytes` is the upload of a restore that replays each backup of the chain."""
 
     steps: tuple[Step, ...]
     proofs: tuple[Proof, ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The person at the keyboard: commands are shown as one could type them, run for real, and their output is shown."""
+"""Run the commands of the demo: show each command as a user types it, run it, and show its output."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pitr.errors import ProgramFailed
 
 _STOP_S = 20
 
-#: Takes one line of the story.
+#: Shows one line of the demo.
 Say = Callable[[str], None]
 
 
 class Shell:
-    """Runs commands in `folder` with `variables` in their environment; `say` gets each line that a person sees."""
+    """Runs commands in `folder` with `variables` in their environment; `say` shows each line to the user."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str], say: Say) -> None:
         self._folder = folder
@@ -32,19 +32,19 @@ class Shell:
         self.say = say
 
     def introduce(self) -> None:
-        """Show what a reader would have to type before the first command."""
+        """Show the commands that prepare a shell for the first command."""
         self.say(f"$ cd {shlex.quote(str(self._folder))}")
         for name, value in self._variables.items():
             self.say(f"$ export {name}={shlex.quote(value)}")
 
     def pitr(self, *arguments: str) -> float:
-        """Show and run `pitr ARGUMENTS`; return the seconds that it took. Raises ProgramFailed."""
+        """Show and run `pitr ARGUMENTS` and return its duration in seconds. Raises ProgramFailed."""
         return self.run("pitr", *arguments, program=_PITR)
 
     def run(self, name: str, *arguments: str, program: tuple[str, ...] | None = None) -> float:
-        """Show and run a command with all it says; return its seconds. Raises ProgramFailed.
+        """Show and run a command with its output and return its duration in seconds. Raises ProgramFailed.
 
-        `program` is what stands for `name` when that is not on everybody's PATH.
+        `program` is the program to run if it differs from `name`, for example because it is not on the PATH.
         """
         self.say("")
         self.say(f"$ {shlex.join([name, *arguments])}")
@@ -65,7 +65,7 @@ class Shell:
                     self.say(line.rstrip())
             code = process.wait()
         except BaseException:
-            # An interrupt: the command gets the time to end its transfers, as it would at a terminal.
+            # After an interrupt, give the command time to end its transfers, as at a terminal.
             process.terminate()
             try:
                 process.wait(_STOP_S)
@@ -77,11 +77,11 @@ class Shell:
             if process.stdout is not None:
                 process.stdout.close()
         if code != 0:
-            raise ProgramFailed(f"'{shlex.join([name, *arguments])}' ended with exit code {code}")
+            raise ProgramFailed(f"'{shlex.join([name, *arguments])}' exited with {code}")
         return time.monotonic() - started
 
     def query(self, *arguments: str) -> dict[str, object]:
-        """Run `pitr ARGUMENTS --output json` unseen; return its document. Raises ProgramFailed."""
+        """Run `pitr ARGUMENTS --output json` without showing it and return the document. Raises ProgramFailed."""
         done = subprocess.run(
             [*_PITR, *arguments, "--output", "json"],
             stdin=subprocess.DEVNULL,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A backup's life in the background, from initializing to its end."""
+"""Run a backup in the background, from its start to its end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ log = logging.getLogger("pitr.lab.engine")
 
 
 def start(installation: Installation, vm: VM, backup: Backup) -> None:
-    """Let `backup` run through its phases in a thread of its own."""
+    """Run the phases of `backup` in a new thread."""
     installation.workers.start(f"backup {backup.id[:8]}", _SimulatedBackup(installation, vm, backup).run)
 
 
 def lose_chain(installation: Installation, vm: VM, backup: Backup) -> None:
-    """Lose the VM's checkpoints and let `backup`, which needed them, fail a while later."""
+    """Lose the VM's checkpoints, and let `backup`, which needs them, fail a while later."""
     lost = checkpoints.lose_all(installation, vm, correlation_id=backup.correlation_id)
 
     def work() -> None:
@@ -32,7 +32,7 @@ def lose_chain(installation: Installation, vm: VM, backup: Backup) -> None:
 
 
 def set_phase(installation: Installation, backup: Backup, phase: str) -> None:
-    """Every change of a backup rewrites its modification date."""
+    """Set the phase and the modification date, which each change of a backup updates."""
     with installation.state.lock:
         backup.phase = phase
         backup.history.append(phase)
@@ -61,12 +61,12 @@ class _SimulatedBackup:
         self._end()
 
     def fail(self, why: str) -> None:
-        """End the backup in phase failed, with nothing of it left on the host or among the checkpoints."""
+        """End the backup in phase failed, and remove it and its checkpoint from the host."""
         try:
             self._take_back()
         except PitrError as error:
-            # The host has lost it already, with the VM for example.
-            log.warning("what is left of backup %s: %s", self._backup.id, error.message)
+            # The host has lost it already, for example with the VM.
+            log.warning("leftovers of backup %s: %s", self._backup.id, error.message)
         self._release_disks()
         self._record(events.BACKUP_FAILED, f"Backup {self._backup.id} for VM {self._vm.name} failed: {why}.")
         set_phase(self._installation, self._backup, "failed")
@@ -98,7 +98,7 @@ class _SimulatedBackup:
         if backup.mode == "live" and backup.require_consistency and self._vm.freeze_fails:
             raise LabError("the guest's file systems cannot be frozen")
         if self._installation.faults.happens("backup start"):
-            raise LabError("it was told to fail")
+            raise LabError("a test made it fail")
         readable = dict(backup.disks)
         if self._installation.faults.happens("bitmap"):
             readable[next(iter(readable))] = None
@@ -115,7 +115,7 @@ class _SimulatedBackup:
             self._get_ready()
 
     def _new_checkpoint(self) -> Checkpoint | None:
-        # Only qcow2 disks join the checkpoint, whatever the disk says of incremental backup.
+        # Only qcow2 disks join the checkpoint, regardless of their setting for incremental backup.
         with self._state.lock:
             members = [each for each in self._backup.disks if self._state.disk(each).format == "cow"]
             if not members:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a client may ask of a VM's backups: start, look, finalize."""
+"""The client's operations on backups: start, read, finalize."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pitr.lab.engine import backup_run, events, refusals
 from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.state import VM, Backup, new_id
 
-#: From this compatibility version on, backups are made from a snapshot.
+#: From this compatibility version on, the engine takes backups from a snapshot.
 HYBRID_SINCE = (4, 7)
 
 
@@ -28,7 +28,7 @@ class NewBackup:
 
 
 def start(installation: Installation, vm_id: str, wanted: NewBackup) -> Backup:
-    """Start a backup and return it, initializing. Raises Refusal with each of the engine's texts."""
+    """Start a backup and return it in phase initializing. Raises Refusal with the engine's text."""
     state = installation.state
     with state.lock:
         vm = state.vm(vm_id)
@@ -52,7 +52,7 @@ def start(installation: Installation, vm_id: str, wanted: NewBackup) -> Backup:
 
 
 def finalize(installation: Installation, vm_id: str, backup_id: str) -> None:
-    """Ask for the end of a backup.
+    """Request the end of a backup.
 
     Raises Refusal: Missing; 400 when it has ended already; 409 while transfers run; and before it is ready
     a live or cold backup fails, with 400.
@@ -131,7 +131,7 @@ def _add(installation: Installation, vm: VM, wanted: NewBackup) -> Backup:
         id=wanted.id or new_id(),
         vm_id=vm.id,
         mode=mode_of(vm, legacy=wanted.legacy),
-        # A disk that the checkpoint does not know is read in full, without an error.
+        # The engine reads a disk that is not in the checkpoint in full, without an error.
         disks={disk_id: readable.get(disk_id) for disk_id in dict.fromkeys(wanted.disk_ids)},
         created=now,
         modified=now,
@@ -147,7 +147,7 @@ def _add(installation: Installation, vm: VM, wanted: NewBackup) -> Backup:
 
 
 def disks(installation: Installation, vm_id: str, backup_id: str) -> list[tuple[str, str]]:
-    """Disk id and backup mode of each disk; in hybrid mode nothing before the backup is ready."""
+    """Return the id and backup mode of each disk; in hybrid mode only when the backup is ready."""
     with installation.state.lock:
         backup = installation.state.backup(vm_id, backup_id)
         if backup.mode == "hybrid" and backup.phase in {"initializing", "starting"}:

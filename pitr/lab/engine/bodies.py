@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What clients ask for in their bodies. Extra children are ignored, as the engine does."""
+"""Parse the bodies of clients' requests. Like the engine, ignore unknown children."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def new_backup(request: ApiRequest) -> NewBackup:
 
 
 def new_disk(root: ET.Element) -> DiskRequest:
-    """Of a `disk` element. Raises Refusal (400)."""
+    """Parse a `disk` element. Raises Refusal (400)."""
     domains = root.find("storage_domains")
     return DiskRequest(
         id=root.get("id"),
@@ -63,7 +63,7 @@ def new_transfer(request: ApiRequest) -> NewTransfer:
 
 @dataclass(frozen=True, slots=True)
 class ChangedAttachment:
-    """What a client changes of an attachment and its disk; None where it says nothing."""
+    """A client's changes to an attachment and its disk; None means no change."""
 
     name: str | None
     bootable: bool | None
@@ -79,7 +79,7 @@ def changed_attachment(root: ET.Element) -> ChangedAttachment:
 
 
 def new_attachment(root: ET.Element, disk_id: str) -> Attachment:
-    """Of a `disk_attachment` element for the disk `disk_id`."""
+    """Parse a `disk_attachment` element for the disk `disk_id`."""
     active = xml.truth(xml.text(root, "active"))
     return Attachment(
         disk_id=disk_id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A VM's checkpoints: a chain from root to leaf that loses members, or is lost altogether."""
+"""Delete or lose a VM's checkpoints, which are a chain from root to leaf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pitr.lab.engine.state import VM, Checkpoint
 
 
 def delete(installation: Installation, vm_id: str, checkpoint_id: str) -> None:
-    """Delete any checkpoint of the chain. Raises Refusal: Missing, or 409 while a backup runs."""
+    """Delete a checkpoint of the chain. Raises Refusal: Missing, or 409 while a backup runs."""
     state = installation.state
     with installation.host_lock:
         with state.lock:
@@ -25,7 +25,7 @@ def delete(installation: Installation, vm_id: str, checkpoint_id: str) -> None:
 
 
 def take_out(vm: VM, checkpoint: Checkpoint) -> None:
-    """Take a checkpoint out of the VM's chain; its children become its parent's."""
+    """Remove a checkpoint from the VM's chain; its parent becomes the parent of its children."""
     vm.checkpoints.remove(checkpoint)
     for child in vm.checkpoints:
         if child.parent_id == checkpoint.id:
@@ -33,7 +33,7 @@ def take_out(vm: VM, checkpoint: Checkpoint) -> None:
 
 
 def remove_bitmaps(installation: Installation, gone: Sequence[Checkpoint]) -> None:
-    """Remove what the host keeps for checkpoints that are no more."""
+    """Remove the data of deleted checkpoints from the host."""
     with installation.host_lock:
         for checkpoint in gone:
             with installation.state.lock:
@@ -43,7 +43,7 @@ def remove_bitmaps(installation: Installation, gone: Sequence[Checkpoint]) -> No
 
 
 def forget_disk(installation: Installation, vm: VM, disk_id: str) -> None:
-    """Take a detached disk out of the VM's checkpoints; those that are left without disks disappear.
+    """Remove a detached disk from the VM's checkpoints, and remove checkpoints without disks.
 
     The caller holds the host's lock.
     """
@@ -60,7 +60,7 @@ def forget_disk(installation: Installation, vm: VM, disk_id: str) -> None:
 
 
 def lose_all(installation: Installation, vm: VM, *, correlation_id: str | None = None) -> list[Checkpoint]:
-    """Lose the VM's whole chain, as when a host cannot redefine it: a full backup is needed then.
+    """Lose the VM's whole chain, like a host that cannot redefine it; only a full backup is possible then.
 
     Returns what was lost: the caller removes its bitmaps.
     """

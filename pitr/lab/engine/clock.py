@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The engine's clock: it can be set, stopped and moved, so that a test may live in the summer of 2020."""
+"""The engine's clock, which tests can set, freeze and move."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 
 class Clock:
-    """The time that all dates in the engine's answers show. Safe for many threads.
+    """The clock of all dates in the engine's answers. Several threads can use it.
 
     It starts as the machine's own time in the local zone. Phases never wait for it: they lag in real time.
     """
@@ -20,12 +20,12 @@ class Clock:
         self._zone = datetime.now().astimezone().tzinfo
 
     def now(self) -> datetime:
-        """The engine's time, with zone."""
+        """Return the engine's time, with a time zone."""
         with self._lock:
             return self._now()
 
     def set(self, moment: str | datetime, *, frozen: bool = False) -> None:
-        """Set the clock to `moment`, an ISO 8601 string or a datetime; without a zone it is in the clock's.
+        """Set the clock to `moment`, an ISO 8601 string or a datetime; the default time zone is the clock's.
 
         The zone of `moment` becomes the clock's. A frozen clock shows exactly this time until resume().
         """
@@ -39,14 +39,14 @@ class Clock:
             self._frozen = moment if frozen else None
 
     def resume(self) -> None:
-        """Let a frozen clock go on from the time that it shows."""
+        """Let a frozen clock run again from its current time."""
         with self._lock:
             if self._frozen is not None:
                 self._offset = self._frozen - datetime.now(self._zone)
                 self._frozen = None
 
     def advance(self, seconds: float) -> None:
-        """Move the clock by `seconds`; a frozen one stays frozen."""
+        """Move the clock by `seconds`; a frozen clock stays frozen."""
         step = timedelta(seconds=seconds)
         with self._lock:
             self._offset += step

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks: created in the background, locked while something works on them, deleted."""
+"""Create disks in the background, lock them during operations, and delete them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.refusals import conflict, disks_locked, incomplete
 from pitr.lab.engine.state import Disk, StorageDomain, new_id
 
-#: The host rounds a new disk's size up to this, while the engine reports the size that was asked for.
+#: The host rounds the size of a new disk up to a multiple of this; the engine reports the requested size.
 VOLUME_ALIGNMENT = 4096
 
 
@@ -33,7 +33,7 @@ class DiskRequest:
 
 
 def create(installation: Installation, wanted: DiskRequest, correlation_id: str | None = None) -> Disk:
-    """Start to create a disk and return it, locked. Raises Refusal: 400 incomplete, 409 impossible."""
+    """Start to create a disk and return it with the status locked. Raises Refusal: 400 incomplete, 409 impossible."""
     state = installation.state
     with state.lock:
         disk = _checked(installation, wanted)
@@ -44,7 +44,7 @@ def create(installation: Installation, wanted: DiskRequest, correlation_id: str 
         installation.lag()
         try:
             if installation.faults.happens("disk creation"):
-                raise PitrError("a disk creation that was told to fail")
+                raise PitrError("a test made the disk creation fail")
             volume_size = -(-disk.size // VOLUME_ALIGNMENT) * VOLUME_ALIGNMENT
             with installation.host_lock:
                 installation.host.create_volume(disk.id, volume_size, disk.format, sparse=disk.sparse)
@@ -78,7 +78,7 @@ def delete(installation: Installation, disk_id: str) -> None:
 
 
 def drop(installation: Installation, disk: Disk) -> None:
-    """Make a disk disappear with all that refers to it, whatever its status."""
+    """Remove a disk and all references to it, in any status."""
     state = installation.state
     with installation.host_lock:
         with state.lock:
@@ -101,7 +101,7 @@ def grow(installation: Installation, disk_id: str, size: int) -> None:
 
 
 def replace(installation: Installation, disk_id: str, size: int, disk_format: str) -> None:
-    """Put another volume in the place of a disk's that nothing uses; the disk leaves all checkpoints."""
+    """Replace the volume of an unused disk, and remove the disk from all checkpoints."""
     state = installation.state
     with installation.host_lock:
         with state.lock:
@@ -117,7 +117,7 @@ def replace(installation: Installation, disk_id: str, size: int, disk_format: st
 
 
 def storage_domain_named(installation: Installation, name_or_id: str) -> StorageDomain:
-    """The storage domain with this id or name. Raises Refusal (404)."""
+    """Return the storage domain with this id or name. Raises Refusal (404)."""
     state = installation.state
     with state.lock:
         for domain in state.storage_domains.values():

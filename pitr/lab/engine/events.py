@@ -33,7 +33,7 @@ def record(
     vm_id: str | None = None,
     correlation_id: str | None = None,
 ) -> None:
-    """Add an event; `subject_id` is the id that a search for it finds it by."""
+    """Add an event; a search for `subject_id` finds it."""
     state = installation.state
     with state.lock:
         event = Event(
@@ -50,7 +50,7 @@ def record(
 
 
 def found(installation: Installation, search: str) -> list[Event]:
-    """The events that mention `search`, newest first; all of them for an empty one."""
+    """Return the events that mention `search`, newest first; all events if it is empty."""
     wanted = search.strip().strip('"').lower()
     with installation.state.lock:
         return [
@@ -61,7 +61,7 @@ def found(installation: Installation, search: str) -> list[Event]:
 
 
 def start_job(installation: Installation, description: str, correlation_id: str | None) -> Job:
-    """Add a running job; without a correlation id the engine makes one."""
+    """Add a running job; without a correlation id the engine creates one."""
     job = Job(
         id=new_id(),
         description=description,

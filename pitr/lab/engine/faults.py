@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Faults that a test asks the engine for: wrong answers, lost connections, pauses, failing operations."""
+"""Faults that a test injects: wrong answers, lost connections, pauses, failing operations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-#: Operations that can be told to fail. "configuration": a VM's OVF is absent for once; "bitmap": the host does not
-#: find the bitmaps of the first disk of a backup, though the engine calls that disk incremental.
+#: Operations that a test can make fail. "configuration": the engine omits a VM's OVF once. "bitmap": the host does not
+#: find the bitmaps of a backup's first disk, but the engine calls the disk incremental.
 Happening = Literal[
     "backup start", "bitmap", "snapshot removal", "upload verification", "disk creation", "configuration"
 ]
@@ -18,7 +18,7 @@ Happening = Literal[
 
 @dataclass(slots=True)
 class Rule:
-    """What happens to the next `times` requests that fit."""
+    """The fault for the next `times` requests that match."""
 
     method: re.Pattern[str]
     path: re.Pattern[str]
@@ -32,7 +32,7 @@ class Rule:
 
 
 class Faults:
-    """The faults that wait for their request, oldest first. Safe for many threads."""
+    """The faults that have not happened yet, oldest first. Several threads can use it."""
 
     def __init__(self, expire_tokens: Callable[[], None]) -> None:
         self._lock = threading.Lock()
@@ -51,20 +51,20 @@ class Faults:
         times: int = 1,
         handled: bool = False,
     ) -> None:
-        """Answer the next `times` requests whose method and path fit the regular expressions with `status`.
+        """Answer the next `times` requests whose method and path match the regular expressions with `status`.
 
-        The path is without its query; `handled`: the request is carried out first, then answered wrongly.
+        The path has no query. `handled`: the engine executes the request first, then sends the wrong answer.
         """
         self._add(
             Rule(_whole(method), re.compile(path), times, "answer", status, body, content_type, handled)
         )
 
     def drop_connection(self, method: str, path: str, *, times: int = 1, handled: bool = False) -> None:
-        """Close the connection instead of an answer; `handled`: the request is carried out first."""
+        """Close the connection instead of answering. `handled`: the engine executes the request first."""
         self._add(Rule(_whole(method), re.compile(path), times, "drop", handled=handled))
 
     def stall(self, seconds: float, method: str = ".*", path: str = "", *, times: int = 1) -> None:
-        """Let the next `times` requests that fit wait for `seconds` before they are looked at."""
+        """Delay the next `times` requests that match by `seconds`."""
         self._add(Rule(_whole(method), re.compile(path), times, "stall", seconds=seconds))
 
     def expire_tokens(self) -> None:
@@ -72,18 +72,18 @@ class Faults:
         self._expire_tokens()
 
     def fail(self, happening: Happening, times: int = 1) -> None:
-        """Let the next `times` of an operation fail on the host, after the request was accepted."""
+        """Make the next `times` runs of an operation fail on the host, after the engine accepted the request."""
         with self._lock:
             self._failing[happening] = self._failing.get(happening, 0) + times
 
     def clear(self) -> None:
-        """Forget all faults that have not happened."""
+        """Remove all faults that have not happened yet."""
         with self._lock:
             self._rules.clear()
             self._failing.clear()
 
     def take(self, method: str, path: str) -> Rule | None:
-        """The first rule that fits the request, used up once."""
+        """Return the first rule that matches the request, and count its use."""
         with self._lock:
             for rule in self._rules:
                 if rule.method.search(method) and rule.path.search(path):
@@ -94,7 +94,7 @@ class Faults:
         return None
 
     def happens(self, happening: Happening) -> bool:
-        """Whether an operation is to fail now; uses one failure up."""
+        """Return whether an operation must fail now, and count the failure."""
         with self._lock:
             left = self._failing.get(happening, 0)
             self._failing[happening] = max(0, left - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What all parts of the simulated engine share: its state, its host, its clock, its threads."""
+"""The shared objects of the simulated engine: its state, host, clock and threads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Installation:
     phases_held: bool = False
 
     def lag(self) -> None:
-        """Let the time pass that the engine needs to notice a change, and longer while phases are held."""
+        """Wait as long as the engine needs to notice a change, and while a test holds the phases."""
         self.workers.sleep(self.phase_lag_s)
         while self.phases_held:
             self.workers.sleep(HOLD_POLL_S)

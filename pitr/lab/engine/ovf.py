@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A VM's configuration as oVirt's dialect of OVF: written for `all_content=true`, read by POST /vms."""
+"""Write a VM's configuration as OVF for `all_content=true`, and read it in POST /vms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ET.register_namespace("xsi", _XSI)
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What an OVF says of a VM; `attachments` in its order."""
+    """A VM's configuration in an OVF document; `attachments` keep its order."""
 
     vm_id: str | None
     name: str
@@ -36,7 +36,7 @@ class Configuration:
 
 
 def write(vm: VM, disks: Iterable[Disk]) -> str:
-    """The OVF document of `vm` with its `disks`."""
+    """Return the OVF document of `vm` with its `disks`."""
     disks = list(disks)
     envelope = ET.Element(f"{{{_OVF}}}Envelope", {f"{{{_OVF}}}version": f"{vm.compat}.0.0"})
     references = ET.SubElement(envelope, "References")
@@ -73,7 +73,7 @@ def write(vm: VM, disks: Iterable[Disk]) -> str:
 
 
 def read(document: str) -> Configuration:
-    """Read an OVF of this dialect. Raises ValueError when it is not one."""
+    """Parse an OVF document. Raises ValueError if it is invalid."""
     try:
         envelope = ET.fromstring(document)  # noqa: S314 - the lab's own clients sent it
     except ET.ParseError as error:
@@ -153,7 +153,7 @@ def _ovf(**attributes: object) -> dict[str, str]:
 
 
 def _nics(content: ET.Element) -> dict[str, str]:
-    """Names and MAC addresses; an address that is not there is empty."""
+    """Return the MAC addresses by interface name; a missing address is empty."""
     found = content.iterfind(f".//Item[{{{_RASD}}}ResourceType='10']")
     return {
         item.findtext(f"{{{_RASD}}}Name") or "": item.findtext(f"{{{_RASD}}}MACAddress") or ""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the engine says when it refuses: the status and the text are all that a client gets to see."""
+"""The engine's refusals: an HTTP status and a text, which is all that a client sees."""
 
 from __future__ import annotations
 
 
 class Refusal(Exception):
-    """A request is answered with `status` and a fault; without a detail the body is empty."""
+    """An answer with `status` and a fault; without a detail the body is empty."""
 
     def __init__(self, status: int, detail: str | None, reason: str = "Operation Failed") -> None:
         super().__init__(f"{status} {detail or ''}")
@@ -15,7 +15,7 @@ class Refusal(Exception):
 
 
 class Missing(Refusal):
-    """A named entity does not exist: 404, and the body is empty."""
+    """An entity does not exist: status 404 with an empty body."""
 
     def __init__(self, what: str, entity_id: str) -> None:
         super().__init__(404, None)
@@ -23,17 +23,17 @@ class Missing(Refusal):
 
 
 def conflict(text: str) -> Refusal:
-    """409: the request is valid, but not now."""
+    """Return a 409: the request is valid, but not now."""
     return Refusal(409, f"[{text}]")
 
 
 def bad_request(text: str) -> Refusal:
-    """400: the request cannot be carried out."""
+    """Return a 400: the engine cannot execute the request."""
     return Refusal(400, f"[{text}]")
 
 
 def incomplete(entity: str, fields: str) -> Refusal:
-    """400: a required field is not in the body."""
+    """Return a 400: the body lacks a required field."""
     return Refusal(400, f"{entity} [{fields}] required for add", "Incomplete parameters")
 
 
@@ -81,7 +81,7 @@ def backup_not_ready_to_stop(phase: str) -> Refusal:
 
 
 def backup_already(phase: str) -> Refusal:
-    # The one text that the engine writes in lower case.
+    # The engine writes only this text in lower case.
     return bad_request(
         f"cannot stop vm backup. the vm backup is already in '{phase}' phase, no need to finalize it."
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The engine's entities as the XML elements that the SDK reads."""
+"""Render the engine's entities as XML for the SDK."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fault(detail: str, reason: str) -> ET.Element:
 def disk(installation: Installation, each: entities.Disk) -> ET.Element:
     if each.storage_type == "lun":
         return _lun(each)
-    # The host's view is asked outside of the engine's lock: it may be busy for long.
+    # Ask the host without the engine's lock, because it can be busy for long.
     actual = _actual_size(installation, each)
     return element(
         "disk",
@@ -79,7 +79,7 @@ def disk(installation: Installation, each: entities.Disk) -> ET.Element:
 
 
 def _lun(each: entities.Disk) -> ET.Element:
-    """A disk that is a LUN of its own: no image, no format, and the size belongs to the LUN."""
+    """Render a LUN disk: it has no image and no format, and the LUN has the size."""
     unit = element("logical_unit", leaves(size=each.size), id=each.image_id)
     return element(
         "disk",
@@ -209,7 +209,7 @@ def transfer(installation: Installation, each: entities.Transfer) -> ET.Element:
                 format=each.format,
                 inactivity_timeout=each.inactivity_timeout_s,
                 phase=each.phase,
-                # There is one daemon: it stands for the engine's proxy as well.
+                # The lab has one daemon, which is also the engine's proxy.
                 proxy_url=url,
                 shallow=each.shallow,
                 timeout_policy=each.timeout_policy,
@@ -239,7 +239,7 @@ def storage_domain(
                 committed=0,
                 external_status="ok",
                 master=False,
-                # A domain's state belongs to its data center: the plain list does not show it.
+                # Only the data center shows a domain's status; the plain list does not.
                 status=status if in_data_center else None,
                 storage_format="v5",
                 type="data",
@@ -345,5 +345,5 @@ def _actual_size(installation: Installation, each: entities.Disk) -> int:
     try:
         return installation.host.volume(each.id).path.stat().st_blocks * 512
     except FileNotFoundError:
-        # Deleted between the two looks.
+        # Another thread deleted it in between.
         return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A request to the engine's API and the answer to it, without the HTTP around them."""
+"""A request to the engine's API and its answer, without HTTP."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ApiRequest:
         return self.query.get("correlation_id")
 
     def flag(self, name: str, *, default: bool = False) -> bool:
-        """A matrix or query parameter that is true or false."""
+        """Return a boolean matrix or query parameter."""
         value = xml.truth(self.query.get(name))
         return default if value is None else value
 
     def document(self, tag: str) -> ET.Element:
-        """The body, which has to be an element `tag`. Raises Refusal (400)."""
+        """Parse the body, which must be an element `tag`. Raises Refusal (400)."""
         root = xml.parse(self.body)
         if root.tag != tag:
             raise incomplete("Request", tag)
@@ -47,7 +47,7 @@ class ApiRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApiAnswer:
-    """What goes back. `root` None is an empty body."""
+    """An answer. `root` None means an empty body."""
 
     status: int
     root: ET.Element | None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The engine's API: which request is answered by what."""
+"""Route the requests of the engine's API to functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TABLE: list[tuple[str, re.Pattern[str], Handler]] = []
 
 
 def _route(method: str, pattern: str) -> Callable[[Handler], Handler]:
-    """Let the decorated method answer `method` on paths that match `pattern`; `{vm}` and so on are ids."""
+    """Let the decorated method answer `method` on paths that match `pattern`; `{vm}` stands for an id."""
     expression = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern))
 
     def add(handler: Handler) -> Handler:
@@ -60,7 +60,7 @@ class Routes:
         self._state = installation.state
 
     def answer(self, request: ApiRequest) -> ApiAnswer:
-        """The answer to `request`. Raises Refusal; what does not exist is 404."""
+        """Return the answer to `request`. Raises Refusal; 404 if the entity does not exist."""
         for method, pattern, handler in _TABLE:
             match = pattern.fullmatch(request.path)
             if match is not None and method == request.method:
@@ -263,7 +263,7 @@ class Routes:
 
     @_route("POST", "/imagetransfers/{transfer}/extend")
     def _extend_transfer(self, _request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
-        # It says yes to everything, and does not reset the inactivity.
+        # The engine accepts every call, but does not reset the inactivity timeout.
         return _done()
 
     @_route("POST", "/imagetransfers/{transfer}/pause")
@@ -305,7 +305,7 @@ class Routes:
 
     @_route("GET", "/hosts")
     def _hosts(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
-        # The lab's host has no hardware id of its own: no client is "on" it.
+        # The lab's host has no hardware id, so no client runs "on" it.
         fields = {"hw_id": "", "datacenter": "Default", "status": "Up", "name": "host1"}
         fits = matches(request.search, fields, case_sensitive=False)
         return _collection("hosts", [render.host(self._installation)] if fits else [])

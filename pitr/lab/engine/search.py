@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The engine's search language, as far as clients of backups use it: `name=web* and status=up`."""
+"""The part of the engine's search language that backup clients use: `name=web* and status=up`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TERM = re.compile(r'\s*([\w.]+)\s*(!?=)\s*(?:"((?:[^"\\]|\\.)*)"|(\S+))\s*(?:an
 
 
 def matches(query: str, fields: Mapping[str, str], *, case_sensitive: bool = True) -> bool:
-    """Whether an entity with `fields` fits `query`: terms joined by `and`, `*` stands for anything.
+    """Return whether an entity with `fields` matches `query`: terms joined by `and`; `*` matches any text.
 
-    Raises Refusal (400) on what is not understood, so that a wrong search is not taken for an empty one.
+    Raises Refusal (400) for an unsupported query, so that it does not look like an empty result.
     """
     position = 0
     while position < len(query):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The engine's HTTPS server: TLS, keep-alive, login, and what injected faults do to a request."""
+"""The engine's HTTPS server: TLS, keep-alive, login, and injected faults."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from pitr.lab.engine.workers import EngineStopping
 log = logging.getLogger("pitr.lab.engine")
 
 MAX_BODY = 16 << 20
-#: Replies above this size are compressed for clients that accept it, as the engine's front end does.
+#: Compress longer answers for clients that accept it, like the engine's front end.
 GZIP_ABOVE = 1024
 
 
 class ServedRequest(NamedTuple):
-    """A request that was answered; `path` as it was asked, with its query. Status 0: no answer was sent."""
+    """A finished request; `path` includes the query. Status 0 means that the server sent no answer."""
 
     method: str
     path: str
@@ -47,7 +47,7 @@ class ServedReply(NamedTuple):
 
 
 class EngineServer:
-    """Serves the API on a port of its own on localhost, in threads, from start() until close()."""
+    """Serves the API on its own port on localhost, in threads, from start() until close()."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class EngineServer:
 
     @property
     def requests(self) -> list[ServedRequest]:
-        """The requests up to now, in the order of their answers."""
+        """Return the requests so far, in the order of their answers."""
         with self._lock:
             return list(self._requests)
 
@@ -93,7 +93,7 @@ class EngineServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, cut the open connections and wait for all threads."""
+        """Stop listening, close the open connections and wait for all threads."""
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -112,7 +112,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Do the handshake in the connection's own thread, and know the connections that are open."""
+        """Do the handshake in the connection's own thread, and keep a list of open connections."""
         me = threading.current_thread()
         with self._lock:
             self._open[me] = request
@@ -123,7 +123,7 @@ class _Server(ThreadingHTTPServer):
                 self._open[me] = request
             self.finish_request(request, client_address)
         except (OSError, EngineStopping):
-            # The client went away or does not trust the certificate: it is the one to complain.
+            # The client is gone or does not trust the certificate, and reports that itself.
             log.debug("connection from %s ended", client_address, exc_info=True)
         finally:
             self.shutdown_request(request)
@@ -168,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
             engine.record(ServedRequest(self.command, self.path, reply.status))
             self._send(reply)
 
-    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the names that the base class looks for
+    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - the base class calls these names
 
     def _body(self) -> bytes:
         length = int(self.headers.get("Content-Length") or 0)

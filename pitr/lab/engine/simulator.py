@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The simulated engine as one thing: started, closed, and steered by tests."""
+"""The whole simulated engine, which tests start, control and close."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Simulator:
 
     @contextmanager
     def phases_held(self) -> Iterator[None]:
-        """Let no background operation take its next step inside of this context."""
+        """Hold all background operations at their current step inside this context."""
         self.installation.phases_held = True
         try:
             yield
@@ -77,7 +77,7 @@ class Simulator:
             self.installation.phases_held = False
 
     def phases_of(self, entity_id: str) -> list[str]:
-        """All phases that a backup or a transfer has been in, in order. Raises KeyError."""
+        """Return all past and present phases of a backup or transfer, in order. Raises KeyError."""
         with self.state.lock:
             if entity_id in self.state.backups:
                 return list(self.state.backups[entity_id].history)
@@ -85,7 +85,7 @@ class Simulator:
 
     @property
     def requests(self) -> list[ServedRequest]:
-        """(method, path with query, status) of all requests up to now; status 0: the answer was dropped."""
+        """Return (method, path with query, status) of all requests so far; status 0: no answer was sent."""
         return self._server.requests
 
     def forget_requests(self) -> None:
@@ -93,7 +93,7 @@ class Simulator:
 
     @property
     def failures(self) -> list[BaseException]:
-        """What the simulator itself died from, in the background: [] unless it has a bug."""
+        """The errors of the simulator's background threads: empty unless it has a bug."""
         return self.installation.workers.failures
 
     def add_storage_domain(
@@ -105,13 +105,13 @@ class Simulator:
         return domain
 
     def keep_ended(self, *, success_s: float, failure_s: float) -> None:
-        """How long ended backups and transfers can still be asked for."""
+        """Set how many seconds the engine keeps ended backups and transfers."""
         with self.state.lock:
             self.state.keep_success_s = success_s
             self.state.keep_failure_s = failure_s
 
     def lose_checkpoints(self, vm_id: str, *, at_next_backup: bool = False) -> None:
-        """Lose the VM's chain of checkpoints, now or when the next incremental backup asks for it.
+        """Lose the VM's chain of checkpoints, now or when the next incremental backup needs it.
 
         The latter: the request is answered 400 with detail `[]`, and its backup takes a while to fail.
         """
@@ -134,7 +134,7 @@ class Simulator:
         raise LookupError(f"there is no checkpoint {checkpoint_id}")
 
     def restore_snapshot(self, vm_id: str) -> None:
-        """Do to the VM's checkpoints what restoring a snapshot does: all are invalid."""
+        """Make all checkpoints of the VM invalid, like restoring a snapshot."""
         with self.state.lock:
             for checkpoint in self.state.vm(vm_id).checkpoints:
                 checkpoint.state = "invalid"
@@ -147,7 +147,7 @@ class Simulator:
         previewing: bool | None = None,
         freeze_fails: bool | None = None,
     ) -> None:
-        """Put a VM into a state that backups are refused in, or whose guest cannot be frozen."""
+        """Put a VM into a state in which backups fail, or its guest cannot freeze its file systems."""
         with self.state.lock:
             vm = self.state.vm(vm_id)
             vm.status = vm.status if status is None else status
@@ -155,6 +155,6 @@ class Simulator:
             vm.freeze_fails = vm.freeze_fails if freeze_fails is None else freeze_fails
 
     def set_disk_status(self, disk_id: str, status: str) -> None:
-        """Make a disk "ok", "locked" or "illegal"."""
+        """Set the status of a disk to "ok", "locked" or "illegal"."""
         with self.state.lock:
             self.state.disk(disk_id).status = status

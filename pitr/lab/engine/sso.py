@@ -12,7 +12,7 @@ TOKEN_LIFETIME_S = 30 * 60
 
 
 class Tokens:
-    """The tokens that are valid now. Safe for many threads."""
+    """The valid tokens. Several threads can use it."""
 
     def __init__(self, username: str, password: str) -> None:
         self.username = username
@@ -21,7 +21,7 @@ class Tokens:
         self._valid: set[str] = set()
 
     def login(self, form: Mapping[str, str]) -> tuple[int, dict[str, str]]:
-        """Status and JSON document of the answer to a login."""
+        """Return the status and JSON document of the answer to a login."""
         if form.get("grant_type") != "password" or form.get("scope") != "ovirt-app-api":
             return 400, {"error_code": "invalid_request", "error": "Unsupported grant type or scope."}
         given = (form.get("username", ""), form.get("password", ""))
@@ -42,13 +42,13 @@ class Tokens:
         }
 
     def logout(self, form: Mapping[str, str]) -> tuple[int, dict[str, str]]:
-        """Status and JSON document of the answer to a logout; an unknown token is no error."""
+        """Return the status and JSON document of the answer to a logout. An unknown token is not an error."""
         with self._lock:
             self._valid.discard(form.get("token", ""))
         return 200, {}
 
     def accepts(self, authorization: str | None) -> bool:
-        """Whether the value of an Authorization header is a bearer token that is valid now."""
+        """Return whether the value of an Authorization header is a valid bearer token."""
         scheme, _, token = (authorization or "").partition(" ")
         with self._lock:
             return scheme.lower() == "bearer" and token.strip() in self._valid
@@ -59,6 +59,6 @@ class Tokens:
 
     @property
     def count(self) -> int:
-        """How many logins have not logged out yet."""
+        """The number of open logins."""
         with self._lock:
             return len(self._valid)

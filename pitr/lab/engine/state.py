@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the engine knows: its entities, and where to find them. One lock guards it all."""
+"""The engine's entities and how to find them. One lock guards them all."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StorageDomain:
 
 @dataclass(slots=True)
 class Disk:
-    """A disk; `size` in bytes is what the engine reports: the volume on the host may be a little larger."""
+    """A disk; `size` is the engine's size in bytes. The volume on the host can be a little larger."""
 
     id: str
     name: str
@@ -106,7 +106,7 @@ class VM:
 
 @dataclass(slots=True)
 class Backup:
-    """A backup; `disks` holds for each disk the checkpoint that it is read from, None for a full."""
+    """A backup; `disks` maps each disk to its base checkpoint, None for a full backup."""
 
     id: str
     vm_id: str
@@ -134,7 +134,7 @@ class Backup:
 
 @dataclass(slots=True)
 class Transfer:
-    """An image transfer; `asked` is what a client wants of it: finalize, cancel, pause or resume."""
+    """An image transfer; `asked` is the client's request: finalize, cancel, pause or resume."""
 
     id: str
     disk_id: str
@@ -180,7 +180,7 @@ class Job:
 
 
 class State:
-    """All entities. Hold `lock` while reading or changing them; notify it after a change that others await.
+    """All entities. Hold `lock` to read or change them; notify it after a change that other threads wait for.
 
     Ended backups and transfers vanish `keep_success_s` or `keep_failure_s` seconds after their end.
     """
@@ -227,7 +227,7 @@ class State:
         raise Missing("checkpoint", checkpoint_id)
 
     def vms_of(self, disk_id: str) -> list[VM]:
-        """The VMs that the disk is attached to."""
+        """Return the VMs that the disk is attached to."""
         return [vm for vm in self.vms.values() if disk_id in vm.attachments]
 
     def running_backup(self, vm_id: str) -> Backup | None:
@@ -246,7 +246,7 @@ class State:
         ]
 
     def forget_old(self) -> None:
-        """Drop the ended backups and transfers whose time is over."""
+        """Remove backups and transfers that ended long enough ago."""
         now = time.monotonic()
 
         def is_kept(ended_at: float | None, failed: bool) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A transfer's life in the background: a ticket in front of the daemon, and what becomes of it."""
+"""Run a transfer in the background with a ticket of the daemon."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pitr.system.process import run
 
 log = logging.getLogger("pitr.lab.engine")
 
-#: How often the daemon is asked what a ticket does. Its idle time counts in whole seconds.
+#: Seconds between two checks of a ticket. The daemon counts its idle time in whole seconds.
 POLL_S = 0.5
-#: A ticket has to outlive any pause that the inactivity timeout allows.
+#: A ticket must outlive each pause that the inactivity timeout allows.
 TICKET_MARGIN_S = 240
-#: The requests that do not end a transfer, and the phases that they lead to.
+#: The requests that do not end a transfer, and the phases after them.
 _GO_ON = {"pause": "paused_user", "pause by system": "paused_system", "resume": "transferring"}
 
 
 def start(installation: Installation, transfer: Transfer, disk: Disk, backup: Backup | None) -> None:
-    """Let `transfer` run through its phases in a thread of its own."""
+    """Run the phases of `transfer` in a new thread."""
     work = _SimulatedTransfer(installation, transfer, disk, backup)
     installation.workers.start(f"transfer {transfer.id[:8]}", work.run)
 
@@ -73,7 +73,7 @@ class _SimulatedTransfer:
             self._state.lock.notify_all()
 
     def _open(self) -> bool:
-        """Make the disk reachable and give out a ticket; False when the host cannot."""
+        """Open the disk and create a ticket. Return False if the host cannot."""
         host, transfer, disk = self._installation.host, self._transfer, self._disk
         ticket_id = new_id()
         dirty = self._backup is not None and self._backup.disks[disk.id] is not None
@@ -105,13 +105,13 @@ class _SimulatedTransfer:
         return True
 
     def _await_request(self) -> str:
-        """Wait for what is to be done next, while watching the ticket."""
+        """Wait for the next request of the client, and watch the ticket."""
         while True:
             with self._state.lock:
                 if self._transfer.asked is None:
                     self._state.lock.wait(POLL_S)
                 asked, ticket_id = self._transfer.asked, self._transfer.ticket_id
-                # Ends keep their request: a second one must not change them.
+                # Keep a request to end, because a second request must not change it.
                 if asked in {"pause", "resume"}:
                     self._transfer.asked = None
             self._installation.workers.sleep(0)
@@ -127,14 +127,14 @@ class _SimulatedTransfer:
         try:
             ticket = self._look_at(ticket_id)
         except LabError:
-            # The daemon is being restarted; the next look finds the ticket, or that it is gone.
+            # The daemon restarts; the next check finds out whether it still has the ticket.
             return False
         if ticket is None:
             return True
         return not ticket["active"] and ticket["idle_time"] >= self._transfer.inactivity_timeout_s
 
     def _look_at(self, ticket_id: str) -> dict[str, Any] | None:
-        """What the daemon says of a ticket now; the transfer shows it to clients."""
+        """Return the daemon's information about the ticket, and copy it to the transfer for clients."""
         ticket = self._installation.host.ticket(ticket_id)
         if ticket is not None:
             with self._state.lock:
@@ -143,12 +143,12 @@ class _SimulatedTransfer:
         return ticket
 
     def _close(self) -> None:
-        """Take the ticket and the way to the disk away; waits for the operations that still run."""
+        """Remove the ticket and close the disk; wait for running operations first."""
         with self._state.lock:
             ticket_id, self._transfer.ticket_id = self._transfer.ticket_id, None
         while ticket_id is not None:
             try:
-                # The daemon's count goes with the ticket.
+                # The daemon forgets its count with the ticket.
                 self._look_at(ticket_id)
                 if self._installation.host.remove_ticket(ticket_id):
                     break
@@ -200,7 +200,7 @@ class _SimulatedTransfer:
         self._set_phase(phase)
 
     def _end_badly(self) -> None:
-        """An upload that does not succeed takes its disk with it, new or not."""
+        """Remove the disk of a failed upload, even if it is not new."""
         if self._is_download:
             self._unlock_disk()
         else:
@@ -209,14 +209,14 @@ class _SimulatedTransfer:
         self._set_phase("finished_failure")
 
     def _unlock_disk(self) -> None:
-        # Even when the disk's backup goes on: a backup's state cannot be read from its disks.
+        # Unlock it even if its backup still runs: disks do not show the state of a backup.
         with self._state.lock:
             self._disk.status = "ok"
 
     def _verify(self) -> None:
         """Check the volume as the host does after an upload. Raises ProgramFailed or LabError."""
         if self._installation.faults.happens("upload verification"):
-            raise LabError("an upload that was told to be damaged")
+            raise LabError("a test made the upload fail")
         volume = self._installation.host.volume(self._disk.id)
         with self._installation.host_lock:
             said = run(["qemu-img", "info", "--output=json", str(volume.path)])

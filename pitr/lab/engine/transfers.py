@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a client may ask of image transfers: start, look, finalize, cancel, pause, resume."""
+"""The client's operations on image transfers: start, read, finalize, cancel, pause, resume."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_INACTIVITY_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class NewTransfer:
-    """What a client asks for; `disk_id` is None where it names none."""
+    """A client's request; `disk_id` is None if it has none."""
 
     disk_id: str | None
     direction: str = "upload"
@@ -27,7 +27,7 @@ class NewTransfer:
 
 
 def start(installation: Installation, wanted: NewTransfer) -> Transfer:
-    """Start a transfer and return it, initializing. Raises Refusal."""
+    """Start a transfer and return it in phase initializing. Raises Refusal."""
     state = installation.state
     with state.lock:
         if wanted.disk_id is None:
@@ -59,7 +59,7 @@ def start(installation: Installation, wanted: NewTransfer) -> Transfer:
 
 
 def ask(installation: Installation, transfer_id: str, action: str) -> None:
-    """Finalize or cancel. A missing or ended transfer is answered as if all were well."""
+    """Finalize or cancel. Like the engine, report success for a missing or ended transfer."""
     state = installation.state
     with state.lock:
         state.forget_old()

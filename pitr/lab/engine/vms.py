@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""VMs: added, started and stopped, disks attached and detached."""
+"""Add, start and stop VMs; attach and detach disks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.refusals import Missing, Refusal, bad_request, conflict, disks_locked
 from pitr.lab.engine.state import VM, Attachment, new_id, new_mac
 
-#: How long a live backup may take to fail when its VM stops.
+#: The most seconds until a live backup fails after its VM stops.
 BACKUP_FAILS_WITHIN_S = 30.0
 
 
@@ -23,7 +23,7 @@ def add(
     description: str = "",
     memory: int = 1 << 30,
 ) -> VM:
-    """Add a VM without disks, down. Raises Refusal (409) when the name or the id is taken."""
+    """Add a VM that is down and has no disks. Raises Refusal (409) if the name or id exists already."""
     state = installation.state
     with state.lock:
         if any(vm.name == name for vm in state.vms.values()):
@@ -45,7 +45,7 @@ def add(
 
 
 def add_from_ovf(installation: Installation, document: str, *, regenerate_ids: bool, name: str | None) -> VM:
-    """Add a VM from its saved configuration. Existing disks are attached by the ids in it, best effort.
+    """Add a VM from its saved configuration. If possible, attach existing disks by the ids in it.
 
     A disk that cannot be attached is only an event. Raises Refusal: 400 on a bad document, 409 when taken.
     """
@@ -65,7 +65,7 @@ def add_from_ovf(installation: Installation, document: str, *, regenerate_ids: b
         memory=configuration.memory,
     )
     with installation.state.lock:
-        # As a new VM it gets new addresses; the pool also fills in those that the document leaves out.
+        # A new VM gets new addresses; the pool also provides addresses that the document lacks.
         vm.nics = {
             nic: new_mac() if regenerate_ids or not mac else mac for nic, mac in configuration.nics.items()
         }
@@ -84,13 +84,13 @@ def add_from_ovf(installation: Installation, document: str, *, regenerate_ids: b
 
 
 def configuration(installation: Installation, vm: VM) -> str:
-    """The VM's OVF."""
+    """Return the VM's OVF document."""
     with installation.state.lock:
         return ovf.write(vm, [installation.state.disk(disk_id) for disk_id in vm.attachments])
 
 
 def start(installation: Installation, vm_id: str) -> None:
-    """Start the VM. Raises LabError when it runs, or while something works on it."""
+    """Start the VM. Raises LabError if it runs or is busy."""
     state = installation.state
     with installation.host_lock:
         with state.lock:
@@ -98,7 +98,7 @@ def start(installation: Installation, vm_id: str) -> None:
             if vm.running:
                 raise LabError(f"VM {vm.name} runs already")
             if state.running_backup(vm_id) is not None:
-                raise LabError(f"VM {vm.name} is during a backup")
+                raise LabError(f"VM {vm.name} is being backed up")
             busy = [each for each in vm.attachments if state.active_transfers(disk_id=each)]
             if busy:
                 raise LabError(f"disk {busy[0]} of VM {vm.name} is being transferred")
@@ -113,7 +113,7 @@ def start(installation: Installation, vm_id: str) -> None:
 
 
 def start_asked(installation: Installation, vm_id: str) -> None:
-    """Start the VM for a client. Raises Refusal (409) when it runs, or is busy."""
+    """Start the VM for a client. Raises Refusal (409) if it runs or is busy."""
     try:
         start(installation, vm_id)
     except LabError as error:
@@ -135,7 +135,7 @@ def remove(installation: Installation, vm_id: str, *, detach_only: bool) -> None
 
 
 def stop(installation: Installation, vm_id: str) -> None:
-    """Stop the VM; a live backup of it fails first. Raises LabError when it is down, or a backup starts."""
+    """Stop the VM; its live backup fails first. Raises LabError if it is down or a backup starts."""
     state = installation.state
     with state.lock:
         vm = state.vm(vm_id)
@@ -144,7 +144,7 @@ def stop(installation: Installation, vm_id: str) -> None:
         backup = state.running_backup(vm_id)
         if backup is not None:
             if backup.phase != "ready":
-                raise LabError(f"VM {vm.name} is during a backup that is {backup.phase}")
+                raise LabError(f"VM {vm.name} has a backup that is {backup.phase}")
             backup.abort_asked = True
             state.lock.notify_all()
             if not state.lock.wait_for(lambda: backup.ended, timeout=BACKUP_FAILS_WITHIN_S):
@@ -156,7 +156,7 @@ def stop(installation: Installation, vm_id: str) -> None:
 
 
 def crash(installation: Installation, vm_id: str) -> None:
-    """End the VM as a power failure of its host would: its bitmaps are lost, a running backup fails."""
+    """Stop the VM like a power failure of its host: its bitmaps are lost, and a running backup fails."""
     state = installation.state
     with installation.host_lock:
         installation.host.crash_vm(vm_id)
@@ -170,7 +170,7 @@ def crash(installation: Installation, vm_id: str) -> None:
 
 
 def attach(installation: Installation, vm_id: str, attachment: Attachment) -> None:
-    """Attach a disk; a running VM gets it at once when it is active. Raises Refusal."""
+    """Attach a disk; a running VM can use an active disk at once. Raises Refusal."""
     state = installation.state
     with installation.host_lock:
         with state.lock:
@@ -213,7 +213,7 @@ def change_attachment(
 
 
 def detach(installation: Installation, vm_id: str, disk_id: str, *, delete: bool = False) -> None:
-    """Detach a disk, which takes it out of the VM's checkpoints; `delete` it as well. Raises Refusal."""
+    """Detach a disk, which removes it from the VM's checkpoints; with `delete`, delete it too. Raises Refusal."""
     state = installation.state
     with installation.host_lock:
         with state.lock:

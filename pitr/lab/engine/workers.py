@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The threads that the engine's long operations run in, and how they all end together."""
+"""Run the engine's long operations in threads, and end all threads together."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ log = logging.getLogger("pitr.lab.engine")
 
 
 class EngineStopping(Exception):
-    """The engine shuts down: whoever waits gives up."""
+    """The engine shuts down, so waiting threads must end."""
 
 
 class EngineThreads:
-    """Starts threads and waits for them at the end. `failures` keeps what any of them died from."""
+    """Starts threads and waits for them at the end. `failures` keeps their errors."""
 
     def __init__(self) -> None:
         self._closing = threading.Event()
@@ -28,7 +28,7 @@ class EngineThreads:
         return self._closing.is_set()
 
     def start(self, name: str, work: Callable[[], None]) -> None:
-        """Run `work` in a thread. After close() nothing is started any more."""
+        """Run `work` in a thread. After close() it starts nothing."""
         thread = threading.Thread(target=self._run, args=(name, work), name=f"lab {name}", daemon=True)
         with self._lock:
             if self.closing:
@@ -43,7 +43,7 @@ class EngineThreads:
             raise EngineStopping
 
     def close(self, wake: Callable[[], None]) -> None:
-        """End and join all threads; `wake` is called to wake those that wait for something else."""
+        """End and join all threads. `wake` must wake threads that wait for other events."""
         with self._lock:
             self._closing.set()
             threads = list(self._threads)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""XML elements, built and read in few words."""
+"""Build and read XML elements."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Value = str | int | bool | datetime | None
 
 
 def element(tag: str, children: Iterable[ET.Element | None] = (), **attributes: str | None) -> ET.Element:
-    """An element with its children; children and attributes that are None are left out."""
+    """Return an element with its children; omit children and attributes that are None."""
     made = ET.Element(tag, {name: value for name, value in attributes.items() if value is not None})
     made.extend([child for child in children if child is not None])
     return made
 
 
 def leaf(tag: str, value: Value) -> ET.Element | None:
-    """An element with a text; None for no value: the SDK takes an empty number or date for an error."""
+    """Return an element with a text, None without a value: for the SDK, an empty number or date is an error."""
     if value is None:
         return None
     made = ET.Element(tag)
@@ -35,7 +35,7 @@ def leaf(tag: str, value: Value) -> ET.Element | None:
 
 
 def leaves(**values: Value) -> list[ET.Element | None]:
-    """One leaf for each value, in order."""
+    """Return one element for each value, in order."""
     return [leaf(tag, value) for tag, value in values.items()]
 
 
@@ -46,7 +46,7 @@ def document(root: ET.Element) -> bytes:
 
 
 def parse(body: bytes) -> ET.Element:
-    """The root of a request's body. Raises Refusal (400)."""
+    """Parse a request's body and return its root. Raises Refusal (400)."""
     try:
         return ET.fromstring(body)  # noqa: S314 - the lab's own clients sent it
     except ET.ParseError as error:
@@ -54,12 +54,12 @@ def parse(body: bytes) -> ET.Element:
 
 
 def text(parent: ET.Element, path: str) -> str | None:
-    """The text at `path`, or None when there is no such element or it is empty."""
+    """Return the text at `path`, None if the element is missing or empty."""
     return parent.findtext(path) or None
 
 
 def number(parent: ET.Element, path: str) -> int | None:
-    """The whole number at `path`. Raises Refusal (400)."""
+    """Return the whole number at `path`. Raises Refusal (400)."""
     found = text(parent, path)
     try:
         return None if found is None else int(found)
@@ -72,6 +72,6 @@ def truth(value: str | None) -> bool | None:
 
 
 def reference(parent: ET.Element, path: str) -> str | None:
-    """The id at `path`, else the name that stands there."""
+    """Return the id at `path`, or the name if it has no id."""
     found = parent.find(path)
     return None if found is None else found.get("id") or text(found, "name")

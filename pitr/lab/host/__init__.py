@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host side of the local oVirt: real ovirt-imageio, real qemu."""
+"""The host of the local oVirt, with a real ovirt-imageio and a real qemu."""
 
 from pitr.lab.host.guest import Guest
 from pitr.lab.host.host import Host

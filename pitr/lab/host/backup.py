@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a backup on the host is, whether the VM runs or not."""
+"""The common interface of live and cold backups on the host."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pitr.lab.host.volume import HostVolume
 
 @dataclass(frozen=True, slots=True)
 class HostBackupDisk:
-    """One volume's part in a backup."""
+    """One volume in a backup."""
 
     volume: HostVolume
-    #: The bitmaps that together mark what changed since the checkpoint to read from; None for a full.
+    #: The bitmaps that together mark the changes since the base checkpoint; None for a full backup.
     changed: tuple[str, ...] | None
     #: The bitmap that records the guest's writes now, if there is one.
     active: str | None
-    #: The name of the bitmap that takes over, when the backup makes a checkpoint of this volume.
+    #: The name of the new active bitmap, if the backup creates a checkpoint of this volume.
     checkpoint: str | None
 
 
 class HostBackup(Protocol):
-    """A backup that is ready to be read. Whoever began it closes it."""
+    """A backup that clients can read. The caller that started it closes it."""
 
     @property
     def urls(self) -> Mapping[str, str]:
         """The NBD URL of each volume, by volume id."""
 
     def close(self) -> None:
-        """Take down everything but the new checkpoint."""
+        """Remove everything except the new checkpoint."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Child processes that never outlive the process that started them."""
+"""Run child processes that end with the process that started them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Child:
         self.name = name
 
     def output(self) -> str:
-        """What was logged since this program started (other programs share the log)."""
+        """Return the log since this program started. Other programs use the same log."""
         with self._log.open("rb") as log:
             log.seek(self._log_offset)
             return log.read().decode(errors="replace")
@@ -38,18 +38,18 @@ class Child:
         return self._process.poll() is None
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float = 20) -> None:
-        """Wait for `ready()`. Raises LabError, with what the program said, when it ends or stays unready."""
+        """Wait until `ready()`. Raises LabError with the program's output when it exits or does not become ready."""
         deadline = time.monotonic() + timeout_s
         while not ready():
             if not self.is_alive():
                 code = self._process.returncode
-                raise LabError(f"{self.name} ended with code {code}: {self.output().strip()[-1000:]}")
+                raise LabError(f"{self.name} exited with {code}: {self.output().strip()[-1000:]}")
             if time.monotonic() > deadline:
                 raise LabError(f"{self.name} was not ready within {timeout_s:.0f} s")
             time.sleep(_POLL_S)
 
     def stop(self, timeout_s: float = 30) -> None:
-        """Ask the program to end, and wait; a program that does not listen is killed. Safe to call twice."""
+        """Terminate the program and wait; kill it after a timeout. Can be called again."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             # Again and again: qemu-nbd ignores the signal between writing its pid file and its main loop.
@@ -62,13 +62,13 @@ class Child:
         self.kill()
 
     def kill(self) -> None:
-        """End the program as a power failure would."""
+        """Kill the program, like a power failure."""
         self._process.kill()
         self._process.wait()
 
 
 class Children(Closes):
-    """Starts programs; a context manager. Whoever starts a program stops it.
+    """Starts programs; a context manager. The caller that starts a program stops it.
 
     The kernel's parent-death signal follows the *thread* that started a child. All children are therefore
     started from one thread that lives as long as this object, not from a request handler's that ends soon.
@@ -79,7 +79,7 @@ class Children(Closes):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lab-children")
 
     def start(self, command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> Child:
-        """Start `command` with its output in the log, and return at once."""
+        """Start `command` with its output in the log, without waiting for it."""
         return self._thread.submit(self._start, command, pass_fds).result()
 
     def _start(self, command: Sequence[str], pass_fds: Sequence[int]) -> Child:
@@ -91,7 +91,7 @@ class Children(Closes):
                 stdout=log,
                 stderr=log,
                 pass_fds=pass_fds,
-                # Ctrl-C in a terminal goes to the whole process group; children are to be closed in order.
+                # Ctrl-C reaches the whole process group, but the lab must stop its children in order.
                 start_new_session=True,
             )
             return Child(process, Path(command[0]).name, self._log, log_offset)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A backup of volumes that no VM has open: bitmaps by qemu-img, reading by qemu-nbd."""
+"""A backup of volumes that no VM uses: qemu-img changes the bitmaps, qemu-nbd serves the data."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pitr.lab.host.volume import change_bitmap
 
 
 class ColdBackup:
-    """A backup of volumes that nobody changes. Whoever opens it closes it. Raises LabError and ProgramFailed.
+    """A backup of volumes that do not change. The caller closes it. Raises LabError and ProgramFailed.
 
     `name` is short and unique; sockets go to `folder`.
     """
 
     def __init__(self, children: Children, name: str, folder: Path, disks: Sequence[HostBackupDisk]) -> None:
         self._urls: dict[str, str] = {}
-        # Undone from right to left: a bitmap cannot be changed while a server has the image open.
+        # Undo in reverse order: a bitmap cannot change while a server has the image open.
         with ExitStack() as bitmaps, ExitStack() as checkpoint, ExitStack() as servers:
             for disk in disks:
                 _change_bitmaps(disk, name, bitmaps, checkpoint)

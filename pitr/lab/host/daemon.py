@@ -17,13 +17,13 @@ from pitr.errors import LabError
 from pitr.lab.host.children import Child, Children
 from pitr.lab.host.pki import Pki
 
-#: How long the daemon lets a removal wait for operations that still run, before it answers 409.
+#: Seconds that the daemon waits for running operations before it answers a removal with 409.
 _REMOVE_TIMEOUT_S = 1
 _LISTENING = re.compile(r"remote\.service listening on \('127\.0\.0\.1', (\d+)\)")
 
 
 class _RefusedError(LabError):
-    """The daemon answered a request with an HTTP status that means no."""
+    """The daemon refused a request."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class _RefusedError(LabError):
 
 
 class ImageioDaemon:
-    """An ovirt-imageio daemon on a port of its own. Whoever opens it closes it. Raises LabError."""
+    """An ovirt-imageio daemon on its own port. The caller closes it. Raises LabError."""
 
     def __init__(self, children: Children, folder: Path, pki: Pki, *, tls: bool, unix_socket: bool) -> None:
         self._children = children
@@ -48,7 +48,7 @@ class ImageioDaemon:
         return f"{'https' if self._tls else 'http'}://localhost:{self._port}/images"
 
     def restart(self) -> None:
-        """End the daemon and start it again on the same port; tickets and open connections are lost."""
+        """Restart the daemon on the same port; tickets and open connections are lost."""
         self._child.stop()
         self._child = self._start()
 
@@ -60,7 +60,7 @@ class ImageioDaemon:
             _ask(client.add_ticket, ticket)
 
     def ticket(self, ticket_id: str) -> dict[str, Any] | None:
-        """What the daemon knows of a ticket, or None when there is none."""
+        """Return the daemon's information about a ticket, None if it does not exist."""
         with self._client() as client:
             try:
                 return dict(_ask(client.get_ticket, ticket_id))
@@ -70,7 +70,7 @@ class ImageioDaemon:
                 raise
 
     def remove_ticket(self, ticket_id: str) -> bool:
-        """Cancel and remove a ticket, also one that is not there.
+        """Cancel and remove a ticket; it need not exist.
 
         False when operations still run: the ticket is cancelled then, but has to be removed again.
         """
@@ -78,8 +78,8 @@ class ImageioDaemon:
             try:
                 _ask(client.del_ticket, ticket_id)
             except _RefusedError as refusal:
-                # 409 is the answer for a ticket in use. Under load the daemon was seen to answer 500 when
-                # an operation had just ended and its connection was still closing; asked again, it obeys.
+                # The daemon answers 409 for a ticket in use. Under load it can answer 500 when an operation has
+                # just ended and its connection is still closing; a retry succeeds.
                 if refusal.status in (HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR):
                     return False
                 raise
@@ -89,7 +89,7 @@ class ImageioDaemon:
         return admin.Client(admin.load_config(str(self._folder)))
 
     def _start(self) -> Child:
-        # A daemon that was killed leaves its sockets behind and would not start over them.
+        # A killed daemon leaves its sockets behind, and the next one does not start with them.
         for name in ("control", "local"):
             (self._folder / name).unlink(missing_ok=True)
         (self._folder / "conf.d" / "50-lab.conf").write_text(self._configuration())
@@ -98,7 +98,7 @@ class ImageioDaemon:
             child.wait_until(lambda: "Ready for requests" in child.output())
             listening = _LISTENING.search(child.output())
             if listening is None:
-                raise LabError("ovirt-imageio does not tell its port")
+                raise LabError("ovirt-imageio does not report its port")
         except BaseException:
             child.kill()
             raise
@@ -138,7 +138,7 @@ def _program() -> str:
     beside = Path(sys.executable).with_name("ovirt-imageio")
     found = str(beside) if beside.exists() else shutil.which("ovirt-imageio")
     if found is None:
-        raise LabError("the program ovirt-imageio is not installed", "pip install ovirt-imageio")
+        raise LabError("the program ovirt-imageio is not installed", "Run: pip install ovirt-imageio")
     return found
 
 
@@ -148,4 +148,4 @@ def _ask(request: Callable[[Any], Any], argument: object) -> Any:
     except admin.ServerError as error:
         raise _RefusedError(error.code, f"ovirt-imageio refused: {error.message}") from error
     except admin.Error as error:
-        raise LabError(f"ovirt-imageio cannot be reached: {error}") from error
+        raise LabError(f"ovirt-imageio is unreachable: {error}") from error

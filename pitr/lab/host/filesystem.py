@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks with a real ext4 file system: made, changed and checked without mounting, so without root."""
+"""Create, change and check ext4 file systems in images without mounting them, so without root."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pitr.errors import LabError
 from pitr.system.process import require, run
 
 _PROGRAMS = ("mke2fs", "e2fsck", "debugfs")
-#: Debian keeps them where only root's PATH leads to.
+#: Debian installs them in folders that are only on root's PATH.
 _FOLDERS = os.pathsep.join(("/usr/sbin", "/sbin"))
 
 
 def missing_programs() -> list[str]:
-    """The programs of this module that are not installed."""
+    """Return the names of the programs that this module needs and that are not installed."""
     return [name for name in _PROGRAMS if _find(name) is None]
 
 
 def make_ext4(path: Path, size: int, files: Path) -> None:
-    """Make an ext4 file system of `size` bytes, with all that folder `files` holds, in the new image `path`.
+    """Create an ext4 file system of `size` bytes with the contents of the folder `files` in the new image `path`.
 
     The image is raw and sparse. Raises LabError when `path` exists, ProgramFailed when the files do not fit.
     """
@@ -41,7 +41,7 @@ def check_ext4(image: Path) -> None:
 
 
 def edit_ext4(image: Path, commands: Sequence[str]) -> None:
-    """Change the file system of a raw image with `commands` of debugfs, and trim it: free blocks read as zero.
+    """Change the file system of a raw image with debugfs `commands`, and trim it so that free blocks read as zero.
 
     debugfs goes on after a command that failed, so look at what came out. Raises ProgramFailed.
     """
@@ -53,11 +53,11 @@ def edit_ext4(image: Path, commands: Sequence[str]) -> None:
 
 
 def program(name: str) -> str:
-    """Where the program `name` of e2fsprogs is. Raises ProgramMissing."""
+    """Return the path of the program `name` of e2fsprogs. Raises ProgramMissing."""
     found = _find(name)
     if found is None:
         require(name)
-        raise LabError(f"{name} appeared while it was looked for")
+        raise LabError(f"{name} was installed during the search for it")
     return found
 
 

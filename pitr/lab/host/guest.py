@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a guest does with its disk."""
+"""Read and write a disk like the guest of a running VM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pitr.system.closing import Closes
 
 
 class Guest(Closes):
-    """One disk as its running VM sees it; for one thread at a time. Whoever opens it closes it.
+    """One disk as its running VM sees it; for one thread at a time. The caller closes it.
 
     Offsets and lengths are bytes. Raises NbdError, when the VM was stopped for example.
     """
@@ -26,15 +26,15 @@ class Guest(Closes):
         return bytes(data)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Write data; zeroes among it stay data on the disk."""
+        """Write data; zeroes in it remain data on the disk."""
         self._client.write(offset, data)
 
     def zero(self, offset: int, length: int, *, unmap: bool) -> None:
-        """Zero a range by a command (qemu-io's `write -z`, with `unmap` `write -z -u`), not by data."""
+        """Zero a range with a zero command (qemu-io's `write -z`, with `unmap` `write -z -u`), not with data."""
         self._client.zero(offset, length, unmap=unmap)
 
     def discard(self, offset: int, length: int) -> None:
-        """Tell the disk that a range is free: whole clusters of a qcow2 volume read as zero afterwards."""
+        """Discard a range; whole clusters of a qcow2 volume then read as zero."""
         self._client.discard(offset, length)
 
     def flush(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host of the local oVirt: a real ovirt-imageio daemon and real qemu, in one folder."""
+"""The host of the local oVirt: a real ovirt-imageio daemon and real qemu programs, in one folder."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from pitr.lab.host.volume import (
 )
 from pitr.system.process import require, run
 
-#: The kernel ends socket paths at 107 bytes; the longest name below the folder has less than this.
+#: Unix socket paths have at most 107 bytes; names below the folder have less than 24.
 _MAX_FOLDER = 107 - 24
 _VOLUME_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
 class TicketTimes:
-    """When the daemon lets go of a ticket, in seconds: after `timeout_s` unless renewed, `inactivity_s` without use."""
+    """The daemon drops a ticket `timeout_s` seconds after its last renewal, or after `inactivity_s` without use."""
 
     timeout_s: int = 300
     inactivity_s: int = 60
@@ -53,7 +53,7 @@ _TICKET_TIMES = TicketTimes()
 
 
 class Host:
-    """One host; a context manager that starts and ends everything. May be used by several threads.
+    """One host; a context manager that starts and stops all programs. Several threads can use it.
 
     All it makes is in `folder`, which must exist and be short; the caller removes the folder afterwards.
     `log` gets what all programs print (default: a file in the folder). Sizes, offsets and lengths are bytes.
@@ -64,7 +64,7 @@ class Host:
         self, folder: Path, *, tls: bool = True, unix_socket: bool = True, log: Path | None = None
     ) -> None:
         if len(os.fsencode(folder)) > _MAX_FOLDER:
-            raise LabError(f"the lab's folder {folder} has a path too long for unix sockets")
+            raise LabError(f"the path of the lab's folder {folder} is too long for unix sockets")
         self._folder = folder
         self._tls = tls
         self._unix_socket = unix_socket
@@ -72,7 +72,7 @@ class Host:
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._volumes: dict[str, HostVolume] = {}
-        #: Checkpoints of each volume, oldest first: qemu keeps bitmaps, but not their order.
+        #: The checkpoints of each volume, oldest first, because qemu does not keep the order of bitmaps.
         self._history: dict[str, list[str]] = {}
         self._vms: dict[str, RunningVM] = {}
         self._backups: dict[str, HostBackup] = {}
@@ -98,7 +98,7 @@ class Host:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        # Everything is tried, whatever fails on the way: no process is left.
+        # Stop everything even after a failure, so that no process remains.
         with self._lock, self._closing as closing:
             for vm in self._vms.values():
                 closing.callback(vm.close)
@@ -117,7 +117,9 @@ class Host:
         """Create a volume of `format` "cow" or "raw", empty or with the bytes of the raw image `content`."""
         with self._lock:
             if not _VOLUME_ID.fullmatch(volume_id) or format not in QEMU_FORMATS:
-                raise LabError(f"a volume {volume_id!r} of format {format!r} is not possible")
+                raise LabError(
+                    f"cannot create volume {volume_id!r} of format {format!r}: invalid id or format"
+                )
             if volume_id in self._volumes:
                 raise LabError(f"volume {volume_id} exists already")
             path = self._folder / "volumes" / f"{volume_id}.{QEMU_FORMATS[format]}"
@@ -135,7 +137,7 @@ class Host:
         try:
             return self._volumes[volume_id]
         except KeyError:
-            raise LabError(f"there is no volume {volume_id}") from None
+            raise LabError(f"volume {volume_id} not found") from None
 
     def delete_volume(self, volume_id: str) -> None:
         with self._lock:
@@ -144,7 +146,7 @@ class Host:
             del self._volumes[volume_id], self._history[volume_id]
 
     def grow_volume(self, volume_id: str, size: int) -> None:
-        """Make a volume larger; its checkpoints stay, and what is added reads as zero."""
+        """Make a volume larger; its checkpoints stay, and the new part reads as zero."""
         with self._lock:
             volume = self.volume(volume_id)
             vm = self._vm_of(volume)
@@ -156,7 +158,7 @@ class Host:
             self._volumes[volume_id] = replace(volume, size=size)
 
     def replace_volume(self, volume_id: str, size: int, format: str) -> None:
-        """Make a volume that nothing uses anew, with the bytes that fit and without checkpoints."""
+        """Recreate an unused volume with as much of its data as fits, and without checkpoints."""
         with self._lock:
             self._free_volume(volume_id)
             content = self._folder / "volumes" / f"{volume_id}.content"
@@ -169,7 +171,7 @@ class Host:
                 content.unlink()
 
     def copy_content(self, volume_id: str, target: Path) -> None:
-        """Copy what the guest sees of a volume now into the new sparse raw file `target`."""
+        """Copy the data that the guest sees now to the new sparse raw file `target`."""
         with self._lock:
             volume = self.volume(volume_id)
             vm = self._vm_of(volume)
@@ -179,7 +181,7 @@ class Host:
                 source, source_format = self._served[volume_id].url, "raw"
             else:
                 source, source_format = str(volume.path), volume.qemu_format
-        # Outside of the lock: a large disk takes its time, and others go on meanwhile.
+        # Copy without the lock, because other threads must not wait for a large disk.
         convert_to_raw(source, source_format, target)
 
     # VMs
@@ -193,7 +195,7 @@ class Host:
             self._vms[vm_id] = RunningVM(self._children, socket, volumes)
 
     def stop_vm(self, vm_id: str) -> None:
-        """Shut the VM down. Its checkpoints stay; a backup that runs is lost, as on a real host."""
+        """Shut the VM down. Its checkpoints stay; a running backup is lost, as on a real host."""
         with self._lock, ExitStack() as closing:
             closing.callback(self._vm(vm_id).close)
             del self._vms[vm_id]
@@ -201,12 +203,12 @@ class Host:
                 closing.callback(backup.close)
 
     def crash_vm(self, vm_id: str) -> None:
-        """End the VM as a power failure would: the checkpoints of its volumes are lost, and its backups."""
+        """Stop the VM like a power failure: its backups and the checkpoints of its volumes are lost."""
         with self._lock:
             self._vm(vm_id).crash()
             del self._vms[vm_id]
             for backup in self._pop_live_backups(vm_id):
-                # What was in qemu is gone with it; only files are left to remove.
+                # qemu has lost its state; only files remain to remove.
                 with contextlib.suppress(LabError):
                     backup.close()
 
@@ -219,7 +221,7 @@ class Host:
             self._vm(vm_id).attach(self._free_volume(volume_id))
 
     def detach(self, vm_id: str, volume_id: str) -> None:
-        """Unplug a volume from a running VM; refused while a backup reads it."""
+        """Unplug a volume from a running VM. Raises LabError while a backup reads it."""
         with self._lock:
             volume = self._plugged(vm_id, volume_id)
             if self._is_backed_up(volume):
@@ -227,7 +229,7 @@ class Host:
             self._vm(vm_id).detach(volume)
 
     def guest(self, vm_id: str, volume_id: str) -> Guest:
-        """Open a running VM's way to its disk; the caller closes it."""
+        """Open a disk like the guest of the running VM; the caller closes it."""
         with self._lock:
             return Guest(self._vm(vm_id).guest_url(self._plugged(vm_id, volume_id)))
 
@@ -236,11 +238,11 @@ class Host:
     def begin_backup(
         self, vm_id: str | None, backup_id: str, volumes: Mapping[str, str | None], checkpoint_id: str | None
     ) -> None:
-        """Fix a point in time of `volumes` and make it readable, until end_backup.
+        """Start a backup of `volumes`; clients can read it until end_backup.
 
         `volumes` maps volume ids to the checkpoint to read incrementally from, or to None for a full. Those
         that can keep bitmaps get the checkpoint `checkpoint_id`, if it is not None. A VM that does not run,
-        or None, means volumes that nobody has open.
+        or None, means unused volumes.
         """
         with self._lock:
             if backup_id in self._backups:
@@ -266,20 +268,20 @@ class Host:
             try:
                 return self._backups[backup_id].urls[volume_id]
             except KeyError:
-                raise LabError(f"there is no backup {backup_id} of volume {volume_id}") from None
+                raise LabError(f"backup {backup_id} of volume {volume_id} not found") from None
 
     def end_backup(self, backup_id: str) -> None:
-        """Take a backup down; its checkpoint stays."""
+        """End a backup; its checkpoint stays."""
         with self._lock:
             if backup_id not in self._backups:
-                raise LabError(f"there is no backup {backup_id}")
+                raise LabError(f"backup {backup_id} not found")
             self._live.pop(backup_id, None)
             self._backups.pop(backup_id).close()
 
     # Checkpoints
 
     def checkpoints(self, volume_id: str) -> list[str]:
-        """The checkpoints of a volume whose bitmaps qemu has and can use, oldest first."""
+        """Return the checkpoints of a volume with usable bitmaps, oldest first."""
         with self._lock:
             volume = self.volume(volume_id)
             if not volume.keeps_bitmaps:
@@ -291,7 +293,7 @@ class Host:
             return list(usable)
 
     def delete_checkpoint(self, volume_ids: Sequence[str], checkpoint_id: str) -> None:
-        """Delete a checkpoint: what changed after it then counts as changed after its parent.
+        """Delete a checkpoint; changes after it then count as changes after its parent.
 
         Volumes without the checkpoint are left alone. Refused while a VM that is down is backed up.
         """
@@ -318,7 +320,7 @@ class Host:
     # Plain image transfers
 
     def serve_volume(self, volume_id: str, *, read_only: bool) -> str:
-        """Serve a volume that nothing else uses, and return the NBD URL for a ticket; until stop_serving."""
+        """Serve an unused volume until stop_serving, and return the NBD URL for a ticket."""
         with self._lock:
             volume = self._free_volume(volume_id)
             socket = self._folder / "s" / f"n{next(self._numbers)}"
@@ -336,7 +338,7 @@ class Host:
 
     @property
     def images_url(self) -> str:
-        """What a ticket id is appended to (after a slash) to make a transfer URL."""
+        """The base of transfer URLs: append a slash and a ticket id."""
         return self._daemon.images_url
 
     def add_ticket(
@@ -351,7 +353,7 @@ class Host:
         times: TicketTimes = _TICKET_TIMES,
         transfer_id: str | None = None,
     ) -> None:
-        """Let clients of the daemon "read" or "write" an image, as `ops` says, until the ticket goes."""
+        """Let clients of the daemon use an image until the ticket is removed. `ops` contains "read" or "write"."""
         ticket: dict[str, object] = {
             "uuid": ticket_id,
             "url": nbd_url,
@@ -367,22 +369,22 @@ class Host:
         self._daemon.add_ticket(ticket)
 
     def ticket(self, ticket_id: str) -> dict[str, Any] | None:
-        """The daemon's view of a ticket: transferred, idle_time, active...; None when there is none."""
+        """Return the daemon's information about a ticket (transferred, idle_time, active…), None if missing."""
         return self._daemon.ticket(ticket_id)
 
     def remove_ticket(self, ticket_id: str) -> bool:
-        """Remove a ticket. False when operations still run: cancelled, but to be removed again."""
+        """Remove a ticket. Return False while its operations still run: call it again then."""
         return self._daemon.remove_ticket(ticket_id)
 
     def restart_daemon(self) -> None:
-        """End the imageio daemon and start it on the same port, without tickets."""
+        """Restart the imageio daemon on the same port, without tickets."""
         with self._lock:
             self._daemon.restart()
 
     def _plan(self, volume: HostVolume, since: str | None, checkpoint_id: str | None) -> HostBackupDisk:
         history = self.checkpoints(volume.id)
         if since is not None and since not in history:
-            raise LabError(f"volume {volume.id} has no checkpoint {since}")
+            raise LabError(f"checkpoint {since} of volume {volume.id} not found")
         if checkpoint_id is not None and checkpoint_id in history:
             raise LabError(f"volume {volume.id} has a checkpoint {checkpoint_id} already")
         return HostBackupDisk(
@@ -417,7 +419,7 @@ class Host:
         return [self._backups.pop(backup_id) for backup_id in ids]
 
     def _free_volume(self, volume_id: str) -> HostVolume:
-        """A volume that nothing has open: qemu lets either one VM have an image, or qemu-img, or servers."""
+        """Return an unused volume. With qemu, only one VM, or qemu-img, or servers can open an image."""
         volume = self.volume(volume_id)
         if self._vm_of(volume) is not None:
             raise LabError(f"volume {volume_id} belongs to a running VM")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""qemu-nbd in front of an image file that no VM has open."""
+"""Serve an image file that no VM uses with qemu-nbd."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from pitr.lab.host.children import Child, Children
 from pitr.lab.host.volume import HostVolume
 
-#: What the engine's host uses; imageio opens as many connections for one ticket.
+#: The number that an oVirt host uses; imageio opens as many connections for one ticket.
 _CONNECTIONS = 8
 
 
 class ImageServer:
-    """One volume as a raw disk over NBD. Whoever opens it closes it; `url` is what a ticket needs.
+    """One volume as a raw disk over NBD. The caller closes it; `url` is the URL for a ticket.
 
     With `bitmap` the server tells which ranges that bitmap marks as dirty. Raises LabError when qemu-nbd
     refuses.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A backup of a running VM: the disks as they were when it began, while the guest goes on writing.
+"""A backup of a running VM: its disks at one moment, while the guest continues to write.
 
 What libvirt does: a scratch image over each disk, to which qemu copies what the guest is about to overwrite.
-Read through the scratch image, the disk is what it was.
+The scratch image shows the disk at that moment.
 
     guest ── writes ──> [copy before write] ──> disk
                               │ old bytes         ↑ everything else
@@ -23,7 +23,7 @@ from pitr.system.process import run
 
 
 class LiveBackup:
-    """A point-in-time backup of all `disks`, plugged into `vm`. Whoever opens it closes it. Raises LabError.
+    """A point-in-time backup of all `disks` of `vm`. The caller closes it. Raises LabError.
 
     `name` is short and unique in the VM; scratch images go to `folder`.
     """
@@ -116,5 +116,5 @@ class LiveBackup:
         self._urls[disk.volume.id] = self._daemon.export_url(export)
 
     def _of(self, volume: HostVolume) -> str:
-        """The name of everything that this backup makes for a volume."""
+        """Return the name that this backup uses for a volume's nodes, jobs and exports."""
         return f"{self._name}-{volume.node}"

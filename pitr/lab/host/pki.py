@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-#: Clocks of lab and client are the same one; the margin is for a clock that is set back during a test.
+#: Lab and client use the same clock; the margin allows a test to set it back.
 _MARGIN = datetime.timedelta(days=1)
 _LIFETIME = datetime.timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Pki:
-    """The files of the authority: PEM, the private key readable by the owner alone."""
+    """The files of the authority in PEM format. Only the owner can read the private key."""
 
     cafile: Path
     certificate: Path
@@ -28,7 +28,7 @@ class Pki:
 
 
 def make_pki(folder: Path) -> Pki:
-    """Make an authority and one server certificate for localhost, 127.0.0.1 and ::1 in the new `folder`."""
+    """Create an authority and a server certificate for localhost, 127.0.0.1 and ::1 in the new `folder`."""
     folder.mkdir(mode=0o700)
     authority_key = ec.generate_private_key(ec.SECP256R1())
     server_key = ec.generate_private_key(ec.SECP256R1())

@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 
 
 class Monitor:
-    """A connection to a qemu program's monitor. May be used by several threads; whoever opens it closes it.
+    """A connection to a qemu program's monitor. Several threads can use it; the caller closes it.
 
     Takes over `channel`, one end of a connected socket. Raises LabError when qemu refuses or is gone.
     """
@@ -48,7 +48,7 @@ class Monitor:
             raise LabError(f"qemu refused {command}: {error}") from error
 
     def close(self) -> None:
-        # A qemu that died takes the connection with it: there is nothing left to close then.
+        # If qemu died, its connection is closed already.
         with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
             self._run(self._client.disconnect())
         self._end_loop()

@@ -13,7 +13,7 @@ from pitr.lab.host.volume import HostVolume
 
 
 class RunningVM:
-    """The block layer of one VM. Whoever opens it closes it, which is a clean shutdown. Raises LabError."""
+    """The block layer of one VM. The caller closes it, which is a clean shutdown. Raises LabError."""
 
     def __init__(self, children: Children, nbd_socket: Path, volumes: Iterable[HostVolume]) -> None:
         self._volumes: dict[str, HostVolume] = {}
@@ -26,7 +26,7 @@ class RunningVM:
             raise
 
     def attach(self, volume: HostVolume) -> None:
-        """Plug a volume in; the guest may write to it from now on."""
+        """Plug a volume in; the guest can write to it at once."""
         if self.has(volume):
             raise LabError(f"volume {volume.id} is plugged in already")
         self.daemon.execute(
@@ -34,7 +34,7 @@ class RunningVM:
             {
                 "driver": volume.qemu_format,
                 "node-name": volume.node,
-                # A guest's discard is to reach the image; what it writes as zeroes is to stay data.
+                # Discards of the guest must reach the image; zeroes that it writes must stay data.
                 "discard": "unmap",
                 "detect-zeroes": "off",
                 "file": {"driver": "file", "filename": str(volume.path), "discard": "unmap"},
@@ -63,11 +63,11 @@ class RunningVM:
         return self.daemon.bitmaps(volume.node)
 
     def delete_bitmap(self, volume: HostVolume, bitmap: str, *, parent: str | None, active: bool) -> None:
-        """Remove a bitmap after adding what it marks to `parent`; an active one makes its parent active."""
+        """Merge a bitmap into `parent` and remove it. If it is active, its parent becomes active."""
         actions: list[tuple[str, dict[str, object]]] = []
         if parent is not None:
             if active:
-                # First of all: between the actions the guest may write.
+                # Do this first, because the guest can write between the actions.
                 actions.append(("block-dirty-bitmap-enable", {"node": volume.node, "name": parent}))
             actions.append(
                 ("block-dirty-bitmap-merge", {"node": volume.node, "target": parent, "bitmaps": [bitmap]})
@@ -76,7 +76,7 @@ class RunningVM:
         self.daemon.transaction(actions)
 
     def resize(self, volume: HostVolume, size: int) -> None:
-        """Make a volume larger; the guest's connections to it end, as an NBD export has one size for ever."""
+        """Make a volume larger. The guest's connections close, because the size of an NBD export cannot change."""
         self.daemon.remove_export(_guest_export(volume))
         try:
             self.daemon.execute("block_resize", {"node-name": volume.node, "size": size})
@@ -87,7 +87,7 @@ class RunningVM:
         self.daemon.close()
 
     def crash(self) -> None:
-        """End the VM as a power failure would, instead of closing it: its bitmaps are not stored."""
+        """Stop the VM like a power failure, instead of closing it: its bitmaps are not stored."""
         self.daemon.kill()
 
 

@@ -18,7 +18,7 @@ _POLL_S = 0.005
 
 
 class StorageDaemon:
-    """A qemu-storage-daemon with an NBD server on a unix socket. Whoever opens it closes it. Raises LabError.
+    """A qemu-storage-daemon with an NBD server on a unix socket. The caller closes it. Raises LabError.
 
     Closing it is a clean shutdown: persistent bitmaps are stored in their images.
     """
@@ -55,7 +55,7 @@ class StorageDaemon:
         return self._monitor.execute(command, arguments)
 
     def transaction(self, actions: Sequence[tuple[str, Mapping[str, object]]]) -> None:
-        """Run (command, arguments) pairs in this order, all or none of them."""
+        """Run all (command, arguments) pairs in this order, or none of them."""
         self.execute(
             "transaction", {"actions": [{"type": kind, "data": dict(data)} for kind, data in actions]}
         )
@@ -63,7 +63,7 @@ class StorageDaemon:
     def add_export(
         self, export: str, node: str, *, writable: bool, bitmap: tuple[str, str] | None = None
     ) -> None:
-        """Serve `node` over NBD under the name `export`, with the bitmap (node, name) when there is one."""
+        """Serve `node` over NBD as `export`, with the bitmap (node, name) if given."""
         arguments: dict[str, object] = {
             "type": "nbd",
             "id": export,
@@ -94,7 +94,7 @@ class StorageDaemon:
             if described["node-name"] == node:
                 found = described.get("dirty-bitmaps", [])
                 return {bitmap["name"] for bitmap in found if not bitmap.get("inconsistent", False)}
-        raise LabError(f"qemu knows no node {node}")
+        raise LabError(f"qemu has no node {node}")
 
     def close(self) -> None:
         self._monitor.close()
@@ -102,7 +102,7 @@ class StorageDaemon:
         self._nbd_socket.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """End the daemon as a power failure would, instead of closing it."""
+        """Stop the daemon like a power failure, instead of closing it."""
         self._child.kill()
         self._monitor.close()
         self._nbd_socket.unlink(missing_ok=True)
@@ -111,5 +111,5 @@ class StorageDaemon:
         deadline = time.monotonic() + _TIMEOUT_S
         while any(item.get(key) == name for item in self.execute(query)):
             if time.monotonic() > deadline:
-                raise LabError(f"{name} was still there after {_TIMEOUT_S} s ({query})")
+                raise LabError(f"{name} still exists after {_TIMEOUT_S} s ({query})")
             time.sleep(_POLL_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk's image file on the host, and what can be done with it while nobody has it open."""
+"""Create and change a disk's image file on the host while no program uses it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ QEMU_FORMATS = {"cow": "qcow2", "raw": "raw"}
 
 @dataclass(frozen=True, slots=True)
 class HostVolume:
-    """One disk's image file. `size` is the disk's (bytes), `format` the engine's word: "cow" or "raw"."""
+    """The image file of a disk. `size` is the disk's size in bytes, `format` is "cow" or "raw"."""
 
     id: str
     path: Path
     size: int
     format: str
-    #: A name that qemu takes: node names end at 31 bytes, an id has 36.
+    #: A short name for qemu: node names have at most 31 bytes, but an id has 36.
     node: str
 
     @property
@@ -32,7 +32,7 @@ class HostVolume:
 
     @property
     def keeps_bitmaps(self) -> bool:
-        """Only qcow2 can store a bitmap, and so be backed up incrementally."""
+        """Whether it can store bitmaps, which incremental backups need: only qcow2 can."""
         return self.format == "cow"
 
 
@@ -42,7 +42,7 @@ def create_image(volume: HostVolume, *, content: Path | None, sparse: bool) -> N
     Raises LabError on a size that qemu would round, or when the content is longer than the disk.
     """
     if volume.size <= 0 or volume.size % 512:
-        raise LabError(f"a disk of {volume.size} bytes is not possible: sizes are multiples of 512")
+        raise LabError(f"a disk cannot have {volume.size} bytes: the size must be a multiple of 512")
     if content is not None and content.stat().st_size > volume.size:
         raise LabError(f"{content} is longer than the disk of {volume.size} bytes")
     options = [] if sparse else ["-o", "preallocation=falloc"]
@@ -75,5 +75,5 @@ def stored_bitmaps(volume: HostVolume) -> set[str]:
     ]
     described = json.loads(run(command))
     found = described.get("format-specific", {}).get("data", {}).get("bitmaps", [])
-    # A qemu that crashed leaves its bitmaps "in use": nobody knows what they missed.
+    # A crashed qemu leaves its bitmaps "in use", because they can miss changes.
     return {bitmap["name"] for bitmap in found if "in-use" not in bitmap["flags"]}

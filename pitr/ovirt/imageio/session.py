@@ -122,7 +122,7 @@ class ImageioSession(Closes):
     def write(self, offset: int, data: memoryview) -> None:
         """Write `data` at `offset` without flushing it."""
         last = offset + len(data) - 1
-        self._ask("PUT", "?flush=n", {"Content-Range": f"bytes {offset}-{last}/*"}, data)
+        self._exchange("PUT", "?flush=n", {"Content-Range": f"bytes {offset}-{last}/*"}, data)
 
     def options(self) -> Options:
         # Old daemons and proxies do not support OPTIONS: one connection always works.
@@ -137,7 +137,7 @@ class ImageioSession(Closes):
 
     def extents(self, context: Context) -> bytes:
         """Return the server's JSON list of the disk's extents."""
-        return self._ask("GET", f"/extents?context={context}")
+        return self._exchange("GET", f"/extents?context={context}")[1]
 
     def readable_size(self) -> int:
         """Return the size in bytes of the part of the disk that the ticket lets clients read."""
@@ -149,7 +149,7 @@ class ImageioSession(Closes):
 
     def checksum(self, algorithm: str, block_size: int) -> bytes:
         """Return the daemon's checksum of the whole disk as JSON (pitr.ovirt.imageio.checksum)."""
-        return self._ask("GET", f"/checksum?algorithm={algorithm}&block_size={block_size}")
+        return self._exchange("GET", f"/checksum?algorithm={algorithm}&block_size={block_size}")[1]
 
     def flush(self) -> None:
         self._patch({"op": "flush"})
@@ -162,16 +162,7 @@ class ImageioSession(Closes):
         self._connected.connection.close()
 
     def _patch(self, operation: dict[str, Any]) -> None:
-        self._ask("PATCH", "", {"Content-Type": "application/json"}, orjson.dumps(operation))
-
-    def _ask(
-        self,
-        method: str,
-        more: str = "",
-        headers: Mapping[str, str] | None = None,
-        body: bytes | memoryview = b"",
-    ) -> bytes:
-        return self._exchange(method, more, headers, body)[1]
+        self._exchange("PATCH", "", {"Content-Type": "application/json"}, orjson.dumps(operation))
 
     def _exchange(
         self,

@@ -322,32 +322,21 @@ def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine
         True,
         True,
     )
-    other = create_disk(
-        engine,
-        NewDisk(
-            name="other",
-            size=MiB,
-            format="raw",
-            sparse=True,
-            storage_domain_id=domain.id,
-            backup_enabled=False,
-        ),
-        timeout_s=20,
-    )
-    delete_disk(engine, other.id, 20)
-    delete_disk(engine, other.id, 20)
+    other = new_disk(lab, engine, format="raw")
+    delete_disk(engine, other, 20)
+    delete_disk(engine, other, 20)
     with pytest.raises(NoSuchDisk):
-        get_disk(engine, other.id)
+        get_disk(engine, other)
 
 
-def new_disk(lab: Lab, engine: Engine) -> str:
+def new_disk(lab: Lab, engine: Engine, format: str = "cow") -> str:
     domain = next(item for item in list_storage_domains(engine) if item.name == lab.storage_domain)
     return create_disk(
         engine,
         NewDisk(
             name="partial",
             size=MiB,
-            format="cow",
+            format=format,
             sparse=True,
             storage_domain_id=domain.id,
             backup_enabled=False,
