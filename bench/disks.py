@@ -16,7 +16,7 @@ from pathlib import Path
 import measure
 
 from pitr.lab.host import filesystem
-from pitr.lab.host.host import Host
+from pitr.lab.host.host import Host, TicketTimes
 from pitr.ovirt.imageio.disk import ImageioAddress
 
 #: The filled share of an ext4 disk: a typical disk had 4.34 GB in 6 GiB.
@@ -105,6 +105,11 @@ def ticket(
     """Open access to a disk. Return the id of its ticket, and its address."""
     ticket_id = str(uuid.uuid4())
     host.add_ticket(
-        ticket_id, nbd_url=nbd_url, size=size, ops=ops, dirty=dirty, timeout_s=3600, inactivity_timeout_s=600
+        ticket_id,
+        nbd_url=nbd_url,
+        size=size,
+        ops=ops,
+        dirty=dirty,
+        times=TicketTimes(timeout_s=3600, inactivity_s=600),
     )
     return ticket_id, ImageioAddress(f"{host.images_url}/{ticket_id}", cafile=str(host.cafile))

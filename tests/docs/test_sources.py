@@ -142,6 +142,16 @@ def test_each_module_belongs_to_a_wing() -> None:
     assert not {package for path in PITR if (package := _package(_name(path))) not in (*_LEVELS, *_OUTSIDE)}
 
 
+def test_the_picture_of_the_wings_shows_the_floors() -> None:
+    picture = (ROOT / "docs/design.md").read_text().split("## The wings")[1].split("```")[1]
+    shown = {
+        int(row[1]): set(re.findall(r"\w+", row[2])) for row in re.finditer(r"^ *(\d+) (.*)", picture, re.M)
+    }
+    wings = [names for names in _FLOORS if names != ("__main__",)]
+    assert sorted(shown) == list(range(1, len(wings) + 1))
+    assert not [name for level, names in enumerate(wings, 1) for name in names if name not in shown[level]]
+
+
 def test_an_arrow_goes_down_only() -> None:
     upwards = [
         f"{module} imports {imported}"
