@@ -156,7 +156,7 @@ def test_a_volume_on_two_disks_needs_both(repository: Repository, command: Pitr)
         (0, b"LUKS\xba\xbe", "LUKS"),
         (3, b"EXFAT   ", "exFAT"),
         (3, b"-FVE-FS-", "BitLocker"),
-        (0, b"", "no file system"),
+        (0, b"", "no known file system"),
     ],
 )
 def test_what_is_not_read_is_named_with_what_to_do(

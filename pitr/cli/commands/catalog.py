@@ -16,7 +16,7 @@ from pitr.cli.options import Common, with_common
 from pitr.cli.serve_options import HostOption
 from pitr.errors import DamageError
 from pitr.jobs.serve import catalog_site
-from pitr.jobs.upkeep.records_from_blobs import bring_back
+from pitr.jobs.upkeep.records_from_blobs import recover
 from pitr.repository.cached_catalog import CatalogDifferences
 from pitr.system.sockets import tcp_listener
 from pitr.text import counted
@@ -114,9 +114,9 @@ def rebuild(common: Common, from_blobs: FromBlobsOption = False) -> None:
         restored: list[str] = []
         failed: tuple[str, ...] = ()
         if from_blobs:
-            brought = bring_back(repository)
+            brought = recover(repository)
             failed = brought.failed
-            restored = [f"point {backup.backup_id}: restored from its blobs" for backup in brought.backups]
+            restored = [f"point {backup.backup_id}: recovered from its blobs" for backup in brought.backups]
             restored += [f"not restored: {line}" for line in failed]
         comparison = repository.rebuild_catalog()
         comparison = replace(comparison, differences=(*restored, *comparison.differences))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What changed between two points, and how a VM's points grew."""
+"""Show what changed between two points, and how a VM's points grew."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The points of a VM over time: what each took, and how fast its disks change.
+"""Compute the history of a VM's points: their stored sizes, and how fast the disks change.
 
-All from what the catalog knows. Of many points neighbours are taken together by day or longer, so that what is told
-stays short.
+The catalog has all data for this. Many points are grouped by day or longer periods, so that the result stays short.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from pitr.model import Backup, Kind
 
-#: As many bars as one can tell apart.
+#: More bars would be too narrow to see.
 MOST_BARS = 400
 _DAY_S = 86400.0
 _SPANS_DAYS = (1, 7, 28, 364)
@@ -26,9 +25,9 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One or more neighbouring points: their number, what they stored, what their streams say of the disks, bytes.
+    """One point or several consecutive ones. `stored_bytes` counts blobs, `changed_bytes` the streams' disk ranges.
 
-    `backup`: the last one of them. `fulls`: how many of them are no incrementals.
+    `backup` is the last of them; `fulls` counts the backups that are not incremental.
     """
 
     start: datetime
@@ -42,7 +41,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How fast a disk changed between two moments: bytes a day, None where no incremental tells."""
+    """How fast a disk changed between two moments: bytes a day, or None if no incremental covers that time."""
 
     start: datetime
     end: datetime
@@ -50,17 +49,17 @@ class Rate:
 
 
 def bars(backups: Sequence[Backup]) -> list[Bar]:
-    """All points, oldest first, in at most about MOST_BARS bars. `backups`: oldest first."""
+    """Return about MOST_BARS bars at most, which cover all `backups`; both are oldest first."""
     if len(backups) <= MOST_BARS:
         return [_bar(backup.point, backup.point, [backup]) for backup in backups]
-    made: list[Bar] = []
+    result: list[Bar] = []
     edges = _edges(backups)
     times = [backup.point for backup in backups]
     cuts = np.searchsorted(_seconds(times), _seconds(edges[1:-1]), side="left").tolist()
     for start, end, first, last in zip(edges[:-1], edges[1:], [0, *cuts], [*cuts, len(backups)], strict=True):
         if first < last:
-            made.append(_bar(start, end, backups[first:last]))
-    return made
+            result.append(_bar(start, end, backups[first:last]))
+    return result
 
 
 def _bar(start: datetime, end: datetime, backups: Sequence[Backup]) -> Bar:
@@ -76,10 +75,10 @@ def _bar(start: datetime, end: datetime, backups: Sequence[Backup]) -> Bar:
 
 
 def rates(backups: Sequence[Backup], disk_id: str) -> list[Rate]:
-    """How fast a disk changed, between each two points, or by day or longer where there are many. Oldest first.
+    """Return the change rates of a disk between consecutive points, or by day or longer if there are many.
 
-    What an incremental holds has changed in the time since the point that it stands on. What an imported or full
-    stream holds says nothing of that.
+    An incremental holds what changed since the point it is based on. Full and imported streams show no changes. Both
+    `backups` and the result are oldest first.
     """
     times: dict[str, datetime] = {}
     start: list[datetime] = []
@@ -111,13 +110,16 @@ def rates(backups: Sequence[Backup], disk_id: str) -> list[Rate]:
 def _spread(
     start: FloatArray, end: FloatArray, changed: FloatArray, at: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Up to each moment of `at`: the seconds that incrementals cover, and the bytes, spread evenly over each."""
+    """Return for each moment of `at` the seconds that incrementals cover until then, and their bytes.
+
+    The bytes of an incremental are spread evenly over its time.
+    """
     order = np.argsort(end, kind="stable")
     start, end, changed = start[order], end[order], changed[order]
     seconds = end - start
     known = np.zeros(len(at))
     total = np.zeros(len(at))
-    # Chains that were branched, as by a restore, can overlap: each interval counts for itself.
+    # Branched chains (after a restore, for example) can overlap: add up each interval separately.
     for moment, place in enumerate(at.tolist()):
         part = np.clip((place - start) / seconds, 0.0, 1.0)
         known[moment] = float((part * seconds).sum())
@@ -125,10 +127,10 @@ def _spread(
     return known, total
 
 
-def average(found: Sequence[Rate]) -> float | None:
-    """Bytes a day over all the time that is known."""
+def average(rates: Sequence[Rate]) -> float | None:
+    """Return the average rate in bytes a day, over all times with a known rate; None if there are none."""
     seconds = bytes_changed = 0.0
-    for rate in found:
+    for rate in rates:
         if rate.bytes_per_day is not None:
             span = (rate.end - rate.start).total_seconds()
             seconds += span
@@ -137,7 +139,7 @@ def average(found: Sequence[Rate]) -> float | None:
 
 
 def _edges(backups: Sequence[Backup]) -> list[datetime]:
-    """Local midnights around all points, a day apart, or more where that would be too many."""
+    """Return local midnights around all points, a day apart, or more days to have at most MOST_BARS periods."""
     first, last = backups[0].point, backups[-1].point
     days = (last - first).days + 2
     step = next((span for span in _SPANS_DAYS if days / span <= MOST_BARS), _SPANS_DAYS[-1])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A disk at a point in cells: which backups each cell reads from, and how much of it is different from another point.
+"""Draw a disk at a point as cells: the backups that each cell comes from, and how much differs from another point.
 
-What the page of `pitr diff --html` draws. However many extents the disk has, its picture is of a bounded size.
+The page of `pitr diff --html` shows this picture. Its size is limited, however many extents the disk has.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pitr.model import Backup, Stream
 from pitr.repository.chain import ResolvedChain
 from pitr.repository.resolver import NEVER_WRITTEN, PointMap
 
-#: Cells of all disks together, so that the page stays small; and the fewest and the most of one disk.
+#: The most cells of all disks together, so that the page stays small; the fewest and the most cells of one disk.
 _MOST_CELLS = 1 << 14
 _FEWEST_OF_A_DISK, _MOST_OF_A_DISK = 1 << 6, 1 << 12
-#: Of the backups that a cell reads data from, those with most of it are told.
+#: A cell names only the backups that most of its data comes from.
 _MOST_PARTS = 3
-#: Of a longer chain, streams that nothing is read from any more are left out.
+#: In a longer chain, the picture leaves out streams that the point reads nothing from.
 _MOST_LINKS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class ChainLink:
-    """A stream of the chain, and how much of the point comes from it: bytes of the disk."""
+    """A stream of the chain, and the bytes of the disk that come from it."""
 
     layer: int
     backup: Backup
@@ -39,11 +39,11 @@ class ChainLink:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A disk in cells. The arrays have one number for each cell: bytes that are data, that nothing ever wrote (all
-    else reads as zero), that are different and now data or zero.
+    """A disk as cells. Each array has one number of bytes for each cell.
 
-    `parts`: for each cell (layer, data bytes) of the backups that most of its data comes from, most first. `links`:
-    the chain, newest first; `unread`: how many streams of it were left out because nothing is read from them.
+    `data` and `never_written` bytes (the rest reads as zero); `different_data` and `different_zero`: bytes that differ
+    and are now data or zero. `parts`: for each cell (layer, data bytes) of the backups that most data comes from, most
+    first. `links`: the chain, newest first, without the `unread` streams that the point reads nothing from.
     """
 
     disk: DiskDiff
@@ -59,7 +59,7 @@ class Picture:
 
 
 def cells_for(disks: int) -> int:
-    """How many cells each of so many disks may have: a power of four, for a square."""
+    """Return how many cells each of this many disks may have: a power of four, for a square."""
     cells = _MOST_OF_A_DISK
     while cells * disks > _MOST_CELLS and cells > _FEWEST_OF_A_DISK:
         cells //= 4
@@ -67,7 +67,7 @@ def cells_for(disks: int) -> int:
 
 
 def draw(disk: DiskDiff, resolved: ResolvedChain, most_cells: int) -> Picture:
-    """Draw a disk of a point with what is different on it."""
+    """Draw a disk of a point with its differences."""
     point_map = resolved.map
     cells = Cells.of(point_map.size, most_cells)
     changes = disk.changes
@@ -107,7 +107,7 @@ def draw(disk: DiskDiff, resolved: ResolvedChain, most_cells: int) -> Picture:
 
 
 class _Layers:
-    """The pieces of a map by layer, in the order of the disk; sorted once, however long the chain is."""
+    """The rows of a map by layer, in the order of the disk; sorted only once."""
 
     def __init__(self, point_map: PointMap) -> None:
         self._order = np.argsort(point_map.layer, kind="stable")
@@ -121,7 +121,7 @@ class _Layers:
 def _largest(
     count: int, number: Int64Array, layer: Int64Array, amount: Int64Array
 ) -> list[list[tuple[int, int]]]:
-    """For each cell the _MOST_PARTS largest amounts, with their layers."""
+    """Return for each cell the _MOST_PARTS largest amounts with their layers."""
     order = np.lexsort((layer, -amount, number))
     number, layer, amount = number[order], layer[order], amount[order]
     rank = np.arange(len(number)) - np.searchsorted(number, number, side="left")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Diff: what changed on the disks of a VM between two of its points.
+"""Compare the disks of a VM at two of its points.
 
-Content is compared by what is stored (pitr/endpoints/points/difference.py): ranges that read the same frames,
-frames of equal digest, or zeroes at both points are the same; on demand what is different then is read as well.
-What lies beyond the end of a disk reads as zero, so that growth alone is no difference.
+pitr compares the stored data (pitr/endpoints/points/difference.py). Ranges are equal if they read the same frames,
+frames of equal digest, or zeroes at both points. On demand, pitr also reads the ranges that differ by this. Beyond its
+end, a disk reads as zero, so growth alone is no difference.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ RangeState = Literal["same", "changed", "added", "removed"]
 
 @dataclass(frozen=True, slots=True)
 class DiskDiff:
-    """One disk at two points. Sizes are None where the point does not hold the disk; `note` says why, if it is known.
+    """One disk at two points. A size is None if the point does not hold the disk; `note` says why, if known.
 
-    `changes`: the ranges that are different, neighbours joined: data or zero as they are at the later point.
-    `new_bytes` of their data were zero at the earlier one. All in bytes.
+    `changes`: the ranges that differ, joined, as data or zero at the later point. `new_bytes` of their data were zero
+    at the earlier point. All numbers are bytes.
     """
 
     disk_id: str
@@ -68,35 +68,35 @@ class DiskDiff:
         return self.data_bytes - self.new_bytes
 
 
-#: Is shown each disk that the later point holds, with what it reads from.
 Look = Callable[[DiskDiff, ResolvedChain], None]
+"""Called with each disk of the later point, and its resolved chain."""
 
 
 def choose(
     repository: Repository, vm_name: str | None, at: Sequence[datetime], points: Sequence[str]
 ) -> tuple[Backup, Backup]:
-    """The two points of one VM that are named by times and ids, the earlier one first.
+    """Return the two points of one VM for these times and point ids, the earlier point first.
 
-    Raises UsageError, NoSuchVM, NoSuchPoint and, as for a restore, StoredDamage.
+    Raises UsageError, NoSuchVM, NoSuchPoint, and StoredDamage as a restore does.
     """
     if len(at) + len(points) != 2:
         raise UsageError(
-            "a difference is one of two points",
+            "diff needs two points",
             "Name each with --at TIME or --point ID: pitr diff web1 --at 2020-06-30T10:00 --at now.",
         )
     chosen: list[Backup] = []
     for point in points:
         backup = find.point_of(repository, vm_name, point, None).backup
         if chosen and backup.vm.id != chosen[0].vm.id:
-            raise UsageError("the two points are of different VMs", "Name two points of one VM.")
+            raise UsageError("the two points belong to different VMs", "Name two points of one VM.")
         chosen.append(backup)
     for time in at:
-        # A time beside an id is of the VM that the id's point is of.
+        # With a time and an id, the time applies to the VM of the id's point.
         vm = chosen[0].vm.id if chosen else vm_name
         chosen.append(find.point_of(repository, vm, None, time).backup)
     first, second = chosen
     if first.point == second.point and first != second:
-        # Clocks are coarse; the catalog knows the lineage, newest first.
+        # Two points can have the same time. The catalog lists them by lineage, newest first.
         order = [backup.backup_id for backup in repository.catalog_of_vm(first.vm.id).points(first.vm.id)]
         later_first = order.index(first.backup_id) < order.index(second.backup_id)
         return (second, first) if later_first else (first, second)
@@ -114,18 +114,18 @@ def diff(
     look: Look | None = None,
     progress: Progress | None = None,
 ) -> list[DiskDiff]:
-    """Compare the disks of two points of one VM, the later one's first; only those named, if any are.
+    """Compare the disks of two points of one VM (all if `disks` is empty), those of the later point first.
 
-    `exact`: also read what is different by the indexes, with `workers`, and keep only blocks that are. Raises
-    StoredDamage where one of the chains is not whole or, with `exact`, data is damaged; NoSuchDisk; BusyError.
+    `exact`: also read the ranges that differ by the indexes, with `workers` threads, and keep only blocks that differ.
+    Raises StoredDamage if a chain is incomplete or `exact` reads damaged data; NoSuchDisk; BusyError.
     """
     vm: VMName = after.vm
     chosen = _disk_ids(before, after, disks)
     total = sum(_size(before, disk_id) + _size(after, disk_id) for disk_id in chosen)
-    found: list[DiskDiff] = []
+    diffs: list[DiskDiff] = []
     done = 0
 
-    def told(read: int, more: int) -> None:
+    def advance(read: int, more: int) -> None:
         nonlocal done, total
         done += read
         total += more
@@ -134,11 +134,11 @@ def diff(
 
     with repository.reading_vm(vm):
         for disk_id in chosen:
-            found.append(_disk_diff(repository, before, after, disk_id, workers if exact else 0, look, told))
-            done += _size(before, disk_id) + _size(after, disk_id)
-            if progress is not None:
-                progress(done, total)
-    return found
+            diffs.append(
+                _disk_diff(repository, before, after, disk_id, workers if exact else 0, look, advance)
+            )
+            advance(_size(before, disk_id) + _size(after, disk_id), 0)
+    return diffs
 
 
 def _disk_ids(before: Backup, after: Backup, disks: Sequence[str]) -> list[str]:
@@ -170,9 +170,12 @@ def _disk_diff(
     disk_id: str,
     workers: int,
     look: Look | None,
-    told: Callable[[int, int], None],
+    advance: Callable[[int, int], None],
 ) -> DiskDiff:
-    """Compare one disk; with `workers` what is different by the indexes is read, too."""
+    """Compare one disk. With `workers`, also read the ranges that differ by the indexes.
+
+    `advance` gets the bytes read and the bytes added to the total.
+    """
     old, new = before.stream_of(disk_id), after.stream_of(disk_id)
     if new is None:
         if old is None:
@@ -182,17 +185,17 @@ def _disk_diff(
     exact = workers > 0
     resolved = resolve_chain(repository, after, new, with_frames=exact)
     if old is not None and old.stream_id == new.stream_id:
-        found = DiskDiff(disk_id, new.name, old.size, new.size, ExtentMap.of([]), 0)
+        disk = DiskDiff(disk_id, new.name, old.size, new.size, ExtentMap.of([]), 0)
     else:
         earlier = resolve_chain(repository, before, old, with_frames=exact) if old is not None else None
         difference = compare(repository, earlier, resolved)
         if exact:
-            told(0, int(difference.length.sum()))
+            advance(0, int(difference.length.sum()))
             difference = read_difference(
-                repository, difference, earlier, resolved, lambda read: told(read, 0), workers=workers
+                repository, difference, earlier, resolved, lambda read: advance(read, 0), workers=workers
             )
         del earlier
-        found = DiskDiff(
+        disk = DiskDiff(
             disk_id,
             new.name,
             old.size if old is not None else None,
@@ -201,12 +204,12 @@ def _disk_diff(
             None if old is not None else _left_out(before, disk_id),
         )
     if look is not None:
-        look(found, resolved)
-    return found
+        look(disk, resolved)
+    return disk
 
 
 def _changes(difference: Difference) -> tuple[ExtentMap, int]:
-    """The ranges whose content is another one, and how much of it is data where there were zeroes."""
+    """Return the ranges whose content differs, and the bytes that are data now and were zero before."""
     content = ~(difference.zero & difference.was_zero)
     changes = ExtentMap(difference.start[content], difference.length[content], difference.zero[content])
     new = difference.was_zero & ~difference.zero
@@ -214,6 +217,6 @@ def _changes(difference: Difference) -> tuple[ExtentMap, int]:
 
 
 def _left_out(backup: Backup, disk_id: str) -> str | None:
-    """Why a point does not hold a disk."""
+    """Return why a point does not hold a disk, if the record says so."""
     reason = next((disk.reason for disk in backup.left_out if disk.disk_id == disk_id), None)
     return f"left out of the backup: {reason}" if reason is not None else None

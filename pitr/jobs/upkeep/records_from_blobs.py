@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Restore lost records and indexes from blobs alone.
+"""Recover lost records and indexes from blobs alone.
 
 A blob's meta header has the ids of its stream, disk, backup and VM. Everything else is recorded as unknown: the VM's
 configuration, the settings of the disk on the engine, and how the engine took the backup.
@@ -22,23 +22,23 @@ from pitr.repository.store import check_name
 from pitr.repository.stream_sink import written
 from pitr.version import __version__
 
-NOTE = "restored from its blob: the settings of the disk on the engine are unknown"
-_REASON = "restored from its blobs"
+NOTE = "recovered from its blob: the settings of the disk on the engine are unknown"
+_REASON = "recovered from its blobs"
 _BLOB = ".sparse.zst"
 #: Index rows that are written at a time.
 _ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class BroughtBack:
-    """The restored points, and a line for each failure."""
+class Recovered:
+    """The recovered points, and a line for each failure."""
 
     backups: tuple[Backup, ...]
     failed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _FoundStream:
+class _BlobStream:
     """A stream whose blob is complete, with what its meta header says about its backup."""
 
     stream: Stream
@@ -56,8 +56,8 @@ class _FoundStream:
         return self.stream.parent_stream_id
 
 
-def bring_back(repository: Repository) -> BroughtBack:
-    """Write new records and indexes for all blobs that no readable record names, and return the restored points.
+def recover(repository: Repository) -> Recovered:
+    """Write new records and indexes for all blobs that no readable record names, and return the recovered points.
 
     If a stream's parent is also lost, its blob stays and the point leaves its disk out. Raises BusyError while one of
     the VMs is being backed up, because the blobs of a running backup have no record yet; RepositoryError.
@@ -66,7 +66,7 @@ def bring_back(repository: Repository) -> BroughtBack:
         for vm in _vms(repository):
             locks.enter_context(repository.lock_vm(vm))
         # Read the records under the locks: a backup may just have committed one.
-        return _bring_back(repository)
+        return _recover(repository)
 
 
 def _vms(repository: Repository) -> list[VMName]:
@@ -75,7 +75,7 @@ def _vms(repository: Repository) -> list[VMName]:
     for name in repository.store.list(names.STREAMS):
         if not name.endswith(_BLOB):
             continue
-        # _bring_back reports blobs that are unreadable.
+        # _recover reports blobs that are unreadable.
         with suppress(PitrError), repository.store.open(name) as blob:
             vm = _vm(BlobWalk(blob).meta)
             if "/" not in check_name(vm.id):
@@ -83,21 +83,21 @@ def _vms(repository: Repository) -> list[VMName]:
     return [vms[vm_id] for vm_id in sorted(vms)]
 
 
-def _bring_back(repository: Repository) -> BroughtBack:
+def _recover(repository: Repository) -> Recovered:
     recorded, failed = _recorded(repository)
     by_stream = {stream.stream_id: backup for backup in recorded for stream in backup.streams}
-    found: dict[str, _FoundStream] = {}
+    by_id: dict[str, _BlobStream] = {}
     for name in sorted(repository.store.list(names.STREAMS)):
         stream_id = name.rpartition("/")[2].removesuffix(_BLOB)
         if not name.endswith(_BLOB) or stream_id in by_stream:
             continue
         try:
-            found_stream = _read(repository, name)
+            stream = _read(repository, name)
         except (PitrError, ValueError) as error:
             failed.append(f"{name}: {error}")
         else:
-            found[found_stream.stream_id] = found_stream
-    complete, orphans = _with_parents(found, by_stream)
+            by_id[stream.stream_id] = stream
+    complete, orphans = _with_parents(by_id, by_stream)
     failed += [
         f"stream {orphan.stream_id}: it is based on stream {orphan.parent_id}, which is lost"
         for orphan in orphans
@@ -106,11 +106,11 @@ def _bring_back(repository: Repository) -> BroughtBack:
     for backup_id, streams in _by_backup(complete).items():
         lost = [orphan for orphan in orphans if orphan.backup_id == backup_id]
         try:
-            backups.append(_backup(backup_id, streams, lost, found, by_stream))
+            backups.append(_backup(backup_id, streams, lost, by_id, by_stream))
         except PitrError as error:
             failed.append(error.message)
     known = {backup.backup_id for backup in recorded}
-    restored: list[Backup] = []
+    recovered: list[Backup] = []
     # A point comes after the points it is based on.
     for backup in sorted(backups, key=lambda backup: backup.point):
         if backup.backup_id in known:
@@ -121,8 +121,8 @@ def _bring_back(repository: Repository) -> BroughtBack:
         except PitrError as error:
             failed.append(f"backup {backup.backup_id}: {error.message}")
         else:
-            restored.append(backup)
-    return BroughtBack(tuple(restored), tuple(failed))
+            recovered.append(backup)
+    return Recovered(tuple(recovered), tuple(failed))
 
 
 def _recorded(repository: Repository) -> tuple[list[Backup], list[str]]:
@@ -137,7 +137,7 @@ def _recorded(repository: Repository) -> tuple[list[Backup], list[str]]:
     return backups, failed
 
 
-def _read(repository: Repository, name: str) -> _FoundStream:
+def _read(repository: Repository, name: str) -> _BlobStream:
     """Read a whole blob, and write its index again."""
     with repository.store.open(name) as blob:
         walk = BlobWalk(blob)
@@ -164,7 +164,7 @@ def _read(repository: Repository, name: str) -> _FoundStream:
         settings=DiskSettings(),
         note=NOTE,
     )
-    return _FoundStream(
+    return _BlobStream(
         stream,
         _text(meta, "backup-id"),
         _vm(meta),
@@ -254,15 +254,15 @@ def _text(meta: dict[str, object], key: str) -> str:
 
 
 def _with_parents(
-    found: dict[str, _FoundStream], by_stream: dict[str, Backup]
-) -> tuple[list[_FoundStream], list[_FoundStream]]:
+    by_id: dict[str, _BlobStream], by_stream: dict[str, Backup]
+) -> tuple[list[_BlobStream], list[_BlobStream]]:
     """Return the streams with complete chains, and those that are based on a lost stream."""
     complete: dict[str, bool] = {}
 
-    def is_complete(stream: _FoundStream) -> bool:
+    def is_complete(stream: _BlobStream) -> bool:
         # Walk up to a stream whose state is known, then set the state of all streams on the path.
         path: list[str] = []
-        current: _FoundStream | None = stream
+        current: _BlobStream | None = stream
         while current is not None and current.stream_id not in complete:
             path.append(current.stream_id)
             # Also ends the walk on a chain that is a circle: it has no full.
@@ -271,17 +271,17 @@ def _with_parents(
             if parent_id is None or parent_id in by_stream:
                 complete[current.stream_id] = True
                 break
-            current = found.get(parent_id)
+            current = by_id.get(parent_id)
         result = current is not None and complete[current.stream_id]
         complete.update(dict.fromkeys(path, result))
         return result
 
-    with_chain = [stream for stream in found.values() if is_complete(stream)]
-    return with_chain, [stream for stream in found.values() if not complete[stream.stream_id]]
+    with_chain = [stream for stream in by_id.values() if is_complete(stream)]
+    return with_chain, [stream for stream in by_id.values() if not complete[stream.stream_id]]
 
 
-def _by_backup(streams: Iterable[_FoundStream]) -> dict[str, list[_FoundStream]]:
-    groups: dict[str, list[_FoundStream]] = defaultdict(list)
+def _by_backup(streams: Iterable[_BlobStream]) -> dict[str, list[_BlobStream]]:
+    groups: dict[str, list[_BlobStream]] = defaultdict(list)
     for stream in streams:
         groups[stream.backup_id].append(stream)
     return groups
@@ -289,9 +289,9 @@ def _by_backup(streams: Iterable[_FoundStream]) -> dict[str, list[_FoundStream]]
 
 def _backup(
     backup_id: str,
-    streams: list[_FoundStream],
-    orphans: list[_FoundStream],
-    found: dict[str, _FoundStream],
+    streams: list[_BlobStream],
+    orphans: list[_BlobStream],
+    by_id: dict[str, _BlobStream],
     by_stream: dict[str, Backup],
 ) -> Backup:
     first = streams[0]
@@ -300,8 +300,8 @@ def _backup(
     parents: set[tuple[str, str | None]] = set()
     for stream in streams:
         parent_id = stream.parent_id
-        if parent_id in found:
-            parents.add((found[parent_id].backup_id, found[parent_id].checkpoint_id))
+        if parent_id in by_id:
+            parents.add((by_id[parent_id].backup_id, by_id[parent_id].checkpoint_id))
         elif parent_id in by_stream:
             parents.add((by_stream[parent_id].backup_id, by_stream[parent_id].checkpoint_id))
     if len(parents) > 1:

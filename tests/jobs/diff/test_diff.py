@@ -233,7 +233,7 @@ def test_a_difference_is_of_two_points_of_one_vm(
         ("--point", ids[0]),
         tuple(itertools.chain(*(("--point", one) for one in ids))),
     ):
-        assert "a difference is one of two points" in command("diff", *arguments, code=2).complaint
+        assert "diff needs two points" in command("diff", *arguments, code=2).complaint
     other = Writer(repository, VMName("11111111-0000-4000-8000-000000000002", "db"))
     stranger = other.add("64k:A")
     assert (

@@ -203,7 +203,7 @@ def test_nothing_is_fetched_and_no_other_script_runs(
 
 #: What a person does, and what the page then says; it runs in a copy that lets other scripts run.
 _USE = """<script>
-const told = [], say = () => document.getElementById("said").textContent, tip = document.getElementById("tip");
+const told = [], say = () => document.getElementById("announcement").textContent, tip = document.getElementById("tip");
 const press = (what, key) => what.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
 const map = () => document.querySelector("svg.map");
 press(map(), "Home"); told.push(say());
@@ -326,7 +326,7 @@ def test_a_disk_that_is_gone_and_one_of_no_size_have_no_map(
     assert [disk["picture"] for disk in data["disks"]] == [None, None]
     if browser.PROGRAM:
         seen = browser.look((tmp_path / "page.html").as_uri())
-        assert seen.console == [] and "nothing of this disk that could be drawn" in seen.dom
+        assert seen.console == [] and "no data of this disk to draw" in seen.dom
 
 
 @pytest.mark.parametrize(

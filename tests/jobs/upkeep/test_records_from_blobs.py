@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import BusyError, PitrError
-from pitr.jobs.upkeep.records_from_blobs import bring_back
+from pitr.jobs.upkeep.records_from_blobs import recover
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Kind, Mode
 from pitr.repository import Repository
@@ -51,7 +51,7 @@ def test_all_points_come_back_with_what_they_held(repository: Repository) -> Non
     _lose_all_but_blobs(path)
 
     with Repository.open(path) as again:
-        brought = bring_back(again)
+        brought = recover(again)
         assert brought.failed == ()
         again.rebuild_catalog()
         after = again.catalog.points()[::-1]
@@ -70,7 +70,7 @@ def test_all_points_come_back_with_what_they_held(repository: Repository) -> Non
 def test_points_that_have_their_records_stay_as_they_are(repository: Repository) -> None:
     _chain(repository)
     before = repository.catalog.dump()
-    brought = bring_back(repository)
+    brought = recover(repository)
     assert brought.backups == ()
     assert brought.failed == ()
     repository.rebuild_catalog()
@@ -85,7 +85,7 @@ def test_what_stands_on_a_lost_blob_is_not_brought_back(repository: Repository) 
     repository.close()
     _lose_all_but_blobs(path)
     with Repository.open(path) as again:
-        brought = bring_back(again)
+        brought = recover(again)
         assert [backup.backup_id for backup in brought.backups] == [full.backup_id]
         assert any(middle.streams[0].stream_id in line for line in brought.failed)
 
@@ -112,5 +112,5 @@ def test_blobs_of_a_backup_that_runs_are_left_to_it(repository: Repository) -> N
     for record in repository.path.glob("backups/*/*.json"):
         record.unlink()
     with repository.lock_vm(vm), pytest.raises(BusyError):
-        bring_back(repository)
+        recover(repository)
     assert {path: path.read_bytes() for path in repository.path.glob("streams/*/*")} == before

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The page of `pitr diff --html`: one file that needs no network.
+"""Write the page of `pitr diff --html`: one file that needs no network.
 
-page.html, page.css and page.js are put together with the data as JSON. Everything is drawn by page.js, which puts
-names from outside into the page as text only; beyond that, the page's own policy allows this one script, this one
-style and no address at all.
+It consists of page.html, page.css, page.js and the data as JSON. page.js draws everything, and inserts names from
+outside as text only. In addition, the page's security policy allows only this script and this style, and no address.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _TICK_HOURS = (1, 3, 6, 12, 24, 48, 168, 336, 672, 2184, 4368, 8736)
 
 
 class Page:
-    """A new file that becomes a page with `finish` or disappears with `abort`. Raises UsageError when it exists."""
+    """A new file: `finish` completes the page, `abort` removes it. Raises UsageError if the file exists."""
 
     def __init__(
         self, path: Path, catalog: Catalog, before: Backup, after: Backup, *, exact: bool = False
@@ -53,10 +52,10 @@ class Page:
         """Draw one disk of the later point."""
         self._pictures[disk.disk_id] = draw(disk, resolved, self._most_cells)
 
-    def finish(self, found: Sequence[DiskDiff]) -> None:
+    def finish(self, disks: Sequence[DiskDiff]) -> None:
         """Write the page of these disks. Raises PitrError."""
         backups = self._catalog.points(self._after.vm.id)[::-1]
-        document = _document(self._before, self._after, found, self._pictures, backups)
+        document = _document(self._before, self._after, disks, self._pictures, backups)
         document["exact"] = self._exact
         page = render(f"{printable(self._after.vm.name)}: what changed", document)
         with file_errors(self._partial.path):
@@ -64,11 +63,12 @@ class Page:
         self._partial.commit()
 
     def abort(self) -> None:
+        """Remove the incomplete file."""
         self._partial.abort()
 
 
 def render(title: str, document: dict[str, Any]) -> str:
-    """Put the page together."""
+    """Return the page as HTML."""
     style, script = _part("page.css"), _part("page.js")
     return Template(_part("page.html")).substitute(
         title=html.escape(title),
@@ -89,7 +89,7 @@ def _digest(text: str) -> str:
 
 
 def _in_script(document: dict[str, Any]) -> str:
-    """JSON that no browser takes for the end of the element that it stands in, nor for markup."""
+    """Return JSON that is safe inside a script element: it contains no markup."""
     text = orjson.dumps(document).decode()
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -97,7 +97,7 @@ def _in_script(document: dict[str, Any]) -> str:
 
 
 class _Times:
-    """Moments as milliseconds, and each one's text for people, once."""
+    """Converts times to milliseconds, and collects the text of each time in `labels`."""
 
     def __init__(self) -> None:
         self.labels: dict[str, str] = {}
@@ -111,15 +111,15 @@ class _Times:
 def _document(
     before: Backup,
     after: Backup,
-    found: Sequence[DiskDiff],
+    diffs: Sequence[DiskDiff],
     pictures: dict[str, Picture],
     backups: Sequence[Backup],
 ) -> dict[str, Any]:
-    """All that the page shows; page.js says how it reads this."""
+    """Return the data of the page; page.js describes its lists."""
     clock = _Times()
     bars = history.bars(backups)
     chained = _Backups(clock)
-    disks = [_disk(one, pictures.get(one.disk_id), backups, chained, clock) for one in found]
+    disks = [_disk(disk, pictures.get(disk.disk_id), backups, chained, clock) for disk in diffs]
     return {
         "vm": {"id": after.vm.id, "name": printable(after.vm.name)},
         "version": __version__,
@@ -153,7 +153,7 @@ def _bar(bar: history.Bar, clock: _Times) -> list[Any]:
 
 
 class _Backups:
-    """The backups that disks read from, each once, with its place."""
+    """The backups that disks read from; each has one place in `rows`."""
 
     def __init__(self, clock: _Times) -> None:
         self._clock = clock
@@ -168,24 +168,24 @@ class _Backups:
 
 
 def _disk(
-    one: DiskDiff,
+    disk: DiskDiff,
     picture: Picture | None,
     backups: Sequence[Backup],
     chained: _Backups,
     clock: _Times,
 ) -> dict[str, Any]:
-    rates = history.rates(backups, one.disk_id)
+    rates = history.rates(backups, disk.disk_id)
     return {
-        "id": one.disk_id,
-        "name": printable(one.name),
-        "state": one.state,
-        "note": printable(one.note) if one.note is not None else None,
-        "size_before": one.size_before,
-        "size_after": one.size_after,
-        "data_bytes": one.data_bytes,
-        "new_bytes": one.new_bytes,
-        "zero_bytes": one.zero_bytes,
-        "extents": len(one.changes),
+        "id": disk.disk_id,
+        "name": printable(disk.name),
+        "state": disk.state,
+        "note": printable(disk.note) if disk.note is not None else None,
+        "size_before": disk.size_before,
+        "size_after": disk.size_after,
+        "data_bytes": disk.data_bytes,
+        "new_bytes": disk.new_bytes,
+        "zero_bytes": disk.zero_bytes,
+        "extents": len(disk.changes),
         "picture": _picture(picture, chained) if picture is not None and picture.cells.count else None,
         "rates": [
             [
@@ -225,9 +225,9 @@ def _picture(picture: Picture, chained: _Backups) -> dict[str, Any]:
 
 
 def _ticks(start: datetime, end: datetime) -> list[list[Any]]:
-    """Where the axis of time is labelled: [milliseconds, text], at full hours or midnights of local time."""
+    """Return the labels of the time axis as [milliseconds, text], at full hours or midnights of local time."""
     hours = (end - start).total_seconds() / 3600
-    step = next((each for each in _TICK_HOURS if hours / each <= _MOST_TICKS), _TICK_HOURS[-1])
+    step = next((step for step in _TICK_HOURS if hours / step <= _MOST_TICKS), _TICK_HOURS[-1])
     local = start.astimezone().replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
     ticks: list[list[Any]] = []
     while (moment := local.astimezone()) <= end:

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-// Draws the page from the data beside it (pitr/jobs/diff/page/__init__.py says what that is). Names from outside only ever
-// become text. A bar is [start, end, points, fulls, stored, changed, id, last point]; times are milliseconds, their texts
-// stand in data.times; a link of a chain is [layer, place in data.backups, kind, stored, data bytes, zero bytes].
+// Draws the page from its data (see pitr/jobs/diff/page/__init__.py). Names from outside only become text.
+// A bar is [start, end, points, fulls, stored, changed, id, last point]. Times are milliseconds; data.times has their texts.
+// A link of a chain is [layer, place in data.backups, kind, stored, data bytes, zero bytes].
 "use strict";
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
 const page = document.getElementById("page");
 const tip = document.getElementById("tip");
-const said = document.getElementById("said");
+const announcement = document.getElementById("announcement");
 const when = (time) => data.times[time];
-// What to show first can stand behind the address: page.html#different, #rows, #disk=1, or several with commas.
-const asked = new Map(location.hash.slice(1).split(",").map((part) => part.split("=")));
-const state = { curve: asked.has("rows") ? "rows" : "hilbert", different: asked.has("different"), disk: Number(asked.get("disk") ?? -1), only: null };
+// The address can select the first view: page.html#different, #rows, #disk=1, or several with commas.
+const view = new Map(location.hash.slice(1).split(",").map((part) => part.split("=")));
+const state = { curve: view.has("rows") ? "rows" : "hilbert", different: view.has("different"), disk: Number(view.get("disk") ?? -1), only: null };
 
 // Text
 
@@ -55,7 +55,7 @@ function table(columns, rows, options = {}) {
 const scrolling = (name, inner, kind = "scroll") =>
   make("div", { class: kind, tabindex: 0, role: "region", "aria-label": name }, inner);
 
-// What is pointed at
+// The tip beside the pointer
 
 function showTip(text, x, y) {
   tip.textContent = text;
@@ -70,8 +70,8 @@ const hideTip = () => { tip.hidden = true; };
 addEventListener("scroll", hideTip, { passive: true });
 addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
 
-// Makes something that is drawn answer to pointer and keys. `places`: how many there are; `find(x, y)`: which is at a
-// place of the drawing; `show(n)`: marks one, gives its text; `keys`: how far each key goes.
+// Makes a drawing respond to pointer and keys. `places`: their number; `find(x, y)` returns the place at a position;
+// `show(n)` marks a place and returns its text; `keys(key, n)` returns the place that a key moves to.
 function explorable(svg, { places, find, show, centre, keys, clear }) {
   let at = -1;
   const go = (next, x, y, speak) => {
@@ -79,7 +79,7 @@ function explorable(svg, { places, find, show, centre, keys, clear }) {
     at = next;
     const text = show(at);
     showTip(text, x, y);
-    if (speak) said.textContent = text.replaceAll("\n", ". ");
+    if (speak) announcement.textContent = text.replaceAll("\n", ". ");
   };
   const local = (event) => {
     const box = svg.getBoundingClientRect();
@@ -103,7 +103,7 @@ function explorable(svg, { places, find, show, centre, keys, clear }) {
   });
 }
 
-// Colours: old is pale, new is strong, on paper of either kind; one hue, so that lightness alone tells.
+// Colours: old is pale, new is strong, on light and dark backgrounds. There is one hue; only the lightness differs.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const LIGHT_STOPS = [[206, 224, 241], [107, 167, 214], [33, 105, 176], [7, 34, 84]];
@@ -115,13 +115,13 @@ function shade(position) {
   const mix = stops[from].map((low, channel) => Math.round(low + (stops[from + 1][channel] - low) * (scaled - from)));
   return `rgb(${mix.join(" ")})`;
 }
-// By rank of age among the backups that are still read; position 1 is the newest.
+// By rank of age among the backups that the point reads from; position 1 is the newest.
 function shades(picture) {
   const read = picture.links.filter((link) => link[4]).map((link) => link[0]).sort((one, other) => one - other);
   return new Map(read.map((layer, rank) => [layer, shade(read.length === 1 ? 1 : 1 - rank / (read.length - 1))]));
 }
 
-// The two ways through a square. Both give [column, row] of cell n.
+// The two orders of cells in a square. Both return [column, row] of cell n.
 
 function hilbert(side) {
   return (n) => {
@@ -145,12 +145,12 @@ const rows = (side) => (n) => [n % side, Math.floor(n / side)];
 
 function headline() {
   const same = data.before.id === data.after.id;
-  const point = (one) => make("dd", {}, when(one.time), " ", make("code", {}, `${one.kind} ${short(one.id)}`));
+  const point = (backup) => make("dd", {}, when(backup.time), " ", make("code", {}, `${backup.kind} ${short(backup.id)}`));
   return make("header", {},
     make("h1", {}, `${data.vm.name}: what changed`),
     make("dl", { class: "points" },
       make("dt", {}, "From"), point(data.before),
-      make("dt", {}, "To"), same ? make("dd", {}, "the same point: there is no other one between the two times") : point(data.after)));
+      make("dt", {}, "To"), same ? make("dd", {}, "the same point: there is no other point between the two times") : point(data.after)));
 }
 
 function figures() {
@@ -162,7 +162,7 @@ function figures() {
     make("div", { title: bytes === null ? null : `${exact(bytes)} bytes` }, make("b", {}, value), make("span", {}, text));
   return make("section", { class: "card figures", "aria-label": "In short" },
     one(size(different), `different, ${share(different, whole)} of ${size(whole)}`, different),
-    one(size(sum((disk) => disk.data_bytes)), `data now, ${size(sum((disk) => disk.new_bytes))} of it where zeroes were`, sum((disk) => disk.data_bytes)),
+    one(size(sum((disk) => disk.data_bytes)), `data now, ${size(sum((disk) => disk.new_bytes))} of it zero before`, sum((disk) => disk.data_bytes)),
     one(size(sum((disk) => disk.zero_bytes)), "zero now, data before", sum((disk) => disk.zero_bytes)),
     one(days >= 2 ? `${days.toFixed(1)} days` : `${(days * 24).toFixed(1)} hours`, "between the two points"));
 }
@@ -186,7 +186,7 @@ function disks() {
     make("td", { class: "number" }, exact(disk.extents))));
   return make("section", { class: "card", "aria-label": "Disks" },
     make("div", { class: "head" }, make("h2", {}, "Disks"),
-      make("span", { class: "muted" }, "Choose one to see its map")),
+      make("span", { class: "muted" }, "Choose a disk to see its map")),
     scrolling("Disks", table(["Disk", "State", "Size#", "Different#", "Data now#", "of it new#", "Zero now#", "Extents#"], body)));
 }
 
@@ -212,13 +212,13 @@ function drawDisk() {
   const picture = disk.picture;
   const name = disk.name || disk.id;
   if (!picture) {
-    mapCard.replaceChildren(make("h2", {}, name), make("p", { class: "muted" }, "The later point holds nothing of this disk that could be drawn."));
+    mapCard.replaceChildren(make("h2", {}, name), make("p", { class: "muted" }, "The later point holds no data of this disk to draw."));
     return;
   }
   const colours = shades(picture);
   const figure = make("figure", {}, map(picture, colours, name),
     make("figcaption", {}, `${count(picture.data.length, "cell", "cells")} of ${size(picture.cell)} (${exact(picture.cell)} bytes), ` +
-      (state.curve === "hilbert" ? "along a Hilbert curve: what lies close together on the disk is close here." : "row by row.")));
+      (state.curve === "hilbert" ? "along a Hilbert curve: ranges that are close on the disk are close on the map." : "row by row.")));
   mapCard.replaceChildren(
     make("div", { class: "head" },
       make("div", {}, make("h2", {}, name), make("span", { class: "muted" }, `${size(picture.size)}, at the later point`)),
@@ -234,7 +234,7 @@ function controls() {
     make("label", { class: "check" },
       make("input", { type: "checkbox", id: "show-different", checked: state.different,
         onchange: (event) => { state.different = event.target.checked; drawDisk(); document.getElementById("show-different").focus(); } }),
-      "Show what is different"),
+      "Show differences"),
     make("div", { class: "segments", role: "radiogroup", "aria-label": "Order of the cells" }, way("hilbert", "Hilbert"), way("rows", "Rows")));
 }
 
@@ -257,7 +257,7 @@ function map(picture, colours, name) {
     const path = `M${x + 0.5} ${y + 0.5}h${UNIT - 1}v${UNIT - 1}h${1 - UNIT}z`;
     if (picture.never[n] === length) never += path; else zero += path;
     if (picture.data[n]) {
-      // The area says how much of the cell is data.
+      // The area shows how much of the cell is data.
       const edge = Math.max(2.5, (UNIT - 1) * Math.sqrt(picture.data[n] / length)), inset = (UNIT - edge) / 2;
       const layer = picture.parts[n][0];
       coloured.push(draw("rect", { class: `cell${state.only === null || has(picture, n, state.only) ? "" : " aside"}`, "data-cell": n, x: x + inset, y: y + inset,
@@ -311,13 +311,13 @@ function cellText(picture, n) {
   const lines = [`${size(start)} to ${size(start + length)}`, `bytes ${exact(start)} to ${exact(start + length - 1)}`];
   const links = new Map(picture.links.map((link) => [link[0], data.backups[link[1]]]));
   const parts = picture.parts[n];
-  let told = 0;
+  let shown = 0;
   for (let part = 0; part < parts.length; part += 2) {
     const backup = links.get(parts[part]);
-    told += parts[part + 1];
+    shown += parts[part + 1];
     lines.push(`${exact(parts[part + 1])} data from ${when(backup.time)} (${backup.kind} ${short(backup.id)})`);
   }
-  if (picture.data[n] > told) lines.push(`${exact(picture.data[n] - told)} data from other backups`);
+  if (picture.data[n] > shown) lines.push(`${exact(picture.data[n] - shown)} data from other backups`);
   const zero = length - picture.data[n] - picture.never[n];
   if (zero) lines.push(`${exact(zero)} zero`);
   if (picture.never[n]) lines.push(`${exact(picture.never[n])} never written`);
@@ -362,9 +362,9 @@ function chain(picture, colours) {
     .map(([text, bytes]) => make("tr", {}, make("td", {}, make("span", { class: "swatch never" }), text), make("td", {}), make("td", {}), number(bytes)));
   return make("div", {},
     make("h2", {}, `The chain: ${count(picture.links.length + picture.unread, "stream", "streams")}`),
-    make("p", { class: "hint" }, "What the disk at the later point reads from each. Choose one to see only its cells."),
+    make("p", { class: "hint" }, "The bytes that the disk at the later point reads from each stream. Choose a stream to see only its cells."),
     scrolling("The chain", table(["Backup", "Stored#", "Data read#", "Zero#"], [...body, ...rest]), "chain"),
-    picture.unread ? make("p", { class: "hint" }, `${exact(picture.unread)} more that nothing is read from any more.`) : null);
+    picture.unread ? make("p", { class: "hint" }, `${count(picture.unread, "more stream", "more streams")}, which the later point reads nothing from.`) : null);
 }
 
 // Time
@@ -397,7 +397,7 @@ function drawPoints() {
   const drawing = frame(timeCard, 210);
   const { x, bottom, width, height } = drawing;
   const sizes = data.bars.flatMap((bar) => [bar[4], bar[5]]).filter((bytes) => bytes > 0);
-  // Each line is four times the one below: a full and an incremental differ by orders of magnitude.
+  // Each line is four times the line below, because fulls and incrementals differ by orders of magnitude.
   const low = Math.floor(Math.log2(Math.max(1, Math.min(...sizes, 1 << 30))) / 2), high = Math.max(low + 1, Math.ceil(Math.log2(Math.max(2, ...sizes)) / 2));
   const y = (bytes) => bottom - 6 - (Math.log2(Math.max(1, bytes)) / 2 - low) / (high - low) * (bottom - 12 - MARGIN.top);
   const steps = Math.max(1, Math.ceil((high - low) / 4)), values = [];
@@ -444,7 +444,7 @@ function drawPoints() {
       make("span", { class: "muted" }, `${size(data.bars.reduce((total, bar) => total + bar[4], 0))} stored. Each line of the scale is ${4 ** steps} times the one below`)),
     svg,
     make("ul", { class: "key" }, dot("dot", "stored"), dot("square", grouped ? "stored, with a full" : "stored, a full"),
-      dot("ring", "bytes of the disks that it holds"), grouped ? null : make("li", {}, "pale: not in the chain of the later point")),
+      dot("ring", "bytes of the disks in its streams"), grouped ? null : make("li", {}, "pale: not in the chain of the later point")),
     make("details", { open: opened }, make("summary", {}, "As a table"),
       scrolling("All points", table(grouped ? ["From", "Points#", "Fulls#", "Stored#", "Of the disks#"] : ["Point", "Kind", "Stored#", "Of the disks#", "Backup"],
         data.bars.toReversed().map((bar) => make("tr", {}, make("td", { class: "time" }, when(grouped ? bar[0] : bar[7])),
@@ -464,7 +464,7 @@ function drawRate() {
   const head = make("div", { class: "head" }, make("h2", {}, `Change rate of ${disk.name || disk.id}`),
     make("span", { class: "muted" }, disk.average === null ? "" : `${size(disk.average)} a day on average`));
   if (!known.length) {
-    rateCard.replaceChildren(head, make("p", { class: "muted" }, "There is no incremental backup of this disk that tells how fast it changes."));
+    rateCard.replaceChildren(head, make("p", { class: "muted" }, "The change rate is unknown: there is no incremental backup of this disk."));
     return;
   }
   const drawing = frame(rateCard, 170);
@@ -498,15 +498,15 @@ function drawRate() {
     keys: (key, n) => ({ ArrowLeft: n < 0 ? 0 : n - 1, ArrowRight: n + 1, Home: 0, End: known.length - 1 })[key] ?? null,
   });
   rateCard.replaceChildren(head, svg, make("p", { class: "hint" },
-    "Bytes a day, from what each incremental backup holds and the time since the point that it stands on; where a full stands, nothing is known. Dotted: the average."));
+    "Bytes a day: the size of each incremental divided by the time since the point it is based on. Gaps are before full backups. Dotted line: the average."));
 }
 
-// All of it
+// The page
 
 page.append(headline(), figures(), disks(), mapCard, timeCard, rateCard,
   make("footer", {}, `Made by pitr ${data.version} on ${data.made}, from the repository's catalog and indexes. ` + (data.exact
-    ? "Different is what was read and compared, in blocks of 4 KiB."
-    : "Different is what reads other stored frames at the later point, told by their digests; no data was read for it.")));
+    ? "pitr read and compared the differences, in blocks of 4 KiB."
+    : "Differences are ranges whose stored frames have other digests at the later point; pitr did not read the data.")));
 const first = data.disks.findIndex((disk) => disk.picture && disk.data_bytes + disk.zero_bytes);
 drawPoints();
 choose(data.disks[state.disk] ? state.disk : Math.max(0, first));
