@@ -24,6 +24,7 @@ from pitr.gateway.operations import Operation
 from pitr.gateway.ranges import ByteRange, wanted_part
 from pitr.gateway.token import Token
 from pitr.gateway.work import BlockingWork
+from pitr.jobs.export import ExportFormat
 from pitr.ovirt.engine import Engine
 from pitr.ovirt.imageio.extents import Context
 from pitr.repository.stream_sink import Compression
@@ -34,7 +35,7 @@ Query = Mapping[str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """An engine, a repository, or both, to serve over HTTP."""
+    """The engine and the repository that the gateway serves. One of them may be None."""
 
     work: BlockingWork
     token: Token
@@ -43,15 +44,16 @@ class Gateway:
     workers: int
 
     def app(self) -> ASGIApp:
-        """The application."""
+        """Return the application."""
         handlers = _Handlers(self)
         by_path: dict[str, dict[str, tuple[Operation, _Handler]]] = {}
-        for one in operations.OPERATIONS:
-            by_path.setdefault(one.path, {})[one.method.upper()] = (one, handlers.of(one.id))
+        for operation in operations.OPERATIONS:
+            handler = handlers.of(operation.id)
+            by_path.setdefault(operation.path, {})[operation.method.upper()] = (operation, handler)
         routes = [Route(path, _Resource(self.work, methods)) for path, methods in by_path.items()]
         starlette = Starlette(routes=routes, exception_handlers={404: _not_found})
         starlette.router.redirect_slashes = False
-        open_paths = frozenset(one.path for one in operations.OPERATIONS if one.open_to_all)
+        open_paths = frozenset(operation.path for operation in operations.OPERATIONS if operation.open_to_all)
         return _Guard(starlette, self.token, open_paths)
 
 
@@ -187,7 +189,7 @@ class _Handlers:
                 path,
                 request.path_params["point"],
                 request.path_params["disk"],
-                format=query["format"] or "sparse",
+                format=ExportFormat(query["format"] or ExportFormat.SPARSE),
                 since=query["since"],
                 compression=cast(Compression, query["compress"]),
             )

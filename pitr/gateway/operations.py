@@ -6,9 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from pitr.errors import UsageError
+from pitr.jobs.export import ExportFormat
+from pitr.ovirt.imageio.extents import Context
+from pitr.repository.stream_sink import Compression
 
 SPARSE = "application/x-ovirt-sparse-stream"
 ZSTD = "application/zstd"
@@ -71,7 +74,7 @@ class Operation:
 _COMPRESS = Parameter(
     "compress",
     "zstd frames, or the plain stream that other programs can read.",
-    ("none", "zstd"),
+    get_args(Compression),
     "none",
 )
 _SPARSE_ONLY = Parameter("format", "An oVirt sparse stream.", ("sparse",), "sparse")
@@ -81,7 +84,7 @@ _POINT_DISK = (
         "format",
         "sparse: an oVirt sparse stream; raw: the bytes of the disk, with ranges; rbd-diff, rbd-diff-v2: for Ceph's "
         "tools.",
-        ("sparse", "raw", "rbd-diff", "rbd-diff-v2"),
+        tuple(choice.value for choice in ExportFormat),
         "sparse",
     ),
     Parameter(
@@ -172,7 +175,7 @@ OPERATIONS = (
                 "context",
                 "zero: the whole disk; dirty: the ranges that were written or zeroed since the checkpoint from which "
                 "the backup started.",
-                ("zero", "dirty"),
+                get_args(Context),
                 "zero",
             ),
             Parameter(

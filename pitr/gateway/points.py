@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,24 @@ from pitr.repository import Repository
 from pitr.repository.stream_sink import Compression
 
 
+@dataclass(frozen=True, slots=True)
+class PointDisk:
+    """The disk at a point that a request names, and the point to compare it with."""
+
+    backup: Backup
+    stream: Stream
+    since: Backup | None
+    format: export.ExportFormat
+    compression: Compression
+
+    @property
+    def etag(self) -> str:
+        """Return the entity tag. The bytes of a point never change."""
+        return f'"{self.backup.backup_id}.{self.stream.disk_id}"'
+
+
 def list_points(path: Path, vm: str | None) -> dict[str, Any]:
-    """Return the document of `pitr list`. Raises NoSuchVM, UsageError."""
+    """Return the document of `pitr list`: all points, or the points of one VM. Raises NoSuchVM."""
     with Repository.open(path) as repository:
         return documents.points_document(repository, vm)
 
@@ -29,24 +44,14 @@ def show_point(path: Path, point: str) -> dict[str, Any]:
         return documents.point_document(repository, point)
 
 
-@dataclass(frozen=True, slots=True)
-class PointDisk:
-    """The disk at a point that a request names, and the point to compare it with."""
-
-    backup: Backup
-    stream: Stream
-    since: Backup | None
-    format: str
-    compression: Compression
-
-    @property
-    def etag(self) -> str:
-        """Return the entity tag. The bytes of a point never change."""
-        return f'"{self.backup.backup_id}.{self.stream.disk_id}"'
-
-
 def find_point_disk(
-    path: Path, point: str, disk: str, *, format: str, since: str | None, compression: Compression
+    path: Path,
+    point: str,
+    disk: str,
+    *,
+    format: export.ExportFormat,
+    since: str | None,
+    compression: Compression,
 ) -> PointDisk:
     """Find the disk that a request names, by ids or their beginnings. Raises NoSuchPoint, NoSuchDisk, UsageError."""
     if format == "raw" and (since is not None or compression != "none"):
@@ -64,13 +69,13 @@ def find_point_disk(
 
 def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object], *, workers: int) -> None:
     """Write the disk in its format to `write`. Raises StoredDamage, BusyError, and the errors of `write`."""
-    with _reading(path) as repository:
+    with Repository.open(path) as repository:
         export.export_stream(
             repository,
             wanted.backup,
             wanted.stream,
             _Written(write, wanted.compression),
-            export.ExportFormat(wanted.format),
+            wanted.format,
             since=wanted.since,
             workers=workers,
         )
@@ -80,15 +85,9 @@ def send_range(
     path: Path, wanted: PointDisk, write: Callable[[bytes], object], start: int, end: int, *, workers: int
 ) -> None:
     """Write the bytes `[start, end)` of the disk to `write`. Raises the same errors as `send_stream`."""
-    with _reading(path) as repository:
+    with Repository.open(path) as repository:
         output = _Written(write, "none")
         export.export_range(repository, wanted.backup, wanted.stream, output, start, end, workers=workers)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Repository]:
-    with Repository.open(path) as repository:
-        yield repository
 
 
 class _Written(StreamOutput):

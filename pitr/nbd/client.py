@@ -236,7 +236,7 @@ class Client(Closes):
         """Disconnect from the server. You may call it twice, and after the server has gone."""
         if not self._dead:
             self._dead = True
-            # A server that is gone cannot be told goodbye, and it has acknowledged all that matters.
+            # A server that is gone needs no goodbye; it has acknowledged everything that matters.
             with contextlib.suppress(NbdError):
                 self._wire.send(REQUEST.pack(REQUEST_MAGIC, 0, DISCONNECT, 0, 0, 0))
         self._wire.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The Python API: every source to every sink, and what each leaves behind when a copy fails."""
+"""The Python API: copies from every source to every sink, and what remains after a failed copy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTENT = (
 
 @dataclass
 class Place:
-    """Where each kind has its disks."""
+    """The folder, repository and host that hold the disks of each kind."""
 
     folder: Path
     repository: Repository
@@ -45,7 +45,7 @@ class Place:
 
 @dataclass
 class Kind:
-    """Opens a new sink, and afterwards a source of what was written there."""
+    """Opens a new sink, and later a source of the same disk."""
 
     sink: Callable[[], AbstractContextManager[Any]]
     source: Callable[[], AbstractContextManager[Any]]
@@ -258,7 +258,7 @@ def test_a_copy_that_fails_leaves_nothing(repository: Repository, tmp_path: Path
     # The VM is free again.
     with open_sink(repository, SIZE, vm="v", disk="d") as sink, open_source(CONTENT) as whole:
         copy(whole, sink)
-    # A stream has no end.
+    # A stream without its end stays.
     out = io.BytesIO()
     with pytest.raises(PitrError), open_sink(out, SIZE, compression="none") as sink:
         copy(Broken(), sink)

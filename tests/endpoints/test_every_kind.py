@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What holds for every kind of source and sink."""
+"""The common behaviour of all sources and sinks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pitr.copier.protocols import Source
 from pitr.errors import PitrError
 from tests.support.disk_kinds import KINDS, Make
 
-#: A multiple of 512 that is no multiple of 64 KiB, as oVirt has them.
+#: A multiple of 512 but not of 64 KiB, as oVirt allows.
 SIZE = 10487296
 
 

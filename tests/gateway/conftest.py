@@ -19,7 +19,7 @@ MiB = 1 << 20
 
 @pytest.fixture
 def lab(lab: Lab) -> Iterator[Lab]:
-    """Give the gateway time to close what a test's last request left open."""
+    """Give the gateway time to close the resources of a test's last request."""
     yield lab
     lab.engine.faults.clear()
     wait_until(lambda: nothing_open(lab), "nothing open")
@@ -48,7 +48,7 @@ def gateway(shared_pitr: Pitr, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="package")
 def points(shared_lab: Lab, shared_pitr: Pitr, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Points]:
-    """Three points of a VM with two disks, and what the disks held then."""
+    """Three points of a VM with two disks, and the content of the disks at those points."""
     vm = make_vm(shared_lab, 40 * MiB, 3 * MiB + 512)
     for number, disk in enumerate(vm.disks):
         with disk.guest() as guest:
@@ -72,7 +72,7 @@ def points(shared_lab: Lab, shared_pitr: Pitr, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def vm(lab: Lab) -> LabVM:
-    """A running VM whose disk holds data, zeroes that were written, and nothing."""
+    """A running VM whose disk holds data, written zeroes, and unwritten ranges."""
     vm = make_vm(lab, 12 * MiB + 512)
     with vm.disks[0].guest() as guest:
         guest.write(0, random.Random(1).randbytes(3 * MiB))

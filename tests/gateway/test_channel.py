@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The bounded way between a thread and the event loop; ranges of bytes; statuses."""
+"""The bounded channel between a thread and the event loop; ranges of bytes; statuses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_a_thread_writes_comes_out_in_the_loop(pieces: list[bytes], capacit
 
         def write() -> None:
             for piece in pieces:
-                # A buffer that is used again.
+                # The buffer is used again.
                 buffer = bytearray(piece)
                 channel.write(memoryview(buffer))
                 buffer[:] = bytes(len(buffer))
@@ -111,7 +111,7 @@ def test_a_sender_waits_for_its_reader() -> None:
         assert not waiting.done()
         assert len(channel.read(1500)) == 1500
         await waiting
-        # The end of the client is the end of the reader, wherever that waits.
+        # When the client disconnects, the reader stops, wherever it waits.
         threading.Timer(0.05, lambda: channel.fail(ClientGone())).start()
         started = time.monotonic()
         with pytest.raises(ClientGone):

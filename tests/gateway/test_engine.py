@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A gateway whose engine is not there when it starts, comes later, and goes again."""
+"""A gateway whose engine is unreachable at its start, appears later, and disappears again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_it_starts_without_the_engine_and_asks_it_when_it_is_there(
     disk = lab.add_disk("after a power cut", MIB)
     image = f"/images/{disk.id}"
     with socket.socket() as nobody:
-        # Nobody else gets the port, and nobody listens on it.
+        # The port is reserved, and no program listens on it.
         nobody.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
@@ -41,7 +41,7 @@ def test_it_starts_without_the_engine_and_asks_it_when_it_is_there(
             with ByteProxy(engine.port, port) as proxy:
                 assert b"virtual-size" in gateway.get(image).body
                 wait_until(lambda: lab.open_transfers() == [], "the transfer ended")
-                # Now it is one that was reached, and is waited for when it goes.
+                # The engine has been reached once. When it disappears now, requests wait for it.
                 proxy.refusing = True
                 assert len(gateway.get("/points").json["points"]) == 3
                 proxy.refusing = False

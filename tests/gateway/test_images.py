@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks of the engine through the gateway, out and in, with curl."""
+"""Disks of the engine through the gateway, read and written with curl."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def oracle(lab: Lab, disk: LabDisk, path: Path) -> Path:
 
 
 def full_of(lab: Lab, size: int, folder: Path, *, seed: int = 0) -> tuple[LabDisk, Path]:
-    """A disk that belongs to no VM, full of what does not compress; and its content."""
+    """A disk that belongs to no VM, full of incompressible data, and its content."""
     content = folder / f"content-{seed}"
     content.write_bytes(random.Random(seed).randbytes(size))
     return lab.add_disk(f"full-{seed}", size, content=content), content
@@ -59,12 +59,12 @@ def test_a_chain_of_a_running_vm_comes_out_through_curl_and_is_restored(
         expected = oracle(lab, disk, tmp_path / f"oracle{number}")
         context = "dirty" if number else "zero"
         with backup(lab, vm, checkpoint) as (connection, backup_id, checkpoint):
-            # By the disk's id the gateway opens a transfer of its own…
+            # With the id of a disk, the gateway starts a transfer…
             by_disk = gateway.get(
                 f"/images/{disk.id}?context={context}&backup={backup_id}&compress={compress}&format=sparse"
             )
             assert lab.open_transfers() == []
-            # …and by the id of a transfer it uses that one, as often as it is asked.
+            # …and with the id of a transfer it uses that transfer, as often as you ask.
             with engine.start_download(connection, disk.id, backup_id=backup_id) as transfer:
                 for _ in range(2):
                     by_transfer = gateway.get(f"/images/{transfer.id}?context={context}&compress={compress}")
@@ -100,7 +100,7 @@ def test_a_stream_goes_back_to_a_new_disk(
     assert done["bytes_written"] + done["bytes_zeroed"] + done["bytes_skipped"] == disk.size
     assert lab.open_transfers() == []
     assert_disk_is(lab, new.id, content, tmp_path)
-    # A larger new disk is zero behind the stream's end.
+    # A larger new disk reads as zero behind the end of the stream.
     larger = lab.add_disk("larger", 6 * MiB)
     gateway.put(f"/images/{larger.id}?new=true", stream)
     with content.open("r+b") as file:
@@ -111,7 +111,7 @@ def test_a_stream_goes_back_to_a_new_disk(
 def test_a_stream_goes_to_an_upload_that_somebody_else_has_started(
     lab: Lab, gateway: Gateway, vm: LabVM, tmp_path: Path
 ) -> None:
-    """A full and an incremental one after the other, onto a disk that held something else and is larger."""
+    """Write a full and then an incremental to a larger disk that held other data."""
     disk = vm.disks[0]
     streams = []
     checkpoint = None
@@ -136,7 +136,7 @@ def test_a_stream_goes_to_an_upload_that_somebody_else_has_started(
         assert done["bytes_written"] + done["bytes_zeroed"] == 14 * MiB and done["bytes_skipped"] == 0
         assert lab.open_transfers() == [transfer.id]
         gateway.put(f"{path}?incremental=true", streams[1])
-        # It is an upload, and no new disk.
+        # The id names an upload, not a new disk.
         assert gateway.get(path, status=409).error["type"] == "Conflict"
         gateway.put(f"{path}?new=true", streams[0], status=422)
     with expected.open("r+b") as file:
@@ -196,11 +196,11 @@ def test_streams_that_are_none_are_refused_and_the_upload_is_cancelled(
         error = gateway.put(f"/images/{new.id}?new=true", damaged, status=400).error
         assert error["type"] == "FormatError", what
         assert lab.open_transfers() == [], what
-        # A disk whose upload has begun is the engine's to remove.
+        # The engine removes a disk whose upload has begun.
         gone = new.id not in {one.id for one in lab.disks}
         assert gone == (new.id in error["advice"]), what
         assert gone or what not in began, what
-    # Somebody else's upload is theirs to end.
+    # The client that started the upload ends it.
     with connected(lab) as connection, ExitStack() as stack:
         upload = engine.start_upload(connection, untouched.id)
         transfer = stack.enter_context(upload)
@@ -230,7 +230,7 @@ def test_a_client_that_goes_away_ends_the_transfer(lab: Lab, gateway: Gateway, t
                 assert len(opened) == 1
                 client.kill()
             if by_transfer:
-                # It stays, and serves on.
+                # The transfer stays usable.
                 said = f"{path}: the client has gone"
                 wait_until(lambda said=said: said in gateway.log, "said")
                 assert lab.open_transfers() == opened
@@ -256,7 +256,7 @@ def test_a_client_that_goes_away_while_it_sends_ends_the_upload(
 def test_what_fails_in_the_middle_is_seen_by_curl_and_by_every_reader(
     lab: Lab, pitr: Pitr, gateway: Gateway, tmp_path: Path
 ) -> None:
-    # More than the gateway and the sockets between hold: the rest is read when the transfer has ended.
+    # More than the gateway and the sockets hold: the rest is read after the transfer has ended.
     disk, _ = full_of(lab, 128 * MiB, tmp_path)
     part = tmp_path / "part"
     with connected(lab) as connection, ExitStack() as stack:
@@ -272,7 +272,7 @@ def test_what_fails_in_the_middle_is_seen_by_curl_and_by_every_reader(
     assert not (tmp_path / "restored").exists()
 
 
-#: Of a gateway that keeps transfers alive, but not for as long as it may take.
+#: A gateway that keeps transfers alive, with a shorter interval.
 QUICK = (
     "from functools import partial; import pitr.gateway.images as i; "
     "i.kept_alive = partial(i.kept_alive, interval_s={interval}); i._INACTIVITY_TIMEOUT_S = 2"
@@ -280,9 +280,9 @@ QUICK = (
 
 
 def test_a_slow_client_does_not_lose_the_transfer(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
-    """The engine ends a transfer that is idle for 2 s; clients take and give their bytes in 4.
+    """The engine ends a transfer that is idle for 2 s; each client takes 4 s for its bytes.
 
-    A gateway that does not keep its transfers alive shows that this would end them.
+    With a gateway that does not keep its transfers alive, the engine ends them.
     """
     disks = [full_of(lab, 4 * MiB, tmp_path, seed=seed)[0] for seed in range(2)]
     new, lost = (lab.add_disk("new", 4 * MiB) for _ in range(2))
@@ -312,7 +312,7 @@ def test_a_slow_client_does_not_lose_the_transfer(lab: Lab, pitr: Pitr, tmp_path
 
 
 def _stalling(gateway: Gateway, path: str) -> socket.socket:
-    """A client that asks, and takes nothing of the answer."""
+    """A client that sends a request and reads nothing of the answer."""
     host, _, port = gateway.url.rpartition("/")[2].partition(":")
     client = socket.create_connection((host, int(port)))
     token = gateway.token_file.read_text().strip()
@@ -349,7 +349,7 @@ def test_no_more_streams_than_asked_for_are_under_way(lab: Lab, pitr: Pitr, tmp_
             stream = tmp_path / "stream"
             stream.write_bytes(b"x")
             gateway.put(f"/images/{other.id}", stream, status=503)
-            # What is no stream is answered.
+            # Requests that are not streams are answered.
             gateway.get("/points")
         wait_until(lambda: lab.open_transfers() == [], "the transfer ended")
         wait_until(lambda: gateway.curl(f"/images/{other.id}").status == 200, "free again")
@@ -362,7 +362,7 @@ def test_a_signal_ends_streams_and_transfers(lab: Lab, pitr: Pitr, tmp_path: Pat
         assert token_file.stat().st_mode & 0o777 == 0o600
         command = gateway.command(f"/images/{disk.id}")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
-            # It takes nothing more until the signal was sent.
+            # The client reads nothing more until the signal was sent.
             assert client.stdout is not None and client.stdout.read(65536)
             gateway.process.send_signal(signal.SIGTERM)
             wait_until(lambda: lab.open_transfers() == [], "the transfer ended")

@@ -61,7 +61,7 @@ def test_each_point_comes_out_in_all_formats(
     assert len(backwards.body) < 2 * MiB
 
 
-#: (what is asked for, where it begins, where it ends); None: not to be had.
+#: (the range in the request, its start, its end); None: outside the disk.
 RANGES: list[tuple[str, tuple[int, int] | None]] = [
     ("0-0", (0, 1)),
     ("0-", (0, 3 * MiB + 512)),
@@ -116,7 +116,7 @@ def test_a_download_that_was_cut_off_is_taken_up_again(
     image.write_bytes(expected.read_bytes()[: 7 * MiB + 5])
     assert gateway.get(path, "-C", "-", "-o", image, "-H", f"If-Range: {etag}", status=206)
     assert_same(image, expected)
-    # A part of something else cannot be completed.
+    # A part of a different disk cannot be completed.
     answer = gateway.get(path, "-r", "0-1", "-H", 'If-Range: "another"')
     assert answer.body == expected.read_bytes()
     assert gateway.get(path, "-H", f"If-None-Match: {etag}", status=304).body == b""
@@ -130,14 +130,14 @@ def test_head_of_a_stream_opens_nothing(gateway: Gateway, points: Points) -> Non
 
 
 def test_damage_breaks_the_answer_off_or_is_an_error(pitr: Pitr, points: Points, tmp_path: Path) -> None:
-    """Nothing damaged is sent: what came before it was sent already, and its end is missing."""
+    """Damaged data is never sent. The data before it was already sent, and the end is missing."""
     copy = tmp_path / "repository"
     shutil.copytree(pitr.repository, copy)
     with Repository.open(copy) as repository:
         backup = repository.record_of(points.id(0)).backup
         stream = backup.streams[0]
         blob = copy / names.blob(stream.disk_id, stream.stream_id)
-        # The last data is in the fifth of the windows of 8 MiB.
+        # The last data is in the fifth window of 8 MiB.
         flip_bit(blob, blob.stat().st_size - 4000)
     expected = points.oracle(0, stream.name).read_bytes()
     environment = {**pitr.environment, "PITR_REPO": str(copy)}
@@ -153,7 +153,7 @@ def test_damage_breaks_the_answer_off_or_is_an_error(pitr: Pitr, points: Points,
         run(pitr, "restore", "--from", part, "--to-file", tmp_path / "out", code=1)
         error = gateway.curl(path + "?format=raw", "-r", f"{33 * MiB - 512}-{33 * MiB - 1}")
         assert error.status == 500 and error.error["type"] == "StoredDamage"
-        # What is not damaged is to be had.
+        # Undamaged data stays readable.
         good = gateway.get(path + "?format=raw", "-r", f"0-{MiB - 1}", status=206)
         assert good.body == expected[:MiB]
         assert "digest" in gateway.log or "checksum" in gateway.log

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who gets in, over what, and what a gateway that cannot be refuses; what it says of itself."""
+"""Access to the gateway, refused configurations, and its description of itself."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 def secure(
     shared_lab: Lab, shared_pitr: Pitr, pki: Pki, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
-    """A gateway with TLS and a token of ours, without an engine."""
+    """A gateway with TLS and a known token, without an engine."""
     folder = tmp_path_factory.mktemp("secure")
     token = folder / "token"
     token.touch(mode=0o600)
@@ -87,7 +87,7 @@ def test_clients_that_send_no_request_do_not_keep_others_out(shared_pitr: Pitr, 
             client.sendall(sent)
             return client
 
-        # Half a head; and an answered request whose body, which nobody reads, does not end.
+        # An incomplete head; and an answered request whose body, which no code reads, does not end.
         slow = [connect(head + b"X-Slow: ") for _ in range(256)]
         assert gateway.ask(gateway.bare("/health")).status == 503
         wait_until(lambda: gateway.ask(gateway.bare("/health")).status == 200, "the slow ones are gone")
@@ -95,10 +95,10 @@ def test_clients_that_send_no_request_do_not_keep_others_out(shared_pitr: Pitr, 
         dripping = connect(b"PUT /images/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
         assert b" 401 " in dripping.recv(4096)
         _check_is_closed(dripping)
-        # Answers that it does not take.
+        # Answers that the client does not read.
         greedy = connect((b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n") * 2000)
         _check_is_closed(greedy)
-        # One connection, two requests with a rest between them that is allowed, and a head in two pieces.
+        # One connection, two requests with an allowed pause between them, and a head in two pieces.
         patient = connect(head)
         time.sleep(0.5)
         patient.sendall(b"\r\n")
@@ -128,7 +128,7 @@ def test_a_slow_download_is_not_taken_for_a_client_without_a_request(
                 f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
             )
             received = 0
-            # A tape is changed: at the beginning, and when next to nothing is left.
+            # A tape is changed, at the beginning and near the end.
             for pause_at in (0, 39 * MiB):
                 while received < pause_at:
                     received += len(client.recv(min(MiB, pause_at - received)))
@@ -288,11 +288,11 @@ def test_other_methods_are_refused(gateway: Gateway, path: str) -> None:
     for method in ("POST", "DELETE", "PATCH", "OPTIONS"):
         answer = gateway.get(path, "-X", method, status=405)
         assert answer.error["type"] == "MethodNotAllowed" and "GET" in answer.headers["allow"]
-    # It would have to read the whole disk to tell its size.
+    # The gateway would have to read the whole disk to know the size.
     assert gateway.get("/images/x", "--head", status=405)
 
 
-# What it says of itself
+# The gateway's description of itself
 
 
 def test_the_description_is_valid_and_complete(gateway: Gateway) -> None:
@@ -318,7 +318,7 @@ def test_the_description_is_valid_and_complete(gateway: Gateway) -> None:
         for response in found["responses"].values():
             assert "$ref" in response or response["description"]
     assert described["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
-    # No page that would load scripts from somewhere.
+    # There is no page that would load scripts from elsewhere.
     assert gateway.get("/docs", status=404) and gateway.get("/redoc", status=404)
 
 

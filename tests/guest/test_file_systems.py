@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Each file system that is said to be read gives back exactly what its own program has put in."""
+"""pitr reads from each supported file system exactly what the file system's own program has written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.guest_images import (
     run,
 )
 
-#: Made by the file systems themselves.
+#: Created by the file systems themselves.
 _OWN = {"lost+found"}
 
 
@@ -54,7 +54,7 @@ def test_all_files_are_there_with_all_their_bytes(name: str, tmp_path: Path) -> 
         if name in UNIX:
             assert node.mode == status.st_mode & 0o7777, path
         if name.startswith(("ext", "btrfs")) and kind is EntryKind.FILE:
-            # Programs that make file systems keep whole seconds only.
+            # The mkfs programs store whole seconds only.
             assert node.mtime_ns // 10**9 == status.st_mtime_ns // 10**9, path
         if name.startswith("fat") and original.stat().st_size and kind is EntryKind.FILE:
             assert abs(node.mtime_ns - MTIME_NS) < 24 * 3600 * 10**9, path
@@ -91,7 +91,7 @@ def test_names_of_fat_and_ntfs_have_no_case(tmp_path: Path) -> None:
 
 
 def test_a_chain_of_clusters_that_goes_backwards(tmp_path: Path) -> None:
-    """dissect.fat takes cluster n after n + 1 for one more that follows."""
+    """dissect.fat takes cluster n after n + 1 for an adjacent one."""
     (tmp_path / "file").write_bytes(b"A" * 2048 + b"B" * 2048)
     path = tmp_path / "image"
     run("truncate", "-s", "24M", path)
@@ -136,9 +136,9 @@ def test_features_that_would_be_read_wrongly_are_refused(feature: str, tmp_path:
 @pytest.mark.parametrize(
     ("name", "at", "new", "why"),
     [
-        ("xfs", 218, b"\x01", "features that are not read here .0x100."),
-        ("btrfs", 0x10000 + 0xBD, b"\x33", "features that are not read here .0x3000."),
-        ("btrfs", 0x10000 + 0x88, b"\x02", "lies on 2 devices"),
+        ("xfs", 218, b"\x01", "features that pitr does not support .0x100."),
+        ("btrfs", 0x10000 + 0xBD, b"\x33", "features that pitr does not support .0x3000."),
+        ("btrfs", 0x10000 + 0x88, b"\x02", "spans 2 devices"),
     ],
 )
 def test_superblocks_with_features_of_the_future_are_refused(
@@ -150,7 +150,7 @@ def test_superblocks_with_features_of_the_future_are_refused(
 
 
 def test_an_xfs_log_that_was_not_replayed_is_told(tmp_path: Path) -> None:
-    """Live, frozen, live again after the log went round, and unmounted: only a mounted one writes its log."""
+    """Live, frozen, live again after the log has wrapped, and unmounted. Only a mounted XFS writes its log."""
     path, mounted = tmp_path / "image", tmp_path / "mounted"
     run("truncate", "-s", "96M", path)
     own_tests = {"TEST_DIR": "1", "TEST_DEV": "1", "QA_CHECK_FS": "1"}
@@ -179,7 +179,7 @@ def test_an_xfs_log_that_was_not_replayed_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["xfs", "btrfs", "ext4"])
 def test_as_the_kernel_reads_what_the_kernel_wrote(kind: str, tmp_path: Path) -> None:
-    """Fragments, unwritten blocks, compression, subvolumes: only a mounted file system makes them."""
+    """Fragments, unwritten blocks, compression, subvolumes: only a mounted file system creates them."""
     path, mounted = tmp_path / "image", tmp_path / "mounted"
     run("truncate", "-s", "320M" if kind == "xfs" else "128M", path)
     run(f"mkfs.{kind}", "-q", path)

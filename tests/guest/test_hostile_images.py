@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest can write anything to its disk: there is an answer or one clear error, and nothing outside of DEST."""
+"""A guest can write anything to its disk: pitr answers or reports one clear error, and writes only into DEST."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def place_of(file_system: FileSystem) -> Place:
 
 
 def cage(tmp_path: Path, number: object) -> tuple[Path, Callable[[], None]]:
-    """A destination, and a check that nothing around it has changed."""
+    """Return a destination, and a check that nothing around it has changed."""
     around = tmp_path / f"around {number}"
     target = around / "a" / "b" / "target"
     target.mkdir(parents=True)
@@ -67,7 +67,7 @@ def copied(image: bytes, content: str, target: Path) -> CopiedFiles:
 
 @pytest.fixture(scope="session")
 def small_images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, str]]:
-    """Images with a few files, to be spoiled: small ones first of all."""
+    """Small images with a few files, to be damaged."""
     images: dict[str, tuple[bytes, str]] = {}
 
     def small_ext(image: Path, files: Path) -> None:
@@ -95,7 +95,7 @@ def small_images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[by
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds of a step that no test should come to."""
+    """The seconds that a step of a test must not exceed."""
     monkeypatch.setattr(filesystem_base, "bounded_step", lambda: bounded_step(4.0))
 
 
@@ -106,7 +106,7 @@ def test_changed_bytes_are_an_answer_or_an_error(
     if name not in small_images:
         pytest.skip(f"no {name} can be made here")
     image, content = small_images[name]
-    # Where structures are: blocks that hold something else than zeroes and the files' random bytes.
+    # The blocks of structures hold neither zeroes nor the files' random bytes.
     blocks = [at for at in range(0, len(image), 512) if 4 < len(set(image[at : at + 512])) < 200]
     counter = 0
 
@@ -207,13 +207,13 @@ def test_names_that_lead_elsewhere_are_left_out(tmp_path: Path) -> None:
     result = copied(image, "ext", target)
     check()
     assert {path.name for path in target.iterdir()} == {"good", "lost+found"}
-    # "." and ".." are what every folder has: nothing to tell.
+    # Every folder has "." and "..": there is nothing to report.
     assert {one.path for one in result.left_out} == {"/../witness", "//tmp/evil1", "/nul\0inside"}
     assert all(one.failed for one in result.left_out)
 
 
 def test_a_link_and_a_folder_of_one_name(tmp_path: Path) -> None:
-    """The link would let what is in the folder be written elsewhere."""
+    """Following the link would write the content of the folder outside DEST."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
@@ -242,14 +242,14 @@ def test_folders_that_contain_themselves_end(tmp_path: Path) -> None:
         for level in range(20):
             (folder / f"level{level}").mkdir()
 
-    # And folders in each other twice on each level: a million paths to one file.
+    # Folders that contain each other twice on each level: a million paths to one file.
     twice = "".join(f"cd /level{n}\nln /level{n + 1} x\nln /level{n + 1} y\n" for n in range(19))
     image = _ext4(tmp_path, f"ln /a /a/b/again\n{twice}", files)
     target, check = cage(tmp_path, 0)
     result = copied(image, "ext", target)
     check()
     assert result.files == 1 and result.folders < 50
-    circles = [one for one in result.left_out if "circular" in one.reason]
+    circles = [one for one in result.left_out if "circle" in one.reason]
     assert "/a/b/again" in {one.path for one in circles} and all(one.failed for one in circles)
     place = place_of(opened(image, "ext"))
     assert len(list(list_files(place, recursive=True))) < 120
@@ -278,7 +278,7 @@ def test_claims_of_size(tmp_path: Path) -> None:
     assert (target / "good").read_bytes() == b"good"
     left_out = {one.path for one in result.left_out}
     assert {"/huge folder", "/huge link"} <= left_out
-    # A file with a hole that large may be one, where the destination takes it.
+    # Some destinations accept a file with a hole that large.
     assert "/huge" in left_out or (target / "huge").stat().st_blocks < 100
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Logical volumes, disks that belong together, and what cannot be read."""
+"""Logical volumes, disks that belong together, and unreadable volumes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ext4(folder: Path, size: int, files: Path) -> bytes:
 
 def test_files_of_logical_volumes(repository: Repository, command: Pitr, tmp_path: Path) -> None:
     files = make_tree(tmp_path / "files")
-    # All of it: into the second segment.
+    # The whole file, up to the second segment.
     (files / "var/log/big.log").write_bytes(b"0123456789abcdef" * (6 * MiB // 16))
     (tmp_path / "home").mkdir()
     (tmp_path / "home/letter").write_bytes(b"Dear all")
@@ -60,7 +60,7 @@ def test_files_of_logical_volumes(repository: Repository, command: Pitr, tmp_pat
     command("files", "cp", "--at", AT[0], "/var", tmp_path / "copy")
     assert (tmp_path / "copy/log/big.log").read_bytes() == (files / "var/log/big.log").read_bytes()
     complaint = command("files", "ls", "--at", AT[0], "--volume", "vg0/spare", "/", code=1).complaint
-    assert "pitr does not recognize a file system" in complaint
+    assert "no file system is recognized" in complaint
     assert (
         "listed by themselves"
         in command("files", "ls", "--at", AT[0], "--volume", "2", "/", code=1).complaint
@@ -77,7 +77,7 @@ def test_what_logical_volumes_are_is_read_from_the_newest_text() -> None:
 
 
 def _changed(old: bytes, new: bytes) -> bytes:
-    """The device with its current metadata changed, checksums and all."""
+    """The device with changed metadata and correct checksums."""
     assert len(old) == len(new)
     device = bytearray(_HEAD)
     start, size = 4096, 1044480
@@ -99,8 +99,8 @@ def _changed(old: bytes, new: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        (b'type = "striped"', b'type = "writeca"', "of type writeca"),
-        (b"stripe_count = 1", b"stripe_count = 2", "of 2 stripes"),
+        (b'type = "striped"', b'type = "writeca"', "its type is writeca"),
+        (b"stripe_count = 1", b"stripe_count = 2", "it has 2 stripes"),
     ],
 )
 def test_other_kinds_of_logical_volumes_are_named_and_not_read(
@@ -143,7 +143,7 @@ def test_a_changed_byte_of_the_metadata_is_noticed(repository: Repository, comma
 
 def test_a_volume_on_two_disks_needs_both(repository: Repository, command: Pitr) -> None:
     device = _HEAD.ljust(32 * MiB, b"\0")
-    # The label of another device in the same group.
+    # The label belongs to another device of the same group.
     at = device.index(b"LVM2 001") + 8
     stranger = device[:at] + b"x" * 32 + device[at + 32 :]
     store_states(repository, [[stranger]])
@@ -157,7 +157,7 @@ def test_a_volume_on_two_disks_needs_both(repository: Repository, command: Pitr)
         (0, b"LUKS\xba\xbe", "LUKS"),
         (3, b"EXFAT   ", "exFAT"),
         (3, b"-FVE-FS-", "BitLocker"),
-        (0, b"", "does not recognize a file system"),
+        (0, b"", "no file system"),
     ],
 )
 def test_what_is_not_read_is_named_with_what_to_do(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The NBD client against a real qemu-nbd, and against servers that lie."""
+"""The NBD client against a real qemu-nbd, and against servers that violate the protocol."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_closed_client_is_closed(url: str) -> None:
         read(client, 0, 1)
 
 
-# A server of a few lines: it negotiates well and answers as it is told.
+# A server of a few lines: it negotiates correctly, and the test decides its answers.
 
 GREETING = b"NBDMAGIC" + b"IHAVEOPT" + struct.pack(">H", 3)
 STRUCTURED, SIMPLE = 0x668E33EF, 0x67446698
@@ -205,7 +205,7 @@ def good_negotiation(option: int) -> bytes:
 def server(
     answer: Answer, *, negotiate: Callable[[int], bytes] = good_negotiation, greeting: bytes = GREETING
 ) -> Iterator[str]:
-    """Serve one client; `answer` gets (command, handle, offset, length), an empty answer closes."""
+    """Serve one client. `answer` gets (command, handle, offset, length); an empty answer closes the connection."""
     with tempfile.TemporaryDirectory(prefix="pitr-") as folder:
         path = f"{folder}/s"
         listener = socket.socket(socket.AF_UNIX)

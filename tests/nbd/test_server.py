@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The server with contents made for a test: what it asks of them, and how it bears with what they do."""
+"""The server with contents made for a test: its requests to them, and its reaction to their errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZE = 256 * MIB
 
 
 class Recording:
-    """All sevens. Remembers what it is asked for ahead."""
+    """A content of sevens that records what the server asks for ahead."""
 
     read_ahead = 8 * MIB
 
@@ -65,7 +65,7 @@ def test_who_reads_on_and_on_finds_the_next_data_ready(tmp_path: Path) -> None:
     with server(tmp_path, content) as (link,), Client(*parse_url(link)) as client:
         for start in range(0, 32 * MIB, 65536):
             client.read_into(start, memoryview(bytearray(65536)))
-    # All behind the first reads was asked for, once, before it was read, and not much in advance.
+    # The server has asked once for all data behind the first reads, before it was read, and not far ahead.
     ends = [offset + length for offset, length in content.asked]
     assert content.asked[0][0] <= 8 * MIB
     assert [offset for offset, _ in content.asked[1:]] == ends[:-1]
@@ -81,7 +81,7 @@ def test_who_reads_here_and_there_has_nothing_read_ahead(tmp_path: Path) -> None
         chance.shuffle(places)
         for place in places:
             client.read_into(place, memoryview(bytearray(4096)))
-    # Two places may happen to be neighbours.
+    # Two of the ranges may happen to be neighbours.
     assert sum(length for _, length in content.asked) < 8 * MIB
 
 

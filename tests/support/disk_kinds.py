@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every kind of disk that has both a sink and a source, behind one small interface."""
+"""Every kind of disk that has a sink and a source, behind one small interface."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ KINDS: dict[str, Callable[[Path, Any], AbstractContextManager[Make]]] = {
 
 
 def add_disk(host: Host, name: str, size: int, volume_format: str = "raw") -> ImageioAddress:
-    """Create an empty disk with a ticket for reading and writing; the ticket has the disk's name."""
+    """Create an empty disk with a ticket for reading and writing. The ticket has the disk's name."""
     host.create_volume(name, size, volume_format)
     url = host.serve_volume(name, read_only=False)
     host.add_ticket(name, nbd_url=url, size=size, ops=["read", "write"])

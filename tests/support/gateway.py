@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The gateway as a program of its own, and curl as its client."""
+"""A gateway in its own process, and curl as its client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CERTIFICATE = 60
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What curl got; `code` is its exit code, `status` 0 where there was no answer."""
+    """The answer that curl got. `code` is its exit code; `status` is 0 without an answer."""
 
     code: int
     status: int
@@ -43,7 +43,7 @@ class Answer:
 
 
 class Gateway:
-    """A gateway that runs."""
+    """A running gateway."""
 
     def __init__(self, url: str, token_file: Path, folder: Path, process: subprocess.Popen[str]) -> None:
         self.url = url
@@ -59,7 +59,7 @@ class Gateway:
         return self.log_path.read_text()
 
     def command(self, path: str, *options: str | Path) -> list[str]:
-        """curl's command line, with the token."""
+        """Return curl's command line, with the token."""
         return self.bare(path, "-H", f"@{self._header}", *options)
 
     def bare(self, path: str, *options: str | Path) -> list[str]:
@@ -67,7 +67,7 @@ class Gateway:
         return [*command, f"{self.url}{path}"]
 
     def curl(self, path: str, *options: str | Path, given: Path | None = None) -> Answer:
-        """Ask, with the token; `given` is piped in."""
+        """Send a request with the token. `given` is piped in."""
         return self.ask(self.command(path, *options), given)
 
     def ask(self, command: list[str], given: Path | None = None) -> Answer:
@@ -77,7 +77,7 @@ class Gateway:
             done = subprocess.run(
                 [*command, "-D", str(headers)], stdin=stdin, capture_output=True, check=False
             )
-        # The last one: before it there may be a "100 Continue".
+        # The last one, because a "100 Continue" may precede it.
         lines = headers.read_text().strip().rpartition("\n\n")[2].splitlines()
         pairs = (line.partition(":") for line in lines[1:])
         return Answer(
@@ -88,7 +88,7 @@ class Gateway:
         )
 
     def get(self, path: str, *options: str | Path, status: int = 200) -> Answer:
-        """Ask, and check the status that comes."""
+        """Send a request, and check the status of the answer."""
         answer = self.curl(path, *options)
         assert (answer.code, answer.status) == (0, status), (answer, self.log)
         return answer
@@ -96,14 +96,14 @@ class Gateway:
     def put(
         self, path: str, body: Path, *options: str | Path, status: int = 200, chunked: bool = True
     ) -> Answer:
-        """Send a file, in chunks as from a pipe or with its length."""
+        """Send a file, in chunks as from a pipe, or with its length."""
         what = ("-T", "-") if chunked else ("-T", body)
         answer = self.curl(path, *what, *options, given=body if chunked else None)
         assert answer.status == status, (answer, self.log)
         return answer
 
     def memory(self) -> int:
-        """The most memory that it has taken so far, in bytes."""
+        """Return the most memory that it has taken so far, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -112,7 +112,7 @@ class Gateway:
 def running(
     environment: Mapping[str, str], folder: Path, *options: str | Path, patched: str = ""
 ) -> Iterator[Gateway]:
-    """Run `pitr gateway` with `options` on a free port. `patched`: statements that change it before it starts."""
+    """Run `pitr gateway` with `options` on a free port. `patched`: statements that run before it starts."""
     folder.mkdir(parents=True, exist_ok=True)
     program = f"import sys; {patched or 'pass'}; from pitr.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "gateway", "--port", "0", "--output", "json", *options]
@@ -128,7 +128,7 @@ def running(
     ):
         try:
             assert process.stdout is not None
-            # One line, for programs that read it while the gateway goes on.
+            # One line, for programs that read it while the gateway runs.
             said = process.stdout.readline()
             assert said, (folder / "log").read_text()
             document = json.loads(said)["gateway"]

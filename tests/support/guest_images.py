@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks of guests with real file systems in them, made by the file systems' own programs, without root."""
+"""Guests' disks with real file systems, created by the file systems' own programs, without root."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MTIME_NS = 1_234_567_890_123_456_789
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    """Run a program; a test that needs one that is not installed is skipped."""
+    """Run a program. Skip the test when the program is not installed."""
     program = shutil.which(str(command[0]), path=_FOLDERS)
     if program is None:
         pytest.skip(f"{command[0]} is not installed")
@@ -38,7 +38,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 @contextmanager
 def mount(image: Path, folder: Path, options: str = "loop") -> Iterator[None]:
-    """Mount an image while the block runs; a test is skipped where that is not possible."""
+    """Mount an image while the block runs. Skip the test when that is not possible."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount")
     folder.mkdir()
@@ -53,7 +53,7 @@ def mount(image: Path, folder: Path, options: str = "loop") -> Iterator[None]:
 
 
 def make_tree(folder: Path, *, state: int = 0) -> Path:
-    """A guest's files. State 1 is the same guest a day later: some are added, removed, changed."""
+    """A guest's files. State 1 is the same guest a day later: some files are added, removed, changed."""
     chance = random.Random(1)
     for name in ("etc/nginx/conf.d", "var/log", "many"):
         (folder / name).mkdir(parents=True)
@@ -80,7 +80,7 @@ def make_tree(folder: Path, *, state: int = 0) -> Path:
 
 
 def add_unix_files(folder: Path) -> Path:
-    """What only file systems of Unix have: links, modes, holes."""
+    """Add what only Unix file systems have: links, modes, holes."""
     (folder / "etc/link").symlink_to("hosts")
     (folder / "etc/absolute").symlink_to("/etc/nginx")
     (folder / "etc/long").symlink_to("x" * 300)
@@ -120,17 +120,17 @@ def _xfs(image: Path, files: Path) -> None:
             elif " " not in path.name:
                 lines.append(f"{path.name} -{bits} {path}")
             else:
-                # A description cannot hold names with spaces.
+                # The description file cannot hold names with spaces.
                 plain = path.with_name(path.name.replace(" ", "_"))
                 path.rename(plain)
                 lines.append(f"{plain.name} -{bits} {plain}")
 
-    # It would be written with all its zeroes.
+    # The program would write all its zeroes.
     (files / "sparse").unlink(missing_ok=True)
     describe(files)
     proto.write_text("\n".join([*lines, "$", "$", ""]))
     run("truncate", "-s", "32M", image)
-    # It makes one below 300 MiB in its own test suite only.
+    # mkfs.xfs creates one below 300 MiB only in its own test suite.
     own_tests = {"TEST_DIR": "1", "TEST_DEV": "1", "QA_CHECK_FS": "1"}
     run("mkfs.xfs", "-q", "-L", "label", "-p", proto, image, **own_tests)
 
@@ -150,7 +150,7 @@ def _fat(size: str, *options: str) -> Callable[[Path, Path], None]:
 
 
 def below(folder: Path) -> list[Path]:
-    """All that is in a folder and below, links not followed.
+    """Return the paths in a folder and below. Links are not followed.
 
     Not rglob: before Python 3.11.4 it fails on a link whose target is longer than a path may be.
     """
@@ -160,7 +160,7 @@ def below(folder: Path) -> list[Path]:
 def _ntfs(image: Path, files: Path) -> None:
     run("truncate", "-s", "24M", image)
     run("mkntfs", "-q", "-F", "-L", "label", image)
-    # It copies files one by one into folders that are there: the root is the only one.
+    # ntfscp copies files one by one into existing folders, and only the root exists.
     for path in below(files):
         if path.is_file():
             run("ntfscp", "-q", "-f", image, path, path.name)
@@ -185,12 +185,12 @@ MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "fat32": _fat("48M", "-F", "32"),
 }
 UNIX = ("ext4", "ext4 with inline data", "ext3", "ext2", "xfs", "btrfs")
-#: What `pitr.guest.partitions` calls them.
+#: The names of `pitr.guest.partitions`.
 RECOGNIZED = {name: "ext" if "ext" in name else "fat" if "fat" in name else name for name in MAKERS}
 
 
 def make_image(name: str, folder: Path, *, state: int = 0) -> tuple[bytes, Path]:
-    """An image with this file system, and the files that are in it."""
+    """Create an image with this file system and these files."""
     files = make_tree(folder / f"files{state}", state=state)
     if name in UNIX:
         add_unix_files(files)
@@ -200,7 +200,7 @@ def make_image(name: str, folder: Path, *, state: int = 0) -> tuple[bytes, Path]
 
 
 def partitioned(*parts: tuple[int, bytes]) -> bytes:
-    """A disk with an MBR and these partitions (type, content), each of whole MiB, the first at 1 MiB."""
+    """Return a disk with an MBR and these partitions (type, content), each of whole MiB, the first at 1 MiB."""
     table, at, disk = bytearray(512), 1, bytearray(MiB)
     for number, (kind, content) in enumerate(parts):
         size = -(-len(content) // MiB)
@@ -213,7 +213,7 @@ def partitioned(*parts: tuple[int, bytes]) -> bytes:
 
 
 def opened(image: bytes, content: str, changes: Sequence[tuple[int, bytes]] = ()) -> FileSystem:
-    """The file system of an image, without a repository; `changes` are bytes to put in some places of it."""
+    """Open the file system of an image, without a repository. `changes` are bytes to overwrite in it."""
 
     def read(offset: int, length: int) -> bytes:
         data = image[offset : offset + length]
@@ -235,7 +235,7 @@ def content_of(file_system: FileSystem, node: Node) -> bytes:
 
 
 def everything(file_system: FileSystem) -> dict[str, tuple[EntryKind, bytes | str, Node]]:
-    """All files below the root by their paths, with bytes or target."""
+    """Return all files below the root by path, with their bytes or target."""
     found: dict[str, tuple[EntryKind, bytes | str, Node]] = {}
 
     def walk(folder: Node, path: str) -> None:

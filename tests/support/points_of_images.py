@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Points of disks whose bytes are at hand: a full, and incrementals of the blocks that are different."""
+"""Points of disks with known bytes: a full, and incrementals of the blocks that differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.points import FIRST_POINT, backup_of, disk_id, new_stream, st
 
 _BLOCK = 1 << 16
 
-#: Of the n-th state, for --at.
+#: The time of the n-th state, for --at.
 AT = tuple(str((FIRST_POINT + timedelta(days=day)).isoformat()) for day in range(3))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Points that tests read, and what others than pitr do on an engine: backups and transfers with its SDK."""
+"""Points to read, and actions of other programs on an engine: backups and transfers with its SDK."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.pitr import Pitr
 
 @dataclass
 class Points:
-    """Points of one VM, oldest first, with a copy of each disk as it was."""
+    """Points of one VM, oldest first, with a copy of each disk at each point."""
 
     vm: LabVM
     folder: Path
@@ -47,7 +47,7 @@ class Points:
 
 @contextmanager
 def connected(lab: Lab) -> Iterator[Engine]:
-    """What a vendor's program has: a login of its own."""
+    """A vendor's program: it has its own login."""
     config = EngineConfig(f"{lab.engine_url}/ovirt-engine/api", lab.username, lab.password, lab.cafile)
     with Engine(config, poll_interval_s=0.02) as found:
         yield found
@@ -55,7 +55,7 @@ def connected(lab: Lab) -> Iterator[Engine]:
 
 @contextmanager
 def backup(lab: Lab, vm: LabVM, from_checkpoint: str | None = None) -> Iterator[tuple[Engine, str, str]]:
-    """A running backup that somebody else has started: the engine, its id and that of its checkpoint."""
+    """A running backup that another program has started: the engine, its id and the id of its checkpoint."""
     with connected(lab) as found:
         running = engine.start_backup(
             found,

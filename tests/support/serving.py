@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Points that are served in this process, with what they hold, and clients that are real programs or raw sockets."""
+"""Points served in this process, with their content, and clients that are real programs or raw sockets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pitr.system.sockets import unix_listener
 from tests.support.points import Writer, applied, disk
 
 MIB = 1 << 20
-#: A full and three incrementals: data over zeroes, zeroes over data, what is unchanged, frames that are cut in two.
+#: A full and three incrementals: data over zeroes, zeroes over data, unchanged ranges, frames that are cut in two.
 CHAIN = (
     "1m:A 1m:B 2m:0 1m:C 5243904:D",
     "512k:- 64k:E 3m:- 4k:F 1m:- 5238784:-",
@@ -41,7 +41,7 @@ CHAIN_SIZE = 10487296
 
 
 def store_chain(repository: Repository, texts: Sequence[str] = CHAIN) -> tuple[Backup, bytes]:
-    """Store these backups of a disk, each on the one before; return the last point and what it holds."""
+    """Store these backups of a disk, each based on the one before. Return the last point and its content."""
     writer = Writer(repository)
     content = bytearray()
     for number, text in enumerate(texts):
@@ -64,7 +64,7 @@ def served(
 
 
 def read(uri: str, offset: int, length: int) -> bytes:
-    """Read a range with our own client."""
+    """Read a range with pitr's client."""
     data = bytearray(length)
     with Client(*parse_url(uri)) as client:
         client.read_into(offset, memoryview(data))
@@ -72,7 +72,7 @@ def read(uri: str, offset: int, length: int) -> bytes:
 
 
 class RawClient:
-    """Says to a server whatever a test wants. The caller closes it."""
+    """Sends any bytes to a server. The caller closes it."""
 
     def __init__(self, uri: str, *, flags: int = 3) -> None:
         address, self.export = parse_url(uri)
@@ -101,14 +101,14 @@ class RawClient:
         return data
 
     def closed(self) -> bool:
-        """Whether the server has closed the connection, without another word."""
+        """Return whether the server has closed the connection without sending more."""
         try:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
 
     def option(self, number: int, data: bytes = b"") -> list[tuple[int, bytes]]:
-        """Send an option; return the replies, (type, data) each, up to the one that ends them."""
+        """Send an option. Return the replies, (type, data) each, up to the final one."""
         self.send(OPTION.pack(OPTION_MAGIC, number, len(data)) + data)
         replies = []
         while True:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from pitr.endpoints.images.nbd_export import NbdReader, NbdSink, NbdSource, NbdWriter
+from pitr.copier.wrapped import WrappedSource
+from pitr.endpoints.images.nbd_export import NbdSink, NbdSource, NbdWriter
 from pitr.endpoints.images.partial_file import PartialFile
 from pitr.endpoints.images.qemu_nbd import QemuNbd
 from pitr.errors import UsageError
-from pitr.extents import ExtentMap
 from pitr.system.closing import Closes
 from pitr.system.process import require, run
 
@@ -18,7 +18,7 @@ from pitr.system.process import require, run
 SECTOR: Final = 512
 
 
-class Qcow2FileSource(Closes):
+class Qcow2FileSource(WrappedSource[NbdSource], Closes):
     """A source that reads an image file, with its backing files. `image_format` is any format that qemu knows.
 
     Closing it stops qemu-nbd. Raises ProgramMissing, ProgramFailed and NbdError.
@@ -27,24 +27,10 @@ class Qcow2FileSource(Closes):
     def __init__(self, path: Path, image_format: str = "qcow2") -> None:
         self._server = QemuNbd(path, image_format, read_only=True)
         try:
-            self._source = NbdSource(self._server.url)
+            super().__init__(NbdSource(self._server.url))
         except BaseException:
             self._server.close()
             raise
-
-    @property
-    def size(self) -> int:
-        return self._source.size
-
-    @property
-    def max_readers(self) -> int:
-        return self._source.max_readers
-
-    def extents(self) -> ExtentMap:
-        return self._source.extents()
-
-    def open_reader(self) -> NbdReader:
-        return self._source.open_reader()
 
     def close(self) -> None:
         self._source.close()

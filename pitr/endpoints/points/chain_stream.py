@@ -17,15 +17,15 @@ import numpy as np
 
 from pitr.copier.protocols import Reader
 from pitr.copier.streamed import Passing, cut
-from pitr.endpoints.points.point import Needed
+from pitr.endpoints.points.point import Needed, verified_frame
 from pitr.endpoints.points.salvage import DamagedRange, joined, known_layers, lost_pieces
-from pitr.errors import FormatError, PitrError, ProgramFailed, RepositoryError, UsageError
+from pitr.errors import PitrError, ProgramFailed, RepositoryError, UsageError
 from pitr.extents import Extent, ExtentMap
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.blob import Decompressor, digest_of
+from pitr.repository.blob import Decompressor
 from pitr.repository.chain import frames_of, resolve_chain
-from pitr.repository.damage import StoredDamage, of_stream
+from pitr.repository.damage import DamageKind, StoredDamage, of_stream
 from pitr.repository.index import Frames
 from pitr.repository.resolver import PointMap, resolve
 
@@ -113,23 +113,19 @@ class ChainStream:
         backup, stream = self._chain[layer]
         frames = frames_of(self._repository, backup, stream)
         live = self._live(layer, frames)
-        decompressor = Decompressor()
         self.streams_read += 1
         passed = 0
         try:
             with self._open_blob(backup, stream) as blob:
-                position, current = 0, -1
+                reader = _BlobReader(backup, stream, frames, blob)
+                current = -1
                 data: bytes | StoredDamage = b""
                 # Frames lie in a blob in the order of the disk.
                 for start, length, number in zip(live.start, live.length, live.frame, strict=True):
                     if number != current:
-                        offset, stored = int(frames.blob_offset[number]), int(frames.blob_length[number])
-                        self._skip(blob, offset - position, backup, stream)
-                        frame = self._take(blob, stored, backup, stream)
-                        position, current = offset + stored, number
-                        data = self._proven(frames, number, frame, decompressor, backup, stream)
+                        data, current = reader.frame(number), number
                         self.frames_read += 1
-                        self.bytes_read += stored
+                        self.bytes_read += int(frames.blob_length[number])
                     begin = start - int(frames.start[number])
                     if isinstance(data, bytes):
                         yield Passing(Extent(start, length, False), data[begin : begin + length])
@@ -149,57 +145,53 @@ class ChainStream:
         """Handle a blob that could not be read to its end."""
         raise error
 
-    def _proven(
-        self,
-        frames: Frames,
-        number: int,
-        frame: bytes,
-        decompressor: Decompressor,
-        backup: Backup,
-        stream: Stream,
-    ) -> bytes | StoredDamage:
+
+class _BlobReader:
+    """Reads the frames of one stream from its blob, front to back."""
+
+    def __init__(self, backup: Backup, stream: Stream, frames: Frames, blob: BinaryIO) -> None:
+        self._backup = backup
+        self._stream = stream
+        self._frames = frames
+        self._blob = blob
+        self._decompressor = Decompressor()
+        self._position = 0
+
+    def frame(self, number: int) -> bytes | StoredDamage:
+        """Skip to a frame. Return its data, or its damage. Raises StoredDamage when the blob ends too early."""
+        offset, length = int(self._frames.blob_offset[number]), int(self._frames.blob_length[number])
+        while self._position < offset:
+            self._take(min(offset - self._position, _SKIP_PIECE))
+        frame = self._take(length)
+        plain = self._stream.external == "none"
         try:
-            return self._checked(frames, number, frame, decompressor, backup, stream)
+            return verified_frame(
+                self._backup,
+                self._stream,
+                self._frames,
+                number,
+                lambda size: frame if plain else self._decompressor.decompress(frame, size),
+            )
         except StoredDamage as error:
             return error
 
-    def _checked(
-        self,
-        frames: Frames,
-        number: int,
-        frame: bytes,
-        decompressor: Decompressor,
-        backup: Backup,
-        stream: Stream,
-    ) -> bytes:
-        start, length = int(frames.start[number]), int(frames.length[number])
-        try:
-            data = frame if stream.external == "none" else decompressor.decompress(frame, length)
-            if digest_of(data) != frames.digest(number):
-                raise FormatError("the digest of its data does not match")
-        except FormatError as error:
-            raise of_stream(
-                backup.backup_id, stream, "corrupt", "frame", error.message, start, length
-            ) from None
-        return data
-
-    def _skip(self, blob: BinaryIO, length: int, backup: Backup, stream: Stream) -> None:
-        while length:
-            length -= len(self._take(blob, min(length, _SKIP_PIECE), backup, stream))
-
-    def _take(self, blob: BinaryIO, length: int, backup: Backup, stream: Stream) -> bytes:
+    def _take(self, length: int) -> bytes:
         parts = []
         left = length
         while left:
             try:
-                part = blob.read(left)
+                part = self._blob.read(left)
             except PitrError as error:
-                raise of_stream(backup.backup_id, stream, "corrupt", "blob", error.message) from error
+                raise self._damage("corrupt", error.message) from error
             if not part:
-                raise of_stream(backup.backup_id, stream, "truncated", "blob", "it ends too early")
+                raise self._damage("truncated", "it ends too early")
             parts.append(part)
             left -= len(part)
+        self._position += length
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _damage(self, kind: DamageKind, message: str) -> StoredDamage:
+        return of_stream(self._backup.backup_id, self._stream, kind, "blob", message)
 
 
 class SalvageStream(ChainStream):
@@ -213,7 +205,7 @@ class SalvageStream(ChainStream):
     ) -> tuple[PointMap, Mapping[int, tuple[Backup, Stream]]]:
         known = known_layers(self._repository, backup, stream)
         self._problems = known.problems
-        self._found: list[DamagedRange] = []
+        self._damaged: list[DamagedRange] = []
         return resolve(known.layers), {number: part[:2] for number, part in known.parts.items()}
 
     def extents(self) -> ExtentMap:
@@ -221,13 +213,13 @@ class SalvageStream(ChainStream):
         return ExtentMap(self._map.start, self._map.length, self._map.zero | lost).merged()
 
     def damaged(self) -> tuple[DamagedRange, ...]:
-        return joined(self._map, self._problems, self._found)
+        return joined(self._map, self._problems, self._damaged)
 
     def _layers(self) -> list[int]:
         return [layer for layer in super()._layers() if layer not in self._problems]
 
     def _instead(self, start: int, length: int, error: PitrError) -> Iterator[Passing]:
-        self._found.append(DamagedRange(start, length, error.message))
+        self._damaged.append(DamagedRange(start, length, error.message))
         yield from cut(Extent(start, length, True), bytes)
 
     def _given_up(self, error: PitrError) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pitr.endpoints.points.point import PointReader, PointSource, open_resolved
+from pitr.copier.wrapped import WrappedSource
+from pitr.endpoints.points.point import PointSource, open_resolved
 from pitr.extents import BoolArray, ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
@@ -36,29 +37,18 @@ def open_difference(
     return DifferenceSource(open_resolved(repository, after), changed)
 
 
-class DifferenceSource(Closes):
+class DifferenceSource(WrappedSource[PointSource], Closes):
     """The ranges of a point that differ from another point. Closing it closes the point."""
 
     def __init__(self, point: PointSource, changed: ExtentMap) -> None:
-        self._point = point
+        super().__init__(point)
         self._changed = changed
-
-    @property
-    def size(self) -> int:
-        return self._point.size
-
-    @property
-    def max_readers(self) -> int:
-        return self._point.max_readers
 
     def extents(self) -> ExtentMap:
         return self._changed
 
-    def open_reader(self) -> PointReader:
-        return self._point.open_reader()
-
     def close(self) -> None:
-        self._point.close()
+        self._source.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ frame once, however many pieces of it you ask for.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -198,16 +198,30 @@ class PointReader(Closes):
 
 
 def read_frame(stored: StoredStream, number: int, frame: bytes, decompressor: Decompressor) -> bytes:
-    """Decompress a frame and compare its digest. Raises StoredDamage that names its range of the disk."""
-    start, length = int(stored.frames.start[number]), int(stored.frames.length[number])
+    """Decompress a frame and verify its digest. Raises StoredDamage that names its range of the disk."""
+    return verified_frame(
+        stored.backup,
+        stored.stream,
+        stored.frames,
+        number,
+        lambda length: decompressor.decompress(frame, length),
+    )
+
+
+def verified_frame(
+    backup: Backup, stream: Stream, frames: Frames, number: int, decompress: Callable[[int], bytes]
+) -> bytes:
+    """Return the data of a frame after its digest is verified. Raises StoredDamage that names its range of the disk.
+
+    `decompress` gets the length of the data in bytes.
+    """
+    start, length = int(frames.start[number]), int(frames.length[number])
     try:
-        data = decompressor.decompress(frame, length)
-        if digest_of(data) != stored.frames.digest(number):
+        data = decompress(length)
+        if digest_of(data) != frames.digest(number):
             raise FormatError("the digest of its data does not match")
     except FormatError as error:
-        raise of_stream(
-            stored.backup.backup_id, stored.stream, "corrupt", "frame", error.message, start, length
-        ) from None
+        raise of_stream(backup.backup_id, stream, "corrupt", "frame", error.message, start, length) from None
     return data
 
 

@@ -157,8 +157,8 @@ class SalvageSource(PointSource):
     ) -> None:
         super().__init__(point_map, chain)
         self._problems = problems
-        self._found: list[DamagedRange] = []
-        self._found_lock = threading.Lock()
+        self._damaged: list[DamagedRange] = []
+        self._damage_lock = threading.Lock()
 
     def extents(self) -> ExtentMap:
         point_map = self._map
@@ -172,15 +172,15 @@ class SalvageSource(PointSource):
 
     def lose(self, start: int, end: int, message: str) -> None:
         """Record a range as damaged. Readers call it."""
-        with self._found_lock:
-            self._found.append(DamagedRange(start, end - start, message))
+        with self._damage_lock:
+            self._damaged.append(DamagedRange(start, end - start, message))
 
     def damaged(self) -> tuple[DamagedRange, ...]:
         """Return the damaged ranges in the order of the disk, with neighbours of one cause joined.
 
         Damaged frames are included only after they have been read.
         """
-        return joined(self._map, self._problems, self._found)
+        return joined(self._map, self._problems, self._damaged)
 
 
 def lost_pieces(point_map: PointMap, problems: Mapping[int, str]) -> BoolArray:
@@ -190,9 +190,9 @@ def lost_pieces(point_map: PointMap, problems: Mapping[int, str]) -> BoolArray:
 
 
 def joined(
-    point_map: PointMap, problems: Mapping[int, str], found: Sequence[DamagedRange]
+    point_map: PointMap, problems: Mapping[int, str], damaged: Sequence[DamagedRange]
 ) -> tuple[DamagedRange, ...]:
-    """Join the ranges in lost layers with the ranges `found` damaged; merge neighbours of one cause."""
+    """Join the ranges in lost layers with the ranges found `damaged`; merge neighbours of one cause."""
     lost = lost_pieces(point_map, problems)
     ranges = [
         DamagedRange(start, length, problems[layer])
@@ -204,7 +204,7 @@ def joined(
         )
     ]
     merged: list[DamagedRange] = []
-    for damage in sorted([*ranges, *found], key=lambda damage: damage.start):
+    for damage in sorted([*ranges, *damaged], key=lambda damage: damage.start):
         last = merged[-1] if merged else None
         if last is not None and last.start + last.length == damage.start and last.message == damage.message:
             merged[-1] = DamagedRange(last.start, last.length + damage.length, damage.message)

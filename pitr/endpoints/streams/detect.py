@@ -27,26 +27,26 @@ def open_stream(stream: BinaryIO, expected: InputFormat | None = None) -> KnownS
     plain = unpacked(stream)
     head = _read(plain, HEADER_SIZE)
     if head.startswith(b"rbd diff v"):
-        found: InputFormat = "rbd-diff"
+        stream_format: InputFormat = "rbd-diff"
     elif head.startswith(b"meta "):
         _, _, length = parse_header(head)
         if length > MAX_META_SIZE:
             raise FormatError(f"the meta header claims {length} bytes of JSON")
         body = _read(plain, length)
         head += body
-        found = "virtnbdbackup" if _is_virtnbdbackup(body) else "sparse"
+        stream_format = "virtnbdbackup" if _is_virtnbdbackup(body) else "sparse"
     else:
         raise FormatError(
             "the stream is not a sparse stream, an rbd diff or a virtnbdbackup stream"
             if head
             else "the stream is empty"
         )
-    if expected not in (None, found):
-        raise FormatError(f"the format of the stream is {found}, not {expected}")
+    if expected not in (None, stream_format):
+        raise FormatError(f"the format of the stream is {stream_format}, not {expected}")
     whole = cast(BinaryIO, PutBack(head, plain))
-    if found == "rbd-diff":
+    if stream_format == "rbd-diff":
         return RbdDiffSource(whole)
-    return SparseStreamSource(whole) if found == "sparse" else VirtnbdbackupSource(whole)
+    return SparseStreamSource(whole) if stream_format == "sparse" else VirtnbdbackupSource(whole)
 
 
 def _read(stream: BinaryIO, length: int) -> bytes:

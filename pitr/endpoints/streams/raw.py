@@ -5,23 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pitr.copier.protocols import Reader, Source
+from pitr.copier.protocols import Source
 from pitr.copier.streamed import Passing, PassingWriter
+from pitr.copier.wrapped import WrappedSource
+from pitr.endpoints.streams.one_way import OneWaySink
 from pitr.errors import FormatError
 from pitr.extents import ExtentMap
 
 _ZEROES = bytes(1 << 20)
 
 
-class RawStreamSink:
+class RawStreamSink(OneWaySink):
     """A sink that writes the bytes of `[start, end)` of a disk, zeroes included, in the order of the disk.
 
     Its source must hold exactly this range (PartOfSource). `flush` raises FormatError when bytes are missing, because
     the bytes do not show where the range ends.
     """
-
-    max_writers = 1 << 10
-    reads_zero = False
 
     def __init__(self, write: Callable[[bytes], object], start: int, end: int) -> None:
         self._write = write
@@ -49,28 +48,14 @@ class RawStreamSink:
         if self._at != self._end:
             raise FormatError(f"the range ends at {self._at} instead of {self._end}")
 
-    def abort(self) -> None:
-        """Nothing: what was written is too short."""
 
-
-class PartOfSource:
+class PartOfSource(WrappedSource[Source]):
     """The range `[start, end)` of another source, at the same offsets. The caller closes the other source."""
 
     def __init__(self, source: Source, start: int, end: int) -> None:
-        self._source = source
+        super().__init__(source)
         self._start = start
         self._end = end
 
-    @property
-    def size(self) -> int:
-        return self._source.size
-
-    @property
-    def max_readers(self) -> int:
-        return self._source.max_readers
-
     def extents(self) -> ExtentMap:
         return self._source.extents().between(self._start, self._end)
-
-    def open_reader(self) -> Reader:
-        return self._source.open_reader()

@@ -6,21 +6,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
-from pitr.copier.streamed import Passing, PassingWriter, cut
+from pitr.copier.streamed import Passing, PassingWriter
+from pitr.endpoints.streams.one_way import OneWaySink, pass_records
 from pitr.errors import FormatError
-from pitr.extents import Extent
 from pitr.formats import rbd_diff
 from pitr.formats.in_order import InOrder
 
 
-class RbdDiffSink:
+class RbdDiffSink(OneWaySink):
     """A sink that writes an rbd diff, in the order of the disk, to `write`.
 
     Without `from_snapshot` it is a diff from an empty disk. The diff is complete only after `flush`.
     """
-
-    max_writers = 1 << 10
-    reads_zero = False
 
     def __init__(
         self,
@@ -50,9 +47,6 @@ class RbdDiffSink:
     def flush(self) -> None:
         self._order.finish()
         self._write(rbd_diff.ending(self._version))
-
-    def abort(self) -> None:
-        """Nothing: what was written is without an end."""
 
     def _zero(self, start: int, length: int) -> None:
         self._write(rbd_diff.zero_record(self._version, start, length))
@@ -85,17 +79,6 @@ class RbdDiffSource:
         return self._reader.to_snapshot
 
     def passing(self) -> Iterator[Passing]:
-        end = 0
-        for record in self._reader:
-            if self.whole:
-                yield from self._left_out(end, record.start)
-            yield from cut(Extent(record.start, record.length, record.zero), self._reader.read)
-            end = record.start + record.length
-        if self.whole:
-            yield from self._left_out(end, self.size)
+        yield from pass_records(self._reader, self.size if self.whole else None)
         if self._stream.read(1):
             raise FormatError("something follows after the end of the rbd diff")
-
-    def _left_out(self, start: int, end: int) -> Iterator[Passing]:
-        if start < end:
-            yield from cut(Extent(start, end - start, True), self._reader.read)

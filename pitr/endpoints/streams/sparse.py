@@ -6,24 +6,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from pitr.copier.streamed import Passing, cut
+from pitr.copier.streamed import Passing
+from pitr.endpoints.streams.one_way import OneWaySink, pass_records
 from pitr.errors import FormatError
-from pitr.extents import Extent
 from pitr.formats.in_order import InOrder
 from pitr.formats.sparse import SparseReader
 from pitr.repository.blob import DEFAULT_LEVEL, FRAME_SIZE, BlobWriter
 from pitr.repository.stream_sink import Compression, StoredPiece, StreamWriter
 
 
-class SparseStreamSink:
+class SparseStreamSink(OneWaySink):
     """A sink that writes a disk as a sparse stream, in the order of the disk, to `write`.
 
     `size` is bytes; `meta` adds fields to the meta header. Unless the stream is `incremental`, it must get the whole
     disk (FormatError). The stream is complete only after `flush`; every reader refuses a truncated one.
     """
-
-    max_writers = 1 << 10
-    reads_zero = False
 
     def __init__(
         self,
@@ -56,9 +53,6 @@ class SparseStreamSink:
         self._order.finish()
         self._blob.finish()
 
-    def abort(self) -> None:
-        """Nothing: what was written is without an end."""
-
 
 class SparseStreamSource:
     """A sparse stream, read once from a binary file object. The caller closes the file object.
@@ -83,7 +77,6 @@ class SparseStreamSource:
         return not self._reader.incremental
 
     def passing(self) -> Iterator[Passing]:
-        for header in self._reader:
-            yield from cut(Extent(header.start, header.length, header.zero), self._reader.read)
+        yield from pass_records(self._reader, None)
         if self._stream.read(1):
             raise FormatError("something follows after the end of the stream")

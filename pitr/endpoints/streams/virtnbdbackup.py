@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from pitr.copier.streamed import Passing, cut
-from pitr.extents import Extent
+from pitr.copier.streamed import Passing
+from pitr.endpoints.streams.one_way import pass_records
 from pitr.formats.virtnbdbackup import Meta, VirtnbdbackupReader
 
 
@@ -33,15 +33,4 @@ class VirtnbdbackupSource:
         return not self.meta.incremental
 
     def passing(self) -> Iterator[Passing]:
-        end = 0
-        for header in self._reader:
-            if self.whole:
-                yield from self._left_out(end, header.start)
-            yield from cut(Extent(header.start, header.length, header.zero), self._reader.read)
-            end = header.start + header.length
-        if self.whole:
-            yield from self._left_out(end, self.size)
-
-    def _left_out(self, start: int, end: int) -> Iterator[Passing]:
-        if start < end:
-            yield from cut(Extent(start, end - start, True), self._reader.read)
+        yield from pass_records(self._reader, self.size if self.whole else None)

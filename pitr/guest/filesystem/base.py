@@ -206,7 +206,7 @@ class FileSystem(ABC):
 
     # Most file systems use these
 
-    def runs(self, size: int, found: Iterable[tuple[int, int, int]]) -> FileContent:
+    def runs(self, size: int, runs: Iterable[tuple[int, int, int]]) -> FileContent:
         """Return the content for runs of bytes in the volume: (offset in the file, length, offset in the volume).
 
         Raises ValueError for runs that are out of order, overlap, or are outside the volume.
@@ -215,7 +215,7 @@ class FileSystem(ABC):
             raise ValueError(f"a file of {size} bytes")
         starts: list[tuple[int, int, int]] = []
         end = total = 0
-        for start, length, at in found:
+        for start, length, at in runs:
             if start < end or length <= 0:
                 raise ValueError("overlapping pieces")
             end = start + length

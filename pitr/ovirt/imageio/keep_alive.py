@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pitr.copier.protocols import Reader, Source
+from pitr.copier.protocols import Source
+from pitr.copier.wrapped import WrappedSource
 from pitr.errors import ImageioError
-from pitr.extents import ExtentMap
 from pitr.ovirt.imageio.session import ImageioAddress, ImageioSession, ask
 from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
@@ -46,22 +46,9 @@ def kept_alive(address: ImageioAddress, interval_s: float = INTERVAL_S) -> Itera
         thread.join()
 
 
-class KeptAliveSource:
-    """A source on a transfer that is kept alive: one connection is left to that."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    @property
-    def size(self) -> int:
-        return self._source.size
+class KeptAliveSource(WrappedSource[Source]):
+    """A source whose transfer is kept alive through one of its connections."""
 
     @property
     def max_readers(self) -> int:
-        return max(1, self._source.max_readers - 1)
-
-    def extents(self) -> ExtentMap:
-        return self._source.extents()
-
-    def open_reader(self) -> Reader:
-        return self._source.open_reader()
+        return max(1, super().max_readers - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Image files get their name when they are complete, and only then."""
+"""An image file gets its name when it is complete, and not before."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_full_file_system_is_one_clear_line() -> None:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Writing beyond 1 MiB of any file fails."""
+    """Let writes beyond 1 MiB of any file fail."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, before[1]))
@@ -189,7 +189,7 @@ def test_a_disk_that_does_not_fit_leaves_nothing(tmp_path: Path, small_files: No
 
 @pytest.fixture
 def block_device(tmp_path: Path) -> Iterator[Path]:
-    """A loop device of 2 MiB full of x; where the kernel does not give one, tests that need it are skipped."""
+    """A loop device of 2 MiB full of x. Without loop devices, the tests that need it are skipped."""
     image = tmp_path / "image"
     image.write_bytes(b"x" * (2 * MIB))
     try:
@@ -250,7 +250,7 @@ def test_no_qemu_outlives_a_pitr_that_is_killed(tmp_path: Path) -> None:
 
 
 def wait_for_end(pid: int) -> None:
-    """Return when the process has ended."""
+    """Return when the process has exited."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

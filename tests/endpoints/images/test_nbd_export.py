@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is special about disks behind an NBD server."""
+"""Disks behind an NBD server: sizes, lost connections, servers that allow one connection."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_lost_connection_is_opened_again_for_reading(url: str) -> None:
 
 
 def test_a_lost_connection_is_final_for_writing(url: str) -> None:
-    """What the server acknowledged and had not flushed may be gone with it: nobody can tell."""
+    """The server may have lost writes that it acknowledged and had not flushed."""
     sink = NbdSink(url)
     with sink.open_writer() as writer:
         writer.write(0, memoryview(b"y" * 512))
@@ -61,7 +61,7 @@ def test_a_lost_connection_is_final_for_writing(url: str) -> None:
 
 
 def test_a_server_that_ends_with_its_last_client_serves_the_whole_copy(image: Path, tmp_path: Path) -> None:
-    """qemu-nbd without --persistent and with the one connection that it allows by default."""
+    """qemu-nbd without --persistent, with its default of one connection."""
     path = tmp_path / "s"
     process = subprocess.Popen(["qemu-nbd", f"--socket={path}", "--format=raw", "--fork", str(image)])
     assert process.wait() == 0

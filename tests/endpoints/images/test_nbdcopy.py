@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Streams to and from NBD servers that nbdcopy, libnbd's own program, reads and writes."""
+"""Streams to and from NBD servers that nbdcopy, libnbd's program, reads and writes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A point read at any offset is what an array would be that all backups were written to."""
+"""A point read at any offset equals an array that all backups were written to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def a_disk(chance: random.Random, size: int, kinds: str) -> str:
-    """A disk of `size` bytes: parts of a few bytes to a third of it."""
+    """A disk of `size` bytes in parts between a few bytes and a third of the disk."""
     parts = []
     while size:
         length = min(
@@ -49,11 +49,11 @@ def test_every_range_of_a_random_chain_is_right(tmp_path: Path, frame_size: int)
                     cached.ask(start, length * 2)
                 got = bytearray()
                 for count, data in cached.read(start, length):
-                    # Zeroes are never told apart from zeroes beside them.
+                    # Neighbouring zero ranges come in one piece.
                     got += bytes(count) if data is None else data
                     assert data is None or len(data) == count
                 assert got == content[start : start + length]
-            # Something was read, and pushed out and read again.
+            # Some frames were read, evicted and read again.
             assert point.frames_read > 3
             assert cache.used <= 3 << 20
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The cache of frames: each is loaded once, memory is bounded, and errors go to whoever wants the frame."""
+"""The cache of frames loads each frame once, bounds its memory, and raises errors to the reader of the frame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LENGTH = 1000
 
 
 class Owner:
-    """Frames of LENGTH bytes that say their number; loading one waits while `gate` is closed."""
+    """Frames of LENGTH bytes that contain their number. Loading one waits while `gate` is closed."""
 
     def __init__(self) -> None:
         self.loads: Counter[int] = Counter()
@@ -113,7 +113,7 @@ def test_what_is_asked_for_is_loaded_ahead(cache: FrameCache, owner: Owner) -> N
 
 def test_nobody_waits_for_what_is_only_queued(cache: FrameCache, owner: Owner) -> None:
     owner.gate.clear()
-    # Two threads are busy with these, the third is in the queue.
+    # Two threads are busy with these; the third waits in the queue.
     cache.ask([(owner, 0, number) for number in range(3)])
     wait_until(lambda: len(owner.loads) == 2, "both threads are busy")
     with ThreadPoolExecutor(1) as pool:
@@ -156,7 +156,7 @@ def test_many_threads_and_little_room(owner: Owner) -> None:
 
 
 class _Signal(Exception):
-    """What a handler raises, in the midst of anything that the main thread does."""
+    """Raised by a signal handler in the middle of the main thread's work."""
 
 
 def test_a_load_that_a_signal_breaks_off_is_done_again_by_the_same_thread(
@@ -168,7 +168,7 @@ def test_a_load_that_a_signal_breaks_off_is_done_again_by_the_same_thread(
         raise _Signal
 
     with monkeypatch.context() as patch:
-        # Between the claim and the load there is nothing else that could be made to fail.
+        # Only this call lies between the claim and the load.
         patch.setattr(cache, "_run", interrupted)
         with pytest.raises(_Signal):
             cache.get(key)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory of frames is used again: a cache in use takes hardly more than it holds, and asks the system for nothing."""
+"""The memory of evicted frames is reused: a cache in use takes hardly more than it holds."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def test_what_one_frame_leaves_the_next_one_uses() -> None:
     done = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert found["beyond"] < 100 << 20
-    # 1,800 frames of 256 pages went through it.
+    # 1,800 frames of 256 pages went through the cache.
     assert found["faults"] < 1800 * 256 // 20

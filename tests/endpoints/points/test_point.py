@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Opening a point reads of each index what it needs, once, and asks nothing of what is hidden."""
+"""Opening a point reads each needed index once, and no index of a hidden stream."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_frames_for_which_there_is_no_room_are_read_when_they_are_needed(
 ) -> None:
     writer, content = a_chain(repository)
     newest = writer.backups[-1]
-    # Three layers of two rows or less fit, the full of four does not.
+    # Three layers of at most two rows fit; the full of four does not.
     monkeypatch.setattr(chain, "_MOST_KEPT", sum(backup.streams[0].extents for backup in writer.backups) - 1)
     with open_point(repository, newest, newest.streams[0]):
         assert len(opened) == 4 + 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reading of a damaged point: it raises the right StoredDamage, and never returns a wrong byte."""
+"""Reading a point with damage raises the right StoredDamage, and never returns a wrong byte."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MIB = 1 << 20
 
 @pytest.fixture
 def chain(repository: Repository) -> Writer:
-    """A full, and an incremental that hides a part of it."""
+    """A full, and an incremental that hides part of it."""
     writer = Writer(repository)
     writer.add("1m:A 1m:B 1m:0 300k:C")
     writer.add("512k:- 64k:D 3m:-")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A point as a file: the bytes at any offset, ready ahead of whoever reads front to back."""
+"""A point as a file: bytes at any offset, loaded ahead of sequential reads."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every codec against an independent one, for any extents: read what that writes, write what that reads."""
+"""Every codec against an independent one, for any extents: each reads the other's output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OLD = 0x5A
 
 @st.composite
 def disks(draw: st.DrawFn) -> tuple[bytes, Extents]:
-    """The content of a disk of any size, and sorted extents of it with gaps; unchanged ranges hold 0x5A."""
+    """The content of a disk of any size, and sorted extents with gaps. Unchanged ranges hold 0x5A."""
     size = draw(st.integers(1, 40_000))
     cuts = sorted(draw(st.sets(st.integers(0, size), max_size=12)) | {0, size})
     content = bytearray([_OLD]) * size
@@ -94,7 +94,7 @@ def test_what_independent_writers_write_is_read(
 
 
 class _Drip(io.RawIOBase):
-    """Gives a few bytes at a time, as pipes may."""
+    """Returns a few bytes at a time, as a pipe may."""
 
     def __init__(self, data: bytes, chance: random.Random) -> None:
         self._data = io.BytesIO(data)

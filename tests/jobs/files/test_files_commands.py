@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr files ls|cp|cat|diff` on points that lie in several streams."""
+"""`pitr files ls|cp|cat|diff` on points that are stored in several streams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.points_of_images import AT, store_states
 
 @pytest.fixture
 def guest(repository: Repository, tmp_path: Path) -> tuple[list[Backup], list[Path]]:
-    """Two points of a guest: swap and ext4 on its first disk, a FAT on all of its second. And what the files were."""
+    """Two points of a guest: swap and ext4 on its first disk, a FAT on its second. And the content of its files."""
     images, files = zip(*(make_image("ext4", tmp_path, state=state) for state in (0, 1)), strict=True)
     (tmp_path / "other").mkdir()
     other, _ = make_image("fat12", tmp_path / "other")
@@ -34,7 +34,7 @@ def guest(repository: Repository, tmp_path: Path) -> tuple[list[Backup], list[Pa
 
 
 def same_files(copy: Path, original: Path) -> None:
-    """All of a folder: names, bytes, link targets, modes without set-uid, whole seconds of times."""
+    """The content of a folder: names, bytes, link targets, modes without set-uid, times in whole seconds."""
     assert {path.relative_to(copy) for path in below(copy)} == {
         path.relative_to(original) for path in below(original)
     }
@@ -219,7 +219,7 @@ def test_differences_between_two_points(guest: Any, command: Pitr, content: bool
     options = ["--disk", "disk0", *(["--content"] if content else [])]
     document = command.json("files", "diff", "web", "--at", AT[1], "--since", AT[0], *options)
     found = {one["path"]: (one["change"], one["what"]) for one in document["changes"]}
-    # Folders and links are made anew for each image of these tests, so that their times differ.
+    # Each image creates its folders and links anew, so their times differ.
     found = {path: what for path, what in found.items() if what[1] != ["time"]}
     assert found == {
         "/empty": ("D", []),
@@ -270,7 +270,7 @@ def test_content_that_lies_where_nothing_changed_is_not_read_for_a_comparison(
 
 
 def _spoil_frame_with(repository: Repository, backup: Backup, data: bytes, command: Pitr) -> None:
-    """Change a stored bit of the frame of the first disk that these bytes are in."""
+    """Change a stored bit of the frame of the first disk that holds these bytes."""
     raw = repository.path.parent / "raw"
     command("restore", "--point", backup.backup_id, "--disk", "disk0", "--to-file", raw)
     at = raw.read_bytes().index(data)
@@ -323,7 +323,7 @@ def test_a_damaged_file_system_is_exit_1_and_named(
     repository: Repository, command: Pitr, tmp_path: Path
 ) -> None:
     image = bytearray(make_image("ext4", tmp_path)[0])
-    # The names of a folder and all that follows it.
+    # The names of a folder and the data behind them.
     at = image.index(b"nginx.conf") & ~1023
     image[at : at + 1024] = b"\xff" * 1024
     image += bytes(-len(image) % 65536)

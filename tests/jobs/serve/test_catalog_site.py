@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr catalog serve`: the real Datasette, asked over HTTP."""
+"""`pitr catalog serve`: requests to the real Datasette over HTTP."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _serving(path: Path, folder: Path) -> Iterator[Site]:
 
 
 def _fill(repository: Repository) -> dict[str, list[Backup]]:
-    """Two VMs: one with a chain, an older one with a blob elsewhere; a drill of each kind."""
+    """Two VMs: one with a chain, an older one with an external blob; and a drill of each kind."""
     web = Writer(repository)
     old = NOW - timedelta(days=3)
     web.add("1m:A 64k:0", "64k:B", point=old)
@@ -221,7 +221,7 @@ def test_points_that_come_and_go_are_seen_and_the_end_is_clean(tmp_path: Path) -
             drill = Drill(writer.backups[0].backup_id, added.vm.id, NOW, False, 1, ())
             drills.add(repository.store, drill)
             _wait_for(lambda: len(site.rows("drill")) == 1)
-            # What cannot be read any more is shown as it was, and that is said.
+            # An unreadable catalog is shown in its last state, with a note.
             hidden = path.with_name("hidden")
             path.rename(hidden)
             time.sleep(PAUSE_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Other people's programs read a point that is served."""
+"""Programs of other projects read a served point."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_disk_that_is_alone_is_the_default_export(repository: Repository) -> N
     with served(repository, backup) as (one,):
         assert read(one.uri.replace("/disk0?", "/?"), 0, MIB) == content[:MIB]
         with RawClient(one.uri) as client:
-            # It is listed once.
+            # Each export is listed once.
             assert len(client.option(OPTION_LIST)) == 2
 
 
@@ -158,7 +158,7 @@ def test_many_clients_read_at_once(repository: Repository) -> None:
                     return False
         return True
 
-    # A cache of three frames: they push out each other's.
+    # With a cache of three frames, the clients evict each other's frames.
     with served(repository, backup, cache_bytes=3 * MIB) as (one,), ThreadPoolExecutor(12) as pool:
         assert all(pool.map(reader, range(12)))
 
@@ -171,7 +171,7 @@ def test_clients_that_are_killed_leave_nothing_behind(repository: Repository, tm
 
     with served(repository, backup) as (one,):
         for _ in range(10):
-            # Nobody reads this pipe: the copy gets stuck with its replies in flight.
+            # No program reads this pipe: the copy stops with its replies in flight.
             with subprocess.Popen(["nbdcopy", one.uri, "-"], stdout=subprocess.PIPE) as copy:
                 assert copy.stdout is not None and copy.stdout.read(1) == content[:1]
                 assert threads() > 0

@@ -47,7 +47,7 @@ _ALL = "0.0.0.0"  # noqa: S104 - that this is said is what is tested
 def serving_process(
     command: Pitr, *options: str | Path
 ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """A `pitr serve` that runs, and its document, the first line of its output."""
+    """A running `pitr serve`, and its document, the first line of its output."""
     with command.process("serve", "--at", AT_THE_END, *options, "--output", "json") as process:
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())["serve"]
@@ -85,7 +85,7 @@ def test_the_uri_is_told_on_standard_error(command: Pitr, repository: Repository
     assert first.startswith("pitr: VM web: the point of 2020-06-30 ")
     found = re.fullmatch(r"pitr: disk disk0 \(10 MiB\): nbd\+unix:///disk0\?socket=(/.*/nbd)", second)
     assert found is not None and result.stdout == ""
-    # The socket was in a folder of its own, which went with it.
+    # The socket was in its own folder, which was removed with it.
     assert not Path(found[1]).parent.exists()
 
 
@@ -224,7 +224,7 @@ def test_without_descriptors_clients_wait_and_it_is_told_once(command: Pitr, rep
         assert isinstance(address, str)
         before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
         used = _descriptors(process.pid)
-        # A client that is served: the server is known to wait for the next one then.
+        # A served client shows that the server waits for the next one.
         assert read(link, 0, 1) == b"A"
         wait_until(lambda: _descriptors(process.pid) == used, "the server has taken leave of it")
         next_one = next(number for number in itertools.count() if number not in used)
@@ -333,7 +333,7 @@ def _memory(pid: int, what: str) -> int:
 def test_names_of_exports_lead_to_one_disk_each() -> None:
     names = ("data", "data", "a/b c\u00e9", "", "x\x1b[31m", "y" * 5000)
     streams = [fake_stream(number, name=name) for number, name in enumerate(names)]
-    # A disk that is named as another one's id.
+    # The name of a disk is the id of another one.
     streams.append(fake_stream(6, name=streams[0].disk_id))
     found = export_names(streams)
     ids = [(stream.disk_id,) for stream in streams]
@@ -349,7 +349,7 @@ def test_names_of_exports_lead_to_one_disk_each() -> None:
 def test_a_strange_name_is_quoted_in_its_uri(repository: Repository, tmp_path: Path) -> None:
     backup = Writer(repository).add("64k:A")
     stream = replace(backup.streams[0], name="a/b c\u00e9?&#%+")
-    # Only the name that is told differs from what is stored.
+    # Only the reported name differs from the stored one.
     with (
         unix_listener(tmp_path / "s ?&#%+\u00e9") as listener,
         serving(repository, backup, [backup.streams[0]], listener) as _,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A damaged frame is an error for whoever reads it, for nobody else, and never wrong data."""
+"""A damaged frame is an error only for the client that reads it, and never wrong data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def damage_frame(repository: Repository, backup: Backup, start: int) -> None:
-    """Change one bit in the frame of the full that begins at `start` of the disk."""
+    """Change one bit in the frame of the full that starts at `start` of the disk."""
     stream = backup.streams[0]
     with Index(index_path(repository, stream)) as index:
         row = next(row for row in index.rows() if row.start == start)
@@ -32,7 +32,7 @@ def damage_frame(repository: Repository, backup: Backup, start: int) -> None:
 
 @pytest.fixture
 def damaged(repository: Repository) -> tuple[Backup, bytes]:
-    """A point whose second MiB is half unchanged since the full, where its frame is damaged."""
+    """A point whose second MiB is half unchanged since the full, and the full's frame there is damaged."""
     backup, content = store_chain(repository, (CHAIN[0], "1m:- 256k:X 10225152:-"))
     damage_frame(repository, repository.catalog.points()[-1], MIB)
     return backup, content
@@ -46,7 +46,7 @@ def test_only_what_is_damaged_cannot_be_read(
         for _ in range(5):
             with pytest.raises(NbdError, match="input/output error"):
                 read(one.uri, MIB + 512 * 1024, 4096)
-        # The newer data around it, and all else, is as it was.
+        # All other data, the newer data around it too, is unchanged.
         for start, end in ((0, MIB + 256 * 1024), (2 * MIB, len(content))):
             assert read(one.uri, start, end - start) == content[start:end]
     (line,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -67,7 +67,7 @@ def test_what_comes_before_the_damage_is_sent_and_the_error_says_where(
         assert (flags, kind) == (1, CHUNK_ERROR_OFFSET)
         assert int.from_bytes(payload[:4], "big") == EIO
         assert int.from_bytes(payload[-8:], "big") == MIB + 256 * 1024
-        # The connection goes on.
+        # The connection stays open.
         client.request(READ, 0, 10)
         assert client.chunk()[3][8:] == content[:10]
 
@@ -101,7 +101,7 @@ def test_other_programs_copies_fail(
 
 
 def test_two_swapped_frames_are_not_served(repository: Repository) -> None:
-    """zstd's own checksums are fine then."""
+    """zstd's own checksums then match."""
     backup, content = store_chain(repository, ["1m:A 1m:B 1m:C"])
     stream = backup.streams[0]
     with Index(index_path(repository, stream)) as index:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A past state that can be written to: an overlay over what is served, for file systems and for whole machines."""
+"""A writable past state: an overlay over a served point, for file systems and for whole machines."""
 
 from __future__ import annotations
 
@@ -89,17 +89,17 @@ def test_a_file_system_is_written_to_and_stays_whole(
         run(["qemu-img", "convert", "-O", "raw", str(overlay), str(after)])
         check_ext4(after)
         assert debugfs(after, "cat /file") == _NEW
-        # The point is as it was.
+        # The point is unchanged.
         assert read(disk["uri"], 0, len(before)) == before
         process.terminate()
         assert process.wait(30) == 0
 
-    # It is taken up again where it was left: the socket has the same place.
+    # The overlay continues where it was left: the socket has the same path.
     with serving_process(command, "--socket", f"{overlay}.socket"):
         run(["qemu-img", "convert", "-O", "raw", str(overlay), str(after)])
     assert debugfs(after, "cat /file") == _NEW
 
-    # With another point under it, it would be garbage: that one does not have the name that the overlay asks for.
+    # Over another point it would be garbage, but that point lacks the export name that the overlay asks for.
     image.write_bytes(bytes(16 * MIB))
     store_image(repository, image, hours=1)
     with (
@@ -135,7 +135,7 @@ def test_overlays_that_could_not_all_be_made_are_removed(repository: Repository,
         with pytest.raises(ProgramFailed):
             make_overlays(paths, broken)
         assert not any(path.exists() for path in paths.values())
-        # Whatever comes between the look and the making is not written over.
+        # A file that appears between the check and the creation is not overwritten.
         paths[disks[1].disk_id].write_text("mine")
         with pytest.raises(UsageError, match="exists already"):
             make_overlays(paths, disks)
@@ -186,7 +186,7 @@ def test_a_machine_boots_from_a_past_state_and_writes_to_its_overlay(
     store_image(repository, image)
     overlay = tmp_path / "web.qcow2"
     with serving_process(command, "--overlay", overlay) as (_, document):
-        # Software emulation: what runs these tests has no KVM to offer.
+        # Software emulation, because the machines that run these tests have no KVM.
         words = ["qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none"]
         words += ["-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
         words += ["-drive", f"file={overlay},format=qcow2,if=virtio"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Clients that do not keep to the protocol, or use it to its limits: each gets its answer, and nobody else notices."""
+"""Clients that violate the protocol or use its limits: each gets its answer, and other clients do not notice."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 @pytest.fixture(scope="module")
 def point(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, bytes]]:
-    """A point's URI and what it holds; it must be served well to the end, whatever the tests do."""
+    """The URI and the content of a point, which must be served well to the end, whatever the tests do."""
     with Repository.create(tmp_path_factory.mktemp("served") / "repository") as repository:
         backup, content = store_chain(repository)
         with served(repository, backup) as (one,):
@@ -99,7 +99,7 @@ def test_the_old_way_to_open_an_export_works(uri: str, content: bytes, flags: in
         assert size == CHAIN_SIZE and told & 3 == 3
         if not flags & 2:
             assert client.receive(124) == bytes(124)
-        # It has not asked for structured replies.
+        # The client has not asked for structured replies.
         client.request(READ, MIB - 100, 300)
         assert client.simple() == (0, 7)
         assert client.receive(300) == content[MIB - 100 : MIB + 200]
@@ -251,7 +251,7 @@ def test_wrong_requests_fail_and_the_connection_goes_on(
 def test_what_is_written_is_passed_over_and_refused(uri: str, content: bytes, length: int) -> None:
     with RawClient(uri).go() as client:
         client.request(WRITE, 0, length)
-        # What looks like requests in there must not be taken for such.
+        # The server must not read the payload as requests.
         request = REQUEST.pack(REQUEST_MAGIC, 0, DISCONNECT, 1, 0, 0)
         client.send((request * (length // len(request) + 1))[:length])
         assert client.error() == EPERM

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr serve --run`: whenever a signal comes, and whichever, the command does not outlive pitr."""
+"""`pitr serve --run`: the command never outlives pitr, whichever signal arrives and whenever."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 AT_THE_END = "2030-01-01T00:00Z"
 ENDING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
-#: Runs a command line as `pitr serve --run` does, without the time that it takes to open a repository.
+#: Runs a command line as `pitr serve --run` does, without opening a repository.
 _ALONE = """
 import signal, sys
 from pitr.cli import main
@@ -40,7 +40,7 @@ try:
 except Interrupted as error:
     sys.exit(error.exit_code)
 """
-#: The signal comes inside of Popen: when there is no child yet, or when there is one that nobody knows.
+#: The signal arrives inside Popen: before there is a child, or before its caller knows it.
 _INSIDE = """
 import os, subprocess, time
 
@@ -53,7 +53,7 @@ def interrupted(self, *arguments):
 
 def interrupt():
     os.kill(os.getpid(), {signum})
-    # Wherever the main thread is, it has the signal before this goes on.
+    # The main thread gets the signal before this continues.
     time.sleep(0.2)
 
 subprocess.Popen._execute_child = interrupted
@@ -62,7 +62,7 @@ subprocess.Popen._execute_child = interrupted
 
 @contextmanager
 def _marked(program: str, command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A program whose children can be told by a mark that they inherit; none is left when the test ends."""
+    """A program whose children inherit a mark. None of them is left at the end of the test."""
     mark = uuid.uuid4().hex
     with subprocess.Popen(
         [sys.executable, "-c", program, command],
@@ -108,12 +108,12 @@ def test_signals_at_random_moments_do_not_leave_the_command() -> None:
     for _ in range(30):
         with _marked(_ALONE, "sleep 60 & sleep 60; exit 9") as (process, mark):
             assert process.stdout is not None and process.stdout.readline() == "\n"
-            # Most of these moments are within the start: it takes some milliseconds.
+            # Most of these moments are during the start, which takes some milliseconds.
             for _ in range(chance.randint(1, 4)):
                 time.sleep(chance.uniform(0, 0.006))
                 process.send_signal(chance.choice(ENDING))
             process.wait(PATIENCE_S)
-            # A second one may come when all is over but the end of Python.
+            # A second signal may arrive while Python shuts down.
             assert process.returncode not in (0, 9)
             assert _with_mark(mark) == []
 
@@ -122,7 +122,7 @@ def test_signals_at_random_moments_do_not_leave_the_command() -> None:
 def test_a_pitr_that_is_killed_takes_the_command_with_it(tmp_path: Path, moment: str) -> None:
     program = _ALONE
     if moment == "in its start":
-        # Dead before the command can ask to be told of that.
+        # pitr is dead before the command can ask for a notification of that.
         slow = tmp_path / "setpriv"
         slow.write_text(
             f"""#!/bin/sh
@@ -150,14 +150,14 @@ def test_all_that_the_shell_has_started_ends(command: Pitr, repository: Reposito
     with command.process("serve", "--at", AT_THE_END, "--run", program) as process:
         wait_until((tmp_path / "runs").exists, "the command runs")
         process.terminate()
-        # Its standard error is open in all of them.
+        # All of them have its standard error open.
         result = ended(process)
     assert result.code == 128 + signal.SIGTERM
 
 
 @contextmanager
 def _on_terminal(command: str) -> Iterator[tuple[int, int]]:
-    """A program in the foreground of a terminal: its number, and the terminal."""
+    """A program in the foreground of a terminal: its process id, and the terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", _ALONE, command])  # noqa: S606
@@ -187,6 +187,6 @@ def test_on_a_terminal_signals_end_both(tmp_path: Path, signum: signal.Signals) 
         started = time.monotonic()
         _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 128 + signum
-    # It was told, and not killed after a while.
+    # It got a signal, and was not killed after a while.
     assert time.monotonic() - started < 8
     assert not Path(f"/proc/{int((tmp_path / 'runs').read_text())}").exists()
