@@ -35,7 +35,7 @@ ImageFormatOption = Annotated[
     ImageFormat | None,
     typer.Option("--format", metavar=choices(ImageFormat), help="Format of the image files (raw)."),
 ]
-StorageDomainOption = Annotated[
+NewDisksDomainOption = Annotated[
     str | None,
     typer.Option(
         "--storage-domain",

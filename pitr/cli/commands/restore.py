@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import typer
 
@@ -19,6 +18,7 @@ from pitr.cli.options import (
     AtOption,
     Common,
     DisksOption,
+    DryRunOption,
     MaxWorkersOption,
     OnlyVMArgument,
     PointOption,
@@ -28,15 +28,11 @@ from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
 from pitr.jobs.find import Choice
 from pitr.jobs.restore import run as job
+from pitr.jobs.restore.chosen_disks import ChosenDisks
 from pitr.jobs.restore.restored import Restored
-from pitr.jobs.restore.selection import Selection
 from pitr.jobs.restore.target import open_target
 from pitr.jobs.restore.verifier import Verifier
 from pitr.text import printable
-
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show the point and the data to write; write nothing.")
-]
 
 
 @with_common(engine=True)
@@ -49,7 +45,7 @@ def restore(
     to_new_disks: options.ToNewDisksOption = False,
     to_file: options.ToFileOption = None,
     image_format: options.ImageFormatOption = None,
-    storage_domain: options.StorageDomainOption = None,
+    storage_domain: options.NewDisksDomainOption = None,
     disk_map: options.DiskMapOption = None,
     attach_to: options.AttachToOption = None,
     as_new_vm: options.AsNewVMOption = None,
@@ -124,16 +120,16 @@ def _restore(
         chosen = asked.find(repository, vm, check_lost=not run.keep_going)
         streams = find.some_streams_of(chosen.backup, disks)
         common.out.notify(point_options.in_words(chosen))
-        selection = Selection(repository, chosen.backup, tuple(streams), run.keep_going)
-        get_command = job.choose_get_command(selection, run.get_command, common.settings.get_command)
+        chosen_disks = ChosenDisks(repository, chosen.backup, tuple(streams), run.keep_going)
+        get_command = job.choose_get_command(chosen_disks, run.get_command, common.settings.get_command)
         verifier = Verifier(run.workers) if run.verify else None
-        with open_target(choice, selection, common.engine, verifier, common.out.notify) as target:
+        with open_target(choice, chosen_disks, common.engine, verifier, common.out.notify) as target:
             if run.dry_run:
-                done = job.plan(selection, target)
+                done = job.plan(chosen_disks, target)
             else:
                 with showing(common.out, f"restore {printable(chosen.backup.vm.name)}") as progress:
                     done = job.run(
-                        selection,
+                        chosen_disks,
                         target,
                         get_command,
                         verified=verifier is not None,
