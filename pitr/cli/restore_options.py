@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options of `pitr restore` that choose its target."""
+"""The options of `pitr restore`, and the target that they choose."""
 
 from __future__ import annotations
 
