@@ -1,7 +1,7 @@
 -- The additions of `pitr catalog serve` to its copy of the catalog: drills, chains and a summary of each VM.
 -- Times are UTC with microseconds, sizes are bytes.
 CREATE TABLE drill (
-    name        TEXT PRIMARY KEY, -- of its object in the repository
+    name        TEXT PRIMARY KEY, -- the name of its object in the repository
     backup_id   TEXT NOT NULL REFERENCES point (backup_id),
     vm_id       TEXT NOT NULL,
     time        TEXT NOT NULL,    -- the end of the drill

@@ -15,7 +15,7 @@ from pitr.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CommandEntry:
     """A command or a group of commands: its module in pitr.cli.commands, its name there, and its one-line help."""
 
     module: str
@@ -26,25 +26,25 @@ class Entry:
 #: In the order of the help and of the README: frequent commands first. A test compares each line of help with the
 #: first sentence of the command's own help.
 ENTRIES = {
-    "init": Entry("init", "init", "Create a repository in a new or empty folder."),
-    "backup": Entry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
-    "list": Entry("inspect", "list_points", "List the points you can restore, newest first."),
-    "restore": Entry("restore", "restore", "Restore disks as they were at a point in time."),
-    "files": Entry("files", "app", "Take files from a past state, without a restore."),
-    "serve": Entry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
-    "verify": Entry("verify", "verify", "Compare stored data with its recorded digests."),
-    "drill": Entry("drill", "drill", "Prove that a point can be restored."),
-    "prune": Entry("prune", "prune", "Remove old points."),
-    "diff": Entry("diff", "diff", "Show what changed on a VM's disks between two points."),
-    "show": Entry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
-    "extents": Entry("extents", "extents", "Show which backup each range of a disk comes from."),
-    "export": Entry("export", "export", "Write a disk at a point as a stream, to a pipe or a file."),
-    "import": Entry("import_", "import_", "Import backups of other programs as points in time."),
-    "gateway": Entry("gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."),
-    "catalog": Entry("catalog", "app", "Query, serve, check or rebuild the catalog of all points."),
-    "doctor": Entry("doctor", "doctor", "Check everything that backups and restores need."),
-    "engine": Entry("engine", "app", "Clean up pitr's leftovers on the engine."),
-    "demo": Entry("demo", "demo", "Show the whole story: backups, a disaster, a restore, the proof."),
+    "init": CommandEntry("init", "init", "Create a repository in a new or empty folder."),
+    "backup": CommandEntry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
+    "list": CommandEntry("inspect", "list_points", "List the points you can restore, newest first."),
+    "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),
+    "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
+    "serve": CommandEntry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
+    "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
+    "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
+    "prune": CommandEntry("prune", "prune", "Remove old points."),
+    "diff": CommandEntry("diff", "diff", "Show what changed on a VM's disks between two points."),
+    "show": CommandEntry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
+    "extents": CommandEntry("extents", "extents", "Show which backup each range of a disk comes from."),
+    "export": CommandEntry("export", "export", "Write a disk at a point as a stream, to a pipe or a file."),
+    "import": CommandEntry("import_", "import_", "Import backups of other programs as points in time."),
+    "gateway": CommandEntry("gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."),
+    "catalog": CommandEntry("catalog", "app", "Query, serve, check or rebuild the catalog of all points."),
+    "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
+    "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),
+    "demo": CommandEntry("demo", "demo", "Show the whole story: backups, a disaster, a restore, the proof."),
 }
 
 

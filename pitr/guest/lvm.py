@@ -23,7 +23,7 @@ _LARGEST_TEXT = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class LogicalSegment:
     """`length` bytes of a logical volume at `offset` of the physical volume with the id `device`."""
 
     length: int
@@ -37,7 +37,7 @@ class LogicalVolume:
 
     name: str
     size: int
-    segments: tuple[Segment, ...]
+    segments: tuple[LogicalSegment, ...]
     problem: str | None = None
 
 
@@ -111,7 +111,7 @@ def _volume(
         key=lambda part: int(part["start_extent"]),
     )
     size = sum(_positive(part["extent_count"]) for part in parts) * extent
-    segments: list[Segment] = []
+    segments: list[LogicalSegment] = []
     at = 0
     for part in parts:
         kind = str(part["type"])
@@ -125,7 +125,7 @@ def _volume(
         if int(first) < 0:
             raise ValueError("a segment before the start")
         length = int(part["extent_count"]) * extent
-        segments.append(Segment(length, device, start + int(first) * extent))
+        segments.append(LogicalSegment(length, device, start + int(first) * extent))
         at += length
     return LogicalVolume(name, size, tuple(segments), None if segments else "it has no segments")
 

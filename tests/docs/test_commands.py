@@ -17,7 +17,7 @@ import pytest
 
 from pitr import errors
 from pitr.cli import reference
-from pitr.cli.app import ENTRIES, Entry, load
+from pitr.cli.app import ENTRIES, CommandEntry, load
 from pitr.cli.config import load_settings
 from pitr.jobs.export import Exported
 from pitr.jobs.restore.restored import Restored
@@ -40,7 +40,7 @@ def test_each_command_has_a_help_with_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "entry"), ENTRIES.items())
-def test_the_list_of_commands_shows_the_first_sentence_of_each_help(name: str, entry: Entry) -> None:
+def test_the_list_of_commands_shows_the_first_sentence_of_each_help(name: str, entry: CommandEntry) -> None:
     assert entry.help == load(name).get_short_help_str(limit=200)
     assert len(f"  {name:7}  {entry.help}") <= 80, "the library cuts it off"
 

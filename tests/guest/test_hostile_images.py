@@ -20,7 +20,7 @@ from pitr.guest import lvm, partitions
 from pitr.guest.filesystem import EntryKind, FileSystem, VolumeFile
 from pitr.guest.filesystem import base as filesystem_base
 from pitr.guest.filesystem.limits import EndlessError, bounded_memory, bounded_step
-from pitr.guest.filesystem.volume import Segment
+from pitr.guest.filesystem.volume import DiskRange
 from pitr.jobs.files.compare import compare_files
 from pitr.jobs.files.copy_out import CopiedFiles, copy_files
 from pitr.jobs.files.list import list_files
@@ -168,7 +168,7 @@ def test_spoiled_partition_tables_and_labels_end(changes: list[tuple[int, bytes]
     for part in partitions.look_at(read, len(disk)).parts:
         assert part.start + part.length <= len(disk)
     with suppress(Exception), bounded_step(4.0):
-        lvm.read_physical_volume(VolumeFile([Segment(len(disk), read, 0)]))
+        lvm.read_physical_volume(VolumeFile([DiskRange(len(disk), read, 0)]))
 
 
 def _ext4(tmp_path: Path, commands: str, files: Callable[[Path], object]) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from pitr.guest.filesystem import VolumeFile
-from pitr.guest.filesystem.volume import Segment
+from pitr.guest.filesystem.volume import DiskRange
 from pitr.guest.lvm import read_physical_volume
 from pitr.repository import Repository
 from tests.support.guest_images import MiB, make_tree, partitioned, run
@@ -30,7 +30,7 @@ def physical_volume(root: bytes, home: bytes) -> bytes:
 
 
 def file_of(device: bytes) -> VolumeFile:
-    return VolumeFile([Segment(len(device), lambda at, length: device[at : at + length], 0)])
+    return VolumeFile([DiskRange(len(device), lambda at, length: device[at : at + length], 0)])
 
 
 def ext4(folder: Path, size: int, files: Path) -> bytes:
@@ -60,10 +60,9 @@ def test_files_of_logical_volumes(repository: Repository, command: Pitr, tmp_pat
     command("files", "cp", "--at", AT[0], "/var", tmp_path / "copy")
     assert (tmp_path / "copy/log/big.log").read_bytes() == (files / "var/log/big.log").read_bytes()
     complaint = command("files", "ls", "--at", AT[0], "--volume", "vg0/spare", "/", code=1).complaint
-    assert "no file system is recognized" in complaint
+    assert "no known file system found" in complaint
     assert (
-        "listed by themselves"
-        in command("files", "ls", "--at", AT[0], "--volume", "2", "/", code=1).complaint
+        "listed separately" in command("files", "ls", "--at", AT[0], "--volume", "2", "/", code=1).complaint
     )
 
 
@@ -148,7 +147,7 @@ def test_a_volume_on_two_disks_needs_both(repository: Repository, command: Pitr)
     stranger = device[:at] + b"x" * 32 + device[at + 32 :]
     store_states(repository, [[stranger]])
     (_, *volumes) = command.json("files", "ls", "--at", AT[0])["volumes"]
-    assert all("not at hand" in one["problem"] for one in volumes) and len(volumes) == 3
+    assert all("was not opened" in one["problem"] for one in volumes) and len(volumes) == 3
 
 
 @pytest.mark.parametrize(

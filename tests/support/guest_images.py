@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pitr.guest.filesystem import EntryKind, FileSystem, Node, VolumeFile, open_file_system
-from pitr.guest.filesystem.volume import Segment
+from pitr.guest.filesystem.volume import DiskRange
 
 MiB = 1 << 20
 _FOLDERS = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
@@ -223,7 +223,7 @@ def opened(image: bytes, content: str, changes: Sequence[tuple[int, bytes]] = ()
                 data = data[: start - offset] + changed[start - at : end - at] + data[end - offset :]
         return data
 
-    return open_file_system(VolumeFile([Segment(len(image), read, 0)]), content, "volume 0")
+    return open_file_system(VolumeFile([DiskRange(len(image), read, 0)]), content, "volume 0")
 
 
 def content_of(file_system: FileSystem, node: Node) -> bytes:

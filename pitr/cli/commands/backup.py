@@ -17,7 +17,7 @@ from pitr.cli.pipe_options import Compression, PipeOptions
 from pitr.errors import UsageError
 from pitr.jobs import documents
 from pitr.jobs.backup import many_vms
-from pitr.jobs.backup.choose_vms import Selection
+from pitr.jobs.backup.choose_vms import VMSelection
 from pitr.jobs.backup.many_vms import Chosen
 from pitr.jobs.backup.one_vm import BackupOptions, BackupPlan, plan_backup
 from pitr.ovirt.engine import Engine
@@ -159,17 +159,17 @@ def _check_method(*, full: bool, incremental: bool, no_fallback: bool) -> None:
         raise UsageError("--no-fallback goes with incremental backups", "Leave out --full.")
 
 
-def _selection(common: Common, vms: list[str] | None, tags: list[str] | None, every: bool) -> Selection:
+def _selection(common: Common, vms: list[str] | None, tags: list[str] | None, every: bool) -> VMSelection:
     """Return the VMs of the command line, else those of the configuration."""
     if every and (vms or tags):
         raise UsageError("--all excludes --tag and names of VMs", "Leave out --all, or the others.")
-    given = Selection(tuple(vms or ()), tuple(tags or ()), every)
-    return Selection(common.settings.vms, common.settings.tags) if given.is_empty else given
+    given = VMSelection(tuple(vms or ()), tuple(tags or ()), every)
+    return VMSelection(common.settings.vms, common.settings.tags) if given.is_empty else given
 
 
 def _back_up(
     common: Common,
-    selection: Selection,
+    selection: VMSelection,
     options: BackupOptions,
     pipe: PipeOptions,
     jobs: int | None,

@@ -74,7 +74,7 @@ def diff(
     pitr diff web1 --at 2020-06-30T10:00 --at now --html web1.html
     """
     at_times = [times.parse_at(text) for text in at or ()]
-    comparison = _Comparison(disk or (), exact, html, common.workers(max_workers))
+    comparison = _DiffOptions(disk or (), exact, html, common.workers(max_workers))
     with common.repository() as repository:
         before, after = job.choose(repository, vm, at_times, point or ())
         disks = _compare(common, repository, before, after, comparison)
@@ -96,7 +96,7 @@ def diff(
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparison:
+class _DiffOptions:
     """How two points are compared; `html` is the file for the page."""
 
     disks: Sequence[str]
@@ -106,7 +106,7 @@ class _Comparison:
 
 
 def _compare(
-    common: Common, repository: Repository, before: Backup, after: Backup, comparison: _Comparison
+    common: Common, repository: Repository, before: Backup, after: Backup, comparison: _DiffOptions
 ) -> list[DiskDiff]:
     with ExitStack() as failure:
         page = None

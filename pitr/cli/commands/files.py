@@ -105,7 +105,7 @@ def ls(
     with _opened(common, vm, at, point, disk) as opened:
         if not paths:
             opened.volumes.describe()
-            shown = opened.volumes.found if volume is None else [opened.volumes.named(volume)]
+            shown = opened.volumes.all if volume is None else [opened.volumes.volume_named(volume)]
             display.volumes(common.out, opened.backup, shown)
             return
         place = opened.volumes.locate(paths[0], volume)

@@ -96,12 +96,12 @@ def gateway(
     """
     if (cert is None) != (key is None):
         raise UsageError("--cert and --key go together")
-    listen = _Listen(host, port, cert, key, plain_http)
+    listen = _GatewayAddress(host, port, cert, key, plain_http)
     _serve(common, listen, token_file, _Limits(max_requests, max_workers, client_timeout))
 
 
 @dataclass(frozen=True, slots=True)
-class _Listen:
+class _GatewayAddress:
     """Where the gateway listens; with TLS if it has a certificate and a key."""
 
     host: str
@@ -120,7 +120,7 @@ class _Limits:
     client_timeout_s: float
 
 
-def _serve(common: Common, listen: _Listen, token_file: Path | None, limits: _Limits) -> None:
+def _serve(common: Common, listen: _GatewayAddress, token_file: Path | None, limits: _Limits) -> None:
     try:
         # Optional packages: starlette and uvicorn.
         from pitr.gateway.app import Gateway

@@ -28,8 +28,8 @@ from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
 from pitr.jobs.find import Choice
 from pitr.jobs.restore import run as job
-from pitr.jobs.restore.chosen_disks import ChosenDisks
 from pitr.jobs.restore.restored import Restored
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.target import open_target
 from pitr.jobs.restore.verifier import Verifier
 from pitr.text import printable
@@ -120,16 +120,16 @@ def _restore(
         chosen = asked.find(repository, vm, check_lost=not run.keep_going)
         streams = find.some_streams_of(chosen.backup, disks)
         common.out.notify(point_options.in_words(chosen))
-        chosen_disks = ChosenDisks(repository, chosen.backup, tuple(streams), run.keep_going)
-        get_command = job.choose_get_command(chosen_disks, run.get_command, common.settings.get_command)
+        selection = DiskSelection(repository, chosen.backup, tuple(streams), run.keep_going)
+        get_command = job.choose_get_command(selection, run.get_command, common.settings.get_command)
         verifier = Verifier(run.workers) if run.verify else None
-        with open_target(choice, chosen_disks, common.engine, verifier, common.out.notify) as target:
+        with open_target(choice, selection, common.engine, verifier, common.out.notify) as target:
             if run.dry_run:
-                done = job.plan(chosen_disks, target)
+                done = job.plan(selection, target)
             else:
                 with showing(common.out, f"restore {printable(chosen.backup.vm.name)}") as progress:
                     done = job.run(
-                        chosen_disks,
+                        selection,
                         target,
                         get_command,
                         verified=verifier is not None,

@@ -96,7 +96,7 @@ def serve(
     pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';
     pitr serve web1 --at now --disk system --overlay web1.qcow2
     """
-    listen = _Listen(socket_path, port, host)
+    listen = _ServeAddress(socket_path, port, host)
     listen.check()
     cache_bytes = _cache_bytes(cache_size)
     asked = point_options.exactly_one("serving", at, point)
@@ -118,7 +118,7 @@ def serve(
 
 
 @dataclass(frozen=True, slots=True)
-class _Listen:
+class _ServeAddress:
     """Where the exports are served."""
 
     socket_path: Path | None

@@ -20,7 +20,7 @@ class OneWaySink:
         """Do nothing: every reader notices that the output has no end."""
 
 
-class Record(Protocol):
+class RangeRecord(Protocol):
     """A range of a disk in a stream, in bytes."""
 
     @property
@@ -36,7 +36,7 @@ class Record(Protocol):
 class RecordReader(Protocol):
     """A stream of records, in the order of the disk. `read` returns the bytes of the current record."""
 
-    def __iter__(self) -> Iterator[Record]: ...
+    def __iter__(self) -> Iterator[RangeRecord]: ...
 
     def read(self, length: int) -> bytes: ...
 

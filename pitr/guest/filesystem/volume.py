@@ -15,7 +15,7 @@ Read = Callable[[int, int], bytes]
 _MOST_AT_ONCE = 64 << 20
 
 
-class Segment(NamedTuple):
+class DiskRange(NamedTuple):
     """`length` bytes of a volume, stored side by side at `offset` of a disk. `disk` is the id of that disk."""
 
     length: int
@@ -27,7 +27,7 @@ class Segment(NamedTuple):
 class VolumeFile(io.RawIOBase):
     """The spans one after the other. Closing the file closes nothing else."""
 
-    def __init__(self, spans: Sequence[Segment]) -> None:
+    def __init__(self, spans: Sequence[DiskRange]) -> None:
         super().__init__()
         self._spans = list(spans)
         self._starts: list[int] = []
@@ -48,15 +48,15 @@ class VolumeFile(io.RawIOBase):
                 break
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def spans(self, offset: int, length: int) -> list[Segment]:
+    def spans(self, offset: int, length: int) -> list[DiskRange]:
         """Return the segments of a range, as far as it lies inside the volume."""
-        segments: list[Segment] = []
+        segments: list[DiskRange] = []
         end = min(offset + length, self.size)
         while 0 <= offset < end:
             number = bisect_right(self._starts, offset) - 1
             span, inside = self._spans[number], offset - self._starts[number]
             count = min(end - offset, span.length - inside)
-            segments.append(Segment(count, span.read, span.offset + inside, span.disk))
+            segments.append(DiskRange(count, span.read, span.offset + inside, span.disk))
             offset += count
         return segments
 

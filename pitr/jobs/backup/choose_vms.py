@@ -13,7 +13,7 @@ from pitr.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class VMSelection:
     """VMs by name or id, VMs with any of the tags, or `every` VM on the engine."""
 
     vms: tuple[str, ...] = ()

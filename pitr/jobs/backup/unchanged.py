@@ -56,7 +56,7 @@ def check_unchanged(
     sample = _sample(len(unchanged), percent)
     with ExitStack() as stack:
         reader = stack.enter_context(source.open_reader())
-        stored = _Stored(repository, resolved, stack)
+        stored = _ParentData(repository, resolved, stack)
         for number in sample:
             start, length = int(unchanged.start[number]), int(unchanged.length[number])
             piece = int(unchanged.piece[number])
@@ -75,7 +75,7 @@ def check_unchanged(
     return len(sample)
 
 
-class _Stored:
+class _ParentData:
     """The stored data of the parent's point. Blobs are opened on demand, and `stack` closes them."""
 
     def __init__(self, repository: Repository, resolved: ResolvedChain, stack: ExitStack) -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Single files of a guest: listing, reading, copying, comparing."""
+"""List, read, copy and compare single files of a guest."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is different between the files of two points: added, removed, changed."""
+"""Compare the files of two points: added, removed and changed files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pitr.errors import FileSystemError
 from pitr.extents import ExtentMap
 from pitr.guest.filesystem import Entry, EntryKind, FileContent, FileSystem, Node
 from pitr.guest.filesystem.limits import unbounded_memory
-from pitr.guest.filesystem.volume import Segment
+from pitr.guest.filesystem.volume import DiskRange
 from pitr.jobs.files.volumes import Place
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
@@ -21,9 +21,9 @@ _DEEPEST = 400
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One path that is different. `change` is A (added), D (removed), M (changed) or ! (it cannot be compared).
+    """One path that differs. `change` is A (added), D (removed), M (changed) or ! (pitr cannot compare it).
 
-    `what` names what has changed: kind, size, time, mode, owner, target, content; or the problem.
+    `what` lists the changed properties (kind, size, time, mode, owner, target, content), or the problem.
     """
 
     change: str
@@ -36,8 +36,8 @@ class Change:
 def changed_ranges(
     repository: Repository, since: Backup, backup: Backup, streams: Sequence[Stream]
 ) -> dict[str, ExtentMap]:
-    """By disk, the ranges that are not the same at two points, from the extent indexes alone. Raises StoredDamage."""
-    found: dict[str, ExtentMap] = {}
+    """Return the ranges that differ between two points, by disk id, from the extent indexes. Raises StoredDamage."""
+    changed: dict[str, ExtentMap] = {}
     for stream in streams:
         older = since.stream_of(stream.disk_id)
         if older is not None:
@@ -45,8 +45,8 @@ def changed_ranges(
                 unbounded_memory(),
                 open_difference(repository, (since, older), backup, stream) as difference,
             ):
-                found[stream.disk_id] = difference.extents()
-    return found
+                changed[stream.disk_id] = difference.extents()
+    return changed
 
 
 def compare_files(
@@ -56,20 +56,19 @@ def compare_files(
     content: bool = False,
     changed: Mapping[str, ExtentMap] | None = None,
 ) -> Iterator[Change]:
-    """All differences below two places, in the order of their paths; None is a place that is not there.
+    """Yield all differences below two places, ordered by path; None is a place that does not exist.
 
-    With `content` the bytes of files are compared whose size is the same; those that lie where nothing has `changed`
-    (`changed_ranges`) are not read for it. Raises FileSystemError and StoredDamage where a whole comparison cannot be
-    had.
+    `content` also compares the bytes of files of equal size. pitr does not read files outside the `changed` ranges
+    (see `changed_ranges`). Raises FileSystemError and StoredDamage if it cannot complete the comparison.
     """
     path = after.path if after is not None else before.path if before is not None else "/"
-    work = _FolderComparison(
+    comparison = _FolderComparison(
         before.file_system if before is not None else None,
         after.file_system if after is not None else None,
         content,
         changed or {},
     )
-    yield from work.nodes(
+    yield from comparison.nodes(
         path, before.node if before is not None else None, after.node if after is not None else None, 0
     )
 
@@ -86,7 +85,7 @@ class _FolderComparison:
         self._after = after
         self._content = content
         self._changed = changed
-        #: Folders that were listed, of the later point (True) and the earlier one: each is met once.
+        #: The listed folders of the later point (True) and the earlier one (False), to detect circles.
         self._seen: set[tuple[bool, object]] = set()
 
     def nodes(self, path: str, before: Node | None, after: Node | None, depth: int) -> Iterator[Change]:
@@ -111,7 +110,7 @@ class _FolderComparison:
             return
         keys = {(node is after, node.key) for node in folders}
         if depth >= _DEEPEST or keys & self._seen:
-            yield Change("!", path, before, after, ("the file system goes in a circle, or too deep",))
+            yield Change("!", path, before, after, ("the folders form a circle or are nested too deeply",))
             return
         self._seen |= keys
         try:
@@ -122,9 +121,9 @@ class _FolderComparison:
             for name in sorted(old.keys() | new.keys()):
                 inner = f"{path.rstrip('/')}/{name}"
                 problems = [
-                    one.problem or ""
-                    for one in (old.get(name), new.get(name))
-                    if one is not None and one.node is None
+                    entry.problem or ""
+                    for entry in (old.get(name), new.get(name))
+                    if entry is not None and entry.node is None
                 ]
                 if problems:
                     yield Change("!", inner, None, None, tuple(problems))
@@ -139,11 +138,11 @@ class _FolderComparison:
     def _different(self, before: Node, after: Node) -> tuple[str, ...]:
         if before.kind is not after.kind:
             return ("kind",)
-        found = [
+        differences = [
             name
             for name, differs in (
                 ("size", before.size != after.size),
-                # A folder's time changes with its entries, which are told by themselves.
+                # A folder's time changes with its entries, which are reported separately.
                 ("time", before.mtime_ns != after.mtime_ns and before.kind is not EntryKind.FOLDER),
                 ("mode", before.mode != after.mode),
                 ("owner", (before.uid, before.gid) != (after.uid, after.gid)),
@@ -153,15 +152,15 @@ class _FolderComparison:
         if before.kind is EntryKind.LINK and self._target(self._before, before) != self._target(
             self._after, after
         ):
-            found.append("target")
+            differences.append("target")
         if (
             self._content
             and before.kind is EntryKind.FILE
-            and "size" not in found
+            and "size" not in differences
             and self._bytes_differ(before, after)
         ):
-            found.append("content")
-        return tuple(found)
+            differences.append("content")
+        return tuple(differences)
 
     def _target(self, file_system: FileSystem | None, link: Node) -> str:
         return "" if file_system is None else file_system.target(link)
@@ -172,11 +171,11 @@ class _FolderComparison:
         old, new = self._before.content(before), self._after.content(after)
         if self._untouched(self._before, old, self._after, new):
             return False
-        one, other = _FileBytes(self._before, old), _FileBytes(self._after, new)
-        return any(one.read(start, end) != other.read(start, end) for start, end in _windows(old, new))
+        older, newer = _FileBytes(self._before, old), _FileBytes(self._after, new)
+        return any(older.read(start, end) != newer.read(start, end) for start, end in _data_ranges(old, new))
 
     def _untouched(self, before: FileSystem, old: FileContent, after: FileSystem, new: FileContent) -> bool:
-        """Whether two files lie in the same places of the same disks, where nothing has changed."""
+        """Return whether both files are in the same places of the same disks, and nothing changed there."""
         if old.places is None or (list(old.data), old.places) != (list(new.data), new.places):
             return False
         for (_, length), at in zip(old.data, old.places, strict=True):
@@ -190,7 +189,7 @@ class _FolderComparison:
         return True
 
 
-def _places(spans: Sequence[Segment]) -> list[tuple[str, int, int]]:
+def _places(spans: Sequence[DiskRange]) -> list[tuple[str, int, int]]:
     return [(span.disk, span.offset, span.length) for span in spans]
 
 
@@ -198,8 +197,8 @@ def _node(entry: Entry | None) -> Node | None:
     return None if entry is None else entry.node
 
 
-def _windows(old: FileContent, new: FileContent) -> Iterator[tuple[int, int]]:
-    """The ranges in which one of two files holds data, in pieces: what neither does is zero in both."""
+def _data_ranges(old: FileContent, new: FileContent) -> Iterator[tuple[int, int]]:
+    """Yield the ranges in which a file holds data, as (start, end) in bytes, at most 1 MiB each."""
     piece = 1 << 20
     covered = 0
     for start, length in sorted([*old.data, *new.data]):
@@ -212,7 +211,7 @@ def _windows(old: FileContent, new: FileContent) -> Iterator[tuple[int, int]]:
 
 
 class _FileBytes:
-    """A file's bytes at any place, in order: zeroes where it holds no data."""
+    """The bytes of a file, read in ascending order; holes are zeroes."""
 
     def __init__(self, file_system: FileSystem, content: FileContent) -> None:
         self._file_system = file_system

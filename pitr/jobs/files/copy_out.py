@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Copy files out of a past state, as `cp -r` would: nothing is written outside of the destination.
+"""Copy files out of a point, as `cp -r` does. pitr writes nothing outside the destination.
 
-What is copied was written by the guest. So names are checked, every folder is opened from its parent without
-following links, links are made as they are and only when all else is there, and devices are never made.
+The guest wrote these files, so pitr does not trust them. It checks names, opens each folder in its parent without
+following links, creates links last and unchanged, and never creates devices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pitr.errors import FileSystemError, PitrError, UsageError
 from pitr.guest.filesystem import EntryKind, FileContent, FileSystem, Node
-from pitr.jobs.files.volumes import Place
+from pitr.jobs.files.volumes import CIRCLE, Place
 from pitr.reporting import Progress
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store.naming import Naming
@@ -26,17 +26,17 @@ from pitr.text import printable
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONGEST_NAME = 255
-#: Each level holds an open folder; a path of Linux has at most 2048 parts.
+#: Each level keeps a folder open. A path on Linux has at most 2048 parts.
 _DEEPEST = 400
-#: The longest seconds that every file system takes.
+#: The latest time that every file system accepts, in nanoseconds.
 _LATEST_NS = (1 << 62) - 1
-#: After these the next file would not do better.
+#: After these errors, the next file would fail as well.
 _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOutFile:
-    """A file that was not copied, and why. `failed`: it should have been; `damage`: the repository's fault."""
+    """A file that was not copied, and why. `failed`: this is an error; `damage`: in the repository."""
 
     path: str
     reason: str
@@ -46,7 +46,7 @@ class LeftOutFile:
 
 @dataclass(slots=True)
 class CopiedFiles:
-    """What was copied, or would be; `bytes` is what the files hold without their holes, `size` with them."""
+    """How much was copied, or would be. `bytes` counts the data of the files, `size` their data and holes."""
 
     files: int = 0
     folders: int = 0
@@ -57,11 +57,11 @@ class CopiedFiles:
 
     @property
     def failed(self) -> bool:
-        return any(one.failed for one in self.left_out)
+        return any(file.failed for file in self.left_out)
 
     @property
     def damaged(self) -> bool:
-        return any(one.damage for one in self.left_out)
+        return any(file.damage for file in self.left_out)
 
 
 def copy_files(
@@ -72,44 +72,58 @@ def copy_files(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> CopiedFiles:
-    """Copy `places` to `target` as `cp -r` does: into it when it is a folder, ends in "/", or several are copied.
+    """Copy `places` to `target`, or into it if it is a folder, ends with "/", or there are several places.
 
-    A file that exists is left out unless `overwrite`. What cannot be copied is listed, and the rest is. Raises
-    UsageError for a target that cannot be, PitrError when it cannot be written.
+    pitr skips files that exist, unless `overwrite`. Files that it cannot copy are in the result, and it copies the
+    rest. Raises UsageError for an invalid target, PitrError if it cannot write to the target.
     """
     into = len(places) > 1 or target.endswith("/") or Path(target).is_dir()
     if not into and not Path(target).absolute().parent.is_dir():
         raise UsageError(
-            f"there is no folder {Path(target).absolute().parent}", "Make it, or name another target."
+            f"there is no folder {Path(target).absolute().parent}", "Create it, or name another target."
         )
     if not into and os.path.lexists(target) and not overwrite:
-        raise UsageError(f"{target} exists already", "Name another target, or allow --overwrite.")
+        raise UsageError(f"{target} exists already", "Name another target, or add --overwrite.")
     if into and os.path.lexists(target) and not Path(target).is_dir():
         raise UsageError(f"{target} is not a folder", "Name a folder to copy into.")
-    work = _Copy(overwrite=overwrite, dry_run=dry_run, progress=progress)
+    copying = _CopyRun(overwrite=overwrite, dry_run=dry_run, progress=progress)
     base = Path(target) if into else Path(target).absolute().parent
     try:
         if into and not dry_run:
             base.mkdir(parents=True, exist_ok=True)
-        # The folder that was named may be reached through links; nothing below it is.
+        # The path of the target may contain links; nothing below the target may.
         folder = -1 if dry_run else os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise PitrError(f"cannot write to {base}: {error.strerror}") from error
     try:
         for place in places:
             name = _last_part(place.path) if into else Path(target).name
-            work.copy(place, folder, name)
-        work.make_links(folder)
+            copying.copy(place, folder, name)
+        copying.make_links(folder)
     finally:
         if folder >= 0:
             os.close(folder)
-    return work.result
+    return copying.result
 
 
 def _last_part(path: str) -> str:
-    """The name that a copy gets in a folder; "" for the root, whose entries go there themselves."""
+    """Return the name of the copy in its folder; "" for the root, whose entries are copied instead."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return parts[-1] if parts else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """Where a copy goes: `name` in the open `folder`, which has the path `parents` below the destination.
+
+    `path` is the path of the original, `depth` the number of folders that this copy is nested in.
+    """
+
+    folder: int
+    name: str
+    path: str
+    parents: tuple[str, ...]
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +135,8 @@ class _LinkToMake:
     mtime_ns: int
 
 
-class _Copy:
-    """One copy in progress. A folder descriptor of -1 stands for one that a dry run does not make."""
+class _CopyRun:
+    """A copy in progress. In a dry run, the folder descriptor is -1."""
 
     def __init__(self, *, overwrite: bool, dry_run: bool, progress: Progress | None) -> None:
         self.result = CopiedFiles()
@@ -140,10 +154,10 @@ class _Copy:
         if name == "" and place.node.kind is EntryKind.FOLDER:
             self._entries(place.node, folder, place.path, (), 0)
         else:
-            self._one(place.node, folder, name, place.path, (), 0)
+            self._node(place.node, _Spot(folder, name, place.path, (), 0))
 
     def make_links(self, base: int) -> None:
-        """Make the links that were found. Now nothing is written any more that could go through one."""
+        """Create the links last: nothing that pitr writes can go through one."""
         for link in self._links:
             self._trying(link.path, lambda link=link: self._make_link(base, link))  # type: ignore[misc]
 
@@ -151,7 +165,7 @@ class _Copy:
         self.result.left_out.append(LeftOutFile(path, reason, failed, damage))
 
     def _trying(self, path: str, work: Callable[[], None]) -> None:
-        """Do `work`; when it cannot be done, say so and go on. A full disk ends everything."""
+        """Do `work`. If it fails, add the file to the result and go on; raise PitrError if the disk is full."""
         try:
             work()
         except StoredDamage as error:
@@ -164,56 +178,54 @@ class _Copy:
             if error.errno in _FATAL:
                 raise PitrError(
                     f"cannot write the copy of {printable(path)}: {error.strerror}",
-                    "What was copied before is whole. Copy the rest to another place, or make room there.",
+                    "All files copied so far are complete. Free some space there, or copy the rest to another place.",
                 ) from error
             self._leave_out(path, error.strerror or str(error))
 
-    def _one(
-        self, node: Node, folder: int, name: str, path: str, parents: tuple[str, ...], depth: int
-    ) -> None:
-        wrong = _wrong_name(name)
+    def _node(self, node: Node, spot: _Spot) -> None:
+        path = spot.path
+        wrong = _wrong_name(spot.name)
         if wrong:
             self._leave_out(path, wrong)
         elif node.kind is EntryKind.FOLDER:
-            self._trying(path, lambda: self._folder(node, folder, name, path, parents, depth))
+            self._trying(path, lambda: self._folder(node, spot))
         elif node.kind is EntryKind.FILE:
-            self._trying(path, lambda: self._file(node, folder, name))
+            self._trying(path, lambda: self._file(node, spot.folder, spot.name))
         elif node.kind is EntryKind.LINK:
-            self._trying(path, lambda: self._link(node, name, path, parents))
+            self._trying(path, lambda: self._link(node, spot))
         else:
             self._leave_out(path, f"a {node.kind} is not copied", failed=False)
 
-    def _folder(
-        self, node: Node, parent: int, name: str, path: str, parents: tuple[str, ...], depth: int
-    ) -> None:
+    def _folder(self, node: Node, spot: _Spot) -> None:
         if node.key in self._seen:
-            raise FileSystemError("this folder was here before: the file system goes in a circle")
-        if depth >= _DEEPEST:
-            raise FileSystemError(f"more than {_DEEPEST} folders are in each other")
+            raise FileSystemError(CIRCLE)
+        if spot.depth >= _DEEPEST:
+            raise FileSystemError(f"more than {_DEEPEST} nested folders")
         self._seen.add(node.key)
+        parents = (*spot.parents, spot.name)
         if self._dry_run:
             self.result.folders += 1
-            self._entries(node, -1, path, (*parents, name), depth + 1)
+            self._entries(node, -1, spot.path, parents, spot.depth + 1)
             return
         with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=parent)
-        # Not a link: what exists already may be one.
-        made = os.open(name, _FOLDER, dir_fd=parent)
+            os.mkdir(spot.name, 0o700, dir_fd=spot.folder)
+        # Do not follow a link: an existing file of this name may be one.
+        folder = os.open(spot.name, _FOLDER, dir_fd=spot.folder)
         try:
             self.result.folders += 1
-            self._entries(node, made, path, (*parents, name), depth + 1)
-            self._dress(made, node, 0o755)
+            self._entries(node, folder, spot.path, parents, spot.depth + 1)
+            self._set_attributes(folder, node, 0o755)
         finally:
-            os.close(made)
+            os.close(folder)
 
     def _entries(self, node: Node, folder: int, path: str, parents: tuple[str, ...], depth: int) -> None:
         def work() -> None:
             for entry in self._file_system.entries(node):
                 inner = f"{path.rstrip('/')}/{entry.name}"
                 if entry.node is None:
-                    self._leave_out(inner, entry.problem or "it cannot be read")
+                    self._leave_out(inner, entry.problem or "it is unreadable")
                 else:
-                    self._one(entry.node, folder, entry.name, inner, parents, depth)
+                    self._node(entry.node, _Spot(folder, entry.name, inner, parents, depth))
 
         self._trying(path, work)
 
@@ -230,7 +242,7 @@ class _Copy:
         try:
             try:
                 self._write(file, content)
-                self._dress(file, node, 0o644)
+                self._set_attributes(file, node, 0o644)
             finally:
                 os.close(file)
             self._name(scratch, name, folder)
@@ -251,26 +263,26 @@ class _Copy:
         try:
             os.ftruncate(file, content.size)
         except OverflowError:
-            raise FileSystemError(f"a file of {content.size} bytes") from None
+            raise FileSystemError(f"its size of {content.size} bytes is too large") from None
 
     def _name(self, scratch: str, name: str, folder: int) -> None:
-        """Give a whole file its name."""
+        """Rename a complete file to its name."""
         if self._overwrite:
             os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
             return
         self._naming.give(scratch, folder, name, folder)
 
-    def _link(self, node: Node, name: str, path: str, parents: tuple[str, ...]) -> None:
+    def _link(self, node: Node, spot: _Spot) -> None:
         target = self._file_system.target(node)
         if node.mode is None:
-            self._leave_out(path, f"a link of Windows, to {target}", failed=False)
+            self._leave_out(spot.path, f"a Windows link, to {target}", failed=False)
             return
         if "\0" in target:
-            raise FileSystemError("a link whose target is no path")
+            raise FileSystemError("the target of the link is not a path")
         if self._dry_run:
             self.result.links += 1
         else:
-            self._links.append(_LinkToMake(path, parents, name, target, node.mtime_ns))
+            self._links.append(_LinkToMake(spot.path, spot.parents, spot.name, target, node.mtime_ns))
 
     def _make_link(self, base: int, link: _LinkToMake) -> None:
         folder = os.dup(base)
@@ -298,9 +310,9 @@ class _Copy:
         if self._dry_run:
             self.result.bytes += sum(length for _, length in content.data)
 
-    def _dress(self, file: int, node: Node, without: int) -> None:
-        """Give the mode, without what would make it run as another user, and the time."""
-        os.fchmod(file, node.mode & 0o777 if node.mode is not None else without & ~_umask())
+    def _set_attributes(self, file: int, node: Node, default_mode: int) -> None:
+        """Set the mode, without the bits that make a program run as another user, and the time."""
+        os.fchmod(file, node.mode & 0o777 if node.mode is not None else default_mode & ~_umask())
         with suppress(OverflowError):
             os.utime(file, ns=_times(node.mtime_ns))
 
@@ -325,13 +337,13 @@ def _exists(name: str, folder: int) -> bool:
 
 
 def _wrong_name(name: str) -> str | None:
-    """Why a name cannot be one of a file here."""
+    """Return why this cannot be the name of a file here, or None."""
     if name in ("", ".", ".."):
-        return "its name is none"
+        return 'its name is empty, "." or ".."'
     if "/" in name or "\0" in name:
-        return "its name would lead elsewhere"
+        return 'its name contains "/" or a NUL character'
     try:
         length = len(os.fsencode(name))
     except UnicodeEncodeError:
-        return "its name cannot be written here"
+        return "its name is not valid on this system"
     return "its name is too long" if length > _LONGEST_NAME else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a folder of a past state holds."""
+"""List the files in a folder at a point."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from pitr.errors import FileSystemError
 from pitr.guest.filesystem import EntryKind, FileSystem, Node
-from pitr.jobs.files.volumes import Place
+from pitr.jobs.files.volumes import CIRCLE, Place
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A file with its path; without a node `problem` says why it could not be looked at."""
+    """A file with its path. Without a node, `problem` says why pitr cannot read the file."""
 
     path: str
     node: Node | None
@@ -22,14 +22,14 @@ class Listed:
 
 
 def list_files(place: Place, *, recursive: bool = False) -> Iterator[Listed]:
-    """The entries of a folder by their names, with all that is below them if `recursive`; of a file, itself.
+    """Yield the entries of a folder by name, with all files below them if `recursive`; a file yields itself.
 
-    Raises FileSystemError when the folder itself cannot be read, StoredDamage.
+    Raises FileSystemError if the folder itself is unreadable, StoredDamage.
     """
     if place.node.kind is not EntryKind.FOLDER:
         yield _listed(place.file_system, place.path, place.node)
         return
-    # Paths are kept, not iterators: a deep tree takes no deep stack.
+    # A list of paths instead of recursion: a deep tree must not exhaust the stack.
     seen = {place.node.key}
     waiting = [(place.path, place.node)]
     while waiting:
@@ -50,9 +50,7 @@ def list_files(place: Place, *, recursive: bool = False) -> Iterator[Listed]:
             yield _listed(place.file_system, inner, entry.node)
             if recursive and entry.node.kind is EntryKind.FOLDER:
                 if entry.node.key in seen:
-                    yield Listed(
-                        inner, None, problem="this folder was here before: the file system goes in a circle"
-                    )
+                    yield Listed(inner, None, problem=CIRCLE)
                 else:
                     seen.add(entry.node.key)
                     below.append((inner, entry.node))

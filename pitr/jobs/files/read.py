@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The bytes of one file of a past state, front to back."""
+"""Read one file at a point from start to end."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pitr.units import MIB
 
 
 def read_file(place: Place) -> Iterator[bytes]:
-    """All bytes of a file in pieces of at most 1 MiB, holes as zeroes.
+    """Yield all bytes of a file in pieces of at most 1 MiB, holes as zeroes.
 
-    Raises UsageError when it is no file, FileSystemError, StoredDamage.
+    Raises UsageError if the place is not a file, FileSystemError, StoredDamage.
     """
     if place.node.kind is not EntryKind.FILE:
         raise UsageError(f"{printable(place.path)} is a {place.node.kind}, not a file")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The volumes of a point's disks and the file systems on them: what `pitr files` looks into."""
+"""Open the volumes of a point's disks and their file systems for `pitr files`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from pitr.guest.filesystem import READABLE, FileSystem, Node, VolumeFile, open_f
 from pitr.guest.filesystem.known import INSTEAD, check_installed
 from pitr.guest.filesystem.limits import bounded_memory, bounded_step, unbounded_memory
 from pitr.guest.filesystem.paths import look_up
-from pitr.guest.filesystem.volume import Segment
+from pitr.guest.filesystem.volume import DiskRange
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.text import printable
+from pitr.text import named, printable
 from pitr.units import MIB
 
-#: Decompressed frames that are kept, in bytes, for all disks of a point.
+#: The size of the cache of decompressed frames, for all disks of a point.
 _CACHE = 64 * MIB
-#: While one frame is written out or made sense of, one thread has the next one ready.
+#: One thread reads the next frame while the current one is in use.
 _AHEAD = 1
+
+_UNKNOWN = "no known file system found"
+CIRCLE = "this folder is also one of its parents: the folders form a circle"
 
 
 @dataclass(slots=True)
 class GuestVolume:
     """A partition, logical volume or whole disk; sizes in bytes.
 
-    `name` is what --volume takes: a partition's number, GROUP/NAME, or 0 for a disk without partitions. `content` is
-    what was recognized (`pitr.guest.partitions`). `problem` says why no files can be read from it.
+    `name` is the value of --volume: a partition's number, GROUP/NAME, or 0 for a disk without partitions. `content` is
+    the kind of content (see `pitr.guest.partitions`). `problem` says why pitr cannot read files from the volume.
     """
 
     disk: Stream
@@ -55,7 +58,7 @@ class GuestVolume:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A path that was found on a volume."""
+    """An existing path on a volume."""
 
     volume: GuestVolume
     path: str
@@ -69,21 +72,21 @@ class Place:
 
 
 class Volumes:
-    """All volumes of the disks of one point. Used by one thread at a time."""
+    """All volumes of the disks of one point. Only one thread may use them at a time."""
 
-    def __init__(self, found: Sequence[GuestVolume]) -> None:
-        self.found = list(found)
+    def __init__(self, volumes: Sequence[GuestVolume]) -> None:
+        self.all = list(volumes)
 
     def open(self, volume: GuestVolume) -> FileSystem:
-        """Its file system, opened once. Raises FileSystemError, StoredDamage."""
+        """Open the file system of the volume, once, and return it. Raises FileSystemError, StoredDamage."""
         if volume.file_system is not None:
             return volume.file_system
-        where = f"volume {printable(volume.name)} of disk {printable(volume.disk.name)}"
+        title = f"volume {printable(volume.name)} of disk {printable(volume.disk.name)}"
         if volume.problem is not None or volume.file is None:
-            advice = self._have(self.found) if volume.content == partitions.LVM else INSTEAD
-            raise FileSystemError(f"{where} cannot be read: {volume.problem}", advice)
+            advice = self._list() if volume.content == partitions.LVM else INSTEAD
+            raise FileSystemError(f"cannot read {title}: {volume.problem}", advice)
         try:
-            volume.file_system = open_file_system(volume.file, volume.content, where)
+            volume.file_system = open_file_system(volume.file, volume.content, title)
         except FileSystemError as error:
             volume.problem = error.message
             raise
@@ -93,36 +96,36 @@ class Volumes:
         return volume.file_system
 
     def describe(self) -> None:
-        """Open all file systems that can be, so that their kinds and labels are known."""
-        for volume in self.found:
+        """Open all readable file systems, to learn their kinds and labels."""
+        for volume in self.all:
             if volume.readable:
                 try:
                     self.open(volume)
                 except FileSystemError:
-                    continue  # its problem says it
+                    continue  # now the volume has a problem
 
-    def named(self, name: str) -> GuestVolume:
-        """Raises NoSuchFile, and UsageError when several disks have such a volume."""
-        found = [volume for volume in self.found if volume.name == name]
-        if not found:
-            raise NoSuchFile(f"there is no volume {name!r} at this point", self._have(self.found))
-        if len(found) > 1:
-            disks = ", ".join(f"{printable(one.disk.name)} ({one.disk.disk_id})" for one in found)
+    def volume_named(self, name: str) -> GuestVolume:
+        """Return the volume of this name. Raises NoSuchFile, and UsageError if several disks have such a volume."""
+        matches = [volume for volume in self.all if volume.name == name]
+        if not matches:
+            raise NoSuchFile(f"there is no volume {name!r} at this point", self._list())
+        if len(matches) > 1:
+            disks = ", ".join(named(volume.disk.name, volume.disk.disk_id) for volume in matches)
             raise UsageError(f"several disks have a volume {name!r}", f"Choose one with --disk: {disks}.")
-        return found[0]
+        return matches[0]
 
     def locate(self, path: str, name: str | None = None, *, follow: bool = True) -> Place:
-        """Find a path on the volume of this name, or on the only one that has it.
+        """Find a path on the volume of this name, or else on the only volume that has the path.
 
-        Raises NoSuchFile when none has it, UsageError when several have, FileSystemError, StoredDamage. `follow`:
-        whether a link that the path ends in is followed.
+        `follow`: follow a link at the end of the path. Raises NoSuchFile if no volume has the path, UsageError if
+        several have it, FileSystemError, StoredDamage.
         """
         if name is not None:
-            volume = self.named(name)
+            volume = self.volume_named(name)
             return Place(volume, path, look_up(self.open(volume), path, follow=follow))
         places: list[Place] = []
         unreadable: list[FileSystemError] = []
-        readable = [volume for volume in self.found if volume.readable]
+        readable = [volume for volume in self.all if volume.readable]
         for volume in readable:
             try:
                 places.append(Place(volume, path, look_up(self.open(volume), path, follow=follow)))
@@ -141,22 +144,22 @@ class Volumes:
             raise unreadable[0]
         if not readable:
             raise FileSystemError(
-                "no volume of this point holds a file system that can be read",
-                f"{self._have(self.found)} {INSTEAD}",
+                "no volume of this point holds a readable file system",
+                f"{self._list()} {INSTEAD}",
             )
         raise NoSuchFile(
             f"there is no {printable(path)} at this point",
-            f"It was looked for on: {_names(readable)}. What is mounted has its paths on its own volume: /log of "
-            "the volume that is mounted on /var.",
+            f"pitr searched: {_names(readable)}. Paths begin at the volume: if a volume was mounted on /var, then "
+            "/var/log is /log on this volume.",
         )
 
-    def _have(self, volumes: Sequence[GuestVolume]) -> str:
-        return f"There are: {_names(volumes) or 'none'}."
+    def _list(self) -> str:
+        return f"There are: {_names(self.all) or 'none'}."
 
 
 def _names(volumes: Iterator[GuestVolume] | Sequence[GuestVolume]) -> str:
     return ", ".join(
-        f"{printable(volume.name)} ({volume.content or 'no file system recognized'}, "
+        f"{printable(volume.name)} ({volume.content or 'no known file system'}, "
         f"disk {printable(volume.disk.name)})"
         for volume in volumes
     )
@@ -165,18 +168,18 @@ def _names(volumes: Iterator[GuestVolume] | Sequence[GuestVolume]) -> str:
 def same_place(
     before: Volumes, after: Volumes, path: str, name: str | None
 ) -> tuple[Place | None, Place | None]:
-    """A path at two points, on the volume of one name and disk; None where it is not there.
+    """Find a path at two points, on the same volume of the same disk; None if it does not exist at that point.
 
-    Raises NoSuchFile when neither point has it, UsageError when several volumes have it.
+    Raises NoSuchFile if neither point has the path, UsageError if several volumes have it.
     """
     try:
         new = after.locate(path, name)
     except NoSuchFile:
-        # It can have been removed.
+        # It may have been removed.
         return before.locate(path, name), None
     twins = [
         volume
-        for volume in before.found
+        for volume in before.all
         if volume.name == new.volume.name and volume.disk.disk_id == new.volume.disk.disk_id
     ]
     if not twins:
@@ -191,16 +194,16 @@ def same_place(
 
 @contextmanager
 def open_volumes(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> Iterator[Volumes]:
-    """Open these disks of a point and find their volumes. Memory is bounded while the block runs.
+    """Open these disks of a point and find their volumes. The memory is limited until the block exits.
 
-    Raises StoredDamage when a chain is not whole, ProgramMissing without the libraries.
+    Raises StoredDamage if a chain is incomplete, ProgramMissing if the libraries are not installed.
     """
     check_installed()
     with ExitStack() as stack:
         stack.enter_context(repository.reading_vm(backup.vm))
         disks: list[tuple[Stream, PointFile]] = []
         cache = stack.enter_context(FrameCache(_CACHE, _AHEAD))
-        # A chain's maps grow with the disk, and are no guest's doing.
+        # The maps of a chain grow with the disk; a guest cannot inflate them.
         with unbounded_memory():
             for stream in streams:
                 file = PointFile(CachedPoint(open_point(repository, backup, stream), cache))
@@ -210,52 +213,52 @@ def open_volumes(repository: Repository, backup: Backup, streams: Sequence[Strea
 
 
 def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[GuestVolume]:
-    found: list[GuestVolume] = []
+    volumes: list[GuestVolume] = []
     physical: list[tuple[GuestVolume, lvm.PhysicalVolume]] = []
     for stream, file in disks:
         for part in partitions.look_at(file.read_at, file.size).parts:
             volume = _of_part(stream, file, part)
-            found.append(volume)
+            volumes.append(volume)
             if part.content == partitions.LVM and volume.file is not None:
                 try:
                     with bounded_step():
                         physical.append((volume, lvm.read_physical_volume(volume.file)))
                 except PitrError:
                     raise
-                except Exception as error:  # noqa: BLE001 - whatever a library makes of damaged metadata
+                except Exception as error:  # noqa: BLE001 - damaged metadata can raise anything
                     volume.problem = (
                         f"its LVM metadata is damaged ({type(error).__name__}: {str(error)[:200]})"
                     )
-    return found + _logical(physical)
+    return volumes + _logical(physical)
 
 
 def _of_part(stream: Stream, file: PointFile, part: partitions.Partition) -> GuestVolume:
-    """A partition, or the whole disk. What is on it is said; whether it can be read is found out later."""
-    volume = VolumeFile([Segment(part.length, file.read_at, part.start, stream.disk_id)])
+    """Return a partition, or the whole disk, with its content; `Volumes.open` checks whether it is readable."""
+    volume = VolumeFile([DiskRange(part.length, file.read_at, part.start, stream.disk_id)])
     problem = None
     if part.content is None:
-        problem = "no file system is recognized"
+        problem = _UNKNOWN
     elif part.content == partitions.LVM:
-        problem = "its logical volumes are listed by themselves"
+        problem = "its logical volumes are listed separately"
     elif part.content not in READABLE:
-        problem = f"{part.content} is not read here"
+        problem = f"{part.content} is not supported"
     return GuestVolume(
         stream, str(part.number), part.length, part.content, volume, kind=part.content or "", problem=problem
     )
 
 
 def _logical(physical: Sequence[tuple[GuestVolume, lvm.PhysicalVolume]]) -> list[GuestVolume]:
-    """The logical volumes of all groups; the newest metadata of a group counts."""
-    devices = {one.device: volume for volume, one in physical}
+    """Return the logical volumes of all groups, from the newest metadata of each group."""
+    devices = {metadata.device: volume for volume, metadata in physical}
     newest: dict[str, tuple[GuestVolume, lvm.PhysicalVolume]] = {}
-    for volume, one in physical:
-        known = newest.get(one.group_id)
-        if one.group and (known is None or one.sequence > known[1].sequence):
-            newest[one.group_id] = (volume, one)
+    for volume, metadata in physical:
+        known = newest.get(metadata.group_id)
+        if metadata.group and (known is None or metadata.sequence > known[1].sequence):
+            newest[metadata.group_id] = (volume, metadata)
     return [
-        _of_logical(volume, one.group, logical, devices)
-        for volume, one in newest.values()
-        for logical in one.volumes
+        _of_logical(volume, metadata.group, logical, devices)
+        for volume, metadata in newest.values()
+        for logical in metadata.volumes
     ]
 
 
@@ -263,13 +266,13 @@ def _of_logical(
     on: GuestVolume, group: str, logical: lvm.LogicalVolume, devices: dict[str, GuestVolume]
 ) -> GuestVolume:
     name, problem = f"{group}/{logical.name}", logical.problem
-    spans: list[Segment] = []
+    spans: list[DiskRange] = []
     for segment in logical.segments:
         device = devices.get(segment.device)
         if device is None or device.file is None:
-            problem = "a part of it lies on a disk that is not at hand"
+            problem = "a part of it is on a disk that was not opened"
         elif segment.offset + segment.length > device.size:
-            problem = "a part of it lies outside of its physical volume"
+            problem = "a part of it is outside its physical volume"
         else:
             spans += device.file.spans(segment.offset, segment.length)
     if problem is not None:
@@ -277,5 +280,5 @@ def _of_logical(
     file = VolumeFile(spans)
     content = partitions.content_of(file.read_at, file.size)
     if content not in READABLE:
-        problem = f"{content} is not read here" if content else "no file system is recognized"
+        problem = f"{content} is not supported" if content else _UNKNOWN
     return GuestVolume(on.disk, name, logical.size, content, file, kind=content or "", problem=problem)

@@ -53,7 +53,7 @@ def import_files(run: FileImport, files: Sequence[BackupFile], reason: str) -> l
     BusyError.
     """
     vm = identify.choose_vm(run.repository.catalog, run.vm, {})
-    stored = _Stored(run.repository, vm)
+    stored = _Imported(run.repository, vm)
     points: list[Backup] = []
     with run.repository.lock_vm(vm):
         for group in _in_order(files):
@@ -76,7 +76,7 @@ def import_files(run: FileImport, files: Sequence[BackupFile], reason: str) -> l
     return points
 
 
-class _Stored:
+class _Imported:
     """The files that are imported already, and the disks that they belong to."""
 
     def __init__(self, repository: Repository, vm: VMName) -> None:

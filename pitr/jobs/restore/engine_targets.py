@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from pitr.jobs.restore.choice import EngineTargetChoice, ToNewDisks, ToNewVM
-from pitr.jobs.restore.chosen_disks import ChosenDisks
 from pitr.jobs.restore.replace_disks import ReplacedDisksTarget
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.to_new_disks import NewDisksTarget
 from pitr.jobs.restore.to_new_vm import NewVMTarget
 from pitr.jobs.restore.uploading import Uploading
@@ -20,15 +20,15 @@ EngineTarget = NewDisksTarget | NewVMTarget | ReplacedDisksTarget
 def open_engine_target(
     engine: Engine,
     choice: EngineTargetChoice,
-    chosen: ChosenDisks,
+    selection: DiskSelection,
     verifier: Verifier | None,
     notify: Notify,
 ) -> EngineTarget:
     """Return the chosen target on the engine. Raises UsageError if it cannot be used, EngineError, NoSuchVM."""
-    uploading = Uploading(engine, UploadNotes(chosen.repository), notify, verifier)
-    backup, streams = chosen.backup, chosen.streams
+    uploading = Uploading(engine, UploadNotes(selection.repository), notify, verifier)
+    backup, streams = selection.backup, selection.streams
     if isinstance(choice, ToNewDisks):
         return NewDisksTarget(uploading, backup, streams, choice.placement, attach_to=choice.attach_to)
     if isinstance(choice, ToNewVM):
-        return NewVMTarget(uploading, chosen.repository.record_of(backup.backup_id), streams, choice)
+        return NewVMTarget(uploading, selection.repository.record_of(backup.backup_id), streams, choice)
     return ReplacedDisksTarget(uploading, backup, streams, choice.placement)

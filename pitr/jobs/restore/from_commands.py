@@ -17,36 +17,36 @@ from pitr.endpoints.points.salvage import known_chain, open_blob_of_any_size
 from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.endpoints.streams.input import from_command
-from pitr.jobs.restore.chosen_disks import ChosenDisks, advise_on_damage
 from pitr.jobs.restore.restored import Restored, planned
+from pitr.jobs.restore.selection import DiskSelection, advise_on_damage
 from pitr.jobs.restore.target import Target
 from pitr.model import Backup, Stream
 from pitr.reporting import Progress
 from pitr.repository import Repository
 
 
-def needs_external(chosen: ChosenDisks) -> bool:
+def needs_external(selection: DiskSelection) -> bool:
     """Return whether a blob of the chains is stored externally, as far as the chains are known."""
     return any(
-        not chosen.repository.is_here(part)
-        for stream in chosen.streams
-        for _, part in known_chain(chosen.repository, chosen.backup, stream)
+        not selection.repository.is_here(part)
+        for stream in selection.streams
+        for _, part in known_chain(selection.repository, selection.backup, stream)
     )
 
 
-def plan(chosen: ChosenDisks, target: Target) -> list[Restored]:
+def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     """Return the expected result from the indexes; run no command. Raises StoredDamage."""
-    source_type = SalvageStream if chosen.keep_going else ChainStream
+    source_type = SalvageStream if selection.keep_going else ChainStream
     plans: list[Restored] = []
-    with advise_on_damage(chosen):
-        for stream in chosen.streams:
-            source = source_type(chosen.repository, chosen.backup, stream, _read_no_blob)
+    with advise_on_damage(selection):
+        for stream in selection.streams:
+            source = source_type(selection.repository, selection.backup, stream, _read_no_blob)
             plans.append(planned(stream, target, source, source.damaged()))
     return plans
 
 
 def restore(
-    chosen: ChosenDisks,
+    selection: DiskSelection,
     target: Target,
     get_command: CommandTemplate,
     *,
@@ -60,17 +60,17 @@ def restore(
     bytes that passed are kept for this, because a command returns each blob once. Raises StoredDamage before it
     writes anything damaged, and ProgramFailed if a command fails, even after it returned a whole blob.
     """
-    blobs = _Blobs(chosen.repository, get_command, chosen.keep_going)
-    source_type = SalvageStream if chosen.keep_going else PassedOnce if verified else ChainStream
+    blobs = _Blobs(selection.repository, get_command, selection.keep_going)
+    source_type = SalvageStream if selection.keep_going else PassedOnce if verified else ChainStream
     done: list[Restored] = []
     with (
-        chosen.repository.reading_vm(chosen.backup.vm),
-        advise_on_damage(chosen),
+        selection.repository.reading_vm(selection.backup.vm),
+        advise_on_damage(selection),
         ExitStack() as failure,
     ):
         failure.callback(target.undo)
-        for stream in chosen.streams:
-            source = source_type(chosen.repository, chosen.backup, stream, blobs.open)
+        for stream in selection.streams:
+            source = source_type(selection.repository, selection.backup, stream, blobs.open)
             done.append(_restore_disk(stream, source, target, workers, progress))
         target.finish()
         failure.pop_all()

@@ -15,25 +15,25 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.points.point import PointSource, open_point
 from pitr.endpoints.points.salvage import DamagedRange, SalvageSource, open_salvage
-from pitr.jobs.restore.chosen_disks import ChosenDisks, advise_on_damage
 from pitr.jobs.restore.restored import Restored, planned
+from pitr.jobs.restore.selection import DiskSelection, advise_on_damage
 from pitr.jobs.restore.target import Target
 from pitr.model import Stream
 from pitr.reporting import Progress
 
 
-def plan(chosen: ChosenDisks, target: Target) -> list[Restored]:
+def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     """Return the expected result; write nothing and read no blob. Raises StoredDamage."""
     plans: list[Restored] = []
-    with advise_on_damage(chosen):
-        for stream in chosen.streams:
-            with _open(chosen, stream) as source:
+    with advise_on_damage(selection):
+        for stream in selection.streams:
+            with _open(selection, stream) as source:
                 plans.append(planned(stream, target, source, _damaged(source)))
     return plans
 
 
 def restore(
-    chosen: ChosenDisks,
+    selection: DiskSelection,
     target: Target,
     *,
     workers: int = DEFAULT_WORKERS,
@@ -41,21 +41,21 @@ def restore(
 ) -> list[Restored]:
     """Restore the disks to `target`, several at a time. Raises StoredDamage before it writes anything damaged."""
     with (
-        chosen.repository.reading_vm(chosen.backup.vm),
-        advise_on_damage(chosen),
+        selection.repository.reading_vm(selection.backup.vm),
+        advise_on_damage(selection),
         ExitStack() as failure,
     ):
         failure.callback(target.undo)
-        copies = [_DiskRestore(chosen, stream, target) for stream in chosen.streams]
+        copies = [_DiskRestore(selection, stream, target) for stream in selection.streams]
         copied = copy_all(copies, workers=workers, progress=progress)
         target.finish()
         failure.pop_all()
     return [copy.restored(done) for copy, done in zip(copies, copied, strict=True)]
 
 
-def _open(chosen: ChosenDisks, stream: Stream) -> PointSource:
-    open_source = open_salvage if chosen.keep_going else open_point
-    return open_source(chosen.repository, chosen.backup, stream)
+def _open(selection: DiskSelection, stream: Stream) -> PointSource:
+    open_source = open_salvage if selection.keep_going else open_point
+    return open_source(selection.repository, selection.backup, stream)
 
 
 def _damaged(source: PointSource) -> tuple[DamagedRange, ...]:
@@ -65,8 +65,8 @@ def _damaged(source: PointSource) -> tuple[DamagedRange, ...]:
 class _DiskRestore:
     """The copy of one disk, from its point to its new disk or file."""
 
-    def __init__(self, chosen: ChosenDisks, stream: Stream, target: Target) -> None:
-        self._chosen = chosen
+    def __init__(self, selection: DiskSelection, stream: Stream, target: Target) -> None:
+        self._selection = selection
         self._stream = stream
         self._target = target
         self._name: str | None = None
@@ -80,7 +80,7 @@ class _DiskRestore:
     def open(self) -> Iterator[tuple[Source, Sink]]:
         started_at = time.monotonic()
         with (
-            _open(self._chosen, self._stream) as source,
+            _open(self._selection, self._stream) as source,
             self._target.sink(self._stream, source) as (name, sink),
         ):
             self._name = name

@@ -6,35 +6,35 @@ from __future__ import annotations
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.jobs.restore import from_commands, from_repository
-from pitr.jobs.restore.chosen_disks import ChosenDisks
 from pitr.jobs.restore.restored import Restored
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.target import Target
 from pitr.reporting import Progress
 
 
 def choose_get_command(
-    chosen: ChosenDisks, given: str | None, configured: str | None
+    selection: DiskSelection, given: str | None, configured: str | None
 ) -> CommandTemplate | None:
     """Return the command that returns external blobs: the given one, else the configured one if it is needed.
 
     Raises UsageError for a command that cannot be split, StoredDamage.
     """
     text = given
-    if text is None and configured is not None and from_commands.needs_external(chosen):
+    if text is None and configured is not None and from_commands.needs_external(selection):
         text = configured
     return CommandTemplate.parse(text) if text is not None else None
 
 
-def plan(chosen: ChosenDisks, target: Target) -> list[Restored]:
+def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     """Return the expected result; write nothing and read no blob. Raises StoredDamage."""
     # The indexes are in the repository, even if the blobs are external.
-    if from_commands.needs_external(chosen):
-        return from_commands.plan(chosen, target)
-    return from_repository.plan(chosen, target)
+    if from_commands.needs_external(selection):
+        return from_commands.plan(selection, target)
+    return from_repository.plan(selection, target)
 
 
 def run(
-    chosen: ChosenDisks,
+    selection: DiskSelection,
     target: Target,
     get_command: CommandTemplate | None,
     *,
@@ -47,7 +47,7 @@ def run(
     `verified`: the target compares each disk with the point.
     """
     if get_command is None:
-        return from_repository.restore(chosen, target, workers=workers, progress=progress)
+        return from_repository.restore(selection, target, workers=workers, progress=progress)
     return from_commands.restore(
-        chosen, target, get_command, verified=verified, workers=workers, progress=progress
+        selection, target, get_command, verified=verified, workers=workers, progress=progress
     )

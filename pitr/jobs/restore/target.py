@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pitr.copier.protocols import Sink, Source
 from pitr.jobs.restore.choice import TargetChoice, ToFiles
-from pitr.jobs.restore.chosen_disks import ChosenDisks
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.to_files import FilesTarget
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
@@ -46,17 +46,21 @@ Connect = Callable[[], AbstractContextManager["Engine"]]
 
 @contextmanager
 def open_target(
-    choice: TargetChoice, chosen: ChosenDisks, connect: Connect, verifier: Verifier | None, notify: Notify
+    choice: TargetChoice,
+    selection: DiskSelection,
+    connect: Connect,
+    verifier: Verifier | None,
+    notify: Notify,
 ) -> Iterator[Target]:
     """Open the chosen target; call `connect` only if it is on the engine, which then stays connected.
 
     Raises UsageError if the target cannot be used, EngineError, NoSuchVM.
     """
     if isinstance(choice, ToFiles):
-        yield FilesTarget(choice, chosen.streams, verifier=verifier)
+        yield FilesTarget(choice, selection.streams, verifier=verifier)
         return
     # The engine's SDK doubles the memory and the start-up time; a restore to files does without it.
     from pitr.jobs.restore.engine_targets import open_engine_target  # noqa: PLC0415
 
     with connect() as engine:
-        yield open_engine_target(engine, choice, chosen, verifier, notify)
+        yield open_engine_target(engine, choice, selection, verifier, notify)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Serving: points to NBD clients, the catalog to a browser."""
+"""Serve points to NBD clients, and the catalog to a browser."""

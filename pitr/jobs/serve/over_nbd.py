@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Serve: the disks of a point as read-only NBD exports, each byte checked as in a restore."""
+"""Serve the disks of a point as read-only NBD exports, with the same checks as a restore."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ DEFAULT_CACHE = 256 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A disk that is served: the name of its export, and the NBD URI that leads to it.
+    """A served disk: the name of its export, its NBD URI, and its size in bytes.
 
-    `point_uri` leads to the same by a name that nothing but this disk at this point ever has.
+    `point_uri` leads to the same export by a name that is unique to this disk at this point.
     """
 
     disk_id: str
@@ -51,10 +51,10 @@ def serving(
     *,
     cache_bytes: int = DEFAULT_CACHE,
 ) -> Iterator[list[Served]]:
-    """Serve these disks on `listener`, which is closed in the end, while the block runs.
+    """Serve these disks on `listener` until the block exits; then close it.
 
-    Their points cannot be removed meanwhile. Raises StoredDamage when a chain is not whole, UsageError for blobs
-    that were piped out, BusyError.
+    The point cannot be removed meanwhile. `cache_bytes` limits the cache of decompressed frames. Raises StoredDamage if
+    a chain is incomplete, UsageError for streams that are stored externally, BusyError.
     """
     names = export_names(streams)
     with repository.reading_vm(backup.vm), ExitStack() as stack:
@@ -64,7 +64,7 @@ def serving(
             Export(
                 (*names[stream.disk_id], _unique(backup, stream)),
                 _description(backup, stream),
-                CachedPoint(point, cache, _tell),
+                CachedPoint(point, cache, _log_damage),
             )
             for stream, point in zip(streams, points, strict=True)
         ]
@@ -87,22 +87,25 @@ def _opened(repository: Repository, backup: Backup, stream: Stream) -> PointSour
         return open_point(repository, backup, stream)
     except UsageError as error:
         raise UsageError(
-            f"disk {printable(stream.name)} cannot be served: {error.message}", error.advice
+            f"cannot serve disk {printable(stream.name)}: {error.message}", error.advice
         ) from None
 
 
-def _tell(damage: str) -> None:
-    """A client learns no more than that there was an input/output error."""
+def _log_damage(damage: str) -> None:
+    """Log the damage: a client only gets an input/output error."""
     _log.error("clients cannot read %s", damage)
 
 
 def export_names(streams: Sequence[Stream]) -> dict[str, tuple[str, ...]]:
-    """The names of each disk's export, by its id: its name where no other disk has it, its id, "" when it is alone."""
+    """Return the export names of each disk, by disk id.
+
+    These are the disk's name if it is unique, its id, and "" if there is only one disk.
+    """
     ids = {stream.disk_id for stream in streams}
     uses = Counter(stream.name for stream in streams)
     names: dict[str, tuple[str, ...]] = {}
     for stream in streams:
-        # No more than a name of an export may be; nothing that would lead to another disk.
+        # NBD limits the length of a name, and a name must not be another disk's id.
         usable = 0 < len(stream.name.encode(errors="replace")) <= 4096 and stream.name.isprintable()
         own = usable and uses[stream.name] == 1 and stream.name not in ids
         names[stream.disk_id] = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Overlays: qcow2 files over disks that are served, so that a guest can write to a past state."""
+"""Create qcow2 overlays over served disks, so that a guest can write to a point."""
 
 from __future__ import annotations
 
@@ -15,65 +15,65 @@ from pitr.system.process import require, run
 
 
 def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:
-    """Where the overlay of each disk goes, by its id: `path` for a single disk, else into the folder `path`.
+    """Return the file for each disk's overlay, by disk id: `path` for a single disk, else files in the folder `path`.
 
-    Raises UsageError when a file is there already, ProgramMissing without qemu-img.
+    Raises UsageError if a file exists, ProgramMissing if qemu-img is not installed.
     """
     require("qemu-img")
     target = Path(path)
     if len(streams) == 1 and not target.is_dir() and not path.endswith("/"):
         paths = {streams[0].disk_id: target}
     elif target.exists() and not target.is_dir():
-        raise UsageError(f"{target} is not a folder", "Several disks need a folder: one overlay for each.")
+        raise UsageError(f"{target} is not a folder", "Name a folder: each disk gets its own overlay.")
     else:
         paths = {disk_id: target / name for disk_id, name in file_names(streams, ".qcow2").items()}
     for file in paths.values():
         if os.path.lexists(file):
             raise UsageError(
-                f"{file} exists already: it may hold what a guest has written",
-                f"To go on with it, serve the same point with '--socket {file}.socket', or where 'qemu-img info' says; "
-                "else name another file.",
+                f"{file} exists already: a guest may have written to it",
+                f"To continue with it, serve the same point with '--socket {file}.socket', or the one that "
+                "'qemu-img info' shows. Otherwise name another file.",
             )
     return paths
 
 
 def socket_beside(paths: Mapping[str, Path]) -> Path:
-    """Where to listen for these overlays when nothing else was asked for; their folder is made.
+    """Return the default socket for these overlays, and create their folder.
 
-    An overlay names the socket for good, so it must be one that can be there again.
+    The socket is beside the overlays, because an overlay stores the path of its socket permanently.
     """
     first, *others = paths.values()
     try:
         first.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PitrError(f"cannot make the folder {first.parent}: {error.strerror}") from error
+        raise PitrError(f"cannot create the folder {first.parent}: {error.strerror}") from error
     return first.with_name("pitr.socket" if others else f"{first.name}.socket")
 
 
 def make_overlays(paths: Mapping[str, Path], served: Sequence[Served]) -> None:
-    """Make the overlays over disks that are being served. Raises UsageError, ProgramFailed; then none is left."""
-    made: list[Path] = []
+    """Create the overlays over served disks; on an error remove all of them. Raises UsageError, ProgramFailed."""
+    created: list[Path] = []
     try:
         for disk in served:
             path = paths[disk.disk_id]
             _reserve(path)
-            made.append(path)
-            # qemu takes what stands before a colon for a protocol.
-            # The name of the export holds the point's id: another point is never taken for it.
+            created.append(path)
+            # The name of the export has the point's id, so the overlay never opens another point.
             command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.point_uri]
+            # An absolute path: qemu-img would take text before a colon for a protocol.
             run([*command, str(path.absolute())])
     except BaseException:
-        for path in made:
+        for path in created:
             path.unlink(missing_ok=True)
         raise
 
 
 def _reserve(path: Path) -> None:
-    """Make the empty file: qemu-img would write over one that has come meanwhile."""
+    """Create an empty file, so that qemu-img cannot overwrite a file that another process creates."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         raise UsageError(f"{path} exists already", "Name another file.") from None
     except OSError as error:
-        raise PitrError(f"cannot make {path}: {error.strerror}") from error
+        raise PitrError(f"cannot create {path}: {error.strerror}") from error

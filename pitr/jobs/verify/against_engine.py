@@ -56,7 +56,7 @@ def verify_against_engine(
     Raw disks and disks that the last point does not hold are skipped, and `notify` gets a line about each. Raises
     CheckpointGone if the engine no longer knows what changed since the point; BusyError, NoSuchVM, EngineError.
     """
-    comparison = _Comparison(repository, engine, workers, notify, Verified(LEVEL))
+    comparison = _EngineComparison(repository, engine, workers, notify, Verified(LEVEL))
     for vm in vms:
         with repository.lock_vm(vm), repository.reading_vm(vm):
             comparison.compare_vm(find_vm(engine, vm.id))
@@ -64,7 +64,7 @@ def verify_against_engine(
 
 
 @dataclass(frozen=True, slots=True)
-class _Comparison:
+class _EngineComparison:
     """The comparison in progress; it collects everything in `result`."""
 
     repository: Repository

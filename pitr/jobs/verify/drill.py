@@ -28,8 +28,8 @@ from pitr.extents import ExtentMap
 from pitr.guest import partitions
 from pitr.guest.partitions import Layout, Partition
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
-from pitr.jobs.restore.chosen_disks import ChosenDisks
 from pitr.jobs.restore.from_repository import restore
+from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.to_files import FilesTarget
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Backup, Stream
@@ -86,7 +86,7 @@ def _read_only(
 ) -> list[DiskFindings]:
     try:
         restore(
-            ChosenDisks(repository, backup, tuple(streams)), _Nowhere(), workers=workers, progress=progress
+            DiskSelection(repository, backup, tuple(streams)), _Nowhere(), workers=workers, progress=progress
         )
     except StoredDamage as error:
         return _damaged(streams, error)
@@ -110,7 +110,7 @@ def _with_images(
     _check_space(repository, backup, streams, scratch)
     try:
         restored = restore(
-            ChosenDisks(repository, backup, tuple(streams)), target, workers=workers, progress=progress
+            DiskSelection(repository, backup, tuple(streams)), target, workers=workers, progress=progress
         )
     except StoredDamage as error:
         return _damaged(streams, error)

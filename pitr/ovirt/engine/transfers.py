@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Image transfers: the engine opens a disk for imageio, and closes it again whatever happens."""
+"""Run an image transfer: the engine opens a disk for imageio, and closes it in any case."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pitr.ovirt.engine.local_host import VDSM_ID_FILE, local_host_id
 from pitr.ovirt.engine.values import enum_text, required
 from pitr.ovirt.engine.wait import pauses
 
-#: How long nothing may happen on a transfer before the engine ends it: long enough for a tape that rewinds,
-#: short enough that what a killed pitr leaves behind does not lock a disk for hours.
+#: Seconds without use after which the engine ends a transfer. Long enough for a tape that rewinds, short enough
+#: that a transfer of a killed pitr does not lock its disk for hours.
 INACTIVITY_TIMEOUT_S = 900.0
 
-#: A disk that something else works on is often free again in a moment.
+#: Seconds to wait for a busy disk, which is often free again soon.
 _BUSY_S = 10.0
 
 Direction = Literal["download", "upload"]
 
 _ENDED = ("finished_success", "finished_failure", "gone")
-#: From these no transfer gets on by itself.
+#: A transfer in one of these phases never starts.
 _BROKEN = frozenset(
     {
         "cancelled",
@@ -58,7 +58,7 @@ def start_download(
     timeout_s: float = 600.0,
     vdsm_id_file: Path = VDSM_ID_FILE,
 ) -> Transfer:
-    """Return the transfer that reads the disk, now or as of a ready backup; entering it starts it."""
+    """Return a transfer that reads the disk now, or its data in a ready backup; entering it starts it."""
     return Transfer(
         engine,
         disk_id,
@@ -78,9 +78,9 @@ def start_upload(
     timeout_s: float = 600.0,
     vdsm_id_file: Path = VDSM_ID_FILE,
 ) -> Transfer:
-    """Return the transfer that writes the disk; entering starts it.
+    """Return a transfer that writes the disk; entering it starts it.
 
-    The disk must be new: an upload that fails **deletes** its disk, and the engine does not ask whose it was.
+    The disk must be new, because the engine **deletes** the disk of any upload that fails.
     """
     return Transfer(
         engine,
@@ -96,10 +96,10 @@ def start_upload(
 class Transfer(Finalizing):
     """An image transfer; a context manager.
 
-    Entering it returns when data can flow, and raises EngineBusy (the disk is locked) or EngineError.
-    Leaving it finalizes and waits for the end (an upload's disk is "ok" then); on an error a download is
-    finalized too, an upload is cancelled. All clients of the transfer must be closed before. `transfer_url`
-    and `proxy_url` hold a secret, the ticket.
+    Entering it returns when data can flow. It raises EngineBusy (the disk is locked) or EngineError. Leaving it
+    finalizes the transfer and waits for its end; the disk of an upload then has the status "ok". After an error it
+    finalizes a download and cancels an upload. Close all clients of the transfer first. `transfer_url` and
+    `proxy_url` contain the ticket, which is a secret.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Transfer(Finalizing):
     def left_behind(
         cls, engine: Engine, disk_id: str, direction: Direction, *, timeout_s: float = 600.0
     ) -> list[Transfer]:
-        """Return the transfers of the disk that have not ended, whoever began them, for `end_early` only."""
+        """Return all open transfers of the disk, to call only `end_early` on them. Any client can have started them."""
         probe = cls(
             engine,
             disk_id,
@@ -139,26 +139,26 @@ class Transfer(Finalizing):
             timeout_s=timeout_s,
             vdsm_id_file=VDSM_ID_FILE,
         )
-        found = []
+        transfers = []
         for transfer_id in sorted(probe._unfinished_ids()):
             transfer = copy(probe)
             transfer._id = transfer_id
-            found.append(transfer)
-        return found
+            transfers.append(transfer)
+        return transfers
 
     @property
     def id(self) -> str:
-        """The engine's id of the transfer. Raises EngineError before it is entered."""
+        """The engine's id of the transfer. Raises EngineError before the transfer is entered."""
         return self._known(self._id)
 
     @property
     def transfer_url(self) -> str:
-        """Where imageio serves the disk. Raises EngineError before the transfer is entered."""
+        """The URL of the disk on its host. Raises EngineError before the transfer is entered."""
         return self._known(self._transfer_url)
 
     @property
     def proxy_url(self) -> str | None:
-        """The same through the engine's proxy, for a network that does not reach the host."""
+        """The URL of the disk on the engine's proxy, for clients that cannot reach the host."""
         return self._proxy_url
 
     # -- starting
@@ -177,9 +177,9 @@ class Transfer(Finalizing):
             backup=None if self._backup_id is None else types.Backup(id=self._backup_id),
             host=None if host_id is None else types.Host(id=host_id),
             direction=types.ImageTransferDirection(self.direction),
-            # What the guest sees, whatever the disk's own format: the engine's side converts.
+            # The data as the guest sees it; the host converts it from and to the disk's format.
             format=types.DiskFormat.RAW,
-            # A paused upload keeps its disk locked until a person comes; a cancelled one removes the disk.
+            # A paused upload would lock its disk until an administrator acts; a cancelled upload removes its disk.
             timeout_policy=types.ImageTransferTimeoutPolicy.CANCEL,
             inactivity_timeout=max(1, round(self._inactivity_timeout_s)),
         )
@@ -213,17 +213,17 @@ class Transfer(Finalizing):
             if phase in _BROKEN:
                 raise EngineError(
                     f"{self._name} did not start (it is {phase})",
-                    "See the engine's events, and the log of ovirt-imageio on the host.",
+                    "Check the engine's events, and the log of ovirt-imageio on the host.",
                 )
             if phase == "transferring" and self._transfer_url is not None:
                 return
         raise EngineError(
             f"{self._name} has not started after {self._timeout_s:.0f} s (it is {phase})",
-            "See the engine's events.",
+            "Check the engine's events.",
         )
 
     def _keep_urls(self, found: Any | None) -> None:
-        # Both vanish from the answers as soon as the transfer is finalized.
+        # The engine omits both as soon as the transfer is finalized.
         if found is not None:
             self._transfer_url = self._transfer_url or found.transfer_url
             self._proxy_url = self._proxy_url or found.proxy_url
@@ -232,7 +232,7 @@ class Transfer(Finalizing):
 
     def _finish(self) -> None:
         phase = self._end("finalize")
-        # The engine forgets a transfer minutes after its end: then an upload's disk tells how it ended.
+        # The engine forgets a transfer minutes after its end: an upload succeeded if its disk exists.
         ended_well = phase == "finished_success" or (
             phase == "gone" and (self.direction == "download" or disk_exists(self._engine, self.disk_id))
         )
@@ -242,7 +242,7 @@ class Transfer(Finalizing):
             return
         raise EngineError(
             f"{self._name} failed at its end (it is {phase})",
-            "See the engine's events"
+            "Check the engine's events"
             + (
                 "; the engine removes the disk."
                 if self.direction == "upload"
@@ -251,10 +251,10 @@ class Transfer(Finalizing):
         )
 
     def end_early(self) -> bool:
-        """End the transfer without success; return whether there was anything to end. May be repeated.
+        """End the transfer without success and return whether it was open. Can be called again.
 
-        A download is finalized, for it has nothing to lose; an upload is cancelled, and its disk goes with it.
-        Raises EngineError when no end comes.
+        It finalizes a download and cancels an upload; the engine then removes the disk of the upload. Raises
+        EngineError after a timeout.
         """
         if self._id is None or _phase(self._get()) in _ENDED:
             return False
@@ -269,18 +269,18 @@ class Transfer(Finalizing):
 
     def _end_after(self, error: BaseException) -> None:
         if self._id is None:
-            # The answer to the request may be lost.
+            # The answer may be lost: find the transfer that the request started.
             started = self._unfinished_ids() - self._before
             if len(started) > 1:
                 error.add_note(
-                    f"{len(started)} transfers of disk {self.disk_id} began at once; none was ended"
+                    f"{len(started)} transfers of disk {self.disk_id} started at once; pitr ended none of them"
                 )
                 return
             self._id = next(iter(started), None)
         self.end_early()
 
     def _end(self, action: Literal["finalize", "cancel"]) -> str:
-        """Finalize or cancel, wait for the end and return its phase. Raises EngineError when none comes."""
+        """Finalize or cancel, wait for the end and return its phase. Raises EngineError after a timeout."""
         deadline = time.monotonic() + self._timeout_s
         for last in pauses(self._timeout_s, self._engine.poll_interval_s):
             try:
@@ -291,19 +291,19 @@ class Transfer(Finalizing):
             except EngineFault as fault:
                 if fault.missing or _phase(self._get()) in _ENDED:
                     break
-                # The daemon still counts an operation of a client that was just closed.
+                # The daemon can still count an operation of a client that pitr just closed.
                 if fault.status not in (400, 409, 500) or last:
                     raise
                 self._engine.log.debug("%s; waiting", fault.message)
         phase = "unknown"
-        # An answer of 200 says nothing, not even that the transfer exists: the phase does.
+        # The engine answers 200 even if the transfer does not exist: only the phase is reliable.
         for _ in pauses(max(deadline - time.monotonic(), 0.0), self._engine.poll_interval_s):
             phase = _phase(self._get())
             if phase in _ENDED:
                 return phase
         raise EngineError(
             f"{self._name} has not ended after {self._timeout_s:.0f} s (it is {phase})",
-            "See the engine's events; it can be cancelled on the engine.",
+            "Check the engine's events, or cancel the transfer on the engine.",
         )
 
     # -- the engine's entities
@@ -318,17 +318,17 @@ class Transfer(Finalizing):
         return value
 
     def _unfinished_ids(self) -> frozenset[str]:
-        found = self._engine.call(
+        transfers = self._engine.call(
             "listing image transfers", lambda system: system.image_transfers_service().list()
         )
         return frozenset(
             required(transfer.id, "the id of a transfer")
-            for transfer in found
+            for transfer in transfers
             if _phase(transfer) not in _ENDED and self._is_mine(transfer)
         )
 
     def _is_mine(self, transfer: Any) -> bool:
-        """Whether the transfer is of this disk and direction; the answer calls the disk an image."""
+        """Return whether the transfer has this disk and direction. The answer calls the disk an image."""
         entity = transfer.image or transfer.disk
         return (
             entity is not None

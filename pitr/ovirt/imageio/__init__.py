@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The data path: a disk's bytes and extents through an ovirt-imageio transfer."""
+"""Read and write disks through ovirt-imageio."""

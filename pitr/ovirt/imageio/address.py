@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where ovirt-imageio is, and connections to it."""
+"""Connect to ovirt-imageio at the address of a transfer."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from pitr.errors import ImageioError
-from pitr.ovirt.imageio.http import HttpConnection, SocketWire, TlsWire
+from pitr.ovirt.imageio.http import HttpConnection, PlainSocket, TlsSocket
 
 _log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 10.0
 
 _PORTS: Final = {"http": 80, "https": 443}
-#: Neither blanks nor line ends, which would make something else of a request.
+#: No spaces and line ends, which would break the request.
 _IN_A_REQUEST: Final = re.compile(r"[!-~]+")
-# A host that vanished is noticed in two minutes, although an answer may take half an hour.
+# These notice a dead host within two minutes, although an answer can take half an hour.
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 6))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageioAddress:
-    """Where a transfer's data is, as the engine says. The URLs hold the ticket, a secret: never shown.
+    """The address of a transfer's data. The URLs contain the ticket, a secret that pitr never shows.
 
-    `proxy_url` is used when the host of `transfer_url` cannot be reached; `secure=False` trusts any
-    certificate. Raises ImageioError when a URL is not one.
+    pitr uses `proxy_url` when the host of `transfer_url` is unreachable. `secure=False` trusts any certificate.
+    Raises ImageioError when a URL is invalid.
     """
 
     transfer_url: str = field(repr=False)
@@ -43,7 +43,7 @@ class ImageioAddress:
         for url in self.urls:
             try:
                 parts = urlsplit(url)
-                known = (
+                valid = (
                     parts.scheme in {"http", "https"}
                     and parts.hostname
                     and parts.port != 0
@@ -51,9 +51,9 @@ class ImageioAddress:
                     and _IN_A_REQUEST.fullmatch(f"{parts.netloc}{parts.path}")
                 )
             except ValueError:
-                known = False
-            if not known:
-                raise ImageioError("the engine gave a transfer URL that is none")
+                valid = False
+            if not valid:
+                raise ImageioError("the engine sent an invalid transfer URL")
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -66,12 +66,12 @@ class ImageioAddress:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown: the ticket."""
+        """The strings that pitr must not show: the ticket."""
         return tuple({urlsplit(url).path.rpartition("/")[2] for url in self.urls} - {""})
 
 
 class Connected(NamedTuple):
-    """A connection, the path of the transfer there, and whether the other end has this machine's address."""
+    """A connection, the transfer's path, and whether both ends have the same IP address."""
 
     connection: HttpConnection
     path: str
@@ -79,49 +79,51 @@ class Connected(NamedTuple):
 
 
 def connected(address: ImageioAddress, timeout_s: float) -> Connected:
-    """Connect to the host, or, where that cannot be reached, to the proxy. Raises OSError.
+    """Connect to the host, or to the proxy if the host is unreachable. Raises OSError.
 
-    `timeout_s` is for what follows; connecting itself has a shorter limit.
+    `timeout_s` limits the requests; connecting has a shorter limit.
     """
     *others, last = address.urls
     for url in others:
         try:
             return _connected_to(urlsplit(url), address, timeout_s)
         except OSError:
-            # The engine names the proxy for hosts that cannot be reached from everywhere.
-            _log.info("%s cannot be reached from here: trying the engine's proxy", urlsplit(url).netloc)
+            # The engine offers the proxy for hosts that not all networks can reach.
+            _log.info(
+                "%s is unreachable from this machine: connecting to the engine's proxy", urlsplit(url).netloc
+            )
             continue
     return _connected_to(urlsplit(last), address, timeout_s)
 
 
 def connected_locally(name: str, timeout_s: float) -> HttpConnection:
     """Connect to the unix socket `name`. Raises OSError."""
-    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        one.settimeout(timeout_s)
-        one.connect(name)
+        connection.settimeout(timeout_s)
+        connection.connect(name)
     except BaseException:
-        one.close()
+        connection.close()
         raise
-    return HttpConnection(SocketWire(one), "localhost")
+    return HttpConnection(PlainSocket(connection), "localhost")
 
 
 def _connected_to(url: SplitResult, address: ImageioAddress, timeout_s: float) -> Connected:
     host = url.hostname or ""
     context = _context(address) if url.scheme == "https" else None
-    one = socket.create_connection((host, url.port or _PORTS[url.scheme]), CONNECT_TIMEOUT_S)
+    connection = socket.create_connection((host, url.port or _PORTS[url.scheme]), CONNECT_TIMEOUT_S)
     try:
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE:
-            one.setsockopt(socket.IPPROTO_TCP, option, value)
-        same_machine = one.getsockname()[0] == one.getpeername()[0]
-        wire = SocketWire(one) if context is None else TlsWire(one, context, host)
-        wire.set_timeout(timeout_s)
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        same_machine = connection.getsockname()[0] == connection.getpeername()[0]
+        opened = PlainSocket(connection) if context is None else TlsSocket(connection, context, host)
+        opened.set_timeout(timeout_s)
     except BaseException:
-        one.close()
+        connection.close()
         raise
-    return Connected(HttpConnection(wire, url.netloc.rpartition("@")[2]), url.path, same_machine)
+    return Connected(HttpConnection(opened, url.netloc.rpartition("@")[2]), url.path, same_machine)
 
 
 def _context(address: ImageioAddress) -> ssl.SSLContext:

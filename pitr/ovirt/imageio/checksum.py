@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checksums of whole disks as ovirt-imageio computes them."""
+"""Compute checksums of whole disks in the same way as ovirt-imageio."""
 
 from __future__ import annotations
 
@@ -19,17 +19,11 @@ from pitr.extents import ExtentMap
 from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.ovirt.imageio.session import ImageioAddress, ask
 
-#: The daemon's default; it takes 1 to 16 MiB.
+#: The daemon's default; it accepts 1 to 16 MiB.
 BLOCK_SIZE = 4 << 20
-
-
 ALGORITHM = "blake2b"
-
-
 _DIGEST_SIZE = 32
-
-
-#: Reading a whole disk takes the daemon about a second for each GiB of data; storage can be much slower.
+#: The daemon needs about a second for each GiB of data, and much longer on slow storage.
 _TIMEOUT_S = 6 * 3600.0
 
 
@@ -38,7 +32,7 @@ Pieces = list[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class DiskChecksum:
-    """A checksum, and the size in bytes of what it is of."""
+    """The checksum of a disk, and the disk's size in bytes."""
 
     size: int
     checksum: str
@@ -47,9 +41,9 @@ class DiskChecksum:
 def checksum(
     source: Source, size: int | None = None, *, workers: int = 4, block_size: int = BLOCK_SIZE
 ) -> str:
-    """The checksum of all that `source` holds, in hex; of `size` bytes of it, zeroes behind its end.
+    """Return the checksum of the disk of `source` in hex, padded with zeroes to `size` bytes.
 
-    Zero ranges are not read. Raises what reading the source raises.
+    It does not read zero ranges. Raises the errors of the source.
     """
     length = source.size if size is None else size
     if length < source.size:
@@ -64,8 +58,8 @@ def checksum(
             if not hasattr(local, "reader"):
                 with lock:
                     local.reader = readers.enter_context(source.open_reader())
-            found: Reader = local.reader
-            return found
+            opened: Reader = local.reader
+            return opened
 
         def leaf(start: int, pieces: Pieces) -> bytes:
             end = min(start + block_size, length)
@@ -74,7 +68,7 @@ def checksum(
             return _leaf(_block(reader(), start, end - start, pieces))
 
         blocks = _blocks(source.extents(), length, block_size)
-        # Not all blocks of a large disk at once: what is under way is bounded by this.
+        # Limit the memory: do not start all blocks of a large disk at once.
         while batch := list(islice(blocks, 256)):
             for digest in pool.map(lambda block: leaf(*block), batch):
                 root.update(digest)
@@ -82,9 +76,9 @@ def checksum(
 
 
 def server_checksum(address: ImageioAddress) -> DiskChecksum:
-    """What the daemon computes of the disk that an open transfer reaches. Raises ImageioError."""
-    # The checksum is of the image on the host, which may be larger than the disk that a GET tells of: hosts round
-    # sizes up. The extents go up to the image's end.
+    """Return the checksum that the daemon computes of the disk of an open transfer. Raises ImageioError."""
+    # The checksum covers the image on the host, which can be larger than the disk, because hosts round sizes up. The
+    # extents cover the whole image too.
     size = ImageioSource(address).size
     answer = ask(
         address,
@@ -94,13 +88,13 @@ def server_checksum(address: ImageioAddress) -> DiskChecksum:
     )
     try:
         document = orjson.loads(answer)
-        said = (document["algorithm"], document["block_size"])
-        found = str(document["checksum"])
+        sent = (document["algorithm"], document["block_size"])
+        value = str(document["checksum"])
     except (ValueError, TypeError, KeyError):
         raise ImageioError(f"ovirt-imageio at {address.host} sent no checksum") from None
-    if said != (ALGORITHM, BLOCK_SIZE):
-        raise ImageioError(f"ovirt-imageio at {address.host} sent another checksum than asked for: {said}")
-    return DiskChecksum(size, found)
+    if sent != (ALGORITHM, BLOCK_SIZE):
+        raise ImageioError(f"ovirt-imageio at {address.host} sent a checksum of the wrong kind: {sent}")
+    return DiskChecksum(size, value)
 
 
 def _hash() -> hashlib.blake2b:
@@ -128,7 +122,7 @@ def _block(reader: Reader, start: int, length: int, pieces: Pieces) -> bytearray
 
 
 def _blocks(extents: ExtentMap, length: int, block_size: int) -> Iterator[tuple[int, Pieces]]:
-    """Each block's start and its pieces of data, sorted, in order."""
+    """Yield each block's start and the pieces of data in it, both in ascending order."""
     data = ~extents.zero
     ranges = zip(extents.start[data].tolist(), extents.length[data].tolist(), strict=True)
     current = next(ranges, None)

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks of oVirt through ovirt-imageio: the data path of backup and restore.
+"""Read and write oVirt's disks through ovirt-imageio: the data path of backup and restore.
 
-Data goes over the host's unix socket where that can be, else to the host, else to the proxy. Each reader and
-writer has one connection, opened in its own thread when it is needed first and replaced after a failure: half of
-an answer may be left on it, and a client of the library that failed is dead. At no time are there more
-connections than the server offers: the one that asks for the extents is closed before a reader opens, the one
-that flushes opens after all writers are closed.
+Data goes through the host's unix socket if possible, else through the network to the host, else through the proxy.
+Each reader and writer has one connection. Its own thread opens it for the first request and replaces it after a
+failure, because half an answer can remain on it. pitr never has more connections than the server offers: it closes
+the connection that lists the extents before a reader opens one, and flushes after all writers are closed.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ T = TypeVar("T")
 
 __all__ = ["ImageioAddress", "ImageioReader", "ImageioSink", "ImageioSource", "ImageioWriter"]
 
-#: Reading across a gap costs less than another request: on one host a GET of 4 KiB took 0.49 ms over the unix
-#: socket and 0.67 ms over TLS; 256 KiB more added 0.17 and 0.37 ms, 1 MiB more 0.58 and 1.31 ms.
+#: The longest gap that one request reads across, because another request costs more. On one host a GET of 4 KiB took
+#: 0.49 ms over the unix socket and 0.67 ms over TLS; 256 KiB more added 0.17 and 0.37 ms, 1 MiB 0.58 and 1.31 ms.
 MAX_GAP: Final = 512 << 10
-#: qemu takes memory for each request, and glibc gives it back to the system, page by page, when more than twice the
-#: largest request so far is free. After one of 8 MiB, four of 4 MiB at once stay below that: qemu-nbd took 0.9 CPU
-#: seconds for 3.4 GB, with 8 MiB always (or 4 MiB always) 2.0.
+#: qemu allocates memory for each request, and glibc returns it to the system, page by page, when more than twice the
+#: largest request so far is free. After one request of 8 MiB, four of 4 MiB at once stay below this limit: qemu-nbd
+#: used 0.9 CPU seconds for 3.4 GB; with only 8 MiB requests (or only 4 MiB ones) it used 2.0.
 FIRST_REQUEST: Final = 8 << 20
 MAX_REQUEST: Final = 4 << 20
-#: Concurrent zeroes of 1 GiB have timed out on iSCSI; the limit of imageio's own client is this one too.
+#: Concurrent zero requests of 1 GiB timed out on iSCSI. imageio's own client has the same limit.
 MAX_ZERO: Final = 128 << 20
 
 
 class ImageioSource:
     """A source that downloads a disk of an open transfer.
 
-    In the zero context all of the disk is to be copied, in the dirty one what was written or zeroed since the
-    checkpoint. `engine_size` is what the engine calls the disk's size: the image on the host may be longer, and its
-    end out of reach. The extents are asked for once. `sleep` pauses between tries. Raises ImageioError, and
-    CheckpointGone when the server has no dirty extents.
+    The zero context lists the whole disk, the dirty context the ranges written or zeroed since the checkpoint.
+    `engine_size` is the engine's size of the disk in bytes: the image on the host can be longer, with an unreadable
+    end. It requests the extents once. `sleep` pauses between retries. Raises ImageioError, and CheckpointGone when
+    the server has no dirty extents.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class ImageioSource:
 
     @property
     def size(self) -> int:
-        """Size of the disk: the end of its last extent that can be read. What the engine reports may be smaller."""
+        """The size of the disk in bytes: the end of its last readable extent. The engine can report less."""
         return self._described()[1]
 
     @property
@@ -96,13 +95,13 @@ class ImageioSource:
             try:
                 size, extents = parse_extents(body, self._context)
             except FormatError as error:
-                message = f"ovirt-imageio at {self._transfer.host} sent wrong extents: {error.message}"
+                message = f"ovirt-imageio at {self._transfer.host} sent invalid extents: {error.message}"
                 raise ImageioError(message) from error
             if self._engine_size is not None and size > self._engine_size:
-                # The engine gives a ticket for the size that it knows; the host rounded the image's up.
+                # The host rounds the image's size up, but the ticket only allows the engine's size.
                 readable = ask(
                     self._transfer,
-                    "tell the size of the disk",
+                    "report the size of the disk",
                     ImageioSession.readable_size,
                     sleep=self._sleep,
                 )
@@ -117,7 +116,7 @@ class ImageioSource:
         except StatusError as error:
             if self._context == "dirty" and error.code == HTTPStatus.NOT_FOUND:
                 raise CheckpointGone(
-                    f"ovirt-imageio at {self._transfer.host} cannot tell what changed since the checkpoint",
+                    f"ovirt-imageio at {self._transfer.host} has no list of changes since the checkpoint",
                     "Take a full backup.",
                 ) from None
             raise
@@ -126,8 +125,8 @@ class ImageioSource:
 class ImageioSink:
     """A sink that uploads a disk of an open transfer.
 
-    `reads_zero` is what the caller knows of the disk: a new one does. Nothing is durable before `flush`.
-    Whoever opened the transfer finalizes or cancels it: `abort` does nothing. Raises ImageioError.
+    `reads_zero` says whether the disk reads as zeroes now, as a new disk does. Data is durable only after `flush`. The
+    caller finalizes or cancels the transfer, so `abort` does nothing. Raises ImageioError.
     """
 
     def __init__(
@@ -147,7 +146,9 @@ class ImageioSink:
     @property
     def max_writers(self) -> int:
         if self._options is None:
-            self._options = ask(self._transfer, "tell its options", ImageioSession.options, sleep=self._sleep)
+            self._options = ask(
+                self._transfer, "report its options", ImageioSession.options, sleep=self._sleep
+            )
         return self._options.max_writers
 
     @property
@@ -171,7 +172,7 @@ class ImageioSink:
 
 
 class _OwnConnection(Closes):
-    """The one connection of a reader or writer: opened when needed, dropped when anything fails."""
+    """The connection of a reader or writer. It opens for the first request and closes after a failure."""
 
     def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
         self._transfer = transfer
@@ -190,7 +191,7 @@ class _OwnConnection(Closes):
         return trying(self._transfer, what, attempt, sleep=self._sleep)
 
     def drop(self) -> None:
-        """Give the connection up after a failure: half of an answer may be left on it, after Ctrl-C too."""
+        """Close the connection after a failure or Ctrl-C, because half an answer can remain on it."""
         self._failed = True
         self.close()
 
@@ -208,13 +209,15 @@ class _OwnConnection(Closes):
                 session.close()
                 raise
             if self._failed:
-                # Something on the way may not bear requests that come before it has answered.
+                # A proxy may not support requests sent before it has answered the last one.
                 session.requests_ahead = 1
             self._session = session
         return self._session
 
 
 class ImageioReader(Closes):
+    """A reader of an ImageioSource, with one connection."""
+
     def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
         self._link = _OwnConnection(transfer, sleep)
         self._limit = FIRST_REQUEST
@@ -225,37 +228,41 @@ class ImageioReader(Closes):
         while waiting:
 
             def read(
-                session: ImageioSession, combine: list[CombinedRequest] = waiting, to: memoryview = buffer
+                session: ImageioSession, requests: list[CombinedRequest] = waiting, to: memoryview = buffer
             ) -> int:
-                return _read_what_comes(session, combine, to)
+                return _read_until_failure(session, requests, to)
 
             what = f"read {waiting[0].length} bytes at {waiting[0].start}"
             count = self._link.trying(what, read)
             if count < len(waiting):
                 self._link.drop()
-            come, waiting = waiting[:count], waiting[count:]
-            buffer = buffer[sum(span.wanted for span in come) :]
+            complete, waiting = waiting[:count], waiting[count:]
+            buffer = buffer[sum(request.wanted for request in complete) :]
 
     def close(self) -> None:
         self._link.close()
 
 
-def _read_what_comes(session: ImageioSession, combine: Sequence[CombinedRequest], target: memoryview) -> int:
-    """Read until a request fails, and return how many did not: what has come need not come again.
+def _read_until_failure(
+    session: ImageioSession, requests: Sequence[CombinedRequest], target: memoryview
+) -> int:
+    """Read until a request fails and return the number of complete requests, which need no retry.
 
-    Raises the failure of the first one: the tries are those of one request.
+    Raises the failure if it is the first request's, because the retries are counted for each request.
     """
-    come = 0
+    complete = 0
     try:
-        for _ in session.read(combine, target):
-            come += 1
+        for _ in session.read(requests, target):
+            complete += 1
     except Exception as error:
-        if come == 0 or not is_expected(error):
+        if complete == 0 or not is_expected(error):
             raise
-    return come
+    return complete
 
 
 class ImageioWriter(Closes):
+    """A writer of an ImageioSink, with one connection."""
+
     def __init__(self, transfer: ImageioAddress, timeout_s: float, sleep: Callable[[float], None]) -> None:
         self._transfer = transfer
         self._link = _OwnConnection(transfer, sleep)
@@ -290,7 +297,7 @@ class ImageioWriter(Closes):
             try:
                 session.zero(offset, length)
             except TimeoutError:
-                # This storage writes its zeroes: from now on wait longer than for data.
+                # This storage writes zeroes physically: from now on wait longer than for data.
                 self._slow_zero = True
                 raise
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can go wrong with ovirt-imageio: what is worth another try, and what a person is told."""
+"""Classify errors of ovirt-imageio, and translate them to messages for users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_TEXT = 300
 
 
 class StatusError(Exception):
-    """ovirt-imageio answered with an HTTP status that is not success."""
+    """ovirt-imageio answered with an HTTP status other than success."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"{code} {text}")
@@ -22,18 +22,18 @@ class StatusError(Exception):
 
 
 def status_of(error: Exception) -> int | None:
-    """Return the HTTP status that ovirt-imageio answered, None when it did not answer.
+    """Return the HTTP status of ovirt-imageio's answer, None if it did not answer.
 
-    The client library's own error type is private; its `code` is what can be relied on.
+    The client library's error type is private, but it has a public `code`.
     """
     code = getattr(error, "code", None)
     return code if isinstance(code, int) else None
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether an exception tells of the network or the server, and not of a mistake in pitr.
+    """Return whether the network or the server caused the exception, and not a bug in pitr.
 
-    The library reports a body that ends early as a plain RuntimeError.
+    The library reports a truncated body as a plain RuntimeError.
     """
     if isinstance(error, PitrError):
         return False
@@ -43,7 +43,7 @@ def is_expected(error: Exception) -> bool:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether a fresh connection may do better: a reset, a timeout, a short answer or a 5xx."""
+    """Return whether a retry on a new connection can succeed: after a reset, timeout, short answer or 5xx."""
     code = status_of(error)
     if code is not None:
         return code >= 500
@@ -53,11 +53,11 @@ def is_transient(error: Exception) -> bool:
 
 
 def describe(error: Exception, secrets: tuple[str, ...]) -> str:
-    """Say in a few words what happened, without `secrets` and without anything a terminal would act on."""
+    """Describe the error in a few words, without `secrets` and without control characters."""
     if isinstance(error, TimeoutError):
         text = "no answer in time"
     elif isinstance(error, http.client.RemoteDisconnected):
-        text = "it closed the connection without an answer"
+        text = "the server closed the connection without an answer"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
     else:
@@ -69,33 +69,31 @@ def describe(error: Exception, secrets: tuple[str, ...]) -> str:
 
 
 def translated(error: Exception, host: str, what: str, secrets: tuple[str, ...]) -> ImageioError:
-    """Make the one line that a person reads when `what` has finally failed at `host`."""
-    said = describe(error, secrets)
+    """Return the error for the user after `what` has finally failed at `host`."""
+    text = describe(error, secrets)
     code = status_of(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return ImageioError(
             f"the certificate of ovirt-imageio at {host} is not trusted: {error.verify_message}",
-            "Name the engine's CA certificate with --cafile.",
+            "Set --cafile to the engine's CA certificate.",
         )
     if isinstance(error, (FileNotFoundError, PermissionError)):
         return ImageioError(
-            f"cannot connect to ovirt-imageio at {host}: {said}", "Check the file of --cafile."
+            f"cannot connect to ovirt-imageio at {host}: {text}", "Check the file that --cafile names."
         )
     if code is None:
         return ImageioError(
-            f"ovirt-imageio at {host} failed to {what}, {RETRIES + 1} times: {said}",
-            "Check that this machine can reach that host and port.",
+            f"ovirt-imageio at {host} failed to {what}, {RETRIES + 1} times: {text}",
+            "Check that this machine can reach this host and port.",
         )
     if code >= 500:
         return ImageioError(
-            f"ovirt-imageio at {host} failed to {what}, {RETRIES + 1} times: {said}",
-            "Look into /var/log/ovirt-imageio/daemon.log on that host.",
+            f"ovirt-imageio at {host} failed to {what}, {RETRIES + 1} times: {text}",
+            "Check /var/log/ovirt-imageio/daemon.log on this host.",
         )
-    advice = "This is likely an error in pitr: please report it."
+    advice = "This is probably a bug in pitr. Please report it."
     if code in {401, 403, 404}:
-        advice = (
-            "The transfer was ended, cancelled or has expired: see the engine's events, then run this again."
-        )
+        advice = "The transfer has ended or expired. Check the engine's events, then run the command again."
     elif code == 416:
-        advice = "The disk is smaller than expected: was it changed meanwhile?"
-    return ImageioError(f"ovirt-imageio at {host} refuses to {what}: {said}", advice)
+        advice = "The disk is smaller than expected. Check whether it was changed in the meantime."
+    return ImageioError(f"ovirt-imageio at {host} refuses to {what}: {text}", advice)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""ovirt-imageio's lists of extents."""
+"""Parse ovirt-imageio's lists of extents."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ Context = Literal["zero", "dirty"]
 def parse_extents(body: bytes, context: Context) -> tuple[int, ExtentMap]:
     """Return the disk's size in bytes, and the extents to copy.
 
-    Both contexts list the whole disk. In the zero context all of it is to be copied; in the dirty context
-    what is dirty: what a guest zeroed since the checkpoint is a zero extent, what is not dirty is unchanged
-    and left out, whatever its zero flag says. The body comes from outside: raises FormatError when it is
-    anything else.
+    Both contexts list the whole disk. In the zero context, copy all extents. In the dirty context, copy the dirty
+    extents: a dirty zero extent was zeroed since the checkpoint; other extents are unchanged, whatever their zero
+    flag is. Raises FormatError for an invalid body, which comes from the server.
     """
     try:
         rows = orjson.loads(body)
@@ -30,7 +29,7 @@ def parse_extents(body: bytes, context: Context) -> tuple[int, ExtentMap]:
         if context == "dirty":
             dirty = np.fromiter((_boolean(row["dirty"]) for row in rows), np.bool_)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise FormatError(f"this is not a list of {context} extents: {error!r}") from None
+        raise FormatError(f"invalid list of {context} extents: {error!r}") from None
     if len(start) == 0:
         raise FormatError("the list of extents is empty")
     size = int(start[-1]) + int(length[-1])
@@ -41,13 +40,13 @@ def parse_extents(body: bytes, context: Context) -> tuple[int, ExtentMap]:
 
 
 def _integer(value: Any) -> int:
-    # A float would be cut, and True is an int: both are no sizes.
+    # Refuse floats, which numpy would truncate, and booleans, which are ints in Python.
     if type(value) is not int:
-        raise TypeError("a start or length that is not an integer")
+        raise TypeError("a start or length must be an integer")
     return value
 
 
 def _boolean(value: Any) -> bool:
     if type(value) is not bool:
-        raise TypeError("a flag that is not true or false")
+        raise TypeError("a flag must be true or false")
     return value

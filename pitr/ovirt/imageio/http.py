@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One HTTP/1.1 connection for many small requests, or for much data.
+"""An HTTP/1.1 connection for many small requests, or for much data.
 
-The standard library's takes 0.2 ms of CPU time for a request and its answer, and over TLS two system calls and
-several layers of Python for each 16 KiB. Here an exchange takes a tenth of that; TLS is fed with as much as has
-come, and data is received where it is wanted. Requests may be sent ahead of the answers to earlier ones.
+The standard library needs 0.2 ms of CPU time for an exchange, and over TLS two system calls and several layers of
+Python for each 16 KiB. This connection needs a tenth: it feeds TLS with all received bytes, and receives data
+directly into the caller's buffer. It can send requests before earlier ones are answered.
 
-The server is not trusted: lengths are checked, an answer's head is at most 64 KiB. Failures are OSError (time limits
-and TLS included) and HTTPException, as those of http.client; after one the connection cannot be used.
+It does not trust the server: it checks lengths and limits an answer's head to 64 KiB. It raises OSError (also for
+timeouts and TLS) and HTTPException, like http.client; after an error you cannot use the connection.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pitr.system.cancellation import current_cancellation
 from pitr.system.closing import Closes
 
 _HEAD_LIMIT: Final = 64 << 10
-#: What TLS is fed with at once: 64 KiB took a tenth more, 1 MiB the same.
+#: The most bytes to feed TLS with at once. 64 KiB needed a tenth more time, 1 MiB the same.
 _TLS_RECEIVED: Final = 256 << 10
-#: What is encrypted at once.
+#: The most bytes to encrypt at once.
 _TLS_SENT: Final = 256 << 10
 _CHUNK_LINE_LIMIT: Final = 1 << 10
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: .*)?")
@@ -35,27 +35,27 @@ _MAX_INTERIM: Final = 16
 
 
 class HttpSocket(Protocol):
-    """What bytes go over: a socket, or TLS on one."""
+    """A connected socket, plain or with TLS."""
 
     def receive_into(self, target: memoryview) -> int:
-        """Receive some bytes, 0 at the end."""
+        """Receive some bytes into `target` and return their number, 0 at the end."""
 
     def fill(self, target: memoryview) -> int:
-        """Receive as many bytes as `target` has where that can be, 0 at the end."""
+        """Receive as many bytes as `target` has, if possible, and return their number, 0 at the end."""
 
     def send(self, head: bytes, body: bytes | memoryview = b"") -> None: ...
 
     def set_timeout(self, timeout_s: float) -> None:
-        """Limit each wait for the other side."""
+        """Limit each wait for the server, in seconds."""
 
     def close(self) -> None: ...
 
 
-class _OnSocket:
-    """A connected socket with its time limit, which is closed with the wire.
+class _ConnectedSocket:
+    """A connected socket with a timeout; `close` closes the socket.
 
-    The system keeps the limit: where Python does, each call is two, and moves no more than the socket's buffer holds.
-    When the work of a thread is cancelled, its socket is shut down, which ends its waits.
+    The kernel keeps the timeout. With Python's own timeout, each call is two system calls and moves at most the
+    socket's buffer. When the work of a thread is cancelled, its socket is shut down, which ends its waits.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -96,8 +96,8 @@ class _OnSocket:
             raise TimeoutError("timed out") from None
 
 
-class SocketWire(_OnSocket):
-    """A connected socket, which is closed with the wire."""
+class PlainSocket(_ConnectedSocket):
+    """A connected socket; `close` closes it."""
 
     def receive_into(self, target: memoryview) -> int:
         return self._receive(target)
@@ -111,8 +111,8 @@ class SocketWire(_OnSocket):
             self._send(body)
 
 
-class TlsWire(_OnSocket):
-    """TLS on a connected socket, which is closed with the wire. Raises ssl.SSLError where there is no agreement."""
+class TlsSocket(_ConnectedSocket):
+    """TLS on a connected socket; `close` closes it. Raises ssl.SSLError when the handshake fails."""
 
     def __init__(self, connected: socket.socket, context: ssl.SSLContext, host: str) -> None:
         super().__init__(connected)
@@ -133,7 +133,7 @@ class TlsWire(_OnSocket):
                 self._pass_on()
                 self._feed()
             except ssl.SSLError:
-                # The alert tells the server why, if it still listens.
+                # Send the alert, which tells the server why, if it still listens.
                 with contextlib.suppress(OSError):
                     self._pass_on()
                 raise
@@ -148,7 +148,7 @@ class TlsWire(_OnSocket):
                 while count < len(target):
                     read = int(self._tls.read(len(target) - count, target[count:]))
                     if read == 0:
-                        # The server has said that it ends.
+                        # The server has ended the TLS session.
                         return count
                     count += read
                 return count
@@ -157,7 +157,7 @@ class TlsWire(_OnSocket):
                     return count
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return count
-            # An answer to a change of keys may be due.
+            # A change of keys can need an answer.
             self._pass_on()
             self._feed()
 
@@ -186,9 +186,9 @@ class TlsWire(_OnSocket):
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """The head of an answer. `length` is that of its body in bytes, None where that is told on the way.
+    """The head of an answer. `length` is the length of the body in bytes, None if the head does not have it.
 
-    The names of `headers` are in lower case.
+    `last`: the server closes the connection after this answer. The names of `headers` are in lower case.
     """
 
     status: int
@@ -199,33 +199,32 @@ class ResponseHead:
 
 
 class HttpConnection(Closes):
-    """One connection, which owns `wire`. `host` is the name, and the port, that the server is asked by.
+    """A connection that owns the socket `connected`. `host` is the server's name and port for the Host header.
 
-    For each `send`, in their order, comes one `receive`, and then all of that answer's body by `receive_into` or
-    `body`.
+    For each `send`, in order, call `receive` once, then receive the whole body with `receive_into` or `body`.
     """
 
-    def __init__(self, wire: HttpSocket, host: str) -> None:
-        self._wire = wire
+    def __init__(self, connected: HttpSocket, host: str) -> None:
+        self._socket = connected
         self._host = host
         self._held = bytearray(_HEAD_LIMIT)
         self._view = memoryview(self._held)
         self._begin = self._end = 0
         self.ended = False
-        """True after an answer that the server closes the connection with."""
+        """True after an answer with which the server closes the connection."""
         self.goes_on = False
-        """True after an answer that it does not close it with."""
+        """True after an answer with which the server keeps the connection open."""
 
     def send(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | memoryview = b""
     ) -> None:
-        """Send a request. `path` and `headers` are the caller's: printable, without line ends."""
+        """Send a request. `path` and `headers` must be printable and without line ends."""
         length = {"Content-Length": str(len(body))} if len(body) else {}
-        self._wire.send(self._head_of(method, path, {**length, **(headers or {})}), body)
+        self._socket.send(self._head_of(method, path, {**length, **(headers or {})}), body)
 
     def send_gets(self, path: str, headers: Sequence[Mapping[str, str]]) -> None:
-        """Send a GET request for each of `headers`, all at once."""
-        self._wire.send(b"".join(self._head_of("GET", path, one) for one in headers))
+        """Send a GET request with each of `headers`, all at once."""
+        self._socket.send(b"".join(self._head_of("GET", path, fields) for fields in headers))
 
     def receive(self) -> ResponseHead:
         """Receive the head of the next answer."""
@@ -235,23 +234,23 @@ class HttpConnection(Closes):
                 self.ended = self.ended or answer.last
                 self.goes_on = not self.ended
                 return answer
-        raise HTTPException("the server only ever says that it goes on")
+        raise HTTPException("the server only sends interim answers")
 
     def receive_into(self, target: memoryview) -> None:
-        """Fill `target` with the next bytes of the body. Raises IncompleteRead where they do not come."""
+        """Fill `target` with the next bytes of the body. Raises IncompleteRead at the end of the connection."""
         held = min(len(target), self._end - self._begin)
         if held:
             target[:held] = self._view[self._begin : self._begin + held]
             self._begin += held
             target = target[held:]
         while target:
-            count = self._wire.fill(target)
+            count = self._socket.fill(target)
             if count == 0:
                 raise IncompleteRead(b"", len(target))
             target = target[count:]
 
     def body(self, answer: ResponseHead, limit: int) -> bytes:
-        """Receive all of the body, which must not be longer than `limit` bytes."""
+        """Receive the whole body, which must not be longer than `limit` bytes."""
         if answer.chunked:
             return self._chunks(limit)
         if answer.length is None:
@@ -259,10 +258,10 @@ class HttpConnection(Closes):
         return self._exactly(answer.length, limit)
 
     def set_timeout(self, timeout_s: float) -> None:
-        self._wire.set_timeout(timeout_s)
+        self._socket.set_timeout(timeout_s)
 
     def close(self) -> None:
-        self._wire.close()
+        self._socket.close()
 
     def _head_of(self, method: str, path: str, headers: Mapping[str, str]) -> bytes:
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._host}", "Accept-Encoding: identity"]
@@ -270,23 +269,23 @@ class HttpConnection(Closes):
         return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
 
     def _head(self) -> bytes:
-        return self._until(b"\r\n\r\n", _HEAD_LIMIT, RemoteDisconnected("no answer came"))
+        return self._until(b"\r\n\r\n", _HEAD_LIMIT, RemoteDisconnected("no answer"))
 
     def _until(self, mark: bytes, limit: int, at_end: Exception) -> bytes:
-        """Receive up to `mark`, and return what is before it."""
-        while (found := self._held.find(mark, self._begin, self._end)) < 0:
+        """Receive up to `mark` and return the bytes before it."""
+        while (position := self._held.find(mark, self._begin, self._end)) < 0:
             if self._end - self._begin >= limit:
                 raise LineTooLong("a head")
             if self._end == len(self._held):
                 count = self._end - self._begin
                 self._held[:count] = self._held[self._begin : self._end]
                 self._begin, self._end = 0, count
-            count = self._wire.receive_into(self._view[self._end :])
+            count = self._socket.receive_into(self._view[self._end :])
             if count == 0:
                 raise at_end
             self._end += count
-        text = bytes(self._view[self._begin : found])
-        self._begin = found + len(mark)
+        text = bytes(self._view[self._begin : position])
+        self._begin = position + len(mark)
         if self._begin == self._end:
             self._begin = self._end = 0
         return text
@@ -302,7 +301,7 @@ class HttpConnection(Closes):
         body = bytearray(self._view[self._begin : self._end])
         self._begin = self._end = 0
         while len(body) <= limit:
-            count = self._wire.receive_into(self._view)
+            count = self._socket.receive_into(self._view)
             if count == 0:
                 return bytes(body)
             body += self._view[:count]
@@ -322,7 +321,7 @@ class HttpConnection(Closes):
                 return bytes(body)
             body += self._exactly(length, limit - len(body))
             if self._until(b"\r\n", _CHUNK_LINE_LIMIT, cut_off):
-                raise HTTPException("a chunk that does not end where it should")
+                raise HTTPException("a chunk of the wrong length")
 
 
 def _parsed(head: bytes) -> ResponseHead:
@@ -334,7 +333,7 @@ def _parsed(head: bytes) -> ResponseHead:
     for line in lines:
         name, colon, value = line.decode("latin-1").partition(":")
         if not colon:
-            raise HTTPException("a header that is none")
+            raise HTTPException("an invalid header")
         name, value = name.lower(), value.strip()
         if name == "content-length" and headers.get(name, value) != value:
             raise HTTPException("an answer with two lengths")
@@ -354,5 +353,5 @@ def _length(headers: Mapping[str, str]) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,19}", text):
-        raise HTTPException("a length that is none")
+        raise HTTPException("an invalid length")
     return int(text)

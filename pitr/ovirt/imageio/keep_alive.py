@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Keeping a transfer open while nothing is read from it, because whoever takes the data is slow."""
+"""Keep a transfer open while pitr does not read from it, for example because the reader of the data is slow."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 _log = logging.getLogger(__name__)
 
-#: The engine ends a transfer that was idle for its inactivity timeout, which is 60 s where none was asked for.
+#: Seconds between two requests. The engine ends an idle transfer after its inactivity timeout, by default 60 s.
 INTERVAL_S = 20.0
 
 
 @contextmanager
 def kept_alive(address: ImageioAddress, interval_s: float = INTERVAL_S) -> Iterator[None]:
-    """Ask for the transfer's options now and then: that counts as use. It takes one connection.
+    """Request the transfer's options every `interval_s` seconds, which counts as use. This needs one connection.
 
-    The engine's own "extend" does not count. A failure is left to those who read the data.
+    The engine's own "extend" does not count. Failures are only logged, because the readers of the data report them.
     """
     cancellation = Cancellation()
 
-    def ask_now_and_then() -> None:
+    def keep_asking() -> None:
         with cancelled_by(cancellation):
             while not cancellation.wait(interval_s):
                 try:
@@ -37,7 +37,7 @@ def kept_alive(address: ImageioAddress, interval_s: float = INTERVAL_S) -> Itera
                     if not cancellation.is_cancelled():
                         _log.warning("%s", error)
 
-    thread = threading.Thread(target=ask_now_and_then, name="keep-alive", daemon=True)
+    thread = threading.Thread(target=keep_asking, name="keep-alive", daemon=True)
     thread.start()
     try:
         yield
@@ -47,7 +47,7 @@ def kept_alive(address: ImageioAddress, interval_s: float = INTERVAL_S) -> Itera
 
 
 class KeptAliveSource(WrappedSource[Source]):
-    """A source whose transfer is kept alive through one of its connections."""
+    """A source on a transfer that `kept_alive` keeps open; it leaves one connection for that."""
 
     @property
     def max_readers(self) -> int:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Requests to ovirt-imageio.
+"""Send requests to ovirt-imageio.
 
-Its own client library waits 60 s for any answer (10 s on the unix socket), while listing the extents, flushing and
-zeroing take longer on large or slow disks; it receives into a buffer of its own and takes half a millisecond of CPU
-time for a request. What pitr needs of the protocol is little, and is here.
+pitr does not use imageio's client library. It waits only 60 s for an answer (10 s on the unix socket), but listing
+extents, flushing and zeroing take longer on large or slow disks. It also receives into its own buffer and needs half
+a millisecond of CPU time for each request. pitr only needs a small part of the protocol.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ __all__ = ["ImageioAddress", "ImageioSession", "Options", "ask", "trying"]
 _log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S: Final = 1800.0
-#: Data that does not come for this long is asked for again.
+#: pitr requests data again when it has not arrived after this time.
 READ_TIMEOUT_S: Final = 60.0
-#: 14 million extents; a body that is larger is no list of extents of a disk.
+#: Room for 14 million extents; a longer body is not a list of extents.
 MAX_BODY: Final = 1 << 30
-#: More connections to one disk than this make nothing faster, whatever a server offers.
+#: More connections to one disk are not faster, even if a server offers more.
 MAX_CONNECTIONS: Final = 32
 
-#: Requests that are on their way at once on a connection.
+#: The most unanswered requests on a connection.
 REQUESTS_AHEAD: Final = 16
 _MAX_REFUSAL: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How many connections of each kind the server serves at once, and its socket for clients on its host."""
+    """The server's limits of concurrent connections, and its unix socket for clients on the same host."""
 
     max_readers: int = 1
     max_writers: int = 1
@@ -55,8 +55,10 @@ class Options:
 
 
 class ImageioSession(Closes):
-    """One connection; each wait for the server takes at most `timeout_s` seconds. Raises OSError, HTTPException and
-    StatusError; `trying` turns them into ImageioError."""
+    """One connection to ovirt-imageio. Each wait for the server takes at most `timeout_s` seconds.
+
+    Raises OSError, HTTPException and StatusError; `trying` turns them into ImageioError.
+    """
 
     def __init__(self, address: ImageioAddress, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._connect: Callable[[], Connected] = lambda: connected(address, timeout_s)
@@ -66,9 +68,9 @@ class ImageioSession(Closes):
         self.requests_ahead = REQUESTS_AHEAD
 
     def go_local(self) -> bool:
-        """Go on over the server's unix socket where this machine is its host: half of the CPU time of TLS.
+        """Switch to the server's unix socket if this machine is its host, and return whether it is.
 
-        Tells whether it is.
+        The unix socket needs half of the CPU time of TLS.
         """
         name, remote = self.options().unix_socket, self._connected
         if name is None or not remote.same_machine:
@@ -80,18 +82,18 @@ class ImageioSession(Closes):
         try:
             self._connected = connect()
         except OSError:
-            # A container shares the address, but not the file system.
+            # A container has the same IP address, but another file system.
             return False
         remote.connection.close()
         self._connect = connect
-        _log.debug("this is the disk's host: data goes through the unix socket %s", name)
+        _log.debug("this machine is the disk's host: data goes through the unix socket %s", name)
         return True
 
     def read(self, spans: Sequence[CombinedRequest], target: memoryview) -> Iterator[None]:
-        """Read the pieces of all `spans` one after the other into `target`, which is as long as all of them.
+        """Read the pieces of all `spans` in order into `target`, which has the total length of the pieces.
 
-        Yields after each span that has come. A few requests are sent ahead, so that the server need not wait; but
-        only where it keeps connections open: one that closes them would lose the end of its answer with the rest.
+        Yields after each complete span. It sends a few requests ahead, so that the server need not wait, but only if
+        the server keeps connections open. Otherwise the end of an answer could be lost when it closes one.
         """
         ready = self._ready()
         asked = at = 0
@@ -118,12 +120,12 @@ class ImageioSession(Closes):
             yield
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Write `data`, without making that durable."""
+        """Write `data` at `offset` without flushing it."""
         last = offset + len(data) - 1
         self._ask("PUT", "?flush=n", {"Content-Range": f"bytes {offset}-{last}/*"}, data)
 
     def options(self) -> Options:
-        # Old daemons and proxies know no OPTIONS: one connection always works.
+        # Old daemons and proxies do not support OPTIONS: one connection always works.
         answer, body = self._exchange("OPTIONS", expected={200, 204, 405})
         if answer.status != HTTPStatus.OK:
             return Options()
@@ -134,26 +136,26 @@ class ImageioSession(Closes):
         return _options(values)
 
     def extents(self, context: Context) -> bytes:
-        """Return the JSON list of the disk's extents as the server sent it."""
+        """Return the server's JSON list of the disk's extents."""
         return self._ask("GET", f"/extents?context={context}")
 
     def readable_size(self) -> int:
-        """Return how many bytes of the disk the ticket lets clients read."""
+        """Return the size in bytes of the part of the disk that the ticket lets clients read."""
         answer, _ = self._exchange("GET", "", {"Range": "bytes=0-0"}, expected={HTTPStatus.PARTIAL_CONTENT})
-        said = answer.headers.get("content-range", "").rpartition("/")[2]
-        if not said.isdecimal():
+        size = answer.headers.get("content-range", "").rpartition("/")[2]
+        if not size.isdecimal():
             raise HTTPException("an answer without the size of the disk")
-        return int(said)
+        return int(size)
 
     def checksum(self, algorithm: str, block_size: int) -> bytes:
-        """Return the JSON of the daemon's checksum of all that the disk holds now (pitr.jobs.restore.verifier)."""
+        """Return the daemon's checksum of the whole disk as JSON (pitr.ovirt.imageio.checksum)."""
         return self._ask("GET", f"/checksum?algorithm={algorithm}&block_size={block_size}")
 
     def flush(self) -> None:
         self._patch({"op": "flush"})
 
     def zero(self, offset: int, length: int) -> None:
-        """Zero a range, without making that durable."""
+        """Zero a range without flushing it."""
         self._patch({"op": "zero", "offset": offset, "size": length, "flush": False})
 
     def close(self) -> None:
@@ -180,12 +182,12 @@ class ImageioSession(Closes):
         *,
         expected: frozenset[int] | set[int] = frozenset({HTTPStatus.OK}),
     ) -> tuple[ResponseHead, bytes]:
-        """Ask once; `more` follows the transfer's path. Raises StatusError on a status that is not `expected`."""
+        """Send one request; `more` follows the transfer's path. Raises StatusError for an unexpected status."""
         ready = self._ready()
         try:
             ready.send(method, self._connected.path + more, headers, body)
         except ConnectionError as error:
-            # A server that refuses a body does not wait for all of it.
+            # A server can refuse a request before it has received the whole body.
             try:
                 answer = ready.receive()
             except (OSError, HTTPException):
@@ -197,7 +199,7 @@ class ImageioSession(Closes):
         return answer, ready.body(answer, MAX_BODY)
 
     def _ready(self) -> HttpConnection:
-        """The connection, a new one where the server has closed it after its last answer."""
+        """Return the connection, a new one if the server closed it after its last answer."""
         if self._connected.connection.ended:
             self._connected.connection.close()
             self._connected = self._connect()
@@ -212,7 +214,7 @@ def ask(
     timeout_s: float = ANSWER_TIMEOUT_S,
     sleep: Callable[[float], None] = pause,
 ) -> T:
-    """Ask `question` on a connection of its own, again after transient failures; raises ImageioError."""
+    """Ask `question` on a new connection; retry after transient failures. Raises ImageioError."""
 
     def attempt() -> T:
         with ImageioSession(address, timeout_s) as session:
@@ -224,7 +226,7 @@ def ask(
 def trying(
     address: ImageioAddress, what: str, attempt: Callable[[], T], *, sleep: Callable[[float], None]
 ) -> T:
-    """Call `attempt`, again after transient failures; raises ImageioError with `what` in its message."""
+    """Call `attempt`; retry after transient failures. Raises ImageioError with `what` in its message."""
     try:
         return retrying(
             attempt, transient=lambda error: is_transient(error) and not is_cancelled(), sleep=sleep
@@ -232,7 +234,7 @@ def trying(
     except Exception as error:
         if not is_expected(error):
             raise
-        # The server's words hold the ticket; a traceback must not show them.
+        # The server's text contains the ticket, so a traceback must not show it.
         raise translated(error, address.host, what, address.secrets) from None
 
 

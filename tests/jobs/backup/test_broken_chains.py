@@ -46,13 +46,13 @@ def _reattach_all(lab: Lab, vm: LabVM) -> None:
 
 
 BREAKS: dict[str, tuple[Callable[[Lab, LabVM], None], str]] = {
-    "checkpoints gone": (_lose, "gone on the engine"),
+    "checkpoints gone": (_lose, "engine no longer has the checkpoint"),
     "checkpoint invalid": (_invalidate, "invalid on the engine"),
     "snapshot restored": (_restore_snapshot, "invalid on the engine"),
     "live redefine failed": (_break_at_the_start, "checkpoint"),
     "incremental start failed": (_fail_to_start, "did not become ready"),
     "bitmaps lost with the VM's qemu": (_crash, "did not become ready"),
-    "disks detached and attached again": (_reattach_all, "gone on the engine"),
+    "disks detached and attached again": (_reattach_all, "engine no longer has the checkpoint"),
 }
 
 

@@ -51,7 +51,7 @@ def refused(lab: Lab, pitr: Pitr) -> None:
 def test_lost_checkpoints_make_a_full_and_say_so(lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path) -> None:
     lab.engine.lose_checkpoints(vm.id)
     refused(lab, pitr)
-    assert "gone" in assert_next_is_full(lab, pitr, vm, tmp_path)["reason"]
+    assert "no longer has the checkpoint" in assert_next_is_full(lab, pitr, vm, tmp_path)["reason"]
 
 
 def test_an_invalid_checkpoint_makes_a_full_and_says_so(

@@ -67,7 +67,7 @@ def test_volumes_are_listed_with_what_they_hold(guest: Any, command: Pitr) -> No
         ("disk1", "0", "fat12", True),
     ]
     shown = command("files", "ls", "--at", AT[0]).stdout
-    assert "swap is not read here" in shown and "0 (whole disk)" in shown and "label" in shown
+    assert "swap is not supported" in shown and "0 (whole disk)" in shown and "label" in shown
     only = command.json("files", "ls", "--at", AT[0], "--disk", "disk1")["volumes"]
     assert [one["volume"] for one in only] == ["0"]
 
@@ -95,7 +95,7 @@ def test_what_is_asked_for_must_be_clear(guest: Any, command: Pitr, tmp_path: Pa
     assert "several volumes have /etc" in command("files", "ls", *at, "/etc", code=2).complaint
     assert "there is no /nowhere" in command("files", "ls", *at, "/nowhere", code=4).complaint
     assert "there is no volume '9'" in command("files", "ls", *at, "/", "--volume", "9", code=4).complaint
-    assert "swap is not read" in command("files", "ls", *at, "/", "--volume", "1", code=1).complaint
+    assert "swap is not supported" in command("files", "ls", *at, "/", "--volume", "1", code=1).complaint
     assert "one of --at and --point" in command("files", "ls", "/etc", code=2).complaint
     assert "begin with /" in command("files", "ls", *at, "web", "etc", code=2).complaint
     assert "is a folder" in command("files", "cat", *at, "--volume", "2", "/etc", code=2).complaint

@@ -301,7 +301,7 @@ def test_a_blob_that_is_elsewhere_cannot_be_served(command: Pitr, repository: Re
         stream = sink.stream
     repository.commit(Record(backup_of([stream], backup_id=new.backup_id), None))
     refused = command("serve", "--at", AT_THE_END, "--run", "exit 0", code=2)
-    assert "disk system cannot be served" in refused.complaint and "--get-command" in refused.complaint
+    assert "cannot serve disk system" in refused.complaint and "--get-command" in refused.complaint
 
 
 def test_memory_stays_within_the_cache(command: Pitr, repository: Repository) -> None:

@@ -155,7 +155,10 @@ def test_a_disk_that_the_backup_leaves_out_is_an_error(
     engine: Engine, good: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backups, "_LATE_S", 0.1)
-    with pytest.raises(EngineError, match=r"does not cover the disks d3"), start(engine, "d1", "d3"):
+    with (
+        pytest.raises(EngineError, match=r"does not cover the requested disks d3"),
+        start(engine, "d1", "d3"),
+    ):
         pass
     assert good.asked("POST", f"{ONE}/finalize") == 1
 
@@ -294,7 +297,7 @@ def test_a_failing_cleanup_is_a_note_on_the_first_error(engine: Engine, good: Sc
     good.on("POST", f"{ONE}/finalize", fault(403, "[no permission]"))
     with pytest.raises(ValueError, match=r"first") as caught, start(engine):
         raise ValueError("first")
-    assert "could not be ended" in caught.value.__notes__[0]
+    assert "cannot end backup" in caught.value.__notes__[0]
 
 
 def test_a_transfer_that_still_runs_is_waited_for(engine: Engine, good: Script) -> None:

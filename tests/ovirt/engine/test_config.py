@@ -126,7 +126,7 @@ def test_insecure_comes_from_the_command_line_or_the_section(tmp_path: Path) -> 
     given: dict[str, Any] = {"engine_url": "https://a", "username": "a", "password_file": conf, "environ": {}}
     assert not load(insecure=True, **given).secure
     conf = write_section(tmp_path, engine_url="https://c", username="c", password="c", secure="perhaps")
-    with pytest.raises(UsageError, match=r"neither true nor false"):
+    with pytest.raises(UsageError, match=r"must be true or false"):
         load(section="lab", environ={}, config_file=conf)
 
 
@@ -139,7 +139,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         {"section": "lab", "config_file": gone},
         {"prompt": lambda _: "typed", "cafile": gone},
     ):
-        with pytest.raises(UsageError, match=r"cannot be read: (No such file|Is a directory)") as caught:
+        with pytest.raises(UsageError, match=r"cannot read .*: (No such file|Is a directory)") as caught:
             load(**given, **arguments)
         assert str(tmp_path) in str(caught.value)
 
@@ -154,7 +154,7 @@ def test_a_broken_file_is_refused_without_showing_its_lines(tmp_path: Path) -> N
 
 def test_a_section_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
     conf = write_section(tmp_path, engine_url="https://c")
-    with pytest.raises(UsageError, match=r"no section \[other\]") as caught:
+    with pytest.raises(UsageError, match=r"section \[other\] not found") as caught:
         load(section="other", environ={}, config_file=conf)
     assert "lab" in caught.value.advice
 

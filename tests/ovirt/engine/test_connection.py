@@ -70,7 +70,7 @@ def test_a_server_that_is_no_engine_is_recognized(script: Script) -> None:
     with pytest.raises(EngineError, match=r"logging in: the engine at .* answered 404"):
         Engine(config_of(script)).version  # noqa: B018
     script.sso = [Answer(200, "<html>", "text/html")]
-    with pytest.raises(EngineError, match=r"is not that of an engine"):
+    with pytest.raises(EngineError, match=r"is not from an oVirt engine"):
         Engine(config_of(script)).version  # noqa: B018
 
 
@@ -113,7 +113,7 @@ def test_tls_is_checked_against_the_cafile_unless_insecure(tls: tuple[Path, Path
         assert "--cafile" in caught.value.advice
         garbage = tmp_path / "garbage.pem"
         garbage.write_text("no certificate")
-        with pytest.raises(EngineError, match=r"CA file .* cannot be used"):
+        with pytest.raises(EngineError, match=r"cannot use the CA file"):
             Engine(config_of(script, cafile=garbage)).version  # noqa: B018
 
 
@@ -135,7 +135,7 @@ def test_an_expired_token_in_the_middle_logs_in_again_once(engine: Engine, scrip
 
 def test_a_token_that_is_never_accepted_ends_as_a_login_error(engine: Engine, script: Script) -> None:
     script.on("GET", "/vms.*", Answer(401, "<html>", "text/html"))
-    with pytest.raises(LoginError, match=r"does not accept the login"):
+    with pytest.raises(LoginError, match=r"rejects the login"):
         find_vm(engine, "web1")
     assert script.asked("GET", "/vms.*") == 2
 
@@ -210,7 +210,9 @@ def test_an_answer_that_makes_no_sense_is_one_clear_line(
     engine: Engine, script: Script, answer: Answer
 ) -> None:
     script.on("GET", "/vms.*", answer)
-    with pytest.raises(EngineError, match=r"listing VMs: the (answer of the )?engine at") as caught:
+    with pytest.raises(
+        EngineError, match=r"listing VMs: (the engine|cannot read the answer of the engine) at"
+    ) as caught:
         find_vm(engine, "web1")
     one_line(caught.value)
 

@@ -144,7 +144,7 @@ def test_what_cannot_be_removed_is_a_note_on_the_first_error(engine: Engine, scr
     script.on("DELETE", f"/disks/{ID}", fault(403, "[no permission]"))
     with pytest.raises(EngineError, match=r"is illegal") as caught:
         create(engine)
-    assert "could not be removed" in caught.value.__notes__[0]
+    assert "cannot remove disk" in caught.value.__notes__[0]
 
 
 def test_deleting_waits_for_a_locked_disk_and_takes_a_missing_one(engine: Engine, script: Script) -> None:

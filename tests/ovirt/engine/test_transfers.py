@@ -122,7 +122,7 @@ def test_a_cleanup_that_fails_is_a_note(engine: Engine, good: Script, tmp_path: 
     with pytest.raises(ValueError, match=r"first") as caught, upload(engine, tmp_path, timeout_s=0.3):
         good.on("GET", ONE, transfer("transferring"))
         raise ValueError("first")
-    assert "could not be ended" in caught.value.__notes__[0]
+    assert "cannot end the upload" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("phase", ["cancelled_system", "paused_system", "finished_failure"])

@@ -60,7 +60,7 @@ def test_names_that_a_search_would_misread_are_found_in_the_whole_list(
 def test_a_missing_vm_is_exit_code_4(engine: Engine, script: Script) -> None:
     script.on("GET", r"/vms(\?.*)?", "<vms/>")
     for name in ("web\x1b1", ID_1):
-        with pytest.raises(NoSuchVM, match=r"there is no VM") as caught:
+        with pytest.raises(NoSuchVM, match=r"^VM .* not found") as caught:
             find_vm(engine, name)
         assert caught.value.exit_code == 4
         assert "\x1b" not in str(caught.value)

@@ -134,7 +134,7 @@ CALLS: dict[str, tuple[str, Callable[[Behind], Any]]] = {
     "zero": ("PATCH", lambda behind: behind.sink().open_writer().zero(0, 512)),
     "list the zero extents": ("GET", lambda behind: behind.source().extents()),
     "flush the disk": ("PATCH", lambda behind: behind.sink().flush()),
-    "tell its options": ("OPTIONS", lambda behind: behind.sink().max_writers),
+    "report its options": ("OPTIONS", lambda behind: behind.sink().max_writers),
 }
 
 
@@ -152,7 +152,7 @@ def test_a_refusal_is_final_and_says_what_where_and_why_but_not_the_ticket(behin
     assert "\n" not in raised.value.message
     assert TICKET not in raised.value.message
     assert raised.value.__suppress_context__, "the library's own error, shown with --debug, names the ticket"
-    assert "run this again" in raised.value.advice
+    assert "run the command again" in raised.value.advice
 
 
 @pytest.mark.parametrize("what", CALLS)
@@ -344,7 +344,7 @@ def test_a_wrong_certificate_is_final_and_names_the_option(remote_host: Host, ho
 
 
 def test_a_disk_without_dirty_extents_needs_a_full_backup(behind: Behind) -> None:
-    with pytest.raises(CheckpointGone, match="changed since the checkpoint") as raised:
+    with pytest.raises(CheckpointGone, match="no list of changes since the checkpoint") as raised:
         ImageioSource(behind.direct, "dirty").extents()
     assert "full backup" in raised.value.advice
 

@@ -15,7 +15,7 @@ from http.client import BadStatusLine, HTTPException, IncompleteRead, LineTooLon
 import pytest
 
 from pitr.lab.host.pki import Pki, make_pki
-from pitr.ovirt.imageio.http import HttpConnection, SocketWire, TlsWire
+from pitr.ovirt.imageio.http import HttpConnection, PlainSocket, TlsSocket
 from pitr.system.cancellation import Cancellation, cancelled_by
 
 CONTENT = random.Random(3).randbytes(3 << 20)
@@ -28,7 +28,7 @@ def answering(answer: bytes) -> Iterator[HttpConnection]:
     far.sendall(answer)
     far.shutdown(socket.SHUT_WR)
     near.settimeout(10)
-    with far, HttpConnection(SocketWire(near), "localhost") as connection:
+    with far, HttpConnection(PlainSocket(near), "localhost") as connection:
         yield connection
 
 
@@ -98,7 +98,7 @@ def test_answers_to_requests_that_were_sent_ahead_come_one_after_the_other() -> 
     near, far = socket.socketpair()
     sender = threading.Thread(target=far.sendall, args=[b"".join(answers)])
     sender.start()
-    with far, HttpConnection(SocketWire(near), "localhost") as connection:
+    with far, HttpConnection(PlainSocket(near), "localhost") as connection:
         for part in parts:
             received = connection.receive()
             assert received.length == len(part)
@@ -173,7 +173,7 @@ def test_tls_gives_all_bytes_whatever_the_records(pki: Pki, record: int) -> None
 
     with (
         tls_server(pki, work) as connected,
-        HttpConnection(TlsWire(connected, _trusting(pki), "localhost"), "localhost") as connection,
+        HttpConnection(TlsSocket(connected, _trusting(pki), "localhost"), "localhost") as connection,
     ):
         target = bytearray(len(content))
         connection.receive_into(memoryview(target))
@@ -192,7 +192,7 @@ def test_tls_sends_a_large_body_whole(pki: Pki) -> None:
 
     with (
         tls_server(pki, work) as connected,
-        HttpConnection(TlsWire(connected, _trusting(pki), "localhost"), "localhost") as connection,
+        HttpConnection(TlsSocket(connected, _trusting(pki), "localhost"), "localhost") as connection,
     ):
         connection.send("PUT", "/images/x", {"Content-Range": "bytes 0-1/*"}, memoryview(CONTENT))
         assert connection.receive().status == 200
@@ -208,7 +208,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_record_is_a_short_answer(pk
 
     with (
         tls_server(pki, work) as connected,
-        HttpConnection(TlsWire(connected, _trusting(pki), "localhost"), "localhost") as connection,
+        HttpConnection(TlsSocket(connected, _trusting(pki), "localhost"), "localhost") as connection,
     ):
         answer = connection.receive()
         with pytest.raises(IncompleteRead):
@@ -221,7 +221,7 @@ def test_a_server_that_is_not_trusted_gets_nothing(pki: Pki) -> None:
         connected,
         pytest.raises(ssl.SSLCertVerificationError),
     ):
-        TlsWire(connected, ssl.create_default_context(), "localhost")
+        TlsSocket(connected, ssl.create_default_context(), "localhost")
 
 
 @pytest.mark.parametrize("wire", ["plain", "TLS", "TLS handshake"])
@@ -234,9 +234,9 @@ def test_cancelled_work_does_not_wait_for_an_answer(pki: Pki, wire: str) -> None
         try:
             with cancelled_by(cancellation):
                 way = (
-                    SocketWire(connected)
+                    PlainSocket(connected)
                     if wire == "plain"
-                    else TlsWire(connected, _trusting(pki), "localhost")
+                    else TlsSocket(connected, _trusting(pki), "localhost")
                 )
                 with HttpConnection(way, "localhost") as connection:
                     connection.send("GET", "/images/x")
@@ -266,7 +266,7 @@ def test_cancelled_work_does_not_wait_for_an_answer(pki: Pki, wire: str) -> None
 def test_a_limit_of_time_holds_for_answers_and_for_what_is_sent() -> None:
     near, far = socket.socketpair()
     near.settimeout(0.2)
-    with far, HttpConnection(SocketWire(near), "localhost") as connection:
+    with far, HttpConnection(PlainSocket(near), "localhost") as connection:
         with pytest.raises(TimeoutError):
             connection.receive()
         with pytest.raises(TimeoutError):
@@ -284,7 +284,7 @@ def test_what_comes_slowly_comes_whole() -> None:
             far.sendall(CONTENT[at : at + 10])
 
     thread = threading.Thread(target=trickle)
-    with far, HttpConnection(SocketWire(near), "localhost") as connection:
+    with far, HttpConnection(PlainSocket(near), "localhost") as connection:
         thread.start()
         body = bytearray(100)
         connection.receive_into(memoryview(body))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The catalog in a browser: Datasette on a copy of it (pitr/jobs/serve/catalog_site/snapshot.py).
+"""Serve the catalog to a browser, with Datasette on a snapshot (pitr/jobs/serve/catalog_site/snapshot.py).
 
-Datasette and its web server are an extra: nothing else of pitr needs them.
+Datasette and its web server are an extra; no other part of pitr needs them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any
 from pitr.errors import ProgramMissing
 from pitr.jobs.serve.catalog_site.metadata import DATABASE, metadata
 from pitr.jobs.serve.catalog_site.snapshot import Snapshot
+from pitr.reporting import Notify
 from pitr.system.sockets import authority, is_loopback
 from pitr.text import printable
 
 _SETTINGS = {
-    # What is shown is to be what there is: nothing may be kept by the browser.
+    # The browser must not cache pages, so that they are always up to date.
     "default_cache_ttl": 0,
     "sql_time_limit_ms": 5000,
     "facet_time_limit_ms": 1000,
@@ -40,11 +41,11 @@ def serve(
     listener: socket.socket,
     *,
     ready: Callable[[str], None],
-    notify: Callable[[str], None],
+    notify: Notify,
 ) -> None:
-    """Serve the catalog on `listener` until a signal ends it; `ready` is called with the address.
+    """Serve the catalog on `listener` until a signal arrives; call `ready` with the address.
 
-    Raises Interrupted, ProgramMissing without the extra, and what opening a repository raises.
+    Raises Interrupted, ProgramMissing if the extra is not installed, and the errors of Repository.open.
     """
     datasette_module, uvicorn, web_server = _libraries()
     with tempfile.TemporaryDirectory(prefix="pitr-catalog-") as folder:
@@ -53,7 +54,7 @@ def serve(
             [str(snapshot.path)], metadata=metadata(printable(str(repository))), settings=_SETTINGS
         )
         app = _Guarded(datasette.app(), snapshot, listener, notify)
-        # Requests of the web server's own library are nothing that a person should see.
+        # Datasette's HTTP client logs each request; hide these lines.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         config = uvicorn.Config(app, log_level="warning", access_log=False, log_config=None, lifespan="on")
         web_server.serve(config, listener, ready=lambda: ready(f"http://{authority(listener)}/"))
@@ -76,14 +77,12 @@ def _libraries() -> tuple[Any, Any, Any]:
 
 
 class _Guarded:
-    """Brings the copy up to date before a request, and answers no page of elsewhere.
+    """Updates the snapshot before each request, and refuses requests from pages of other sites.
 
-    A page of any site can let the browser ask for a name that leads to 127.0.0.1: its requests carry that name.
+    Such a page can send requests to a host name that resolves to 127.0.0.1; the requests contain that name.
     """
 
-    def __init__(
-        self, app: _App, snapshot: Snapshot, listener: socket.socket, notify: Callable[[str], None]
-    ) -> None:
+    def __init__(self, app: _App, snapshot: Snapshot, listener: socket.socket, notify: Notify) -> None:
         self._app = app
         self._snapshot = snapshot
         self._notify = notify
@@ -100,7 +99,7 @@ class _Guarded:
 
 
 def _host_name(scope: _Scope) -> str:
-    """The name that a request was sent to, without its port."""
+    """Return the host name of a request, without the port."""
     value = next((bytes(value) for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
     if value.startswith("["):
         return value[1:].partition("]")[0]
@@ -115,4 +114,4 @@ async def _refuse(send: _Send) -> None:
             "headers": [(b"content-type", b"text/plain; charset=utf-8")],
         }
     )
-    await send({"type": "http.response.body", "body": b"This catalog is only served to its own machine.\n"})
+    await send({"type": "http.response.body", "body": b"pitr serves this catalog only to its own machine.\n"})

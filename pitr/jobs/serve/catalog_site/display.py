@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How cells of Datasette's tables look to people: sizes with units, times to the second. JSON and CSV stay exact."""
+"""Format the cells of Datasette's tables: sizes with units, times in seconds. JSON and CSV stay exact."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _NAME = "pitr"
 
 
 def register() -> None:
-    """Let Datasette call this module. Once is enough for a process."""
-    # Where there is rich it prints, for every wrong query, pages of local variables to standard output.
+    """Register this module as a plugin of Datasette, once per process."""
+    # With rich installed, Datasette prints all local variables for every invalid query.
     handle_exception.rich = None
     if not pm.has_plugin(_NAME):
         hookimpl(render_cell)
@@ -30,7 +30,7 @@ def register() -> None:
 
 
 def render_cell(value: Any, column: str) -> Markup | None:
-    """What a cell looks like; None leaves it to Datasette."""
+    """Return the HTML of a cell; None for Datasette's own format."""
     if isinstance(value, int | float) and (column in _SIZES or column.endswith("_bytes")):
         exact = f"{value:,.0f} bytes"
         return Markup('<span title="{}">{}</span>').format(exact, human_size(round(value)))

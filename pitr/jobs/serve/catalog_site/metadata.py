@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What Datasette says of the catalog: descriptions, facets, and the questions that are asked of it again and again."""
+"""Describe the catalog for Datasette: descriptions, facets and common queries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DATABASE = "catalog"
 _QUERIES: dict[str, tuple[str, str, str]] = {
     "points_per_vm": (
         "Points per VM",
-        "How many points each VM has, of what kinds, since when, and what they take.",
+        "The number, kinds, age and stored size of the points of each VM.",
         """
         SELECT vm.vm_name, vm.points,
                sum(point.kind = 'full') AS fulls, sum(point.kind = 'incremental') AS incrementals,
@@ -21,7 +21,7 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
     ),
     "newest_points": (
         "The newest point of each VM",
-        "With its age; the oldest first.",
+        "With its age, oldest first.",
         """
         SELECT vm.vm_name, vm.newest_point, vm.age_days, point.kind, point.stored_bytes, point.backup_id
         FROM vm JOIN point ON point.vm_id = vm.vm_id AND point.point = vm.newest_point
@@ -29,8 +29,8 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
         """,
     ),
     "vms_without_a_backup": (
-        "VMs without a backup for some days",
-        "VMs whose newest point is older than this many days; 1 when nothing is filled in.",
+        "VMs without a recent backup",
+        "VMs whose newest point is older than this many days (default: 1).",
         """
         SELECT vm_name, newest_point, age_days, points, vm_id FROM vm
         WHERE age_days > coalesce(CAST(nullif(:days, '') AS REAL), 1) ORDER BY age_days DESC
@@ -38,7 +38,7 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
     ),
     "growth_per_day": (
         "Growth per day",
-        "What the points of each day (UTC) have stored, and all that is still here up to it.",
+        "The bytes that the points of each day (UTC) store, and the running total.",
         """
         SELECT substr(point, 1, 10) AS day, count(*) AS points, sum(stored_bytes) AS stored_bytes,
                sum(sum(stored_bytes)) OVER (ORDER BY substr(point, 1, 10)) AS total_bytes
@@ -47,7 +47,7 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
     ),
     "chain_lengths": (
         "Chains of the newest points",
-        "How many streams a restore of each disk would read from, the longest first. No length: the chain is broken.",
+        "How many streams a restore of each disk reads, longest first. Without a length, the chain is broken.",
         """
         SELECT vm.vm_name, stream.name AS disk, vm.newest_point, chain.length, chain.stored_bytes, stream.disk_id
         FROM vm JOIN point ON point.vm_id = vm.vm_id AND point.point = vm.newest_point
@@ -57,7 +57,7 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
     ),
     "largest_streams": (
         "The largest streams",
-        "What takes the most room.",
+        "The streams that store the most bytes.",
         """
         SELECT point.vm_name, stream.name AS disk, point.point, stream.kind, stream.blob_size,
                stream.data_bytes, round(1.0 * stream.data_bytes / nullif(stream.blob_size, 0), 1) AS ratio,
@@ -67,7 +67,7 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
     ),
     "streams_by_kind": (
         "Streams by kind",
-        "Full and incremental streams, and what they take.",
+        "The number and sizes of full and incremental streams.",
         """
         SELECT kind, count(*) AS streams, sum(blob_size) AS stored_bytes, sum(data_bytes) AS data_bytes,
                sum(zero_bytes) AS zero_bytes, round(avg(blob_size)) AS average_bytes
@@ -75,8 +75,8 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
         """,
     ),
     "fulls_and_why": (
-        "Full backups and why",
-        "Why backups, or disks of them, were not incremental.",
+        "Full backups and their reasons",
+        "Why backups, or single disks in them, are not incremental.",
         """
         SELECT point.point, point.vm_name, stream.name AS disk,
                coalesce(stream.reason, point.reason) AS reason, stream.blob_size, point.backup_id
@@ -84,9 +84,9 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
         """,
     ),
     "external_blobs": (
-        "Blobs that lie elsewhere",
-        "Streams whose data was piped out: the repository holds their index and record only, unless it was imported "
-        "again.",
+        "External blobs",
+        "Streams that are stored externally. The repository holds only their index and record, unless you imported the "
+        "data again.",
         """
         SELECT point.vm_name, stream.name AS disk, point.point, stream.kind, stream.external, stream.blob_size,
                stream.stream_id
@@ -95,7 +95,7 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
     ),
     "left_out_disks": (
         "Disks that backups leave out",
-        "Disks that the newest point of a VM does not hold, and why.",
+        "Disks that the newest point of a VM does not hold, and the reasons.",
         """
         SELECT vm.vm_name, left_out.name AS disk, left_out.reason, vm.newest_point, left_out.disk_id
         FROM vm JOIN point ON point.vm_id = vm.vm_id AND point.point = vm.newest_point
@@ -103,8 +103,8 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
         """,
     ),
     "proven_points": (
-        "Points that were rehearsed",
-        "The last rehearsal of each VM's points by 'pitr drill', newest first, and what it found.",
+        "Points with a drill",
+        "The last 'pitr drill' of each point, newest first, and its findings.",
         """
         SELECT point.vm_name, point.point, drill.time, drill.ok, drill.image, drill.duration_ms,
                (SELECT group_concat(finding.disk_name || ': ' || finding.message, '; ') FROM finding
@@ -115,8 +115,8 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
         """,
     ),
     "vms_never_rehearsed": (
-        "VMs that were never rehearsed",
-        "No point of theirs was proven by 'pitr drill'.",
+        "VMs without a successful drill",
+        "VMs without a point that passed 'pitr drill'.",
         """
         SELECT vm_name, points, newest_point, vm_id FROM vm
         WHERE NOT EXISTS (SELECT 1 FROM drill WHERE drill.vm_id = vm.vm_id AND drill.ok) ORDER BY vm_name
@@ -126,20 +126,20 @@ _QUERIES: dict[str, tuple[str, str, str]] = {
 
 _TABLES: dict[str, dict[str, Any]] = {
     "point": {
-        "description": "Every point in time that can be restored: one VM with its disks.",
+        "description": "All points: the moments that you can restore a VM with its disks to.",
         "sort_desc": "point",
         "label_column": "point",
         "facets": ["vm_name", "kind", "mode", "consistency"],
         "columns": {
-            "point": "The latest moment that the state can be of (UTC): the label that --at compares with",
-            "lo": "The earliest moment that the state can be of",
-            "reason": "Why it is a full",
-            "parent_id": "The backup that it stands on",
-            "checkpoint_id": "The engine's checkpoint that it made",
-            "from_checkpoint_id": "The engine's checkpoint that its changes start from",
-            "mode": "How the engine took it: live, hybrid (from a snapshot), cold, or imported",
-            "stored_bytes": "Its blobs and nothing else",
-            "record_digest": "BLAKE3 of its commit record",
+            "point": "The latest possible moment of the state (UTC); --at compares with it",
+            "lo": "The earliest possible moment of the state (UTC)",
+            "reason": "Why the backup is a full",
+            "parent_id": "The backup that it is based on",
+            "checkpoint_id": "The engine's checkpoint of this backup",
+            "from_checkpoint_id": "The engine's checkpoint that the backup started from",
+            "mode": "How the engine took the backup: live, hybrid (from a snapshot), cold, or imported",
+            "stored_bytes": "Bytes of its blobs",
+            "record_digest": "BLAKE3 digest of its record",
         },
     },
     "stream": {
@@ -147,49 +147,49 @@ _TABLES: dict[str, dict[str, Any]] = {
         "label_column": "name",
         "facets": ["kind", "name", "format", "external"],
         "columns": {
-            "name": "Of the disk",
-            "size": "Of the disk",
-            "reason": "Why this disk is full",
-            "parent_stream_id": "The stream that an incremental stands on",
-            "data_bytes": "Of the disk, in the stream's data extents",
-            "zero_bytes": "Of the disk, in the stream's zero extents",
-            "extents": "Rows of the extent index",
-            "blob_size": "Bytes as stored",
-            "external": "The blob was piped out like this; it is not in the repository unless it was imported again",
-            "note": "What the source of an import could not tell",
-            "format": "Of the disk on the engine; cow is qcow2",
+            "name": "The name of the disk",
+            "size": "The size of the disk",
+            "reason": "Why the stream is a full",
+            "parent_stream_id": "The stream that an incremental is based on",
+            "data_bytes": "Bytes of the disk in data extents of the stream",
+            "zero_bytes": "Bytes of the disk in zero extents of the stream",
+            "extents": "Number of extents in the index",
+            "blob_size": "Stored bytes",
+            "external": "Compression of a blob that is stored externally (also if you imported it again)",
+            "note": "What is unknown about an imported disk",
+            "format": "Format of the disk on the engine; cow is qcow2",
         },
     },
     "left_out": {
-        "description": "Disks of VMs that backups do not hold, and why.",
+        "description": "Disks of VMs that backups do not hold, and the reasons.",
         "facets": ["reason"],
     },
     "drill": {
-        "description": "Rehearsals of restores by 'pitr drill'.",
+        "description": "Restore drills by 'pitr drill'.",
         "sort_desc": "time",
         "facets": ["ok", "image"],
         "columns": {
-            "ok": "1: proven; 0: something failed; empty: what came of it cannot be read",
+            "ok": "1: passed; 0: failed; empty: the result is unreadable",
             "image": "1: restored to images; 0: only read",
-            "time": "When it ended (UTC)",
+            "time": "The end of the drill (UTC)",
         },
     },
     "finding": {
-        "description": "What rehearsals looked at, disk by disk.",
+        "description": "The findings of drills, disk by disk.",
         "facets": ["what", "ok"],
-        "columns": {"ok": "1: well; 0: failed; empty: nothing can be told"},
+        "columns": {"ok": "1: good; 0: failed; empty: unknown"},
     },
     "chain": {
-        "description": "For each stream, what it stands on. A stream that is not here stands on one that is gone.",
+        "description": "The chain of each stream. A stream that is missing here is based on a lost stream.",
         "sort_desc": "length",
         "columns": {
-            "length": "Streams from the full to this one",
-            "stored_bytes": "Of all of them",
-            "full_id": "The full that the chain begins with",
+            "length": "Number of streams from the full to this one",
+            "stored_bytes": "Stored bytes of all of them",
+            "full_id": "The full at the start of the chain",
         },
     },
     "vm": {
-        "description": "Every VM that there are points of.",
+        "description": "All VMs that have points.",
         "sort_desc": "age_days",
         "columns": {"age_days": "Days since its newest point"},
     },
@@ -197,14 +197,14 @@ _TABLES: dict[str, dict[str, Any]] = {
 
 
 def metadata(repository: str) -> dict[str, Any]:
-    """For Datasette; `repository` is named in the title."""
+    """Return Datasette's metadata; the title names the `repository`."""
     return {
         "title": f"pitr: the catalog of {repository}",
-        "description": "Points, disks and streams of the repository. This is a copy that is brought up to date when "
-        "points come or go; nothing can be changed here.",
+        "description": "Points, disks and streams of the repository. This is a read-only copy, which pitr updates when "
+        "points are added or removed.",
         "databases": {
             DATABASE: {
-                "description": "Each table and query comes as JSON and CSV, too. Times are UTC, sizes are bytes.",
+                "description": "Tables and queries are also available as JSON and CSV. Times are UTC, sizes are bytes.",
                 "tables": _TABLES,
                 "queries": {
                     name: {"title": title, "description": description, "sql": _dedented(sql)}

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A copy of the catalog for looking at, with what the repository holds beside it: rehearsals and chains.
+"""Copy the catalog to a snapshot for readers, and add the drills and chains of the repository.
 
-The live catalog is written to, and replaced by a rebuild, whenever backups come and go. Who looks at it for hours must
-neither read it without locks nor hold any: so this is a file of its own in a private folder. It is brought up to
-date in one transaction, and readers of it see the old state or the new one.
+Backups write to the live catalog, and a rebuild replaces it. A long-running reader must neither skip its locks nor hold
+them, so it reads this copy in a private folder. One transaction updates the copy: readers see the old or the new state.
 """
 
 from __future__ import annotations
@@ -11,96 +10,99 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from pitr import times
 from pitr.errors import FormatError, RepositoryError
+from pitr.reporting import Notify
 from pitr.repository import Repository, drills, names, schema, sqlite
 from pitr.repository.drills import Drill
 
-#: Looking whether there is something new takes two listings of the repository: not more often than this.
+#: Check for changes at most this often: a check lists two folders of the repository.
 PAUSE_S = 2.0
 
 
 class Snapshot:
-    """The copy `path` of the catalog of the repository in `repository`. Raises PitrError where that cannot be read."""
+    """A copy at `path` of the catalog of the repository in folder `repository`.
+
+    Raises PitrError if the catalog is unreadable.
+    """
 
     def __init__(self, repository: Path, path: Path) -> None:
         self._repository = repository
         self.path = path
         self._lock = threading.Lock()
         self._state: tuple[frozenset[str], frozenset[str]] | None = None
-        self._looked = 0.0
+        self._checked_at = 0.0
         self._drills: dict[str, Drill | str] = {}
         sqlite.connect(path, create=True).close()
         path.chmod(0o600)
         self.refresh()
 
-    def refresh_if_due(self, notify: Callable[[str], None]) -> None:
-        """Refresh where some time has passed. A failure is told: what is shown stays as it was."""
+    def refresh_if_due(self, notify: Notify) -> None:
+        """Refresh if the last check is old enough. On a failure, notify and keep the old state."""
         with self._lock:
-            due = time.monotonic() - self._looked >= PAUSE_S
+            due = time.monotonic() - self._checked_at >= PAUSE_S
         if due:
             try:
                 self.refresh()
             except (RepositoryError, FormatError) as error:
-                notify(f"the catalog is shown as it was before: {error.message}")
+                notify(f"cannot update the catalog's pages, which show an older state: {error.message}")
 
     def refresh(self) -> None:
-        """Look whether points or rehearsals came or went, and take them over."""
+        """Copy the catalog again if points or drills were added or removed."""
         with self._lock:
-            self._looked = time.monotonic()
+            self._checked_at = time.monotonic()
             with Repository.open(self._repository) as repository:
                 state = (
                     frozenset(repository.store.list(names.BACKUPS)),
                     frozenset(repository.store.list(names.drills_of(None))),
                 )
                 if state != self._state:
-                    self._take_over(repository, state[1])
+                    self._copy(repository, state[1])
                     self._state = state
 
-    def _take_over(self, repository: Repository, drill_names: frozenset[str]) -> None:
-        # Rehearsals never change: each is read once.
+    def _copy(self, repository: Repository, drill_names: frozenset[str]) -> None:
+        # Drills never change: read each only once.
         self._drills = {name: self._drills.get(name) or _read(repository, name) for name in drill_names}
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
             repository.catalog.copy_into(copy)
             try:
                 copy.executescript(schema.read("site.sql"))
-                for name, found in sorted(self._drills.items()):
-                    _insert(copy, name, found)
+                for name, drill in sorted(self._drills.items()):
+                    _insert(copy, name, drill)
                 with closing(sqlite.connect(self.path)) as target:
                     copy.backup(target)
             except sqlite3.Error as error:
-                raise RepositoryError(f"the catalog cannot be copied for looking at: {error}") from error
+                raise RepositoryError(f"cannot copy the catalog: {error}") from error
 
 
 def _read(repository: Repository, name: str) -> Drill | str:
-    """What came of a rehearsal, or why that cannot be told."""
+    """Return a drill, or the error message if its object is unreadable."""
     try:
         return drills.read(repository.store, name)
     except (FormatError, RepositoryError) as error:
         return error.message
 
 
-def _insert(copy: sqlite3.Connection, name: str, found: Drill | str) -> None:
+def _insert(copy: sqlite3.Connection, name: str, drill: Drill | str) -> None:
     row: tuple[str | int | None, ...]
-    if isinstance(found, Drill):
-        ended = times.to_sortable(found.time)
-        row = (name, found.backup_id, found.vm_id, ended, found.ok, found.image, found.duration_ms, None)
+    if isinstance(drill, Drill):
+        ended = times.to_sortable(drill.time)
+        row = (name, drill.backup_id, drill.vm_id, ended, drill.ok, drill.image, drill.duration_ms, None)
     else:
         *_, vm_id, backup_id, file_name = name.split("/")
         time_named = times.from_object_name(file_name.partition("-")[0])
         ended = times.to_sortable(time_named) if time_named is not None else ""
-        row = (name, backup_id, vm_id, ended, None, None, None, found)
+        row = (name, backup_id, vm_id, ended, None, None, None, drill)
     copy.execute("INSERT INTO drill VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-    if isinstance(found, Drill):
+    if isinstance(drill, Drill):
         copy.executemany(
             "INSERT INTO finding VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (name, disk.disk_id, disk.name, each.what, each.ok, each.message)
-                for disk in found.disks
-                for each in disk.findings
+                (name, disk.disk_id, disk.name, finding.what, finding.ok, finding.message)
+                for disk in drill.disks
+                for finding in disk.findings
             ],
         )

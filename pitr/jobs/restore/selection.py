@@ -16,7 +16,7 @@ _POINTS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class ChosenDisks:
+class DiskSelection:
     """Disks of the point that `backup` made: all `streams` belong to it.
 
     With `keep_going` a restore writes the undamaged ranges and reports the others; else damage is an error.
@@ -29,12 +29,12 @@ class ChosenDisks:
 
 
 @contextmanager
-def advise_on_damage(chosen: ChosenDisks) -> Iterator[None]:
+def advise_on_damage(selection: DiskSelection) -> Iterator[None]:
     """Add the points that do not depend on the damage to the advice of a StoredDamage."""
     try:
         yield
     except StoredDamage as error:
-        catalog, damage, backup = chosen.repository.catalog, error.damage, chosen.backup
+        catalog, damage, backup = selection.repository.catalog, error.damage, selection.backup
         if damage.stream_id is not None:
             lost = catalog.dependants(damage.stream_id)
         else:
