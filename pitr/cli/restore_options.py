@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The options of `pitr restore` that choose its target."""
+"""The options of `pitr restore`, and the target that they choose."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ImageFormatOption = Annotated[
     ImageFormat | None,
     typer.Option("--format", metavar=choices(ImageFormat), help="Format of the image files (raw)."),
 ]
-StorageDomainOption = Annotated[
+NewDisksDomainOption = Annotated[
     str | None,
     typer.Option(
         "--storage-domain",

@@ -189,7 +189,7 @@ class _Handlers:
                 path,
                 request.path_params["point"],
                 request.path_params["disk"],
-                format=cast(ExportFormat, query["format"]),
+                format=ExportFormat(query["format"] or ExportFormat.SPARSE),
                 since=query["since"],
                 compression=cast(Compression, query["compress"]),
             )

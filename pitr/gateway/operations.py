@@ -84,7 +84,7 @@ _POINT_DISK = (
         "format",
         "sparse: an oVirt sparse stream; raw: the bytes of the disk, with ranges; rbd-diff, rbd-diff-v2: for Ceph's "
         "tools.",
-        get_args(ExportFormat),
+        tuple(choice.value for choice in ExportFormat),
         "sparse",
     ),
     Parameter(

@@ -14,7 +14,7 @@ from pitr.cli import point_options
 from pitr.cli.display import files as display
 from pitr.cli.display.output import take_standard_output, write
 from pitr.cli.display.progress import showing
-from pitr.cli.options import AtOption, Common, PointOption, with_common
+from pitr.cli.options import AtOption, Common, DryRunOption, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.files.compare import changed_ranges, compare_files
@@ -70,7 +70,6 @@ RecursiveOption = Annotated[
     bool, typer.Option("--recursive", "-R", help="List everything below the folder, too.")
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the files to copy; write nothing.")]
 SinceOption = Annotated[
     str | None,
     typer.Option("--since", metavar="TIME|ID", help="Compare with this point (a time or an id); required."),

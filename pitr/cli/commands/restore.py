@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import typer
 
@@ -19,6 +18,7 @@ from pitr.cli.options import (
     AtOption,
     Common,
     DisksOption,
+    DryRunOption,
     MaxWorkersOption,
     OnlyVMArgument,
     PointOption,
@@ -34,10 +34,6 @@ from pitr.jobs.restore.target import open_target
 from pitr.jobs.restore.verifier import Verifier
 from pitr.text import printable
 
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show the point and the data to write; write nothing.")
-]
-
 
 @with_common(engine=True)
 def restore(
@@ -49,7 +45,7 @@ def restore(
     to_new_disks: options.ToNewDisksOption = False,
     to_file: options.ToFileOption = None,
     image_format: options.ImageFormatOption = None,
-    storage_domain: options.StorageDomainOption = None,
+    storage_domain: options.NewDisksDomainOption = None,
     disk_map: options.DiskMapOption = None,
     attach_to: options.AttachToOption = None,
     as_new_vm: options.AsNewVMOption = None,
