@@ -69,8 +69,8 @@ def serve(
     """Show the catalog in a browser, with Datasette.
 
     You see points, disks, streams, drills and prepared queries; each table and query also comes as JSON and CSV.
-    pitr serves a copy and updates it when points come or go; nobody can change the catalog through it. Stop it with
-    Ctrl-C or SIGTERM; it exits with 0. It needs the extra 'web': pip install 'pitr[web]'.
+    pitr serves a read-only copy, and updates it when points come or go. Stop it with Ctrl-C or SIGTERM; it then exits
+    with 0. It needs the extra 'web': pip install 'pitr[web]'.
 
     Examples: pitr catalog serve --open; pitr catalog serve --port 0
     """

@@ -40,7 +40,7 @@ def demo(common: Common, keep: KeepOption = None) -> None:
     Example: pitr demo
     """
     try:
-        from pitr.lab.demo import run
+        from pitr.lab.demo import run  # noqa: PLC0415 - needs the extra pitr[lab]
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _EXTRA:
             raise

@@ -123,9 +123,9 @@ class _Limits:
 def _serve(common: Common, listen: _GatewayAddress, token_file: Path | None, limits: _Limits) -> None:
     try:
         # Optional packages: starlette and uvicorn.
-        from pitr.gateway.app import Gateway
-        from pitr.gateway.server import Tls, check_private, serve
-        from pitr.gateway.work import BlockingWork
+        from pitr.gateway.app import Gateway  # noqa: PLC0415 - needs the extra pitr[gateway]
+        from pitr.gateway.server import Tls, check_private, serve  # noqa: PLC0415
+        from pitr.gateway.work import BlockingWork  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ProgramMissing(
             f"the gateway needs the Python package {error.name}", "Install it: pip install 'pitr[gateway]'"

@@ -25,7 +25,7 @@ def restore_stream(
 ) -> None:
     """Restore the stream from the file `name`, or from standard input if it is "-", to a new disk or an image file."""
     # The engine's SDK doubles the memory and the start-up time; a restore from the repository to files does without it.
-    from pitr.jobs.restore import from_one_stream as job
+    from pitr.jobs.restore import from_one_stream as job  # noqa: PLC0415
 
     if not isinstance(choice, ToFiles | ToNewDisks) or (
         isinstance(choice, ToNewDisks) and (choice.attach_to or choice.placement.disk_map)

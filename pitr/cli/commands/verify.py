@@ -93,7 +93,7 @@ def verify(
 
 def _against_engine(common: Common, repository: Repository, vm: str | None, workers: int) -> Verified:
     # The engine's SDK would make every other `pitr verify` start later.
-    from pitr.jobs.verify.against_engine import verify_against_engine
+    from pitr.jobs.verify.against_engine import verify_against_engine  # noqa: PLC0415
 
     vms = find.vms_of(repository, vm)
     with common.engine() as engine:
