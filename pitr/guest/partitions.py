@@ -8,11 +8,10 @@ or in circles, ends there.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-Read = Callable[[int, int], bytes]
-"""Returns `length` bytes at `offset`; both are within the disk."""
+from pitr.guest.filesystem.volume import ReadAt
 
 _SECTOR = 512
 _MOST_PARTITIONS = 128
@@ -60,7 +59,7 @@ class Layout:
     parts: tuple[Partition, ...]
 
 
-def look_at(read: Read, size: int) -> Layout:
+def look_at(read: ReadAt, size: int) -> Layout:
     """Recognize the layout of a disk of `size` bytes. Raises the errors of `read`."""
     table, ranges = _table(read, size)
     whole = [(0, 0, size)]
@@ -71,12 +70,12 @@ def look_at(read: Read, size: int) -> Layout:
     return Layout(table, parts)
 
 
-def content_of(read: Read, size: int) -> str | None:
+def content_of(read: ReadAt, size: int) -> str | None:
     """Recognize the content of a volume without partitions. Raises the errors of `read`."""
     return _content(read, 0, size)
 
 
-def _table(read: Read, size: int) -> tuple[str | None, list[tuple[int, int, int]]]:
+def _table(read: ReadAt, size: int) -> tuple[str | None, list[tuple[int, int, int]]]:
     if size < 2 * _SECTOR:
         return None, []
     gpt = _gpt(read, size)
@@ -90,7 +89,7 @@ def _table(read: Read, size: int) -> tuple[str | None, list[tuple[int, int, int]
     return ("mbr", partitions) if partitions else (None, [])
 
 
-def _gpt(read: Read, size: int) -> list[tuple[int, int, int]] | None:
+def _gpt(read: ReadAt, size: int) -> list[tuple[int, int, int]] | None:
     header = read(_SECTOR, min(_SECTOR, size - _SECTOR))
     if header[:8] != b"EFI PART" or len(header) < 92:
         return None
@@ -111,7 +110,7 @@ def _gpt(read: Read, size: int) -> list[tuple[int, int, int]] | None:
     return partitions
 
 
-def _mbr(read: Read, sector: bytes, size: int) -> Iterator[tuple[int, int, int]]:
+def _mbr(read: ReadAt, sector: bytes, size: int) -> Iterator[tuple[int, int, int]]:
     for number, (kind, first, count) in enumerate(_entries(sector), 1):
         if kind in _EXTENDED:
             yield from _logical(read, first, size)
@@ -119,7 +118,7 @@ def _mbr(read: Read, sector: bytes, size: int) -> Iterator[tuple[int, int, int]]
             yield number, first * _SECTOR, count * _SECTOR
 
 
-def _logical(read: Read, extended: int, size: int) -> Iterator[tuple[int, int, int]]:
+def _logical(read: ReadAt, extended: int, size: int) -> Iterator[tuple[int, int, int]]:
     """Yield the logical partitions. Their sectors form a list, each naming the next."""
     at, seen = extended, set[int]()
     for number in range(5, 5 + _MOST_PARTITIONS):
@@ -149,6 +148,6 @@ def _fits(kind: int, first: int, count: int, size: int) -> bool:
     return kind != 0 and first > 0 and count > 0 and (first + count) * _SECTOR <= size
 
 
-def _content(read: Read, start: int, length: int) -> str | None:
+def _content(read: ReadAt, start: int, length: int) -> str | None:
     data = read(start, min(length, _PROBE_SIZE))
     return next((name for name, at, magic in _SIGNATURES if data[at : at + len(magic)] == magic), None)

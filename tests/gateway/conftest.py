@@ -64,10 +64,7 @@ def points(shared_lab: Lab, shared_pitr: Pitr, tmp_path_factory: pytest.TempPath
         points.back_up(shared_lab, shared_pitr)
     vm.stop()
     yield points
-    disks = vm.disks
     vm.remove()
-    for disk in disks:
-        disk.delete()
 
 
 @pytest.fixture

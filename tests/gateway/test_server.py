@@ -183,7 +183,7 @@ def test_what_cannot_be_is_refused(pitr: Pitr, pki: Pki, tmp_path: Path) -> None
     for runner, options, said in (
         (pitr, ("--host", "::"), "without TLS"),
         (pitr, ("--host", "0.0.0.0"), "without TLS"),  # noqa: S104
-        (pitr, ("--host", "no.such.host.invalid"), "no address to listen on"),
+        (pitr, ("--host", "no.such.host.invalid"), "cannot listen on the address"),
         (pitr, ("--cert", pki.certificate), "go together"),
         (pitr, ("--cert", pki.certificate, "--key", other.private_key), "cannot use"),
         (pitr, ("--cert", pki.certificate, "--key", locked), "passphrase"),

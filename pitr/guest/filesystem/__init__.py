@@ -5,14 +5,14 @@ The dissect libraries, an optional extra, read the structures. pitr itself finds
 must be exact or fail, while a forensic library may return less.
 """
 
-from pitr.guest.filesystem.base import Entry, EntryKind, FileContent, FileSystem, Node
+from pitr.guest.filesystem.base import EntryKind, FileContent, FileSystem, FolderEntry, Node
 from pitr.guest.filesystem.known import READABLE, open_file_system
 from pitr.guest.filesystem.volume import VolumeFile
 
 __all__ = [
     "READABLE",
     "FileContent",
-    "Entry",
+    "FolderEntry",
     "FileSystem",
     "EntryKind",
     "Node",

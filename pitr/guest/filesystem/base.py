@@ -69,7 +69,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class FolderEntry:
     """A name in a folder. Without a node, `problem` says why pitr could not read it."""
 
     name: str
@@ -136,7 +136,7 @@ class FileSystem(ABC):
         with self.guarded("its root folder"):
             return self._look(self._root())
 
-    def entries(self, folder: Node) -> Iterator[Entry]:
+    def entries(self, folder: Node) -> Iterator[FolderEntry]:
         """Yield the entries of a folder in the order of the disk."""
         with self.guarded("a folder"):
             listing = iter(self._list(folder))
@@ -152,9 +152,9 @@ class FileSystem(ABC):
                 with self.guarded("an entry"):
                     node = self._look(handle)
             except FileSystemError as error:
-                yield Entry(name, None, error.message)
+                yield FolderEntry(name, None, error.message)
             else:
-                yield Entry(name, node)
+                yield FolderEntry(name, node)
 
     def child(self, folder: Node, name: str) -> Node | None:
         """Return the node of this name in a folder, or None. Read no other node."""

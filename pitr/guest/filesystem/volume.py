@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-Read = Callable[[int, int], bytes]
+ReadAt = Callable[[int, int], bytes]
 """Returns `length` bytes at `offset` of a disk, fewer only at its end."""
 
 #: No structure of a file system is larger. Only a damaged one asks for more.
@@ -19,7 +19,7 @@ class DiskRange(NamedTuple):
     """`length` bytes of a volume, stored side by side at `offset` of a disk. `disk` is the id of that disk."""
 
     length: int
-    read: Read
+    read: ReadAt
     offset: int
     disk: str = ""
 

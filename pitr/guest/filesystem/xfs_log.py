@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from pitr.guest.filesystem.volume import ReadAt
+
 _BLOCK = 512
 _MAGIC = 0xFEEDBABE
 _HEADER_SPAN = 32768  # bytes of a record for each block of its header
@@ -19,11 +21,8 @@ _BUFFER = 0x123C
 #: The log of a frozen file system ends with at most this many blocks: a record or two about the superblock.
 _AT_REST = 16
 
-Read = Callable[[int, int], bytes]
-"""Returns `length` bytes at `offset` of the log."""
 
-
-def holds_changes(read: Read, size: int) -> bool:
+def holds_changes(read: ReadAt, size: int) -> bool:
     """Return whether a log of `size` bytes has changes to replay. Return True when the log is unreadable."""
     try:
         return _holds_changes(read, size // _BLOCK)
@@ -31,7 +30,7 @@ def holds_changes(read: Read, size: int) -> bool:
         return True
 
 
-def _holds_changes(read: Read, blocks: int) -> bool:
+def _holds_changes(read: ReadAt, blocks: int) -> bool:
     def block(number: int) -> bytes:
         return read(number % blocks * _BLOCK, _BLOCK)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pitr.endpoints.points.difference import open_difference
 from pitr.errors import FileSystemError
 from pitr.extents import ExtentMap
-from pitr.guest.filesystem import Entry, EntryKind, FileContent, FileSystem, Node
+from pitr.guest.filesystem import EntryKind, FileContent, FileSystem, FolderEntry, Node
 from pitr.guest.filesystem.limits import unbounded_memory
 from pitr.guest.filesystem.volume import DiskRange
 from pitr.jobs.files.volumes import Place
@@ -130,7 +130,7 @@ class _FolderComparison:
                     continue
                 yield from self.nodes(inner, _node(old.get(name)), _node(new.get(name)), depth + 1)
 
-    def _list(self, file_system: FileSystem | None, folder: Node | None) -> dict[str, Entry]:
+    def _list(self, file_system: FileSystem | None, folder: Node | None) -> dict[str, FolderEntry]:
         if file_system is None or folder is None or folder.kind is not EntryKind.FOLDER:
             return {}
         return {entry.name: entry for entry in file_system.entries(folder)}
@@ -193,7 +193,7 @@ def _places(spans: Sequence[DiskRange]) -> list[tuple[str, int, int]]:
     return [(span.disk, span.offset, span.length) for span in spans]
 
 
-def _node(entry: Entry | None) -> Node | None:
+def _node(entry: FolderEntry | None) -> Node | None:
     return None if entry is None else entry.node
 
 
