@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr demo`: it proves what it says, and leaves nothing behind however it ends."""
+"""`pitr demo` checks its statements, and leaves nothing behind however it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEMO = [sys.executable, "-m", "pitr", "demo"]
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """The demo's folder for temporary files; a short path, because unix sockets go into it."""
+    """The demo's folder for temporary files. The path is short because it contains unix sockets."""
     folder = Path(tempfile.mkdtemp(prefix="demo-"))
     yield folder
     shutil.rmtree(folder)
@@ -42,7 +42,9 @@ def _processes_of(folder: Path) -> list[bytes]:
     return found
 
 
-def test_the_story_is_proved_and_only_what_was_asked_for_is_kept(temporary: Path, tmp_path: Path) -> None:
+def test_the_demo_passes_its_checks_and_keeps_only_the_requested_files(
+    temporary: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "kept"
     done = subprocess.run(
         [*DEMO, "--keep", str(kept), "--output", "json"],
@@ -78,7 +80,7 @@ def test_a_demo_that_is_stopped_leaves_nothing(temporary: Path, signum: signal.S
         for line in process.stdout:
             if line.startswith("$ pitr backup"):
                 break
-        # As a terminal's Ctrl-C does it: the demo and the command that it runs get the signal.
+        # Like Ctrl-C at a terminal, the demo and its command get the signal.
         os.killpg(process.pid, signum)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signum
@@ -96,7 +98,7 @@ def test_missing_programs_are_one_line_with_their_packages(temporary: Path) -> N
     assert "apt-get install qemu-system-common qemu-utils" in done.stderr
 
 
-def test_a_folder_that_exists_is_not_taken(temporary: Path) -> None:
+def test_an_existing_folder_is_refused(temporary: Path) -> None:
     done = subprocess.run(
         [*DEMO, "--keep", str(temporary)],
         env=_environment(temporary),

@@ -23,7 +23,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def new_host(folder: Path) -> Iterator[Host]:
-    """A host that is checked to leave no process and no socket behind."""
+    """A host; the fixture checks that it leaves no process and no socket behind."""
     before = set(children_of(os.getpid()))
     with Host(folder) as new_host:
         yield new_host
@@ -33,7 +33,7 @@ def new_host(folder: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def new_lab() -> Iterator[Lab]:
-    """A quick local oVirt, checked to end without a bug of its own and without anything left behind."""
+    """A fast local oVirt; the fixture checks that it ends without errors and leftovers."""
     before = set(children_of(os.getpid()))
     with Lab(phase_lag_s=0.01) as new_lab:
         yield new_lab

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disks, VMs and configurations: what a restore creates on the engine."""
+"""The objects that a restore creates on the engine: disks and VMs from configurations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ RAW = types.DiskFormat.RAW
 CHOSEN = "11111111-2222-4333-8444-555555555555"
 
 
-def test_a_new_disk_is_locked_then_ok_and_keeps_the_id_and_size_asked_for(
-    new_lab: Lab, client: Client
-) -> None:
+def test_a_new_disk_is_locked_then_ok_and_has_the_requested_id_and_size(new_lab: Lab, client: Client) -> None:
     answer = client.add_disk(
         size=10487296, id=CHOSEN, name="restored", sparse=True, backup=types.DiskBackup.INCREMENTAL
     )
@@ -30,7 +28,7 @@ def test_a_new_disk_is_locked_then_ok_and_keeps_the_id_and_size_asked_for(
         types.StorageDomainType.DATA,
         types.StorageType.NFS,
     )
-    # The host's volume is rounded up to 4 KiB.
+    # The host rounds the volume up to 4 KiB.
     assert new_lab.host.volume(CHOSEN).size == 10489856
 
 
@@ -150,7 +148,7 @@ def test_a_vm_from_a_saved_configuration_gets_the_disks_of_the_original(new_lab:
     assert (new.id != vm.id, new.name, new.description) == (True, "web1-restored", "shop & <more>")
     attachments = client.system.vms_service().vm_service(new.id).disk_attachments_service().list()
     assert [(each.disk.id, each.bootable) for each in attachments] == [(boot.id, True)]
-    # The other one still belongs to the original: that is only an event.
+    # The other disk still belongs to the original, so the engine only logs an event.
     (event,) = client.system.events_service().list(search=data.id)
     assert event.severity == types.LogSeverity.WARNING
 
@@ -171,7 +169,7 @@ def test_a_vm_needs_a_cluster_and_a_readable_configuration(new_lab: Lab, client:
     assert refused(lambda: import_vm(client, "no xml")).code == 400
 
 
-def test_the_configuration_may_be_absent_for_a_moment(new_lab: Lab, client: Client) -> None:
+def test_the_configuration_can_be_absent_for_a_moment(new_lab: Lab, client: Client) -> None:
     vm = new_lab.add_vm("web1")
     new_lab.engine.faults.fail("configuration")
     assert configuration(client, vm.id) is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Each refusal of the engine: the status and the text that clients have to tell apart."""
+"""Each refusal of the engine, with the status and text that clients distinguish."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Site(NamedTuple):
 
 @pytest.fixture
 def site(new_lab: Lab, client: Client) -> Iterator[Site]:
-    """A VM with a disk, down; its backups and transfers have ended well when the test is over."""
+    """A VM that is down, with a disk. The fixture checks that its backups and transfers end."""
     vm = new_lab.add_vm("web1")
     yield Site(new_lab, client, vm, vm.add_disk("system", 1 << 20))
     assert (new_lab.open_backups(), new_lab.open_transfers()) == ([], [])
@@ -74,7 +74,7 @@ def test_a_disk_that_does_not_exist(site: Site) -> None:
     check(error, 400, "disk(s) ID(s) does not exist")
 
 
-def test_a_backup_id_that_is_taken(site: Site) -> None:
+def test_a_backup_id_that_exists(site: Site) -> None:
     done = site.client.backup_once(site.vm, [site.disk])
     error = refused(lambda: site.client.post_backup(site.vm, [site.disk], backup_id=done.id))
     check(error, 400, f"backup ID {done.id} already exists.")
@@ -185,7 +185,7 @@ def test_a_lost_chain_fails_the_request_and_blocks_the_vm_until_its_backup_has_f
     assert site.client.backup_once(site.vm, [site.disk]).phase == SUCCEEDED
 
 
-def test_a_chain_that_is_gone_already(site: Site) -> None:
+def test_a_chain_that_is_lost_already(site: Site) -> None:
     since = site.client.backup_once(site.vm, [site.disk]).to_checkpoint_id
     site.lab.engine.lose_checkpoints(site.vm.id)
     error = refused(lambda: site.client.post_backup(site.vm, [site.disk], since=since))

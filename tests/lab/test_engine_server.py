@@ -27,7 +27,7 @@ def test_a_wrong_password_is_denied(new_lab: Lab) -> None:
         wrong.system.get()
 
 
-def test_a_client_that_does_not_trust_the_ca_is_not_talked_to(new_lab: Lab) -> None:
+def test_a_client_that_does_not_trust_the_ca_gets_no_answer(new_lab: Lab) -> None:
     stranger = Client(new_lab, ca_file=None)
     with pytest.raises(ovirtsdk4.Error, match="certificate"):
         stranger.system.get()
@@ -68,12 +68,12 @@ def test_an_injected_answer_comes_once(new_lab: Lab, client: Client) -> None:
     assert ("GET", "/ovirt-engine/api/vms?search=name%3Dx", 503) in new_lab.engine.requests
 
 
-def test_a_request_may_be_carried_out_although_its_answer_is_lost(new_lab: Lab, client: Client) -> None:
+def test_the_engine_can_execute_a_request_although_its_answer_is_lost(new_lab: Lab, client: Client) -> None:
     vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", MIB)
     chosen = "11111111-2222-4333-8444-555555555555"
     client.system.get()
-    # curl tries a reset keep-alive connection again by itself: both answers have to be lost.
+    # curl itself retries a reset keep-alive connection, so lose both answers.
     new_lab.engine.faults.drop_connection("POST", r"/backups$", handled=True)
     new_lab.engine.faults.drop_connection("POST", r"/backups$")
     with pytest.raises(ovirtsdk4.Error):
@@ -92,7 +92,7 @@ def test_a_stalled_request_is_answered_later(new_lab: Lab) -> None:
         assert list(client.system.vms_service().list()) == []
 
 
-def test_the_dates_of_answers_are_the_clock_s(new_lab: Lab, client: Client) -> None:
+def test_answers_have_the_dates_of_the_clock(new_lab: Lab, client: Client) -> None:
     new_lab.clock.set("2020-06-30T22:00:00+02:00", frozen=True)
     moment = datetime.fromisoformat("2020-06-30T22:00:00+02:00")
     vm = new_lab.add_vm("web1")
@@ -111,7 +111,7 @@ def test_the_dates_of_answers_are_the_clock_s(new_lab: Lab, client: Client) -> N
 
 
 @pytest.mark.parametrize(("compat", "running"), [("4.6", True), ("4.7", True), ("4.6", False)])
-def test_the_checkpoint_s_date_is_a_bound_of_the_true_instant(
+def test_the_date_of_the_checkpoint_bounds_the_true_instant(
     new_lab: Lab, client: Client, compat: str, running: bool
 ) -> None:
     new_lab.clock.set("2024-02-29T12:00:00Z")
@@ -172,7 +172,7 @@ def test_nothing_is_left_however_the_program_ends(end: str) -> None:
             program.send_signal(signal.Signals[end])
         assert (program.wait() == 0) == (end == "exit")
     if end == "SIGKILL":
-        # Nobody could tidy up: the next lab does.
+        # The killed lab could not clean up: the next lab does.
         with Lab():
             pass
     assert not cafile.exists()
@@ -190,7 +190,7 @@ def _commands() -> list[str]:
     return found
 
 
-def test_a_folder_of_the_caller_stays_but_is_empty_of_sockets(folder: Path) -> None:
+def test_a_folder_of_the_caller_stays_but_without_sockets(folder: Path) -> None:
     with Lab(folder) as new_lab:
         assert new_lab.password_file.stat().st_mode & 0o777 == 0o600
         assert new_lab.password_file.read_text().strip() == new_lab.password

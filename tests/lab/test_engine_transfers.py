@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Image transfers: phases, URLs, tickets, and what becomes of the disks."""
+"""Image transfers: phases, URLs, tickets, and the disks at the end."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_an_upload_that_is_damaged_fails_at_finalize_and_deletes_the_disk(
     assert new_lab.disks == []
 
 
-def test_finalize_cancel_and_extend_say_yes_to_a_missing_and_to_an_ended_transfer(
+def test_finalize_cancel_and_extend_succeed_for_a_missing_or_ended_transfer(
     new_lab: Lab, client: Client
 ) -> None:
     ended = client.start_download(new_lab.add_disk("lone", MIB).id)

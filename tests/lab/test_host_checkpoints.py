@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Chains of checkpoints: random histories rebuilt from backups, and deletion from any place of a chain."""
+"""Chains of checkpoints: rebuild random histories from backups, and delete any checkpoint of a chain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ODD_SIZE = 10487296
 
 
 def change_at_random(guest: Guest, random_source: random.Random) -> None:
-    """A few of the things that guests do, aligned and not, overlapping."""
+    """Do some typical guest writes: aligned, unaligned and overlapping."""
     for _ in range(12):
         length = min(random_source.choice((1, 512, 4096, 64 * KIB, 100_001)), guest.size)
         offset = random_source.randrange(guest.size - length + 1)
@@ -65,7 +65,7 @@ def test_a_random_history_is_rebuilt_from_incrementals_with_the_vm_up_or_down(
 
 
 def chain(new_host: Host, *, running: bool) -> dict[str, bytes]:
-    """Checkpoints c1, c2, c3, each with what the disk held; after each the guest wrote one more cluster."""
+    """Checkpoints c1, c2, c3, each with the disk's data; the guest writes a cluster after each."""
     new_host.create_volume("disk", MIB, "cow")
     new_host.start_vm("vm", ["disk"])
     points: dict[str, bytes] = {}
@@ -102,13 +102,13 @@ AFTER_C3 = "384k:unchanged 64k:data 576k:unchanged"
         ("c3", {"c1": AFTER_C1, "c2": AFTER_C2}),
     ],
 )
-def test_the_other_checkpoints_stay_right_when_one_is_deleted(
+def test_the_other_checkpoints_stay_correct_after_a_deletion(
     new_host: Host, tmp_path: Path, running: bool, deleted: str, left: dict[str, str]
 ) -> None:
     points = chain(new_host, running=running)
     new_host.delete_checkpoint(["disk"], deleted)
     assert new_host.checkpoints("disk") == list(left)
-    # Twice: reading an incremental changes nothing.
+    # Read twice, because reading must change nothing.
     for _ in range(2):
         assert {checkpoint: changed_since(new_host, checkpoint) for checkpoint in left} == left
     if not running:
@@ -144,7 +144,7 @@ def test_a_backup_without_a_checkpoint_leaves_the_chain_alone(new_host: Host) ->
     assert changed_since(new_host, "c3") == AFTER_C3
 
 
-def test_deleting_a_checkpoint_that_a_volume_does_not_have_is_nothing(new_host: Host) -> None:
+def test_deleting_a_missing_checkpoint_does_nothing(new_host: Host) -> None:
     new_host.create_volume("raw", MIB, "raw")
     chain(new_host, running=True)
     new_host.delete_checkpoint(["raw", "disk"], "c2")

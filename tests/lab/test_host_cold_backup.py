@@ -13,9 +13,7 @@ from pitr.lab.host.volume import change_bitmap, stored_bitmaps
 from tests.support.lab_host import KIB, MIB, content, extents_text, open_backup, read_backup
 
 
-def test_an_incremental_of_a_stopped_vm_has_what_it_wrote_while_it_ran(
-    new_host: Host, tmp_path: Path
-) -> None:
+def test_an_incremental_of_a_stopped_vm_contains_its_earlier_writes(new_host: Host, tmp_path: Path) -> None:
     new_host.create_volume("system", MIB, "cow")
     new_host.start_vm("vm", ["system"])
     with new_host.guest("vm", "system") as guest:
@@ -57,7 +55,7 @@ def test_a_raw_volume_beside_a_cow_one_is_read_in_full(new_host: Host, tmp_path:
     new_host.end_backup("second")
 
 
-def test_a_volume_that_is_backed_up_is_not_for_anything_else(new_host: Host) -> None:
+def test_a_volume_in_a_backup_refuses_other_operations(new_host: Host) -> None:
     new_host.create_volume("system", MIB, "cow")
     new_host.begin_backup(None, "full", {"system": None}, "c1")
     for use in (
@@ -73,7 +71,7 @@ def test_a_volume_that_is_backed_up_is_not_for_anything_else(new_host: Host) -> 
     new_host.start_vm("vm", ["system"])
 
 
-def test_a_backup_that_cannot_begin_leaves_the_bitmaps_as_they_were(new_host: Host) -> None:
+def test_a_backup_that_cannot_start_keeps_the_bitmaps(new_host: Host) -> None:
     for name in ("first", "second"):
         new_host.create_volume(name, MIB, "cow")
     new_host.begin_backup(None, "full", {"first": None, "second": None}, "c1")

@@ -24,7 +24,7 @@ def ticket(new_host: Host) -> str:
     return "one"
 
 
-def test_only_who_knows_the_authority_connects(new_host: Host, ticket: str) -> None:
+def test_only_clients_that_trust_the_authority_connect(new_host: Host, ticket: str) -> None:
     url = f"{new_host.images_url}/{ticket}"
     with ImageioClient(url, cafile=str(new_host.cafile)) as client:
         assert client.size() == 256 * MIB
@@ -69,7 +69,7 @@ def test_without_tls_the_url_says_so(folder: Path) -> None:
             assert client.size() == MIB
 
 
-def test_a_ticket_tells_what_was_transferred(new_host: Host, ticket: str) -> None:
+def test_a_ticket_shows_the_transferred_bytes(new_host: Host, ticket: str) -> None:
     with ImageioClient(f"{new_host.images_url}/{ticket}", cafile=str(new_host.cafile)) as client:
         client.read(0, bytearray(1000))
     found = new_host.ticket(ticket)
@@ -84,7 +84,7 @@ def test_a_ticket_in_use_is_removed_once_its_operations_end(new_host: Host, tick
     context = ssl.create_default_context(cafile=str(new_host.cafile))
     server = urlsplit(new_host.images_url)
     connection = http.client.HTTPSConnection(server.hostname or "", server.port, context=context)
-    # A download that nobody reads: the operation cannot end.
+    # The client does not read the download, so the operation cannot end.
     connection.request("GET", f"{server.path}/{ticket}")
     response = connection.getresponse()
     found = new_host.ticket(ticket)

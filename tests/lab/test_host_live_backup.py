@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Backups of a running VM: point in time, three states of a range, and what a restart leaves."""
+"""Backups of a running VM: the point in time, the three states of a range, and restarts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def vm(new_host: Host) -> str:
     return "vm"
 
 
-def test_an_incremental_tells_data_from_zeroed_from_unchanged(new_host: Host, vm: str) -> None:
+def test_an_incremental_has_data_zero_and_unchanged_ranges(new_host: Host, vm: str) -> None:
     with new_host.guest(vm, "system") as guest:
         guest.write(0, b"A" * 768 * KIB)
         new_host.begin_backup(vm, "full", {"system": None}, "c1")
@@ -44,7 +44,7 @@ def test_an_incremental_tells_data_from_zeroed_from_unchanged(new_host: Host, vm
         new_host.end_backup("incremental")
 
 
-def test_an_incremental_in_which_nothing_changed_is_empty(new_host: Host, vm: str) -> None:
+def test_an_incremental_without_changes_is_empty(new_host: Host, vm: str) -> None:
     new_host.begin_backup(vm, "full", {"system": None}, "c1")
     new_host.end_backup("full")
     new_host.begin_backup(vm, "incremental", {"system": "c1"}, "c2")
@@ -53,7 +53,7 @@ def test_an_incremental_in_which_nothing_changed_is_empty(new_host: Host, vm: st
     new_host.end_backup("incremental")
 
 
-def test_a_backup_shows_the_disk_as_it_was_when_it_began(new_host: Host, vm: str, tmp_path: Path) -> None:
+def test_a_backup_shows_the_disk_at_its_start(new_host: Host, vm: str, tmp_path: Path) -> None:
     with new_host.guest(vm, "system") as system, new_host.guest(vm, "data") as data:
         system.write(0, b"old" * 100000)
         data.write(0, b"raw" * 100000)
@@ -71,9 +71,7 @@ def test_a_backup_shows_the_disk_as_it_was_when_it_began(new_host: Host, vm: str
         new_host.end_backup("full")
 
 
-def test_what_the_guest_writes_during_a_backup_is_in_the_next_one(
-    new_host: Host, vm: str, tmp_path: Path
-) -> None:
+def test_writes_during_a_backup_are_in_the_next_backup(new_host: Host, vm: str, tmp_path: Path) -> None:
     with new_host.guest(vm, "system") as guest:
         new_host.begin_backup(vm, "full", {"system": None}, "c1")
         guest.write(64 * KIB, b"during")
@@ -87,7 +85,7 @@ def test_what_the_guest_writes_during_a_backup_is_in_the_next_one(
 
 
 def test_points_of_a_busy_vm_are_one_moment_of_all_its_disks(new_host: Host, tmp_path: Path) -> None:
-    """The guest writes number n to the first disk, then to the second: no point may have the second ahead."""
+    """The guest writes a number to the first disk, then to the second: the second is never ahead in a point."""
     size = 4 * MIB
     for name in ("first", "second"):
         new_host.create_volume(name, size, "cow")
@@ -101,7 +99,7 @@ def test_points_of_a_busy_vm_are_one_moment_of_all_its_disks(new_host: Host, tmp
                 number = 0
                 while not stop.is_set():
                     number += 1
-                    # The number itself, and a place that says which writes a bitmap may have missed.
+                    # Write the number, and a place that shows which writes a bitmap has missed.
                     place = 512 + number * 64 * KIB % (size - 64 * KIB)
                     for disk in (first, second):
                         disk.write(0, number.to_bytes(8, "big"))
@@ -117,7 +115,7 @@ def test_points_of_a_busy_vm_are_one_moment_of_all_its_disks(new_host: Host, tmp
         for turn in range(8):
             backup_id, checkpoint = f"backup-{turn}", f"c{turn}"
             new_host.begin_backup("busy", backup_id, {"first": since, "second": since}, checkpoint)
-            # A full beside the incremental shows the same moment to compare with.
+            # Compare with a full backup of the same moment.
             for name, onto in points.items():
                 points[name] = read_backup(new_host, backup_id, name, onto=onto)
                 assert points[name] == read_backup(new_host, backup_id, name)
@@ -150,9 +148,7 @@ def test_a_raw_volume_is_always_full_and_gets_no_checkpoint(new_host: Host, vm: 
     new_host.end_backup("second")
 
 
-def test_checkpoints_survive_that_the_vm_is_stopped_and_started(
-    new_host: Host, vm: str, tmp_path: Path
-) -> None:
+def test_checkpoints_survive_a_stop_and_start_of_the_vm(new_host: Host, vm: str, tmp_path: Path) -> None:
     with new_host.guest(vm, "system") as guest:
         guest.write(0, b"A" * MIB)
         new_host.begin_backup(vm, "full", {"system": None}, "c1")
@@ -221,7 +217,7 @@ def test_a_disk_is_plugged_and_unplugged_while_the_vm_runs(new_host: Host, vm: s
         new_host.guest(vm, "extra")
 
 
-def test_a_backup_that_cannot_begin_leaves_nothing_behind(new_host: Host, vm: str, folder: Path) -> None:
+def test_a_backup_that_cannot_start_leaves_nothing_behind(new_host: Host, vm: str, folder: Path) -> None:
     new_host.begin_backup(vm, "full", {"system": None}, "c1")
     new_host.end_backup("full")
     # A bitmap of this name that is no checkpoint of the lab: the transaction fails in its last step.

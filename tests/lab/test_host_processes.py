@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Nothing outlives the host, however it ends."""
+"""No process outlives the host, however it ends."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_no_child_outlives_a_process_that_ends(folder: Path, how: str) -> None:
     assert [child for child in children if is_running(child)] == []
 
 
-def test_a_child_outlives_the_thread_that_asked_for_it(new_host: Host) -> None:
+def test_a_child_outlives_the_thread_that_started_it(new_host: Host) -> None:
     new_host.create_volume("disk", MIB, "cow")
     thread = threading.Thread(target=new_host.start_vm, args=("vm", ["disk"]))
     thread.start()
@@ -112,7 +112,7 @@ while True:
 """
 
 
-def test_a_program_that_misses_a_signal_is_asked_again(folder: Path) -> None:
+def test_a_program_that_misses_a_signal_gets_another(folder: Path) -> None:
     ready, ended = folder / "ready", folder / "ended"
     with Children(folder / "log") as children:
         child = children.start([sys.executable, "-c", HARD_OF_HEARING, str(ready), str(ended)])

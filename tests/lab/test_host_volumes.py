@@ -18,9 +18,7 @@ TIB = 1 << 40
 
 @pytest.mark.parametrize("format", ["cow", "raw"])
 @pytest.mark.parametrize("size", [512, MIB, 10487296])
-def test_a_volume_holds_the_content_it_was_made_with(
-    new_host: Host, tmp_path: Path, format: str, size: int
-) -> None:
+def test_a_new_volume_has_the_given_content(new_host: Host, tmp_path: Path, format: str, size: int) -> None:
     image = tmp_path / "image"
     image.write_bytes(random.Random(1).randbytes(size // 2))
     volume = new_host.create_volume("disk", size, format, content=image)
@@ -54,13 +52,13 @@ def test_an_impossible_volume_is_refused(new_host: Host, tmp_path: Path) -> None
         new_host.volume("b")
 
 
-def test_a_preallocated_volume_takes_its_space(new_host: Host) -> None:
+def test_a_preallocated_volume_occupies_its_space(new_host: Host) -> None:
     assert new_host.create_volume("sparse", MIB, "raw").path.stat().st_blocks * 512 < 64 * KIB
     assert new_host.create_volume("full", MIB, "raw", sparse=False).path.stat().st_blocks * 512 >= MIB
 
 
 @pytest.mark.parametrize("format", ["cow", "raw"])
-def test_an_upload_is_what_a_download_reads(new_host: Host, tmp_path: Path, format: str) -> None:
+def test_a_download_reads_the_uploaded_data(new_host: Host, tmp_path: Path, format: str) -> None:
     new_host.create_volume("disk", MIB, format)
     data = random.Random(2).randbytes(100_000)
     url = new_host.serve_volume("disk", read_only=False)
@@ -95,7 +93,7 @@ def test_a_volume_of_a_running_vm_is_not_served(new_host: Host) -> None:
         new_host.start_vm("vm", ["disk"])
 
 
-def test_a_file_system_of_real_files_is_found_again(new_host: Host, tmp_path: Path) -> None:
+def test_a_file_system_keeps_its_files(new_host: Host, tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
     (files / "hello").write_text("hello " * 10000)

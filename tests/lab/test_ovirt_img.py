@@ -20,13 +20,15 @@ OVIRT_IMG = Path(sys.executable).with_name("ovirt-img")
 
 
 def run_ovirt_img(folder: Path, *arguments: str) -> None:
-    """Run it with the configuration in `folder`; raises CalledProcessError."""
+    """Run ovirt-img with the configuration in `folder`. Raises CalledProcessError."""
     environment = os.environ | {"XDG_CONFIG_HOME": str(folder)}
     subprocess.run([str(OVIRT_IMG), *arguments], env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(("unix_socket", "format"), [(True, "raw"), (False, "qcow2")])
-def test_what_ovirt_img_uploads_it_downloads_again(tmp_path: Path, *, unix_socket: bool, format: str) -> None:
+def test_ovirt_img_downloads_the_data_that_it_uploaded(
+    tmp_path: Path, *, unix_socket: bool, format: str
+) -> None:
     with Lab(phase_lag_s=0.01, unix_socket=unix_socket) as new_lab:
         check_round_trip(new_lab, tmp_path, format)
 
@@ -48,7 +50,7 @@ def check_round_trip(new_lab: Lab, tmp_path: Path, format: str) -> None:
     assert (new_lab.open_transfers(), new_lab.locked_disks()) == ([], [])
 
 
-def test_ovirt_img_fails_when_the_upload_is_found_damaged(new_lab: Lab, tmp_path: Path) -> None:
+def test_ovirt_img_fails_when_the_engine_finds_the_upload_damaged(new_lab: Lab, tmp_path: Path) -> None:
     new_lab.write_ovirt_img_config(tmp_path / "ovirt-img.conf")
     image = tmp_path / "image.raw"
     image.write_bytes(bytes(1 << 20))

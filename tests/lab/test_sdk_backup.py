@@ -20,13 +20,13 @@ KIB = 1024
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """Some real content for a disk."""
+    """Return an image with real content for a disk."""
     path = tmp_path / "content"
     path.write_bytes(random.Random(1).randbytes(3 * 64 * KIB))
     return path
 
 
-def test_full_and_incremental_of_a_running_vm_restore_what_the_guest_had(
+def test_full_and_incremental_of_a_running_vm_restore_the_guests_data(
     new_lab: Lab, client: Client, tmp_path: Path, image: Path
 ) -> None:
     vm = new_lab.add_vm("web1")
@@ -82,7 +82,7 @@ def changed_while_up(full: bytes) -> bytes:
     return bytes(changed)
 
 
-def test_a_raw_disk_and_a_disk_that_the_checkpoint_does_not_know_are_full_without_an_error(
+def test_a_raw_disk_and_a_disk_outside_the_checkpoint_are_full_without_an_error(
     new_lab: Lab, client: Client, tmp_path: Path
 ) -> None:
     vm = new_lab.add_vm("web1")
@@ -210,7 +210,7 @@ def test_incrementals_from_an_older_checkpoint_after_a_newer_one_was_deleted(
     client.finalize_backup(vm, backup.id)
 
 
-def test_the_id_of_a_backup_may_be_chosen_and_events_tell_of_it(new_lab: Lab, client: Client) -> None:
+def test_a_client_can_choose_the_backup_id_and_events_contain_it(new_lab: Lab, client: Client) -> None:
     vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", 1 << 20)
     chosen = "11111111-2222-4333-8444-555555555555"
@@ -234,9 +234,7 @@ def test_a_failed_freeze_only_matters_when_consistency_is_required(new_lab: Lab,
     assert new_lab.locked_disks() == []
 
 
-def test_a_backup_that_fails_to_start_leaves_the_chain_as_it_was(
-    new_lab: Lab, client: Client, tmp_path: Path
-) -> None:
+def test_a_backup_that_fails_to_start_keeps_the_chain(new_lab: Lab, client: Client, tmp_path: Path) -> None:
     vm = new_lab.add_vm("web1")
     disk = vm.add_disk("system", SIZE)
     vm.start()

@@ -46,7 +46,7 @@ def disks(*modes: tuple[str, str, str]) -> str:
 
 @pytest.fixture
 def good(script: Script) -> Script:
-    """An engine on which a live, incremental backup goes well."""
+    """An engine on which a live incremental backup succeeds."""
     script.on("GET", "/vms/v1", '<vm id="v1"><name>web1</name><status>up</status></vm>')
     script.on("POST", B, Answer(201, backup("initializing", more="")))
     script.on("GET", ONE, backup("initializing", more=""), backup("odd", more=""), backup("ready"))
@@ -91,7 +91,7 @@ def test_a_backup_is_ready_when_entered_and_finalized_when_left(engine: Engine, 
     assert f"<description>{'x' * 1024}</description>" in body
 
 
-def test_consistency_is_asked_for_only_when_required(engine: Engine, good: Script) -> None:
+def test_consistency_is_requested_only_when_required(engine: Engine, good: Script) -> None:
     good.on("POST", rf"{B}\?require_consistency=true", Answer(201, backup("initializing", more="")))
     with start(engine, require_consistency=True):
         pass
@@ -105,7 +105,7 @@ def test_a_late_checkpoint_is_waited_for_and_the_first_ready_date_kept(engine: E
         assert running.started.hi == datetime(2020, 6, 30, 20, 0, 0, 500000, tzinfo=UTC)
 
 
-def test_raw_disks_make_no_checkpoint_and_none_is_waited_for(
+def test_raw_disks_get_no_checkpoint_and_pitr_waits_for_none(
     engine: Engine, good: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good.on("GET", ONE, backup("ready", more=""))
@@ -130,7 +130,7 @@ def test_raw_disks_make_no_checkpoint_and_none_is_waited_for(
         assert running.started.disks == (BackupDisk("d1", False),)
 
 
-def test_a_snapshot_means_hybrid_whose_label_is_the_checkpoints_date(engine: Engine, good: Script) -> None:
+def test_a_backup_with_a_snapshot_is_hybrid_and_dated_by_its_checkpoint(engine: Engine, good: Script) -> None:
     good.on("GET", ONE, backup("ready", more='<to_checkpoint_id>c2</to_checkpoint_id><snapshot id="s"/>'))
     with start(engine) as running:
         assert running.started.mode == "hybrid"
@@ -144,14 +144,14 @@ def test_a_vm_that_is_down_is_backed_up_cold(engine: Engine, good: Script) -> No
         assert running.started.mode == "cold"
 
 
-def test_the_interval_of_a_point_is_never_upside_down() -> None:
+def test_the_interval_of_a_point_never_ends_before_it_starts() -> None:
     early, late = datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 2, tzinfo=UTC)
     assert point_interval(Mode.LIVE, early, early, late) == (early, early)
     assert point_interval(Mode.HYBRID, late, late, early) == (early, early)
     assert point_interval(Mode.COLD, early, late, None) == (early, late)
 
 
-def test_a_disk_that_the_backup_leaves_out_is_an_error(
+def test_a_disk_that_the_backup_omits_is_an_error(
     engine: Engine, good: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backups, "_LATE_S", 0.1)
@@ -163,7 +163,7 @@ def test_a_disk_that_the_backup_leaves_out_is_an_error(
     assert good.asked("POST", f"{ONE}/finalize") == 1
 
 
-def test_a_lost_answer_is_looked_up_by_the_backups_id(engine: Engine, good: Script) -> None:
+def test_after_a_lost_answer_pitr_finds_the_backup_by_its_id(engine: Engine, good: Script) -> None:
     good.on("POST", B, DROP)
     with start(engine) as running:
         assert running.started.id == "b1"
@@ -182,7 +182,7 @@ def test_a_request_that_was_lost_is_sent_again(engine: Engine, good: Script) -> 
     assert good.asked("POST", B) == 2
 
 
-def test_the_sdk_sending_twice_is_no_reason_to_fail(engine: Engine, good: Script) -> None:
+def test_a_request_that_the_sdk_sends_twice_does_not_fail(engine: Engine, good: Script) -> None:
     good.on("POST", B, BUSY)
     with start(engine) as running:
         assert running.started.id == "b1"
@@ -259,9 +259,7 @@ def test_a_start_that_fails_takes_the_checkpoint_with_it(engine: Engine, good: S
     assert good.asked("POST", f"{ONE}/finalize") == 0, "a backup that has failed needs no end"
 
 
-def test_a_phase_that_never_comes_ends_in_an_error_and_a_finalized_backup(
-    engine: Engine, good: Script
-) -> None:
+def test_a_phase_that_does_not_come_is_an_error_and_a_finalized_backup(engine: Engine, good: Script) -> None:
     good.on("GET", ONE, backup("odd", more=""))
     with pytest.raises(EngineError, match=r"not ready after 0 s \(it is unknown\)"):
         start(engine, timeout_s=0.2).__enter__()
@@ -316,7 +314,7 @@ def test_a_transfer_that_still_runs_is_waited_for(engine: Engine, good: Script) 
         pass
 
 
-def test_an_end_that_others_made_is_fine(engine: Engine, good: Script) -> None:
+def test_a_backup_that_another_client_ended_is_fine(engine: Engine, good: Script) -> None:
     with start(engine) as running:
         good.on("GET", ONE, backup("succeeded", LATER))
         good.on(
@@ -332,7 +330,7 @@ def test_an_end_that_others_made_is_fine(engine: Engine, good: Script) -> None:
     assert running.succeeded is False
 
 
-def test_a_backup_that_fails_at_its_end_is_told(engine: Engine, good: Script) -> None:
+def test_a_backup_that_fails_at_its_end_is_reported(engine: Engine, good: Script) -> None:
     finalizable(good, "failed")
     with start(engine) as running:
         pass

@@ -47,7 +47,7 @@ def test_port_and_ipv6_address_are_kept() -> None:
 @pytest.mark.parametrize(
     "text", ["engine.example.com", "ftp://engine", "https://", "https://engine/other", "https://engine:port"]
 )
-def test_what_is_no_engine_url_is_a_usage_error(text: str) -> None:
+def test_an_invalid_engine_url_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match=r"engine's URL"):
         api_url(text)
 
@@ -88,7 +88,7 @@ def test_the_users_file_is_found_through_xdg_config_home_and_home(tmp_path: Path
     assert load(section="lab", environ={"HOME": str(home)}).username == "h"
 
 
-def test_what_is_missing_is_named_by_option_variable_and_key(tmp_path: Path) -> None:
+def test_a_missing_setting_is_named_by_option_variable_and_key(tmp_path: Path) -> None:
     conf = tmp_path / "none.conf"
     cases: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         ({}, ("--engine-url", "PITR_ENGINE_URL", "engine_url")),
@@ -104,7 +104,7 @@ def test_what_is_missing_is_named_by_option_variable_and_key(tmp_path: Path) -> 
         assert all(name in caught.value.advice for name in (*names, str(conf)))
 
 
-def test_a_missing_password_is_asked_for_where_somebody_can_answer(tmp_path: Path) -> None:
+def test_a_missing_password_is_prompted_for_at_a_terminal(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def prompt(text: str) -> str:
@@ -116,7 +116,7 @@ def test_a_missing_password_is_asked_for_where_somebody_can_answer(tmp_path: Pat
     assert "bob" in asked[0]
 
 
-def test_the_password_is_in_no_representation() -> None:
+def test_the_representation_does_not_show_the_password() -> None:
     assert "hunter2" not in repr(EngineConfig("https://a", "a", "hunter2"))
 
 
@@ -152,7 +152,7 @@ def test_a_broken_file_is_refused_without_showing_its_lines(tmp_path: Path) -> N
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_section_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_section_lists_the_existing_sections(tmp_path: Path) -> None:
     conf = write_section(tmp_path, engine_url="https://c")
     with pytest.raises(UsageError, match=r"section \[other\] not found") as caught:
         load(section="other", environ={}, config_file=conf)

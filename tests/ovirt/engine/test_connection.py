@@ -46,13 +46,13 @@ def test_a_wrong_password_is_a_login_error_of_one_line(script: Script) -> None:
     assert len(script.logins) == 1, "a wrong password is not tried again: accounts get locked"
 
 
-def test_a_password_with_odd_characters_arrives_as_it_is(script: Script) -> None:
+def test_a_password_with_odd_characters_arrives_unchanged(script: Script) -> None:
     script.password = "p%25%26%3D+%C3%A4"
     with Engine(config_of(script, password="p%&= ä")) as engine:
         assert engine.version == "4.5.6"
 
 
-def test_nobody_listening_is_reported_at_once(script: Script) -> None:
+def test_a_refused_connection_is_reported_at_once(script: Script) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}{API}"
@@ -65,7 +65,7 @@ def test_nobody_listening_is_reported_at_once(script: Script) -> None:
     assert "URL" in caught.value.advice
 
 
-def test_a_server_that_is_no_engine_is_recognized(script: Script) -> None:
+def test_a_server_that_is_not_an_engine_is_recognized(script: Script) -> None:
     script.sso = [Answer(404, "<html>", "text/html")]
     with pytest.raises(EngineError, match=r"logging in: the engine at .* answered 404"):
         Engine(config_of(script)).version  # noqa: B018
@@ -76,7 +76,7 @@ def test_a_server_that_is_no_engine_is_recognized(script: Script) -> None:
 
 @pytest.fixture
 def tls(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for localhost, which is its own CA, and its key."""
+    """A self-signed certificate for localhost, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -117,10 +117,10 @@ def test_tls_is_checked_against_the_cafile_unless_insecure(tls: tuple[Path, Path
             Engine(config_of(script, cafile=garbage)).version  # noqa: B018
 
 
-def test_a_certificate_that_is_not_trusted_after_the_login_is_told_too(tls: tuple[Path, Path]) -> None:
+def test_an_untrusted_certificate_after_the_login_is_reported_too(tls: tuple[Path, Path]) -> None:
     with serve(tls) as script:
         engine = Engine(config_of(script))
-        engine._login._token = script.token  # as if the login had gone another way
+        engine._login._token = script.token  # as if the login had used another connection
         with pytest.raises(EngineError, match=r"certificate of the engine at .* is not trusted"):
             engine.version  # noqa: B018
 
@@ -156,13 +156,13 @@ def test_threads_share_one_login(engine: Engine, script: Script) -> None:
 @pytest.mark.parametrize(
     "trouble", [DROP, HTML, fault(500, "[Internal Engine Error]"), Answer(500, "", None)]
 )
-def test_what_is_transient_is_tried_again(engine: Engine, script: Script, trouble: Answer) -> None:
-    # Twice each: libcurl itself sends a request again when a connection that was kept open is dropped.
+def test_transient_failures_are_retried(engine: Engine, script: Script, trouble: Answer) -> None:
+    # Twice each, because libcurl itself retries once when a kept connection is closed.
     script.on("GET", "", trouble, trouble, trouble, VERSION)
     assert engine.version == "4.5.6"
 
 
-def test_an_answer_that_is_late_is_asked_for_again(script: Script) -> None:
+def test_a_late_answer_is_requested_again(script: Script) -> None:
     waiting = threading.Event()
     script.on("GET", "", Answer(body=VERSION, then=lambda: waiting.wait(30)), VERSION)
     try:
@@ -173,7 +173,7 @@ def test_an_answer_that_is_late_is_asked_for_again(script: Script) -> None:
     assert script.asked("GET", "") == 2
 
 
-def test_trying_again_comes_to_an_end(engine: Engine, script: Script) -> None:
+def test_retries_end(engine: Engine, script: Script) -> None:
     script.on("GET", "", HTML)
     with pytest.raises(EngineError, match=r"logging in: the engine at .* answered 503") as caught:
         engine.version  # noqa: B018
@@ -181,7 +181,7 @@ def test_trying_again_comes_to_an_end(engine: Engine, script: Script) -> None:
     one_line(caught.value)
 
 
-def test_what_changes_the_engine_is_not_sent_twice(engine: Engine, script: Script) -> None:
+def test_a_request_that_changes_the_engine_is_not_sent_twice(engine: Engine, script: Script) -> None:
     assert engine.version
     script.on("POST", "/disks", HTML)
 
@@ -248,7 +248,7 @@ def test_closing_never_raises_even_without_an_engine() -> None:
     engine.close()
 
 
-def test_missing_is_told_from_other_faults(engine: Engine, script: Script) -> None:
+def test_a_missing_entity_differs_from_other_faults(engine: Engine, script: Script) -> None:
     script.on("GET", "/vms/x", MISSING)
     with pytest.raises(EngineFault) as caught:
         engine.call("reading", lambda system: system.vms_service().vm_service("x").get())

@@ -48,7 +48,7 @@ def create(engine: Engine, **changes: Any) -> Disk:
 
 
 def removable(script: Script) -> None:
-    """Let the disk be removed: it is gone afterwards."""
+    """Let the engine remove the disk."""
     script.on(
         "DELETE",
         f"/disks/{ID}",
@@ -83,14 +83,14 @@ def test_a_lost_answer_to_creating_a_disk_does_not_create_a_second(engine: Engin
     assert create(engine).id == ID
 
 
-def test_a_disk_whose_id_is_taken_is_left_alone(engine: Engine, script: Script) -> None:
+def test_an_existing_disk_with_the_id_is_not_touched(engine: Engine, script: Script) -> None:
     script.on("GET", f"/disks/{ID}", disk())
     with pytest.raises(UsageError, match=r"exists already"):
         create(engine)
     assert script.asked("DELETE", ".*") == script.asked("POST", "/disks") == 0
 
 
-def test_a_refused_disk_is_told_in_the_engines_words(engine: Engine, script: Script) -> None:
+def test_a_refused_disk_is_reported_with_the_engines_text(engine: Engine, script: Script) -> None:
     script.on("POST", "/disks", fault(409, "[Cannot add Virtual Disk. Disk configuration is not compatible]"))
     with pytest.raises(EngineError, match=r"creating disk 'new': .* answered 409: Cannot add Virtual Disk"):
         create(engine)
@@ -138,7 +138,7 @@ def test_an_interrupted_creation_removes_the_disk(engine: Engine, script: Script
     assert script.asked("DELETE", f"/disks/{ID}") == 2
 
 
-def test_what_cannot_be_removed_is_a_note_on_the_first_error(engine: Engine, script: Script) -> None:
+def test_a_disk_that_cannot_be_removed_is_a_note_on_the_first_error(engine: Engine, script: Script) -> None:
     script.on("GET", f"/disks/{ID}", MISSING, disk("illegal"))
     script.on("POST", "/disks", Answer(202, disk("locked")))
     script.on("DELETE", f"/disks/{ID}", fault(403, "[no permission]"))
@@ -147,7 +147,7 @@ def test_what_cannot_be_removed_is_a_note_on_the_first_error(engine: Engine, scr
     assert "cannot remove disk" in caught.value.__notes__[0]
 
 
-def test_deleting_waits_for_a_locked_disk_and_takes_a_missing_one(engine: Engine, script: Script) -> None:
+def test_deleting_waits_for_a_locked_disk_and_accepts_a_missing_disk(engine: Engine, script: Script) -> None:
     script.on("GET", f"/disks/{ID}", disk())
     removable(script)
     delete_disk(engine, ID, 5.0)
@@ -176,14 +176,14 @@ def test_the_disks_of_a_vm_come_with_their_attachments(engine: Engine, script: S
     assert (found.storage_type, found.content_type, found.shareable) == ("image", "data", False)
 
 
-def test_an_id_never_becomes_a_path_of_its_own(engine: Engine, script: Script) -> None:
+def test_an_id_never_becomes_part_of_a_path(engine: Engine, script: Script) -> None:
     for disk_id in ("../vms", "", "a?b", "a/b", "x y"):
         with pytest.raises(NoSuchDisk):
             get_disk(engine, disk_id)
     assert script.requests == []
 
 
-def test_attaching_tells_a_busy_vm_and_survives_a_lost_answer(engine: Engine, script: Script) -> None:
+def test_attaching_reports_a_busy_vm_and_survives_a_lost_answer(engine: Engine, script: Script) -> None:
     path = "/vms/v1/diskattachments"
     attached = (
         f'<disk_attachments><disk_attachment id="{ID}"><disk id="{ID}"/></disk_attachment></disk_attachments>'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whole flows against the local oVirt: a simulated engine before a real imageio daemon and real qemu."""
+"""Whole flows on the local oVirt: a simulated engine, a real imageio daemon and a real qemu."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def engine(lab: Lab) -> Iterator[Engine]:
 
 @pytest.fixture
 def web(lab: Lab) -> LabVM:
-    """A running VM with a qcow2 disk that has something on it, and a raw one."""
+    """A running VM with a qcow2 disk that contains data, and a raw disk."""
     vm = lab.add_vm(f"web-{uuid.uuid4().hex[:8]}")
     system = vm.add_disk("system", 8 * MiB, bootable=True)
     vm.add_disk("data", 4 * MiB, format="raw")
@@ -198,7 +198,7 @@ def test_a_second_backup_is_busy_or_waits(engine: Engine, web: LabVM) -> None:
     assert second.succeeded
 
 
-def test_a_checkpoint_that_is_gone_or_invalid_asks_for_a_full(lab: Lab, engine: Engine, web: LabVM) -> None:
+def test_a_missing_or_invalid_checkpoint_needs_a_full_backup(lab: Lab, engine: Engine, web: LabVM) -> None:
     with begin(engine, web) as backup:
         checkpoint_id = backup.started.checkpoint_id
     assert checkpoint_id is not None
@@ -252,7 +252,7 @@ def test_lost_answers_leave_one_backup(lab: Lab, engine: Engine, web: LabVM, han
     assert backup.succeeded
 
 
-def test_a_backup_with_trouble_all_along_succeeds(lab: Lab, engine: Engine, web: LabVM) -> None:
+def test_a_backup_succeeds_despite_many_transient_faults(lab: Lab, engine: Engine, web: LabVM) -> None:
     for path in (r"/backups/[^/]+$", r"/backups/[^/]+/disks$", r"/imagetransfers/[^/]+$", "/checkpoints/"):
         lab.engine.faults.next("GET", path, status=500, times=2)
         lab.engine.faults.drop_connection("GET", path, times=2)
@@ -278,7 +278,7 @@ def test_a_lost_answer_to_a_transfer_leaves_none_open(lab: Lab, engine: Engine, 
     assert lab.open_transfers() == lab.open_backups() == []
 
 
-def test_what_a_killed_run_left_is_ended_by_its_id(lab: Lab, engine: Engine, web: LabVM) -> None:
+def test_the_leftovers_of_a_killed_run_are_ended_by_their_id(lab: Lab, engine: Engine, web: LabVM) -> None:
     killed = begin(engine, web)
     killed.__enter__()
     start_download(engine, web.disks[0].id, backup_id=killed.id).__enter__()
@@ -289,7 +289,7 @@ def test_what_a_killed_run_left_is_ended_by_its_id(lab: Lab, engine: Engine, web
     assert not end_leftovers(engine, vm, str(uuid.uuid4()), timeout_s=20)
 
 
-def test_an_upload_writes_a_new_disk_that_a_vm_can_have(lab: Lab, engine: Engine, tmp_path: Path) -> None:
+def test_an_upload_writes_a_new_disk_that_a_vm_can_use(lab: Lab, engine: Engine, tmp_path: Path) -> None:
     (domain,) = [item for item in list_storage_domains(engine) if item.name == lab.storage_domain]
     assert domain.active and domain.type == "data" and not domain.is_block
     disk = create_disk(
@@ -376,7 +376,7 @@ def test_a_disk_that_cannot_be_created_leaves_nothing(lab: Lab, engine: Engine) 
     assert {disk.id for disk in lab.disks} - before == {disk_id}
 
 
-def test_what_the_engine_refuses_to_create_is_told(lab: Lab, engine: Engine) -> None:
+def test_a_disk_that_the_engine_refuses_is_reported(lab: Lab, engine: Engine) -> None:
     with pytest.raises(EngineError, match="answered 4"):
         create_disk(
             engine,
@@ -488,8 +488,8 @@ def signal_at(engine: Engine, what: str, after_s: float) -> Iterator[None]:
     assert armed
 
 
-def test_the_error_of_a_process_says_no_secret(lab: Lab, tmp_path: Path) -> None:
-    """All that a debug log and a traceback show, seen from outside."""
+def test_the_error_of_a_process_shows_no_secret(lab: Lab, tmp_path: Path) -> None:
+    """Check everything that a debug log and a traceback show."""
     program = textwrap.dedent(
         """
         import logging, sys

@@ -28,7 +28,7 @@ def transfer(phase: str, more: str = "", *, direction: str = "download", transfe
 
 @pytest.fixture
 def good(script: Script) -> Script:
-    """An engine on which transfers go well."""
+    """An engine on which transfers succeed."""
     script.on("GET", "/disks/d1", DISK)
     script.on("GET", T, "<image_transfers/>")
     script.on("POST", T, Answer(201, transfer("initializing")))
@@ -61,7 +61,7 @@ def upload(engine: Engine, tmp_path: Path, timeout_s: float = 5.0) -> Transfer:
 
 
 def again(engine: Engine, script: Script) -> Engine:
-    """Let the transfer begin anew."""
+    """Let the engine start the transfer again."""
     script.on("GET", ONE, transfer("transferring", URLS))
     return engine
 
@@ -135,7 +135,7 @@ def test_a_transfer_that_breaks_before_data_flows_is_an_error(
     assert good.asked("POST", f"{ONE}/finalize") == (phase != "finished_failure")
 
 
-def test_a_phase_that_never_comes_ends_in_an_error(engine: Engine, good: Script, tmp_path: Path) -> None:
+def test_a_phase_that_does_not_come_is_an_error(engine: Engine, good: Script, tmp_path: Path) -> None:
     good.on("GET", ONE, transfer("odd"))
     with (
         pytest.raises(EngineError, match=r"has not started after 0 s .it is unknown"),
@@ -215,7 +215,7 @@ def test_a_request_that_was_dropped_leaves_nothing_to_end(
 
 
 @pytest.mark.parametrize(("status", "center"), [("up", "dc"), ("down", "dc"), ("up", "other")])
-def test_the_local_host_is_asked_for_where_it_can_serve_the_disk(
+def test_the_local_host_is_requested_if_it_can_serve_the_disk(
     engine: Engine, good: Script, tmp_path: Path, status: str, center: str
 ) -> None:
     (tmp_path / "vdsm.id").write_text(f"{HOST}\n")
@@ -235,7 +235,7 @@ def test_the_local_host_is_asked_for_where_it_can_serve_the_disk(
 
 
 @pytest.mark.parametrize("text", ["../vms", "", HOST])
-def test_a_machine_that_is_no_host_of_this_engine_asks_for_none(
+def test_a_machine_that_is_not_a_host_requests_none(
     engine: Engine, good: Script, tmp_path: Path, text: str
 ) -> None:
     (tmp_path / "vdsm.id").write_text(text)
@@ -244,6 +244,6 @@ def test_a_machine_that_is_no_host_of_this_engine_asks_for_none(
     assert not any("<host" in body for body in good.bodies)
 
 
-def test_nothing_is_known_before_a_transfer_is_entered(engine: Engine, tmp_path: Path) -> None:
+def test_a_transfer_has_no_url_before_it_is_entered(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"has not started"):
         download(engine, tmp_path).transfer_url  # noqa: B018

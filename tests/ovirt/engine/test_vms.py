@@ -28,9 +28,7 @@ def test_a_vm_is_found_by_its_name(engine: Engine, script: Script) -> None:
     assert find_vm(engine, "web1") == VM(ID_1, "web1", True, "up", "c1", "Default", "4.6")
 
 
-def test_a_vm_is_found_by_its_id_and_may_have_a_compatibility_of_its_own(
-    engine: Engine, script: Script
-) -> None:
+def test_a_vm_is_found_by_its_id_and_can_have_its_own_compatibility(engine: Engine, script: Script) -> None:
     own = "<custom_compatibility_version><major>4</major><minor>7</minor></custom_compatibility_version>"
     script.on("GET", f"/vms/{ID_1}", vm(ID_1, "web1", f"<status>down</status>{own}"))
     assert find_vm(engine, ID_1) == VM(ID_1, "web1", False, "down", None, None, "4.7")
@@ -57,7 +55,7 @@ def test_names_that_a_search_would_misread_are_found_in_the_whole_list(
     assert script.asked("GET", r"/vms\?.*") == 0
 
 
-def test_a_missing_vm_is_exit_code_4(engine: Engine, script: Script) -> None:
+def test_a_missing_vm_exits_with_4(engine: Engine, script: Script) -> None:
     script.on("GET", r"/vms(\?.*)?", "<vms/>")
     for name in ("web\x1b1", ID_1):
         with pytest.raises(NoSuchVM, match=r"^VM .* not found") as caught:
@@ -78,13 +76,13 @@ def test_a_search_that_the_engine_refuses_is_reported(engine: Engine, script: Sc
         find_vm(engine, "web1")
 
 
-def test_a_cluster_that_may_not_be_seen_costs_only_its_name(engine: Engine, script: Script) -> None:
+def test_a_vm_of_an_invisible_cluster_only_lacks_its_name(engine: Engine, script: Script) -> None:
     script.on("GET", "/vms.*", f"<vms>{vm(ID_1, 'web1', IN_CLUSTER)}</vms>")
     found = find_vm(engine, "web1")
     assert (found.cluster_id, found.cluster_name, found.compatibility) == ("c1", None, None)
 
 
-def test_all_vms_come_by_name(engine: Engine, script: Script) -> None:
+def test_all_vms_are_sorted_by_name(engine: Engine, script: Script) -> None:
     script.on("GET", "/vms", f"<vms>{vm(ID_2, 'web2', IN_CLUSTER)}{vm(ID_1, 'web1')}</vms>")
     script.on("GET", "/clusters", f"<clusters>{CLUSTER}</clusters>")
     assert [(found.name, found.compatibility) for found in list_vms(engine)] == [
@@ -93,7 +91,7 @@ def test_all_vms_come_by_name(engine: Engine, script: Script) -> None:
     ]
 
 
-def test_the_configuration_is_asked_for_until_it_is_there(engine: Engine, script: Script) -> None:
+def test_the_configuration_is_requested_until_the_engine_sends_it(engine: Engine, script: Script) -> None:
     document = "<configuration><type>ovf</type><data>&lt;Envelope/&gt;</data></configuration>"
     ovf = f"<initialization>{document}</initialization>"
     path = rf"/vms/{ID_1}\?all_content=true"
@@ -107,7 +105,7 @@ def test_a_configuration_that_never_comes_is_none(engine: Engine, script: Script
     assert get_configuration(engine, ID_1, timeout_s=0.1) is None
 
 
-def test_a_configuration_of_no_vm_is_no_such_vm(engine: Engine, script: Script) -> None:
+def test_the_configuration_of_a_missing_vm_is_no_such_vm(engine: Engine, script: Script) -> None:
     script.on("GET", ".*", Answer(404, "", None))
     with pytest.raises(NoSuchVM):
         get_configuration(engine, ID_1)

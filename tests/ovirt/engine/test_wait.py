@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How long and how often the engine is asked for a state that is waited for."""
+"""How long and how often pitr polls the engine for a state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pitr.ovirt.engine import wait
 
 
 class _Clock:
-    """Time that passes only by sleeping."""
+    """A clock that only sleeping moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1000.0

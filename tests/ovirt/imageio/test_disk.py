@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Against a real ovirt-imageio daemon, with a proxy between that fails when it is told to."""
+"""Read and write a real ovirt-imageio daemon through a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONTENT = random.Random(7).randbytes(SIZE)
 
 
 class Behind:
-    """A disk behind a faulty proxy; pauses between tries are noted, not taken."""
+    """A disk behind a faulty proxy; it records the pauses between retries instead of sleeping."""
 
     def __init__(self, proxy: HttpProxy, address: ImageioAddress) -> None:
         self.proxy = proxy
@@ -56,7 +56,7 @@ class Behind:
         return bytes(buffer)
 
     def content(self) -> bytes:
-        """What the disk holds, not through the proxy."""
+        """Return the disk's data, without the proxy."""
         return self.read((0, SIZE), source=ImageioSource(self.direct))
 
 
@@ -83,7 +83,7 @@ BROKEN: list[Fault] = ["reset", "cut answer", "lost answer", "500"]
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_read_that_breaks_is_made_again(filled: Behind, fault: Fault) -> None:
+def test_a_failed_read_is_retried(filled: Behind, fault: Fault) -> None:
     filled.proxy.fail(fault, "GET", times=2)
     ranges = [(0, 4096), (100 * 1024, MIB), (5 * MIB, MIB)]
     assert filled.read(*ranges) == b"".join(CONTENT[at : at + length] for at, length in ranges)
@@ -92,7 +92,7 @@ def test_a_read_that_breaks_is_made_again(filled: Behind, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("fault", [*BROKEN, "cut request"])
-def test_a_write_that_breaks_is_made_again(behind: Behind, fault: Fault) -> None:
+def test_a_failed_write_is_retried(behind: Behind, fault: Fault) -> None:
     behind.proxy.fail(fault, "PUT", times=2)
     sink = behind.sink()
     with sink.open_writer() as writer:
@@ -104,7 +104,7 @@ def test_a_write_that_breaks_is_made_again(behind: Behind, fault: Fault) -> None
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_zeroing_that_breaks_is_made_again(filled: Behind, fault: Fault) -> None:
+def test_a_failed_zero_is_retried(filled: Behind, fault: Fault) -> None:
     filled.proxy.fail(fault, "PATCH")
     with filled.sink().open_writer() as writer:
         writer.zero(MIB, 2 * MIB)
@@ -113,7 +113,7 @@ def test_zeroing_that_breaks_is_made_again(filled: Behind, fault: Fault) -> None
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_options_extents_and_flush_that_break_are_asked_again(filled: Behind, fault: Fault) -> None:
+def test_failed_options_extents_and_flush_are_retried(filled: Behind, fault: Fault) -> None:
     filled.proxy.fail(fault, "OPTIONS")
     filled.proxy.fail(fault, "GET", path="/extents")
     filled.proxy.fail(fault, "PATCH")
@@ -122,7 +122,7 @@ def test_options_extents_and_flush_that_break_are_asked_again(filled: Behind, fa
     assert filled.proxy.ordered == 0
 
 
-def test_opening_a_connection_is_tried_again(filled: Behind) -> None:
+def test_opening_a_connection_is_retried(filled: Behind) -> None:
     filled.proxy.fail("reset", "OPTIONS", times=5)
     assert filled.read((0, SIZE)) == CONTENT
     assert len(filled.pauses) == 5
@@ -156,7 +156,7 @@ def test_a_refusal_is_final_and_says_what_where_and_why_but_not_the_ticket(behin
 
 
 @pytest.mark.parametrize("what", CALLS)
-def test_after_six_failures_it_is_over(behind: Behind, what: str) -> None:
+def test_the_sixth_failure_is_final(behind: Behind, what: str) -> None:
     method, call = CALLS[what]
     behind.proxy.fail("500", method, times=6)
     with pytest.raises(ImageioError, match=f"failed to {what}.*6 times") as raised:
@@ -166,7 +166,7 @@ def test_after_six_failures_it_is_over(behind: Behind, what: str) -> None:
     assert TICKET not in raised.value.message
 
 
-def test_a_read_whose_copy_was_stopped_is_not_tried_again(filled: Behind) -> None:
+def test_a_read_of_a_cancelled_copy_is_not_retried(filled: Behind) -> None:
     stopped = Cancellation()
     stopped.cancel()
     filled.proxy.fail("500", "GET", times=1)
@@ -182,7 +182,7 @@ def test_a_ticket_that_does_not_exist_is_a_refusal(behind: Behind) -> None:
     assert TICKET not in raised.value.message
 
 
-def test_a_server_that_falls_silent_is_asked_again(filled: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_to_a_silent_server_is_retried(filled: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imageio, "READ_TIMEOUT_S", 0.3)
     for method in ("GET", "PUT", "PATCH"):
         filled.proxy.fail("stall", method)
@@ -242,7 +242,7 @@ def test_an_interrupt_does_not_wait_for_a_server_that_is_silent(filled: Behind, 
         thread.join()
     finally:
         signal.signal(signal.SIGINT, before)
-    # Without being broken, a wait takes a minute or half an hour.
+    # Without the interrupt, a wait takes a minute or half an hour.
     assert time.monotonic() - started_s < 20
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("copy-")]
 
@@ -287,7 +287,7 @@ def test_neighbours_share_a_request_and_far_ranges_do_not(filled: Behind) -> Non
 
 
 class ClosingServer(BaseHTTPRequestHandler):
-    """A server, as a proxy may be, that closes the connection after each answer: HTTP/1.0."""
+    """An HTTP/1.0 server, like some proxies: it closes the connection after each answer."""
 
     def do_OPTIONS(self) -> None:
         self.send_error(405)

@@ -22,7 +22,7 @@ def dirty(start: int, length: int, dirty: bool, zero: bool) -> dict[str, Any]:
     return {"start": start, "length": length, "dirty": dirty, "zero": zero}
 
 
-def test_zeroes_written_since_the_checkpoint_are_kept_and_what_is_not_dirty_is_left_out() -> None:
+def test_zeroes_since_the_checkpoint_are_kept_and_clean_extents_are_omitted() -> None:
     size, extents = parse_extents(
         body(
             dirty(0, 10, False, False),
@@ -74,12 +74,12 @@ GOOD = {"start": 0, "length": 512, "zero": False}
         body(GOOD, GOOD | {"start": 1024}),
     ],
 )
-def test_what_is_no_list_of_extents_is_refused(wrong: bytes) -> None:
+def test_an_invalid_list_of_extents_is_refused(wrong: bytes) -> None:
     with pytest.raises(FormatError):
         parse_extents(wrong, "zero")
 
 
-def test_the_zero_list_is_no_dirty_list() -> None:
+def test_a_list_of_zero_extents_is_not_a_dirty_list() -> None:
     with pytest.raises(FormatError, match="dirty"):
         parse_extents(body(GOOD), "dirty")
 

@@ -120,7 +120,7 @@ def test_answers_to_requests_that_were_sent_ahead_come_one_after_the_other() -> 
         (b"HTTP/1.1 200 OK\r\n\r\n", True),
     ],
 )
-def test_it_is_known_whether_the_server_goes_on(head: bytes, ended: bool) -> None:
+def test_the_head_shows_whether_the_connection_stays_open(head: bytes, ended: bool) -> None:
     with answering(head) as connection:
         assert not connection.goes_on
         connection.receive()
@@ -137,7 +137,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 @contextmanager
 def tls_server(pki: Pki, work: Callable[[ssl.SSLSocket], object]) -> Iterator[socket.socket]:
-    """A real TLS server for one connection; gives a socket that is connected to it."""
+    """Run a real TLS server for one connection and yield a socket that is connected to it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki.certificate, pki.private_key)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -163,7 +163,7 @@ def _trusting(pki: Pki) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("record", [1, 100, 16384, len(CONTENT)])
-def test_tls_gives_all_bytes_whatever_the_records(pki: Pki, record: int) -> None:
+def test_tls_returns_all_bytes_with_any_record_size(pki: Pki, record: int) -> None:
     content = CONTENT[: min(len(CONTENT), record * 2000)]
 
     def work(secure: ssl.SSLSocket) -> None:
@@ -263,7 +263,7 @@ def test_cancelled_work_does_not_wait_for_an_answer(pki: Pki, wire: str) -> None
     assert near.fileno() == -1
 
 
-def test_a_limit_of_time_holds_for_answers_and_for_what_is_sent() -> None:
+def test_the_timeout_limits_answers_and_requests() -> None:
     near, far = socket.socketpair()
     near.settimeout(0.2)
     with far, HttpConnection(PlainSocket(near), "localhost") as connection:
@@ -273,8 +273,8 @@ def test_a_limit_of_time_holds_for_answers_and_for_what_is_sent() -> None:
             connection.send("PUT", "/images/x", {}, bytes(8 << 20))
 
 
-def test_what_comes_slowly_comes_whole() -> None:
-    """A wait that ends before all has come is no failure where some has."""
+def test_slow_data_arrives_completely() -> None:
+    """A timeout after a part of the data has arrived is not a failure."""
     near, far = socket.socketpair()
     near.settimeout(0.3)
 
