@@ -19,8 +19,9 @@ import pytest
 
 from pitr.endpoints.images.memory import MemorySource
 from pitr.extents import ExtentMap
+from pitr.jobs.backup import base, one_disk
 from pitr.jobs.backup import one_vm as job
-from pitr.jobs.backup.one_vm import BackupOptions
+from pitr.jobs.backup.options import BackupOptions
 from pitr.jobs.upkeep import leftovers
 from pitr.model import Backup, Mode
 from pitr.ovirt.engine import VM, BackupRequest, Checkpoint, Disk, Engine, StartedBackup
@@ -55,13 +56,13 @@ class MemoryEngine:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         functions = EngineFunctions(self)
-        for module in (job, leftovers):
+        for module in (job, base, one_disk, leftovers):
             for name in dir(functions):
                 if not name.startswith("_") and hasattr(module, name):
                     # Looked up at each call: tests replace functions of the class.
                     monkeypatch.setattr(module, name, partial(functions.call, name))
-        monkeypatch.setattr(job, "imageio_address", lambda engine, transfer: transfer.transfer_url)
-        monkeypatch.setattr(job, "ImageioSource", self.source)
+        monkeypatch.setattr(one_disk, "imageio_address", lambda engine, transfer: transfer.transfer_url)
+        monkeypatch.setattr(one_disk, "ImageioSource", self.source)
 
     def add_vm(self, name: str, *disks: bytes) -> MemoryVM:
         number = len(self.vms) + 1

@@ -19,7 +19,8 @@ from pitr.jobs import documents
 from pitr.jobs.backup import many_vms
 from pitr.jobs.backup.choose_vms import VMSelection
 from pitr.jobs.backup.many_vms import Chosen
-from pitr.jobs.backup.one_vm import BackupOptions, BackupPlan, plan_backup
+from pitr.jobs.backup.one_vm import BackupPlan, plan_backup
+from pitr.jobs.backup.options import BackupOptions
 from pitr.ovirt.engine import Engine
 from pitr.repository import Repository
 from pitr.text import named

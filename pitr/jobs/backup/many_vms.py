@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pitr.errors import Interrupted, NothingToBackUp, PitrError, UsageError
-from pitr.jobs.backup.one_vm import BackupOptions, back_up
+from pitr.jobs.backup.one_vm import back_up
+from pitr.jobs.backup.options import BackupOptions
 from pitr.model import Backup
 from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
 from pitr.reporting import Notify, Progress

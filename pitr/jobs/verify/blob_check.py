@@ -141,6 +141,7 @@ class _Checker:
         self._local = local()
 
     def check(self, part: _BlobPart) -> _PartChecked:
+        """Read one part and check its header text and frames."""
         if not hasattr(self._local, "decompressor"):
             self._local.decompressor = Decompressor()
         decompressor: Decompressor = self._local.decompressor

@@ -100,6 +100,7 @@ class _Verification:
         self.result = Verified(level if sample_percent is None else "sample")
 
     def verify(self, scope: Scope) -> None:
+        """Check records, then streams, and collect the result."""
         backups = self._records(scope)
         streams = self._streams(backups)
         self._total = sum(stream.blob.size for _, stream in streams)

@@ -248,7 +248,7 @@ def test_a_slow_consumer_does_not_lose_the_transfer(pitr: Pitr, lab: Lab, vm: La
         mock.patch(
             "pitr.ovirt.engine.start_download", partial(engine.start_download, inactivity_timeout_s=2)
         ),
-        mock.patch("pitr.jobs.backup.one_vm.kept_alive", partial(kept_alive, interval_s=0.3)),
+        mock.patch("pitr.jobs.backup.one_disk.kept_alive", partial(kept_alive, interval_s=0.3)),
     ):
         point = pitr.backup(vm.name, "--put-command", slow, "--compress", "none")
     pitr.json(

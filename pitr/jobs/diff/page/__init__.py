@@ -161,6 +161,7 @@ class _Backups:
         self.rows: list[dict[str, Any]] = []
 
     def place(self, backup: Backup) -> int:
+        """Return the number of the backup's row; add the row if it is new."""
         if backup.backup_id not in self._places:
             self._places[backup.backup_id] = len(self.rows)
             self.rows.append(_point(backup, self._clock))

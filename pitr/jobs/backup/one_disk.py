@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Back up one disk of a run: copy it from a transfer to a new stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from pitr.copier.protocols import Sink, Source
+from pitr.errors import CheckpointGone, UntrackedChange
+from pitr.jobs.backup.base import Base, Bases
+from pitr.jobs.backup.new_stream import new_stream
+from pitr.jobs.backup.pipe_out import PipingOut
+from pitr.jobs.backup.unchanged import check_unchanged
+from pitr.model import Backup, Kind, Stream, VMName
+from pitr.ovirt.data_path import imageio_address
+from pitr.ovirt.engine import Disk, StartedBackup, start_download
+from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
+from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
+from pitr.repository import notes
+from pitr.repository.stream_sink import NewStream, blob_meta
+from pitr.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRun:
+    """What the disks of one run share. `cleanup` removes their streams if the run fails."""
+
+    bases: Bases
+    base: Base
+    started: StartedBackup
+    with_chain: frozenset[str]
+    cleanup: ExitStack
+
+
+class DiskBackup:
+    """The backup of one disk: from a transfer to a new stream."""
+
+    def __init__(self, run: DiskRun, disk: Disk, incremental: bool) -> None:
+        self._run = run
+        self._repository = run.bases.repository
+        self._engine = run.bases.engine
+        self._vm = run.bases.vm
+        self._options = run.bases.options
+        self._disk = disk
+        self._incremental = incremental
+        self.stream: Stream | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Source, Sink]]:
+        """Start the transfer, and return its data as a source and the new stream as a sink."""
+        disk = self._disk
+        with start_download(self._engine, disk.id, backup_id=self._run.started.id) as transfer:
+            address = imageio_address(self._engine, transfer)
+            new, source = self._source(address)
+            started, vm = self._run.started, VMName(self._vm.id, self._vm.name)
+            data_bytes = source.extents().data_bytes
+            meta = blob_meta(new, vm, source.size, data_bytes, started.hi, started.checkpoint_id)
+            if self._options.piping_out is not None:
+                with self._piping_out(self._options.piping_out, address, new, source, meta) as opened:
+                    yield opened
+                return
+            with self._repository.new_stream(new, source.size, meta, level=self._options.level) as sink:
+                yield source, sink
+            self.stream = sink.stream
+            self._run.cleanup.callback(self._repository.drop_stream, disk.id, new.stream_id)
+
+    @contextmanager
+    def _piping_out(
+        self,
+        piping_out: PipingOut,
+        address: ImageioAddress,
+        new: NewStream,
+        source: ImageioSource,
+        meta: dict[str, object],
+    ) -> Iterator[tuple[Source, Sink]]:
+        """Copy to an external output, at the speed of its reader."""
+        output = piping_out.open(new, self._vm.id)
+        # Also abort the output when the run fails after its last byte.
+        self._run.cleanup.callback(output.abort)
+        with (
+            kept_alive(address),
+            self._repository.new_stream(
+                new, source.size, meta, level=self._options.level, external=output
+            ) as sink,
+        ):
+            yield KeptAliveSource(source), sink
+        self.stream = sink.stream
+        self._run.cleanup.callback(self._repository.drop_stream, new.disk_id, new.stream_id)
+
+    def _source(self, address: ImageioAddress) -> tuple[NewStream, ImageioSource]:
+        parent = self._run.base.parent.stream_of(self._disk.id) if self._run.base.parent else None
+        reason = self._run.base.reason
+        if self._incremental and parent is not None:
+            source = ImageioSource(address, "dirty", engine_size=self._disk.size)
+            try:
+                source.extents()
+            except CheckpointGone as error:
+                reason = self._run.bases.no_base(error.message).reason
+            else:
+                self._check_unchanged(self._run.base.parent, parent, source)
+                new = new_stream(self._run.started.id, self._disk, Kind.INCREMENTAL, None, parent.stream_id)
+                return new, source
+        elif self._incremental:
+            reason = "the last backup does not hold the disk"
+        elif self._run.base.parent is not None:
+            reason = "the disk is raw"
+            if self._disk.format != "raw":
+                reason = "the checkpoint does not hold the disk"
+                if self._disk.id in self._run.with_chain:
+                    reason = self._run.bases.no_base(
+                        f"{reason}: disk {printable(self._disk.name)} was detached since, or left out of a backup"
+                    ).reason
+        # A transfer of an incremental backup can also read the whole disk.
+        new = new_stream(self._run.started.id, self._disk, Kind.FULL, reason, None)
+        return new, ImageioSource(address, "zero", engine_size=self._disk.size)
+
+    def _check_unchanged(self, parent: Backup | None, stream: Stream, source: ImageioSource) -> None:
+        if parent is None or self._options.check_unchanged <= 0:
+            return
+        try:
+            check_unchanged(self._repository, parent, stream, source, self._options.check_unchanged)
+        except UntrackedChange:
+            notes.distrust(self._repository.store, self._vm.id, self._disk.id)
+            raise

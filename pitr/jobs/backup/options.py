@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options of a backup."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pitr.copier.copy import DEFAULT_WORKERS
+from pitr.jobs.backup.pipe_out import PipingOut
+from pitr.jobs.backup.unchanged import DEFAULT_PERCENT
+from pitr.repository.blob import DEFAULT_LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """How to back up. Without `full` and `incremental`, the backup is incremental if possible.
+
+    `disks`: names or ids of the disks to back up; all if empty. `exclude_disks`: disks to leave out. `fallback`: take
+    a full if no requested incremental is possible; otherwise fail. `check_unchanged`: compare this percentage of the
+    unchanged ranges with the stored data.
+    """
+
+    full: bool = False
+    incremental: bool = False
+    fallback: bool = True
+    disks: tuple[str, ...] = ()
+    exclude_disks: tuple[str, ...] = ()
+    require_consistency: bool = False
+    level: int = DEFAULT_LEVEL
+    workers: int = DEFAULT_WORKERS
+    piping_out: PipingOut | None = None
+    check_unchanged: float = DEFAULT_PERCENT
