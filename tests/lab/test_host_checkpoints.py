@@ -128,7 +128,7 @@ def test_when_all_checkpoints_are_deleted_a_new_chain_begins(new_host: Host, run
     for checkpoint in ("c2", "c3", "c1"):
         new_host.delete_checkpoint(["disk"], checkpoint)
     assert new_host.checkpoints("disk") == []
-    with pytest.raises(LabError, match="no checkpoint c1"):
+    with pytest.raises(LabError, match="checkpoint c1 of volume disk not found"):
         new_host.begin_backup("vm", "incremental", {"disk": "c1"}, "c4")
     new_host.begin_backup("vm", "full", {"disk": None}, "c4")
     new_host.end_backup("full")

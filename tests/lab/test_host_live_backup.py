@@ -138,7 +138,7 @@ def test_a_raw_volume_is_always_full_and_gets_no_checkpoint(new_host: Host, vm: 
     new_host.end_backup("first")
     assert new_host.checkpoints("system") == ["c1"]
     assert new_host.checkpoints("data") == []
-    with pytest.raises(LabError, match="no checkpoint c1"):
+    with pytest.raises(LabError, match=r"checkpoint c1 of volume .* not found"):
         new_host.begin_backup(vm, "second", {"system": "c1", "data": "c1"}, "c2")
     assert new_host.checkpoints("system") == ["c1"]
     with new_host.guest(vm, "data") as guest:
@@ -177,7 +177,7 @@ def test_checkpoints_survive_a_stop_and_start_of_the_vm(new_host: Host, vm: str,
 def test_a_vm_that_stops_takes_its_backup_down_and_keeps_the_checkpoint(new_host: Host, vm: str) -> None:
     new_host.begin_backup(vm, "full", {"system": None}, "c1")
     new_host.stop_vm(vm)
-    with pytest.raises(LabError, match="no backup full"):
+    with pytest.raises(LabError, match="backup full of volume system not found"):
         new_host.backup_export("full", "system")
     assert new_host.checkpoints("system") == ["c1"]
     new_host.delete_volume("system")

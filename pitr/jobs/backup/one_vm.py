@@ -124,7 +124,7 @@ class _BackupRun:
         with ExitStack() as cleanup:
             with self._running(disks, base) as (running, base):
                 started = running.started
-                if self.options.require_consistency and started.mode == "hybrid":
+                if self.options.require_consistency and started.mode is Mode.HYBRID:
                     self.notify(
                         f"the engine takes backups of VM {printable(self.vm.name)} from snapshots and ignores "
                         "--require-consistency: the consistency of this point is unknown"
@@ -145,7 +145,7 @@ class _BackupRun:
             self.repository.commit(Record(backup, configuration))
             cleanup.pop_all()
         trust_again(self.repository, backup)
-        if started.mode == "hybrid":
+        if started.mode is Mode.HYBRID:
             warn_of_snapshots(self.engine, self.vm, self.notify)
         remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
         return backup
@@ -234,11 +234,11 @@ class _BackupRun:
             parent_id=base.parent.backup_id if base.parent and incremental else None,
             checkpoint_id=started.checkpoint_id,
             from_checkpoint_id=started.from_checkpoint_id,
-            mode=Mode(started.mode),
+            mode=started.mode,
             # The engine does not report whether it froze the guest's file systems. A live backup that requires
             # consistency fails if it cannot; a hybrid one ignores the requirement.
             consistency="frozen"
-            if self.options.require_consistency and started.mode == "live"
+            if self.options.require_consistency and started.mode is Mode.LIVE
             else "unknown",
             streams=tuple(streams),
             left_out=tuple(sorted(left_out, key=lambda disk: disk.disk_id)),
