@@ -37,7 +37,8 @@ class PitrServer:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            # -P: this folder has a module pitr.py, which must not hide the package.
+            [sys.executable, "-P", __file__],
             env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

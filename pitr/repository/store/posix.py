@@ -39,7 +39,7 @@ def _io_errors(what: str) -> Iterator[None]:
         elif error.errno == errno.EROFS:
             advice = "The repository's file system is read-only: run only commands that read."
         elif error.errno == errno.EFBIG:
-            advice = "The repository's file system takes no file of this size (FAT: 4 GiB). Use another one."
+            advice = "The repository's file system does not allow files of this size (FAT: 4 GiB). Use another one."
         raise RepositoryError(f"{what}: {error.strerror or error}", advice) from error
 
 
