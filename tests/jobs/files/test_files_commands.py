@@ -96,7 +96,7 @@ def test_what_is_asked_for_must_be_clear(guest: Any, command: Pitr, tmp_path: Pa
     assert "there is no /nowhere" in command("files", "ls", *at, "/nowhere", code=4).complaint
     assert "there is no volume '9'" in command("files", "ls", *at, "/", "--volume", "9", code=4).complaint
     assert "swap is not supported" in command("files", "ls", *at, "/", "--volume", "1", code=1).complaint
-    assert "one of --at and --point" in command("files", "ls", "/etc", code=2).complaint
+    assert "needs --at or --point" in command("files", "ls", "/etc", code=2).complaint
     assert "begin with /" in command("files", "ls", *at, "web", "etc", code=2).complaint
     assert "is a folder" in command("files", "cat", *at, "--volume", "2", "/etc", code=2).complaint
     command("files", "ls", *at, "nosuch", "/etc", code=4)
