@@ -251,7 +251,7 @@ def test_two_times_with_no_point_between_them(command: Pitr, story: list[Backup]
     found = _document(command, *at)
     assert found["before"]["backup_id"] == found["after"]["backup_id"] == story[0].backup_id
     assert [one["state"] for one in found["disks"]] == ["same"] and found["changed_bytes"] == 0
-    assert "the same point: there is no other one between" in command("diff", *at).stdout
+    assert "the same point: there is no other point between" in command("diff", *at).stdout
 
 
 def test_disks_that_only_one_point_holds(repository: Repository, command: Pitr) -> None:
