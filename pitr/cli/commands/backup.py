@@ -12,8 +12,8 @@ import typer
 from pitr.cli.display import tables
 from pitr.cli.display.output import error_document
 from pitr.cli.display.progress import showing_each
-from pitr.cli.options import Common, DisksOption, DryRunOption, MaxWorkersOption, choices, with_common
-from pitr.cli.pipe_options import Compression, PipeOptions
+from pitr.cli.options import Common, DisksOption, DryRunOption, MaxWorkersOption, with_common
+from pitr.cli.pipe_options import CompressOption, PipeOptions
 from pitr.errors import UsageError
 from pitr.jobs import documents
 from pitr.jobs.backup import many_vms
@@ -79,14 +79,6 @@ PutCommandOption = Annotated[
         "--put-command",
         metavar="COMMAND",
         help="Pipe each disk's data into this command, not to the repository: 'vendor-put {stream_id}'.",
-    ),
-]
-CompressOption = Annotated[
-    Compression | None,
-    typer.Option(
-        "--compress",
-        metavar=choices(Compression),
-        help="Compression of the data of --to or --put-command. Default: zstd.",
     ),
 ]
 CheckUnchangedOption = Annotated[
