@@ -155,7 +155,9 @@ def _check_method(*, full: bool, incremental: bool, no_fallback: bool) -> None:
 def _selection(common: Common, vms: list[str] | None, tags: list[str] | None, every: bool) -> VMSelection:
     """Return the VMs of the command line, else those of the configuration."""
     if every and (vms or tags):
-        raise UsageError("--all excludes --tag and names of VMs", "Leave out --all, or the others.")
+        raise UsageError(
+            "--all already selects every VM", "Leave out --all, or leave out --tag and the names."
+        )
     given = VMSelection(tuple(vms or ()), tuple(tags or ()), every)
     return VMSelection(common.settings.vms, common.settings.tags) if given.is_empty else given
 
