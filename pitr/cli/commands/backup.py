@@ -129,7 +129,8 @@ def backup(
     pitr backup web1 --disk system --to - | vendor-put
     """
     _check_method(full=full, incremental=incremental, no_fallback=no_fallback)
-    configured_command = common.settings.put_command if to is None else None
+    if to is None and put_command is None:
+        put_command = common.settings.put_command
     options = BackupOptions(
         full=full,
         incremental=incremental or no_fallback,
@@ -141,7 +142,7 @@ def backup(
         workers=common.workers(max_workers),
         check_unchanged=check_unchanged,
     )
-    pipe = PipeOptions(to, put_command or configured_command, compress)
+    pipe = PipeOptions(to, put_command, compress)
     _back_up(common, _selection(common, vms, tag, every), options, pipe, jobs, dry_run)
 
 

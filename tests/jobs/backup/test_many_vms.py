@@ -121,5 +121,5 @@ def test_the_users_configuration_comes_before_the_systems(tmp_path: Path) -> Non
         user.write_text(text)
         with pytest.raises(UsageError, match=said):
             load_settings({"PITR_CONFIG": str(user)})
-    with pytest.raises(UsageError, match="configuration file .* not found"):
+    with pytest.raises(UsageError, match=r"configuration file .* not found"):
         load_settings({"PITR_CONFIG": str(tmp_path / "none")})
