@@ -44,7 +44,7 @@ ENTRIES = {
     "catalog": CommandEntry("catalog", "app", "Query, serve, check or rebuild the catalog of all points."),
     "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
     "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),
-    "demo": CommandEntry("demo", "demo", "Show the whole story: backups, a disaster, a restore, the proof."),
+    "demo": CommandEntry("demo", "demo", "Run a demo on a local oVirt: backups, a disaster, a restore."),
 }
 
 
@@ -78,9 +78,9 @@ def load(name: str) -> Any:
 app = typer.Typer(
     name="pitr",
     cls=_LazyGroup,
-    help="Point-in-time restore for oVirt VM disks.\n\n"
-    "Back up VMs in full and incrementally into a repository, see every point in time that it holds, and restore "
-    "any of them: each byte is written once.",
+    help="Restore the disks of oVirt VMs to a point in time.\n\n"
+    "pitr backs up VMs, in full or incrementally, to a repository. List the points in time that it holds, and restore "
+    "any of them. A restore writes each byte once.",
     epilog="Example: pitr backup web1 --incremental, then pitr restore web1 --at 2020-06-30T22:00",
     no_args_is_help=True,
     add_completion=True,

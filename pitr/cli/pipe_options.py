@@ -9,8 +9,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from pitr.cli.display.output import take_standard_output
+from pitr.cli.options import choices
 from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.endpoints.streams.output import FileOutput, PipeOutput, StreamOutput
 from pitr.errors import UsageError
@@ -23,6 +27,16 @@ class Compression(StrEnum):
 
     NONE = "none"
     ZSTD = "zstd"
+
+
+CompressOption = Annotated[
+    Compression | None,
+    typer.Option(
+        "--compress",
+        metavar=choices(Compression),
+        help="Compression of a stream that leaves pitr. Default: zstd; none for export formats other than sparse.",
+    ),
+]
 
 
 def open_output(to: str, compression: Compression, wake: WakeOnSignal) -> StreamOutput:

@@ -26,7 +26,7 @@ def test_a_sound_installation(lab: Lab, pitr: Pitr) -> None:
     assert lab.disks == []
     lab.engine.forget_requests()
     text = pitr("doctor", "--no-probe")
-    assert "works" in text.stdout and "web" not in text.stderr
+    assert "All checks passed" in text.stdout and "web" not in text.stderr
     assert not [
         request for request in lab.engine.requests if request.method == "POST" and "/api/" in request.path
     ]

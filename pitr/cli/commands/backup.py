@@ -12,8 +12,8 @@ import typer
 from pitr.cli.display import tables
 from pitr.cli.display.output import error_document
 from pitr.cli.display.progress import showing_each
-from pitr.cli.options import Common, DisksOption, DryRunOption, MaxWorkersOption, choices, with_common
-from pitr.cli.pipe_options import Compression, PipeOptions
+from pitr.cli.options import Common, DisksOption, DryRunOption, MaxWorkersOption, with_common
+from pitr.cli.pipe_options import CompressOption, PipeOptions
 from pitr.errors import UsageError
 from pitr.jobs import documents
 from pitr.jobs.backup import many_vms
@@ -81,14 +81,6 @@ PutCommandOption = Annotated[
         help="Pipe each disk's data into this command, not to the repository: 'vendor-put {stream_id}'.",
     ),
 ]
-CompressOption = Annotated[
-    Compression | None,
-    typer.Option(
-        "--compress",
-        metavar=choices(Compression),
-        help="Compression of the data of --to or --put-command. Default: zstd.",
-    ),
-]
 CheckUnchangedOption = Annotated[
     float,
     typer.Option(
@@ -137,7 +129,8 @@ def backup(
     pitr backup web1 --disk system --to - | vendor-put
     """
     _check_method(full=full, incremental=incremental, no_fallback=no_fallback)
-    configured_command = common.settings.put_command if to is None else None
+    if to is None and put_command is None:
+        put_command = common.settings.put_command
     options = BackupOptions(
         full=full,
         incremental=incremental or no_fallback,
@@ -149,7 +142,7 @@ def backup(
         workers=common.workers(max_workers),
         check_unchanged=check_unchanged,
     )
-    pipe = PipeOptions(to, put_command or configured_command, compress)
+    pipe = PipeOptions(to, put_command, compress)
     _back_up(common, _selection(common, vms, tag, every), options, pipe, jobs, dry_run)
 
 
@@ -163,7 +156,9 @@ def _check_method(*, full: bool, incremental: bool, no_fallback: bool) -> None:
 def _selection(common: Common, vms: list[str] | None, tags: list[str] | None, every: bool) -> VMSelection:
     """Return the VMs of the command line, else those of the configuration."""
     if every and (vms or tags):
-        raise UsageError("--all excludes --tag and names of VMs", "Leave out --all, or the others.")
+        raise UsageError(
+            "--all already selects every VM", "Leave out --all, or leave out --tag and the names."
+        )
     given = VMSelection(tuple(vms or ()), tuple(tags or ()), every)
     return VMSelection(common.settings.vms, common.settings.tags) if given.is_empty else given
 

@@ -32,9 +32,10 @@ KeepOption = Annotated[
 
 @with_common()
 def demo(common: Common, keep: KeepOption = None) -> None:
-    """Show the whole story: backups, a disaster, a restore, the proof.
+    """Run a demo on a local oVirt: backups, a disaster, a restore.
 
-    The demo runs a local oVirt in a temporary folder. If a proof fails, pitr exits with 1. It needs qemu (Debian:
+    The local oVirt runs in a temporary folder. pitr compares the restored disks with the originals; if one check
+    fails, it exits with 1. The demo needs qemu (Debian:
     qemu-utils, qemu-system-common, e2fsprogs) and the extra pitr[lab].
 
     Example: pitr demo

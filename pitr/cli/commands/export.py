@@ -22,7 +22,7 @@ from pitr.cli.options import (
     choices,
     with_common,
 )
-from pitr.cli.pipe_options import Compression, open_output
+from pitr.cli.pipe_options import Compression, CompressOption, open_output
 from pitr.errors import UsageError
 from pitr.jobs import find
 from pitr.jobs.export import Exported, ExportFormat, export_raw, export_stream
@@ -39,14 +39,6 @@ SinceOption = Annotated[
     str | None,
     typer.Option(
         "--since", metavar="ID", help="Export only the difference to this point, an older or a newer one."
-    ),
-]
-CompressOption = Annotated[
-    Compression | None,
-    typer.Option(
-        "--compress",
-        metavar=choices(Compression),
-        help="Compression. Default: zstd for sparse streams, none for other formats.",
     ),
 ]
 ToOption = Annotated[

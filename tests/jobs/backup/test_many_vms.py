@@ -116,10 +116,10 @@ def test_the_users_configuration_comes_before_the_systems(tmp_path: Path) -> Non
         ("repositroy = '/x'", "repositroy"),
         ("[backup]\nvms = 'web'", "backup.vms"),
         ("[retention]\nkeep_daily = true", "keep_daily"),
-        ("= nonsense", "not TOML"),
+        ("= nonsense", "not valid TOML"),
     ):
         user.write_text(text)
         with pytest.raises(UsageError, match=said):
             load_settings({"PITR_CONFIG": str(user)})
-    with pytest.raises(UsageError, match="no configuration file"):
+    with pytest.raises(UsageError, match=r"configuration file .* not found"):
         load_settings({"PITR_CONFIG": str(tmp_path / "none")})

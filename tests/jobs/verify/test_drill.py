@@ -102,7 +102,7 @@ def test_a_broken_file_system_and_damage_are_found_and_remembered(
 
 def test_usage(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     pitr.backup(make_vm(lab, MiB, running=False).name)
-    assert "no folder" in pitr("drill", "--in", tmp_path / "none", code=2).complaint
+    assert "does not exist" in pitr("drill", "--in", tmp_path / "none", code=2).complaint
     pitr("drill", "--in", tmp_path, "--digests-only", code=2)
     pitr("drill", "--at", "2020-06-30T22:00", code=4)
     pitr("drill", "nosuch", code=4)
