@@ -87,7 +87,7 @@ def test_a_chain_goes_out_through_pipes_and_comes_back_through_commands(
         assert meta["incremental"] == bool(number) and disk == oracles[-1].read_bytes()
     assert stored(pitr) == {".db"}
     points = pitr.json("list")["points"][::-1]
-    assert "not in the repository" in pitr("show", points[0]["backup_id"]).stdout
+    assert "stored externally" in pitr("show", points[0]["backup_id"]).stdout
     assert pitr.json("verify")["ok"] and pitr.json("verify", "--full")["ok"]
 
     get = GET.format(folder=tape)
