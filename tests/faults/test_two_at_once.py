@@ -82,7 +82,7 @@ def test_prune_skips_a_vm_during_its_backup(remote_lab: Lab, vms: list[LabVM], s
         other = server.run("prune", "--keep-last", "1", "--vm", "db1")
         assert other.code == 0
         # No record names the streams of the running backup yet.
-        assert "left for another time" in other.said
+        assert "stay until the next run" in other.said
 
 
 def test_prune_keeps_points_during_their_restore(
