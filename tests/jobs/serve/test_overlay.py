@@ -104,7 +104,7 @@ def test_a_file_system_is_written_to_and_stays_whole(
     store_image(repository, image, hours=1)
     with (
         serving_process(command, "--socket", f"{overlay}.socket"),
-        pytest.raises(ProgramFailed, match="no export of this name"),
+        pytest.raises(ProgramFailed, match="unknown export"),
     ):
         run(["qemu-img", "convert", "-O", "raw", str(overlay), str(after)])
 
