@@ -197,7 +197,7 @@ def test_other_files_are_never_touched(command: Pitr, repository: Repository, tm
         "cannot listen on" in command("serve", "--at", AT_THE_END, "--socket", "/nowhere/s", code=1).complaint
     )
     long = tmp_path / ("x" * 100)
-    assert "at most 107 bytes" in command("serve", "--at", AT_THE_END, "--socket", long, code=2).complaint
+    assert "longer than 107 bytes" in command("serve", "--at", AT_THE_END, "--socket", long, code=2).complaint
 
 
 def test_a_tcp_port_is_local_unless_it_is_asked_for(command: Pitr, repository: Repository) -> None:
