@@ -142,7 +142,7 @@ def backup(
         workers=common.workers(max_workers),
         check_unchanged=check_unchanged,
     )
-    pipe = PipeOptions(to, configured_command if put_command is None else put_command, compress)
+    pipe = PipeOptions(to, put_command, compress)
     _back_up(common, _selection(common, vms, tag, every), options, pipe, jobs, dry_run)
 
 
