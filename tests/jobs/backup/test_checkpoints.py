@@ -114,7 +114,7 @@ def test_dirty_extents_that_are_missing_make_this_disk_full_in_the_same_run(
         point = pitr.backup(vm.name)
     assert asked == [True, True]
     assert [disk["kind"] for disk in point["disks"]] == ["full", "incremental"]
-    assert "what changed" in point["disks"][0]["reason"]
+    assert "no list of changes" in point["disks"][0]["reason"]
     assert point["kind"] == "incremental"
     assert_restores(pitr, lab, point, oracle, tmp_path)
     refused(lab, pitr)

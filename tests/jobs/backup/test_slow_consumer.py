@@ -23,10 +23,9 @@ IDLE_S = 2
 _PROGRAM = f"""
 from functools import partial
 import sys
-from pitr.ovirt import engine
-from pitr.jobs import backup
-engine.start_download = partial(engine.start_download, inactivity_timeout_s={IDLE_S})
-backup.kept_alive = partial(backup.kept_alive, interval_s=0.3)
+from pitr.jobs.backup import one_disk
+one_disk.start_download = partial(one_disk.start_download, inactivity_timeout_s={IDLE_S})
+one_disk.kept_alive = partial(one_disk.kept_alive, interval_s=0.3)
 from pitr.cli.main import main
 sys.exit(main())
 """

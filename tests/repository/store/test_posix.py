@@ -115,7 +115,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(store: PosixStore, small_fil
     del small_files
     with pytest.raises(RepositoryError, match="cannot write backups/large") as raised:
         store.create("backups/large", bytes(10_000))
-    assert "takes no file of this size" in raised.value.advice
+    assert "does not allow files of this size" in raised.value.advice
     assert list(store.list("backups")) == []
     assert [path.name for path in (store.folder / "tmp").glob("*/*")] == ["lock"]
     store.create("backups/small", bytes(8000))
