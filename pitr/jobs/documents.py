@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pitr import times
 from pitr.jobs import find
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
+from pitr.jobs.known_damage import damage_of
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 
@@ -39,6 +40,7 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
         "stored_bytes": backup.stored_bytes,
         "duration_s": backup.duration_ms / 1000,
         "proven": {"time": times.to_text(proven.time), "ok": proven.ok} if proven is not None else None,
+        "damaged": facts.damaged,
     }
 
 
@@ -106,12 +108,21 @@ def points_of_vm(repository: Repository, vm: str | None) -> tuple[list[Backup], 
 def point_document(repository: Repository, point_id: str) -> dict[str, Any]:
     """Return the document of `pitr show`. Raises NoSuchPoint, UsageError."""
     backup, chain, facts = point_and_chain(repository, point_id)
-    return {"point": point(backup, facts), "chain": [point(link) for link in chain]}
+    own = facts.get(backup.backup_id, NO_FACTS)
+    return {
+        "point": point(backup, own),
+        "chain": [point(link, facts.get(link.backup_id, NO_FACTS)) for link in chain],
+        "damage": [damage(found) for found in damage_of(repository, own.damage)],
+    }
 
 
-def point_and_chain(repository: Repository, point_id: str) -> tuple[Backup, list[Backup], PointFacts]:
-    """Return the point, the points of its chain, and the facts about it. Raises NoSuchPoint, UsageError."""
+def point_and_chain(
+    repository: Repository, point_id: str
+) -> tuple[Backup, list[Backup], Mapping[str, PointFacts]]:
+    """Return the point, the points of its chain, and the facts about the VM's points by backup id.
+
+    Raises NoSuchPoint, UsageError.
+    """
     catalog = repository.catalog_with_point(point_id)
     backup = find.point_named(catalog, point_id).backup
-    chain = find.ancestry(catalog, backup)
-    return backup, chain, facts_of_vm(repository, backup.vm.id).get(backup.backup_id, NO_FACTS)
+    return backup, find.ancestry(catalog, backup), facts_of_vm(repository, backup.vm.id)

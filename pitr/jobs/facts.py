@@ -3,18 +3,28 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pitr.jobs.known_damage import losses
+from pitr.model import Backup
 from pitr.repository import Repository, drills
 from pitr.repository.drills import Proven
+from pitr.repository.findings import StoredFinding
 
 
 @dataclass(frozen=True, slots=True)
 class PointFacts:
-    """Facts about one point. `proven` is the result of its last drill."""
+    """Facts about one point. `proven` is the result of its last drill, `damage` what checks found in its chains."""
 
     proven: Proven | None = None
+    damage: tuple[StoredFinding, ...] = ()
+
+    @property
+    def damaged(self) -> bool:
+        """Whether pitr cannot restore the point completely, as far as it knows."""
+        return bool(self.damage)
 
 
 NO_FACTS = PointFacts()
@@ -26,4 +36,21 @@ def facts_of_vm(repository: Repository, vm_id: str | None) -> Mapping[str, Point
     Raises RepositoryError.
     """
     proven = drills.last_proven(repository.store, vm_id)
-    return {backup_id: PointFacts(last) for backup_id, last in proven.items()}
+    damage = _damage_of_vm(repository, vm_id)
+    return {
+        backup_id: PointFacts(proven.get(backup_id), damage.get(backup_id, ()))
+        for backup_id in proven.keys() | damage.keys()
+    }
+
+
+def _damage_of_vm(repository: Repository, vm_id: str | None) -> dict[str, tuple[StoredFinding, ...]]:
+    damage: dict[str, dict[str, StoredFinding]] = defaultdict(dict)
+    for loss in losses(repository, vm_id):
+        for backup_id in loss.points:
+            damage[backup_id][loss.finding.name] = loss.finding
+    return {backup_id: tuple(by_name.values()) for backup_id, by_name in damage.items()}
+
+
+def facts_of(repository: Repository, backup: Backup) -> PointFacts:
+    """Return the facts about one point. Raises RepositoryError."""
+    return facts_of_vm(repository, backup.vm.id).get(backup.backup_id, NO_FACTS)

@@ -43,6 +43,10 @@ class StoredDamage(DamageError):
         self.damage = damage
 
 
+class CatalogDiffers(StoredDamage):
+    """The catalog does not agree with a record. The stored data may be good, and a rebuild may mend the catalog."""
+
+
 def of_stream(
     backup_id: str,
     stream: Stream,

@@ -18,6 +18,7 @@ BACKUPS = "backups"
 CATALOG_LOCK = "locks/.catalog"
 PENDING = "pending"
 DRILLS = "drills"
+CHECKS = "checks"
 UPLOADS = "uploads"
 
 
@@ -39,6 +40,12 @@ def record(vm_id: str, point: datetime, backup_id: str) -> str:
 def point_of_record(name: str) -> datetime | None:
     """Return the point in a record's name; None for other names."""
     return times.from_object_name(name.rpartition("/")[2].partition("-")[0])
+
+
+def backup_of_record(name: str) -> str | None:
+    """Return the backup id in a record's name; None for other names."""
+    base, _, suffix = name.rpartition("/")[2].partition("-")[2].rpartition(".")
+    return usable_id(base) if suffix == "json" and point_of_record(name) is not None else None
 
 
 def lock(vm_id: str) -> str:
@@ -79,6 +86,11 @@ def upload_lock(disk_id: str) -> str:
 def drills_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
     """Return the folder of the drills of a point, of a VM's points, or of all points."""
     return "/".join(part for part in (DRILLS, vm_id, backup_id) if part is not None)
+
+
+def checks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
+    """Return the folder of the damage found in a backup, in a VM's backups, or in all backups."""
+    return "/".join(part for part in (CHECKS, vm_id, backup_id) if part is not None)
 
 
 def pending(vm_id: str, backup_id: str) -> str:

@@ -17,7 +17,7 @@ from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, names, record
 from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
-from pitr.repository.damage import Damage, DamageKind, StoredDamage, What, of_stream
+from pitr.repository.damage import CatalogDiffers, Damage, DamageKind, StoredDamage, What, of_stream
 from pitr.repository.store import (
     LinkInside,
     ObjectExists,
@@ -252,16 +252,19 @@ class Repository(Closes):
 
     def read_record(self, name: str) -> tuple[Record, StoredObject]:
         """Read a record by the name of its object, without the catalog. Raises StoredDamage."""
+        of_backup = names.backup_of_record(name)
         try:
             stored = self.store.read(name, limit=canonical.MAX_SIZE)
         except ObjectMissing:
-            raise _record_damage(None, "missing", f"the record {name} is missing") from None
+            raise _record_damage(of_backup, "missing", f"the record {name} is missing") from None
         except RepositoryError as error:
-            raise _record_damage(None, "corrupt", error.message) from error
+            raise _record_damage(of_backup, "corrupt", error.message) from error
         try:
             decoded = record.decode(stored)
         except FormatError as error:
-            raise _record_damage(None, "corrupt", f"the record {name} is damaged: {error.message}") from None
+            raise _record_damage(
+                of_backup, "corrupt", f"the record {name} is damaged: {error.message}"
+            ) from None
         backup = decoded.backup
         if names.record(backup.vm.id, backup.point, backup.backup_id) != name:
             raise _record_damage(
@@ -297,11 +300,8 @@ class Repository(Closes):
         read = read or {}
         # The catalog does not suffice: the record may be lost or changed.
         if backup.backup_id not in read and self.record_of(backup.backup_id).backup != backup:
-            raise _record_damage(
-                backup.backup_id,
-                "inconsistent",
-                f"the catalog and the record of backup {backup.backup_id} do not agree: see 'pitr catalog check'",
-            )
+            message = f"the catalog and the record of backup {backup.backup_id} do not agree: see 'pitr catalog check'"
+            raise CatalogDiffers(Damage(backup.backup_id, None, None, "inconsistent", "record", message))
         links = [(backup, stream)]
         seen = {stream.stream_id}
         while stream.parent_stream_id is not None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from pitr.cli.display import tables
 from pitr.cli.options import AnyVMArgument, Common, PointArgument, with_common
 from pitr.jobs.documents import point_and_chain, point_document, points_document, points_of_vm
+from pitr.jobs.facts import NO_FACTS
+from pitr.jobs.known_damage import damage_of
 
 
 @with_common()
@@ -36,7 +38,14 @@ def show(common: Common, point: PointArgument) -> None:
             common.out.document(point_document(repository, point))
             return
         backup, chain, facts = point_and_chain(repository, point)
+        own = facts.get(backup.backup_id, NO_FACTS)
+        damage = damage_of(repository, own.damage)
         external = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
     common.out.show(tables.one_point(backup, chain, external))
-    if facts.proven is not None:
-        common.out.show(f"Last drill: {tables.proven_text(facts.proven)}")
+    if own.proven is not None:
+        common.out.show(f"Last drill: {tables.proven_text(own.proven)}")
+    if damage:
+        common.out.show(
+            "DAMAGED: pitr cannot restore this point completely. 'pitr verify' reads the data again.",
+            tables.damage(damage),
+        )

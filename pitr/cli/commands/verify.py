@@ -63,6 +63,9 @@ def verify(
     Without a VM and a point, pitr verifies the whole repository; with --at or --point, it verifies one point and its
     chain. Missing data is damage. If pitr finds damage, it exits with 3.
 
+    pitr remembers damage that any command found, until a check reads the same data again and finds it good. Until then,
+    'pitr list' marks the lost points, --quick lists the damage too, and backups do not build on it.
+
     Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00;
     pitr verify web1 --against-engine
     """
@@ -85,6 +88,7 @@ def verify(
                     sample_percent=sample,
                     workers=workers,
                     progress=progress,
+                    notify=common.out.notify,
                 )
     _show(common, result)
     if not result.ok:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # all commands import this module: it must not import what on
 _SHORT_ID = 8
 
 
+#: What tables say of a point with known damage.
+DAMAGED = "DAMAGED"
+
 table = FittingTable
 
 
@@ -34,13 +37,18 @@ def points(backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = N
     """Return the table of points. `facts` holds what the repository knows of them, by backup id."""
     if not backups:
         return Text("The repository holds no points.")
+    damaged = {name for name, fact in (facts or {}).items() if fact.damaged}
+    any_damaged = any(backup.backup_id in damaged for backup in backups)
     shown = {name: proven_text(fact.proven) for name, fact in (facts or {}).items() if fact.proven}
     return table(
-        ("Point", "VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full")
+        ("Point",)
+        + (("State",) if any_damaged else ())
+        + ("VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full")
         + (("Proven",) if shown else ()),
         (
             (
                 times.for_people(backup.point),
+                *([DAMAGED if backup.backup_id in damaged else ""] if any_damaged else []),
                 backup.vm.name,
                 backup.kind.value,
                 str(len(backup.streams)),

@@ -1,18 +1,64 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Check that all objects of a point exist, by name and size, without reading their content."""
+"""Check the chains of a point without reading blobs: all objects exist by name and size, and no check found damage."""
 
 from __future__ import annotations
 
-from pitr.model import Backup
-from pitr.repository import Repository
+from collections.abc import Mapping
+
+from pitr import times
+from pitr.jobs import known_damage
+from pitr.model import Backup, Stream
+from pitr.reporting import Notify
+from pitr.repository import Repository, findings
+from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage
+
+CHECK = "backup"
 
 
-def check_present(repository: Repository, backup: Backup) -> None:
-    """Check that the record exists, and all blobs and indexes of the backup's chains with the right sizes.
+def damaged_chains(repository: Repository, backup: Backup, notify: Notify | None) -> Mapping[str, str]:
+    """Return why no incremental can be based on the disks with a damaged chain, in words, by disk id.
 
-    Raises StoredDamage.
+    pitr also stores damage that is new as findings; with `notify` None, for a dry run, it stores nothing. Raises
+    StoredDamage if the record itself is missing or changed.
     """
-    repository.record_of(backup.backup_id)
+    try:
+        repository.record_of(backup.backup_id)
+    except StoredDamage as error:
+        _remember(repository, backup, error, notify)
+        raise
+    known = known_damage.losses(repository, backup.vm.id)
+    reasons: dict[str, str] = {}
     for stream in backup.streams:
-        for owner, part in repository.chain(backup, stream):
-            repository.check_sizes(owner, part)
+        of_disk = [loss for loss in known if loss.concerns(backup, {stream.disk_id})]
+        if of_disk:
+            item = findings.read(repository.store, of_disk[0].finding)
+            reasons[stream.disk_id] = in_words(repository, item.damage, item.check)
+            continue
+        try:
+            _check_present(repository, backup, stream)
+        except StoredDamage as error:
+            _remember(repository, backup, error, notify)
+            reasons[stream.disk_id] = in_words(repository, error.damage)
+    return reasons
+
+
+def in_words(repository: Repository, damage: Damage, check: str | None = None) -> str:
+    """Return the damage as the reason for a full: the damaged backup with its time, and what is wrong.
+
+    `check` is the check that found it earlier.
+    """
+    owner = repository.catalog.get(damage.backup_id or "")
+    backup = f"backup of {times.for_people(owner.point)}" if owner is not None else "backup"
+    article = "a" if damage.what == "frame" else "the"
+    found = f", found by {check}" if check is not None else ""
+    return f"its chain is damaged: {article} {damage.what} of the {backup} ({damage.backup_id}) is {damage.kind}{found}"
+
+
+def _remember(repository: Repository, backup: Backup, error: StoredDamage, notify: Notify | None) -> None:
+    if notify is not None and not isinstance(error, CatalogDiffers):
+        known_damage.remember(repository, backup.vm.id, CHECK, [error.damage], notify)
+
+
+def _check_present(repository: Repository, backup: Backup, stream: Stream) -> None:
+    for owner, part in repository.chain(backup, stream):
+        repository.check_sizes(owner, part)

@@ -19,6 +19,7 @@ from pitr.ovirt.engine import Disk, StartedBackup, start_download
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
 from pitr.repository import notes
+from pitr.repository.damage import StoredDamage
 from pitr.repository.stream_sink import NewStream, blob_meta
 from pitr.text import printable
 
@@ -92,16 +93,23 @@ class DiskBackup:
     def _source(self, address: ImageioAddress) -> tuple[NewStream, ImageioSource]:
         parent = self._run.base.parent.stream_of(self._disk.id) if self._run.base.parent else None
         reason = self._run.base.reason
-        if self._incremental and parent is not None:
+        damaged = self._run.base.damaged.get(self._disk.id)
+        if self._incremental and parent is not None and damaged is None:
             source = ImageioSource(address, "dirty", engine_size=self._disk.size)
             try:
                 source.extents()
             except CheckpointGone as error:
                 reason = self._run.bases.no_base(error.message).reason
             else:
-                self._check_unchanged(self._run.base.parent, parent, source)
-                new = new_stream(self._run.started.id, self._disk, Kind.INCREMENTAL, None, parent.stream_id)
-                return new, source
+                damaged = self._check_unchanged(self._run.base.parent, parent, source)
+                if damaged is None:
+                    new = new_stream(
+                        self._run.started.id, self._disk, Kind.INCREMENTAL, None, parent.stream_id
+                    )
+                    return new, source
+                reason = self._run.bases.no_base(damaged).reason
+        elif self._incremental and damaged is not None:
+            reason = damaged
         elif self._incremental:
             reason = "the last backup does not hold the disk"
         elif self._run.base.parent is not None:
@@ -116,11 +124,15 @@ class DiskBackup:
         new = new_stream(self._run.started.id, self._disk, Kind.FULL, reason, None)
         return new, ImageioSource(address, "zero", engine_size=self._disk.size)
 
-    def _check_unchanged(self, parent: Backup | None, stream: Stream, source: ImageioSource) -> None:
+    def _check_unchanged(self, parent: Backup | None, stream: Stream, source: ImageioSource) -> str | None:
+        """Compare a sample with the repository; return in words why the stored data cannot be a base, or None."""
         if parent is None or self._options.check_unchanged <= 0:
-            return
+            return None
         try:
             check_unchanged(self._repository, parent, stream, source, self._options.check_unchanged)
         except UntrackedChange:
             notes.distrust(self._repository.store, self._vm.id, self._disk.id)
             raise
+        except StoredDamage as error:
+            return self._run.bases.damage_found(error)
+        return None

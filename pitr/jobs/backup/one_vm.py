@@ -75,18 +75,22 @@ class BackupPlan:
 def plan_backup(repository: Repository, engine: Engine, name: str, options: BackupOptions) -> BackupPlan:
     """Return what `back_up` would do, without changing the repository or the engine."""
     vm = find_vm(engine, name)
-    run = _BackupRun(repository, engine, vm, options, None, lambda line: None)
+    run = _BackupRun(repository, engine, vm, options, None, None)
     disks, left_out = run.choose_disks()
-    base = run.bases.choose()
+    base = run.bases.choose(disks)
     return BackupPlan(
         vm_id=vm.id,
         vm_name=vm.name,
         kind=Kind.INCREMENTAL.value if base.parent else Kind.FULL.value,
-        reason=base.reason,
+        reason=base.reason or base.full_disks(disks),
         from_checkpoint_id=base.parent.checkpoint_id if base.parent else None,
         disks=tuple(disks),
         left_out=tuple(left_out),
     )
+
+
+def _ignore(line: str) -> None:
+    pass
 
 
 class _BackupRun:
@@ -97,16 +101,17 @@ class _BackupRun:
         vm: VM,
         options: BackupOptions,
         progress: Progress | None,
-        notify: Notify,
+        notify: Notify | None,
     ) -> None:
+        """`notify` is None for a plan, which changes nothing."""
         self.repository = repository
         self.engine = engine
         self.vm = vm
         self.options = options
         self.progress = progress
-        self.notify = notify
+        self.notify = notify or _ignore
         self.backup_id = str(uuid.uuid4())
-        self.bases = Bases(repository, engine, vm, options)
+        self.bases = Bases(repository, engine, vm, options, notify)
 
     def run(self) -> Backup:
         started_at = time.monotonic()
@@ -120,7 +125,7 @@ class _BackupRun:
             self.options.piping_out.check(self.vm.name, len(disks))
         for disk in left_out:
             self.notify(f"disk {named(disk.name, disk.disk_id)} is left out: {disk.reason}")
-        base = self.bases.choose()
+        base = self.bases.choose(disks)
         with ExitStack() as cleanup:
             with self._running(disks, base) as (running, base):
                 started = running.started
@@ -168,6 +173,9 @@ class _BackupRun:
                     busy_wait_s = _BUSY_AFTER_FAILURE_S
                     # The engine may remember the id of the failed backup for some time.
                     self.backup_id = str(uuid.uuid4())
+                else:
+                    if base.damaged:
+                        self.notify(f"VM {printable(self.vm.name)}, {base.full_disks(disks)}")
             if running is None:
                 if not self.options.full:
                     self.notify(f"taking a full backup of VM {printable(self.vm.name)}: {base.reason}")

@@ -2,11 +2,13 @@
 """Verify the repository: compare the stored data with its digests. pitr changes nothing; missing data is damage.
 
 The quick level checks records, names, sizes, indexes and parent links. The full level also reads every byte of every
-blob, decompresses each frame and compares its digest.
+blob, decompresses each frame and compares its digest. Damage that was found earlier stays known until a check reads the
+same bytes again and finds them good.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,11 +16,13 @@ from typing import Literal
 
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.errors import FormatError, RepositoryError
+from pitr.jobs import known_damage
 from pitr.jobs.verify.blob_check import BlobChecked, check_blob, check_digest, check_head
 from pitr.model import Backup, Stream, VMName
-from pitr.reporting import Progress
-from pitr.repository import Repository, names
-from pitr.repository.damage import Damage, StoredDamage, of_stream
+from pitr.reporting import Notify, Progress
+from pitr.repository import Repository, findings, names
+from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stream
+from pitr.repository.findings import StoredFinding
 from pitr.repository.index import IndexRow
 
 Level = Literal["quick", "full"]
@@ -60,17 +64,23 @@ def verify(
     sample_percent: float | None = None,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
+    notify: Notify = lambda line: None,
 ) -> Verified:
     """Verify everything in `scope`. `sample_percent` reads only that part of the frames, a new random choice each time.
 
-    Returns damage as a result and does not raise it. Raises BusyError while points are being removed.
+    Returns damage as a result and does not raise it; stores it as findings, or tells `notify` why it cannot. Raises
+    BusyError while points are being removed.
     """
     run = _Verification(repository, level, sample_percent, workers, progress)
     with ExitStack() as stack:
         # An object that is removed during the check would look lost.
         for vm in _vms(repository, scope):
             stack.enter_context(repository.reading_vm(vm))
-        run.verify(scope)
+        try:
+            run.verify(scope)
+        finally:
+            # Also after an interrupt: what was found counts.
+            run.remember(scope, notify)
     return run.result
 
 
@@ -78,6 +88,30 @@ def _vms(repository: Repository, scope: Scope) -> list[VMName]:
     if scope.backup is not None:
         return [scope.backup.vm]
     return [vm for vm in repository.catalog.vms() if scope.vm_id in (None, vm.id)]
+
+
+@dataclass(slots=True)
+class _Checked:
+    """What a run has read: good records (backup ids), and by stream id chains, indexes, blobs (size), whole blobs."""
+
+    records: set[str] = field(default_factory=set)
+    chains: set[str] = field(default_factory=set)
+    indexes: set[str] = field(default_factory=set)
+    blobs: set[str] = field(default_factory=set)
+    whole_blobs: set[str] = field(default_factory=set)
+
+    def decides(self, finding: StoredFinding) -> bool:
+        """Return whether the run has read what the finding is about."""
+        if finding.stream_id is None:
+            return finding.backup_id in self.records
+        by_size = finding.what == "blob" and finding.kind != "corrupt"
+        read = {
+            "parent": self.chains,
+            "index": self.indexes,
+            "blob": self.blobs if by_size else self.whole_blobs,
+            "frame": self.whole_blobs,
+        }.get(finding.what, set[str]())
+        return finding.stream_id in read
 
 
 class _Verification:
@@ -97,6 +131,8 @@ class _Verification:
         self._whole = level == "full"
         self._done = 0
         self._total = 0
+        self._found: dict[str, list[Damage]] = defaultdict(list)
+        self._checked = _Checked()
         self.result = Verified(level if sample_percent is None else "sample")
 
     def verify(self, scope: Scope) -> None:
@@ -109,6 +145,26 @@ class _Verification:
         for backup, stream in streams:
             self._stream(backup, stream)
 
+    def remember(self, scope: Scope, notify: Notify) -> None:
+        """Store what was found, clear what was disproved, and add what is known from earlier checks to the result."""
+        store = self._repository.store
+        known = [findings.read(store, finding) for finding in self._known(scope)]
+        decided = {item.finding.name for item in known if self._checked.decides(item.finding)}
+        earlier = known_damage.reconcile(self._repository, known, self.result.damage, decided, notify)
+        for vm_id, found in self._found.items():
+            known_damage.remember(self._repository, vm_id, "verify", found, notify)
+        self.result.damage += earlier
+
+    def _known(self, scope: Scope) -> list[StoredFinding]:
+        if scope.backup is None:
+            return findings.found_in(self._repository.store, scope.vm_id)
+        of_vm = known_damage.losses(self._repository, scope.backup.vm.id)
+        return list(
+            {
+                loss.finding.name: loss.finding for loss in of_vm if scope.backup.backup_id in loss.points
+            }.values()
+        )
+
     # Records
 
     def _records(self, scope: Scope) -> list[Backup]:
@@ -119,19 +175,24 @@ class _Verification:
         backups: list[Backup] = []
         for record in known.values():
             try:
-                backups.append(self._repository.record_of(record.backup_id).backup)
+                backups.append(self._read_record(record.backup_id))
             except StoredDamage as error:
-                self._add_record(error.damage)
+                self._add_record(error.damage, record.name)
         self._compare_with_catalog(backups, scope.vm_id)
         # The catalog does not know records that were already unreadable when it was updated.
         for name in sorted(set(self._repository.store.list(names.records_of(scope.vm_id))) - known.keys()):
             try:
                 self._repository.read_record(name)
             except StoredDamage as error:
-                self._add_record(error.damage)
+                self._add_record(error.damage, name)
             except RepositoryError as error:
-                self._add_record(Damage(None, None, None, "corrupt", "record", error.message))
+                self._add_record(Damage(None, None, None, "corrupt", "record", error.message), name)
         return backups
+
+    def _read_record(self, backup_id: str) -> Backup:
+        backup = self._repository.record_of(backup_id).backup
+        self._checked.records.add(backup_id)
+        return backup
 
     def _compare_with_catalog(self, backups: Sequence[Backup], vm_id: str | None) -> None:
         in_catalog = {backup.backup_id: backup for backup in self._catalog.points(vm_id)}
@@ -139,8 +200,11 @@ class _Verification:
             if in_catalog.get(backup.backup_id) != backup:
                 message = f"the catalog differs from the record of backup {backup.backup_id}"
                 advice = "rebuild the catalog with 'pitr catalog rebuild'"
-                self._add_record(
-                    Damage(backup.backup_id, None, None, "inconsistent", "record", f"{message}; {advice}")
+                # No finding: the stored data may be good.
+                self.result.damage.append(
+                    self._losing(
+                        Damage(backup.backup_id, None, None, "inconsistent", "record", f"{message}; {advice}")
+                    )
                 )
 
     def _ancestry(self, backup: Backup) -> list[Backup]:
@@ -148,16 +212,21 @@ class _Verification:
         backup_id: str | None = backup.backup_id
         while backup_id is not None and all(backup_id != known.backup_id for known in chain):
             try:
-                chain.append(self._repository.record_of(backup_id).backup)
+                chain.append(self._read_record(backup_id))
             except StoredDamage as error:
-                self._add_record(error.damage)
+                self._add_record(error.damage, names.records_of(backup.vm.id) + "/")
                 break
             backup_id = chain[-1].parent_id
         return chain
 
-    def _add_record(self, damage: Damage) -> None:
+    def _add_record(self, damage: Damage, name: str) -> None:
+        lost = self._losing(damage)
+        self._found[name.split("/")[1]].append(lost)
+        self.result.damage.append(lost)
+
+    def _losing(self, damage: Damage) -> Damage:
         lost = self._catalog.descendants(damage.backup_id) if damage.backup_id is not None else ()
-        self.result.damage.append(damage.losing(tuple(lost)))
+        return damage.losing(tuple(lost))
 
     # Streams
 
@@ -168,19 +237,22 @@ class _Verification:
         for backup in backups:
             for stream in backup.streams:
                 try:
-                    for link in self._repository.chain(backup, stream, read):
+                    chain = self._repository.chain(backup, stream, read)
+                    self._checked.chains.add(stream.stream_id)
+                    for link in chain:
                         streams.setdefault(link[1].stream_id, link)
                 except StoredDamage as error:
                     # The same damage appears for each stream that is based on this one: report it once.
                     if error.damage.stream_id == stream.stream_id:
-                        self._add(error)
+                        self._add(error, backup)
                     streams.setdefault(stream.stream_id, (backup, stream))
         return list(streams.values())
 
-    def _add(self, error: StoredDamage) -> None:
-        damage = error.damage
-        lost = self._catalog.dependants(damage.stream_id) if damage.stream_id is not None else ()
-        self.result.damage.append(damage.losing(tuple(lost)))
+    def _add(self, error: StoredDamage, backup: Backup) -> None:
+        lost = known_damage.with_points_lost(self._catalog, error.damage)
+        if not isinstance(error, CatalogDiffers):
+            self._found[backup.vm.id].append(lost)
+        self.result.damage.append(lost)
 
     def _stream(self, backup: Backup, stream: Stream) -> None:
         rows = self._index(backup, stream)
@@ -188,6 +260,8 @@ class _Verification:
             self.result.external += 1
             self._advance(stream.blob.size)
             return
+        # From here on, a finding about the blob's size is either found again or disproved.
+        self._checked.blobs.add(stream.stream_id)
         try:
             with self._repository.open_blob(backup, stream) as blob:
                 if rows is not None and self._whole:
@@ -200,42 +274,50 @@ class _Verification:
                             sample_percent=self._sample_percent,
                             workers=self._workers,
                             advance=self._advance,
-                        )
+                        ),
+                        backup,
                     )
+                    self._checked_whole(stream)
                     return
                 # Without its index, a blob can still have the digest in its record.
                 check = check_digest if self._whole else check_head
                 check(backup, stream, blob)
+                self._checked_whole(stream)
                 self._advance(stream.blob.size)
         except StoredDamage as error:
-            self._add(error)
+            self._add(error, backup)
         except RepositoryError as error:
-            self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message))
+            self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
+
+    def _checked_whole(self, stream: Stream) -> None:
+        if self._whole and self._sample_percent is None:
+            self._checked.whole_blobs.add(stream.stream_id)
 
     def _index(self, backup: Backup, stream: Stream) -> list[IndexRow] | None:
         """Check the index and return its rows (for the full level); None if it is damaged."""
+        self._checked.indexes.add(stream.stream_id)
         try:
             with self._repository.open_index(backup, stream) as index:
                 extents = index.extents()
                 index.frames()
                 rows = list(index.rows()) if self._whole else []
         except StoredDamage as error:
-            self._add(error)
+            self._add(error, backup)
             return None
         except (FormatError, RepositoryError) as error:
-            self._add(of_stream(backup.backup_id, stream, "corrupt", "index", error.message))
+            self._add(of_stream(backup.backup_id, stream, "corrupt", "index", error.message), backup)
             return None
         sums = (len(extents), extents.data_bytes, extents.zero_bytes)
         if sums != (stream.extents, stream.data_bytes, stream.zero_bytes):
             message = "its totals do not match the record"
-            self._add(of_stream(backup.backup_id, stream, "inconsistent", "index", message))
+            self._add(of_stream(backup.backup_id, stream, "inconsistent", "index", message), backup)
         return rows
 
-    def _count(self, checked: BlobChecked) -> None:
+    def _count(self, checked: BlobChecked, backup: Backup) -> None:
         self.result.frames += checked.frames
         self.result.bytes += checked.bytes
         for error in checked.damage:
-            self._add(error)
+            self._add(error, backup)
 
     def _advance(self, stored_bytes: int) -> None:
         self._done += stored_bytes

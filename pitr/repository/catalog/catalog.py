@@ -273,17 +273,19 @@ class Catalog(Closes):
         return [row["backup_id"] for row in ids]
 
     def dependants(self, stream_id: str) -> list[str]:
-        """Return the ids of the backups with a stream based on this one, oldest first, including its own."""
+        """Return the ids of the backups with this stream or a stream based on it, oldest first.
+
+        The stream itself may be unknown, because its record is lost.
+        """
         ids = self._all(
             """
-            WITH RECURSIVE above (stream_id, backup_id) AS (
-                SELECT stream_id, backup_id FROM stream WHERE stream_id = ?
+            WITH RECURSIVE above (stream_id) AS (
+                VALUES (?)
                 UNION
-                SELECT stream.stream_id, stream.backup_id FROM stream
-                JOIN above ON stream.parent_stream_id = above.stream_id
+                SELECT stream.stream_id FROM stream JOIN above ON stream.parent_stream_id = above.stream_id
             )
-            SELECT DISTINCT point.backup_id FROM above JOIN point USING (backup_id)
-            ORDER BY point.point, point.backup_id
+            SELECT DISTINCT backup_id FROM above JOIN stream USING (stream_id) JOIN point USING (backup_id)
+            ORDER BY point.point, backup_id
             """,
             [stream_id],
         )

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Remember the damage that commands find, say which points it loses, and forget it after a clean check.
+
+Nothing here fails a command: on a repository that pitr cannot write, the finding is only reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pitr import times
+from pitr.errors import FormatError, RepositoryError, UsageError
+from pitr.model import Backup, Stream
+from pitr.reporting import Notify
+from pitr.repository import Repository, findings
+from pitr.repository.catalog import Catalog
+from pitr.repository.chain import resolve_chain
+from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage
+from pitr.repository.findings import KnownDamage, StoredFinding
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The points (backup ids) that pitr cannot restore completely because of a finding.
+
+    `disk_id` is the disk that is lost in them; None for all disks.
+    """
+
+    finding: StoredFinding
+    disk_id: str | None
+    points: frozenset[str]
+
+    def concerns(self, backup: Backup, disks: Set[str]) -> bool:
+        """Return whether one of these disks (ids) is lost at the point; any disk if `disks` is empty."""
+        return backup.backup_id in self.points and (
+            not disks or self.disk_id is None or self.disk_id in disks
+        )
+
+
+def losses(repository: Repository, vm_id: str | None = None) -> list[Loss]:
+    """Return what the stored findings about a VM (None: about all VMs) lose. Raises RepositoryError."""
+    stored = findings.found_in(repository.store, vm_id)
+    if not stored:
+        return []
+    catalog = repository.catalog
+    dependants: dict[str, frozenset[str]] = {}
+
+    def based_on(stream_id: str) -> frozenset[str]:
+        if stream_id not in dependants:
+            dependants[stream_id] = frozenset(catalog.dependants(stream_id))
+        return dependants[stream_id]
+
+    found: list[Loss] = []
+    for finding in stored:
+        if finding.what == findings.ENGINE:
+            # The comparison proves this point wrong, not those based on it.
+            found.append(Loss(finding, finding.disk_id, frozenset((finding.backup_id,))))
+        elif finding.stream_id is not None:
+            found.append(Loss(finding, finding.disk_id, based_on(finding.stream_id)))
+        elif (backup := catalog.get(finding.backup_id)) is None:
+            found.append(Loss(finding, None, frozenset(catalog.descendants(finding.backup_id))))
+        else:
+            found += [Loss(finding, stream.disk_id, based_on(stream.stream_id)) for stream in backup.streams]
+    return found
+
+
+def damage_of(repository: Repository, stored: Iterable[StoredFinding]) -> list[Damage]:
+    """Return the damage of stored findings, with the points that are lost now. Raises RepositoryError."""
+    known = [findings.read(repository.store, finding) for finding in stored]
+    return [with_points_lost(repository.catalog, item.damage, item.finding) for item in known]
+
+
+def with_points_lost(catalog: Catalog, damage: Damage, known: StoredFinding | None = None) -> Damage:
+    """Return the damage with all points that are lost because of it."""
+    if known is not None and known.what == findings.ENGINE:
+        lost = [known.backup_id]
+    elif damage.stream_id is not None:
+        lost = catalog.dependants(damage.stream_id)
+    else:
+        lost = catalog.descendants(damage.backup_id) if damage.backup_id is not None else []
+    return damage.losing(tuple(lost))
+
+
+def remember(repository: Repository, vm_id: str, check: str, found: Sequence[Damage], notify: Notify) -> None:
+    """Store what `check` found in points of the VM; if that fails, `notify` gets a line."""
+    problem = _stored(repository, vm_id, check, found)
+    if problem is not None:
+        notify(problem)
+
+
+def _stored(repository: Repository, vm_id: str, check: str, found: Sequence[Damage]) -> str | None:
+    """Store findings. Return why that was impossible, or None."""
+    try:
+        whole = [
+            damage if damage.points_lost else with_points_lost(repository.catalog, damage) for damage in found
+        ]
+        findings.add(repository.store, vm_id, check, whole)
+    except (RepositoryError, FormatError) as error:
+        return f"the damage could not be recorded in the repository, so later commands do not know it: {error.message}"
+    return None
+
+
+@contextmanager
+def remembering(repository: Repository, vm_id: str, check: str) -> Iterator[None]:
+    """Store the StoredDamage that the block raises as a finding about the VM."""
+    try:
+        yield
+    except CatalogDiffers:
+        # The stored data may be good: 'pitr catalog check' decides.
+        raise
+    except StoredDamage as error:
+        problem = _stored(repository, vm_id, check, [error.damage])
+        if problem is not None:
+            error.add_note(problem)
+        raise
+
+
+def forget_what_was_read(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> None:
+    """Clear the findings about data that a drill or a restore has just read completely and found good.
+
+    The caller has read all live data of these disks of the point. Frames that newer data hides were not read, and their
+    findings stay. Damage of the text between frames needs `pitr verify`.
+    """
+    stored = findings.found_in(repository.store, backup.vm.id)
+    if not stored:
+        return
+    try:
+        clean: list[StoredFinding] = []
+        for stream in streams:
+            clean += _read_by(repository, backup, stream, stored)
+        findings.clear(repository.store, clean)
+    except (RepositoryError, StoredDamage, UsageError):
+        # What is in doubt stays.
+        return
+
+
+def _read_by(
+    repository: Repository, backup: Backup, stream: Stream, stored: Sequence[StoredFinding]
+) -> Iterator[StoredFinding]:
+    resolved = resolve_chain(repository, backup, stream)
+    live = resolved.map
+    for layer, (owner, part) in enumerate(resolved.chain):
+        pieces = (live.layer == layer) & ~live.zero
+        for finding in stored:
+            known = (finding.stream_id, finding.backup_id)
+            if known == (None, owner.backup_id):
+                yield finding
+            if known != (part.stream_id, owner.backup_id) or _needs_verify(finding):
+                continue
+            opened = bool(pieces.any()) and repository.is_here(part)
+            if finding.what == "frame":
+                start = live.start[pieces]
+                end = start + live.length[pieces]
+                if bool(np.any((start <= finding.start) & (finding.start < end))) and opened:
+                    yield finding
+            elif finding.what != "blob" or opened:
+                yield finding
+
+
+def _needs_verify(finding: StoredFinding) -> bool:
+    """Return whether only `pitr verify` reads what the finding is about."""
+    return finding.what == findings.ENGINE or (finding.what, finding.kind) in (
+        ("blob", "corrupt"),
+        ("index", "inconsistent"),
+    )
+
+
+def reconcile(
+    repository: Repository,
+    known: Sequence[KnownDamage],
+    found: Sequence[Damage],
+    decided: Set[str],
+    notify: Notify,
+) -> list[Damage]:
+    """Delete the known damage that a check disproved; return the damage that it could neither disprove nor find again.
+
+    `decided` has the names of the findings whose bytes the check has read. `notify` gets a line if pitr cannot delete.
+    """
+    vms = {item.finding.vm_id for item in known}
+    again = {findings.name_of(vm_id, damage) for vm_id in vms for damage in found}
+    disproved = [
+        item.finding for item in known if item.finding.name in decided and item.finding.name not in again
+    ]
+    try:
+        findings.clear(repository.store, disproved)
+    except RepositoryError as error:
+        notify(f"earlier findings of damage that are now disproved could not be cleared: {error.message}")
+    gone = {finding.name for finding in disproved} | again
+    return [_told(repository, item) for item in known if item.finding.name not in gone]
+
+
+def _told(repository: Repository, item: KnownDamage) -> Damage:
+    damage = with_points_lost(repository.catalog, item.damage, item.finding)
+    found = f"{damage.message} (found by {item.check}, {times.for_people(item.time)})"
+    return replace(damage, message=found)
