@@ -51,6 +51,14 @@ DiskMapOption = Annotated[
         help="Use storage domain SD for this disk, or for all disks that were on the domain DISK; repeatable.",
     ),
 ]
+RenameOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename",
+        metavar="OLD=NEW",
+        help="Give the new disk for the disk OLD the alias NEW; repeatable. Default: the old alias.",
+    ),
+]
 AttachToOption = Annotated[
     str | None, typer.Option("--attach-to", metavar="VM", help="Attach the new disks to this VM.")
 ]
@@ -115,13 +123,14 @@ class NewDiskOptions:
     storage_domain: str | None
     disk_map: tuple[str, ...]
     attach_to: str | None
+    renames: tuple[str, ...] = ()
 
     @property
     def any_given(self) -> bool:
-        return bool(self.storage_domain or self.attach_to or self.disk_map)
+        return bool(self.storage_domain or self.attach_to or self.disk_map or self.renames)
 
     def placement(self) -> Placement:
-        """Return the storage domains. Raises UsageError for a --disk-map that is not DISK=SD."""
+        """Return the storage domains and aliases. Raises UsageError for a --disk-map or --rename in another form."""
         mapped: dict[str, str] = {}
         for item in self.disk_map:
             old, _, new = item.rpartition("=")
@@ -131,7 +140,20 @@ class NewDiskOptions:
                     "Write it once for each disk: --disk-map data=fast.",
                 )
             mapped[old] = new
-        return Placement(self.storage_domain, mapped)
+        return Placement(self.storage_domain, mapped, self._aliases())
+
+    def _aliases(self) -> dict[str, str]:
+        aliases: dict[str, str] = {}
+        for item in self.renames:
+            # An old alias can contain "=", a new one cannot.
+            old, _, new = item.rpartition("=")
+            if not old or not new or aliases.get(old, new) != new:
+                raise UsageError(
+                    f"--rename {item!r} is not OLD=NEW",
+                    "Write it once for each disk: --rename 'disk 1=disk_1'.",
+                )
+            aliases[old] = new
+        return aliases
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +208,7 @@ class TargetOptions:
             raise UsageError("--format goes with --to-file")
         if self.to_file is not None and self.new_disks.any_given:
             raise UsageError(
-                "--storage-domain, --disk-map and --attach-to go with new disks, not with --to-file"
+                "--storage-domain, --disk-map, --rename and --attach-to go with new disks, not with --to-file"
             )
         if self.new_disks.attach_to is not None and (self.new_vm.name or self.replace):
             raise UsageError("--attach-to goes with --to-new-disks")

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Set
+from dataclasses import dataclass
 
 from pitr.errors import FormatError
 
@@ -15,6 +17,17 @@ _PREFIXES = {
     "xsi": "http://www.w3.org/2001/XMLSchema-instance",
 }
 _DISK_ITEM = "17"
+_NIC_ITEM = "10"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInterface:
+    """A network interface in a configuration; `network` and `mac` are "" if it has none."""
+
+    name: str
+    network: str
+    mac: str
+
 
 for _prefix, _namespace in _PREFIXES.items():
     ET.register_namespace(_prefix, _namespace)
@@ -28,11 +41,38 @@ def cluster_name(document: str) -> str | None:
     return _child(_content(_parsed(document)), "ClusterName")
 
 
-def for_new_vm(document: str, name: str, *, keep_addresses: bool) -> str:
+def is_windows(document: str) -> bool:
+    """Return whether the guest is a Windows. Raises FormatError when the document is not a VM configuration."""
+    for section in _content(_parsed(document)):
+        if "OperatingSystemSection" in _type(section):
+            return (_child(section, "Description") or "").lower().startswith("windows")
+    return False
+
+
+def network_interfaces(document: str) -> list[NetworkInterface]:
+    """Return the VM's network interfaces. Raises FormatError when the document is not a VM configuration."""
+    return [
+        NetworkInterface(
+            _child(item, "Name") or "", _child(item, "Connection") or "", _child(item, "MACAddress") or ""
+        )
+        for item in _parsed(document).iter()
+        if _is_nic(item)
+    ]
+
+
+def for_new_vm(
+    document: str,
+    name: str,
+    *,
+    keep_addresses: bool,
+    lost_networks: Set[str] = frozenset(),
+    lost_addresses: Set[str] = frozenset(),
+) -> str:
     """Return the configuration with the new name and without disks; the caller attaches the new disks later.
 
     Snapshots are removed too, because they belong to the old disks. Without `keep_addresses` the MAC addresses are
-    removed, so that the engine assigns new ones. Raises FormatError when the document is not a VM configuration.
+    removed, so that the engine assigns new ones. Network interfaces lose the networks and addresses in
+    `lost_networks` and `lost_addresses`. Raises FormatError when the document is not a VM configuration.
     """
     envelope = _parsed(document)
     content = _content(envelope)
@@ -42,8 +82,16 @@ def for_new_vm(document: str, name: str, *, keep_addresses: bool) -> str:
     names[0].text = name
     for parent in list(envelope.iter()):
         for child in list(parent):
-            if _is_of_disks(parent, child) or (not keep_addresses and _local(child) == "MACAddress"):
+            lost = _local(child) == "MACAddress" and (
+                not keep_addresses or (child.text or "") in lost_addresses
+            )
+            if lost or _is_of_disks(parent, child):
                 parent.remove(child)
+        if _is_nic(parent) and _child(parent, "Connection") in lost_networks:
+            for child in parent:
+                # The network, and the vNIC profile through which the interface uses it.
+                if _local(child) in ("Connection", "OtherResourceType"):
+                    child.text = ""
     return ET.tostring(envelope, encoding="unicode", xml_declaration=False)
 
 
@@ -56,6 +104,10 @@ def _is_of_disks(parent: ET.Element, child: ET.Element) -> bool:
     if name == "Item":
         return (_child(child, "ResourceType") or "").strip() == _DISK_ITEM
     return "SnapshotsSection" in _type(child)
+
+
+def _is_nic(item: ET.Element) -> bool:
+    return _local(item) == "Item" and (_child(item, "ResourceType") or "").strip() == _NIC_ITEM
 
 
 def _parsed(document: str) -> ET.Element:

@@ -47,6 +47,7 @@ def restore(
     image_format: options.ImageFormatOption = None,
     storage_domain: options.NewDisksDomainOption = None,
     disk_map: options.DiskMapOption = None,
+    rename: options.RenameOption = None,
     attach_to: options.AttachToOption = None,
     as_new_vm: options.AsNewVMOption = None,
     cluster: options.ClusterOption = None,
@@ -68,7 +69,7 @@ def restore(
     pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start;
     vendor-get 1234 | pitr restore --from - --to-file system.raw
     """
-    new_disks = options.NewDiskOptions(storage_domain, tuple(disk_map or ()), attach_to)
+    new_disks = options.NewDiskOptions(storage_domain, tuple(disk_map or ()), attach_to, tuple(rename or ()))
     new_vm = options.NewVMOptions(as_new_vm, cluster, start)
     target = options.TargetOptions(to_new_disks, to_file, image_format, replace, new_vm, new_disks)
     plan = _RestoreOptions(

@@ -28,7 +28,8 @@ def restore_stream(
     from pitr.jobs.restore import from_one_stream as job  # noqa: PLC0415
 
     if not isinstance(choice, ToFiles | ToNewDisks) or (
-        isinstance(choice, ToNewDisks) and (choice.attach_to or choice.placement.disk_map)
+        isinstance(choice, ToNewDisks)
+        and (choice.attach_to or choice.placement.disk_map or choice.placement.aliases)
     ):
         raise UsageError("--from restores one disk: to a new disk, or to an image file with --to-file")
     if len(disks) > 1:

@@ -17,14 +17,16 @@ class ImageFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The storage domains of new disks, by name or id.
+    """The storage domains of new disks, by name or id, and their aliases.
 
     `disk_map` maps a disk, or the storage domain that disks were on, to a domain; `storage_domain` is for all other
-    disks. Without either a disk goes to its old domain, else to the only active data domain.
+    disks. Without either a disk goes to its old domain, else to the only active data domain. `aliases` maps the name or
+    id of a disk to the alias of its new disk; other disks keep their alias.
     """
 
     storage_domain: str | None = None
     disk_map: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ def restore(
         ExitStack() as failure,
     ):
         failure.callback(target.undo)
+        target.prepare()
         for stream in selection.streams:
             source = source_type(selection.repository, selection.backup, stream, blobs.open)
             done.append(_restore_disk(stream, source, target, workers, progress))

@@ -19,7 +19,16 @@ from pitr.jobs.restore.choice import ImageFormat, ToFiles
 from pitr.jobs.restore.storage_domains import domain_named, list_domains
 from pitr.jobs.restore.uploading import remove_new_disk
 from pitr.ovirt.data_path import imageio_address
-from pitr.ovirt.engine import Engine, NewDisk, StorageDomain, active_data_domains, create_disk, start_upload
+from pitr.ovirt.engine import (
+    Engine,
+    NewDisk,
+    StorageDomain,
+    active_data_domains,
+    create_disk,
+    is_alias,
+    start_upload,
+    valid_alias,
+)
 from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.reporting import Progress
 from pitr.repository.names import usable_name
@@ -78,9 +87,14 @@ def stream_to_disk(
     """
     started_at = time.monotonic()
     source = _open_whole(stream)
-    chosen = name or _disk_name(source)
-    if chosen is None:
+    chosen = name or valid_alias(_disk_name(source) or "")
+    if name is None and _disk_name(source) is None:
         raise UsageError("the stream does not name its disk", "Name the new disk with --disk.")
+    if not is_alias(chosen):
+        raise UsageError(
+            f"the engine does not accept the alias {chosen!r}",
+            "Use letters, digits, '.', '_' and '-', and at most 255 characters.",
+        )
     domain = _choose_domain(active_data_domains(engine), storage_domain)
     disk = create_disk(
         engine,

@@ -46,6 +46,7 @@ def restore(
         ExitStack() as failure,
     ):
         failure.callback(target.undo)
+        target.prepare()
         copies = [_DiskRestore(selection, stream, target) for stream in selection.streams]
         copied = copy_all(copies, workers=workers, progress=progress)
         target.finish()

@@ -12,12 +12,21 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from pitr.errors import EngineBusy, PitrError
+from pitr.jobs.restore.aliases import choose_aliases
 from pitr.jobs.restore.choice import Placement
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.restore.uploading import Uploading, attach_restored
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Backup, Stream
-from pitr.ovirt.engine import Disk, attach_disk, detach_disk, get_vm, rename_attached_disk, vm_disks
+from pitr.ovirt.engine import (
+    Disk,
+    attach_disk,
+    detach_disk,
+    get_vm,
+    rename_attached_disk,
+    valid_alias,
+    vm_disks,
+)
 from pitr.text import printable
 from pitr.times import now
 
@@ -39,10 +48,15 @@ class ReplacedDisksTarget(OntoNewDisks):
         self._vm_id = backup.vm.id
         self.vm_id: str | None = backup.vm.id
         self._check_down()
-        self._current()
+        current = self._current()
         if uploading.verifier is None:
             uploading = replace(uploading, verifier=Verifier(1))
-        self._disks = NewDisksTarget(uploading, backup, streams, placement)
+        # While both exist, the two have different aliases. At the end the new disk takes the old one's alias.
+        old_names = {disk_id: disk.name for disk_id, disk in current.items()}
+        self._aliases = choose_aliases(streams, placement.aliases, old_names, uploading.notify)
+        self._disks = NewDisksTarget(
+            uploading, backup, streams, replace(placement, aliases={}), old_names=self._aliases
+        )
 
     def finish(self) -> None:
         self._check_down()
@@ -55,13 +69,12 @@ class ReplacedDisksTarget(OntoNewDisks):
         for stream in self._streams:
             self._put_in(self._disks.new_disk(stream), stream, current.get(stream.disk_id))
         for stream in self._streams:
-            old = current.get(stream.disk_id)
-            name = old.name if old is not None else stream.name
+            name = self._aliases[stream.disk_id]
             rename_attached_disk(self._engine, self._vm_id, self._disks.new_disk(stream), name)
         self._undo_swap.pop_all()
         for old in (current[stream.disk_id] for stream in self._streams if stream.disk_id in current):
             self._notify(
-                f"kept the old disk {old.id} as {printable(old.name)}{suffix}: delete it when you no longer need it"
+                f"kept the old disk {old.id} as {valid_alias(old.name, suffix)}: delete it when you no longer need it"
             )
 
     def undo(self) -> None:
@@ -75,8 +88,11 @@ class ReplacedDisksTarget(OntoNewDisks):
         self._disks.undo()
 
     def _take_away(self, old: Disk, suffix: str) -> None:
-        rename_attached_disk(self._engine, self._vm_id, old.id, f"{old.name}{suffix}")
-        self._undo_swap.callback(rename_attached_disk, self._engine, self._vm_id, old.id, old.name)
+        rename_attached_disk(self._engine, self._vm_id, old.id, valid_alias(old.name, suffix))
+        # The engine does not take an alias back that an older engine gave and it no longer accepts.
+        self._undo_swap.callback(
+            rename_attached_disk, self._engine, self._vm_id, old.id, valid_alias(old.name)
+        )
         self._undo_swap.callback(self._attach_like, old.id, old)
         detach_disk(self._engine, self._vm_id, old.id)
 

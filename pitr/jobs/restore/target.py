@@ -30,6 +30,9 @@ class Target(Protocol):
     def expected_name(self, stream: Stream) -> str | None:
         """Return the file or disk that this stream will be restored to; None if it is not known yet."""
 
+    def prepare(self) -> None:
+        """Create what must exist before data flows. A plan does not call it."""
+
     def sink(self, stream: Stream, source: Source) -> AbstractContextManager[tuple[str, Sink]]:
         """Create the disk or file of one stream; yield its name and its sink. An error removes it again."""
 

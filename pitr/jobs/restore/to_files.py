@@ -58,6 +58,9 @@ class FilesTarget:
     def expected_name(self, stream: Stream) -> str | None:
         return str(self._paths[stream.disk_id])
 
+    def prepare(self) -> None:
+        pass
+
     @contextmanager
     def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
         path = self._paths[stream.disk_id]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pitr.errors import NoSuchVM, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.restore.choice import ToNewVM
+from pitr.jobs.restore.new_vm_checks import adapted, check_name
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.restore.uploading import Uploading
 from pitr.model import Record, Stream
@@ -21,13 +22,12 @@ from pitr.ovirt.engine import (
     get_vm,
     list_clusters,
     start_vm,
-    vm_with_name,
 )
 from pitr.text import named, printable
 
 
 class NewVMTarget(OntoNewDisks):
-    """Creates a VM from the saved configuration and attaches the restored disks to it.
+    """Creates a VM from the saved configuration, restores the disks, and attaches them to it.
 
     If the point's VM still exists on the engine, the new VM gets new ids and MAC addresses; else it takes the old
     ones. Raises UsageError if the name is in use, if the point holds no configuration, or if a cluster or a storage
@@ -43,8 +43,7 @@ class NewVMTarget(OntoNewDisks):
                 f"point {backup.backup_id} holds no VM configuration: the engine did not give one",
                 "Restore the disks with --to-new-disks --attach-to VM, or choose another point.",
             )
-        if vm_with_name(engine, choice.name) is not None:
-            raise UsageError(f"a VM {choice.name!r} already exists on the engine", "Choose another name.")
+        check_name(engine, choice.name, record.configuration)
         self._engine = engine
         self._name = choice.name
         self._start = choice.start
@@ -52,14 +51,20 @@ class NewVMTarget(OntoNewDisks):
         self._left_out = backup.left_out
         original = _original(engine, backup.vm.id)
         self._regenerate = original is not None
-        self._configuration = ovf.for_new_vm(
-            record.configuration, choice.name, keep_addresses=original is None
-        )
         self._cluster = _cluster(engine, choice.cluster, original, ovf.cluster_name(record.configuration))
+        self._configuration = adapted(
+            engine,
+            record.configuration,
+            choice.name,
+            self._cluster.id,
+            keep_addresses=original is None,
+            notify=uploading.notify,
+        )
         self._disks = NewDisksTarget(uploading, backup, streams, choice.placement, own_names=True)
         self.vm_id: str | None = None
 
-    def finish(self) -> None:
+    def prepare(self) -> None:
+        # Without disks the engine creates the VM at once. What it refuses, it refuses before any data flows.
         vm = create_vm(
             self._engine,
             self._configuration,
@@ -68,7 +73,11 @@ class NewVMTarget(OntoNewDisks):
             regenerate_ids=self._regenerate,
         )
         self.vm_id = vm.id
-        self._disks.attach_all(vm.id)
+
+    def finish(self) -> None:
+        if self.vm_id is None:
+            raise RuntimeError("the new VM is not prepared")
+        self._disks.attach_all(self.vm_id)
         for disk in self._left_out:
             self._notify(
                 f"VM {printable(self._name)} lacks disk {printable(disk.name)}, which the point does not hold: "
@@ -76,12 +85,14 @@ class NewVMTarget(OntoNewDisks):
             )
         if self._start:
             try:
-                start_vm(self._engine, vm.id)
+                start_vm(self._engine, self.vm_id)
             except PitrError as error:
                 # The restore is complete: a host without free memory is no reason to undo it.
                 self._notify(f"the new VM is restored but does not run: {error.message}. {error.advice}")
 
     def undo(self) -> None:
+        if self._disks.kept:
+            return
         if self.vm_id is not None:
             try:
                 delete_vm(self._engine, self.vm_id)

@@ -23,14 +23,19 @@ class Uploading:
     verifier: Verifier | None = None
 
 
-def attach_restored(engine: Engine, vm_id: str, disk_id: str, stream: Stream) -> None:
-    """Attach a new disk to a VM as the disk of `stream` was attached. Raises EngineError."""
+def attach_restored(
+    engine: Engine, vm_id: str, disk_id: str, stream: Stream, *, bootable: bool = True
+) -> None:
+    """Attach a new disk to a VM as the disk of `stream` was attached; not `bootable`: never as the boot disk.
+
+    Raises EngineError.
+    """
     attach_disk(
         engine,
         vm_id,
         disk_id,
         interface=stream.settings.interface or "virtio_scsi",
-        bootable=stream.settings.bootable,
+        bootable=bootable and stream.settings.bootable,
         active=True,
     )
 

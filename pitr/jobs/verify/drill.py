@@ -258,6 +258,9 @@ class _Nowhere:
     def expected_name(self, stream: Stream) -> str | None:
         return None
 
+    def prepare(self) -> None:
+        pass
+
     @contextmanager
     def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
         yield "", _NowhereSink()

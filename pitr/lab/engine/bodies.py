@@ -42,6 +42,9 @@ def new_disk(root: ET.Element) -> DiskRequest:
         content_type=xml.text(root, "content_type") or "data",
         initial_size=xml.number(root, "initial_size"),
         shareable=bool(xml.truth(xml.text(root, "shareable"))),
+        wipe_after_delete=bool(xml.truth(xml.text(root, "wipe_after_delete"))),
+        propagate_errors=bool(xml.truth(xml.text(root, "propagate_errors"))),
+        profile_id=xml.reference(root, "disk_profile"),
     )
 
 
@@ -86,4 +89,7 @@ def new_attachment(root: ET.Element, disk_id: str) -> Attachment:
         bootable=bool(xml.truth(xml.text(root, "bootable"))),
         interface=xml.text(root, "interface") or "virtio",
         active=True if active is None else active,
+        read_only=bool(xml.truth(xml.text(root, "read_only"))),
+        pass_discard=bool(xml.truth(xml.text(root, "pass_discard"))),
+        uses_scsi_reservation=bool(xml.truth(xml.text(root, "uses_scsi_reservation"))),
     )

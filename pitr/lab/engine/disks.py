@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pitr.errors import PitrError
 from pitr.lab.engine import checkpoints, events
 from pitr.lab.engine.installation import Installation
-from pitr.lab.engine.refusals import conflict, disks_locked, incomplete
+from pitr.lab.engine.refusals import bad_disk_alias, bad_request, conflict, disks_locked, incomplete
 from pitr.lab.engine.state import Disk, StorageDomain, new_id
 
 #: The host rounds the size of a new disk up to a multiple of this; the engine reports the requested size.
@@ -30,6 +31,19 @@ class DiskRequest:
     content_type: str = "data"
     initial_size: int | None = None
     shareable: bool = False
+    wipe_after_delete: bool = False
+    propagate_errors: bool = False
+    profile_id: str | None = None
+
+
+#: The engine accepts no other alias when a disk is created or updated. Disks of older engines may have others.
+_ALIAS = re.compile(r"[\w.-]{1,255}", re.ASCII)
+
+
+def check_alias(alias: str, action: str) -> None:
+    """Raise Refusal (400) for an alias that the engine does not accept."""
+    if not _ALIAS.fullmatch(alias):
+        raise bad_disk_alias(action)
 
 
 def create(installation: Installation, wanted: DiskRequest, correlation_id: str | None = None) -> Disk:
@@ -132,6 +146,10 @@ def _checked(installation: Installation, wanted: DiskRequest) -> Disk:
     if wanted.storage_domain is None:
         raise incomplete("Disk", "storageDomains.storageDomain.id|name")
     domain = storage_domain_named(installation, wanted.storage_domain)
+    if wanted.name is not None:
+        check_alias(wanted.name, "add")
+    if wanted.profile_id is not None and wanted.profile_id not in domain.profiles:
+        raise bad_request("Cannot add Virtual Disk. The disk profile does not match the storage domain.")
     sparse = wanted.format == "cow" if wanted.sparse is None else wanted.sparse
     if wanted.id is not None and wanted.id in installation.state.disks:
         raise conflict(f"Cannot add Virtual Disk. The disk ID {wanted.id} already exists.")
@@ -164,4 +182,7 @@ def _checked(installation: Installation, wanted: DiskRequest) -> Disk:
         content_type=wanted.content_type,
         initial_size=wanted.initial_size,
         shareable=wanted.shareable,
+        wipe_after_delete=wanted.wipe_after_delete,
+        propagate_errors=wanted.propagate_errors,
+        profile_id=wanted.profile_id or next(iter(domain.profiles), None),
     )

@@ -33,6 +33,8 @@ class Configuration:
     compat: str
     nics: dict[str, str]
     attachments: tuple[Attachment, ...]
+    os: str
+    networks: frozenset[str]
 
 
 def write(vm: VM, disks: Iterable[Disk]) -> str:
@@ -92,6 +94,11 @@ def read(document: str) -> Configuration:
         compat=content.findtext("ClusterCompatibilityVersion") or "4.6",
         nics=_nics(content),
         attachments=tuple(_attachment(disk) for disk in envelope.iterfind("Section/Disk")),
+        os=(system.findtext("Description") if system is not None else None) or "other",
+        networks=frozenset(
+            item.findtext(f"{{{_RASD}}}Connection") or ""
+            for item in content.iterfind(f".//Item[{{{_RASD}}}ResourceType='10']")
+        ),
     )
 
 
@@ -99,7 +106,7 @@ def _write_content(envelope: ET.Element, vm: VM, disks: list[Disk]) -> None:
     if vm.nics:
         networks = ET.SubElement(envelope, "NetworkSection")
         ET.SubElement(networks, "Info").text = "List of networks"
-        ET.SubElement(networks, "Network", _ovf(name="ovirtmgmt"))
+        ET.SubElement(networks, "Network", _ovf(name=vm.network))
     content = ET.SubElement(
         envelope, "Content", {f"{{{_OVF}}}id": "out", f"{{{_XSI}}}type": "ovf:VirtualSystem_Type"}
     )
@@ -114,7 +121,7 @@ def _write_content(envelope: ET.Element, vm: VM, disks: list[Disk]) -> None:
         {f"{{{_XSI}}}type": "ovf:OperatingSystemSection_Type"} | _ovf(id=vm.id, required="false"),
     )
     ET.SubElement(system, "Info").text = "Guest Operating System"
-    ET.SubElement(system, "Description").text = "other_linux"
+    ET.SubElement(system, "Description").text = vm.os
     hardware = ET.SubElement(content, "Section", {f"{{{_XSI}}}type": "ovf:VirtualHardwareSection_Type"})
     _item(
         hardware, Caption=f"{vm.memory >> 20} MB of memory", ResourceType=4, VirtualQuantity=vm.memory >> 20
@@ -130,12 +137,12 @@ def _write_content(envelope: ET.Element, vm: VM, disks: list[Disk]) -> None:
     for name, mac in vm.nics.items():
         _item(
             hardware,
-            Caption="Ethernet adapter on ovirtmgmt",
+            Caption=f"Ethernet adapter on {vm.network}",
             InstanceId=str(uuid.uuid4()),
             ResourceType=10,
-            OtherResourceType="ovirtmgmt",
+            OtherResourceType=vm.network,
             ResourceSubType=3,
-            Connection="ovirtmgmt",
+            Connection=vm.network,
             Linked="true",
             Name=name,
             MACAddress=mac,

@@ -107,5 +107,29 @@ def format_not_applicable() -> Refusal:
     return bad_request("Cannot transfer Virtual Disk. The specified format is not applicable for VM backup.")
 
 
+def bad_disk_alias(action: str) -> Refusal:
+    return bad_request(
+        f"Cannot {action} Virtual Disk. Disk alias name must be formed of alpha-numeric characters or "
+        '"-_.", Attribute: diskImage.diskAlias'
+    )
+
+
+def bad_vm_name(action: str) -> Refusal:
+    return bad_request(
+        f"Cannot {action} VM. The given name contains special characters. Only lower-case and upper-case letters, "
+        "numbers, '_', '-', '.' are allowed., Attribute: vm.vmStatic.name"
+    )
+
+
+def vm_name_too_long(action: str, most: int) -> Refusal:
+    return bad_request(f"Cannot {action} VM. The VM name must have at most {most} characters.")
+
+
+def network_missing(names: list[str]) -> Refusal:
+    return conflict(
+        f"Cannot import VM. The following networks do not exist in the cluster: {', '.join(names)}."
+    )
+
+
 def chain_lost() -> Refusal:
     return Refusal(400, "[]")

@@ -58,7 +58,7 @@ def disk(installation: Installation, each: entities.Disk) -> ET.Element:
                 format=each.format,
                 image_id=each.image_id,
                 initial_size=each.initial_size,
-                propagate_errors=False,
+                propagate_errors=each.propagate_errors,
                 provisioned_size=each.size,
                 qcow_version="qcow2_v3" if each.format == "cow" else None,
                 shareable=each.shareable,
@@ -66,8 +66,9 @@ def disk(installation: Installation, each: entities.Disk) -> ET.Element:
                 status=each.status,
                 storage_type="image",
                 total_size=actual,
-                wipe_after_delete=False,
+                wipe_after_delete=each.wipe_after_delete,
             ),
+            reference("disk_profile", "diskprofiles", each.profile_id) if each.profile_id else None,
             element(
                 "storage_domains",
                 [reference("storage_domain", "storagedomains", each.storage_domain_id)],
@@ -108,9 +109,9 @@ def attachment(vm_id: str, each: entities.Attachment) -> ET.Element:
                 active=each.active,
                 bootable=each.bootable,
                 interface=each.interface,
-                pass_discard=True,
-                read_only=False,
-                uses_scsi_reservation=False,
+                pass_discard=each.pass_discard,
+                read_only=each.read_only,
+                uses_scsi_reservation=each.uses_scsi_reservation,
             ),
             reference("disk", "disks", each.disk_id),
             reference("vm", "vms", vm_id),
@@ -120,7 +121,9 @@ def attachment(vm_id: str, each: entities.Attachment) -> ET.Element:
     )
 
 
-def vm(installation: Installation, each: entities.VM, *, all_content: bool = False) -> ET.Element:
+def vm(
+    installation: Installation, each: entities.VM, *, all_content: bool = False, nics: bool = False
+) -> ET.Element:
     href = f"{API}/vms/{each.id}"
     major, _, minor = each.compat.partition(".")
     initialization = None
@@ -140,6 +143,7 @@ def vm(installation: Installation, each: entities.VM, *, all_content: bool = Fal
             *leaves(memory=each.memory, status=each.status, type="server"),
             reference("cluster", "clusters", installation.state.cluster_id),
             reference("host", "hosts", installation.state.host_id) if each.running else None,
+            element("nics", [nic(each.id, name, mac) for name, mac in each.nics.items()]) if nics else None,
         ],
         href=href,
         id=each.id,
@@ -234,7 +238,7 @@ def storage_domain(
         [
             *leaves(
                 name=each.name,
-                available=1 << 42,
+                available=each.available,
                 block_size=512,
                 committed=0,
                 external_status="ok",
@@ -250,6 +254,47 @@ def storage_domain(
         ],
         href=f"{API}/storagedomains/{each.id}",
         id=each.id,
+    )
+
+
+def disk_profile(domain: entities.StorageDomain, profile_id: str) -> ET.Element:
+    return element(
+        "disk_profile",
+        [
+            leaf("name", domain.profiles[profile_id]),
+            reference("storage_domain", "storagedomains", domain.id),
+        ],
+        href=f"{API}/diskprofiles/{profile_id}",
+        id=profile_id,
+    )
+
+
+def network(installation: Installation, name: str) -> ET.Element:
+    """Render a network of the cluster. Its name also serves as its id."""
+    return element(
+        "network",
+        [leaf("name", name), reference("data_center", "datacenters", installation.state.data_center_id)],
+        href=f"{API}/networks/{name}",
+        id=name,
+    )
+
+
+def vnic_profile(name: str) -> ET.Element:
+    return element(
+        "vnic_profile",
+        [leaf("name", name), reference("network", "networks", name)],
+        href=f"{API}/vnicprofiles/{name}",
+        id=name,
+    )
+
+
+def nic(vm_id: str, name: str, address: str) -> ET.Element:
+    """Render a network interface of a VM. Its name also serves as its id."""
+    return element(
+        "nic",
+        [leaf("name", name), element("mac", [leaf("address", address)]), reference("vm", "vms", vm_id)],
+        href=f"{API}/vms/{vm_id}/nics/{name}",
+        id=name,
     )
 
 

@@ -93,6 +93,7 @@ class Routes:
         if document is None:
             if name is None:
                 raise refusals.incomplete("Vm", "name")
+            vms.check_name(name, "add")
             vm = vms.add(self._installation, name, description=xml.text(root, "description") or "")
         else:
             if xml.text(root, "initialization/configuration/type") != "ovf":
@@ -327,6 +328,30 @@ class Routes:
             raise refusals.Missing("cluster", path["cluster"])
         return ApiAnswer(200, render.cluster(self._installation))
 
+    @_route("GET", "/clusters/{cluster}/networks")
+    def _cluster_networks(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
+        if path["cluster"] != self._state.cluster_id:
+            raise refusals.Missing("cluster", path["cluster"])
+        with self._state.lock:
+            shown = [render.network(self._installation, name) for name in self._state.networks]
+        return _collection("networks", shown)
+
+    @_route("GET", "/storagedomains/{domain}/diskprofiles")
+    def _disk_profiles(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
+        with self._state.lock:
+            domain = self._state.storage_domain(path["domain"])
+            return _collection(
+                "disk_profiles", [render.disk_profile(domain, each) for each in domain.profiles]
+            )
+
+    @_route("GET", "/diskprofiles/{profile}")
+    def _disk_profile(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
+        with self._state.lock:
+            for domain in self._state.storage_domains.values():
+                if path["profile"] in domain.profiles:
+                    return ApiAnswer(200, render.disk_profile(domain, path["profile"]))
+        raise refusals.Missing("disk profile", path["profile"])
+
     @_route("GET", "/storagedomains")
     def _storage_domains(self, request: ApiRequest, _path: re.Match[str]) -> ApiAnswer:
         with self._state.lock:
@@ -391,7 +416,8 @@ class Routes:
             raise refusals.Missing("data center", path["center"])
 
     def _render_vm(self, request: ApiRequest, vm: VM) -> ET.Element:
-        return render.vm(self._installation, vm, all_content=request.flag("all_content"))
+        nics = "nics" in request.query.get("follow", "").split(",")
+        return render.vm(self._installation, vm, all_content=request.flag("all_content"), nics=nics)
 
     def _fits(self, request: ApiRequest, entity: VM | Disk | StorageDomain) -> bool:
         fields = {"id": entity.id, "name": entity.name}

@@ -32,7 +32,10 @@ class StorageDomain:
     name: str
     storage_type: str = "nfs"
     active: bool = True
+    available: int = 1 << 42
     id: str = field(default_factory=new_id)
+    #: The names of the disk profiles by id. The first is the default of the domain.
+    profiles: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_block(self) -> bool:
@@ -56,6 +59,9 @@ class Disk:
     shareable: bool = False
     initial_size: int | None = None
     storage_type: str = "image"
+    wipe_after_delete: bool = False
+    propagate_errors: bool = False
+    profile_id: str | None = None
     image_id: str = field(default_factory=new_id)
     has_volume: bool = False
 
@@ -66,6 +72,9 @@ class Attachment:
     bootable: bool = False
     interface: str = "virtio_scsi"
     active: bool = True
+    read_only: bool = False
+    pass_discard: bool = False
+    uses_scsi_reservation: bool = False
 
 
 @dataclass(slots=True)
@@ -90,6 +99,9 @@ class VM:
     description: str = ""
     memory: int = 1 << 30
     status: str = "down"
+    os: str = "other_linux"
+    #: The network of all its interfaces.
+    network: str = "ovirtmgmt"
     previewing: bool = False
     freeze_fails: bool = False
     chain_breaks: bool = False
@@ -192,6 +204,8 @@ class State:
         self.cluster_id = new_id()
         self.data_center_id = new_id()
         self.host_id = new_id()
+        #: The names of the cluster's networks. Each has a vNIC profile of the same name.
+        self.networks = ["ovirtmgmt"]
         self.storage_domains: dict[str, StorageDomain] = {}
         self.vms: dict[str, VM] = {}
         self.disks: dict[str, Disk] = {}

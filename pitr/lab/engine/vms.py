@@ -3,15 +3,40 @@
 
 from __future__ import annotations
 
+import re
+
 from pitr.errors import LabError
 from pitr.lab.engine import checkpoints, disks, events, ovf
 from pitr.lab.engine.bodies import ChangedAttachment
 from pitr.lab.engine.installation import Installation
-from pitr.lab.engine.refusals import Missing, Refusal, bad_request, conflict, disks_locked
+from pitr.lab.engine.refusals import (
+    Missing,
+    Refusal,
+    bad_request,
+    bad_vm_name,
+    conflict,
+    disks_locked,
+    network_missing,
+    vm_name_too_long,
+)
 from pitr.lab.engine.state import VM, Attachment, new_id, new_mac
 
 #: The most seconds until a live backup fails after its VM stops.
 BACKUP_FAILS_WITHIN_S = 30.0
+
+
+#: Letters of any script are accepted, blanks are not.
+_NAME = re.compile(r"[\w.+-]+")
+_LONGEST_NAME = 255
+_LONGEST_WINDOWS_NAME = 64
+
+
+def check_name(name: str, action: str) -> None:
+    """Raise Refusal (400) for a name that the engine does not accept for a new VM."""
+    if not _NAME.fullmatch(name):
+        raise bad_vm_name(action)
+    if len(name) > _LONGEST_NAME:
+        raise vm_name_too_long(action, _LONGEST_NAME)
 
 
 def add(
@@ -53,6 +78,12 @@ def add_from_ovf(installation: Installation, document: str, *, regenerate_ids: b
         configuration = ovf.read(document)
     except ValueError as error:
         raise bad_request(f"Cannot import VM. Invalid OVF configuration: {error}") from None
+    check_name(name or configuration.name, "import")
+    if configuration.os.startswith("windows") and len(name or configuration.name) > _LONGEST_WINDOWS_NAME:
+        raise vm_name_too_long("import", _LONGEST_WINDOWS_NAME)
+    missing = sorted(configuration.networks - {*installation.state.networks, ""})
+    if missing:
+        raise network_missing(missing)
     taken = {mac for other in installation.state.vms.values() for mac in other.nics.values()}
     if not regenerate_ids and taken.intersection(configuration.nics.values()):
         raise conflict("Cannot import VM. The MAC address of a network interface is already in use.")
@@ -206,6 +237,8 @@ def change_attachment(
         attachment = vm.attachments[disk_id]
         if vm.running and (wanted.bootable is not None or wanted.interface is not None):
             raise conflict("Cannot edit Virtual Disk. The VM is not down.")
+        if wanted.name is not None:
+            disks.check_alias(wanted.name, "edit")
         disk.name = wanted.name or disk.name
         attachment.bootable = attachment.bootable if wanted.bootable is None else wanted.bootable
         attachment.interface = wanted.interface or attachment.interface

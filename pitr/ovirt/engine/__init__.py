@@ -24,6 +24,8 @@ from pitr.ovirt.engine.disks import (
     vm_disks,
 )
 from pitr.ovirt.engine.leftovers import end_leftovers, is_left_over, leftover_checkpoint
+from pitr.ovirt.engine.naming import is_alias, valid_alias, why_not_vm_name
+from pitr.ovirt.engine.networks import cluster_networks, used_addresses
 from pitr.ovirt.engine.new_vms import Cluster, create_vm, delete_vm, list_clusters, start_vm, vm_with_name
 from pitr.ovirt.engine.snapshots import backup_snapshots
 from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup
@@ -51,6 +53,11 @@ __all__ = [
     "attach_disk",
     "backup_snapshots",
     "checkpoint_disk_ids",
+    "cluster_networks",
+    "is_alias",
+    "used_addresses",
+    "valid_alias",
+    "why_not_vm_name",
     "list_clusters",
     "get_configuration",
     "create_disk",
