@@ -111,6 +111,13 @@ AtOption = Annotated[
         help="Use the newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now.",
     ),
 ]
+NewestGoodOption = Annotated[
+    bool,
+    typer.Option(
+        "--newest-good",
+        help="With --at: if the point is damaged, use the newest point before it whose data is good.",
+    ),
+]
 PointOption = Annotated[
     str | None,
     typer.Option("--point", metavar="ID", help="Use this point: a backup id, or the start of one."),

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pitr import times
 from pitr.errors import UsageError
-from pitr.jobs import find
+from pitr.jobs import find, good_points
 from pitr.jobs.find import Choice
+from pitr.jobs.good_points import GoodPoint
+from pitr.reporting import Notify
 from pitr.repository import Repository
 
 
@@ -19,13 +21,23 @@ class Asked:
 
     time: datetime | None
     point: str | None
+    newest_good: bool = False
 
     def find(self, repository: Repository, vm: str | None, *, check_lost: bool = True) -> Choice:
         """Find the point. Raises UsageError, NoSuchPoint, NoSuchVM and, with `check_lost`, StoredDamage."""
         return find.point_of(repository, vm, self.point, self.time, check_lost=check_lost)
 
+    def find_good(self, repository: Repository, vm: str | None, wanted: GoodPoint, notify: Notify) -> Choice:
+        """Find the point; a point that a time names must be good. Raises the errors of `find` and StoredDamage."""
+        if self.time is None:
+            return self.find(repository, vm)
+        chosen = self.find(repository, vm, check_lost=False)
+        return good_points.at_time(
+            repository, chosen, self.time, replace(wanted, newest_good=self.newest_good), notify
+        )
 
-def exactly_one(what: str, at: str | None, point: str | None) -> Asked:
+
+def exactly_one(what: str, at: str | None, point: str | None, *, newest_good: bool = False) -> Asked:
     """Return the one option that is given. `what` names the command ("a restore"). Raises UsageError."""
     asked = at_most_one(at, point)
     if asked is None:
@@ -33,7 +45,11 @@ def exactly_one(what: str, at: str | None, point: str | None) -> Asked:
             f"{what} needs --at or --point",
             "Give --at 2020-06-30T22:00, or --point with an id from 'pitr list'.",
         )
-    return asked
+    if newest_good and asked.time is None:
+        raise UsageError(
+            "--newest-good goes with --at", "Leave out --newest-good, or name the point by its time."
+        )
+    return replace(asked, newest_good=newest_good)
 
 
 def at_most_one(at: str | None, point: str | None) -> Asked | None:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +23,7 @@ from pitr.endpoints.streams.raw import PartOfSource, RawStreamSink
 from pitr.endpoints.streams.rbd_diff import RbdDiffSink
 from pitr.endpoints.streams.sparse import SparseStreamSink
 from pitr.errors import NoSuchDisk, UsageError
+from pitr.jobs.known_damage import remembering
 from pitr.model import Backup, Stream
 from pitr.reporting import Progress
 from pitr.repository import Repository
@@ -74,7 +75,7 @@ def export_stream(
         raise UsageError("a raw stream holds a whole disk: it cannot leave out unchanged ranges")
     with ExitStack() as failure:
         failure.callback(output.abort)
-        with repository.reading_vm(backup.vm), _open(repository, backup, stream, since) as source:
+        with _reading(repository, backup), _open(repository, backup, stream, since) as source:
             sink: Sink
             packed: PackedOutput | None = None
             if stream_format is ExportFormat.SPARSE:
@@ -126,7 +127,7 @@ def export_raw(
     progress: Progress | None = None,
 ) -> Exported:
     """Write the disk to the new sparse image file `path`. Raises StoredDamage, and UsageError if the file exists."""
-    with repository.reading_vm(backup.vm), open_point(repository, backup, stream) as source:
+    with _reading(repository, backup), open_point(repository, backup, stream) as source:
         sink = RawFileSink(path, source.size)
         try:
             copied = copy(source, sink, workers=workers, progress=progress)
@@ -150,11 +151,18 @@ def export_range(
 
     Raises StoredDamage, ValueError.
     """
-    with repository.reading_vm(backup.vm), open_point(repository, backup, stream) as source:
+    with _reading(repository, backup), open_point(repository, backup, stream) as source:
         if not 0 <= start <= end <= source.size:
             raise ValueError(f"a disk of {source.size} bytes has no range {start} to {end}")
         sink = RawStreamSink(output.write, start, end)
         copy(PartOfSource(source, start, end), sink, workers=workers)
+
+
+@contextmanager
+def _reading(repository: Repository, backup: Backup) -> Iterator[None]:
+    """Protect the points of the VM from removal, and remember damage that the block meets."""
+    with repository.reading_vm(backup.vm), remembering(repository, backup.vm.id, "export"):
+        yield
 
 
 def _open(

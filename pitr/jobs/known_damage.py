@@ -6,14 +6,16 @@ Nothing here fails a command: on a repository that pitr cannot write, the findin
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import numpy as np
 
 from pitr import times
-from pitr.errors import FormatError, RepositoryError, UsageError
+from pitr.errors import FormatError, PitrError, RepositoryError, UsageError
 from pitr.model import Backup, Stream
 from pitr.reporting import Notify
 from pitr.repository import Repository, findings
@@ -98,10 +100,15 @@ def _stored(repository: Repository, vm_id: str, check: str, found: Sequence[Dama
         whole = [
             damage if damage.points_lost else with_points_lost(repository.catalog, damage) for damage in found
         ]
-        findings.add(repository.store, vm_id, check, whole)
+        findings.add(repository.store, vm_id, check, whole, _points_of_records(repository.catalog, found))
     except (RepositoryError, FormatError) as error:
         return f"the damage could not be recorded in the repository, so later commands do not know it: {error.message}"
     return None
+
+
+def _points_of_records(catalog: Catalog, found: Sequence[Damage]) -> dict[str, datetime]:
+    backups = [catalog.get(damage.backup_id or "") for damage in found if damage.stream_id is None]
+    return {backup.backup_id: backup.point for backup in backups if backup is not None}
 
 
 @contextmanager
@@ -117,6 +124,30 @@ def remembering(repository: Repository, vm_id: str, check: str) -> Iterator[None
         if problem is not None:
             error.add_note(problem)
         raise
+
+
+class Recorder:
+    """Stores damage that threads meet while they read; `notify` gets one line if that fails."""
+
+    def __init__(self, repository: Repository, vm_id: str, check: str, notify: Notify) -> None:
+        self._repository = repository
+        self._vm_id = vm_id
+        self._check = check
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._failed = False
+        # Complete the catalog before the threads use it.
+        _ = repository.catalog
+
+    def record(self, error: PitrError) -> None:
+        """Store the damage of a StoredDamage; ignore other errors."""
+        if not isinstance(error, StoredDamage) or isinstance(error, CatalogDiffers):
+            return
+        with self._lock:
+            problem = _stored(self._repository, self._vm_id, self._check, [error.damage])
+            if problem is not None and not self._failed:
+                self._failed = True
+                self._notify(problem)
 
 
 def forget_what_was_read(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> None:

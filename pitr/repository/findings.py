@@ -8,10 +8,11 @@ backup, disk and stream, so that a list of points need not read the objects.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from pitr import times
 from pitr.errors import FormatError, RepositoryError
@@ -51,22 +52,31 @@ class StoredFinding:
 
 @dataclass(frozen=True, slots=True)
 class KnownDamage:
-    """A stored finding with its content: `check` found `damage` at `time`."""
+    """A stored finding with its content: `check` found `damage` at `time`.
+
+    `point` is the point of the backup, if the finding is about its record and the catalog knew it.
+    """
 
     finding: StoredFinding
     damage: Damage
     time: datetime
     check: str
+    point: datetime | None = None
 
 
-def add(store: Store, vm_id: str, check: str, found: Iterable[Damage]) -> None:
-    """Store what `check` found. Findings that are stored already stay. Raises RepositoryError."""
+def add(
+    store: Store, vm_id: str, check: str, found: Iterable[Damage], points: Mapping[str, datetime]
+) -> None:
+    """Store what `check` found. Findings that are stored already stay.
+
+    `points` has the points of backups (by id) whose records are damaged, as far as they are known. Raises
+    RepositoryError.
+    """
     now = times.now()
-    for damage in _bounded(found):
-        if damage.backup_id is None:
-            # An object that belongs to no backup is no part of a point.
-            continue
-        document = {
+    # An object that belongs to no backup is no part of a point.
+    of_backups = [damage for damage in found if damage.backup_id is not None]
+    for damage in _new(store, vm_id, check, of_backups):
+        document: dict[str, Any] = {
             "format": FORMAT,
             "vm_id": vm_id,
             "backup_id": damage.backup_id,
@@ -82,27 +92,39 @@ def add(store: Store, vm_id: str, check: str, found: Iterable[Damage]) -> None:
             "check": check,
             "pitr_version": __version__,
         }
+        point = points.get(damage.backup_id or "") if damage.stream_id is None else None
+        if point is not None:
+            document["point"] = times.to_text(point)
         stored = canonical.encode(document)
         canonical.decode(stored, _SCHEMA)
-        name = name_of(vm_id, damage, check)
-        if is_name(name):
-            with suppress(ObjectExists):
-                store.create(name, stored)
+        with suppress(ObjectExists):
+            store.create(name_of(vm_id, damage, check), stored)
 
 
-def _bounded(found: Iterable[Damage]) -> Iterator[Damage]:
-    """Yield the findings; a single one of the whole blob stands for the frames of a stream beyond the first ones."""
-    frames: Counter[str | None] = Counter()
-    rest: dict[str | None, Damage] = {}
+def _new(store: Store, vm_id: str, check: str, found: Sequence[Damage]) -> Iterator[Damage]:
+    """Yield the findings that are not stored yet.
+
+    A single finding of the whole blob stands for the frames of a stream beyond the first ones.
+    """
+    folders = {names.checks_of(vm_id, damage.backup_id) for damage in found}
+    stored = [name for folder in folders if is_name(folder) for name in store.list(folder)]
+    frames = Counter(
+        finding.stream_id for name in stored if (finding := _parsed(name)) and finding.what == "frame"
+    )
+    more: Counter[str | None] = Counter()
+    last: dict[str | None, Damage] = {}
     for damage in found:
+        name = name_of(vm_id, damage, check)
+        if not is_name(name) or name in stored:
+            continue
+        if damage.what == "frame" and frames[damage.stream_id] >= _MOST_FRAMES:
+            last[damage.stream_id] = damage
+            more[damage.stream_id] += 1
+            continue
         frames[damage.stream_id] += damage.what == "frame"
-        if damage.what == "frame" and frames[damage.stream_id] > _MOST_FRAMES:
-            rest.setdefault(damage.stream_id, damage)
-        else:
-            yield damage
-    for stream_id, damage in rest.items():
-        more = frames[stream_id] - _MOST_FRAMES
-        message = f"{damage.message} ({more} more damaged frames are not stored one by one)"
+        yield damage
+    for stream_id, damage in last.items():
+        message = f"{damage.message} ({more[stream_id]} more damaged frames are not stored one by one)"
         yield replace(damage, what="blob", message=message, start=0, length=None)
 
 
@@ -160,7 +182,8 @@ def read(store: Store, finding: StoredFinding) -> KnownDamage:
         length=document["length"],
         points_lost=tuple(document["points_lost"]),
     )
-    return KnownDamage(finding, damage, times.from_text(document["time"]), document["check"])
+    point = times.from_text(document["point"]) if "point" in document else None
+    return KnownDamage(finding, damage, times.from_text(document["time"]), document["check"], point)
 
 
 def clear(store: Store, findings: Iterable[StoredFinding]) -> None:
@@ -186,5 +209,6 @@ def remove_of_lost_records(store: Store, vm_id: str, known: Sequence[Backup], ke
     for finding in found_in(store, vm_id):
         if finding.backup_id not in ids:
             with suppress(RepositoryError):
-                if first is None or read(store, finding).time < first:
+                content = read(store, finding)
+                if first is None or (content.point or content.time) < first:
                     store.delete(finding.name)

@@ -120,7 +120,7 @@ def test_every_document(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     assert pitr.json("list") == {"points": [incremental, full]}
     assert pitr.json("list", vm.id)["points"] == [incremental, full]
     shown = pitr.json("show", incremental["backup_id"][:8])
-    assert shown == {"point": incremental, "chain": [full, incremental]}
+    assert shown == {"point": incremental, "chain": [full, incremental], "damage": []}
     extents = pitr.json("extents", incremental["backup_id"], "--disk", "d0")
     assert_shape(
         extents,

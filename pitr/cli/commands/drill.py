@@ -13,9 +13,19 @@ from pitr import times
 from pitr.cli import point_options
 from pitr.cli.display import tables
 from pitr.cli.display.progress import showing
-from pitr.cli.options import AtOption, Common, MaxWorkersOption, OnlyVMArgument, PointOption, with_common
+from pitr.cli.options import (
+    AtOption,
+    Common,
+    MaxWorkersOption,
+    NewestGoodOption,
+    OnlyVMArgument,
+    PointOption,
+    with_common,
+)
 from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import documents, find
+from pitr.jobs.facts import facts_of
+from pitr.jobs.good_points import GoodPoint
 from pitr.jobs.verify import drill as job
 from pitr.model import Backup
 from pitr.repository import Repository, drills
@@ -39,6 +49,7 @@ def drill(
     vm: OnlyVMArgument = None,
     at: AtOption = None,
     point: PointOption = None,
+    newest_good: NewestGoodOption = False,
     folder: FolderOption = None,
     digests_only: DigestsOnlyOption = False,
     max_workers: MaxWorkersOption = None,
@@ -47,15 +58,23 @@ def drill(
 
     pitr restores all disks of the point to temporary images. It compares their checksums, checks them with qemu-img,
     and looks for partition tables and file systems; e2fsck checks ext file systems. Without --at and --point, pitr
-    takes the newest point. The repository stores the result, and 'pitr list' shows it. If a check fails, pitr exits
-    with 3.
+    takes the newest point, even if it is known to be damaged: a drill reads it again. The repository stores the
+    result, and 'pitr list' shows it. If a check fails, pitr exits with 3.
 
     Examples: pitr drill web1; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp
     """
-    asked = point_options.exactly_one("a drill", "now" if at is None and point is None else at, point)
+    time = "now" if at is None and point is None else at
+    asked = point_options.exactly_one("a drill", time, point, newest_good=newest_good)
     _check_folder(folder, digests_only=digests_only)
     with common.repository() as repository:
-        backup = asked.find(repository, vm).backup
+        # A drill is a check: it reads a damaged point again, unless you ask for a good one.
+        wanted = GoodPoint((), check="drill")
+        chosen = (
+            asked.find_good(repository, vm, wanted, common.out.notify)
+            if newest_good
+            else asked.find(repository, vm)
+        )
+        backup = chosen.backup
         streams = find.some_streams_of(backup, ())
         with showing(common.out, f"drill {printable(backup.vm.name)}") as progress:
             result = job.drill(
@@ -68,8 +87,9 @@ def drill(
                 progress=progress,
             )
         _store(common, repository, result)
+        facts = facts_of(repository, backup)
     if common.out.json:
-        common.out.document({"point": documents.point(backup), "drill": _document(result)})
+        common.out.document({"point": documents.point(backup, facts), "drill": _document(result)})
     else:
         _show(common, backup, result)
     if not result.ok:

@@ -16,6 +16,7 @@ from pitr.cli.options import (
     AtOption,
     Common,
     MaxWorkersOption,
+    NewestGoodOption,
     OnlyDiskOption,
     OnlyVMArgument,
     PointOption,
@@ -26,6 +27,7 @@ from pitr.cli.pipe_options import Compression, CompressOption, open_output
 from pitr.errors import UsageError
 from pitr.jobs import find
 from pitr.jobs.export import Exported, ExportFormat, export_raw, export_stream
+from pitr.jobs.good_points import GoodPoint
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.system.signals import WakeOnSignal
@@ -53,6 +55,7 @@ def export(
     vm: OnlyVMArgument = None,
     at: AtOption = None,
     point: PointOption = None,
+    newest_good: NewestGoodOption = False,
     disk: OnlyDiskOption = None,
     stream_format: ExportFormatOption = ExportFormat.SPARSE,
     since: SinceOption = None,
@@ -73,7 +76,7 @@ def export(
     pitr export web1 --at now --format raw | sha256sum;
     pitr export --point 1c2d --since 9f8e --format rbd-diff | rbd import-diff - pool/image
     """
-    asked = point_options.exactly_one("an export", at, point)
+    asked = point_options.exactly_one("an export", at, point, newest_good=newest_good)
     if stream_format is ExportFormat.RAW and since is not None:
         raise UsageError(
             "--format raw is a whole disk: it cannot leave out unchanged ranges",
@@ -81,7 +84,8 @@ def export(
         )
     output = _Output(to, stream_format, compress, common.workers(max_workers))
     with common.repository() as repository:
-        backup = asked.find(repository, vm).backup
+        wanted = GoodPoint([disk] if disk is not None else (), check="export")
+        backup = asked.find_good(repository, vm, wanted, common.out.notify).backup
         stream = find.stream_of(backup, disk)
         other = None if since is None else find.point_with_id(repository, since, backup.vm).backup
         done = _export(common, repository, backup, stream, other, output)

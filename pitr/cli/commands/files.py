@@ -14,7 +14,7 @@ from pitr.cli import point_options
 from pitr.cli.display import files as display
 from pitr.cli.display.output import take_standard_output, write
 from pitr.cli.display.progress import showing
-from pitr.cli.options import AtOption, Common, DryRunOption, PointOption, with_common
+from pitr.cli.options import AtOption, Common, DryRunOption, NewestGoodOption, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.files.compare import changed_ranges, compare_files
@@ -23,6 +23,7 @@ from pitr.jobs.files.list import list_files
 from pitr.jobs.files.read import read_file
 from pitr.jobs.files.volumes import Place, Volumes, open_volumes, same_place
 from pitr.jobs.find import Choice
+from pitr.jobs.good_points import GoodPoint
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 
@@ -90,6 +91,7 @@ def ls(
     words: ListedArgument = None,
     at: AtOption = None,
     point: PointOption = None,
+    newest_good: NewestGoodOption = False,
     disk: DiskOption = None,
     volume: VolumeOption = None,
     recursive: RecursiveOption = False,
@@ -102,7 +104,7 @@ def ls(
     vm, paths = _split(words)
     if len(paths) > 1:
         raise UsageError("pitr lists one path at a time", "Name a folder, perhaps with --recursive.")
-    with _opened(common, vm, at, point, disk) as opened:
+    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
         if not paths:
             opened.volumes.describe()
             shown = opened.volumes.all if volume is None else [opened.volumes.volume_named(volume)]
@@ -123,6 +125,7 @@ def cp(
     words: CopiedArgument,
     at: AtOption = None,
     point: PointOption = None,
+    newest_good: NewestGoodOption = False,
     disk: DiskOption = None,
     volume: VolumeOption = None,
     overwrite: OverwriteOption = False,
@@ -145,7 +148,7 @@ def cp(
         raise UsageError(
             f"{words[-2]!r} is not a path: paths begin with /", "Name at least one path and a destination."
         )
-    with _opened(common, vm, at, point, disk) as opened:
+    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
         # As with 'cp -r', a link is copied as a link.
         places = [opened.volumes.locate(path, volume, follow=False) for path in paths]
         _note(common, places)
@@ -169,6 +172,7 @@ def cat(
     words: PrintedArgument,
     at: AtOption = None,
     point: PointOption = None,
+    newest_good: NewestGoodOption = False,
     disk: DiskOption = None,
     volume: VolumeOption = None,
 ) -> None:
@@ -182,7 +186,7 @@ def cat(
     if len(paths) != 1:
         raise UsageError("one path is required", "Write: pitr files cat VM --at TIME /etc/fstab")
     take_standard_output()
-    with _opened(common, vm, at, point, disk) as opened:
+    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
         place = opened.volumes.locate(paths[0], volume)
         _note(common, [place])
         written = _print(read_file(place))
@@ -206,6 +210,7 @@ def diff(
     words: ComparedArgument = None,
     at: AtOption = None,
     point: PointOption = None,
+    newest_good: NewestGoodOption = False,
     since: SinceOption = None,
     disk: DiskOption = None,
     volume: VolumeOption = None,
@@ -228,7 +233,7 @@ def diff(
         )
     if len(paths) > 1:
         raise UsageError("pitr compares one path at a time", "Name a folder that holds them.")
-    with _opened(common, vm, at, point, disk) as opened:
+    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
         earlier = point_options.since(opened.repository, since, opened.choice)
         common.out.notify(point_options.in_words(earlier))
         streams = find.some_streams_of(earlier.backup, _named(disk))
@@ -259,13 +264,16 @@ class _OpenFileSystems:
         return self.choice.backup
 
 
+def _asked(at: str | None, point: str | None, *, newest_good: bool) -> point_options.Asked:
+    return point_options.exactly_one("access to files", at, point, newest_good=newest_good)
+
+
 @contextmanager
 def _opened(
-    common: Common, vm: str | None, at: str | None, point: str | None, disk: str | None
+    common: Common, vm: str | None, asked: point_options.Asked, disk: str | None
 ) -> Iterator[_OpenFileSystems]:
-    asked = point_options.exactly_one("access to files", at, point)
     with common.repository() as repository:
-        chosen = asked.find(repository, vm)
+        chosen = asked.find_good(repository, vm, GoodPoint(_named(disk), check="files"), common.out.notify)
         common.out.notify(point_options.in_words(chosen))
         streams = find.some_streams_of(chosen.backup, _named(disk))
         with open_volumes(repository, chosen.backup, streams) as volumes:

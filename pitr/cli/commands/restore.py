@@ -20,18 +20,22 @@ from pitr.cli.options import (
     DisksOption,
     DryRunOption,
     MaxWorkersOption,
+    NewestGoodOption,
     OnlyVMArgument,
     PointOption,
     with_common,
 )
 from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
+from pitr.jobs.facts import PointFacts, facts_of
 from pitr.jobs.find import Choice
+from pitr.jobs.good_points import GoodPoint
 from pitr.jobs.restore import run as job
 from pitr.jobs.restore.restored import Restored
 from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.target import open_target
 from pitr.jobs.restore.verifier import Verifier
+from pitr.repository import Repository
 from pitr.text import printable
 
 
@@ -41,6 +45,7 @@ def restore(
     vm: OnlyVMArgument = None,
     at: AtOption = None,
     point: PointOption = None,
+    newest_good: NewestGoodOption = False,
     disk: DisksOption = None,
     to_new_disks: options.ToNewDisksOption = False,
     to_file: options.ToFileOption = None,
@@ -65,6 +70,8 @@ def restore(
     A restore creates new disks, a new VM or new files. It overwrites nothing, except a block device that you name with
     --to-file. Each byte is written once, and pitr verifies the digest of each frame before it writes it.
 
+    If the point that --at names is damaged, pitr writes nothing, names the newest good point, and exits with 3.
+
     Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/;
     pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start;
     vendor-get 1234 | pitr restore --from - --to-file system.raw
@@ -77,12 +84,13 @@ def restore(
     )
     plan.check()
     if from_stream is not None:
-        if vm or at or point or get_command or dry_run:
+        if vm or at or point or get_command or dry_run or newest_good:
             raise UsageError("--from restores a stream: it does not go with a VM, a point or --get-command")
         plan.check_for_stream()
         restore_from.restore_stream(common, from_stream, target.choice(), disk or (), plan.workers)
         return
-    _restore(common, point_options.exactly_one("a restore", at, point), vm, disk or (), target, plan)
+    asked = point_options.exactly_one("a restore", at, point, newest_good=newest_good)
+    _restore(common, asked, vm, disk or (), target, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ def _restore(
 ) -> None:
     choice = target_options.choice()
     with common.repository() as repository:
-        chosen = asked.find(repository, vm, check_lost=not run.keep_going)
+        chosen = _chosen(common, repository, asked, vm, disks, run)
         streams = find.some_streams_of(chosen.backup, disks)
         common.out.notify(point_options.in_words(chosen))
         selection = DiskSelection(repository, chosen.backup, tuple(streams), run.keep_going)
@@ -136,21 +144,46 @@ def _restore(
                         verified=verifier is not None,
                         workers=run.workers,
                         progress=progress,
+                        notify=common.out.notify,
                     )
+        facts = facts_of(repository, chosen.backup)
     checksums = verifier.checksums if verifier is not None else {}
-    _show(common, chosen, done, target.vm_id, checksums, run.dry_run)
+    _show(common, _Done(chosen, facts, done, target.vm_id, checksums), run.dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
 
 
-def _show(
+def _chosen(
     common: Common,
-    chosen: Choice,
-    done: Sequence[Restored],
-    vm_id: str | None,
-    checksums: Mapping[str, str],
-    dry_run: bool,
-) -> None:
+    repository: Repository,
+    asked: point_options.Asked,
+    vm: str | None,
+    disks: Sequence[str],
+    run: _RestoreOptions,
+) -> Choice:
+    if run.keep_going and not asked.newest_good:
+        return asked.find(repository, vm, check_lost=False)
+    wanted = GoodPoint(
+        disks,
+        check=None if run.dry_run else "restore",
+        use_damaged="--point {id} --keep-going restores the undamaged ranges of the damaged point.",
+    )
+    return asked.find_good(repository, vm, wanted, common.out.notify)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """The result of a restore."""
+
+    chosen: Choice
+    facts: PointFacts
+    disks: Sequence[Restored]
+    vm_id: str | None
+    checksums: Mapping[str, str]
+
+
+def _show(common: Common, result: _Done, dry_run: bool) -> None:
+    done, checksums, vm_id, chosen = result.disks, result.checksums, result.vm_id, result.chosen
     if not common.out.json:
         common.out.show(tables.restored(done, planned=dry_run))
         if checksums:
@@ -162,7 +195,7 @@ def _show(
         return
     common.out.document(
         {
-            "point": documents.point(chosen.backup),
+            "point": documents.point(chosen.backup, result.facts),
             "age_s": chosen.age_s,
             "next_point": times.to_text(chosen.next_point) if chosen.next_point else None,
             "vm_id": vm_id,

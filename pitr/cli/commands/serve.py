@@ -17,11 +17,20 @@ import typer
 from pitr import times
 from pitr.cli import point_options, serve_options
 from pitr.cli.display.output import take_standard_output
-from pitr.cli.options import AtOption, Common, DisksOption, OnlyVMArgument, PointOption, with_common
+from pitr.cli.options import (
+    AtOption,
+    Common,
+    DisksOption,
+    NewestGoodOption,
+    OnlyVMArgument,
+    PointOption,
+    with_common,
+)
 from pitr.cli.serve_options import HostOption
 from pitr.errors import Interrupted, UsageError
 from pitr.jobs import find
 from pitr.jobs.find import Choice
+from pitr.jobs.good_points import GoodPoint
 from pitr.jobs.serve import over_nbd as job
 from pitr.jobs.serve import overlays
 from pitr.jobs.serve.over_nbd import Served
@@ -77,6 +86,7 @@ def serve(
     vm: OnlyVMArgument = None,
     at: AtOption = None,
     point: PointOption = None,
+    newest_good: NewestGoodOption = False,
     disk: DisksOption = None,
     socket_path: SocketOption = None,
     port: PortOption = None,
@@ -99,9 +109,10 @@ def serve(
     listen = _ServeAddress(socket_path, port, host)
     listen.check()
     cache_bytes = _cache_bytes(cache_size)
-    asked = point_options.exactly_one("serving", at, point)
+    asked = point_options.exactly_one("serving", at, point, newest_good=newest_good)
     with common.repository() as repository, ExitStack() as stack:
-        chosen = asked.find(repository, vm)
+        wanted = GoodPoint(disk or (), check="serve")
+        chosen = asked.find_good(repository, vm, wanted, common.out.notify)
         streams = find.some_streams_of(chosen.backup, disk or ())
         files = overlays.overlay_paths(overlay, streams) if overlay is not None else {}
         listener = listen.listener(common, stack, files)

@@ -31,11 +31,15 @@ _Piece = tuple[int, int, FrameKey | None, int]
 class CachedPoint(Closes):
     """The disk of `point`, read through `cache` by any number of threads. Closing it closes the point.
 
-    It calls `on_damage` once for each frame that it cannot read, also for one that it only reads ahead.
+    It calls `on_damage` once for each frame that it cannot read, also for one that it only reads ahead, with the range
+    in words and the error.
     """
 
     def __init__(
-        self, point: PointSource, cache: FrameCache, on_damage: Callable[[str], object] = lambda message: None
+        self,
+        point: PointSource,
+        cache: FrameCache,
+        on_damage: Callable[[str, PitrError], object] = lambda message, error: None,
     ) -> None:
         self._point = point
         self._cache = cache
@@ -97,7 +101,7 @@ class CachedPoint(Closes):
             self._damaged.add((layer, number))
         frames = self._point.stored(layer).frames
         start, length = int(frames.start[number]), int(frames.length[number])
-        self._on_damage(f"{human_size(length)} at {start}: {error.message}")
+        self._on_damage(f"{human_size(length)} at {start}: {error.message}", error)
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
         """Return the pieces of `[start, end)`, without gaps."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pitr.endpoints.points.point import PointReader, PointSource, StoredStream
-from pitr.errors import FormatError, RepositoryError
+from pitr.errors import FormatError, PitrError, RepositoryError
 from pitr.extents import BoolArray, ExtentMap
 from pitr.model import Backup, Stream
 from pitr.repository import Repository, names
-from pitr.repository.damage import StoredDamage
+from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.index import Frames
 from pitr.repository.resolver import Layer, PointMap, resolve
 from pitr.repository.store import StoredFile
@@ -159,6 +159,8 @@ class SalvageSource(PointSource):
         self._problems = problems
         self._damaged: list[DamagedRange] = []
         self._damage_lock = threading.Lock()
+        #: The damage of the frames that readers met.
+        self.found: list[Damage] = []
 
     def extents(self) -> ExtentMap:
         point_map = self._map
@@ -170,10 +172,12 @@ class SalvageSource(PointSource):
     def _lost(self) -> BoolArray:
         return lost_pieces(self._map, self._problems)
 
-    def lose(self, start: int, end: int, message: str) -> None:
+    def lose(self, start: int, end: int, error: PitrError) -> None:
         """Record a range as damaged. Readers call it."""
         with self._damage_lock:
-            self._damaged.append(DamagedRange(start, end - start, message))
+            self._damaged.append(DamagedRange(start, end - start, error.message))
+            if isinstance(error, StoredDamage):
+                self.found.append(error.damage)
 
     def damaged(self) -> tuple[DamagedRange, ...]:
         """Return the damaged ranges in the order of the disk, with neighbours of one cause joined.
@@ -233,5 +237,5 @@ class _SalvageReader(PointReader):
                     super().read_ranges([(start, end - start)], piece)
                 except (RepositoryError, StoredDamage) as error:
                     piece[:] = bytes(len(piece))
-                    self._salvage.lose(start, end, error.message)
+                    self._salvage.lose(start, end, error)
             at += length

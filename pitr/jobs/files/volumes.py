@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pitr.guest.filesystem.known import INSTEAD, check_installed
 from pitr.guest.filesystem.limits import bounded_memory, bounded_step, unbounded_memory
 from pitr.guest.filesystem.paths import look_up
 from pitr.guest.filesystem.volume import DiskRange
+from pitr.jobs import known_damage
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.text import named, printable
@@ -27,6 +29,10 @@ from pitr.units import MIB
 _CACHE = 64 * MIB
 #: One thread reads the next frame while the current one is in use.
 _AHEAD = 1
+
+#: What findings of damage say found them.
+_CHECK = "files"
+_log = logging.getLogger(__name__)
 
 _UNKNOWN = "no known file system found"
 CIRCLE = "this folder is also one of its parents: the folders form a circle"
@@ -202,14 +208,26 @@ def open_volumes(repository: Repository, backup: Backup, streams: Sequence[Strea
     with ExitStack() as stack:
         stack.enter_context(repository.reading_vm(backup.vm))
         disks: list[tuple[Stream, PointFile]] = []
+        met: list[PitrError] = []
+        # At the end, because memory and time are limited while guest data is read.
+        stack.callback(_record, repository, backup, met)
         cache = stack.enter_context(FrameCache(_CACHE, _AHEAD))
         # The maps of a chain grow with the disk; a guest cannot inflate them.
         with unbounded_memory():
             for stream in streams:
-                file = PointFile(CachedPoint(open_point(repository, backup, stream), cache))
+                with known_damage.remembering(repository, backup.vm.id, _CHECK):
+                    point = open_point(repository, backup, stream)
+                file = PointFile(CachedPoint(point, cache, lambda _, error: met.append(error)))
                 disks.append((stream, stack.enter_context(file)))
         stack.enter_context(bounded_memory())
         yield Volumes(_find(disks))
+
+
+def _record(repository: Repository, backup: Backup, met: Sequence[PitrError]) -> None:
+    if met:
+        recorder = known_damage.Recorder(repository, backup.vm.id, _CHECK, _log.warning)
+        for error in met:
+            recorder.record(error)
 
 
 def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[GuestVolume]:

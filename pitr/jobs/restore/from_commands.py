@@ -18,7 +18,7 @@ from pitr.endpoints.streams.commands import CommandTemplate
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.endpoints.streams.input import from_command
 from pitr.jobs.restore.restored import Restored, planned
-from pitr.jobs.restore.selection import DiskSelection, advise_on_damage
+from pitr.jobs.restore.selection import DiskSelection, advise_on_damage, remembering_damage
 from pitr.jobs.restore.target import Target
 from pitr.model import Backup, Stream
 from pitr.reporting import Progress
@@ -65,7 +65,7 @@ def restore(
     done: list[Restored] = []
     with (
         selection.repository.reading_vm(selection.backup.vm),
-        advise_on_damage(selection),
+        remembering_damage(selection),
         ExitStack() as failure,
     ):
         failure.callback(target.undo)

@@ -7,7 +7,7 @@ Each byte is written or zeroed once. A restore that fails removes everything tha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from pitr.copier import Copied, copy_all
@@ -15,11 +15,14 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.points.point import PointSource, open_point
 from pitr.endpoints.points.salvage import DamagedRange, SalvageSource, open_salvage
+from pitr.jobs.known_damage import forget_what_was_read, remember
 from pitr.jobs.restore.restored import Restored, planned
-from pitr.jobs.restore.selection import DiskSelection, advise_on_damage
+from pitr.jobs.restore.selection import DiskSelection, advise_on_damage, remembering_damage
 from pitr.jobs.restore.target import Target
 from pitr.model import Stream
-from pitr.reporting import Progress
+from pitr.reporting import Notify, Progress
+from pitr.repository.chain import resolve_chain
+from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage
 
 
 def plan(selection: DiskSelection, target: Target) -> list[Restored]:
@@ -38,20 +41,46 @@ def restore(
     *,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
+    notify: Notify = lambda line: None,
 ) -> list[Restored]:
-    """Restore the disks to `target`, several at a time. Raises StoredDamage before it writes anything damaged."""
+    """Restore the disks to `target`, several at a time. Raises StoredDamage before it writes anything damaged.
+
+    `notify` gets a line if damage that `keep_going` skips could not be recorded.
+    """
     with (
         selection.repository.reading_vm(selection.backup.vm),
-        advise_on_damage(selection),
+        remembering_damage(selection),
         ExitStack() as failure,
     ):
         failure.callback(target.undo)
         target.prepare()
+        # Complete the catalog before the workers use it.
+        _ = selection.repository.catalog
         copies = [_DiskRestore(selection, stream, target) for stream in selection.streams]
         copied = copy_all(copies, workers=workers, progress=progress)
         target.finish()
         failure.pop_all()
+        _keep_findings(selection, [damage for copy in copies for damage in copy.found], notify)
     return [copy.restored(done) for copy, done in zip(copies, copied, strict=True)]
+
+
+def _keep_findings(selection: DiskSelection, found: Sequence[Damage], notify: Notify) -> None:
+    """Store the damage that the restore went around; a restore without any clears earlier findings."""
+    repository, backup = selection.repository, selection.backup
+    if not selection.keep_going:
+        forget_what_was_read(repository, backup, selection.streams)
+        return
+    met = [*found]
+    for stream in selection.streams:
+        try:
+            for owner, part in resolve_chain(repository, backup, stream).chain:
+                repository.check_sizes(owner, part)
+        except CatalogDiffers:
+            continue
+        except StoredDamage as error:
+            met.append(error.damage)
+    if met:
+        remember(repository, backup.vm.id, selection.check, met, notify)
 
 
 def _open(selection: DiskSelection, stream: Stream) -> PointSource:
@@ -76,6 +105,7 @@ class _DiskRestore:
         self._streams = 0
         self._duration_s = 0.0
         self._damaged: tuple[DamagedRange, ...] = ()
+        self.found: list[Damage] = []
 
     @contextmanager
     def open(self) -> Iterator[tuple[Source, Sink]]:
@@ -89,6 +119,8 @@ class _DiskRestore:
             self._frames_read, self._bytes_read = source.frames_read, source.bytes_read
             self._streams = source.needed().streams
             self._damaged = _damaged(source)
+            if isinstance(source, SalvageSource):
+                self.found = source.found
         self._duration_s = time.monotonic() - started_at
 
     def restored(self, copied: Copied) -> Restored:

@@ -9,7 +9,7 @@ from pitr.jobs.restore import from_commands, from_repository
 from pitr.jobs.restore.restored import Restored
 from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.target import Target
-from pitr.reporting import Progress
+from pitr.reporting import Notify, Progress
 
 
 def choose_get_command(
@@ -41,13 +41,14 @@ def run(
     verified: bool,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
+    notify: Notify = lambda line: None,
 ) -> list[Restored]:
     """Restore the disks to `target`, with external blobs from `get_command`. Raises StoredDamage, ProgramFailed.
 
     `verified`: the target compares each disk with the point.
     """
     if get_command is None:
-        return from_repository.restore(selection, target, workers=workers, progress=progress)
+        return from_repository.restore(selection, target, workers=workers, progress=progress, notify=notify)
     return from_commands.restore(
         selection, target, get_command, verified=verified, workers=workers, progress=progress
     )

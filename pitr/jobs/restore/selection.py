@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pitr import times
+from pitr.jobs.known_damage import remembering
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
@@ -20,12 +21,24 @@ class DiskSelection:
     """Disks of the point that `backup` made: all `streams` belong to it.
 
     With `keep_going` a restore writes the undamaged ranges and reports the others; else damage is an error.
+    `check` is what findings of damage say found them.
     """
 
     repository: Repository
     backup: Backup
     streams: tuple[Stream, ...]
     keep_going: bool = False
+    check: str = "restore"
+
+
+@contextmanager
+def remembering_damage(selection: DiskSelection) -> Iterator[None]:
+    """Store the StoredDamage that the block raises as a finding, and advise on it."""
+    with (
+        advise_on_damage(selection),
+        remembering(selection.repository, selection.backup.vm.id, selection.check),
+    ):
+        yield
 
 
 @contextmanager
@@ -46,6 +59,7 @@ def advise_on_damage(selection: DiskSelection) -> Iterator[None]:
         more = f" and {len(intact) - _POINTS_SHOWN} more" if len(intact) > _POINTS_SHOWN else ""
         error.advice = (
             f"Points that do not depend on it: {listed or 'none'}{more}. "
-            "Use --keep-going to restore the undamaged ranges; run 'pitr verify' to see all damage."
+            "Use --at with --newest-good to take the newest good point, or --keep-going to restore the undamaged "
+            "ranges; run 'pitr verify' to see all damage."
         )
         raise

@@ -14,7 +14,8 @@ from pitr import times
 from pitr.endpoints.points.cached_point import CachedPoint
 from pitr.endpoints.points.frame_cache import FrameCache
 from pitr.endpoints.points.point import PointSource, open_point
-from pitr.errors import UsageError
+from pitr.errors import PitrError, UsageError
+from pitr.jobs import known_damage
 from pitr.model import Backup, Stream
 from pitr.nbd.server import Export, Exports, NbdServer
 from pitr.nbd.server.uris import uri
@@ -60,11 +61,18 @@ def serving(
     with repository.reading_vm(backup.vm), ExitStack() as stack:
         points = [stack.enter_context(_opened(repository, backup, stream)) for stream in streams]
         cache = stack.enter_context(FrameCache(cache_bytes))
+        recorder = known_damage.Recorder(repository, backup.vm.id, "serve", _log.warning)
+
+        def on_damage(damage: str, error: PitrError) -> None:
+            # A client only gets an input/output error.
+            _log.error("clients cannot read %s", damage)
+            recorder.record(error)
+
         exports = [
             Export(
                 (*names[stream.disk_id], _unique(backup, stream)),
                 _description(backup, stream),
-                CachedPoint(point, cache, _log_damage),
+                CachedPoint(point, cache, on_damage),
             )
             for stream, point in zip(streams, points, strict=True)
         ]
@@ -84,16 +92,12 @@ def serving(
 
 def _opened(repository: Repository, backup: Backup, stream: Stream) -> PointSource:
     try:
-        return open_point(repository, backup, stream)
+        with known_damage.remembering(repository, backup.vm.id, "serve"):
+            return open_point(repository, backup, stream)
     except UsageError as error:
         raise UsageError(
             f"cannot serve disk {printable(stream.name)}: {error.message}", error.advice
         ) from None
-
-
-def _log_damage(damage: str) -> None:
-    """Log the damage: a client only gets an input/output error."""
-    _log.error("clients cannot read %s", damage)
 
 
 def export_names(streams: Sequence[Stream]) -> dict[str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from pitr.errors import BusyError, PitrError, RepositoryError
 from pitr.jobs.upkeep.retention import Retention, kept
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify
-from pitr.repository import Repository, drills, names
+from pitr.repository import Repository, drills, findings, names
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store import ObjectMissing
 
@@ -89,11 +89,14 @@ class _Pruning:
         if removed and not self.dry_run:
             self.repository.remove(removed)
             drills.remove_of(self.repository.store, removed)
+            findings.remove_of(self.repository.store, removed)
             for backup in removed:
                 for stream in backup.streams:
                     self.repository.drop_stream(stream.disk_id, stream.stream_id)
                     if stream.external is not None:
                         self._delete_external(backup, stream)
+        if not self.dry_run:
+            findings.remove_of_lost_records(self.repository.store, vm.id, points, keep)
         self.result.kept += keep
         self.result.removed += removed
         self.result.freed_bytes += freed

@@ -16,6 +16,7 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoints.points.overlay import OverlaySource
 from pitr.endpoints.points.point import open_point
 from pitr.errors import CheckpointGone
+from pitr.jobs.known_damage import remember
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted
 from pitr.jobs.verify.stored_data import Verified
 from pitr.model import Backup, Stream, VMName
@@ -36,7 +37,7 @@ from pitr.ovirt.imageio.checksum import checksum, server_checksum
 from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.ovirt.imageio.keep_alive import kept_alive
 from pitr.reporting import Notify
-from pitr.repository import Repository, notes
+from pitr.repository import Repository, findings, notes
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.text import named, printable
 
@@ -153,6 +154,7 @@ class _EngineComparison:
             catalog = self.repository.catalog_of_vm(last.vm.id)
             lost = catalog.dependants(error.damage.stream_id or stream.stream_id)
             result.damage.append(error.damage.losing(tuple(lost)))
+            remember(self.repository, last.vm.id, "verify", result.damage[-1:], self.notify)
             return
         if expected != on_server.checksum:
             message = (
@@ -163,3 +165,11 @@ class _EngineComparison:
                 last.backup_id, disk.id, stream.stream_id, "inconsistent", "blob", message, 0, source.size
             )
             result.damage.append(damage.losing((last.backup_id,)))
+            remember(self.repository, last.vm.id, findings.AGAINST_ENGINE, result.damage[-1:], self.notify)
+        else:
+            equal = [
+                finding
+                for finding in findings.found_in(self.repository.store, last.vm.id)
+                if finding.what == findings.ENGINE and finding.stream_id == stream.stream_id
+            ]
+            findings.clear(self.repository.store, equal)

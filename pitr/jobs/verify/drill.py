@@ -86,7 +86,10 @@ def _read_only(
 ) -> list[DiskFindings]:
     try:
         restore(
-            DiskSelection(repository, backup, tuple(streams)), _Nowhere(), workers=workers, progress=progress
+            DiskSelection(repository, backup, tuple(streams), check="drill"),
+            _Nowhere(),
+            workers=workers,
+            progress=progress,
         )
     except StoredDamage as error:
         return _damaged(streams, error)
@@ -110,7 +113,10 @@ def _with_images(
     _check_space(repository, backup, streams, scratch)
     try:
         restored = restore(
-            DiskSelection(repository, backup, tuple(streams)), target, workers=workers, progress=progress
+            DiskSelection(repository, backup, tuple(streams), check="drill"),
+            target,
+            workers=workers,
+            progress=progress,
         )
     except StoredDamage as error:
         return _damaged(streams, error)

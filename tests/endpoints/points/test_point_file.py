@@ -12,6 +12,7 @@ from pitr.endpoints.points.cached_point import CachedPoint
 from pitr.endpoints.points.frame_cache import FrameCache
 from pitr.endpoints.points.point import open_point
 from pitr.endpoints.points.point_file import PointFile
+from pitr.errors import PitrError
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 from pitr.system.read_ahead import ReadAhead
@@ -68,7 +69,12 @@ def test_damage_is_told_to_who_reads_it_and_not_to_who_reads_up_to_it(
     flip_bit(blob_path(repository, stream), row.blob_offset + 20)
     point = open_point(repository, backup, stream)
     told: list[str] = []
-    with FrameCache(16 * MIB, 1) as cache, PointFile(CachedPoint(point, cache, told.append)) as file:
+
+    def on_damage(message: str, error: PitrError) -> None:
+        assert isinstance(error, StoredDamage)
+        told.append(message)
+
+    with FrameCache(16 * MIB, 1) as cache, PointFile(CachedPoint(point, cache, on_damage)) as file:
         for start in range(0, 4 * MIB, MIB):
             assert file.read_at(start, MIB) == b"A" * MIB
         for _ in range(3):
