@@ -38,6 +38,7 @@ class CompletedCatalog:
         self._store = store
         self._read_record = read_record
         self._catalog = _open(path, store)
+        self._catalog.instead = self._from_records
         self._whole = False
         self._whole_vms: set[str] = set()
 
@@ -79,6 +80,14 @@ class CompletedCatalog:
             known = self._catalog.record_names(vm_id)
             self._take_up(self._store.list(names.records_of(vm_id), besides=known))
             self._whole_vms.add(vm_id)
+
+    def _from_records(self) -> Catalog | None:
+        """Return a catalog of all records in memory, if the damaged file cannot be rebuilt; else None."""
+        if _writable(self._path) and _has_room(self._store, self._path):
+            return None
+        entries, _ = _read(sorted(self._store.list(names.BACKUPS)), self._read_record)
+        self._whole = True
+        return _fresh(None, entries)
 
     def _take_up(self, missing: Iterable[str]) -> None:
         names_to_read = sorted(missing)
@@ -154,6 +163,20 @@ def _replace(path: Path, scratch: Path) -> None:
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     scratch.replace(path)
+
+
+def _has_room(store: Store, path: Path) -> bool:
+    """Return whether a new catalog as large as the file fits on the disk."""
+    try:
+        scratch = _scratch(store)
+        try:
+            with scratch.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1 << 16, path.stat().st_size))
+        finally:
+            store.drop_scratch(scratch)
+    except (OSError, RepositoryError):
+        return False
+    return True
 
 
 def _writable(path: Path) -> bool:

@@ -16,6 +16,11 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     return _connect(path, "mode=rwc" if create else "mode=rw")
 
 
+def connect_in_memory() -> sqlite3.Connection:
+    """Open an empty database in memory. The caller closes it. Several threads may use it, like a file."""
+    return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+
+
 def connect_read_only(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
     """Open a database for reading. The caller closes it. An `immutable` file never changes and needs no locks."""
     connection = _connect(path, "mode=ro&immutable=1" if immutable else "mode=ro")

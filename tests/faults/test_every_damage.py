@@ -346,7 +346,7 @@ def test_any_damage_raises_only_errors_of_pitr(example: Example, damaged: Path) 
                 repository.rebuild_catalog()
 
 
-def test_a_changed_disk_is_backed_up_in_full_after_damage(
+def test_a_damaged_disk_is_backed_up_in_full_and_the_other_is_not(
     example: Example, damaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = example.stored.engine
@@ -356,5 +356,8 @@ def test_a_changed_disk_is_backed_up_in_full_after_damage(
     blob.unlink()
     change(vm, random.Random(5))
     backup = Stored(damaged, engine).back_up(vm)
-    assert backup.kind.value == "full"
-    assert "damaged" in (backup.reason or "")
+    harmed = example.points[1].streams[0].disk_id
+    assert {stream.disk_id: stream.kind.value for stream in backup.streams} == {
+        disk_id: "full" if disk_id == harmed else "incremental" for disk_id in vm.disks
+    }
+    assert "damaged" in str([stream.reason for stream in backup.streams if stream.disk_id == harmed])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 from pitr import times
 from pitr.errors import RepositoryError, UsageError
@@ -27,6 +28,7 @@ from pitr.system.closing import Closes
 APPLICATION_ID = 0x70697463
 VERSION = 2
 _REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
+T = TypeVar("T")
 _TABLES = ("point", "stream", "left_out")
 
 
@@ -40,21 +42,23 @@ class Known:
 
 
 class Catalog(Closes):
-    """An open catalog. Raises RepositoryError for failures of SQLite."""
+    """An open catalog, for any number of threads. Raises RepositoryError for failures of SQLite.
+
+    `instead` returns a catalog that stands in for a file that cannot be read, or None if the error shall be raised.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         connection.row_factory = sqlite3.Row
         self._connection = connection
+        self._replacing = threading.Lock()
+        self.instead: Callable[[], Catalog | None] | None = None
 
     @classmethod
     def create(cls, path: Path | None) -> Self:
         """Create an empty catalog in a new file; in memory for None."""
         with ExitStack() as stack:
             try:
-                if path is None:
-                    connection = sqlite3.connect(":memory:", isolation_level=None)
-                else:
-                    connection = sqlite.connect(path, create=True)
+                connection = sqlite.connect_in_memory() if path is None else sqlite.connect(path, create=True)
                 stack.callback(connection.close)
                 connection.executescript(f"BEGIN; {schema.read('catalog.sql')} COMMIT;")
             except sqlite3.Error as error:
@@ -93,9 +97,11 @@ class Catalog(Closes):
 
     def copy_in_memory(self) -> Catalog:
         """Return a copy in memory, which is writable even if the file is not."""
-        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection = sqlite.connect_in_memory()
         self.copy_into(connection)
-        return Catalog(connection)
+        copy = Catalog(connection)
+        copy.instead = self.instead
+        return copy
 
     def copy_into(self, connection: sqlite3.Connection) -> None:
         """Replace the content of another database by a consistent copy, even if other processes write meanwhile."""
@@ -319,6 +325,9 @@ class Catalog(Closes):
 
     def _backups(self, where: str, values: list[Any], *, limit: int = -1) -> list[Backup]:
         """Return the backups that match `where`, newest first."""
+        return self._read(lambda: self._read_backups(where, values, limit))
+
+    def _read_backups(self, where: str, values: list[Any], limit: int) -> list[Backup]:
         chosen = f"SELECT * FROM point {where} ORDER BY point DESC, backup_id DESC LIMIT ?"  # noqa: S608
         points = self._all(chosen, [*values, limit])
         if not points:
@@ -343,9 +352,27 @@ class Catalog(Closes):
         return _by_lineage(backups)
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        with self._errors():
-            fetched: list[sqlite3.Row] = self._connection.execute(query, values).fetchall()
-            return fetched
+        def fetch() -> list[sqlite3.Row]:
+            with self._errors():
+                fetched: list[sqlite3.Row] = self._connection.execute(query, values).fetchall()
+                return fetched
+
+        return self._read(fetch)
+
+    def _read(self, read: Callable[[], T]) -> T:
+        """Call `read`, and again with the catalog that stands in for this one if it fails."""
+        used = self._connection
+        try:
+            return read()
+        except RepositoryError:
+            with self._replacing:
+                if self._connection is used:
+                    other = self.instead() if self.instead is not None else None
+                    if other is None:
+                        raise
+                    # Other threads may still use the old connection: its last user closes it.
+                    self._connection, self.instead = other._connection, None
+            return read()
 
 
 def _of_vm(vm_id: str | None) -> tuple[str, list[str]]:
