@@ -105,8 +105,27 @@ class CheckpointGone(EngineError):
     """The engine cannot use the checkpoint that an incremental backup starts from."""
 
 
+class TransferStopped(EngineError):
+    """The engine itself stopped a transfer, or could not start it."""
+
+
+class IncrementalStopped(EngineError):
+    """An incremental backup stopped before pitr had read all changes. A full backup does not need the changes.
+
+    `disk_name` is the disk that stopped it, None for the backup as a whole.
+    """
+
+    def __init__(self, message: str, advice: str = "", *, disk_name: str | None = None) -> None:
+        super().__init__(message, advice)
+        self.disk_name = disk_name
+
+
 class ImageioError(EngineError):
-    """ovirt-imageio refused, failed or is unreachable."""
+    """ovirt-imageio refused, failed or is unreachable. `status` is its HTTP status, None without an answer."""
+
+    def __init__(self, message: str, advice: str = "", *, status: int | None = None) -> None:
+        super().__init__(message, advice)
+        self.status = status
 
 
 class NbdError(PitrError):

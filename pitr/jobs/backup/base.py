@@ -74,11 +74,15 @@ class Bases:
             backup = ours.get(checkpoint.id)
             if not checkpoint.valid:
                 # The changes since a checkpoint need all later checkpoints.
-                return self.no_base(f"the checkpoint {checkpoint.id} is invalid on the engine")
+                return self.no_base(
+                    f"the engine calls a checkpoint since the last backup invalid ({checkpoint.id})"
+                )
             if backup is None:
                 continue
             return self._with_good_chains(backup, disks)
-        return self.no_base(f"the engine no longer has the checkpoint {next(iter(ours))} of the last backup")
+        return self.no_base(
+            f"the engine no longer has the checkpoint of the last backup ({next(iter(ours))})"
+        )
 
     def _with_good_chains(self, backup: Backup, disks: Sequence[Disk]) -> Base:
         try:

@@ -8,14 +8,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pitr.copier.protocols import Sink, Source
-from pitr.errors import CheckpointGone, UntrackedChange
+from pitr.errors import CheckpointGone, ImageioError, TransferStopped, UntrackedChange
 from pitr.jobs.backup.base import Base, Bases
+from pitr.jobs.backup.changes import WatchedSource, start_stopped, unlisted, with_events
 from pitr.jobs.backup.new_stream import new_stream
 from pitr.jobs.backup.pipe_out import PipingOut
 from pitr.jobs.backup.unchanged import check_unchanged
 from pitr.model import Backup, Kind, Stream, VMName
 from pitr.ovirt.data_path import imageio_address
-from pitr.ovirt.engine import Disk, StartedBackup, start_download
+from pitr.ovirt.engine import Disk, StartedBackup, Transfer, reported_problems, start_download
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
 from pitr.repository import notes
@@ -52,9 +53,9 @@ class DiskBackup:
     def open(self) -> Iterator[tuple[Source, Sink]]:
         """Start the transfer, and return its data as a source and the new stream as a sink."""
         disk = self._disk
-        with start_download(self._engine, disk.id, backup_id=self._run.started.id) as transfer:
+        with self._transfer() as transfer:
             address = imageio_address(self._engine, transfer)
-            new, source = self._source(address)
+            new, source = self._source(transfer, address)
             started, vm = self._run.started, VMName(self._vm.id, self._vm.name)
             data_bytes = source.extents().data_bytes
             meta = blob_meta(new, vm, source.size, data_bytes, started.hi, started.checkpoint_id)
@@ -68,12 +69,25 @@ class DiskBackup:
             self._run.cleanup.callback(self._repository.drop_stream, disk.id, new.stream_id)
 
     @contextmanager
+    def _transfer(self) -> Iterator[Transfer]:
+        """Keep the disk's transfer open. Raises IncrementalStopped if the engine cannot start it for its changes."""
+        download = start_download(self._engine, self._disk.id, backup_id=self._run.started.id)
+        with ExitStack() as stack:
+            try:
+                transfer = stack.enter_context(download)
+            except TransferStopped as error:
+                if self._incremental:
+                    raise start_stopped(self._disk, error) from error
+                raise
+            yield transfer
+
+    @contextmanager
     def _piping_out(
         self,
         piping_out: PipingOut,
         address: ImageioAddress,
         new: NewStream,
-        source: ImageioSource,
+        source: Source,
         meta: dict[str, object],
     ) -> Iterator[tuple[Source, Sink]]:
         """Copy to an external output, at the speed of its reader."""
@@ -90,7 +104,8 @@ class DiskBackup:
         self.stream = sink.stream
         self._run.cleanup.callback(self._repository.drop_stream, new.disk_id, new.stream_id)
 
-    def _source(self, address: ImageioAddress) -> tuple[NewStream, ImageioSource]:
+    def _source(self, transfer: Transfer, address: ImageioAddress) -> tuple[NewStream, Source]:
+        whole: ImageioSource | None = None
         parent = self._run.base.parent.stream_of(self._disk.id) if self._run.base.parent else None
         reason = self._run.base.reason
         damaged = self._run.base.damaged.get(self._disk.id)
@@ -99,14 +114,18 @@ class DiskBackup:
             try:
                 source.extents()
             except CheckpointGone as error:
-                reason = self._run.bases.no_base(error.message).reason
+                reason = self._reason_for_full(f"disk {printable(self._disk.name)}: {error.message}")
+            except ImageioError as error:
+                whole, why = unlisted(self._disk, transfer, address, error)
+                reason = self._reason_for_full(why)
             else:
-                damaged = self._check_unchanged(self._run.base.parent, parent, source)
+                watched = self._watched(source, transfer)
+                damaged = self._check_unchanged(self._run.base.parent, parent, watched)
                 if damaged is None:
                     new = new_stream(
                         self._run.started.id, self._disk, Kind.INCREMENTAL, None, parent.stream_id
                     )
-                    return new, source
+                    return new, watched
                 reason = self._run.bases.no_base(damaged).reason
         elif self._incremental and damaged is not None:
             reason = damaged
@@ -122,9 +141,24 @@ class DiskBackup:
                     ).reason
         # A transfer of an incremental backup can also read the whole disk.
         new = new_stream(self._run.started.id, self._disk, Kind.FULL, reason, None)
-        return new, ImageioSource(address, "zero", engine_size=self._disk.size)
+        return new, whole or ImageioSource(address, "zero", engine_size=self._disk.size)
 
-    def _check_unchanged(self, parent: Backup | None, stream: Stream, source: ImageioSource) -> str | None:
+    def _watched(self, source: ImageioSource, transfer: Transfer) -> Source:
+        piping_out = self._options.piping_out
+        if piping_out is not None and piping_out.output is not None:
+            # The output has a part of the stream already, so nothing can take its place.
+            return source
+        return WatchedSource(source, self._disk, transfer)
+
+    def _reason_for_full(self, why: str) -> str | None:
+        """Return the reason for reading the whole disk, with the engine's events. Raises CheckpointGone."""
+        started = self._run.started
+        events = reported_problems(
+            self._engine, started.id, disk_name=self._disk.name, since=started.creation_date
+        )
+        return self._run.bases.no_base(with_events(why, events)).reason
+
+    def _check_unchanged(self, parent: Backup | None, stream: Stream, source: Source) -> str | None:
         """Compare a sample with the repository; return in words why the stored data cannot be a base, or None."""
         if parent is None or self._options.check_unchanged <= 0:
             return None

@@ -8,10 +8,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 
 from pitr.copier import copy_all
-from pitr.errors import CheckpointGone, EngineError
+from pitr.errors import CheckpointGone, EngineError, IncrementalStopped
 from pitr.jobs.backup.base import Base, Bases
+from pitr.jobs.backup.changes import with_events
 from pitr.jobs.backup.disks import choose_disks
 from pitr.jobs.backup.one_disk import DiskBackup, DiskRun
 from pitr.jobs.backup.options import BackupOptions
@@ -27,6 +29,7 @@ from pitr.ovirt.engine import (
     StartedBackup,
     find_vm,
     get_configuration,
+    reported_problems,
     start_backup,
     vm_disks,
 )
@@ -112,6 +115,8 @@ class _BackupRun:
         self.notify = notify or _ignore
         self.backup_id = str(uuid.uuid4())
         self.bases = Bases(repository, engine, vm, options, notify)
+        #: When the current backup began, by the engine's clock.
+        self.began: datetime | None = None
 
     def run(self) -> Backup:
         started_at = time.monotonic()
@@ -126,8 +131,37 @@ class _BackupRun:
         for disk in left_out:
             self.notify(f"disk {named(disk.name, disk.disk_id)} is left out: {disk.reason}")
         base = self.bases.choose(disks)
+        try:
+            backup = self._attempt(disks, left_out, base, started_at, _BUSY_S)
+        except IncrementalStopped as stopped:
+            base = self._full_after(stopped)
+            backup = self._attempt(disks, left_out, base, started_at, _BUSY_AFTER_FAILURE_S)
+        trust_again(self.repository, backup)
+        if backup.mode is Mode.HYBRID:
+            warn_of_snapshots(self.engine, self.vm, self.notify)
+        remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
+        return backup
+
+    def choose_disks(self) -> tuple[list[Disk], list[LeftOut]]:
+        attached = vm_disks(self.engine, self.vm.id)
+        return choose_disks(attached, self.vm.name, self.options.disks, self.options.exclude_disks)
+
+    def _attempt(
+        self,
+        disks: Sequence[Disk],
+        left_out: Sequence[LeftOut],
+        base: Base,
+        started_at: float,
+        busy_wait_s: float,
+    ) -> Backup:
+        """Run one backup on the engine, commit its point and return it.
+
+        Raises IncrementalStopped if it was incremental and a full backup can take its place.
+        """
+        if base.parent is None and not self.options.full:
+            self.notify(f"taking a full backup of VM {printable(self.vm.name)}: {base.reason}")
         with ExitStack() as cleanup:
-            with self._running(disks, base) as (running, base):
+            with self._running(disks, base, busy_wait_s) as running:
                 started = running.started
                 if self.options.require_consistency and started.mode is Mode.HYBRID:
                     self.notify(
@@ -149,38 +183,27 @@ class _BackupRun:
             backup = self._point(started, base, streams, left_out, started_at)
             self.repository.commit(Record(backup, configuration))
             cleanup.pop_all()
-        trust_again(self.repository, backup)
-        if started.mode is Mode.HYBRID:
-            warn_of_snapshots(self.engine, self.vm, self.notify)
-        remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
         return backup
 
-    def choose_disks(self) -> tuple[list[Disk], list[LeftOut]]:
-        attached = vm_disks(self.engine, self.vm.id)
-        return choose_disks(attached, self.vm.name, self.options.disks, self.options.exclude_disks)
+    def _full_after(self, stopped: IncrementalStopped) -> Base:
+        """Return the base of the full backup that takes the place of a stopped incremental. Raises CheckpointGone."""
+        events = reported_problems(self.engine, self.backup_id, disk_name=stopped.disk_name, since=self.began)
+        # The engine may remember the id of the stopped backup for some time.
+        self.backup_id = str(uuid.uuid4())
+        return self.bases.no_base(with_events(stopped.message, events))
 
     @contextmanager
-    def _running(self, disks: Sequence[Disk], base: Base) -> Iterator[tuple[RunningBackup, Base]]:
-        """Keep a backup open on the engine; start a full if the engine refuses the checkpoint."""
+    def _running(self, disks: Sequence[Disk], base: Base, busy_wait_s: float) -> Iterator[RunningBackup]:
+        """Keep a backup open on the engine. Raises IncrementalStopped if the engine refuses the checkpoint."""
         with ExitStack() as stack:
-            running = None
-            busy_wait_s = _BUSY_S
-            if base.parent is not None:
-                try:
-                    running = stack.enter_context(self._on_engine(disks, base, busy_wait_s))
-                except CheckpointGone as error:
-                    base = self.bases.no_base(error.message)
-                    busy_wait_s = _BUSY_AFTER_FAILURE_S
-                    # The engine may remember the id of the failed backup for some time.
-                    self.backup_id = str(uuid.uuid4())
-                else:
-                    if base.damaged:
-                        self.notify(f"VM {printable(self.vm.name)}, {base.full_disks(disks)}")
-            if running is None:
-                if not self.options.full:
-                    self.notify(f"taking a full backup of VM {printable(self.vm.name)}: {base.reason}")
+            try:
                 running = stack.enter_context(self._on_engine(disks, base, busy_wait_s))
-            yield running, base
+            except CheckpointGone as error:
+                raise IncrementalStopped(error.message, error.advice) from error
+            self.began = running.started.creation_date
+            if base.damaged:
+                self.notify(f"VM {printable(self.vm.name)}, {base.full_disks(disks)}")
+            yield running
 
     @contextmanager
     def _on_engine(self, disks: Sequence[Disk], base: Base, busy_wait_s: float) -> Iterator[RunningBackup]:

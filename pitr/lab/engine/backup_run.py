@@ -21,7 +21,7 @@ def start(installation: Installation, vm: VM, backup: Backup) -> None:
 
 def lose_chain(installation: Installation, vm: VM, backup: Backup) -> None:
     """Lose the VM's checkpoints, and let `backup`, which needs them, fail a while later."""
-    lost = checkpoints.lose_all(installation, vm, correlation_id=backup.correlation_id)
+    lost = checkpoints.lose_all(installation, vm, backup=backup)
 
     def work() -> None:
         checkpoints.remove_bitmaps(installation, lost)
@@ -103,6 +103,7 @@ class _SimulatedBackup:
         if self._installation.faults.happens("bitmap"):
             readable[next(iter(readable))] = None
         with self._installation.host_lock:
+            self._leave_out_lost_bitmaps(readable)
             self._installation.host.begin_backup(
                 self._vm.id, backup.id, readable, self._checkpoint.id if self._checkpoint else None
             )
@@ -113,6 +114,15 @@ class _SimulatedBackup:
             set_phase(self._installation, backup, "finalizing")
         else:
             self._get_ready()
+
+    def _leave_out_lost_bitmaps(self, readable: dict[str, str | None]) -> None:
+        """In hybrid and cold mode the engine starts a backup without its bitmaps; its transfers fail."""
+        if self._backup.mode == "live":
+            return
+        for disk_id, since in readable.items():
+            if since is not None and since not in self._installation.host.checkpoints(disk_id):
+                readable[disk_id] = None
+                self._backup.lost_bitmaps.add(disk_id)
 
     def _new_checkpoint(self) -> Checkpoint | None:
         # Only qcow2 disks join the checkpoint, regardless of their setting for incremental backup.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pitr.lab.engine import events
 from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.refusals import conflict
-from pitr.lab.engine.state import VM, Checkpoint
+from pitr.lab.engine.state import VM, Backup, Checkpoint
 
 
 def delete(installation: Installation, vm_id: str, checkpoint_id: str) -> None:
@@ -59,10 +59,10 @@ def forget_disk(installation: Installation, vm: VM, disk_id: str) -> None:
             installation.host.delete_checkpoint([disk_id], checkpoint.id)
 
 
-def lose_all(installation: Installation, vm: VM, *, correlation_id: str | None = None) -> list[Checkpoint]:
+def lose_all(installation: Installation, vm: VM, *, backup: Backup | None = None) -> list[Checkpoint]:
     """Lose the VM's whole chain, like a host that cannot redefine it; only a full backup is possible then.
 
-    Returns what was lost: the caller removes its bitmaps.
+    `backup` is the backup that needed it. Returns what was lost: the caller removes its bitmaps.
     """
     with installation.state.lock:
         lost = list(vm.checkpoints)
@@ -71,8 +71,8 @@ def lose_all(installation: Installation, vm: VM, *, correlation_id: str | None =
             installation,
             events.FULL_BACKUP_NEEDED,
             f"Failed to redefine checkpoints for VM {vm.name}. Full backup is now needed.",
-            subject_id=vm.id,
+            subject_id=vm.id if backup is None else backup.id,
             vm_id=vm.id,
-            correlation_id=correlation_id,
+            correlation_id=None if backup is None else backup.correlation_id,
         )
     return lost

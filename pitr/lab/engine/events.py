@@ -14,6 +14,8 @@ BACKUP_FINALIZED = 10794
 BACKUP_FINALIZE_FAILED = 10795
 SNAPSHOT_LEFT = 10813
 DISK_ATTACH_FAILED = 2017
+#: The engine's own code for this is not known; its clients only see the text.
+TRANSFER_FAILED = 90001
 
 _SEVERITIES = {
     FULL_BACKUP_NEEDED: "warning",
@@ -21,6 +23,7 @@ _SEVERITIES = {
     BACKUP_FINALIZE_FAILED: "error",
     SNAPSHOT_LEFT: "warning",
     DISK_ATTACH_FAILED: "warning",
+    TRANSFER_FAILED: "error",
 }
 
 

@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 #: Operations that a test can make fail. "configuration": the engine omits a VM's OVF once. "bitmap": the host does not
-#: find the bitmaps of a backup's first disk, but the engine calls the disk incremental.
+#: find the bitmaps of a backup's first disk, but the engine calls the disk incremental. "transfer start": the host
+#: cannot open the disk, so the engine cancels the transfer.
 Happening = Literal[
-    "backup start", "bitmap", "snapshot removal", "upload verification", "disk creation", "configuration"
+    "backup start",
+    "bitmap",
+    "snapshot removal",
+    "upload verification",
+    "disk creation",
+    "configuration",
+    "transfer start",
 ]
 
 

@@ -123,6 +123,13 @@ class Simulator:
         lost = checkpoints.lose_all(self.installation, vm)
         checkpoints.remove_bitmaps(self.installation, lost)
 
+    def stop_transfers(self, disk_id: str) -> None:
+        """Stop the open transfers of a disk like the engine itself: they pass through `cancelled_system`."""
+        with self.state.lock:
+            for transfer in self.state.active_transfers(disk_id=disk_id):
+                transfer.asked = "cancel by system"
+            self.state.lock.notify_all()
+
     def invalidate_checkpoint(self, checkpoint_id: str) -> None:
         """Make a checkpoint `invalid`: it is still listed, but no backup can start from it."""
         with self.state.lock:

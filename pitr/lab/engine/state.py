@@ -118,7 +118,10 @@ class VM:
 
 @dataclass(slots=True)
 class Backup:
-    """A backup; `disks` maps each disk to its base checkpoint, None for a full backup."""
+    """A backup; `disks` maps each disk to its base checkpoint, None for a full backup.
+
+    `lost_bitmaps` are the disks whose changes the host cannot list, although the engine calls them incremental.
+    """
 
     id: str
     vm_id: str
@@ -137,6 +140,7 @@ class Backup:
     finalize_asked: bool = False
     abort_asked: bool = False
     scratch_ids: list[str] = field(default_factory=list)
+    lost_bitmaps: set[str] = field(default_factory=set)
     ended_at: float | None = None
 
     @property

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from pitr.errors import LabError, PitrError, ProgramFailed
-from pitr.lab.engine import disks
+from pitr.lab.engine import disks, events
 from pitr.lab.engine.installation import Installation
 from pitr.lab.engine.state import Backup, Disk, Transfer, new_id
 from pitr.lab.host.host import TicketTimes
@@ -78,6 +78,10 @@ class _SimulatedTransfer:
         ticket_id = new_id()
         dirty = self._backup is not None and self._backup.disks[disk.id] is not None
         try:
+            if self._installation.faults.happens("transfer start"):
+                raise LabError("a test made it fail")
+            if self._backup is not None and disk.id in self._backup.lost_bitmaps:
+                raise LabError(f"Bitmap does not exist: {self._backup.disks[disk.id]}")
             with self._installation.host_lock:
                 if self._backup is not None:
                     url = host.backup_export(self._backup.id, disk.id)
@@ -189,6 +193,12 @@ class _SimulatedTransfer:
         self._end_badly()
 
     def _stop_by_system(self) -> None:
+        events.record(
+            self._installation,
+            events.TRANSFER_FAILED,
+            f"Image {'Download' if self._is_download else 'Upload'} with disk {self._disk.name} failed.",
+            subject_id=self._transfer.id,
+        )
         self._set_phase("cancelled_system")
         self._installation.lag()
         self._set_phase("finalizing_failure")

@@ -23,6 +23,7 @@ from pitr.ovirt.engine.disks import (
     get_disk,
     vm_disks,
 )
+from pitr.ovirt.engine.events import reported_problems
 from pitr.ovirt.engine.leftovers import end_leftovers, is_left_over, leftover_checkpoint
 from pitr.ovirt.engine.naming import is_alias, valid_alias, why_not_vm_name
 from pitr.ovirt.engine.networks import cluster_networks, used_addresses
@@ -79,6 +80,7 @@ __all__ = [
     "list_vms",
     "load_config",
     "rename_attached_disk",
+    "reported_problems",
     "start_backup",
     "start_download",
     "start_upload",

@@ -176,7 +176,8 @@ class RunningBackup(Finalizing):
 
     def _start_failed(self, phase: str) -> EngineError:
         message = f"{self._name} did not become ready (it is {phase})"
-        if self._request.from_checkpoint_id is not None and phase == "failed":
+        # A backup from a snapshot removes the snapshot before it is failed.
+        if self._request.from_checkpoint_id is not None and phase in ("failed", "finalizing"):
             return CheckpointGone(
                 f"{message}; it started from checkpoint {self._request.from_checkpoint_id}",
                 "Take a full backup.",

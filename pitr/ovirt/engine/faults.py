@@ -176,6 +176,13 @@ def as_checkpoint_gone(fault: EngineFault, checkpoint_id: str) -> CheckpointGone
     )
 
 
+def is_about_changes(fault: EngineFault) -> bool:
+    """Return whether a refused transfer misses the list of changes, and not the disk itself."""
+    return (
+        fault.status is not None and re.search(r"bitmap|checkpoint", fault.detail, re.IGNORECASE) is not None
+    )
+
+
 def _plain(text: str | None) -> str:
     """Return one line without control characters and without the list brackets of a detail; keep `[]`."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text or "").split())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ovirtsdk4 import types
 
-from pitr.errors import EngineError
+from pitr.errors import EngineError, TransferStopped
 from pitr.ovirt.engine import faults
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import disk_exists, get_disk, wait_until_ok
@@ -46,6 +46,10 @@ _BROKEN = frozenset(
         "paused_system",
         "paused_user",
     }
+)
+#: The phases after the engine itself stopped a transfer; one that a user cancelled ends as finished_failure, too.
+_STOPPED_BY_ENGINE = frozenset(
+    {"cancelled_system", "finalizing_failure", "finished_failure", "paused_system"}
 )
 
 
@@ -96,7 +100,8 @@ def start_upload(
 class Transfer(Finalizing):
     """An image transfer; a context manager.
 
-    Entering it returns when data can flow. It raises EngineBusy (the disk is locked) or EngineError. Leaving it
+    Entering it returns when data can flow. It raises EngineBusy (the disk is locked), TransferStopped (the host cannot
+    open the disk's data) or EngineError. Leaving it
     finalizes the transfer and waits for its end; the disk of an upload then has the status "ok". After an error it
     finalizes a download and cancels an upload. Close all clients of the transfer first. `transfer_url` and
     `proxy_url` contain the ticket, which is a secret.
@@ -199,6 +204,8 @@ class Transfer(Finalizing):
                 )
             except EngineFault as fault:
                 if not fault.busy:
+                    if faults.is_about_changes(fault):
+                        raise TransferStopped(fault.message, fault.advice) from fault
                     raise
                 if last:
                     raise faults.as_busy(fault) from fault
@@ -211,7 +218,8 @@ class Transfer(Finalizing):
             phase = _phase(found)
             self._keep_urls(found)
             if phase in _BROKEN:
-                raise EngineError(
+                kind = TransferStopped if phase in _STOPPED_BY_ENGINE else EngineError
+                raise kind(
                     f"{self._name} did not start (it is {phase})",
                     "Check the engine's events, and the log of ovirt-imageio on the host.",
                 )
@@ -227,6 +235,11 @@ class Transfer(Finalizing):
         if found is not None:
             self._transfer_url = self._transfer_url or found.transfer_url
             self._proxy_url = self._proxy_url or found.proxy_url
+
+    def phase_if_stopped(self) -> str | None:
+        """Return the transfer's phase if the engine itself stopped it, else None. Raises EngineError."""
+        phase = _phase(self._get())
+        return phase if phase in _STOPPED_BY_ENGINE else None
 
     # -- ending
 

@@ -90,10 +90,11 @@ def translated(error: Exception, host: str, what: str, secrets: tuple[str, ...])
         return ImageioError(
             f"ovirt-imageio at {host} failed to {what}, {RETRIES + 1} times: {text}",
             "Check /var/log/ovirt-imageio/daemon.log on this host.",
+            status=code,
         )
     advice = "This is probably a bug in pitr. Please report it."
     if code in {401, 403, 404}:
         advice = "The transfer has ended or expired. Check the engine's events, then run the command again."
     elif code == 416:
         advice = "The disk is smaller than expected. Check whether it was changed in the meantime."
-    return ImageioError(f"ovirt-imageio at {host} refuses to {what}: {text}", advice)
+    return ImageioError(f"ovirt-imageio at {host} refuses to {what}: {text}", advice, status=code)
