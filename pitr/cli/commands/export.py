@@ -82,7 +82,7 @@ def export(
     output = _Output(to, stream_format, compress, common.workers(max_workers))
     with common.repository() as repository:
         backup = asked.find(repository, vm).backup
-        stream = find.stream_of(backup, disk)
+        stream = find.stream_of(backup, disk, repository)
         other = None if since is None else find.point_with_id(repository, since, backup.vm).backup
         done = _export(common, repository, backup, stream, other, output)
     _show(common, backup, other, done, stream_format)

@@ -119,7 +119,7 @@ def _restore(
     choice = target_options.choice()
     with common.repository() as repository:
         chosen = asked.find(repository, vm, check_lost=not run.keep_going)
-        streams = find.some_streams_of(chosen.backup, disks)
+        streams = find.some_streams_of(chosen.backup, disks, repository)
         common.out.notify(point_options.in_words(chosen))
         selection = DiskSelection(repository, chosen.backup, tuple(streams), run.keep_going)
         get_command = job.choose_get_command(selection, run.get_command, common.settings.get_command)

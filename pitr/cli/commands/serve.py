@@ -102,7 +102,7 @@ def serve(
     asked = point_options.exactly_one("serving", at, point)
     with common.repository() as repository, ExitStack() as stack:
         chosen = asked.find(repository, vm)
-        streams = find.some_streams_of(chosen.backup, disk or ())
+        streams = find.some_streams_of(chosen.backup, disk or (), repository)
         files = overlays.overlay_paths(overlay, streams) if overlay is not None else {}
         listener = listen.listener(common, stack, files)
         served = stack.enter_context(
