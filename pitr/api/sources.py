@@ -20,7 +20,7 @@ from pitr.endpoints.points.point import open_point
 from pitr.endpoints.streams.detect import open_stream
 from pitr.endpoints.streams.front_to_back import FrontToBack
 from pitr.errors import NoSuchDisk, NoSuchError, UsageError
-from pitr.jobs import find
+from pitr.jobs import find, lineage
 from pitr.jobs.restore.choice import ImageFormat
 from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.repository import Repository
@@ -77,7 +77,7 @@ def _in_repository(repository: Repository, options: SourceOptions) -> Iterator[S
             yield stored
         return
     backup = find.point_with_id(repository, options.point or "").backup
-    streams = find.streams_of(backup, [options.disk] if options.disk is not None else [])
+    streams = find.streams_of(backup, [options.disk] if options.disk is not None else [], repository)
     if len(streams) != 1:
         raise UsageError(f"the point holds {len(streams)} disks", "Name one of them.")
     chosen = streams[0]
@@ -87,7 +87,7 @@ def _in_repository(repository: Repository, options: SourceOptions) -> Iterator[S
                 yield source
             return
         other = find.point_with_id(repository, options.since, backup.vm).backup
-        before = other.stream_of(chosen.disk_id)
+        before = lineage.counterpart(repository, other, chosen)
         if before is None:
             raise NoSuchDisk(f"the point {other.backup_id} does not hold the disk {chosen.name!r}")
         with open_difference(repository, (other, before), backup, chosen) as difference:

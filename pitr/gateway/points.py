@@ -60,7 +60,7 @@ def find_point_disk(
         )
     with Repository.open(path) as repository:
         backup = find.point_with_id(repository, point).backup
-        stream = find.streams_of(backup, [disk])[0]
+        stream = find.streams_of(backup, [disk], repository)[0]
         other = None
         if since is not None:
             other = find.point_with_id(repository, since, backup.vm).backup

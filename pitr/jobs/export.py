@@ -23,6 +23,7 @@ from pitr.endpoints.streams.raw import PartOfSource, RawStreamSink
 from pitr.endpoints.streams.rbd_diff import RbdDiffSink
 from pitr.endpoints.streams.sparse import SparseStreamSink
 from pitr.errors import NoSuchDisk, UsageError
+from pitr.jobs import lineage
 from pitr.jobs.known_damage import remembering
 from pitr.model import Backup, Stream
 from pitr.reporting import Progress
@@ -170,7 +171,7 @@ def _open(
 ) -> PointSource | DifferenceSource:
     if since is None:
         return open_point(repository, backup, stream)
-    older = since.stream_of(stream.disk_id)
+    older = lineage.counterpart(repository, since, stream)
     if older is None:
         raise NoSuchDisk(f"the point {since.backup_id} does not hold the disk {printable(stream.name)}")
     return open_difference(repository, (since, older), backup, stream)

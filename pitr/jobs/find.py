@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pitr import times
 from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
+from pitr.jobs import lineage
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, names
 from pitr.repository.catalog import Catalog
@@ -158,12 +159,12 @@ def point_named(catalog: Catalog, name: str, vm: VMName | None = None) -> Choice
     return Choice(matches[0], 0.0, later.point if later else None)
 
 
-def stream_of(backup: Backup, disk: str | None) -> Stream:
+def stream_of(backup: Backup, disk: str | None, repository: Repository | None = None) -> Stream:
     """Return the stream of the disk with this id or name; of the only disk for None.
 
     Raises NoSuchDisk and UsageError.
     """
-    streams = streams_of(backup, [disk] if disk is not None else [])
+    streams = streams_of(backup, [disk] if disk is not None else [], repository)
     if not streams:
         raise _no_disks(backup)
     if len(streams) > 1:
@@ -171,9 +172,11 @@ def stream_of(backup: Backup, disk: str | None) -> Stream:
     return streams[0]
 
 
-def some_streams_of(backup: Backup, disks: Sequence[str]) -> list[Stream]:
+def some_streams_of(
+    backup: Backup, disks: Sequence[str], repository: Repository | None = None
+) -> list[Stream]:
     """Return the same as `streams_of`, but at least one stream. Raises UsageError if the point has no disk."""
-    streams = streams_of(backup, disks)
+    streams = streams_of(backup, disks, repository)
     if not streams:
         raise _no_disks(backup)
     return streams
@@ -187,10 +190,11 @@ def _listed(streams: Iterable[Stream]) -> str:
     return ", ".join(named(stream.name, stream.disk_id) for stream in streams)
 
 
-def streams_of(backup: Backup, disks: Sequence[str]) -> list[Stream]:
+def streams_of(backup: Backup, disks: Sequence[str], repository: Repository | None = None) -> list[Stream]:
     """Return the streams of the disks with these ids or names; all streams if `disks` is empty.
 
-    Raises NoSuchDisk, and UsageError if several disks have a name.
+    With the `repository` a name or id that the disk had at another point finds it too, and so does the name or id of a
+    disk that a restore put in its place, or that it replaced. Raises NoSuchDisk, and UsageError if several disks match.
     """
     if not disks:
         return list(backup.streams)
@@ -199,6 +203,13 @@ def streams_of(backup: Backup, disks: Sequence[str]) -> list[Stream]:
         stream = by_id_or_name(
             disk, "disks", [(stream.disk_id, stream.name, stream) for stream in backup.streams]
         )
+        if stream is None and repository is not None:
+            family = lineage.disk_ids_of(repository, backup.vm.id, disk)
+            stream = by_id_or_name(
+                disk,
+                "disks",
+                [(each.disk_id, disk, each) for each in backup.streams if each.disk_id in family],
+            )
         if stream is None:
             raise NoSuchDisk(
                 f"the point {backup.backup_id} holds no disk {disk!r}",

@@ -20,6 +20,7 @@ PENDING = "pending"
 DRILLS = "drills"
 CHECKS = "checks"
 UPLOADS = "uploads"
+SUCCESSIONS = "successions"
 
 
 def blob(disk_id: str, stream_id: str) -> str:
@@ -71,6 +72,16 @@ def checkpoint(vm_id: str, checkpoint_id: str) -> str:
 def distrusted(vm_id: str, disk_id: str) -> str:
     """Return the note that the change tracking of this disk was wrong."""
     return f"distrusted/{vm_id}/{disk_id}"
+
+
+def succession(vm_id: str, old_id: str, new_id: str) -> str:
+    """Return the note that disk `new_id` took the place of disk `old_id` in a VM."""
+    return f"{SUCCESSIONS}/{vm_id}/{old_id}/{new_id}"
+
+
+def successions_of(vm_id: str) -> str:
+    """Return the folder of the notes of a VM's replaced disks."""
+    return f"{SUCCESSIONS}/{vm_id}"
 
 
 def upload(disk_id: str) -> str:

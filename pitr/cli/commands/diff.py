@@ -145,6 +145,7 @@ def _document(disk: DiskDiff, *, extents: bool) -> dict[str, Any]:
         "zero_bytes": disk.zero_bytes,
         "extents": len(disk.changes),
         "note": disk.note,
+        "previous_disk_id": disk.previous_disk_id,
     }
     if extents:
         document["changes"] = [

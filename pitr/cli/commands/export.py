@@ -86,7 +86,7 @@ def export(
     with common.repository() as repository:
         wanted = GoodPoint([disk] if disk is not None else (), check="export")
         backup = asked.find_good(repository, vm, wanted, common.out.notify).backup
-        stream = find.stream_of(backup, disk)
+        stream = find.stream_of(backup, disk, repository)
         other = None if since is None else find.point_with_id(repository, since, backup.vm).backup
         done = _export(common, repository, backup, stream, other, output)
     _show(common, backup, other, done, stream_format)

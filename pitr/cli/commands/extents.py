@@ -17,7 +17,7 @@ def extents(common: Common, point: PointArgument, disk: OnlyDiskOption = None) -
     """
     with common.repository() as repository:
         backup = find.point_with_id(repository, point).backup
-        stream = find.stream_of(backup, disk)
+        stream = find.stream_of(backup, disk, repository)
         resolved = ranges(repository, backup, stream)
     if common.out.json:
         common.out.document(

@@ -236,7 +236,7 @@ def diff(
     with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
         earlier = point_options.since(opened.repository, since, opened.choice)
         common.out.notify(point_options.in_words(earlier))
-        streams = find.some_streams_of(earlier.backup, _named(disk))
+        streams = find.some_streams_of(earlier.backup, _named(disk), opened.repository)
         with open_volumes(opened.repository, earlier.backup, streams) as before:
             path = paths[0] if paths else "/"
             old, new = same_place(before, opened.volumes, path, volume)
@@ -275,7 +275,7 @@ def _opened(
     with common.repository() as repository:
         chosen = asked.find_good(repository, vm, GoodPoint(_named(disk), check="files"), common.out.notify)
         common.out.notify(point_options.in_words(chosen))
-        streams = find.some_streams_of(chosen.backup, _named(disk))
+        streams = find.some_streams_of(chosen.backup, _named(disk), repository)
         with open_volumes(repository, chosen.backup, streams) as volumes:
             yield _OpenFileSystems(repository, chosen, streams, volumes)
 

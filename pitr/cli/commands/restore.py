@@ -127,7 +127,7 @@ def _restore(
     choice = target_options.choice()
     with common.repository() as repository:
         chosen = _chosen(common, repository, asked, vm, disks, run)
-        streams = find.some_streams_of(chosen.backup, disks)
+        streams = find.some_streams_of(chosen.backup, disks, repository)
         common.out.notify(point_options.in_words(chosen))
         selection = DiskSelection(repository, chosen.backup, tuple(streams), run.keep_going)
         get_command = job.choose_get_command(selection, run.get_command, common.settings.get_command)

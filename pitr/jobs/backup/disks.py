@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
 from pitr.errors import NoSuchDisk, NothingToBackUp
 from pitr.jobs.find import by_id_or_name
@@ -11,16 +11,25 @@ from pitr.model import LeftOut
 from pitr.ovirt.engine import Disk
 from pitr.text import named, printable
 
+#: Returns the ids of all disks that a name or id can mean.
+Kin = Callable[[str], Set[str]]
+
 
 def choose_disks(
-    attached: Sequence[Disk], vm_name: str, only: Sequence[str], excluded: Sequence[str]
+    attached: Sequence[Disk],
+    vm_name: str,
+    only: Sequence[str],
+    excluded: Sequence[str],
+    kin: Kin = lambda name: frozenset(),
 ) -> tuple[list[Disk], list[LeftOut]]:
     """Return the disks to back up, and the other `attached` disks; `only` and `excluded` are names or ids.
 
+    `kin` returns the ids of the disks that had a name or id before, and of those that took their places.
+
     Raises NoSuchDisk, UsageError if several disks have a name, NothingToBackUp.
     """
-    wanted = {_disk_named(attached, vm_name, name).id for name in only}
-    unwanted = {_disk_named(attached, vm_name, name).id for name in excluded}
+    wanted = {_disk_named(attached, vm_name, name, kin).id for name in only}
+    unwanted = {_disk_named(attached, vm_name, name, kin).id for name in excluded}
     disks: list[Disk] = []
     left_out: list[LeftOut] = []
     for disk in attached:
@@ -38,8 +47,11 @@ def choose_disks(
     return disks, left_out
 
 
-def _disk_named(attached: Sequence[Disk], vm_name: str, name: str) -> Disk:
+def _disk_named(attached: Sequence[Disk], vm_name: str, name: str, kin: Kin) -> Disk:
     disk = by_id_or_name(name, "disks", [(disk.id, disk.name, disk) for disk in attached])
+    if disk is None:
+        family = kin(name)
+        disk = by_id_or_name(name, "disks", [(each.id, name, each) for each in attached if each.id in family])
     if disk is None:
         listed = ", ".join(named(disk.name, disk.id) for disk in attached) or "none"
         raise NoSuchDisk(f"VM {printable(vm_name)} has no disk {name!r}", f"It has: {listed}.")

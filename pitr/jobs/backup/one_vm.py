@@ -18,6 +18,7 @@ from pitr.jobs.backup.disks import choose_disks
 from pitr.jobs.backup.one_disk import DiskBackup, DiskRun
 from pitr.jobs.backup.options import BackupOptions
 from pitr.jobs.backup.unchanged import trust_again
+from pitr.jobs.lineage import disk_ids_of
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted, remove_old_checkpoints, warn_of_snapshots
 from pitr.model import Backup, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.ovirt.engine import (
@@ -144,7 +145,13 @@ class _BackupRun:
 
     def choose_disks(self) -> tuple[list[Disk], list[LeftOut]]:
         attached = vm_disks(self.engine, self.vm.id)
-        return choose_disks(attached, self.vm.name, self.options.disks, self.options.exclude_disks)
+        return choose_disks(
+            attached,
+            self.vm.name,
+            self.options.disks,
+            self.options.exclude_disks,
+            lambda name: disk_ids_of(self.repository, self.vm.id, name),
+        )
 
     def _attempt(
         self,

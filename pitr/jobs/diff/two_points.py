@@ -19,9 +19,10 @@ from pitr.endpoints.points.exact_difference import read_difference
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs import find
-from pitr.model import Backup, VMName
+from pitr.jobs.lineage import only_of_family
+from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Progress
-from pitr.repository import Repository
+from pitr.repository import Repository, successions
 from pitr.repository.chain import ResolvedChain, resolve_chain
 
 RangeState = Literal["same", "changed", "added", "removed"]
@@ -32,7 +33,8 @@ class DiskDiff:
     """One disk at two points. A size is None if the point does not hold the disk; `note` says why, if known.
 
     `changes`: the ranges that differ, joined, as data or zero at the later point. `new_bytes` of their data were zero
-    at the earlier point. All numbers are bytes.
+    at the earlier point. `previous_disk_id` is the disk's id at the earlier point, if a restore put a new disk in its
+    place since. All numbers are bytes.
     """
 
     disk_id: str
@@ -42,6 +44,7 @@ class DiskDiff:
     changes: ExtentMap
     new_bytes: int
     note: str | None = None
+    previous_disk_id: str | None = None
 
     @property
     def state(self) -> RangeState:
@@ -120,8 +123,8 @@ def diff(
     Raises StoredDamage if a chain is incomplete or `exact` reads damaged data; NoSuchDisk; BusyError.
     """
     vm: VMName = after.vm
-    chosen = _disk_ids(before, after, disks)
-    total = sum(_size(before, disk_id) + _size(after, disk_id) for disk_id in chosen)
+    chosen = _pairs(repository, before, after, disks)
+    total = sum(_size(old) + _size(new) for old, new in chosen)
     diffs: list[DiskDiff] = []
     done = 0
 
@@ -133,41 +136,58 @@ def diff(
             progress(done, total)
 
     with repository.reading_vm(vm):
-        for disk_id in chosen:
+        for old, new in chosen:
             diffs.append(
-                _disk_diff(repository, before, after, disk_id, workers if exact else 0, look, advance)
+                _disk_diff(repository, (before, old), (after, new), workers if exact else 0, look, advance)
             )
-            advance(_size(before, disk_id) + _size(after, disk_id), 0)
+            advance(_size(old) + _size(new), 0)
     return diffs
 
 
-def _disk_ids(before: Backup, after: Backup, disks: Sequence[str]) -> list[str]:
+def _pairs(
+    repository: Repository, before: Backup, after: Backup, disks: Sequence[str]
+) -> list[tuple[Stream | None, Stream | None]]:
+    """Return the streams of each disk at the two points, of all disks if `disks` is empty.
+
+    A disk that a restore put in another's place makes a pair with that one.
+    """
+    known = successions.of_vm(repository.store, after.vm.id)
+    pairs: list[tuple[Stream | None, Stream | None]] = []
+    paired: set[str] = set()
+    for new in after.streams:
+        old = before.stream_of(new.disk_id) or only_of_family(known, before, new.disk_id)
+        if old is not None and old.disk_id != new.disk_id and after.stream_of(old.disk_id) is not None:
+            # The point holds both: the old disk was attached again.
+            old = None
+        if old is not None:
+            paired.add(old.disk_id)
+        pairs.append((old, new))
+    pairs += [(old, None) for old in before.streams if old.disk_id not in paired]
     if not disks:
-        ids = [stream.disk_id for backup in (after, before) for stream in backup.streams]
-        return list(dict.fromkeys(ids))
+        return pairs
     chosen: dict[str, None] = {}
     for disk in disks:
         missing: list[NoSuchDisk] = []
         for backup in (after, before):
             try:
-                chosen |= dict.fromkeys(stream.disk_id for stream in find.streams_of(backup, [disk]))
+                streams = find.streams_of(backup, [disk], repository)
             except NoSuchDisk as error:
                 missing.append(error)
+            else:
+                chosen |= dict.fromkeys(stream.stream_id for stream in streams)
         if len(missing) == 2:
             raise missing[0]
-    return list(chosen)
+    return [pair for pair in pairs if any(stream and stream.stream_id in chosen for stream in pair)]
 
 
-def _size(backup: Backup, disk_id: str) -> int:
-    stream = backup.stream_of(disk_id)
+def _size(stream: Stream | None) -> int:
     return stream.size if stream is not None else 0
 
 
 def _disk_diff(
     repository: Repository,
-    before: Backup,
-    after: Backup,
-    disk_id: str,
+    before: tuple[Backup, Stream | None],
+    after: tuple[Backup, Stream | None],
     workers: int,
     look: Look | None,
     advance: Callable[[int, int], None],
@@ -176,18 +196,20 @@ def _disk_diff(
 
     `advance` gets the bytes read and the bytes added to the total.
     """
-    old, new = before.stream_of(disk_id), after.stream_of(disk_id)
+    (earlier_point, old), (later_point, new) = before, after
     if new is None:
         if old is None:
-            raise RuntimeError(f"no point holds the disk {disk_id}")
-        note = _left_out(after, disk_id)
-        return DiskDiff(disk_id, old.name, old.size, None, ExtentMap.of([]), 0, note)
+            raise RuntimeError("neither point holds the disk")
+        note = _left_out(later_point, old.disk_id)
+        return DiskDiff(old.disk_id, old.name, old.size, None, ExtentMap.of([]), 0, note)
     exact = workers > 0
-    resolved = resolve_chain(repository, after, new, with_frames=exact)
+    resolved = resolve_chain(repository, later_point, new, with_frames=exact)
     if old is not None and old.stream_id == new.stream_id:
-        disk = DiskDiff(disk_id, new.name, old.size, new.size, ExtentMap.of([]), 0)
+        disk = DiskDiff(new.disk_id, new.name, old.size, new.size, ExtentMap.of([]), 0)
     else:
-        earlier = resolve_chain(repository, before, old, with_frames=exact) if old is not None else None
+        earlier = (
+            resolve_chain(repository, earlier_point, old, with_frames=exact) if old is not None else None
+        )
         difference = compare(repository, earlier, resolved)
         if exact:
             advance(0, int(difference.length.sum()))
@@ -196,12 +218,13 @@ def _disk_diff(
             )
         del earlier
         disk = DiskDiff(
-            disk_id,
+            new.disk_id,
             new.name,
             old.size if old is not None else None,
             new.size,
             *_changes(difference),
-            None if old is not None else _left_out(before, disk_id),
+            None if old is not None else _left_out(earlier_point, new.disk_id),
+            old.disk_id if old is not None and old.disk_id != new.disk_id else None,
         )
     if look is not None:
         look(disk, resolved)

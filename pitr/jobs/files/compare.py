@@ -12,6 +12,7 @@ from pitr.extents import ExtentMap
 from pitr.guest.filesystem import EntryKind, FileContent, FileSystem, FolderEntry, Node
 from pitr.guest.filesystem.limits import unbounded_memory
 from pitr.guest.filesystem.volume import DiskRange
+from pitr.jobs import lineage
 from pitr.jobs.files.volumes import Place
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
@@ -39,7 +40,7 @@ def changed_ranges(
     """Return the ranges that differ between two points, by disk id, from the extent indexes. Raises StoredDamage."""
     changed: dict[str, ExtentMap] = {}
     for stream in streams:
-        older = since.stream_of(stream.disk_id)
+        older = lineage.counterpart(repository, since, stream)
         if older is not None:
             with (
                 unbounded_memory(),

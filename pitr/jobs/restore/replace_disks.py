@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from pitr.errors import EngineBusy, PitrError
+from pitr.errors import EngineBusy, PitrError, UsageError
 from pitr.jobs.restore.aliases import choose_aliases
 from pitr.jobs.restore.choice import Placement
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
-from pitr.jobs.restore.uploading import Uploading, attach_restored
+from pitr.jobs.restore.uploading import Uploading, attach_restored, note_succession
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Backup, Stream
 from pitr.ovirt.engine import (
@@ -27,7 +27,8 @@ from pitr.ovirt.engine import (
     valid_alias,
     vm_disks,
 )
-from pitr.text import printable
+from pitr.repository import successions
+from pitr.text import named, printable
 from pitr.times import now
 
 
@@ -43,16 +44,17 @@ class ReplacedDisksTarget(OntoNewDisks):
     ) -> None:
         self._engine = uploading.engine
         self._streams = list(streams)
+        self._repository = uploading.notes.repository
         self._notify = uploading.notify
         self._undo_swap = ExitStack()
         self._vm_id = backup.vm.id
         self.vm_id: str | None = backup.vm.id
         self._check_down()
-        current = self._current()
+        old_disks = self._old_disks()
         if uploading.verifier is None:
             uploading = replace(uploading, verifier=Verifier(1))
         # While both exist, the two have different aliases. At the end the new disk takes the old one's alias.
-        old_names = {disk_id: disk.name for disk_id, disk in current.items()}
+        old_names = {disk_id: disk.name for disk_id, disk in old_disks.items()}
         self._aliases = choose_aliases(streams, placement.aliases, old_names, uploading.notify)
         self._disks = NewDisksTarget(
             uploading, backup, streams, replace(placement, aliases={}), old_names=self._aliases
@@ -60,19 +62,21 @@ class ReplacedDisksTarget(OntoNewDisks):
 
     def finish(self) -> None:
         self._check_down()
-        current = self._current()
+        old_disks = self._old_disks()
         suffix = f"_replaced_{now():%Y%m%dT%H%M%SZ}"
+        for old in old_disks.values():
+            self._take_away(old, suffix)
         for stream in self._streams:
-            old = current.get(stream.disk_id)
-            if old is not None:
-                self._take_away(old, suffix)
-        for stream in self._streams:
-            self._put_in(self._disks.new_disk(stream), stream, current.get(stream.disk_id))
+            self._put_in(self._disks.new_disk(stream), stream, old_disks.get(stream.disk_id))
         for stream in self._streams:
             name = self._aliases[stream.disk_id]
             rename_attached_disk(self._engine, self._vm_id, self._disks.new_disk(stream), name)
         self._undo_swap.pop_all()
-        for old in (current[stream.disk_id] for stream in self._streams if stream.disk_id in current):
+        for stream in self._streams:
+            replaced = old_disks.get(stream.disk_id)
+            old_id = replaced.id if replaced is not None else stream.disk_id
+            note_succession(self._repository, self._vm_id, old_id, self._disks.new_disk(stream), self._notify)
+        for old in old_disks.values():
             self._notify(
                 f"kept the old disk {old.id} as {valid_alias(old.name, suffix)}: delete it when you no longer need it"
             )
@@ -101,7 +105,10 @@ class ReplacedDisksTarget(OntoNewDisks):
         if old is not None:
             self._attach_like(new_id, old)
         else:
-            attach_restored(self._engine, self._vm_id, new_id, stream)
+            # The engine refuses a second boot disk.
+            others = vm_disks(self._engine, self._vm_id)
+            bootable = not any(disk.bootable for disk in others)
+            attach_restored(self._engine, self._vm_id, new_id, stream, bootable=bootable)
 
     def _attach_like(self, disk_id: str, old: Disk) -> None:
         attach_disk(
@@ -121,14 +128,30 @@ class ReplacedDisksTarget(OntoNewDisks):
                 "Shut it down, or restore to new disks.",
             )
 
-    def _current(self) -> dict[str, Disk]:
-        """Return the VM's own disks by id. Raises EngineBusy while another operation has locked one to replace."""
-        current = {disk.id: disk for disk in vm_disks(self._engine, self._vm_id)}
+    def _old_disks(self) -> dict[str, Disk]:
+        """Return the VM's disks to replace, by the disk ids in the point.
+
+        A disk that took the place of the point's disk in an earlier restore is replaced now. Raises EngineBusy while
+        another operation has locked a disk, UsageError if several disks took the place of one.
+        """
+        attached = {disk.id: disk for disk in vm_disks(self._engine, self._vm_id)}
+        known = successions.of_vm(self._repository.store, self._vm_id)
+        old_disks: dict[str, Disk] = {}
         for stream in self._streams:
-            disk = current.get(stream.disk_id)
-            if disk is not None and disk.status == "locked":
-                raise EngineBusy(
-                    f"disk {printable(disk.name)} is locked",
-                    "Wait until the other operation on the disk is complete.",
+            family = known.family([stream.disk_id])
+            matches = [attached[stream.disk_id]] if stream.disk_id in attached else []
+            matches = matches or [disk for disk in attached.values() if disk.id in family]
+            if len(matches) > 1:
+                listed = ", ".join(named(disk.name, disk.id) for disk in matches)
+                raise UsageError(
+                    f"several disks of the VM took the place of disk {printable(stream.name)}: {listed}",
+                    "Detach those that pitr must not replace.",
                 )
-        return current
+            for disk in matches:
+                if disk.status == "locked":
+                    raise EngineBusy(
+                        f"disk {printable(disk.name)} is locked",
+                        "Wait until the other operation on the disk is complete.",
+                    )
+                old_disks[stream.disk_id] = disk
+        return old_disks

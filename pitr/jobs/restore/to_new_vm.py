@@ -10,7 +10,7 @@ from pitr.jobs import find
 from pitr.jobs.restore.choice import ToNewVM
 from pitr.jobs.restore.new_vm_checks import adapted, check_name
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
-from pitr.jobs.restore.uploading import Uploading
+from pitr.jobs.restore.uploading import Uploading, note_succession
 from pitr.model import Record, Stream
 from pitr.ovirt import ovf
 from pitr.ovirt.engine import (
@@ -48,6 +48,9 @@ class NewVMTarget(OntoNewDisks):
         self._name = choice.name
         self._start = choice.start
         self._notify = uploading.notify
+        self._repository = uploading.notes.repository
+        self._streams = list(streams)
+        self._old_vm_id = backup.vm.id
         self._left_out = backup.left_out
         original = _original(engine, backup.vm.id)
         self._regenerate = original is not None
@@ -78,6 +81,11 @@ class NewVMTarget(OntoNewDisks):
         if self.vm_id is None:
             raise RuntimeError("the new VM is not prepared")
         self._disks.attach_all(self.vm_id)
+        if self.vm_id == self._old_vm_id:
+            # The VM is back under its old id, and its next backups are of the new disks.
+            for stream in self._streams:
+                new_id = self._disks.new_disk(stream)
+                note_succession(self._repository, self.vm_id, stream.disk_id, new_id, self._notify)
         for disk in self._left_out:
             self._notify(
                 f"VM {printable(self._name)} lacks disk {printable(disk.name)}, which the point does not hold: "

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pitr.errors import NoSuchDisk, PitrError
+from pitr.errors import NoSuchDisk, PitrError, RepositoryError
 from pitr.jobs.restore.verifier import Verifier
 from pitr.jobs.upkeep.uploads import UploadNotes
 from pitr.model import Stream
 from pitr.ovirt.engine import Engine, attach_disk, delete_disk
 from pitr.reporting import Notify
+from pitr.repository import Repository, successions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,17 @@ def attach_restored(
         bootable=bootable and stream.settings.bootable,
         active=True,
     )
+
+
+def note_succession(repository: Repository, vm_id: str, old_id: str, new_id: str, notify: Notify) -> None:
+    """Note that a new disk took the place of a VM's disk, so that names and ids find both; warn if that fails."""
+    try:
+        successions.add(repository.store, vm_id, old_id, new_id)
+    except RepositoryError as error:
+        notify(
+            f"cannot note in the repository that disk {new_id} takes the place of disk {old_id}: {error.message}. "
+            "Later commands do not find the one by the id of the other"
+        )
 
 
 def remove_new_disk(engine: Engine, disk_id: str) -> str | None:
