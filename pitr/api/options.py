@@ -46,6 +46,7 @@ class SinkKeywords(TransferKeywords, total=False):
     from_snapshot: str | None
     to_snapshot: str | None
     reads_zero: bool
+    overwrite_device: bool
     vm: str | None
     disk: str | None
     time: datetime | None
@@ -82,6 +83,7 @@ class SinkOptions(TransferOptions):
     from_snapshot: str | None = None
     to_snapshot: str | None = None
     reads_zero: bool = False
+    overwrite_device: bool = False
     vm: str | None = None
     disk: str | None = None
     time: datetime | None = None

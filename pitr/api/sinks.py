@@ -33,7 +33,8 @@ def open_sink(
 
     - the URL of an imageio transfer, with `proxy_url`, `cafile` and `secure`, or an NBD URL; `reads_zero` says that
       the disk is new and reads as zero;
-    - the path of a new image file; its `format` is "raw" or "qcow2", otherwise the suffix decides;
+    - the path of a new image file; its `format` is "raw" or "qcow2", otherwise the suffix decides. With
+      `overwrite_device`, also of a block device that is not in use;
     - a bytearray of `size` bytes; `reads_zero` says that they are zero;
     - a binary file object, which the caller closes. The `format` "sparse" (the default) writes zstd frames, or with
       `compression` "none" a plain stream, with `meta` in its header. The formats "rbd-diff" and "rbd-diff-v2" take a
@@ -64,7 +65,7 @@ def open_sink(
     elif image_format(where, options.format) == "qcow2":
         sink = Qcow2FileSink(Path(where), size)
     else:
-        sink = RawFileSink(Path(where), size)
+        sink = RawFileSink(Path(where), size, overwrite_device=options.overwrite_device)
     try:
         yield sink
     except BaseException:

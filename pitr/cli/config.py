@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pitr.errors import UsageError
+from pitr.system.target_path import repository_folder
 
 SYSTEM_FILE = Path("/etc/pitr/config.toml")
 _RETENTION = ("keep_last", "keep_daily", "keep_weekly", "keep_monthly")
@@ -121,7 +122,9 @@ def _strings(value: Any) -> tuple[str, ...]:
 
 
 def _path(value: Any) -> Path:
-    return Path(_string(value)).expanduser()
+    return repository_folder(
+        str(Path(_string(value)).expanduser()) if str(value).startswith("~") else _string(value)
+    )
 
 
 def _count(value: Any) -> int:

@@ -21,6 +21,7 @@ import typer
 from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
 from pitr.errors import UsageError
+from pitr.system.target_path import given_path, repository_folder
 
 if TYPE_CHECKING:
     from pitr.ovirt.engine import Engine, EngineConfig
@@ -44,7 +45,13 @@ def choices(choice: type[StrEnum]) -> str:
 
 RepoOption = Annotated[
     Path | None,
-    typer.Option("--repo", metavar="FOLDER", envvar="PITR_REPO", help="Folder of the repository."),
+    typer.Option(
+        "--repo",
+        metavar="FOLDER",
+        envvar="PITR_REPO",
+        help="Folder of the repository.",
+        parser=repository_folder,
+    ),
 ]
 OutputOption = Annotated[
     OutputFormat | None,
@@ -78,13 +85,19 @@ UsernameOption = Annotated[
 PasswordFileOption = Annotated[
     Path | None,
     typer.Option(
-        "--password-file", metavar="FILE", help="File with the user's password [env: PITR_PASSWORD_FILE]."
+        "--password-file",
+        metavar="FILE",
+        help="File with the user's password [env: PITR_PASSWORD_FILE].",
+        parser=given_path("--password-file"),
     ),
 ]
 CafileOption = Annotated[
     Path | None,
     typer.Option(
-        "--cafile", metavar="FILE", help="File with the engine's CA certificate [env: PITR_CAFILE]."
+        "--cafile",
+        metavar="FILE",
+        help="File with the engine's CA certificate [env: PITR_CAFILE].",
+        parser=given_path("--cafile"),
     ),
 ]
 InsecureOption = Annotated[

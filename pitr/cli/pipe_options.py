@@ -20,6 +20,7 @@ from pitr.endpoints.streams.output import FileOutput, PipeOutput, StreamOutput
 from pitr.errors import UsageError
 from pitr.jobs.backup.pipe_out import PipingOut
 from pitr.system.signals import WakeOnSignal
+from pitr.system.target_path import checked_new_file, format_of_suffix
 
 
 class Compression(StrEnum):
@@ -39,17 +40,36 @@ CompressOption = Annotated[
 ]
 
 
-def open_output(to: str, compression: Compression, wake: WakeOnSignal) -> StreamOutput:
-    """Open the file or, for "-", the standard output that --to names. The caller finishes or aborts it.
+def open_output(
+    to: str, compression: Compression, wake: WakeOnSignal, *, contained: str = "sparse"
+) -> StreamOutput:
+    """Open the file or, for "-", the standard output that --to names, for a stream of the format `contained`.
 
-    Raises UsageError for a terminal and for a file that exists.
+    The caller finishes or aborts it.
+    Raises UsageError for a terminal, for a file that exists, and for the suffix of an image file.
     """
     if to != "-":
-        return FileOutput(Path(to), compression.value)
+        return FileOutput(_new_file(to, contained), compression.value)
     if sys.stdout.isatty():
         raise UsageError("cannot write a stream to a terminal", "Pipe it into a program, or name a file.")
     take_standard_output()
     return PipeOutput(sys.stdout.fileno(), compression.value, wake=wake)
+
+
+def new_image_file(to: str) -> Path:
+    """Return the new raw image file that --to names. Raises UsageError as `open_output` does."""
+    return _new_file(to, "raw")
+
+
+def _new_file(to: str, contained: str) -> Path:
+    path = checked_new_file(to, "--to")
+    promised = format_of_suffix(path)
+    if promised is not None and promised != contained:
+        raise UsageError(
+            f"{path} has the suffix of a {promised} file, but --to writes {contained} data",
+            f"Name another file, or write an image file with 'pitr restore --to-file {path}'.",
+        )
+    return path
 
 
 @dataclass(frozen=True, slots=True)

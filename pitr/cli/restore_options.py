@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from pitr.jobs.restore.choice import (
     ToNewDisks,
     ToNewVM,
 )
+from pitr.system.target_path import format_of_suffix, usable
 
 ToNewDisksOption = Annotated[
     bool, typer.Option("--to-new-disks", help="Restore to new disks on the engine (the default).")
@@ -28,12 +30,24 @@ ToFileOption = Annotated[
     typer.Option(
         "--to-file",
         metavar="PATH",
-        help="Restore to an image file, or to a folder if there are several disks.",
+        help="Restore to a new image file. If PATH ends in / or there are several disks, it is a folder with a file "
+        "for each disk.",
     ),
 ]
 ImageFormatOption = Annotated[
     ImageFormat | None,
-    typer.Option("--format", metavar=choices(ImageFormat), help="Format of the image files (raw)."),
+    typer.Option(
+        "--format",
+        metavar=choices(ImageFormat),
+        help="Format of the image files. Default: qcow2 if PATH ends in .qcow2, else raw.",
+    ),
+]
+OverwriteDeviceOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite-device",
+        help="Allow --to-file to overwrite a block device, which must not be in use. All data on it is lost.",
+    ),
 ]
 NewDisksDomainOption = Annotated[
     str | None,
@@ -181,18 +195,38 @@ class TargetOptions:
     replace: bool
     new_vm: NewVMOptions
     new_disks: NewDiskOptions
+    overwrite_device: bool = False
 
     def choice(self) -> TargetChoice:
         """Return the chosen target. Raises UsageError for options that do not go together."""
         self._check()
         if self.to_file is not None:
-            return ToFiles(self.to_file, self.image_format or ImageFormat.RAW)
+            return self._files(self.to_file)
         placement = self.new_disks.placement()
         if self.new_vm.name is not None:
             return ToNewVM(self.new_vm.name, placement, self.new_vm.cluster, self.new_vm.start)
         if self.replace:
             return InPlace(placement)
         return ToNewDisks(placement, self.new_disks.attach_to)
+
+    def _files(self, path: str) -> ToFiles:
+        """Return the image files. The suffix decides the format, unless --format is given or `path` is a folder."""
+        usable(path, "--to-file")
+        files = ToFiles(path, self.image_format or ImageFormat.RAW, self.overwrite_device)
+        promised = None if files.is_folder else format_of_suffix(path)
+        if promised is None or promised == self.image_format:
+            return files
+        if self.image_format is not None:
+            raise UsageError(
+                f"--format {self.image_format} does not go with the suffix of {path}",
+                f"Leave --format out, or name the file {Path(path).with_suffix('.' + self.image_format)}",
+            )
+        if promised not in tuple(ImageFormat):
+            raise UsageError(
+                f"pitr cannot write {promised} files, only {' and '.join(ImageFormat)}",
+                f"Restore to {Path(path).with_suffix('.qcow2')}, and convert it with 'qemu-img convert'.",
+            )
+        return replace(files, image_format=ImageFormat(promised))
 
     def _check(self) -> None:
         targets = {
@@ -206,6 +240,8 @@ class TargetOptions:
             raise UsageError(f"{given[0]} and {given[1]} exclude each other", "Choose one of them.")
         if self.to_file is None and self.image_format is not None:
             raise UsageError("--format goes with --to-file")
+        if self.to_file is None and self.overwrite_device:
+            raise UsageError("--overwrite-device goes with --to-file")
         if self.to_file is not None and self.new_disks.any_given:
             raise UsageError(
                 "--storage-domain, --disk-map, --rename and --attach-to go with new disks, not with --to-file"

@@ -14,6 +14,7 @@ import typer
 from pitr.cli.display import tables
 from pitr.cli.options import Common, with_common
 from pitr.errors import ProgramMissing
+from pitr.system.target_path import given_path
 from pitr.units import human_size
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ _EXTRA = ("cryptography", "qemu")
 KeepOption = Annotated[
     Path | None,
     typer.Option(
-        "--keep", metavar="FOLDER", help="Keep the repository, the disks and the proofs in this new folder."
+        "--keep",
+        metavar="FOLDER",
+        help="Keep the repository, the disks and the proofs in this new folder.",
+        parser=given_path("--keep"),
     ),
 ]
 

@@ -21,6 +21,7 @@ from pitr.jobs.diff.page import Page
 from pitr.jobs.diff.two_points import DiskDiff
 from pitr.model import Backup
 from pitr.repository import Repository
+from pitr.system.target_path import new_file
 
 AtTwiceOption = Annotated[
     list[str] | None,
@@ -47,6 +48,7 @@ HtmlOption = Annotated[
         "--html",
         metavar="FILE",
         help="Write a page for a browser to this new file; it works without a network.",
+        parser=new_file("--html"),
     ),
 ]
 

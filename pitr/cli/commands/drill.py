@@ -30,13 +30,19 @@ from pitr.jobs.verify import drill as job
 from pitr.model import Backup
 from pitr.repository import Repository, drills
 from pitr.repository.drills import Drill
+from pitr.system.target_path import given_path
 from pitr.text import printable
 
 _RESULTS = {True: "ok", False: "FAILED", None: "unknown"}
 
 FolderOption = Annotated[
     Path | None,
-    typer.Option("--in", metavar="FOLDER", help="Folder for the temporary images. Default: TMPDIR."),
+    typer.Option(
+        "--in",
+        metavar="FOLDER",
+        help="Folder for the temporary images. Default: TMPDIR.",
+        parser=given_path("--in"),
+    ),
 ]
 DigestsOnlyOption = Annotated[
     bool, typer.Option("--digests-only", help="Create no images: read all data and compare the digests.")

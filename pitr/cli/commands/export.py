@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +22,7 @@ from pitr.cli.options import (
     choices,
     with_common,
 )
-from pitr.cli.pipe_options import Compression, CompressOption, open_output
+from pitr.cli.pipe_options import Compression, CompressOption, new_image_file, open_output
 from pitr.errors import UsageError
 from pitr.jobs import find
 from pitr.jobs.export import Exported, ExportFormat, export_raw, export_stream
@@ -31,11 +30,17 @@ from pitr.jobs.good_points import GoodPoint
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.system.signals import WakeOnSignal
+from pitr.system.target_path import format_of_suffix
 from pitr.text import printable
 from pitr.units import human_size
 
 ExportFormatOption = Annotated[
-    ExportFormat, typer.Option("--format", metavar=choices(ExportFormat), help="Format of the export.")
+    ExportFormat | None,
+    typer.Option(
+        "--format",
+        metavar=choices(ExportFormat),
+        help="Format of the export. Default: raw if the file of --to ends in .raw, else sparse.",
+    ),
 ]
 SinceOption = Annotated[
     str | None,
@@ -57,7 +62,7 @@ def export(
     point: PointOption = None,
     newest_good: NewestGoodOption = False,
     disk: OnlyDiskOption = None,
-    stream_format: ExportFormatOption = ExportFormat.SPARSE,
+    stream_format: ExportFormatOption = None,
     since: SinceOption = None,
     compress: CompressOption = None,
     to: ToOption = "-",
@@ -77,6 +82,8 @@ def export(
     pitr export --point 1c2d --since 9f8e --format rbd-diff | rbd import-diff - pool/image
     """
     asked = point_options.exactly_one("an export", at, point, newest_good=newest_good)
+    if stream_format is None:
+        stream_format = ExportFormat.RAW if format_of_suffix(to) == "raw" else ExportFormat.SPARSE
     if stream_format is ExportFormat.RAW and since is not None:
         raise UsageError(
             "--format raw is a whole disk: it cannot leave out unchanged ranges",
@@ -122,14 +129,13 @@ def _export(
 ) -> Exported:
     with WakeOnSignal() as wake, showing(common.out, f"export {printable(stream.name)}") as progress:
         if output.is_image_file:
-            return export_raw(
-                repository, backup, stream, Path(output.to), workers=output.workers, progress=progress
-            )
+            path = new_image_file(output.to)
+            return export_raw(repository, backup, stream, path, workers=output.workers, progress=progress)
         return export_stream(
             repository,
             backup,
             stream,
-            open_output(output.to, output.compression, wake),
+            open_output(output.to, output.compression, wake, contained=output.format),
             output.format,
             since=since,
             workers=output.workers,

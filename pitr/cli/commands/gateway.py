@@ -20,6 +20,7 @@ from pitr.ovirt.engine import Engine
 from pitr.ovirt.engine.faults import EngineFault
 from pitr.repository import Repository
 from pitr.system.sockets import authority, tcp_listener
+from pitr.system.target_path import given_path
 
 #: ovirt-imageio uses the ports 54322 and 54323.
 _PORT = 54325
@@ -36,11 +37,21 @@ PortOption = Annotated[
 ]
 CertOption = Annotated[
     Path | None,
-    typer.Option("--cert", metavar="FILE", help="TLS certificate with its chain, in PEM format."),
+    typer.Option(
+        "--cert",
+        metavar="FILE",
+        help="TLS certificate with its chain, in PEM format.",
+        parser=given_path("--cert"),
+    ),
 ]
 KeyOption = Annotated[
     Path | None,
-    typer.Option("--key", metavar="FILE", help="Private key of the certificate, in PEM format."),
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="Private key of the certificate, in PEM format.",
+        parser=given_path("--key"),
+    ),
 ]
 PlainHttpOption = Annotated[
     bool,
@@ -52,6 +63,7 @@ TokenFileOption = Annotated[
         "--token-file",
         metavar="FILE",
         help="File with the token that clients must send. Default: a new token, in a file whose path is printed.",
+        parser=given_path("--token-file"),
     ),
 ]
 MaxRequestsOption = Annotated[

@@ -12,11 +12,15 @@ from pitr.cli.options import Common, with_common
 from pitr.errors import UsageError
 from pitr.repository import Repository
 from pitr.repository.repository import FORMAT
+from pitr.system.target_path import repository_folder
 
 FolderArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="FOLDER", help="Folder of the new repository; the same as --repo.", show_default=False
+        metavar="FOLDER",
+        help="Folder of the new repository; the same as --repo.",
+        show_default=False,
+        parser=repository_folder,
     ),
 ]
 

@@ -50,6 +50,7 @@ def restore(
     to_new_disks: options.ToNewDisksOption = False,
     to_file: options.ToFileOption = None,
     image_format: options.ImageFormatOption = None,
+    overwrite_device: options.OverwriteDeviceOption = False,
     storage_domain: options.NewDisksDomainOption = None,
     disk_map: options.DiskMapOption = None,
     rename: options.RenameOption = None,
@@ -68,7 +69,8 @@ def restore(
     """Restore disks as they were at a point in time.
 
     A restore creates new disks, a new VM or new files. It overwrites nothing, except a block device that you name with
-    --to-file. Each byte is written once, and pitr verifies the digest of each frame before it writes it.
+    --to-file and --overwrite-device. Each byte is written once, and pitr verifies the digest of each frame before it
+    writes it.
 
     If the point that --at names is damaged, pitr writes nothing, names the newest good point, and exits with 3.
 
@@ -78,7 +80,9 @@ def restore(
     """
     new_disks = options.NewDiskOptions(storage_domain, tuple(disk_map or ()), attach_to, tuple(rename or ()))
     new_vm = options.NewVMOptions(as_new_vm, cluster, start)
-    target = options.TargetOptions(to_new_disks, to_file, image_format, replace, new_vm, new_disks)
+    target = options.TargetOptions(
+        to_new_disks, to_file, image_format, replace, new_vm, new_disks, overwrite_device
+    )
     plan = _RestoreOptions(
         verify or replace, keep_going, get_command, dry_run=dry_run, workers=common.workers(max_workers)
     )

@@ -38,6 +38,7 @@ from pitr.nbd.client import parse_url
 from pitr.system import machine, sockets
 from pitr.system.shell import run_shell
 from pitr.system.signals import Signals
+from pitr.system.target_path import given_path
 from pitr.units import MIB, human_size, parse_size
 
 SocketOption = Annotated[
@@ -46,6 +47,7 @@ SocketOption = Annotated[
         "--socket",
         metavar="PATH",
         help="Listen on this unix socket. Default, without --port: a socket in a private folder.",
+        parser=given_path("--socket"),
     ),
 ]
 PortOption = Annotated[

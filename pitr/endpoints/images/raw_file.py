@@ -15,9 +15,11 @@ from typing import Final
 
 from pitr.endpoints.images.memory import check_range
 from pitr.endpoints.images.partial_file import PartialFile, file_errors
-from pitr.errors import PitrError, UsageError
+from pitr.errors import PitrError
 from pitr.extents import ExtentMap
+from pitr.system.block_device import open_exclusively
 from pitr.system.closing import Closes
+from pitr.system.target_path import check_image_target
 
 MAX_CONNECTIONS: Final = 8
 
@@ -35,15 +37,17 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 class RawFileSource(Closes):
     """A source that reads a raw image file or a block device. Its zero extents are the holes of the file.
 
-    The file must not change meanwhile. Close the readers first, then the source. Raises PitrError.
+    The disk ends after `size` bytes, or with the file: a block device can be larger than the disk. The file must not
+    change meanwhile. Close the readers first, then the source. Raises PitrError.
     """
 
-    def __init__(self, path: Path, *, max_readers: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, path: Path, *, size: int | None = None, max_readers: int = MAX_CONNECTIONS) -> None:
         self._path = path
         self._max_readers = max_readers
         with file_errors(path):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
+            whole = os.lseek(self._descriptor, 0, os.SEEK_END)
+            self._size = whole if size is None else min(size, whole)
 
     @property
     def size(self) -> int:
@@ -117,18 +121,26 @@ class RawFileReader(Closes):
 class RawFileSink:
     """A sink that writes a new, sparse raw image file. `flush` gives the file its name.
 
-    It writes a block device in place, keeps the bytes behind the disk's `size`, and does not expect it to read as
-    zero. Raises UsageError when the target already exists, or a block device is too small or in use. Raises PitrError
-    when pitr cannot write.
+    With `overwrite_device` it writes a block device in place, keeps the bytes behind the disk's `size`, and does not
+    expect it to read as zero. Raises UsageError when the target already exists, or is a block device that is not to be
+    overwritten, in use or too small. Raises PitrError when pitr cannot write.
     """
 
-    def __init__(self, path: Path, size: int, *, max_writers: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: int,
+        *,
+        overwrite_device: bool = False,
+        max_writers: int = MAX_CONNECTIONS,
+    ) -> None:
+        check_image_target(path, size, overwrite_device=overwrite_device)
         self._max_writers = max_writers
         self._size = size
         self._partial: PartialFile | None = None
         if path.is_block_device():
             self._path = path
-            self._descriptor = _opened_device(path, size)
+            self._descriptor = open_exclusively(path, size)
             return
         self._partial = PartialFile(path)
         self._path = self._partial.path
@@ -199,22 +211,6 @@ class RawFileWriter(Closes):
 
     def close(self) -> None:
         """Close nothing: the file belongs to the sink."""
-
-
-def _opened_device(path: Path, size: int) -> int:
-    with file_errors(path):
-        try:
-            # O_EXCL without O_CREAT fails when the block device is in use, for example by a mounted file system.
-            descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                raise UsageError(f"{path} is in use", "Unmount it, or name another block device.") from None
-            raise
-        capacity = os.lseek(descriptor, 0, os.SEEK_END)
-    if capacity < size:
-        os.close(descriptor)
-        raise UsageError(f"{path} has {capacity} bytes, but the disk needs {size}")
-    return descriptor
 
 
 def _grow(path: Path, descriptor: int, size: int) -> None:

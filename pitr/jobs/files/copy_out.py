@@ -21,6 +21,7 @@ from pitr.jobs.files.volumes import CIRCLE, Place
 from pitr.reporting import Progress
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store.naming import Naming
+from pitr.system.target_path import refuse_new_device, usable
 from pitr.text import printable
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -77,6 +78,7 @@ def copy_files(
     pitr skips files that exist, unless `overwrite`. Files that it cannot copy are in the result, and it copies the
     rest. Raises UsageError for an invalid target, PitrError if it cannot write to the target.
     """
+    usable(target, "the destination")
     into = len(places) > 1 or target.endswith("/") or Path(target).is_dir()
     if not into and not Path(target).absolute().parent.is_dir():
         raise UsageError(
@@ -86,6 +88,10 @@ def copy_files(
         raise UsageError(f"{target} exists already", "Name another target, or add --overwrite.")
     if into and os.path.lexists(target) and not Path(target).is_dir():
         raise UsageError(f"{target} is not a folder", "Name a folder to copy into.")
+    if not os.path.lexists(target):
+        refuse_new_device(Path(target))
+    elif Path(target).is_block_device():
+        raise UsageError(f"{target} is a block device", "Name a new file, or a folder to copy into.")
     copying = _CopyRun(overwrite=overwrite, dry_run=dry_run, progress=progress)
     base = Path(target) if into else Path(target).absolute().parent
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 
 class ImageFormat(StrEnum):
@@ -31,10 +32,19 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class ToFiles:
-    """Restore to image files. `path` is a folder for several disks, if it is one already, or if it ends in "/"."""
+    """Restore to image files. `path` is a folder for several disks, if it is one already, or if it ends in "/".
+
+    It can also be a block device, if `overwrite_device` is set.
+    """
 
     path: str
     image_format: ImageFormat = ImageFormat.RAW
+    overwrite_device: bool = False
+
+    @property
+    def is_folder(self) -> bool:
+        """Tell whether `path` is a folder for any number of disks."""
+        return self.path.endswith("/") or Path(self.path).is_dir()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from pitr.copier.pour import check_whole, pour
 from pitr.endpoints.images.qcow2_file import Qcow2FileSink
 from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.endpoints.streams.detect import KnownSource, open_stream
-from pitr.errors import UsageError
+from pitr.errors import PitrError, UsageError
+from pitr.jobs.file_names import safe
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
 from pitr.jobs.restore.storage_domains import domain_named, list_domains
 from pitr.jobs.restore.uploading import remove_new_disk
@@ -32,6 +33,7 @@ from pitr.ovirt.engine import (
 from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.reporting import Progress
 from pitr.repository.names import usable_name
+from pitr.system.target_path import check_image_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,21 @@ def stream_to_file(
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
 ) -> StreamRestored:
-    """Restore a stream of a whole disk to the new image file `choice.path`.
+    """Restore a stream of a whole disk to the new image file `choice.path`, or to a file in this folder.
 
     Raises FormatError, UsageError if the file exists already, PitrError.
     """
     started_at = time.monotonic()
+    if not choice.is_folder:
+        # Refuse a target that exists before the stream is read: its size is still unknown.
+        check_image_target(Path(choice.path), 0, overwrite_device=choice.overwrite_device)
     source = _open_whole(stream)
-    path = Path(choice.path)
-    make_sink = RawFileSink if choice.image_format is ImageFormat.RAW else Qcow2FileSink
-    sink = make_sink(path, source.size)
+    path = _target_file(choice, source)
+    sink = (
+        RawFileSink(path, source.size, overwrite_device=choice.overwrite_device)
+        if choice.image_format is ImageFormat.RAW
+        else Qcow2FileSink(path, source.size)
+    )
     try:
         copied = pour(source, sink, workers=workers, progress=progress)
     except BaseException:
@@ -119,6 +127,19 @@ def stream_to_disk(
             error.add_note(problem)
         raise
     return _restored(chosen, disk.id, copied, started_at)
+
+
+def _target_file(choice: ToFiles, source: KnownSource) -> Path:
+    """Return the image file. In a folder it has the name of the disk."""
+    if not choice.is_folder:
+        return Path(choice.path)
+    name = safe(_disk_name(source) or "disk") or "disk"
+    folder = Path(choice.path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PitrError(f"cannot create the folder {folder}: {error.strerror}") from error
+    return folder / f"{name}.{choice.image_format}"
 
 
 def _restored(name: str, target: str, copied: Copied, started_at: float) -> StreamRestored:

@@ -15,6 +15,7 @@ from pitr.jobs.file_names import file_names
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
+from pitr.system.target_path import check_image_target, format_of_suffix, usable
 from pitr.text import printable
 
 _EXTENSIONS = {ImageFormat.RAW: ".raw", ImageFormat.QCOW2: ".qcow2"}
@@ -23,8 +24,8 @@ _EXTENSIONS = {ImageFormat.RAW: ".raw", ImageFormat.QCOW2: ".qcow2"}
 class FilesTarget:
     """Creates an image file for each disk: `choice.path`, or in this folder a file with the name of each disk.
 
-    With a `verifier` each file is read back and compared. Raises UsageError if a file already exists: nothing is
-    overwritten except block devices, which must exist.
+    With a `verifier` each file is read back and compared. Raises UsageError if a file already exists: pitr overwrites
+    nothing except block devices, and those only if `choice.overwrite_device` is set and nothing uses them.
     """
 
     vm_id: str | None = None
@@ -37,20 +38,34 @@ class FilesTarget:
         self._folder: Path | None = None
         self._made: list[Path] = []
         self._made_folder = False
-        target = Path(choice.path)
-        if len(streams) != 1 or target.is_dir() or choice.path.endswith("/"):
+        self._overwrite_device = choice.overwrite_device
+        target = Path(usable(choice.path, "--to-file"))
+        if len(streams) != 1 or choice.is_folder:
             if target.exists() and not target.is_dir():
                 raise UsageError(
                     f"{target} is not a folder", "Name a folder: several disks need a file each."
+                )
+            if not choice.is_folder and format_of_suffix(target):
+                raise UsageError(
+                    f"{target} is a file, but there are {len(streams)} disks",
+                    f"Name a folder, with a slash at its end: --to-file {target.with_suffix('')}/ Or choose a disk "
+                    "with --disk.",
                 )
             self._folder = target
             names = file_names(streams, _EXTENSIONS[self._format])
             self._paths = {disk_id: target / name for disk_id, name in names.items()}
         else:
             self._paths = {streams[0].disk_id: target}
-        for file in self._paths.values():
-            if file.exists() and not file.is_block_device():
-                raise UsageError(f"{file} exists already", "Remove it, or name another file or folder.")
+        for stream in streams:
+            self._check(self._paths[stream.disk_id], stream.size)
+
+    def _check(self, path: Path, size: int) -> None:
+        if path.is_block_device() and self._format is not ImageFormat.RAW:
+            raise UsageError(
+                f"{path} is a block device: pitr writes only raw data to it",
+                "Use --format raw, or name a file.",
+            )
+        check_image_target(path, size, overwrite_device=self._overwrite_device)
 
     def reads_zero(self, stream: Stream) -> bool:
         return not self._paths[stream.disk_id].is_block_device()
@@ -66,7 +81,7 @@ class FilesTarget:
         path = self._paths[stream.disk_id]
         self._make_folder()
         sink: RawFileSink | Qcow2FileSink = (
-            RawFileSink(path, source.size)
+            RawFileSink(path, source.size, overwrite_device=self._overwrite_device)
             if self._format is ImageFormat.RAW
             else Qcow2FileSink(path, source.size)
         )
@@ -78,7 +93,11 @@ class FilesTarget:
         if not path.is_block_device():
             self._made.append(path)
         if self._verifier is not None:
-            image = RawFileSource(path) if self._format is ImageFormat.RAW else Qcow2FileSource(path)
+            image = (
+                RawFileSource(path, size=source.size if path.is_block_device() else None)
+                if self._format is ImageFormat.RAW
+                else Qcow2FileSource(path)
+            )
             with image:
                 self._verifier.check_copy(stream.disk_id, printable(stream.name), source, image)
 

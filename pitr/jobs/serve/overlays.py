@@ -12,6 +12,7 @@ from pitr.jobs.file_names import file_names
 from pitr.jobs.serve.over_nbd import Served
 from pitr.model import Stream
 from pitr.system.process import require, run
+from pitr.system.target_path import format_of_suffix, refuse_new_device, usable
 
 
 def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:
@@ -20,7 +21,7 @@ def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:
     Raises UsageError if a file exists, ProgramMissing if qemu-img is not installed.
     """
     require("qemu-img")
-    target = Path(path)
+    target = Path(usable(path, "--overlay"))
     if len(streams) == 1 and not target.is_dir() and not path.endswith("/"):
         paths = {streams[0].disk_id: target}
     elif target.exists() and not target.is_dir():
@@ -28,6 +29,14 @@ def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:
     else:
         paths = {disk_id: target / name for disk_id, name in file_names(streams, ".qcow2").items()}
     for file in paths.values():
+        if file.is_block_device():
+            raise UsageError(f"{file} is a block device: an overlay is a file", "Name a new file.")
+        if format_of_suffix(file) not in (None, "qcow2"):
+            raise UsageError(
+                f"an overlay is a qcow2 file, but {file} has another suffix",
+                f"Name it {file.with_suffix('.qcow2')}",
+            )
+        refuse_new_device(file)
         if os.path.lexists(file):
             raise UsageError(
                 f"{file} exists already: a guest may have written to it",

@@ -21,6 +21,7 @@ from pitr.endpoints.images.qcow2_file import Qcow2FileSink, Qcow2FileSource
 from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource, RawFileWriter
 from pitr.errors import PitrError, ProgramFailed, UsageError
 from pitr.system.process import run
+from tests.support.block_devices import loop_device
 
 SINKS = [RawFileSink, Qcow2FileSink]
 MIB = 1 << 20
@@ -192,18 +193,12 @@ def block_device(tmp_path: Path) -> Iterator[Path]:
     """A loop device of 2 MiB full of x. Without loop devices, the tests that need it are skipped."""
     image = tmp_path / "image"
     image.write_bytes(b"x" * (2 * MIB))
-    try:
-        device = run(["losetup", "--find", "--show", str(image)]).strip()
-    except (PitrError, FileNotFoundError) as error:
-        pytest.skip(f"no loop device: {error}")
-    try:
-        yield Path(device)
-    finally:
-        run(["losetup", "--detach", device])
+    with loop_device(image) as device:
+        yield device
 
 
 def test_a_block_device_is_written_in_place(block_device: Path) -> None:
-    sink = RawFileSink(block_device, MIB)
+    sink = RawFileSink(block_device, MIB, overwrite_device=True)
     assert sink.reads_zero is False
     with sink.open_writer() as writer:
         writer.write(0, memoryview(b"a" * 4096))
@@ -220,7 +215,7 @@ def test_a_block_device_is_written_in_place(block_device: Path) -> None:
 
 def test_a_block_device_that_is_too_small_is_refused(block_device: Path) -> None:
     with pytest.raises(UsageError, match="has 2097152 bytes, but the disk needs 4194304"):
-        RawFileSink(block_device, 4 * MIB)
+        RawFileSink(block_device, 4 * MIB, overwrite_device=True)
 
 
 def test_no_qemu_outlives_a_pitr_that_is_killed(tmp_path: Path) -> None:
