@@ -101,7 +101,12 @@ def _properties(name: str, definition: str | None = None) -> set[str]:
 
 @pytest.mark.parametrize(
     ("name", "definition"),
-    [("repository.schema.json", None), ("record.schema.json", None), ("record.schema.json", "stream")],
+    [
+        ("repository.schema.json", None),
+        ("record.schema.json", None),
+        ("record.schema.json", "stream"),
+        ("finding.schema.json", None),
+    ],
 )
 def test_every_field_is_described(name: str, definition: str | None) -> None:
     missing = {field for field in _properties(name, definition) if f"`{field}`" not in _TEXT}

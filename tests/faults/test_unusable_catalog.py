@@ -57,6 +57,8 @@ from tests.support.pitr import Pitr, Result
 pitr = Pitr({})
 print(json.dumps([asdict(pitr.run(*command)) for command in json.load(sys.stdin)]))
 """
+_UNSHARED: tuple[str | Path, ...] = ("unshare", "-m", "sh", "-c")
+_PROGRAM = (sys.executable, "-c", _RUNNER)
 _ROOT = Path(__file__).parents[2]
 
 
@@ -73,8 +75,7 @@ class Mounted:
         """Run pitr commands in one process with the mount; each must exit with `code`."""
         script = f'{_MOUNT[self._how]} && shift 2 && exec "$@"'
         done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", script, "sh", str(self._pitr.repository), str(self._mount)]
-            + [sys.executable, "-c", _RUNNER],
+            [*_UNSHARED, script, "sh", self._pitr.repository, self._mount, *_PROGRAM],
             input=json.dumps([[str(word) for word in command] for command in commands]),
             env={**os.environ, **self._pitr.environment, "PITR_REPO": str(self._mount)},
             cwd=_ROOT,

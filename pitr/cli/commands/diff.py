@@ -19,6 +19,7 @@ from pitr.jobs import documents
 from pitr.jobs.diff import two_points as job
 from pitr.jobs.diff.page import Page
 from pitr.jobs.diff.two_points import DiskDiff
+from pitr.jobs.facts import NO_FACTS, facts_of_vm
 from pitr.model import Backup
 from pitr.repository import Repository
 from pitr.system.target_path import new_file
@@ -80,11 +81,12 @@ def diff(
     with common.repository() as repository:
         before, after = job.choose(repository, vm, at_times, point or ())
         disks = _compare(common, repository, before, after, comparison)
+        facts = facts_of_vm(repository, after.vm.id)
     if common.out.json:
         common.out.document(
             {
-                "before": documents.point(before),
-                "after": documents.point(after),
+                "before": documents.point(before, facts.get(before.backup_id, NO_FACTS)),
+                "after": documents.point(after, facts.get(after.backup_id, NO_FACTS)),
                 "exact": exact,
                 "changed_bytes": sum(disk_diff.changed_bytes for disk_diff in disks),
                 "disks": [_document(disk_diff, extents=extents) for disk_diff in disks],

@@ -19,6 +19,7 @@ from pitr.endpoints.points.exact_difference import read_difference
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs import find
+from pitr.jobs.known_damage import remembering
 from pitr.jobs.lineage import only_of_family
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Progress
@@ -135,7 +136,7 @@ def diff(
         if progress is not None:
             progress(done, total)
 
-    with repository.reading_vm(vm):
+    with repository.reading_vm(vm), remembering(repository, vm.id, "diff"):
         for old, new in chosen:
             diffs.append(
                 _disk_diff(repository, (before, old), (after, new), workers if exact else 0, look, advance)
