@@ -90,6 +90,23 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def time_of_day(zone: tzinfo | None = None) -> str:
+    """Return the local time of day: 22:00:07."""
+    return f"{now().astimezone(zone):%H:%M:%S}"
+
+
+_WAIT = re.compile(r"(\d{1,6})\s*(s|min|m|h)?")
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def parse_wait(option: str, text: str) -> float:
+    """Return the waiting time of `option` in seconds: 30s, 5m, 1h, or 0. Raises UsageError."""
+    match = _WAIT.fullmatch(text.strip().lower())
+    if match is None or (match[2] is None and int(match[1]) > 0):
+        raise UsageError(f"{option} must be a time such as 30s, 5m, 1h or 0, not {text!r}")
+    return float(int(match[1]) * _SECONDS[match[2] or "s"])
+
+
 def parse_at(text: str, zone: tzinfo | None = None) -> datetime:
     """Read the TIME of `--at`: "now", ISO 8601 (local time without a zone), or the form of `for_people`.
 

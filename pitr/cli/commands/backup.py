@@ -9,21 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
+from pitr import times
 from pitr.cli.display import tables
 from pitr.cli.display.output import error_document
 from pitr.cli.display.progress import showing_each
 from pitr.cli.options import Common, DisksOption, DryRunOption, MaxWorkersOption, with_common
 from pitr.cli.pipe_options import CompressOption, PipeOptions
-from pitr.errors import UsageError
+from pitr.errors import Interrupted, UsageError
 from pitr.jobs import documents
 from pitr.jobs.backup import many_vms
 from pitr.jobs.backup.choose_vms import VMSelection
-from pitr.jobs.backup.many_vms import Chosen
+from pitr.jobs.backup.many_vms import Chosen, FleetInterrupted
 from pitr.jobs.backup.one_vm import BackupPlan, plan_backup
 from pitr.jobs.backup.options import BackupOptions
 from pitr.ovirt.engine import Engine
 from pitr.repository import Repository
-from pitr.text import named
+from pitr.text import counted, named, printable
 from pitr.units import human_size
 
 VMsArgument = Annotated[
@@ -93,6 +94,16 @@ CheckUnchangedOption = Annotated[
     ),
 ]
 
+BusyWaitOption = Annotated[
+    str,
+    typer.Option(
+        "--busy-wait",
+        metavar="TIME",
+        help="Wait this long at the end of the run for VMs that are busy (locked, migrating, in another backup). "
+        "0 does not wait.",
+    ),
+]
+
 
 @with_common(engine=True)
 def backup(
@@ -113,12 +124,14 @@ def backup(
     compress: CompressOption = None,
     max_workers: MaxWorkersOption = None,
     check_unchanged: CheckUnchangedOption = 0.1,
+    busy_wait: BusyWaitOption = "5m",
     dry_run: DryRunOption = False,
 ) -> None:
     """Back up VMs: all disks of each VM at one point in time.
 
     Without --incremental and --full, pitr takes an incremental backup if possible. If not, it takes a full backup
-    and says why. If one of several VMs fails, pitr backs up the others and exits with 1.
+    and says why. If one of several VMs fails, pitr backs up the others and exits with 1. A VM that is busy (locked,
+    migrating, in another backup) is tried again at the end of the run. The hosted engine's VM is skipped.
 
     With --to or --put-command, the repository keeps only the record and the index of each disk. The data is valid
     only if pitr exits with 0; 'pitr restore --get-command' reads it back. With --to -, pitr prints the result on
@@ -141,6 +154,7 @@ def backup(
         level=level,
         workers=common.workers(max_workers),
         check_unchanged=check_unchanged,
+        busy_wait_s=times.parse_wait("--busy-wait", busy_wait),
     )
     pipe = PipeOptions(to, put_command, compress)
     _back_up(common, _selection(common, vms, tag, every), options, pipe, jobs, dry_run)
@@ -181,9 +195,12 @@ def _back_up(
                 _show_plans(common, [plan_backup(repository, engine, vm.key, options) for vm in chosen])
                 return
             with pipe.opened() as piping_out:
-                outcomes = _run(
-                    common, repository, engine, chosen, replace(options, piping_out=piping_out), jobs
-                )
+                running = replace(options, piping_out=piping_out)
+                try:
+                    outcomes = _run(common, repository, engine, chosen, running, jobs)
+                except FleetInterrupted as interrupt:
+                    _show_interrupted(common, interrupt)
+                    raise typer.Exit(interrupt.exit_code) from None
     _show(common, outcomes)
     if any(outcome.failed for outcome in outcomes):
         raise typer.Exit(1)
@@ -207,7 +224,11 @@ def _run(
     options: BackupOptions,
     jobs: int | None,
 ) -> list[many_vms.Outcome]:
-    """Back up the VMs with progress. Raises the error of a VM that is the only one."""
+    """Back up the VMs with progress, and report each when it is finished.
+
+    Raises the error of a VM that is the only one, and FleetInterrupted.
+    """
+    report = _FinishedLines(common, len(chosen))
     with showing_each(common.out, "backup", [vm.name for vm in chosen]) as progress_of:
         outcomes = many_vms.back_up_fleet(
             repository.path,
@@ -217,22 +238,65 @@ def _run(
             jobs=jobs or common.settings.jobs or 1,
             progress_of=progress_of,
             notify=common.out.notify,
+            finished=report.finished,
         )
     if len(outcomes) == 1 and outcomes[0].error is not None:
         raise outcomes[0].error
     return outcomes
 
 
+class _FinishedLines:
+    """One line on standard error for each VM of a run of several."""
+
+    def __init__(self, common: Common, total: int) -> None:
+        self._out = common.out
+        self._total = total
+        self._count = 0
+
+    def finished(self, outcome: many_vms.Outcome) -> None:
+        """Report one VM: the time of day, its name, and its result."""
+        self._count += 1
+        if self._total == 1:
+            return
+        self._out.notify(
+            f"{times.time_of_day()} {printable(outcome.vm.name)}: {_result(outcome)} "
+            f"({self._count} of {self._total} VMs)"
+        )
+
+
+def _result(outcome: many_vms.Outcome) -> str:
+    backup, error = outcome.backup, outcome.error
+    if backup is not None:
+        stored = f"{counted(len(backup.streams), 'disk')}, {human_size(backup.stored_bytes)} stored"
+        return f"{backup.kind.value}, {stored}, {times.duration(outcome.duration_s)}"
+    if error is None:
+        return "no result"
+    return f"{'skipped' if outcome.skipped else 'FAILED'}: {error.message}. {error.advice}".rstrip()
+
+
 def _show(common: Common, outcomes: Sequence[many_vms.Outcome]) -> None:
-    for outcome in outcomes:
-        if outcome.error is not None:
-            common.out.notify(f"{outcome.vm.name}: {outcome.error.message}. {outcome.error.advice}")
     if common.out.json:
         common.out.document(_document(outcomes))
     elif len(outcomes) == 1:
         common.out.show(tables.points([outcome.backup for outcome in outcomes if outcome.backup is not None]))
     else:
         common.out.show(tables.fleet(outcomes))
+
+
+def _show_interrupted(common: Common, interrupt: FleetInterrupted) -> None:
+    """Report what is finished."""
+    names = ", ".join(printable(vm.name) for vm in interrupt.unfinished)
+    if common.out.json:
+        unfinished = [vm.name for vm in interrupt.unfinished]
+        error = error_document(Interrupted(interrupt.signum))
+        document = {**_document(interrupt.outcomes), "unfinished": unfinished, **error}
+        common.out.document(document)
+    elif interrupt.outcomes:
+        common.out.show(tables.fleet(interrupt.outcomes))
+    common.out.notify(
+        f"{interrupt.message}. {len(interrupt.outcomes)} of {len(interrupt.outcomes) + len(interrupt.unfinished)} VMs "
+        f"are finished; not finished: {names or 'none'}"
+    )
 
 
 def _document(outcomes: Sequence[many_vms.Outcome]) -> dict[str, Any]:

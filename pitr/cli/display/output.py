@@ -17,8 +17,8 @@ from pitr.text import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: Without a terminal nothing wraps and no column is dropped: each row stays one line.
-_WIDTH_WITHOUT_TERMINAL = 1 << 16
+#: Without a terminal, texts do not wrap, and no column is dropped. Tables may have a width of their own.
+WIDTH_WITHOUT_TERMINAL = 1 << 16
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Printer:
         console = Console(
             file=file,
             force_terminal=terminal or None,
-            width=None if terminal or os.environ.get("COLUMNS") else _WIDTH_WITHOUT_TERMINAL,
+            width=None if terminal or os.environ.get("COLUMNS") else WIDTH_WITHOUT_TERMINAL,
             highlight=False,
             soft_wrap=False,
         )

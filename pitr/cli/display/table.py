@@ -8,16 +8,25 @@ from typing import Literal
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from pitr.cli.display.output import WIDTH_WITHOUT_TERMINAL
 from pitr.text import printable
 
-#: Spaces between columns if the terminal is wide enough, and if not.
-_WIDE_GAP, _NARROW_GAP = 3, 2
-#: Width of the frame: a space at each end of a line.
-_ENDS = 2
+#: Spaces between columns if the terminal is wide enough, if not, and if a column would not fit otherwise.
+_WIDE_GAP, _NARROW_GAP, _TIGHT_GAP = 3, 2, 1
+_PADDING: dict[int, tuple[int, int, int, int]] = {
+    _WIDE_GAP: (0, 1, 0, 1),
+    _NARROW_GAP: (0, 1, 0, 0),
+    _TIGHT_GAP: (0, 0, 0, 0),
+}
+#: Spaces before a text below its row.
+_INDENT = 4
+#: The width of tables with `below` without a terminal, for example in the mail of a nightly job.
+WIDTH_IN_FILES = 132
 
 Shortening = Literal["cut", "fold", "begin"]
 #: Columns get the remaining width in this order.
@@ -32,6 +41,10 @@ class FittingTable:
     the table leaves out the columns in `drop`, in this order, and a line below names them. If the table is still too
     wide, its cells wrap: no other column loses text. The names of columns in `drop` must be unique.
 
+    The columns in `below` are for long texts. If the table is too wide, their texts stand in lines below their row. On
+    a terminal this concerns only those that are not in `drop`.
+    Without a terminal, a table with such columns is at most 132 columns wide and loses nothing.
+
     `upright`: if the table is too wide, print each row as a list of names and values instead.
     """
 
@@ -43,6 +56,7 @@ class FittingTable:
         *,
         drop: Sequence[str] = (),
         least: Mapping[str, tuple[Shortening, int]] | None = None,
+        below: Sequence[str] = (),
         upright: bool = False,
     ) -> None:
         self._columns = [printable(name) for name in columns]
@@ -50,6 +64,7 @@ class FittingTable:
         self._right = right
         self._drop = drop
         self._least = least or {}
+        self._below = below
         self._upright = upright
         self._natural = [
             max([cell_len(name), *(cell_len(row[number]) for row in self._rows)])
@@ -57,7 +72,7 @@ class FittingTable:
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = options.max_width
+        width = WIDTH_IN_FILES if self._is_in_file(options) else options.max_width
         kept = list(range(len(self._columns)))
         if _taken([self._natural[number] for number in kept], _WIDE_GAP) <= width:
             yield self._table(kept, {}, _WIDE_GAP)
@@ -67,17 +82,67 @@ class FittingTable:
             return
         # Leave out columns that are empty in every row.
         kept = [number for number in kept if not self._rows or any(row[number] for row in self._rows)]
+        moved: list[str] = []
         dropped: list[str] = []
-        names = [self._columns[number] for number in kept]
-        for name in (name for name in self._drop if name in names):
-            if _taken([self._smallest(number) for number in kept], _NARROW_GAP) <= width:
-                break
-            kept.remove(self._columns.index(name))
-            dropped.append(name)
-        yield self._table(kept, self._widths(kept, width), _NARROW_GAP)
+        if self._is_in_file(options):
+            for name in self._names(kept, self._below):
+                if _taken([self._natural[number] for number in kept], _NARROW_GAP) > width:
+                    kept.remove(self._columns.index(name))
+                    moved.append(name)
+        else:
+            for name in self._names(kept, [name for name in self._below if name not in self._drop]):
+                if self._gap(kept, width) is None:
+                    kept.remove(self._columns.index(name))
+                    moved.append(name)
+            for name in self._names(kept, self._drop):
+                if self._gap(kept, width) is not None:
+                    break
+                kept.remove(self._columns.index(name))
+                dropped.append(name)
+        yield from self._fitted(console, kept, moved, width, cut=not self._is_in_file(options))
         if dropped:
             shown = ", ".join(name for name in self._columns if name in dropped)
             yield Text(f" No room for {shown}: see --output json", style="bright_black")
+
+    def _is_in_file(self, options: ConsoleOptions) -> bool:
+        return bool(self._below) and options.max_width >= WIDTH_WITHOUT_TERMINAL
+
+    def _names(self, kept: Sequence[int], wanted: Sequence[str]) -> list[str]:
+        """Return the wanted columns that are kept."""
+        return [name for name in wanted if name in [self._columns[number] for number in kept]]
+
+    def _gap(self, kept: Sequence[int], width: int) -> int | None:
+        """Return the gap with which the columns fit at their minimum width; None if they do not fit."""
+        smallest = [self._smallest(number) for number in kept]
+        return next((gap for gap in (_NARROW_GAP, _TIGHT_GAP) if _taken(smallest, gap) <= width), None)
+
+    def _fitted(
+        self, console: Console, kept: Sequence[int], moved: Sequence[str], width: int, *, cut: bool
+    ) -> Iterator[RenderableType]:
+        """Return the table of the kept columns within `width`, and the texts of the moved ones below their rows."""
+        gap = self._gap(kept, width)
+        widths = self._widths(kept, width, gap or _NARROW_GAP)
+        if not widths and (moved or not cut):
+            gap, widths = _TIGHT_GAP, self._squeezed(kept, width)
+        gap = gap or _NARROW_GAP
+        if not moved:
+            yield self._table(kept, widths, gap, cut=cut)
+            return
+        yield Text("")
+        for number, row in enumerate(self._rows):
+            part = self._table(kept, widths, gap, cut=cut, only=number)
+            yield Padding(part, (0, 0, 0, 0 if gap == _TIGHT_GAP else 1), expand=False)
+            yield from self._lines_below(console, row, moved, width)
+        yield Text("")
+
+    def _lines_below(
+        self, console: Console, row: Sequence[str], moved: Sequence[str], width: int
+    ) -> Iterator[Text]:
+        cells = dict(zip(self._columns, row, strict=True))
+        for name in (name for name in moved if cells[name]):
+            for number, line in enumerate(Text(f"{name}: {cells[name]}").wrap(console, width - _INDENT - 2)):
+                line.rstrip()
+                yield Text.assemble(" " * (_INDENT if number == 0 else _INDENT + 2), line)
 
     def _lists(self) -> Iterator[Text]:
         widest = max(cell_len(name) for name in self._columns)
@@ -92,10 +157,18 @@ class FittingTable:
         _, least = self._least.get(name, ("fold", self._natural[number]))
         return min(self._natural[number], max(least, cell_len(name)))
 
-    def _widths(self, kept: Sequence[int], width: int) -> dict[int, int]:
+    def _squeezed(self, kept: Sequence[int], width: int) -> dict[int, int]:
+        """Return widths that fit although the columns do not at their minimum width: the widest wrap."""
+        widths = {number: self._smallest(number) for number in kept}
+        while _taken(list(widths.values()), _TIGHT_GAP) > width and max(widths.values()) > 1:
+            widest = max(widths, key=lambda number: widths[number])
+            widths[widest] -= 1
+        return widths
+
+    def _widths(self, kept: Sequence[int], width: int, gap: int) -> dict[int, int]:
         """Return the width of each column. Remaining width goes first to columns that wrap, then to others."""
         widths = {number: self._smallest(number) for number in kept}
-        room = width - _taken(list(widths.values()), _NARROW_GAP)
+        room = width - _taken(list(widths.values()), gap)
         if room < 0:
             return {}
         for number in sorted(kept, key=lambda number: _FIRST.index(self._how(number))):
@@ -109,25 +182,36 @@ class FittingTable:
     def _how(self, number: int) -> Shortening:
         return self._least.get(self._columns[number], ("fold", 0))[0]
 
-    def _table(self, kept: Sequence[int], widths: Mapping[int, int], gap: int) -> Table:
+    def _table(
+        self,
+        kept: Sequence[int],
+        widths: Mapping[int, int],
+        gap: int,
+        *,
+        cut: bool = True,
+        only: int | None = None,
+    ) -> Table:
+        """Return the table; without `cut`, cells that are too long wrap. `only`: one row; the first has the header."""
         table = Table(
             box=box.SIMPLE_HEAD,
             pad_edge=False,
+            show_edge=gap != _TIGHT_GAP and only is None,
+            show_header=not only,
             # The frame adds one more space.
-            padding=(0, 1) if gap == _WIDE_GAP else (0, 1, 0, 0),
+            padding=_PADDING[gap],
             header_style="bold",
         )
         for number in kept:
-            cut = number in widths and self._how(number) == "cut"
+            shortened = cut and number in widths and self._how(number) == "cut"
             table.add_column(
                 self._columns[number],
                 justify="right" if self._columns[number] in self._right else "left",
-                overflow="ellipsis" if cut else "fold",
-                no_wrap=cut,
+                overflow="ellipsis" if shortened else "fold",
+                no_wrap=shortened,
                 width=widths.get(number),
             )
         begin = {number for number in widths if self._how(number) == "begin"}
-        for row in self._rows:
+        for row in self._rows if only is None else self._rows[only : only + 1]:
             table.add_row(
                 *(Text(row[number][: widths[number]] if number in begin else row[number]) for number in kept)
             )
@@ -135,5 +219,5 @@ class FittingTable:
 
 
 def _taken(widths: Sequence[int], gap: int) -> int:
-    """Return the width of a table with columns of these widths."""
-    return sum(widths) + gap * max(0, len(widths) - 1) + _ENDS
+    """Return the width of a table with columns of these widths. Its frame adds a space at each end of a line."""
+    return sum(widths) + gap * max(0, len(widths) - 1) + (0 if gap == _TIGHT_GAP else 2)

@@ -75,7 +75,7 @@ class Bases:
             if not checkpoint.valid:
                 # The changes since a checkpoint need all later checkpoints.
                 return self.no_base(
-                    f"the engine calls a checkpoint since the last backup invalid ({checkpoint.id})"
+                    f"a checkpoint since the last backup is invalid on the engine ({checkpoint.id})"
                 )
             if backup is None:
                 continue

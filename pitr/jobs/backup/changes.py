@@ -25,7 +25,10 @@ _LOST = "the host has probably lost the disk's bitmap"
 def start_stopped(disk: Disk, error: TransferStopped) -> IncrementalStopped:
     """Return the error for an incremental disk whose transfer the engine could not start."""
     return IncrementalStopped(
-        f"disk {printable(disk.name)}: {error.message}; {_LOST}", error.advice, disk_name=disk.name
+        f"disk {printable(disk.name)}: the engine stopped the download of its changes before it started; {_LOST} "
+        f"({error.message})",
+        error.advice,
+        disk_name=disk.name,
     )
 
 

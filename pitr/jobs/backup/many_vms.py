@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pitr.errors import Interrupted, NothingToBackUp, PitrError, UsageError
+from pitr import times
+from pitr.errors import BusyError, EngineBusy, Interrupted, NothingToBackUp, PitrError, UsageError
 from pitr.jobs.backup.one_vm import back_up
 from pitr.jobs.backup.options import BackupOptions
 from pitr.model import Backup
@@ -21,6 +23,8 @@ from pitr.text import printable
 
 #: The main thread checks for signals at least this often.
 _WAKE_S = 0.5
+#: The pause between two rounds of busy VMs. Each attempt itself also waits for some time.
+_BUSY_PAUSE_S = 5.0
 
 ProgressOf = Callable[[str], Progress | None]
 """Returns the progress callback for the VM with this name."""
@@ -78,6 +82,15 @@ def _add(chosen: dict[str, Chosen], vm: VM) -> None:
         chosen[vm.id] = Chosen(vm.id, vm.name)
 
 
+class FleetInterrupted(Interrupted):
+    """A signal stopped a run of several VMs. `outcomes` are those of the finished VMs, in the order of the run."""
+
+    def __init__(self, signum: int, vms: Sequence[Chosen], outcomes: Mapping[Chosen, Outcome]) -> None:
+        super().__init__(signum)
+        self.outcomes = [outcomes[vm] for vm in vms if vm in outcomes]
+        self.unfinished = [vm for vm in vms if vm not in outcomes]
+
+
 def back_up_fleet(
     path: Path,
     engine: Engine,
@@ -87,39 +100,103 @@ def back_up_fleet(
     jobs: int,
     progress_of: ProgressOf,
     notify: Notify,
+    finished: Callable[[Outcome], None],
 ) -> list[Outcome]:
     """Back up `vms` into the repository at `path`, `jobs` at a time; return the outcomes in the order of `vms`.
 
-    Backups that run at the same time share `options.workers`. An interrupt is raised in the calling thread, after all
-    backups have stopped. A backup that waits for the engine stops when its data flows.
+    Busy VMs are tried again after the others, for up to `options.busy_wait_s`. `finished` gets each outcome at once,
+    in the calling thread. Backups that run at the same time share `options.workers`. An interrupt is raised in the
+    calling thread, after all backups have stopped, as FleetInterrupted if there are several VMs. A backup that waits
+    for the engine stops when its data flows.
     """
     share = replace(options, workers=max(1, options.workers // max(1, min(jobs, len(vms)))))
-    if jobs == 1 or len(vms) == 1:
-        return [_back_up(path, engine, vm, share, progress_of(vm.name), notify) for vm in vms]
-    stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="vm") as pool:
-        tasks = [
-            pool.submit(
-                _back_up, path, engine, vm, share, _stopping(stop, progress_of(vm.name)), _naming(vm, notify)
-            )
-            for vm in vms
-        ]
-        try:
-            _wait(tasks)
-        except BaseException:
-            stop.set()
-            for task in tasks:
-                task.cancel()
+    fleet = _Fleet(path, engine, vms, share, jobs, progress_of, notify, finished)
+    try:
+        fleet.run()
+    except Interrupted as error:
+        if len(vms) == 1:
             raise
-    return [task.result() for task in tasks]
+        raise FleetInterrupted(error.signum, vms, fleet.outcomes) from error
+    return [fleet.outcomes[vm] for vm in vms]
 
 
-def _wait(tasks: Sequence[Future[Outcome]]) -> None:
-    left = set(tasks)
-    while left:
-        done, left = wait(left, timeout=_WAKE_S, return_when=FIRST_COMPLETED)
-        for task in done:
-            task.result()
+@dataclass(slots=True)
+class _Fleet:
+    """A run of several VMs. Only the calling thread changes its fields."""
+
+    path: Path
+    engine: Engine
+    vms: Sequence[Chosen]
+    options: BackupOptions
+    jobs: int
+    progress_of: ProgressOf
+    notify: Notify
+    finished: Callable[[Outcome], None]
+    outcomes: dict[Chosen, Outcome] = field(default_factory=dict)
+    busy: list[Chosen] = field(default_factory=list)
+    #: When waiting for busy VMs ends. Set after the first round.
+    deadline: float = math.inf
+
+    def run(self) -> None:
+        self._round(self.vms)
+        self.deadline = time.monotonic() + self.options.busy_wait_s
+        while self.busy:
+            time.sleep(max(0.0, min(_BUSY_PAUSE_S, self.deadline - time.monotonic())))
+            vms, self.busy = self.busy, []
+            self._round(vms)
+
+    def _round(self, vms: Sequence[Chosen]) -> None:
+        if self.jobs == 1 or len(vms) == 1:
+            for vm in vms:
+                self._take(self._back_up(vm, self.progress_of(vm.name), self.notify))
+            return
+        stop = threading.Event()
+        tasks: list[Future[Outcome]] = []
+        try:
+            with ThreadPoolExecutor(max_workers=self.jobs, thread_name_prefix="vm") as pool:
+                try:
+                    for vm in vms:
+                        progress = _stopping(stop, self.progress_of(vm.name))
+                        tasks.append(pool.submit(self._back_up, vm, progress, _naming(vm, self.notify)))
+                    self._wait(tasks)
+                except BaseException:
+                    stop.set()
+                    for task in tasks:
+                        task.cancel()
+                    raise
+        finally:
+            # After an interrupt, some of the backups that had to stop have finished nevertheless.
+            for task in tasks:
+                if task.done() and not task.cancelled() and not task.exception() and task.result().backup:
+                    self.outcomes.setdefault(task.result().vm, task.result())
+
+    def _wait(self, tasks: Sequence[Future[Outcome]]) -> None:
+        left = set(tasks)
+        while left:
+            done, left = wait(left, timeout=_WAKE_S, return_when=FIRST_COMPLETED)
+            for task in done:
+                self._take(task.result())
+
+    def _take(self, outcome: Outcome) -> None:
+        if self._is_busy(outcome) and self.options.busy_wait_s > 0 and time.monotonic() < self.deadline:
+            if self.deadline == math.inf and outcome.error is not None:
+                self.notify(
+                    f"VM {printable(outcome.vm.name)} is busy: {outcome.error.message}. pitr tries it again at the end "
+                    f"of the run and waits up to {times.duration(self.options.busy_wait_s)}"
+                )
+            self.busy.append(outcome.vm)
+            return
+        self.outcomes[outcome.vm] = outcome
+        self.finished(outcome)
+
+    def _is_busy(self, outcome: Outcome) -> bool:
+        if isinstance(outcome.error, EngineBusy):
+            return True
+        # If only one VM is wanted, another pitr that works on it is reported at once.
+        return isinstance(outcome.error, BusyError) and len(self.vms) > 1
+
+    def _back_up(self, vm: Chosen, progress: Progress | None, notify: Notify) -> Outcome:
+        return _back_up(self.path, self.engine, vm, self.options, progress, notify)
 
 
 def _back_up(

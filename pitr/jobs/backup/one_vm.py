@@ -39,7 +39,7 @@ from pitr.repository import Repository
 from pitr.text import named, printable
 from pitr.version import __version__
 
-#: Wait this long for a locked VM or disk: the lock is often short.
+#: Wait this long for a locked VM or disk: the lock is often short. A run of pitr backup tries it again later.
 _BUSY_S = 10.0
 #: After an incremental backup fails to start, the engine keeps the VM locked for some time.
 _BUSY_AFTER_FAILURE_S = 120.0

@@ -17,7 +17,7 @@ class BackupOptions:
 
     `disks`: names or ids of the disks to back up; all if empty. `exclude_disks`: disks to leave out. `fallback`: take
     a full if no requested incremental is possible; otherwise fail. `check_unchanged`: compare this percentage of the
-    unchanged ranges with the stored data.
+    unchanged ranges with the stored data. `busy_wait_s`: wait this long for VMs that are busy on the engine.
     """
 
     full: bool = False
@@ -30,3 +30,4 @@ class BackupOptions:
     workers: int = DEFAULT_WORKERS
     piping_out: PipingOut | None = None
     check_unchanged: float = DEFAULT_PERCENT
+    busy_wait_s: float = 0.0

@@ -87,6 +87,8 @@ def _check(installation: Installation, vm: VM, wanted: NewBackup) -> None:
         raise refusals.incomplete("Backup", "disks")
     if state.running_backup(vm.id) is not None:
         raise refusals.during_backup()
+    if vm.origin == "managed_hosted_engine":
+        raise refusals.hosted_engine()
     if vm.status not in {"up", "down"}:
         raise refusals.vm_not_up_or_down()
     if vm.previewing:

@@ -49,6 +49,10 @@ def vm_previews_snapshot() -> Refusal:
     return conflict("Cannot backup VM. VM is previewing a Snapshot.")
 
 
+def hosted_engine() -> Refusal:
+    return conflict("Cannot backup VM. The VM is the hosted engine.")
+
+
 def disks_locked(action: str, names: list[str]) -> Refusal:
     return conflict(
         f"Cannot {action}. The following disks are locked: {', '.join(names)}. "

@@ -140,7 +140,7 @@ def vm(
             *leaves(creation_time=each.created),
             element("custom_compatibility_version", leaves(major=int(major), minor=int(minor))),
             initialization,
-            *leaves(memory=each.memory, status=each.status, type="server"),
+            *leaves(memory=each.memory, origin=each.origin, status=each.status, type="server"),
             reference("cluster", "clusters", installation.state.cluster_id),
             reference("host", "hosts", installation.state.host_id) if each.running else None,
             element("nics", [nic(each.id, name, mac) for name, mac in each.nics.items()]) if nics else None,

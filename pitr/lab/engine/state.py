@@ -105,6 +105,7 @@ class VM:
     previewing: bool = False
     freeze_fails: bool = False
     chain_breaks: bool = False
+    origin: str = "ovirt"
     tags: list[str] = field(default_factory=list)
     nics: dict[str, str] = field(default_factory=dict)
     snapshots_left: list[str] = field(default_factory=list)

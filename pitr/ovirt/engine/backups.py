@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from ovirtsdk4 import types
 
-from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM
+from pitr.errors import CheckpointGone, EngineBusy, EngineError, NoSuchDisk, NoSuchVM, NothingToBackUp
 from pitr.model import Mode
 from pitr.ovirt.engine import faults
 from pitr.ovirt.engine.checkpoints import get_checkpoint
@@ -23,6 +24,8 @@ from pitr.ovirt.engine.values import enum_text, required, utc
 from pitr.ovirt.engine.vms import VM, get_vm
 from pitr.ovirt.engine.wait import pauses
 
+#: The states of a VM in which no backup can start until somebody acts.
+_STUCK = frozenset({"suspended", "paused", "not_responding", "image_illegal"})
 #: The engine refuses a longer description.
 _LONGEST_DESCRIPTION = 1024
 #: Seconds after READY in which the checkpoint's id and the disks' modes can still be missing.
@@ -75,6 +78,7 @@ class RunningBackup(Finalizing):
         self._busy_wait_s = busy_wait_s
         self._timeout_s = timeout_s
         self._running = False
+        self._stuck = False
         self._started: StartedBackup | None = None
 
     @property
@@ -106,7 +110,11 @@ class RunningBackup(Finalizing):
     # -- starting
 
     def _prepare(self) -> None:
-        self._running = get_vm(self._engine, self.vm.id).running
+        vm = get_vm(self._engine, self.vm.id)
+        if vm.hosts_engine:
+            raise self._is_hosted_engine()
+        self._running = vm.running
+        self._stuck = vm.status in _STUCK
 
     def _start(self) -> None:
         self._post_when_free()
@@ -158,7 +166,15 @@ class RunningBackup(Finalizing):
             gone = faults.as_checkpoint_gone(fault, self._request.from_checkpoint_id)
             if gone is not None:
                 return gone
-        return faults.as_busy(fault) if fault.busy else fault
+        if fault.status == 409 and re.search(r"hosted.?engine", fault.detail, re.IGNORECASE):
+            return self._is_hosted_engine()
+        return faults.as_busy(fault) if fault.busy and not self._stuck else fault
+
+    def _is_hosted_engine(self) -> NothingToBackUp:
+        return NothingToBackUp(
+            f"VM {self.vm.name!r} runs the engine itself (hosted engine), and the engine never backs it up",
+            "Use engine-backup for the engine, and exclude this VM.",
+        )
 
     def _wait_until_ready(self) -> Any:
         phase = "unknown"

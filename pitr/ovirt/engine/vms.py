@@ -17,6 +17,9 @@ from pitr.ovirt.engine.wait import pauses
 #: In these states no qemu process runs, so that the disks do not change.
 _NOT_RUNNING = frozenset({"down", "suspended", "image_locked"})
 
+#: The origins of the VM that the engine runs in.
+_HOSTED_ENGINE = frozenset({"hosted_engine", "managed_hosted_engine"})
+
 #: The words that the engine's search takes unquoted, except the keywords of its language.
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.-]+")
 _SEARCH_WORDS = frozenset({"and", "or", "not", "page", "sortby", "asc", "desc"})
@@ -24,7 +27,10 @@ _SEARCH_WORDS = frozenset({"and", "or", "not", "page", "sortby", "asc", "desc"})
 
 @dataclass(frozen=True, slots=True)
 class VM:
-    """A VM. `compatibility` is its own version ("4.6") or its cluster's, None if unknown."""
+    """A VM. `compatibility` is its own version ("4.6") or its cluster's, None if unknown.
+
+    `hosts_engine`: the engine itself runs in the VM.
+    """
 
     id: str
     name: str
@@ -33,6 +39,7 @@ class VM:
     cluster_id: str | None
     cluster_name: str | None
     compatibility: str | None
+    hosts_engine: bool = False
 
 
 def find_vm(engine: Engine, name_or_id: str) -> VM:
@@ -162,4 +169,5 @@ def _read(vm: Any, clusters: Mapping[str, Any]) -> VM:
         cluster_id=cluster_id,
         cluster_name=cluster.name if cluster is not None else None,
         compatibility=compatibility,
+        hosts_engine=vm.origin in _HOSTED_ENGINE,
     )
