@@ -38,7 +38,10 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class DiskSettings:
-    """The settings of a disk on the engine, used to create a disk like it."""
+    """The settings of a disk on the engine and in its VM, used to create a disk like it.
+
+    The settings from `description` on are the engine's defaults unless a record has them.
+    """
 
     format: str = "cow"
     sparse: bool = True
@@ -47,6 +50,30 @@ class DiskSettings:
     active: bool = True
     backup_enabled: bool = True
     storage_domain_id: str | None = None
+    description: str | None = None
+    disk_profile_id: str | None = None
+    wipe_after_delete: bool = False
+    propagate_errors: bool = False
+    read_only: bool = False
+    pass_discard: bool = False
+    uses_scsi_reservation: bool = False
+
+    @property
+    def more(self) -> dict[str, str | bool]:
+        """The settings from `description` on that are not the engine's defaults, by name."""
+        return {name: value for name in MORE_SETTINGS if (value := getattr(self, name))}
+
+
+#: The settings that early versions of pitr do not know.
+MORE_SETTINGS = (
+    "description",
+    "disk_profile_id",
+    "wipe_after_delete",
+    "propagate_errors",
+    "read_only",
+    "pass_discard",
+    "uses_scsi_reservation",
+)
 
 
 @dataclass(frozen=True, slots=True)

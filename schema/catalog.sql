@@ -1,7 +1,7 @@
 -- The catalog: a cache of all records, for queries (docs/format.md). `pitr catalog rebuild` rebuilds it from the
 -- records, row for row. Times are UTC with microseconds, sizes are bytes, digests are BLAKE3 in hex.
 PRAGMA application_id = 0x70697463; -- "pitc"
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 CREATE TABLE point (
     backup_id          TEXT PRIMARY KEY,
@@ -50,6 +50,7 @@ CREATE TABLE stream (
     active            INTEGER NOT NULL,
     backup_enabled    INTEGER NOT NULL,
     storage_domain_id TEXT,
+    settings          TEXT,              -- the disk's other settings that are not the engine's defaults, as JSON
     note              TEXT,              -- limits of the source of an imported stream
     external          TEXT,              -- compression of a blob stored externally: "zstd" or "none"
     position          INTEGER NOT NULL   -- the order of the streams in the backup

@@ -8,7 +8,18 @@ from typing import Any
 
 from pitr import times
 from pitr.errors import FormatError
-from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
+from pitr.model import (
+    MORE_SETTINGS,
+    Backup,
+    DiskSettings,
+    Kind,
+    LeftOut,
+    Mode,
+    Record,
+    StoredObject,
+    Stream,
+    VMName,
+)
 from pitr.repository import canonical
 
 FORMAT = 1
@@ -89,7 +100,13 @@ def check(backup: Backup) -> None:
 
 def _stream_document(stream: Stream) -> dict[str, Any]:
     document = {**asdict(stream), "kind": stream.kind.value}
-    # Early versions of pitr do not know these two keys.
+    # Early versions of pitr do not know these keys.
+    settings = stream.settings
+    document["settings"] = {
+        key: value
+        for key, value in asdict(settings).items()
+        if key not in MORE_SETTINGS or key in settings.more
+    }
     return {
         key: value for key, value in document.items() if key not in ("note", "external") or value is not None
     }

@@ -6,7 +6,8 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from pitr.model import DiskSettings, Kind
+from pitr.jobs.disk_settings import settings_of
+from pitr.model import Kind
 from pitr.repository.stream_sink import NewStream
 
 if TYPE_CHECKING:
@@ -26,13 +27,5 @@ def new_stream(
         kind=kind,
         reason=reason,
         parent_stream_id=parent_stream_id,
-        settings=DiskSettings(
-            format=disk.format,
-            sparse=disk.sparse,
-            interface=disk.interface,
-            bootable=disk.bootable,
-            active=disk.active,
-            backup_enabled=disk.backup_enabled,
-            storage_domain_id=disk.storage_domain_ids[0] if disk.storage_domain_ids else None,
-        ),
+        settings=settings_of(disk),
     )

@@ -12,9 +12,11 @@ from pitr.copier import Copied
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.pour import check_whole, pour
 from pitr.endpoints.images.qcow2_file import Qcow2FileSink
+from pitr.endpoints.images.qcow2_size import qcow2_size
 from pitr.endpoints.images.raw_file import RawFileSink
 from pitr.endpoints.streams.detect import KnownSource, open_stream
 from pitr.errors import PitrError, UsageError
+from pitr.extents import ExtentMap
 from pitr.jobs.file_names import safe
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
 from pitr.jobs.restore.storage_domains import domain_named, list_domains
@@ -104,6 +106,7 @@ def stream_to_disk(
             "Use letters, digits, '.', '_' and '-', and at most 255 characters.",
         )
     domain = _choose_domain(active_data_domains(engine), storage_domain)
+    whole = ExtentMap.of([(0, source.size, False)] if source.size else [])
     disk = create_disk(
         engine,
         NewDisk(
@@ -114,7 +117,7 @@ def stream_to_disk(
             storage_domain_id=domain.id,
             backup_enabled=True,
             description="Restored by pitr from a stream",
-            initial_size=source.size if domain.is_block else None,
+            initial_size=qcow2_size(source.size, whole) if domain.is_block else None,
         ),
     )
     try:

@@ -12,15 +12,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from pitr.errors import EngineBusy, PitrError, UsageError
-from pitr.jobs.restore.aliases import choose_aliases
+from pitr.jobs.disk_settings import settings_of
 from pitr.jobs.restore.choice import Placement
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
-from pitr.jobs.restore.uploading import Uploading, attach_restored, note_succession
+from pitr.jobs.restore.uploading import Uploading, attach_with, note_succession
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Backup, Stream
 from pitr.ovirt.engine import (
     Disk,
-    attach_disk,
     detach_disk,
     get_vm,
     rename_attached_disk,
@@ -53,12 +52,8 @@ class ReplacedDisksTarget(OntoNewDisks):
         old_disks = self._old_disks()
         if uploading.verifier is None:
             uploading = replace(uploading, verifier=Verifier(1))
-        # While both exist, the two have different aliases. At the end the new disk takes the old one's alias.
-        old_names = {disk_id: disk.name for disk_id, disk in old_disks.items()}
-        self._aliases = choose_aliases(streams, placement.aliases, old_names, uploading.notify)
-        self._disks = NewDisksTarget(
-            uploading, backup, streams, replace(placement, aliases={}), old_names=self._aliases
-        )
+        self._uploading = uploading
+        self._disks = NewDisksTarget(uploading, backup, streams, placement, old_disks=old_disks)
 
     def finish(self) -> None:
         self._check_down()
@@ -67,9 +62,9 @@ class ReplacedDisksTarget(OntoNewDisks):
         for old in old_disks.values():
             self._take_away(old, suffix)
         for stream in self._streams:
-            self._put_in(self._disks.new_disk(stream), stream, old_disks.get(stream.disk_id))
+            self._put_in(stream, old_disks.get(stream.disk_id))
         for stream in self._streams:
-            name = self._aliases[stream.disk_id]
+            name = self._disks.aliases[stream.disk_id]
             rename_attached_disk(self._engine, self._vm_id, self._disks.new_disk(stream), name)
         self._undo_swap.pop_all()
         for stream in self._streams:
@@ -97,28 +92,21 @@ class ReplacedDisksTarget(OntoNewDisks):
         self._undo_swap.callback(
             rename_attached_disk, self._engine, self._vm_id, old.id, valid_alias(old.name)
         )
-        self._undo_swap.callback(self._attach_like, old.id, old)
+        self._undo_swap.callback(self._attach_again, old)
         detach_disk(self._engine, self._vm_id, old.id)
 
-    def _put_in(self, new_id: str, stream: Stream, old: Disk | None) -> None:
-        self._undo_swap.callback(detach_disk, self._engine, self._vm_id, new_id)
+    def _put_in(self, stream: Stream, old: Disk | None) -> None:
+        self._undo_swap.callback(detach_disk, self._engine, self._vm_id, self._disks.new_disk(stream))
         if old is not None:
-            self._attach_like(new_id, old)
+            self._disks.attach(self._vm_id, stream, bootable=True, active=old.active)
         else:
             # The engine refuses a second boot disk.
             others = vm_disks(self._engine, self._vm_id)
-            bootable = not any(disk.bootable for disk in others)
-            attach_restored(self._engine, self._vm_id, new_id, stream, bootable=bootable)
+            self._disks.attach(self._vm_id, stream, bootable=not any(disk.bootable for disk in others))
 
-    def _attach_like(self, disk_id: str, old: Disk) -> None:
-        attach_disk(
-            self._engine,
-            self._vm_id,
-            disk_id,
-            interface=old.interface or "virtio_scsi",
-            bootable=old.bootable,
-            active=old.active,
-        )
+    def _attach_again(self, old: Disk) -> None:
+        settings = settings_of(old)
+        attach_with(self._uploading, self._vm_id, old.id, settings, bootable=True, active=old.active)
 
     def _check_down(self) -> None:
         vm = get_vm(self._engine, self._vm_id)

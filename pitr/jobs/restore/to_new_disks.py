@@ -6,16 +6,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 
 from pitr import times
 from pitr.copier.protocols import Sink, Source
+from pitr.endpoints.images.qcow2_size import qcow2_size
 from pitr.errors import Interrupted, PitrError
+from pitr.jobs.disk_settings import settings_of
 from pitr.jobs.restore.aliases import choose_aliases
 from pitr.jobs.restore.choice import Placement
+from pitr.jobs.restore.disk_profiles import choose_profiles
 from pitr.jobs.restore.late_refusal import not_attached
 from pitr.jobs.restore.storage_domains import place
-from pitr.jobs.restore.uploading import Uploading, attach_restored, remove_new_disk
-from pitr.model import Backup, Stream
+from pitr.jobs.restore.uploading import Uploading, attach_with, remove_new_disk
+from pitr.model import Backup, DiskSettings, Stream
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Disk,
@@ -39,8 +43,9 @@ class NewDisksTarget:
     """Creates a disk like the old one for each stream; attaches all to a VM at the end, if you name one.
 
     `attach_to` is a name or an id. With `own_names` the new disks get the old names, even where the old disks still
-    exist; `old_names` are the disks' current names by disk id, where they differ from the point's. Raises UsageError
-    if a storage domain or an alias cannot be used, NoSuchDisk for an alias of an unknown disk, NoSuchVM.
+    exist; `old_disks` are the disks that the new ones replace, by the disk ids in the point: the new disks get their
+    settings and, once they are gone, their `aliases`. Raises UsageError if a storage domain or an alias cannot be used,
+    NoSuchDisk for an alias of an unknown disk, NoSuchVM.
     """
 
     def __init__(
@@ -52,12 +57,22 @@ class NewDisksTarget:
         *,
         attach_to: str | None = None,
         own_names: bool = False,
-        old_names: Mapping[str, str] | None = None,
+        old_disks: Mapping[str, Disk] | None = None,
     ) -> None:
         self._uploading = uploading
         self._engine = uploading.engine
         self._backup = backup
-        self._domains = place(list_storage_domains(self._engine), streams, placement)
+        old_disks = old_disks or {}
+        self._settings = {
+            stream.disk_id: settings_of(old_disks[stream.disk_id])
+            if stream.disk_id in old_disks
+            else stream.settings
+            for stream in streams
+        }
+        streams = [replace(stream, settings=self._settings[stream.disk_id]) for stream in streams]
+        domains = list_storage_domains(self._engine)
+        self._domains = place(domains, streams, placement)
+        self._profiles = choose_profiles(self._engine, streams, self._domains, domains, uploading.notify)
         for disk_id in uploading.notes.end_left_behind(self._engine, notify=uploading.notify):
             uploading.notify(f"ended the upload to disk {disk_id}, which a killed restore had left open")
         self._streams = list(streams)
@@ -66,9 +81,17 @@ class NewDisksTarget:
         self._made: dict[str, str] = {}
         self._lock = threading.Lock()
         self._kept = False
-        self._aliases = choose_aliases(streams, placement.aliases, old_names or {}, uploading.notify)
-        if not own_names:
-            self._set_apart(placement)
+        old_names = {disk_id: disk.name for disk_id, disk in old_disks.items()}
+        self.aliases = choose_aliases(streams, placement.aliases, old_names, uploading.notify)
+        renamed = placement.aliases.keys() if not old_disks else set()
+        self._set_apart = {
+            stream.disk_id
+            for stream in streams
+            if not own_names
+            and not renamed & {stream.disk_id, stream.name}
+            and (stream.disk_id in old_disks or disk_exists(self._engine, stream.disk_id))
+        }
+        self._notify_changes()
 
     def new_disk(self, stream: Stream) -> str:
         """Return the id of the disk that was created for this stream."""
@@ -76,8 +99,8 @@ class NewDisksTarget:
 
     def reads_zero(self, stream: Stream) -> bool:
         # A new raw disk on block storage shows the old bytes of the storage.
-        domain = self._domains[stream.disk_id]
-        return _format(stream, domain) == "cow" or (stream.settings.sparse and not domain.is_block)
+        domain, settings = self._domains[stream.disk_id], self._settings[stream.disk_id]
+        return _format(settings, domain) == "cow" or (settings.sparse and not domain.is_block)
 
     def expected_name(self, stream: Stream) -> str | None:
         return None
@@ -113,15 +136,23 @@ class NewDisksTarget:
         for stream in self._streams:
             disk_id = self.new_disk(stream)
             try:
-                attach_restored(self._engine, vm_id, disk_id, stream, bootable=self._bootable)
+                self.attach(vm_id, stream, bootable=self._bootable)
             except PitrError as error:
                 if isinstance(error, Interrupted):
                     raise
                 refusal = refusal or error
-                refused[disk_id] = self._aliases[stream.disk_id]
+                refused[disk_id] = self._name(stream)
         if refusal is not None:
             self._kept = True
             raise not_attached(refusal, vm_id, refused) from refusal
+
+    def attach(self, vm_id: str, stream: Stream, *, bootable: bool, active: bool = True) -> None:
+        """Attach one new disk to this VM, as the old one was; only `bootable` makes it the boot disk.
+
+        Raises EngineError.
+        """
+        settings = self._settings[stream.disk_id]
+        attach_with(self._uploading, vm_id, self.new_disk(stream), settings, bootable=bootable, active=active)
 
     @property
     def kept(self) -> bool:
@@ -137,22 +168,29 @@ class NewDisksTarget:
                 self._uploading.notify(problem)
 
     def _create(self, disk_id: str, stream: Stream, source: Source) -> Disk:
-        domain = self._domains[stream.disk_id]
-        disk_format = _format(stream, domain)
-        sparse = stream.settings.sparse or disk_format == "cow"
-        description = f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"
+        domain, settings = self._domains[stream.disk_id], self._settings[stream.disk_id]
+        disk_format, sparse = _format(settings, domain), _sparse(settings, domain)
+        description = (
+            settings.description
+            or f"Restored by pitr: {self._backup.vm.name} at {times.to_text(self._backup.point)}"
+        )
         return create_disk(
             self._engine,
             NewDisk(
                 disk_id=disk_id,
-                name=self._aliases[stream.disk_id],
+                name=self._name(stream),
                 size=source.size,
                 format=disk_format,
                 sparse=sparse,
                 storage_domain_id=domain.id,
-                backup_enabled=disk_format == "cow" and stream.settings.backup_enabled,
+                backup_enabled=disk_format == "cow" and settings.backup_enabled,
                 description=description[:_LONGEST_DESCRIPTION],
-                initial_size=source.extents().data_bytes if domain.is_block and sparse else None,
+                initial_size=qcow2_size(source.size, source.extents())
+                if domain.is_block and sparse
+                else None,
+                disk_profile_id=self._profiles.get(stream.disk_id),
+                wipe_after_delete=settings.wipe_after_delete,
+                propagate_errors=settings.propagate_errors,
             ),
         )
 
@@ -160,20 +198,34 @@ class NewDisksTarget:
         """Return whether the VM has no boot disk yet: the engine refuses a second one."""
         others = [disk for disk in vm_disks(self._engine, vm_id) if disk.bootable]
         for stream in self._streams if others else ():
-            if stream.settings.bootable:
+            if self._settings[stream.disk_id].bootable:
                 self._uploading.notify(
                     f"the new disk for {printable(stream.name)} will not be bootable: the VM boots from "
                     f"{printable(others[0].name)}"
                 )
         return not others
 
-    def _set_apart(self, placement: Placement) -> None:
-        """Add the point's time to the alias of each new disk whose old disk still exists, so that the two differ."""
-        suffix = f"_restored_{self._backup.point:%Y%m%dT%H%M%SZ}"
+    def _name(self, stream: Stream) -> str:
+        """Return the first alias of the new disk, with the point's time if the old disk still exists."""
+        alias = self.aliases[stream.disk_id]
+        if stream.disk_id not in self._set_apart:
+            return alias
+        return valid_alias(alias, f"_restored_{self._backup.point:%Y%m%dT%H%M%SZ}")
+
+    def _notify_changes(self) -> None:
+        """Tell about the settings that the new disks cannot have."""
         for stream in self._streams:
-            chosen = placement.aliases.keys() & {stream.disk_id, stream.name}
-            if not chosen and disk_exists(self._engine, stream.disk_id):
-                self._aliases[stream.disk_id] = valid_alias(self._aliases[stream.disk_id], suffix)
+            settings, domain = self._settings[stream.disk_id], self._domains[stream.disk_id]
+            disk_format, name = _format(settings, domain), printable(stream.name)
+            if disk_format == "cow" and settings.format == "raw":
+                self._uploading.notify(
+                    f"the new disk for {name} is qcow2: block storage has no thin raw disks, and storage domain "
+                    f"{printable(domain.name)} is block storage"
+                )
+            elif _sparse(settings, domain) != settings.sparse:
+                self._uploading.notify(
+                    f"the new disk for {name} is thin: without incremental backup the engine preallocates no qcow2 disk"
+                )
 
 
 class OntoNewDisks:
@@ -194,8 +246,13 @@ class OntoNewDisks:
         return self._disks.sink(stream, source)
 
 
-def _format(stream: Stream, domain: StorageDomain) -> str:
+def _format(settings: DiskSettings, domain: StorageDomain) -> str:
     # The engine creates no sparse raw disks on block storage.
-    if stream.settings.format == "raw" and stream.settings.sparse and domain.is_block:
+    if settings.format == "raw" and settings.sparse and domain.is_block:
         return "cow"
-    return "raw" if stream.settings.format == "raw" else "cow"
+    return "raw" if settings.format == "raw" else "cow"
+
+
+def _sparse(settings: DiskSettings, domain: StorageDomain) -> bool:
+    # The engine creates preallocated qcow2 disks only with incremental backup.
+    return settings.sparse or (_format(settings, domain) == "cow" and not settings.backup_enabled)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pitr.errors import NoSuchDisk, PitrError, RepositoryError
+from pitr.errors import EngineBusy, EngineError, NoSuchDisk, PitrError, RepositoryError
 from pitr.jobs.restore.verifier import Verifier
 from pitr.jobs.upkeep.uploads import UploadNotes
-from pitr.model import Stream
-from pitr.ovirt.engine import Engine, attach_disk, delete_disk
+from pitr.model import DiskSettings
+from pitr.ovirt.engine import AttachmentOptions, Engine, attach_disk, delete_disk
 from pitr.reporting import Notify
 from pitr.repository import Repository, successions
 
@@ -24,21 +24,44 @@ class Uploading:
     verifier: Verifier | None = None
 
 
-def attach_restored(
-    engine: Engine, vm_id: str, disk_id: str, stream: Stream, *, bootable: bool = True
+def attach_with(
+    uploading: Uploading, vm_id: str, disk_id: str, settings: DiskSettings, *, bootable: bool, active: bool
 ) -> None:
-    """Attach a new disk to a VM as the disk of `stream` was attached; not `bootable`: never as the boot disk.
+    """Attach a disk to a VM with these settings; only `bootable` makes it the boot disk.
 
+    If the engine refuses the rarer options, attach it without them and tell so: they depend on the storage domain.
     Raises EngineError.
     """
-    attach_disk(
-        engine,
-        vm_id,
-        disk_id,
-        interface=stream.settings.interface or "virtio_scsi",
-        bootable=bootable and stream.settings.bootable,
-        active=True,
-    )
+
+    def attach(options: AttachmentOptions) -> None:
+        attach_disk(
+            uploading.engine,
+            vm_id,
+            disk_id,
+            interface=settings.interface or "virtio_scsi",
+            bootable=bootable and settings.bootable,
+            active=active,
+            options=options,
+        )
+
+    wanted = AttachmentOptions(settings.read_only, settings.pass_discard, settings.uses_scsi_reservation)
+    # A disk that was read-only must not become writable unnoticed.
+    least = AttachmentOptions(read_only=settings.read_only)
+    try:
+        attach(wanted)
+    except EngineError as refusal:
+        if wanted == least or isinstance(refusal, EngineBusy):
+            raise
+        attach(least)
+        lost = [
+            name
+            for name, was_set in (
+                ("pass-discard", settings.pass_discard),
+                ("SCSI reservation", settings.uses_scsi_reservation),
+            )
+            if was_set
+        ]
+        uploading.notify(f"disk {disk_id} is attached without {' and '.join(lost)}: {refusal.message}")
 
 
 def note_succession(repository: Repository, vm_id: str, old_id: str, new_id: str, notify: Notify) -> None:

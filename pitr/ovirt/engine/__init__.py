@@ -14,6 +14,7 @@ from pitr.ovirt.engine.checkpoints import (
 from pitr.ovirt.engine.config import EngineConfig, EngineSettings, load_config
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import (
+    AttachmentOptions,
     Disk,
     NewDisk,
     attach_disk,
@@ -30,12 +31,21 @@ from pitr.ovirt.engine.networks import cluster_networks, used_addresses
 from pitr.ovirt.engine.new_vms import Cluster, create_vm, delete_vm, list_clusters, start_vm, vm_with_name
 from pitr.ovirt.engine.snapshots import backup_snapshots
 from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup
-from pitr.ovirt.engine.storage import StorageDomain, active_data_domains, list_storage_domains
+from pitr.ovirt.engine.storage import (
+    StorageDomain,
+    active_data_domains,
+    disk_profile_name,
+    disk_profiles,
+    list_storage_domains,
+)
 from pitr.ovirt.engine.transfers import Transfer, start_download, start_upload
 from pitr.ovirt.engine.vms import VM, find_vm, get_configuration, get_vm, list_vms, vms_with_tag
 
 __all__ = [
     "AttachedTransfer",
+    "AttachmentOptions",
+    "disk_profile_name",
+    "disk_profiles",
     "BackupDisk",
     "Checkpoint",
     "Cluster",

@@ -21,11 +21,20 @@ from pitr.ovirt.engine.wait import pauses
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentOptions:
+    """The rarer options of a disk's attachment to a VM."""
+
+    read_only: bool = False
+    pass_discard: bool = False
+    uses_scsi_reservation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Disk:
     """A disk. `size` is the size that the guest sees, in bytes.
 
     `format` is "raw" or "cow" (qcow2); `storage_type` is "image", "lun"… The attachment to a VM has `interface`,
-    `bootable` and `active`; they are None, False, False when the disk was read without a VM.
+    `bootable`, `active` and the options in `attachment`; they are None or False when the disk was read without a VM.
     """
 
     id: str
@@ -42,6 +51,11 @@ class Disk:
     shareable: bool
     storage_domain_ids: tuple[str, ...]
     status: str
+    description: str = ""
+    disk_profile_id: str | None = None
+    wipe_after_delete: bool = False
+    propagate_errors: bool = False
+    attachment: AttachmentOptions = AttachmentOptions()
 
 
 def vm_disks(engine: Engine, vm_id: str) -> list[Disk]:
@@ -71,6 +85,9 @@ class NewDisk:
     description: str = ""
     disk_id: str | None = None
     initial_size: int | None = None
+    disk_profile_id: str | None = None
+    wipe_after_delete: bool = False
+    propagate_errors: bool = False
 
 
 def create_disk(engine: Engine, disk: NewDisk, *, timeout_s: float = 600.0) -> Disk:
@@ -96,6 +113,10 @@ def create_disk(engine: Engine, disk: NewDisk, *, timeout_s: float = 600.0) -> D
         initial_size=disk.initial_size,
         backup=types.DiskBackup.INCREMENTAL if disk.backup_enabled else types.DiskBackup.NONE,
         content_type=types.DiskContentType.DATA,
+        # The domain's own default for wiping may be stricter.
+        wipe_after_delete=disk.wipe_after_delete or None,
+        propagate_errors=disk.propagate_errors or None,
+        disk_profile=types.DiskProfile(id=disk.disk_profile_id) if disk.disk_profile_id else None,
         storage_domains=[types.StorageDomain(id=disk.storage_domain_id)],
     )
     with _removed_on_failure(engine, disk_id, timeout_s):
@@ -151,7 +172,14 @@ def delete_disk(engine: Engine, disk_id: str, timeout_s: float = 300.0) -> None:
 
 
 def attach_disk(
-    engine: Engine, vm_id: str, disk_id: str, *, interface: str = "virtio_scsi", bootable: bool, active: bool
+    engine: Engine,
+    vm_id: str,
+    disk_id: str,
+    *,
+    interface: str = "virtio_scsi",
+    bootable: bool,
+    active: bool,
+    options: AttachmentOptions | None = None,
 ) -> None:
     """Attach the disk to the VM; `interface` is "virtio_scsi", "virtio", "sata"…
 
@@ -162,8 +190,15 @@ def attach_disk(
     except ValueError:
         known = ", ".join(item.value for item in types.DiskInterface)
         raise UsageError(f"unknown disk interface {interface!r}", f"Use one of: {known}.") from None
+    options = options or AttachmentOptions()
     attachment = types.DiskAttachment(
-        disk=types.Disk(id=disk_id), interface=kind, bootable=bootable, active=active
+        disk=types.Disk(id=disk_id),
+        interface=kind,
+        bootable=bootable,
+        active=active,
+        read_only=options.read_only or None,
+        pass_discard=options.pass_discard or None,
+        uses_scsi_reservation=options.uses_scsi_reservation or None,
     )
     try:
         engine.call(
@@ -246,6 +281,14 @@ def _get(engine: Engine, disk_id: str) -> Any:
         raise
 
 
+def _options(attachment: Any | None) -> AttachmentOptions:
+    if attachment is None:
+        return AttachmentOptions()
+    return AttachmentOptions(
+        bool(attachment.read_only), bool(attachment.pass_discard), bool(attachment.uses_scsi_reservation)
+    )
+
+
 def _read(disk: Any, attachment: Any | None) -> Disk:
     disk_id = required(disk.id, "a disk's id")
     storage_type = enum_text(disk.storage_type, absent="image")
@@ -271,4 +314,9 @@ def _read(disk: Any, attachment: Any | None) -> Disk:
         shareable=bool(disk.shareable),
         storage_domain_ids=tuple(domains),
         status=enum_text(disk.status, absent="ok" if storage_type == "lun" else "unknown"),
+        description=disk.description or "",
+        disk_profile_id=disk.disk_profile.id if disk.disk_profile is not None else None,
+        wipe_after_delete=bool(disk.wipe_after_delete),
+        propagate_errors=bool(disk.propagate_errors),
+        attachment=_options(attachment),
     )

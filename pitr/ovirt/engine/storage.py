@@ -15,7 +15,7 @@ _BLOCK_STORAGE = frozenset({"iscsi", "fcp"})
 
 @dataclass(frozen=True, slots=True)
 class StorageDomain:
-    """A storage domain. `type` is "data", "iso"…, `storage_type` "nfs", "iscsi"…"""
+    """A storage domain. `type` is "data", "iso"…, `storage_type` "nfs", "iscsi"…; `available` bytes are free."""
 
     id: str
     name: str
@@ -24,6 +24,7 @@ class StorageDomain:
     is_block: bool
     active: bool
     data_center_ids: tuple[str, ...]
+    available: int | None = None
 
     @property
     def takes_disks(self) -> bool:
@@ -42,6 +43,47 @@ def active_data_domains(engine: Engine) -> list[StorageDomain]:
     return [domain for domain in list_storage_domains(engine) if domain.takes_disks]
 
 
+def disk_profiles(engine: Engine, domain_id: str) -> dict[str, str]:
+    """Return the names of the domain's disk profiles by id; empty if the engine does not show them.
+
+    Raises EngineError.
+    """
+    try:
+        profiles = engine.call(
+            f"listing the disk profiles of storage domain {domain_id}",
+            lambda system: (
+                system.storage_domains_service()
+                .storage_domain_service(domain_id)
+                .disk_profiles_service()
+                .list()
+            ),
+        )
+    except EngineFault as fault:
+        if fault.status is None:
+            raise
+        engine.log.debug("%s", fault.message)
+        return {}
+    return {profile.id: profile.name or profile.id for profile in profiles if profile.id}
+
+
+def disk_profile_name(engine: Engine, profile_id: str) -> str | None:
+    """Return the name of a disk profile; None if it does not exist or the engine does not show it.
+
+    Raises EngineError.
+    """
+    try:
+        profile = engine.call(
+            f"reading disk profile {profile_id}",
+            lambda system: system.disk_profiles_service().disk_profile_service(profile_id).get(),
+        )
+    except EngineFault as fault:
+        if fault.status is None:
+            raise
+        engine.log.debug("%s", fault.message)
+        return None
+    return str(profile.name) if profile.name else None
+
+
 def _read(engine: Engine, domain: Any) -> StorageDomain:
     domain_id = required(domain.id, "a storage domain's id")
     centers = tuple(center.id for center in domain.data_centers or () if center.id)
@@ -56,6 +98,7 @@ def _read(engine: Engine, domain: Any) -> StorageDomain:
         is_block=storage_type in _BLOCK_STORAGE,
         active=_is_active(engine, domain, centers),
         data_center_ids=centers,
+        available=domain.available,
     )
 
 

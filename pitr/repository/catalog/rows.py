@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 from typing import Any
@@ -62,6 +63,7 @@ def stream_rows(backup: Backup) -> list[dict[str, Any]]:
             "active": int(stream.settings.active),
             "backup_enabled": int(stream.settings.backup_enabled),
             "storage_domain_id": stream.settings.storage_domain_id,
+            "settings": json.dumps(stream.settings.more) if stream.settings.more else None,
             "note": stream.note,
             "external": stream.external,
             "position": position,
@@ -124,7 +126,15 @@ def _stream_from(row: sqlite3.Row) -> Stream:
             active=bool(row["active"]),
             backup_enabled=bool(row["backup_enabled"]),
             storage_domain_id=row["storage_domain_id"],
+            **_more_settings(row["settings"]),
         ),
         note=row["note"],
         external=row["external"],
     )
+
+
+def _more_settings(stored: str | None) -> dict[str, Any]:
+    settings = json.loads(stored) if stored is not None else {}
+    if not isinstance(settings, dict):
+        raise ValueError("the settings of a disk are not an object")
+    return settings
