@@ -128,14 +128,13 @@ def benchmark(size: Size) -> list[Result]:
 
 def choose(folder: str, vm: str, at: str) -> None:
     """Find a point as `pitr restore VM --at TIME` does before it opens a stream, with the same imports."""
-    from pitr import times
     from pitr.cli.app import load
-    from pitr.jobs import find
+    from pitr.jobs import asked_time, find
     from pitr.repository import Repository
 
     assert load("restore")
     with Repository.open(Path(folder)) as repository:
-        print(find.point_of(repository, vm, None, times.parse_at(at)).backup.backup_id)
+        print(find.point_of(repository, vm, None, asked_time.parse(at)).backup.backup_id)
 
 
 if __name__ == "__main__":

@@ -51,15 +51,12 @@ def from_text(text: str) -> datetime:
         raise FormatError(f"a time out of range: {text!r}") from error
 
 
-def for_people(time: datetime, zone: tzinfo | None = None, *, round_up: bool = True) -> str:
+def for_people(time: datetime, zone: tzinfo | None = None) -> str:
     """Return local time with its zone, to the second: 2020-06-30 22:00:00 CEST.
 
-    `round_up` rounds to the next second, otherwise the fraction is cut off. Points have fractions, and `--at` with
-    the shown time must find that point and not the one before. Times of files need no rounding.
+    The fraction is cut off: `--at` with the shown time covers that second, and so finds the point.
     """
     try:
-        if round_up and time.microsecond:
-            time += timedelta(seconds=1)
         local = time.astimezone(zone)
     except (OverflowError, OSError, ValueError):
         # The first and last hours of the calendar have no local time in some zones.
@@ -105,60 +102,6 @@ def parse_wait(option: str, text: str) -> float:
     if match is None or (match[2] is None and int(match[1]) > 0):
         raise UsageError(f"{option} must be a time such as 30s, 5m, 1h or 0, not {text!r}")
     return float(int(match[1]) * _SECONDS[match[2] or "s"])
-
-
-def parse_at(text: str, zone: tzinfo | None = None) -> datetime:
-    """Read the TIME of `--at`: "now", ISO 8601 (local time without a zone), or the form of `for_people`.
-
-    `zone` None is the machine's zone. Raises UsageError for other strings, and for a local time that happened
-    twice or never because the clock was changed; the advice shows both readings.
-    """
-    if text.strip().lower() in ("now", "latest"):
-        return now()
-    shown, _, name = text.strip().rpartition(" ")
-    try:
-        if name.isalpha():
-            return _named_to_utc(datetime.fromisoformat(shown), name, zone)
-        time = datetime.fromisoformat(f"{shown}{name}" if name[:1] in ("+", "-") else text.strip())
-    except (OverflowError, OSError, ValueError):
-        raise UsageError(
-            f"{text!r} is not a time",
-            "Write 2020-06-30T22:00 (local time), 2020-06-30T22:00Z, 2020-06-30T22:00+02:00 or now.",
-        ) from None
-    try:
-        return time.astimezone(UTC) if time.tzinfo is not None else _local_to_utc(time, text, zone)
-    except (OverflowError, OSError, ValueError):
-        raise UsageError(f"{text!r} is out of range", "Give a year between 1971 and 9998.") from None
-
-
-def _named_to_utc(time: datetime, name: str, zone: tzinfo | None) -> datetime:
-    """Return a local time with a zone name in UTC, also in the hour that happens twice.
-
-    Raises ValueError unless the name is UTC or the local zone's at that time, because names such as CST are ambiguous.
-    """
-    if time.tzinfo is None and name == "UTC":
-        return time.replace(tzinfo=UTC)
-    for fold in (0, 1):
-        utc = time.replace(fold=fold, tzinfo=zone).astimezone(UTC)
-        local = utc.astimezone(zone)
-        if local.replace(tzinfo=None, fold=0) == time and local.tzname() == name:
-            return utc
-    raise ValueError(f"not a time of {name}")
-
-
-def _local_to_utc(time: datetime, text: str, zone: tzinfo | None) -> datetime:
-    first, second = (time.replace(fold=fold, tzinfo=zone).astimezone(UTC) for fold in (0, 1))
-    if first == second:
-        return first
-    readings = " or ".join(
-        f"{reading.astimezone(zone).isoformat(timespec='minutes' if not time.second else 'auto')}"
-        for reading in sorted((first, second))
-    )
-    exists = first.astimezone(zone).replace(tzinfo=None, fold=0) == time.replace(fold=0)
-    what = "happened twice" if exists else "never happened"
-    raise UsageError(
-        f"the local time {text} {what} because the clock was changed", f"Add the zone: {readings}."
-    )
 
 
 _SPAN = re.compile(r"(\d{1,6})([hdwmy])")

@@ -121,7 +121,8 @@ AtOption = Annotated[
     typer.Option(
         "--at",
         metavar="TIME",
-        help="Use the newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now.",
+        help="Use the newest point within TIME or before it: 2020-06-30T22:00 (local time, the whole minute), …Z, "
+        "2020-06-30 (the whole day), 22:00, yesterday, monday, -2h, @1593554400, or now.",
     ),
 ]
 NewestGoodOption = Annotated[

@@ -7,19 +7,24 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pitr import times
+from pitr.cli.display.output import Printer
 from pitr.errors import UsageError
-from pitr.jobs import find, good_points
+from pitr.jobs import asked_time, find, good_points
+from pitr.jobs.asked_time import AskedTime
 from pitr.jobs.find import Choice
 from pitr.jobs.good_points import GoodPoint
 from pitr.reporting import Notify
 from pitr.repository import Repository
+
+#: A point is much nearer to a time than another one if its distance is at most one part of this many.
+_MUCH_NEARER = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """The value of --at or of --point; the other is None."""
 
-    time: datetime | None
+    time: AskedTime | None
     point: str | None
     newest_good: bool = False
 
@@ -58,14 +63,14 @@ def at_most_one(at: str | None, point: str | None) -> Asked | None:
         return None
     if at is not None and point is not None:
         raise UsageError("--at and --point exclude each other", "Name the point by its time or by its id.")
-    return Asked(times.parse_at(at) if at is not None else None, point)
+    return Asked(asked_time.parse(at) if at is not None else None, point)
 
 
 def since(repository: Repository, text: str, chosen: Choice) -> Choice:
-    """Return the point of the same VM that --since names by time or id. Raises UsageError, NoSuchPoint."""
+    """Return the point of the same VM that --since names by time or by id. Raises UsageError, NoSuchPoint."""
     vm = chosen.backup.vm
     try:
-        time = times.parse_at(text)
+        time = asked_time.parse(text)
     except UsageError:
         if not all(char in "0123456789abcdefABCDEF-" for char in text):
             raise
@@ -73,9 +78,38 @@ def since(repository: Repository, text: str, chosen: Choice) -> Choice:
     return find.point_of(repository, vm.id, None, time)
 
 
+def tell(output: Printer, choice: Choice) -> None:
+    """Describe a point that a time names, on standard error."""
+    if choice.asked is not None and not choice.asked.newest:
+        output.notify(in_words(choice))
+
+
 def in_words(choice: Choice) -> str:
-    """Describe the point: its VM, time and id, its age at the requested time, and the next later point."""
+    """Describe the point: its VM, time and id, how it relates to the requested time, and the next later point."""
     backup = choice.backup
-    age = f", {times.duration(choice.age_s)} before the requested time" if choice.age_s else ""
-    later = f"; the next later point is {times.for_people(choice.next_point)}" if choice.next_point else ""
-    return f"VM {backup.vm.name}: the point of {times.for_people(backup.point)} (backup {backup.backup_id}){age}{later}"
+    return (
+        f"VM {backup.vm.name}: the point of {times.for_people(backup.point)} (backup {backup.backup_id})"
+        f"{_at_asked_time(choice)}{_next_point(choice.next_point, choice)}"
+    )
+
+
+def _at_asked_time(choice: Choice) -> str:
+    asked = choice.asked
+    if asked is None:
+        return ""
+    if asked.covers(choice.backup.point):
+        return f", the newest within {asked.words}" if asked.is_long else ""
+    return f", {times.duration(choice.age_s)} before {asked.words}" if choice.age_s else ""
+
+
+def _next_point(later: datetime | None, choice: Choice) -> str:
+    if later is None:
+        return ""
+    text = f"; the next later point is {times.for_people(later)}"
+    asked = choice.asked
+    if asked is None or asked.newest or asked.covers(choice.backup.point):
+        return text
+    distance_s = (later - asked.latest).total_seconds()
+    if distance_s * _MUCH_NEARER > choice.age_s:
+        return text
+    return f"{text}, which is much nearer: it takes --at {asked_time.to_type(later)}"

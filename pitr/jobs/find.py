@@ -11,6 +11,7 @@ from typing import TypeVar
 from pitr import times
 from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
 from pitr.jobs import lineage
+from pitr.jobs.asked_time import AskedTime, to_type
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, names
 from pitr.repository.catalog import Catalog
@@ -21,22 +22,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A chosen point: its age in seconds at the requested time, and the time of the next later point."""
+    """A chosen point, and the time of the next later point.
+
+    `age_s` tells by how many seconds the point is earlier than the requested time; 0 if it is not. `asked` is that
+    time; None for a point named by its id.
+    """
 
     backup: Backup
     age_s: float
     next_point: datetime | None
+    asked: AskedTime | None = None
 
 
 def point_of(
     repository: Repository,
     vm: str | None,
     point: str | None,
-    time: datetime | None,
+    time: AskedTime | None,
     *,
     check_lost: bool = True,
 ) -> Choice:
-    """Return the point with this id, or else the VM's newest point at or before `time`.
+    """Return the point with this id, or else the VM's newest point within `time` or before it.
 
     Without `vm`, the repository must hold only one VM. `check_lost` raises StoredDamage if a newer point is lost.
     Raises NoSuchVM, NoSuchPoint and UsageError.
@@ -49,7 +55,7 @@ def point_of(
     catalog = repository.catalog_of_vm(vm)
     chosen = point_at(catalog, vm_named(catalog, vm) if vm is not None else only_vm(catalog), time)
     if check_lost:
-        check_none_lost(repository, chosen.backup, time)
+        check_none_lost(repository, chosen.backup, time.latest)
     return chosen
 
 
@@ -104,19 +110,20 @@ def only_vm(catalog: Catalog) -> VMName:
     return vms[0]
 
 
-def point_at(catalog: Catalog, vm: VMName, time: datetime) -> Choice:
-    """Return the newest point of the VM at or before `time`. Raises NoSuchPoint with the first point's time."""
-    backup = catalog.newest_until(vm.id, time)
-    later = catalog.first_after(vm.id, time)
+def point_at(catalog: Catalog, vm: VMName, time: AskedTime) -> Choice:
+    """Return the newest point of the VM within `time` or before it. Raises NoSuchPoint with the first point's time."""
+    backup = catalog.newest_until(vm.id, time.latest)
+    later = catalog.first_after(vm.id, time.latest)
     if backup is None:
         if later is None:
             raise NoSuchPoint(f"there is no point of VM {printable(vm.name)}")
         raise NoSuchPoint(
-            f"there is no point of VM {printable(vm.name)} at or before {times.for_people(time)}",
-            f"The first point is of {times.for_people(later.point)} ({times.to_text(later.point)}). "
+            f"there is no point of VM {printable(vm.name)} at or before {time.words}",
+            f"The first point is of {times.for_people(later.point)} ({times.to_text(later.point)}): "
+            f"take it with --at {to_type(later.point)}. "
             f"{_previous_names(catalog, vm.name)}".strip(),
         )
-    return Choice(backup, (time - backup.point).total_seconds(), later.point if later else None)
+    return Choice(backup, time.age_s(backup.point), later.point if later else None, time)
 
 
 def _previous_names(catalog: Catalog, name: str) -> str:

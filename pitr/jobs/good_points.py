@@ -10,6 +10,7 @@ from datetime import datetime
 from pitr import times
 from pitr.errors import NoSuchDisk
 from pitr.jobs import find, known_damage
+from pitr.jobs.asked_time import AskedTime
 from pitr.jobs.find import Choice
 from pitr.jobs.known_damage import Loss
 from pitr.model import Backup
@@ -35,16 +36,16 @@ class GoodPoint:
 
 
 def at_time(
-    repository: Repository, chosen: Choice, time: datetime, wanted: GoodPoint, notify: Notify
+    repository: Repository, chosen: Choice, time: AskedTime, wanted: GoodPoint, notify: Notify
 ) -> Choice:
-    """Return `chosen`, the newest point at or before `time`, if its data is good as far as pitr knows.
+    """Return `chosen`, the newest point within `time` or before it, if its data is good as far as pitr knows.
 
     pitr knows the damage of earlier checks, and checks that all objects of the chains exist with the right sizes. If
     the point is damaged, return the newest good point before it with `newest_good`, and tell `notify`. Otherwise raise
     StoredDamage, whose advice names that point.
     """
     candidates = _Candidates(repository, chosen.backup.vm.id, wanted)
-    lost = _lost_record(repository, chosen.backup, time)
+    lost = _lost_record(repository, chosen.backup, time.latest)
     first: Backup | None = None
     if lost is None:
         first = chosen.backup
@@ -58,7 +59,7 @@ def at_time(
         else f"backup {lost.backup_id}"
     )
     message = (
-        f"the newest point of VM {printable(chosen.backup.vm.name)} at or before {times.for_people(time)}, {which}, "
+        f"the newest point of VM {printable(chosen.backup.vm.name)} at or before {time.words}, {which}, "
         f"is damaged: {lost.message}"
     )
     if good is not None and wanted.newest_good:
@@ -67,7 +68,7 @@ def at_time(
         return replace(
             chosen,
             backup=good,
-            age_s=max(0.0, (time - good.point).total_seconds()),
+            age_s=time.age_s(good.point),
             next_point=later.point if later else None,
         )
     raise _error(lost, message, _advice(good, first, wanted))

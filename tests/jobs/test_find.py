@@ -10,6 +10,8 @@ import pytest
 
 from pitr import times
 from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
+from pitr.jobs import asked_time
+from pitr.jobs.asked_time import AskedTime
 from pitr.jobs.file_names import file_names, safe
 from pitr.jobs.find import only_vm, point_at, point_named, streams_of, vm_named
 from pitr.model import Backup, Record, VMName
@@ -41,7 +43,7 @@ def test_before_the_first_point_there_is_none_and_the_first_one_is_named(
     repository: Repository, points: list[Backup]
 ) -> None:
     with pytest.raises(NoSuchPoint, match="at or before") as raised:
-        point_at(repository.catalog, VM, points[0].point - _MOMENT)
+        point_at(repository.catalog, VM, AskedTime.moment(points[0].point - _MOMENT))
     assert times.to_text(points[0].point) in raised.value.advice
     assert raised.value.exit_code == 4
 
@@ -60,7 +62,7 @@ def test_before_the_first_point_there_is_none_and_the_first_one_is_named(
 def test_the_newest_point_at_or_before_a_time_is_chosen(
     repository: Repository, points: list[Backup], after_first: timedelta, chosen: int, age_s: float
 ) -> None:
-    choice = point_at(repository.catalog, VM, FIRST_POINT + after_first)
+    choice = point_at(repository.catalog, VM, AskedTime.moment(FIRST_POINT + after_first))
     assert choice.backup == points[chosen]
     assert choice.age_s == pytest.approx(age_s)
     assert choice.next_point == (points[chosen + 1].point if chosen < 2 else None)
@@ -69,7 +71,7 @@ def test_the_newest_point_at_or_before_a_time_is_chosen(
 def test_a_vm_without_points_has_none(repository: Repository, points: list[Backup]) -> None:
     del points
     with pytest.raises(NoSuchPoint, match="no point of VM ghost"):
-        point_at(repository.catalog, VMName("no-such-vm", "ghost"), FIRST_POINT)
+        point_at(repository.catalog, VMName("no-such-vm", "ghost"), AskedTime.moment(FIRST_POINT))
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00Z", "9999-12-31T23:59:59Z"])
@@ -83,9 +85,9 @@ def test_the_ends_of_the_calendar_are_times_too(
     try:
         if time.startswith("0001"):
             with pytest.raises(NoSuchPoint):
-                point_at(repository.catalog, VM, times.parse_at(time))
+                point_at(repository.catalog, VM, asked_time.parse(time))
         else:
-            assert point_at(repository.catalog, VM, times.parse_at(time)).backup == points[2]
+            assert point_at(repository.catalog, VM, asked_time.parse(time)).backup == points[2]
     finally:
         monkeypatch.undo()
         clock.tzset()
@@ -100,7 +102,7 @@ def test_points_of_one_time_are_ordered_by_lineage(repository: Repository) -> No
     )
     for backup in (incremental, full):
         repository.commit(Record(backup, None))
-    assert point_at(repository.catalog, VM, FIRST_POINT).backup == incremental
+    assert point_at(repository.catalog, VM, AskedTime.moment(FIRST_POINT)).backup == incremental
 
 
 def test_a_point_is_named_by_its_id_or_enough_of_it(repository: Repository) -> None:
@@ -136,7 +138,7 @@ def test_who_asks_for_a_vm_by_the_name_that_it_once_had_is_told_its_new_one(repo
     repository.commit(Record(backup_of([fake_stream()], vm=new, point=FIRST_POINT + 3 * _HOUR), None))
     assert vm_named(repository.catalog, "db") == new
     with pytest.raises(NoSuchPoint) as before:
-        point_at(repository.catalog, new, FIRST_POINT)
+        point_at(repository.catalog, new, AskedTime.moment(FIRST_POINT))
     assert before.value.advice.endswith("VMs that previously had this name: db-old (id-1).")
 
 

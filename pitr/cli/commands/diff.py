@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pitr import times
 from pitr.cli.display import disk_map
 from pitr.cli.display.progress import showing
 from pitr.cli.options import Common, DisksOption, MaxWorkersOption, OnlyVMArgument, with_common
-from pitr.jobs import documents
+from pitr.jobs import asked_time, documents
 from pitr.jobs.diff import two_points as job
 from pitr.jobs.diff.page import Page
 from pitr.jobs.diff.two_points import DiskDiff
@@ -29,7 +28,8 @@ AtTwiceOption = Annotated[
     typer.Option(
         "--at",
         metavar="TIME",
-        help="Use the newest point at or before TIME: 2020-06-30T22:00 (local time), …Z, or now; repeatable.",
+        help="Use the newest point within TIME or before it: 2020-06-30T22:00 (local time), 2020-06-30, yesterday, "
+        "now, …; repeatable.",
     ),
 ]
 PointTwiceOption = Annotated[
@@ -76,7 +76,7 @@ def diff(
     pitr diff --point 9f8e --point 1c2d --disk system --extents;
     pitr diff web1 --at 2020-06-30T10:00 --at now --html web1.html
     """
-    at_times = [times.parse_at(text) for text in at or ()]
+    at_times = [asked_time.parse(text) for text in at or ()]
     comparison = _DiffOptions(disk or (), exact, html, common.workers(max_workers))
     with common.repository() as repository:
         before, after = job.choose(repository, vm, at_times, point or ())

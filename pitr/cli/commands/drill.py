@@ -80,6 +80,7 @@ def drill(
             if newest_good
             else asked.find(repository, vm)
         )
+        point_options.tell(common.out, chosen)
         backup = chosen.backup
         streams = find.some_streams_of(backup, ())
         with showing(common.out, f"drill {printable(backup.vm.name)}") as progress:

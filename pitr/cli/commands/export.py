@@ -45,7 +45,9 @@ ExportFormatOption = Annotated[
 SinceOption = Annotated[
     str | None,
     typer.Option(
-        "--since", metavar="ID", help="Export only the difference to this point, an older or a newer one."
+        "--since",
+        metavar="TIME|ID",
+        help="Export only the difference to this point (a time or an id), an older or a newer one.",
     ),
 ]
 ToOption = Annotated[
@@ -92,9 +94,11 @@ def export(
     output = _Output(to, stream_format, compress, common.workers(max_workers))
     with common.repository() as repository:
         wanted = GoodPoint([disk] if disk is not None else (), check="export")
-        backup = asked.find_good(repository, vm, wanted, common.out.notify).backup
+        chosen = asked.find_good(repository, vm, wanted, common.out.notify)
+        point_options.tell(common.out, chosen)
+        backup = chosen.backup
         stream = find.stream_of(backup, disk, repository)
-        other = None if since is None else find.point_with_id(repository, since, backup.vm).backup
+        other = None if since is None else point_options.since(repository, since, chosen).backup
         done = _export(common, repository, backup, stream, other, output)
     _show(common, backup, other, done, stream_format)
 

@@ -19,7 +19,7 @@ from pitr.cli.display.progress import showing
 from pitr.cli.options import Common, MaxWorkersOption, choices, with_common
 from pitr.endpoints.streams.input import open_input
 from pitr.errors import PitrError, UsageError
-from pitr.jobs import documents, find
+from pitr.jobs import asked_time, documents, find
 from pitr.jobs.imports.files_in_order import FileImport
 from pitr.jobs.imports.qcow2 import import_qcow2
 from pitr.jobs.imports.stream import ImportOptions, import_stream
@@ -132,7 +132,7 @@ class _ImportArguments:
             raise UsageError(
                 f"there are {len(sources)} files and {len(self.time)} times", "Give a --time for each file."
             )
-        return [times.parse_at(text) for text in self.time]
+        return [asked_time.parse(text).earliest for text in self.time]
 
     def of_stream(
         self, repository: Repository, time: datetime | None, before: Backup | None

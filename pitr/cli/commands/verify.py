@@ -79,7 +79,7 @@ def verify(
         if against_engine:
             result = _against_engine(common, repository, vm, workers)
         else:
-            scope = _scope(repository, vm, asked)
+            scope = _scope(common, repository, vm, asked)
             with showing(common.out, "verify") as progress:
                 result = verify_stored_data(
                     repository,
@@ -104,9 +104,13 @@ def _against_engine(common: Common, repository: Repository, vm: str | None, work
         return verify_against_engine(repository, engine, vms, workers=workers, notify=common.out.notify)
 
 
-def _scope(repository: Repository, vm: str | None, asked: point_options.Asked | None) -> Scope:
+def _scope(
+    common: Common, repository: Repository, vm: str | None, asked: point_options.Asked | None
+) -> Scope:
     if asked is not None:
-        return Scope(backup=asked.find(repository, vm).backup)
+        chosen = asked.find(repository, vm)
+        point_options.tell(common.out, chosen)
+        return Scope(backup=chosen.backup)
     return Scope(vm_id=find.vms_of(repository, vm)[0].id if vm is not None else None)
 
 

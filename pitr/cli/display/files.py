@@ -102,7 +102,7 @@ def _row(name: str, entry: Listed) -> tuple[str, ...]:
     )
     more += f"  ({node.unreadable})" if node.unreadable else ""
     shown = stat.filemode(mode) if node.mode is not None else stat.filemode(mode)[0]
-    return (shown, owner, size, times.for_people(moment, round_up=False) if moment else "?", f"{name}{more}")
+    return (shown, owner, size, times.for_people(moment) if moment else "?", f"{name}{more}")
 
 
 def copied(

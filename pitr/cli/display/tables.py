@@ -146,7 +146,7 @@ def one_point(backup: Backup, chain: Sequence[Backup], external: Collection[str]
     facts.add_column(overflow="fold")
     for name, value in (
         ("Point", f"{times.for_people(backup.point)}  ({times.to_text(backup.point)})"),
-        ("State of", f"{times.for_people(backup.lo, round_up=False)} to {times.for_people(backup.point)}"),
+        ("State of", f"{times.for_people(backup.lo)} to {times.for_people(backup.point)}"),
         ("VM", named(backup.vm.name, backup.vm.id)),
         ("Backup", backup.backup_id),
         ("Kind", backup.kind.value + (f": {why_full(backup)}" if why_full(backup) else "")),

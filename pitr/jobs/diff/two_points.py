@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from pitr.copier.copy import DEFAULT_WORKERS
@@ -19,6 +18,7 @@ from pitr.endpoints.points.exact_difference import read_difference
 from pitr.errors import NoSuchDisk, UsageError
 from pitr.extents import ExtentMap
 from pitr.jobs import find
+from pitr.jobs.asked_time import AskedTime
 from pitr.jobs.known_damage import remembering
 from pitr.jobs.lineage import only_of_family
 from pitr.model import Backup, Stream, VMName
@@ -77,7 +77,7 @@ Look = Callable[[DiskDiff, ResolvedChain], None]
 
 
 def choose(
-    repository: Repository, vm_name: str | None, at: Sequence[datetime], points: Sequence[str]
+    repository: Repository, vm_name: str | None, at: Sequence[AskedTime], points: Sequence[str]
 ) -> tuple[Backup, Backup]:
     """Return the two points of one VM for these times and point ids, the earlier point first.
 
