@@ -35,6 +35,7 @@ ENTRIES = {
     "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
+    "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
     "diff": CommandEntry("diff", "diff", "Show what changed on a VM's disks between two points."),
     "show": CommandEntry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
     "extents": CommandEntry("extents", "extents", "Show which backup each range of a disk comes from."),

@@ -16,6 +16,7 @@ from pitr.repository import Repository
 
 if TYPE_CHECKING:
     from pitr.jobs.restore.restored import Restored
+    from pitr.jobs.upkeep.prune import Pruned
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
 
@@ -85,6 +86,38 @@ def verified(result: Verified) -> dict[str, Any]:
             "elsewhere": result.external,
         },
         "damage": [damage(finding) for finding in result.damage],
+    }
+
+
+def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
+    """Return the document of `pitr prune` and `pitr forget`."""
+    facts = result.facts
+    return {
+        "dry_run": dry_run,
+        "removed": [point(backup, facts.get(backup.backup_id, NO_FACTS)) for backup in result.removed],
+        "kept": [
+            {
+                **point(backup, facts.get(backup.backup_id, NO_FACTS)),
+                "kept_by": result.kept_by.get(backup.backup_id, []),
+            }
+            for backup in result.kept
+        ],
+        "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
+        "failed": [
+            {
+                "vm": asdict(failure.vm) if failure.vm is not None else None,
+                "error": {
+                    "type": type(failure.error).__name__,
+                    "message": failure.error.message,
+                    "advice": failure.error.advice,
+                },
+            }
+            for failure in result.failed
+        ],
+        "unreferenced": result.unreferenced,
+        "freed_bytes": result.freed_bytes,
+        "left_elsewhere": result.left_external,
+        "created": [],
     }
 
 

@@ -7,19 +7,16 @@ from typing import Annotated
 
 import typer
 
-from pitr.cli.display import tables
+from pitr.cli.display import removed
 from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.errors import UsageError
-from pitr.jobs import documents, find
+from pitr.jobs import find
 from pitr.jobs.upkeep import prune as job
 from pitr.jobs.upkeep.external_data import deleting_with
-from pitr.jobs.upkeep.prune import Pruned
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
-from pitr.text import counted
 from pitr.times import parse_span
-from pitr.units import human_size
 
 KeepLastOption = Annotated[
     int | None, typer.Option("--keep-last", min=1, metavar="N", help="Keep the N newest points.")
@@ -55,7 +52,7 @@ VMsOption = Annotated[
     typer.Option(
         "--vm",
         metavar="VM",
-        help="Remove only points of this VM (name or id); repeatable. Default: of all VMs.",
+        help="The same as the argument VM; repeatable.",
     ),
 ]
 GraceOption = Annotated[
@@ -66,9 +63,16 @@ GraceOption = Annotated[
 ]
 
 
+VMsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="VM", help="Names or ids of VMs: remove only their points. Default: all VMs."),
+]
+
+
 @with_common()
 def prune(
     common: Common,
+    vms: VMsArgument = None,
     keep_last: KeepLastOption = None,
     keep_daily: KeepDailyOption = None,
     keep_weekly: KeepWeeklyOption = None,
@@ -82,12 +86,14 @@ def prune(
 
     pitr keeps a point if any rule keeps it, together with all points that it is based on. Rules count only days,
     weeks and months that have points, in local time. Without any rule on the command line, pitr uses the rules
-    under [retention] in the configuration.
+    under [retention] in the configuration. The result says why each point is kept: a rule, or "needed by" a point.
+
+    A VM that is being backed up or read is left alone: pitr goes on with the others, lists it as busy and exits with 5.
 
     For data that is stored externally, pitr runs delete_command, set under [store] in the configuration. If that
     command fails, pitr exits with 1.
 
-    Example: pitr prune --keep-within 7d --keep-daily 30 --keep-monthly 12 --dry-run
+    Examples: pitr prune --keep-within 7d --keep-daily 30 --keep-monthly 12 --dry-run; pitr prune web1 --keep-last 7
     """
     given = {
         "keep_last": keep_last,
@@ -101,15 +107,16 @@ def prune(
         done = job.prune(
             repository,
             retention,
-            _vms(repository, vm),
+            _vms(repository, [*(vms or ()), *(vm or ())]),
             dry_run=dry_run,
             grace=parse_span("--grace", grace),
             delete_external=deleting_with(common.settings.delete_command),
             notify=common.out.notify,
         )
-    _show(common, done, dry_run)
-    if done.left_external and common.settings.delete_command is not None:
-        raise typer.Exit(1)
+    removed.show(common.out, done, dry_run=dry_run)
+    code = done.exit_code or int(bool(done.left_external) and common.settings.delete_command is not None)
+    if code:
+        raise typer.Exit(code)
 
 
 def _or_configured(common: Common, given: Retention) -> Retention:
@@ -124,32 +131,7 @@ def _or_configured(common: Common, given: Retention) -> Retention:
     return retention
 
 
-def _vms(repository: Repository, names: list[str] | None) -> list[VMName]:
+def _vms(repository: Repository, names: list[str]) -> list[VMName]:
     """Return the named VMs, each once; all VMs without names. Raises NoSuchVM and UsageError."""
     vms = [vm for name in names or (None,) for vm in find.vms_of(repository, name)]
     return list(dict.fromkeys(vms))
-
-
-def _show(common: Common, done: Pruned, dry_run: bool) -> None:
-    if common.out.json:
-        common.out.document(
-            {
-                "dry_run": dry_run,
-                "removed": [documents.point(backup) for backup in done.removed],
-                "kept": [documents.point(backup) for backup in done.kept],
-                "unreferenced": done.unreferenced,
-                "freed_bytes": done.freed_bytes,
-                "left_elsewhere": done.left_external,
-                "created": [],
-            }
-        )
-        return
-    removed = "Would remove" if dry_run else "Removed"
-    common.out.show(f"{removed} {counted(len(done.removed), 'point')}; {len(done.kept)} remain.")
-    if done.removed:
-        common.out.show(tables.points(done.removed))
-    if done.unreferenced:
-        common.out.show(
-            f"{removed} {counted(len(done.unreferenced), 'unreferenced object')}:", *done.unreferenced
-        )
-    common.out.show(f"{'Would free' if dry_run else 'Freed'} {human_size(done.freed_bytes)}.")

@@ -8,19 +8,21 @@ points of a VM, no other process can write or read the VM's points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pitr import times
-from pitr.errors import BusyError, PitrError, RepositoryError
-from pitr.jobs.upkeep.retention import Retention, kept
+from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
+from pitr.jobs.facts import PointFacts, facts_of_vm
+from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify
 from pitr.repository import Repository, drills, findings, names
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store import ObjectMissing
+from pitr.text import counted
 
 #: Only older unreferenced objects are removed: a running backup writes its record sooner than this.
 GRACE = timedelta(days=1)
@@ -29,18 +31,52 @@ DeleteExternal = Callable[[Backup, Stream], None]
 """Deletes the external data of a removed stream; raises PitrError if that fails."""
 
 
+KeptBy = Mapping[str, list[str]]
+"""The reasons why points are kept, by backup id. A point that is absent is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusyVM:
+    """A VM whose points another process uses, so all of them stay."""
+
+    vm: VMName
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRemoval:
+    """The failure that ended the removal from one VM; `vm` is None for the unreferenced objects."""
+
+    vm: VMName | None
+    error: PitrError
+
+
 @dataclass(slots=True)
 class Pruned:
     """What a run removed (or would remove) and kept, newest first. `unreferenced`: the names of such objects.
 
-    `left_external`: the ids of removed streams whose external data was not deleted.
+    `kept_by`: the reasons why a point is kept, by backup id. `facts`: facts about the points, by backup id, from before
+    the removal. `left_external`: the ids of removed streams whose external data was not deleted. The points of `busy`
+    VMs are neither in `removed` nor in `kept`.
     """
 
     removed: list[Backup] = field(default_factory=list)
     kept: list[Backup] = field(default_factory=list)
+    kept_by: dict[str, list[str]] = field(default_factory=dict)
+    facts: dict[str, PointFacts] = field(default_factory=dict)
     unreferenced: list[str] = field(default_factory=list)
     freed_bytes: int = 0
     left_external: list[str] = field(default_factory=list)
+    busy: list[BusyVM] = field(default_factory=list)
+    failed: list[FailedRemoval] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0; the exit code of the failures if it is the same for all, else 1; for VMs that are only busy, 5."""
+        codes = {failure.error.exit_code for failure in self.failed} or {
+            BusyError.exit_code for _ in self.busy
+        }
+        return min(codes, default=0) if len(codes) < 2 else PitrError.exit_code
 
 
 def prune(
@@ -56,37 +92,69 @@ def prune(
     """Remove the points of these VMs that `retention` does not keep, and all unreferenced objects of the repository.
 
     `delete_external` runs for each removed stream that is stored externally. If it fails, `notify` gets a line and
-    prune goes on. `dry_run` removes nothing and returns the same. Raises BusyError if a VM is being backed up or its
-    points are being read; the VMs before it are done then.
+    prune goes on. `dry_run` removes nothing and returns the same. A VM that is being backed up or read is left alone,
+    and a failure ends the removal from its VM only: the result lists both. Raises Interrupted.
     """
-    pruning = _Pruning(repository, dry_run, delete_external, notify, Pruned())
-    for vm in vms:
-        with ExitStack() as stack:
-            if not dry_run:
-                stack.enter_context(repository.removing_from_vm(vm))
-            pruning.prune_vm(vm, retention)
-    pruning.remove_unreferenced(grace)
-    return pruning.result
+    removal = Removal(repository, dry_run, delete_external, notify)
+    removal.from_vms(vms, lambda points: kept_by(points, retention))
+    removal.of_unreferenced(grace)
+    return removal.result
 
 
 @dataclass(frozen=True, slots=True)
-class _Pruning:
-    """The run in progress; it collects everything in `result`."""
+class Removal:
+    """A removal in progress; it collects everything in `result`."""
 
     repository: Repository
     dry_run: bool
     delete_external: DeleteExternal | None
     notify: Notify
-    result: Pruned
+    result: Pruned = field(default_factory=Pruned)
 
-    def prune_vm(self, vm: VMName, retention: Retention) -> None:
+    def from_vms(self, vms: Sequence[VMName], keep: Callable[[Sequence[Backup]], KeptBy]) -> None:
+        """Remove the points that `keep` does not return, of each VM that is not busy. Raises Interrupted.
+
+        `keep` gets all points of one VM, newest first, and must keep what a kept point is based on.
+        """
+        for vm in vms:
+            try:
+                with ExitStack() as stack:
+                    if not self.dry_run:
+                        stack.enter_context(self.repository.removing_from_vm(vm))
+                    self._from_vm(vm, keep)
+            except Interrupted:
+                self._tell_removed()
+                raise
+            except BusyError as error:
+                self.result.busy.append(BusyVM(vm, error.message))
+            except PitrError as error:
+                self.result.failed.append(FailedRemoval(vm, error))
+
+    def _from_vm(self, vm: VMName, keep: Callable[[Sequence[Backup]], KeptBy]) -> None:
         points = self.repository.catalog.points(vm.id)
-        keep = kept(points, retention)
-        ids = {backup.backup_id for backup in keep}
-        # Newest first: each point goes before the points it is based on.
-        removed = [backup for backup in points if backup.backup_id not in ids]
-        freed = sum(_stored(self.repository, backup) for backup in removed)
-        if removed and not self.dry_run:
+        reasons = keep(points)
+        unwanted = [backup for backup in points if backup.backup_id not in reasons]
+        self.result.facts.update(facts_of_vm(self.repository, vm.id))
+        sizes = {backup.backup_id: _stored(self.repository, backup) for backup in unwanted}
+        gone = {backup.backup_id for backup in unwanted}
+        try:
+            if not self.dry_run:
+                self._remove(vm, points, unwanted)
+        except BaseException:
+            # The result must be true for points of this VM, too: a point is gone if its record is.
+            gone = set()
+            gone = {backup.backup_id for backup in unwanted if not _is_stored(self.repository, backup)}
+            raise
+        finally:
+            kept = [backup for backup in points if backup.backup_id not in gone]
+            self.result.kept += kept
+            self.result.kept_by.update({each.backup_id: reasons.get(each.backup_id, []) for each in kept})
+            self.result.removed += [backup for backup in unwanted if backup.backup_id in gone]
+            self.result.freed_bytes += sum(sizes[backup_id] for backup_id in gone)
+
+    def _remove(self, vm: VMName, points: Sequence[Backup], unwanted: Sequence[Backup]) -> None:
+        if unwanted:
+            removed = _children_first(unwanted)
             self.repository.remove(removed)
             drills.remove_of(self.repository.store, removed)
             findings.remove_of(self.repository.store, removed)
@@ -95,11 +163,14 @@ class _Pruning:
                     self.repository.drop_stream(stream.disk_id, stream.stream_id)
                     if stream.external is not None:
                         self._delete_external(backup, stream)
-        if not self.dry_run:
-            findings.remove_of_lost_records(self.repository.store, vm.id, points, keep)
-        self.result.kept += keep
-        self.result.removed += removed
-        self.result.freed_bytes += freed
+        gone = {backup.backup_id for backup in unwanted}
+        keep = [backup for backup in points if backup.backup_id not in gone]
+        findings.remove_of_lost_records(self.repository.store, vm.id, points, keep)
+
+    def _tell_removed(self) -> None:
+        if self.result.removed and not self.dry_run:
+            ids = ", ".join(backup.backup_id for backup in self.result.removed)
+            self.notify(f"removed {counted(len(self.result.removed), 'point')} before that: {ids}")
 
     def _delete_external(self, backup: Backup, stream: Stream) -> None:
         try:
@@ -115,7 +186,17 @@ class _Pruning:
             )
         self.result.left_external.append(stream.stream_id)
 
-    def remove_unreferenced(self, grace: timedelta) -> None:
+    def of_unreferenced(self, grace: timedelta) -> None:
+        """Remove all unreferenced objects that are older than `grace`; a failure is in the result."""
+        try:
+            self._of_unreferenced(grace)
+        except Interrupted:
+            self._tell_removed()
+            raise
+        except PitrError as error:
+            self.result.failed.append(FailedRemoval(None, error))
+
+    def _of_unreferenced(self, grace: timedelta) -> None:
         repository = self.repository
         with ExitStack() as stack:
             try:
@@ -140,6 +221,26 @@ class _Pruning:
                 self.result.freed_bytes += _size(repository, name)
                 if not self.dry_run:
                     repository.store.delete(name)
+
+
+def _children_first(backups: Sequence[Backup]) -> list[Backup]:
+    """Return the backups, each before the backup it is based on, whatever their times say."""
+    by_id = {backup.backup_id: backup for backup in backups}
+    depths: dict[str, int] = {}
+    for backup in backups:
+        path = [backup]
+        seen = {backup.backup_id}
+        while (parent := path[-1].parent_id) in by_id and parent not in depths and parent not in seen:
+            seen.add(parent)
+            path.append(by_id[parent])
+        depth = depths.get(path[-1].parent_id or "", 0)
+        for number, each in enumerate(reversed(path), depth + 1):
+            depths.setdefault(each.backup_id, number)
+    return sorted(backups, key=lambda backup: -depths[backup.backup_id])
+
+
+def _is_stored(repository: Repository, backup: Backup) -> bool:
+    return _size(repository, names.record(backup.vm.id, backup.point, backup.backup_id)) > 0
 
 
 def _stored(repository: Repository, backup: Backup) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
@@ -17,7 +17,8 @@ class Retention:
 
     `last`: the newest points, this many. `daily`, `weekly`, `monthly`: the newest point of each of the last days, ISO
     weeks or months that have points, this many. `within`: all points that are at most this much older than the newest
-    point (not older than now: when backups stop, points must not disappear).
+    point (not older than now: when backups stop, points must not disappear). `within_text` is that span as the
+    user typed it.
     """
 
     last: int | None = None
@@ -25,6 +26,7 @@ class Retention:
     weekly: int | None = None
     monthly: int | None = None
     within: timedelta | None = None
+    within_text: str = ""
 
     @classmethod
     def of(cls, rules: Mapping[str, int | str | None]) -> Retention:
@@ -37,6 +39,7 @@ class Retention:
         return cls(
             **{name: int(count) if count is not None else None for name, count in counts.items()},
             within=parse_span("--keep-within", str(within)) if within is not None else None,
+            within_text=str(within or "").strip(),
         )
 
     @property
@@ -49,32 +52,54 @@ def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = N
 
     Days begin at midnight in `zone` (None: this machine's time zone).
     """
-    chosen: set[str] = set()
+    reasons = kept_by(points, retention, zone)
+    return [backup for backup in points if backup.backup_id in reasons]
+
+
+def kept_by(
+    points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None
+) -> dict[str, list[str]]:
+    """Return the reasons why each point is kept, by backup id; points that are not kept are absent.
+
+    A reason is a rule ("keep-last 1"), or "needed by ID" with the id of a point that a rule keeps. The parameters are
+    the same as for `kept`.
+    """
+    chosen: dict[str, list[str]] = {}
+
+    def choose(rule: str, backup_ids: Iterable[str]) -> None:
+        for backup_id in backup_ids:
+            chosen.setdefault(backup_id, []).append(rule)
+
     if retention.last is not None:
-        chosen.update(backup.backup_id for backup in points[: retention.last])
+        choose(f"keep-last {retention.last}", [backup.backup_id for backup in points[: retention.last]])
     if retention.within is not None and points:
         limit = points[0].point - retention.within
-        chosen.update(backup.backup_id for backup in points if backup.point >= limit)
-    calendars: tuple[tuple[int | None, Callable[[datetime], tuple[int, ...]]], ...] = (
-        (retention.daily, lambda time: (time.year, time.month, time.day)),
-        (retention.weekly, lambda time: time.isocalendar()[:2]),
-        (retention.monthly, lambda time: (time.year, time.month)),
+        span = retention.within_text or f"{retention.within / timedelta(hours=1):g}h"
+        choose(f"keep-within {span}", [backup.backup_id for backup in points if backup.point >= limit])
+    calendars: tuple[tuple[str, int | None, Callable[[datetime], tuple[int, ...]]], ...] = (
+        ("daily", retention.daily, lambda time: (time.year, time.month, time.day)),
+        ("weekly", retention.weekly, lambda time: time.isocalendar()[:2]),
+        ("monthly", retention.monthly, lambda time: (time.year, time.month)),
     )
-    for count, period in calendars:
+    for name, count, period in calendars:
         newest_of: dict[tuple[int, ...], str] = {}
         for backup in points:
             newest_of.setdefault(period(backup.point.astimezone(zone)), backup.backup_id)
-        chosen.update(list(newest_of.values())[: count or 0])
-    needed = _with_ancestors(points, chosen)
-    return [backup for backup in points if backup.backup_id in needed]
+        choose(f"keep-{name} {count}", list(newest_of.values())[: count or 0])
+    return _with_ancestors(points, chosen)
 
 
-def _with_ancestors(points: Sequence[Backup], chosen: set[str]) -> set[str]:
+def _with_ancestors(points: Sequence[Backup], chosen: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Add the points that the chosen ones are based on, up to and including the next chosen one of each chain."""
     parents = {backup.backup_id: backup.parent_id for backup in points}
-    needed: set[str] = set()
+    reasons = {backup_id: list(rules) for backup_id, rules in chosen.items()}
     for backup_id in chosen:
-        current: str | None = backup_id
-        while current is not None and current not in needed:
-            needed.add(current)
+        seen = {backup_id}
+        current = parents.get(backup_id)
+        while current is not None and current not in seen:
+            seen.add(current)
+            reasons.setdefault(current, []).append(f"needed by {backup_id}")
+            if current in chosen:
+                break
             current = parents.get(current)
-    return needed
+    return reasons

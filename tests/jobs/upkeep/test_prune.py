@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.errors import BusyError
-from pitr.jobs.upkeep.prune import Pruned, prune
+from pitr.errors import BusyError, RepositoryError
+from pitr.jobs.upkeep.prune import Pruned, _children_first, prune
 from pitr.jobs.upkeep.retention import Retention, kept
 from pitr.model import Backup, Kind, Mode, VMName
 from pitr.repository import Repository, names
@@ -214,17 +215,75 @@ def test_prune_waits_for_nobody_and_removes_nothing_that_is_read(
     stored, vm, old, _ = _two_chains(tmp_path / "repository", memory_engine)
     name = VMName(vm.id, vm.name)
     with Repository.open(stored.path) as reader:
-        with (
-            reader.reading_vm(name),
-            reader.reading_vm(name),
-            pytest.raises(BusyError, match=rf"process {os.getpid()} on .*, since 2"),
-        ):
-            _prune(stored.path, vm, Retention(last=1))
-        with reader.lock_vm(name), pytest.raises(BusyError, match=f"process {os.getpid()}"):
-            _prune(stored.path, vm, Retention(last=1))
+        with reader.reading_vm(name), reader.reading_vm(name):
+            _check_busy(_prune(stored.path, vm, Retention(last=1)), rf"process {os.getpid()} on .*, since 2")
+        with reader.lock_vm(name):
+            _check_busy(_prune(stored.path, vm, Retention(last=1)), f"process {os.getpid()}")
         with reader.removing_from_vm(name), pytest.raises(BusyError), reader.reading_vm(name):
             raise AssertionError("points are read while they are removed")
     assert check_verified(stored.path, at_least=set(old)) == set(stored.contents)
+
+
+def _check_busy(done: Pruned, message: str) -> None:
+    (busy,) = done.busy
+    assert re.search(message, busy.message)
+    assert (done.removed, done.kept, done.exit_code) == ([], [], BusyError.exit_code)
+
+
+def test_other_vms_are_pruned_while_one_is_busy_or_fails(
+    tmp_path: Path, memory_engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, vm, old, _ = _two_chains(tmp_path / "repository", memory_engine)
+    vms = [memory_engine.add_vm(name, bytes(1 << 16)) for name in ("busy1", "broken1", "db1")]
+    for other in vms:
+        for _ in range(3):
+            stored.back_up(other, full=True)
+    busy, broken, db = (VMName(other.id, other.name) for other in vms)
+    with Repository.open(stored.path) as reader, Repository.open(stored.path) as repository:
+        delete = repository.store.delete
+        broken_records = sorted(repository.store.list(names.records_of(broken.id)))
+
+        def failing(name: str) -> None:
+            if name == broken_records[0]:
+                raise RepositoryError("cannot delete: Input/output error")
+            delete(name)
+
+        monkeypatch.setattr(repository.store, "delete", failing)
+        with reader.reading_vm(busy):
+            done = prune(
+                repository,
+                Retention(last=1),
+                [busy, broken, VMName(vm.id, vm.name), db],
+                notify=lambda line: None,
+            )
+    assert [each.vm for each in done.busy] == [busy]
+    assert [each.vm for each in done.failed] == [broken]
+    assert done.exit_code == 1
+    # The result is true for the VM that failed in the middle, too.
+    removed = [backup for backup in done.removed if backup.vm == broken]
+    kept_there = [backup for backup in done.kept if backup.vm == broken]
+    assert len(removed) == 1 and len(kept_there) == 2
+    assert {one.backup_id for one in done.removed if one.vm.id == vm.id} == set(old)
+    assert len([one for one in done.removed if one.vm == db]) == 2
+    assert check_verified(stored.path, at_least=set()) == set(stored.contents) - {
+        one.backup_id for one in done.removed
+    }
+
+
+def test_each_kept_point_has_its_reasons(tmp_path: Path, memory_engine: MemoryEngine) -> None:
+    stored, vm, old, new = _two_chains(tmp_path / "repository", memory_engine)
+    done = _prune(stored.path, vm, Retention.of({"keep_last": 1, "keep_within": "14d"}), dry_run=True)
+    assert done.kept_by[new[1]] == ["keep-last 1", "keep-within 14d"]
+    assert done.kept_by[old[0]] == ["keep-within 14d", f"needed by {old[1]}"]
+    done = _prune(stored.path, vm, Retention(last=1))
+    assert done.kept_by == {new[1]: ["keep-last 1"], new[0]: [f"needed by {new[1]}"]}
+
+
+def test_children_go_before_their_parents_even_if_clocks_went_back() -> None:
+    # The child's label is before its parent's.
+    points = [_point(0, datetime(2020, 6, 2, tzinfo=UTC)), _point(1, datetime(2020, 6, 1, tzinfo=UTC), 0)]
+    for order in (points, points[::-1]):
+        assert [one.backup_id for one in _children_first(order)] == ["1", "0"]
 
 
 def test_records_go_before_blobs_and_children_before_parents(

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The result of `pitr prune` and `pitr forget`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+
+from pitr import times
+from pitr.cli.display import tables
+from pitr.cli.display.output import Printer
+from pitr.jobs import documents
+from pitr.jobs.upkeep.prune import Pruned
+from pitr.model import Backup
+from pitr.text import counted, printable
+from pitr.units import human_size
+
+_SHORT_ID = 8
+_NEEDED_BY = "needed by "
+
+
+def show(out: Printer, result: Pruned, *, dry_run: bool) -> None:
+    """Print the result, and a line on standard error for each VM that is busy or failed."""
+    if out.json:
+        out.document(documents.pruned(result, dry_run=dry_run))
+    else:
+        out.show(*_in_words(result, dry_run=dry_run))
+    for failure in result.failed:
+        where = f"VM {printable(failure.vm.name)}: " if failure.vm is not None else ""
+        out.notify(f"{where}{failure.error.message}. {failure.error.advice}".strip())
+    for busy in result.busy:
+        out.notify(f"VM {printable(busy.vm.name)} is busy, all its points stay: {busy.message}.")
+
+
+def _in_words(result: Pruned, *, dry_run: bool) -> Iterator[RenderableType]:
+    removed = "Would remove" if dry_run else "Removed"
+    yield f"{removed} {counted(len(result.removed), 'point')}{':' if result.removed else '.'}"
+    if result.removed:
+        yield tables.points(result.removed, result.facts)
+    if result.kept:
+        yield f"{'Would keep' if dry_run else 'Kept'} {counted(len(result.kept), 'point')}:"
+        yield _kept(result)
+    if result.busy:
+        yield f"Busy, so all points stay: {', '.join(printable(busy.vm.name) for busy in result.busy)}."
+    if result.unreferenced:
+        yield f"{removed} {counted(len(result.unreferenced), 'unreferenced object')}:"
+        yield from result.unreferenced
+    yield f"{'Would free' if dry_run else 'Freed'} {human_size(result.freed_bytes)}."
+
+
+def _kept(result: Pruned) -> RenderableType:
+    return tables.table(
+        ("Point", "VM", "Kind", "Stored", "Id", "Kept by"),
+        (
+            (
+                times.for_people(backup.point),
+                backup.vm.name,
+                backup.kind.value,
+                human_size(backup.stored_bytes),
+                backup.backup_id[:_SHORT_ID],
+                _reasons(result, backup),
+            )
+            for backup in result.kept
+        ),
+        right=("Stored",),
+        drop=("Kind", "Stored"),
+        least={"VM": ("cut", 12), "Kept by": ("fold", 16)},
+    )
+
+
+def _reasons(result: Pruned, backup: Backup) -> str:
+    """Return the reasons, with ids as short as in the table, and one id for the points that need this one."""
+    reasons = result.kept_by.get(backup.backup_id, [])
+    rules = [reason for reason in reasons if not reason.startswith(_NEEDED_BY)]
+    needed = [reason for reason in reasons if reason.startswith(_NEEDED_BY)]
+    if needed:
+        more = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
+        rules.append(needed[0][: len(_NEEDED_BY) + _SHORT_ID] + more)
+    return ", ".join(rules)
