@@ -22,6 +22,12 @@ from pitr.errors import BusyError, FormatError, RepositoryError
 from pitr.repository.store.folders import LinkInside, open_lock
 
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+#: The errors of a network file system that gives no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+NO_LOCKS_ADVICE = (
+    "The file system gives no locks. On NFS, mount with version 4, or start rpc.statd on this machine and the lock "
+    "service on the server; do not mount with nolock."
+)
 
 
 @contextmanager
@@ -91,7 +97,8 @@ def _take(handle: int, operation: int, what: str) -> None:
 
 
 def _cannot_lock(what: str, error: OSError) -> RepositoryError:
-    return RepositoryError(f"cannot lock {what}: {error.strerror}")
+    advice = NO_LOCKS_ADVICE if error.errno in _NO_LOCKS else ""
+    return RepositoryError(f"cannot lock {what}: {error.strerror}", advice)
 
 
 def _sign(handle: int) -> None:

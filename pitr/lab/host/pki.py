@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 #: Lab and client use the same clock; the margin allows a test to set it back.
 _MARGIN = datetime.timedelta(days=1)
 _LIFETIME = datetime.timedelta(days=30)
+_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +29,21 @@ class Pki:
     private_key: Path
 
 
-def make_pki(folder: Path) -> Pki:
-    """Create an authority and a server certificate for localhost, 127.0.0.1 and ::1 in the new `folder`."""
+def make_pki(
+    folder: Path, *, names: Sequence[str] = _NAMES, expired: bool = False, authority: str = "pitr lab CA"
+) -> Pki:
+    """Create an authority and a server certificate for `names` (also IP addresses) in the new `folder`.
+
+    `expired`: the server's certificate ended a day ago.
+    """
     folder.mkdir(mode=0o700)
     authority_key = ec.generate_private_key(ec.SECP256R1())
     server_key = ec.generate_private_key(ec.SECP256R1())
-    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pitr lab CA")])
-    server_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, authority)])
+    server_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     key_id = x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key())
 
-    authority = (
+    authority_certificate = (
         _certificate(authority_name, authority_name, authority_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
@@ -44,17 +51,8 @@ def make_pki(folder: Path) -> Pki:
         .sign(authority_key, hashes.SHA256())
     )
     server = (
-        _certificate(server_name, authority_name, server_key.public_key())
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [
-                    x509.DNSName("localhost"),
-                    x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-                    x509.IPAddress(ipaddress.ip_address("::1")),
-                ]
-            ),
-            critical=False,
-        )
+        _certificate(server_name, authority_name, server_key.public_key(), expired=expired)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -63,7 +61,7 @@ def make_pki(folder: Path) -> Pki:
         .sign(authority_key, hashes.SHA256())
     )
     pki = Pki(folder / "ca.pem", folder / "server.pem", folder / "server.key")
-    pki.cafile.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    pki.cafile.write_bytes(authority_certificate.public_bytes(serialization.Encoding.PEM))
     pki.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
     key = server_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -73,10 +71,19 @@ def make_pki(folder: Path) -> Pki:
     return pki
 
 
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, expired: bool = False
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
+    if expired:
+        now -= _LIFETIME + _MARGIN
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

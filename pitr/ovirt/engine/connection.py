@@ -19,6 +19,7 @@ import pycurl
 from pitr.ovirt.engine import faults, sso
 from pitr.ovirt.engine.config import EngineConfig
 from pitr.ovirt.engine.faults import EngineFault
+from pitr.ovirt.engine.proxy import proxy_for
 from pitr.system.retry import FIRST_PAUSE_S, retrying
 
 T = TypeVar("T")
@@ -121,7 +122,11 @@ class Engine:
             else:
                 self._reached = True
             raise faults.from_sdk(
-                error, what=what, where=self.where, status=connection.last_status
+                error,
+                what=what,
+                where=self.where,
+                status=connection.last_status,
+                proxy=proxy_for(self.config.url),
             ) from error
         except BaseException:
             # The interrupted request still runs in the SDK's curl handle; its answer would go to another call.

@@ -7,11 +7,14 @@ The engine sends no error codes, so pitr recognizes a fault by its HTTP status a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import ovirtsdk4
 import pycurl
 
 from pitr.errors import CheckpointGone, EngineBusy, EngineError, LoginError
+from pitr.ovirt import certificates
+from pitr.ovirt.engine.proxy import Proxy
 
 #: libcurl's codes, which the SDK only passes on as text. With these, nothing reached the engine.
 _UNSENT = frozenset({pycurl.E_COULDNT_RESOLVE_PROXY, pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_CONNECT})
@@ -26,10 +29,6 @@ _TRANSIENT = _UNSENT | {
 }
 _CERTIFICATE = frozenset(
     {pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_ISSUER_ERROR}
-)
-_CERTIFICATE_ADVICE = (
-    "Set --cafile, PITR_CAFILE or the key 'cafile' to the engine's CA file. Download it from the engine: "
-    "/ovirt-engine/services/pki-resource?resource=ca-certificate&format=X509-PEM-CA"
 )
 _REACH_ADVICE = "Check the engine's URL, that the engine runs, and the network to it."
 
@@ -84,21 +83,47 @@ _ADVICE_BY_WORDS = (
 )
 
 
-def unreachable(where: str, reason: str, *, transient: bool = True, unsent: bool = False) -> EngineFault:
-    """Return the fault for an engine at `where` (host and port) that did not answer."""
+def unreachable(
+    where: str, reason: str, *, transient: bool = True, unsent: bool = False, proxy: Proxy | None = None
+) -> EngineFault:
+    """Return the fault for an engine at `where` (host and port) that did not answer, or not through its `proxy`."""
+    through = "" if proxy is None else f" through the {proxy.words}"
     return EngineFault(
-        f"no answer from the engine at {where}: {reason}", _REACH_ADVICE, transient=transient, unsent=unsent
+        f"no answer from the engine at {where}{through}: {reason}",
+        _REACH_ADVICE if proxy is None else proxy.advice,
+        transient=transient,
+        unsent=unsent,
     )
 
 
-def untrusted(where: str, reason: str) -> EngineFault:
-    """Return the fault for an engine at `where` with an untrusted certificate."""
+def untrusted(
+    where: str, reason: str, *, names: Sequence[str] = (), proxy: Proxy | None = None
+) -> EngineFault:
+    """Return the fault for an engine at `where` with an untrusted certificate, which is for `names`."""
+    through = "" if proxy is None else f" through the {proxy.words}"
+    others = f" (it is for {', '.join(names)})" if names else ""
     return EngineFault(
-        f"the certificate of the engine at {where} is not trusted: {reason}", _CERTIFICATE_ADVICE, unsent=True
+        f"the certificate of the engine at {where}{through} is not trusted: {reason}{others}",
+        certificates.advice_for(reason, "engine"),
+        unsent=True,
     )
 
 
-def from_sdk(error: Exception, *, what: str, where: str, status: int | None) -> EngineError:
+def login_advice(username: str) -> str:
+    """Return what to check after the engine has refused the login of a user."""
+    if username.endswith("@internal"):
+        return "Check the password. On an engine with Keycloak, the administrator is admin@ovirt@internalsso."
+    if "@" not in username:
+        return "Add the profile to the user name: admin@internal, or with Keycloak admin@ovirt@internalsso."
+    return (
+        "Check the user name and the password. The name has a profile, like admin@internal, or like "
+        "admin@ovirt@internalsso on an engine with Keycloak."
+    )
+
+
+def from_sdk(
+    error: Exception, *, what: str, where: str, status: int | None, proxy: Proxy | None = None
+) -> EngineError:
     """Translate an SDK exception in the operation `what` ("reading VM x") on the engine at `where`.
 
     `status` is the HTTP status of the last answer, None without an answer. The caller passes it because the SDK
@@ -108,8 +133,8 @@ def from_sdk(error: Exception, *, what: str, where: str, status: int | None) -> 
     if status is None and isinstance(error, ovirtsdk4.Error) and curl is not None:
         code, reason = int(curl.group(1)), curl.group(3)
         if code in _CERTIFICATE:
-            return untrusted(where, reason)
-        return unreachable(where, reason, transient=code in _TRANSIENT, unsent=code in _UNSENT)
+            return untrusted(where, reason, proxy=proxy)
+        return unreachable(where, reason, transient=code in _TRANSIENT, unsent=code in _UNSENT, proxy=proxy)
     if isinstance(error, ovirtsdk4.Error) and error.code is not None:
         fault = error.fault
         detail = _plain(fault.detail if fault is not None else None)

@@ -16,8 +16,10 @@ from http.client import HTTPException
 from urllib.parse import urlencode, urlsplit
 
 from pitr.errors import EngineError, LoginError
+from pitr.ovirt import certificates
 from pitr.ovirt.engine.config import EngineConfig
-from pitr.ovirt.engine.faults import EngineFault, from_status, unreachable, untrusted
+from pitr.ovirt.engine.faults import EngineFault, from_status, login_advice, unreachable, untrusted
+from pitr.ovirt.engine.proxy import Proxy, proxy_for
 
 _SCOPE = "ovirt-app-api"
 #: The answer to a login has a few hundred bytes; a longer one is not from an engine.
@@ -59,7 +61,7 @@ def login(config: EngineConfig, timeout_s: float = 30.0) -> str:
     reason = " ".join(reason.split()).replace(config.password, "…")
     raise LoginError(
         f"the engine at {where} refuses the login of {config.username}: {reason}",
-        "Check the user name (with its profile, like admin@internal) and the password.",
+        login_advice(config.username),
     )
 
 
@@ -88,9 +90,16 @@ def _post(config: EngineConfig, path: str, form: dict[str, str], timeout_s: floa
         headers={"Accept": "application/json"},
         method="POST",
     )
-    where = _where(config)
+    proxy = proxy_for(config.url)
+    if proxy is not None:
+        if proxy.authorization is not None:
+            request.add_header("Proxy-authorization", proxy.authorization)
+        request.set_proxy(proxy.address, "http")
     opener = urllib.request.build_opener(
-        urllib.request.HTTPSHandler(context=_tls_context(config)), _NoRedirects()
+        # The variables of the environment are read above, as for the other requests.
+        urllib.request.ProxyHandler({}),
+        urllib.request.HTTPSHandler(context=_tls_context(config)),
+        _NoRedirects(),
     )
     try:
         with opener.open(request, timeout=timeout_s) as response:
@@ -99,20 +108,25 @@ def _post(config: EngineConfig, path: str, form: dict[str, str], timeout_s: floa
         with error:
             return error.code, error.read(_LONGEST_ANSWER)
     except urllib.error.URLError as error:
-        raise _no_answer(where, error.reason) from None
+        raise _no_answer(config, error.reason, proxy) from None
     except (OSError, HTTPException) as error:
-        raise _no_answer(where, error) from None
+        raise _no_answer(config, error, proxy) from None
 
 
-def _no_answer(where: str, reason: object) -> EngineFault:
+def _no_answer(config: EngineConfig, reason: object, proxy: Proxy | None) -> EngineFault:
+    where = _where(config)
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return untrusted(where, reason.verify_message)
+        names: tuple[str, ...] = ()
+        if proxy is None and certificates.is_for_another_name(reason.verify_message):
+            parts = urlsplit(config.url)
+            names = certificates.names_in_certificate(parts.hostname or "", parts.port or 443, config.cafile)
+        return untrusted(where, reason.verify_message, names=names, proxy=proxy)
     # A login changes nothing, so it always counts as unsent.
     if isinstance(reason, OSError):
         text = reason.strerror or str(reason) or type(reason).__name__
     else:
         text = str(reason) or type(reason).__name__
-    return unreachable(where, text, unsent=True)
+    return unreachable(where, text, unsent=True, proxy=proxy)
 
 
 def _tls_context(config: EngineConfig) -> ssl.SSLContext:

@@ -7,6 +7,7 @@ import http.client
 import ssl
 
 from pitr.errors import ImageioError, PitrError
+from pitr.ovirt import certificates
 from pitr.system.retry import RETRIES
 
 _MAX_TEXT = 300
@@ -75,7 +76,7 @@ def translated(error: Exception, host: str, what: str, secrets: tuple[str, ...])
     if isinstance(error, ssl.SSLCertVerificationError):
         return ImageioError(
             f"the certificate of ovirt-imageio at {host} is not trusted: {error.verify_message}",
-            "Set --cafile to the engine's CA certificate.",
+            certificates.advice_for(error.verify_message, "host"),
         )
     if isinstance(error, (FileNotFoundError, PermissionError)):
         return ImageioError(

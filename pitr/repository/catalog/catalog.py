@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
 from pitr import times
-from pitr.errors import RepositoryError, UsageError
+from pitr.errors import BusyError, RepositoryError, UsageError
 from pitr.model import Backup, StoredObject, VMName
-from pitr.repository import schema, sqlite
+from pitr.repository import lock, names, schema, sqlite
 from pitr.repository.catalog import rows
 from pitr.system.closing import Closes
 
@@ -87,6 +87,8 @@ class Catalog(Closes):
                     raise CatalogUnusable("there is no catalog") from error
                 if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_CANTOPEN and tries > 1:
                     return cls.open(path, read_only=read_only, tries=tries - 1)
+                if "locked" in str(error):
+                    _check_locks(path.parent)
                 _raise(error)
             except sqlite3.Error as error:
                 raise CatalogUnusable(f"this is not a catalog: {error}") from error
@@ -404,6 +406,12 @@ def _generation(backup_id: str, parents: Mapping[str, str | None]) -> int:
 
 class CatalogUnusable(RepositoryError):
     """The catalog file is missing or unusable; pitr can rebuild it from the records."""
+
+
+def _check_locks(folder: Path) -> None:
+    """Raise RepositoryError if the file system gives no locks: SQLite takes this for the lock of another process."""
+    with suppress(BusyError), lock.share(folder / names.CATALOG_LOCK, "the catalog"):
+        pass
 
 
 def _raise(error: sqlite3.Error) -> NoReturn:
