@@ -15,6 +15,7 @@ from pitr.model import Backup, Stream
 from pitr.repository import Repository
 
 if TYPE_CHECKING:
+    from pitr.jobs.restore.outcome import Place, TargetVM
     from pitr.jobs.restore.restored import Restored
     from pitr.jobs.upkeep.prune import Pruned
     from pitr.jobs.verify.stored_data import Verified
@@ -66,6 +67,16 @@ def disk(stream: Stream) -> dict[str, Any]:
 def restored(disk: Restored) -> dict[str, Any]:
     """Return the document of one restored disk."""
     return {**asdict(disk), "duration_s": round(disk.duration_s, 3)}
+
+
+def place(disk_id: str, restored_to: Place) -> dict[str, Any]:
+    """Return the document of the place that a disk is restored to."""
+    return {"disk_id": disk_id, **asdict(restored_to)}
+
+
+def target_vm(vm: TargetVM) -> dict[str, Any]:
+    """Return the document of the VM that gets the disks of a restore."""
+    return asdict(vm)
 
 
 def damage(finding: Damage) -> dict[str, Any]:

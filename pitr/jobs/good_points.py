@@ -128,14 +128,14 @@ class _Candidates:
             reached = reached or backup.backup_id == chosen.backup_id
             if reached:
                 try:
-                    if find.streams_of(backup, self.wanted.disks):
+                    if find.streams_of(backup, self.wanted.disks, self.repository):
                         yield backup
                 except NoSuchDisk:
                     continue
 
     def damage(self, backup: Backup, known: Sequence[Loss] | None = None) -> Damage | None:
         """Return damage of the wanted disks of a point, or None."""
-        streams = find.streams_of(backup, self.wanted.disks)
+        streams = find.streams_of(backup, self.wanted.disks, self.repository)
         disks = {stream.disk_id for stream in streams}
         if known is None:
             known = known_damage.losses(self.repository, self.vm_id)

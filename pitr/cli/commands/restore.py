@@ -12,7 +12,7 @@ from pitr import times
 from pitr.cli import point_options
 from pitr.cli import restore_options as options
 from pitr.cli.commands import restore_from
-from pitr.cli.display import tables
+from pitr.cli.display import places, tables
 from pitr.cli.display.progress import showing
 from pitr.cli.options import (
     AtOption,
@@ -31,8 +31,10 @@ from pitr.jobs.facts import PointFacts, facts_of
 from pitr.jobs.find import Choice
 from pitr.jobs.good_points import GoodPoint
 from pitr.jobs.restore import run as job
+from pitr.jobs.restore.outcome import Outcome
 from pitr.jobs.restore.restored import Restored
 from pitr.jobs.restore.selection import DiskSelection
+from pitr.jobs.restore.space import short_of_space
 from pitr.jobs.restore.target import open_target
 from pitr.jobs.restore.verifier import Verifier
 from pitr.repository import Repository
@@ -150,9 +152,16 @@ def _restore(
                         progress=progress,
                         notify=common.out.notify,
                     )
+            outcome = target.outcome()
         facts = facts_of(repository, chosen.backup)
     checksums = verifier.checksums if verifier is not None else {}
-    _show(common, _Done(chosen, facts, done, target.vm_id, checksums), run.dry_run)
+    for warning in [
+        *(short_of_space(outcome, done) if run.dry_run else ()),
+        outcome.vm and outcome.vm.warning(),
+    ]:
+        if warning:
+            common.out.notify(warning)
+    _show(common, _Done(chosen, facts, done, target.vm_id, outcome, checksums), run.dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
 
@@ -183,17 +192,18 @@ class _Done:
     facts: PointFacts
     disks: Sequence[Restored]
     vm_id: str | None
+    outcome: Outcome
     checksums: Mapping[str, str]
 
 
 def _show(common: Common, result: _Done, dry_run: bool) -> None:
-    done, checksums, vm_id, chosen = result.disks, result.checksums, result.vm_id, result.chosen
+    done, checksums, outcome, chosen = result.disks, result.checksums, result.outcome, result.chosen
     if not common.out.json:
         common.out.show(tables.restored(done, planned=dry_run))
         if checksums:
             common.out.show(f"Verified by checksum: {len(checksums)} of {len(done)} disks.")
-        if vm_id is not None:
-            common.out.show(f"VM {vm_id}")
+        for line in places.lines(outcome, done, planned=dry_run):
+            common.out.show(line)
         if any(disk.damaged for disk in done):
             common.out.show("DAMAGED, reads as zero:", tables.damaged_ranges(done))
         return
@@ -202,8 +212,10 @@ def _show(common: Common, result: _Done, dry_run: bool) -> None:
             "point": documents.point(chosen.backup, result.facts),
             "age_s": chosen.age_s,
             "next_point": times.to_text(chosen.next_point) if chosen.next_point else None,
-            "vm_id": vm_id,
+            "vm_id": result.vm_id,
+            "vm": documents.target_vm(outcome.vm) if outcome.vm is not None else None,
             "dry_run": dry_run,
             "disks": [{**documents.restored(disk), "checksum": checksums.get(disk.disk_id)} for disk in done],
+            "places": [documents.place(disk.disk_id, outcome.places[disk.disk_id]) for disk in done],
         }
     )

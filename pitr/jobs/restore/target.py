@@ -16,6 +16,7 @@ from pitr.model import Stream
 from pitr.reporting import Notify
 
 if TYPE_CHECKING:
+    from pitr.jobs.restore.outcome import Outcome
     from pitr.ovirt.engine import Engine
 
 
@@ -43,6 +44,13 @@ class Target(Protocol):
         """Remove everything that this target created, after the failure of a disk."""
 
 
+class ReportingTarget(Target, Protocol):
+    """A target that tells where the disks go."""
+
+    def outcome(self) -> Outcome:
+        """Return where the disks go and the VM that gets them: the plan, or after `finish` the result."""
+
+
 Connect = Callable[[], AbstractContextManager["Engine"]]
 """Connects to the engine while its context is open."""
 
@@ -54,7 +62,7 @@ def open_target(
     connect: Connect,
     verifier: Verifier | None,
     notify: Notify,
-) -> Iterator[Target]:
+) -> Iterator[ReportingTarget]:
     """Open the chosen target; call `connect` only if it is on the engine, which then stays connected.
 
     Raises UsageError if the target cannot be used, EngineError, NoSuchVM.

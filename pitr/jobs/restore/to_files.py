@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
+from pitr.jobs.restore.outcome import Outcome, Place
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
 from pitr.system.target_path import check_image_target, format_of_suffix, usable
@@ -73,6 +75,16 @@ class FilesTarget:
     def expected_name(self, stream: Stream) -> str | None:
         return str(self._paths[stream.disk_id])
 
+    def outcome(self) -> Outcome:
+        return Outcome(
+            {
+                disk_id: Place(
+                    str(path), self._format.value, not path.is_block_device(), _free_bytes(path), None, None
+                )
+                for disk_id, path in self._paths.items()
+            }
+        )
+
     def prepare(self) -> None:
         pass
 
@@ -118,3 +130,17 @@ class FilesTarget:
         except OSError as error:
             raise PitrError(f"cannot create the folder {self._folder}: {error.strerror}") from error
         self._made_folder = True
+
+
+def _free_bytes(path: Path) -> int | None:
+    """Return the free bytes of the file system that a new file will be on; None for a block device."""
+    if path.is_block_device():
+        return None
+    folder = path.absolute().parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        state = os.statvfs(folder)
+    except OSError:
+        return None
+    return state.f_bavail * state.f_frsize

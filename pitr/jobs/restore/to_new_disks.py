@@ -17,6 +17,8 @@ from pitr.jobs.restore.aliases import choose_aliases
 from pitr.jobs.restore.choice import Placement
 from pitr.jobs.restore.disk_profiles import choose_profiles
 from pitr.jobs.restore.late_refusal import not_attached
+from pitr.jobs.restore.outcome import Outcome, Place
+from pitr.jobs.restore.states import disk_status, vm_as_it_is
 from pitr.jobs.restore.storage_domains import place
 from pitr.jobs.restore.uploading import Uploading, attach_with, remove_new_disk
 from pitr.model import Backup, DiskSettings, Stream
@@ -92,6 +94,27 @@ class NewDisksTarget:
             and (stream.disk_id in old_disks or disk_exists(self._engine, stream.disk_id))
         }
         self._notify_changes()
+
+    def outcome(self) -> Outcome:
+        vm = vm_as_it_is(self._engine, self.vm_id) if self.vm_id is not None else None
+        return Outcome(self.places(), vm)
+
+    def places(self, *, final: bool = False) -> dict[str, Place]:
+        """Return where the disks go, with their first alias or the `final` one. Raises no error of the engine."""
+        return {stream.disk_id: self._place(stream, final) for stream in self._streams}
+
+    def _place(self, stream: Stream, final: bool) -> Place:
+        settings, domain = self._settings[stream.disk_id], self._domains[stream.disk_id]
+        new_id = self._made.get(stream.disk_id)
+        return Place(
+            name=self.aliases[stream.disk_id] if final else self._name(stream),
+            format=_format(settings, domain),
+            sparse=_sparse(settings, domain),
+            available=domain.available,
+            storage_domain_id=domain.id,
+            storage_domain=domain.name,
+            status=disk_status(self._engine, new_id) if new_id is not None else None,
+        )
 
     def new_disk(self, stream: Stream) -> str:
         """Return the id of the disk that was created for this stream."""

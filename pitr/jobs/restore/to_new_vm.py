@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pitr.errors import NoSuchVM, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.restore.choice import ToNewVM
 from pitr.jobs.restore.new_vm_checks import adapted, check_name
+from pitr.jobs.restore.outcome import Outcome, TargetVM, Twin
+from pitr.jobs.restore.states import vm_as_it_is
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.restore.uploading import Uploading, note_succession
 from pitr.model import Record, Stream
@@ -76,6 +79,16 @@ class NewVMTarget(OntoNewDisks):
             regenerate_ids=self._regenerate,
         )
         self.vm_id = vm.id
+
+    def outcome(self) -> Outcome:
+        if self.vm_id is None:
+            vm = TargetVM(None, self._name, "up" if self._start else None)
+        else:
+            vm = vm_as_it_is(self._engine, self.vm_id)
+        twin = vm_as_it_is(self._engine, self._old_vm_id) if self._regenerate else None
+        if twin is not None and twin.status is not None:
+            vm = replace(vm, twin=Twin(self._old_vm_id, twin.name, twin.status))
+        return Outcome(self._disks.places(), vm)
 
     def finish(self) -> None:
         if self.vm_id is None:
