@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Remember the damage that commands find, say which points it loses, and forget it after a clean check.
+"""Remember the damage that commands find, and say which points it loses.
 
 Nothing here fails a command: on a repository that pitr cannot write, the finding is only reported.
 """
@@ -12,15 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-import numpy as np
-
 from pitr import times
-from pitr.errors import FormatError, PitrError, RepositoryError, UsageError
-from pitr.model import Backup, Stream
+from pitr.errors import FormatError, PitrError, RepositoryError
+from pitr.model import Backup
 from pitr.reporting import Notify
 from pitr.repository import Repository, findings
 from pitr.repository.catalog import Catalog
-from pitr.repository.chain import resolve_chain
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage
 from pitr.repository.findings import KnownDamage, StoredFinding
 
@@ -148,56 +145,6 @@ class Recorder:
             if problem is not None and not self._failed:
                 self._failed = True
                 self._notify(problem)
-
-
-def forget_what_was_read(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> None:
-    """Clear the findings about data that a drill or a restore has just read completely and found good.
-
-    The caller has read all live data of these disks of the point. Frames that newer data hides were not read, and their
-    findings stay. Damage of the text between frames needs `pitr verify`.
-    """
-    stored = findings.found_in(repository.store, backup.vm.id)
-    if not stored:
-        return
-    try:
-        clean: list[StoredFinding] = []
-        for stream in streams:
-            clean += _read_by(repository, backup, stream, stored)
-        findings.clear(repository.store, clean)
-    except (RepositoryError, StoredDamage, UsageError):
-        # What is in doubt stays.
-        return
-
-
-def _read_by(
-    repository: Repository, backup: Backup, stream: Stream, stored: Sequence[StoredFinding]
-) -> Iterator[StoredFinding]:
-    resolved = resolve_chain(repository, backup, stream)
-    live = resolved.map
-    for layer, (owner, part) in enumerate(resolved.chain):
-        pieces = (live.layer == layer) & ~live.zero
-        for finding in stored:
-            known = (finding.stream_id, finding.backup_id)
-            if known == (None, owner.backup_id):
-                yield finding
-            if known != (part.stream_id, owner.backup_id) or _needs_verify(finding):
-                continue
-            opened = bool(pieces.any()) and repository.is_here(part)
-            if finding.what == "frame":
-                start = live.start[pieces]
-                end = start + live.length[pieces]
-                if bool(np.any((start <= finding.start) & (finding.start < end))) and opened:
-                    yield finding
-            elif finding.what != "blob" or opened:
-                yield finding
-
-
-def _needs_verify(finding: StoredFinding) -> bool:
-    """Return whether only `pitr verify` reads what the finding is about."""
-    return finding.what == findings.ENGINE or (finding.what, finding.kind) in (
-        ("blob", "corrupt"),
-        ("index", "inconsistent"),
-    )
 
 
 def reconcile(

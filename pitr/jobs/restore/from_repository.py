@@ -15,7 +15,8 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.points.point import PointSource, open_point
 from pitr.endpoints.points.salvage import DamagedRange, SalvageSource, open_salvage
-from pitr.jobs.known_damage import forget_what_was_read, remember
+from pitr.jobs.clean_reads import forget_what_was_read
+from pitr.jobs.known_damage import remember
 from pitr.jobs.restore.restored import Restored, planned
 from pitr.jobs.restore.selection import DiskSelection, advise_on_damage, remembering_damage
 from pitr.jobs.restore.target import Target
