@@ -27,6 +27,7 @@ from pitr.cli.options import (
 )
 from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
+from pitr.jobs.complete_points import check_complete
 from pitr.jobs.facts import PointFacts, facts_of
 from pitr.jobs.find import Choice
 from pitr.jobs.good_points import GoodPoint
@@ -64,6 +65,7 @@ def restore(
     get_command: options.GetCommandOption = None,
     max_workers: MaxWorkersOption = None,
     keep_going: options.KeepGoingOption = False,
+    incomplete: options.IncompleteOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Restore disks as they were at a point in time.
@@ -72,6 +74,7 @@ def restore(
     --to-file and --overwrite-device. Each byte is written once, and pitr verifies the digest of each frame before it
     writes it.
 
+    --at prefers points with all disks of the VM. --as-new-vm and --replace refuse other points without --incomplete.
     If the point that --at names is damaged, pitr writes nothing, names the newest good point, and exits with 3.
 
     Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/;
@@ -84,7 +87,12 @@ def restore(
         to_new_disks, to_file, image_format, replace, new_vm, new_disks, overwrite_device
     )
     plan = _RestoreOptions(
-        verify or replace, keep_going, get_command, dry_run=dry_run, workers=common.workers(max_workers)
+        verify or replace,
+        keep_going,
+        get_command,
+        dry_run=dry_run,
+        workers=common.workers(max_workers),
+        incomplete=incomplete,
     )
     plan.check()
     if from_stream is not None:
@@ -106,6 +114,7 @@ class _RestoreOptions:
     get_command: str | None
     dry_run: bool
     workers: int
+    incomplete: bool
 
     def check(self) -> None:
         if self.keep_going and self.verify:
@@ -131,8 +140,11 @@ def _restore(
     choice = target_options.choice()
     with common.repository() as repository:
         chosen = _chosen(common, repository, asked, vm, disks, run)
+        if target_options.takes_the_whole_vm is not None and not run.incomplete:
+            check_complete(repository, chosen.backup, disks, target_options.takes_the_whole_vm)
         streams = find.some_streams_of(chosen.backup, disks, repository)
         common.out.notify(point_options.in_words(chosen))
+        warnings = point_options.warn(common.out, chosen, disks)
         selection = DiskSelection(repository, chosen.backup, tuple(streams), run.keep_going)
         get_command = job.choose_get_command(selection, run.get_command, common.settings.get_command)
         verifier = Verifier(run.workers) if run.verify else None
@@ -152,7 +164,7 @@ def _restore(
                     )
         facts = facts_of(repository, chosen.backup)
     checksums = verifier.checksums if verifier is not None else {}
-    _show(common, _Done(chosen, facts, done, target.vm_id, checksums), run.dry_run)
+    _show(common, _Done(chosen, facts, done, target.vm_id, checksums, warnings), run.dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
 
@@ -166,7 +178,7 @@ def _chosen(
     run: _RestoreOptions,
 ) -> Choice:
     if run.keep_going and not asked.newest_good:
-        return asked.find(repository, vm, check_lost=False)
+        return asked.find(repository, vm, disks, check_lost=False)
     wanted = GoodPoint(
         disks,
         check=None if run.dry_run else "restore",
@@ -184,6 +196,7 @@ class _Done:
     disks: Sequence[Restored]
     vm_id: str | None
     checksums: Mapping[str, str]
+    warnings: Sequence[str]
 
 
 def _show(common: Common, result: _Done, dry_run: bool) -> None:
@@ -204,6 +217,7 @@ def _show(common: Common, result: _Done, dry_run: bool) -> None:
             "next_point": times.to_text(chosen.next_point) if chosen.next_point else None,
             "vm_id": vm_id,
             "dry_run": dry_run,
+            "warnings": list(result.warnings),
             "disks": [{**documents.restored(disk), "checksum": checksums.get(disk.disk_id)} for disk in done],
         }
     )
