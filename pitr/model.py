@@ -109,6 +109,17 @@ class Stream:
         return self.blob.size
 
 
+class Cause(StrEnum):
+    """Why a backup does not include a disk: someone chose it, pitr or the engine is unable, or its data is missing.
+
+    A disk that is unable to be backed up does not make a point incomplete.
+    """
+
+    CHOSEN = "chosen"
+    UNABLE = "unable"
+    MISSING = "missing"
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """A disk of the VM that the backup does not include, and the reason."""
@@ -116,6 +127,7 @@ class LeftOut:
     disk_id: str
     name: str
     reason: str
+    cause: Cause = Cause.UNABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +167,16 @@ class Backup:
     def stored_bytes(self) -> int:
         """Size of all blobs."""
         return sum(stream.stored_bytes for stream in self.streams)
+
+    @property
+    def missing_disks(self) -> tuple[LeftOut, ...]:
+        """The disks of the VM that a backup could include, but this one does not."""
+        return tuple(disk for disk in self.left_out if disk.cause is not Cause.UNABLE)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the backup includes all disks of the VM that can be backed up."""
+        return not self.missing_disks
 
     def stream_of(self, disk_id: str) -> Stream | None:
         """Return the stream of the disk; None if the backup does not include the disk."""

@@ -1,7 +1,7 @@
 -- The catalog: a cache of all records, for queries (docs/format.md). `pitr catalog rebuild` rebuilds it from the
 -- records, row for row. Times are UTC with microseconds, sizes are bytes, digests are BLAKE3 in hex.
 PRAGMA application_id = 0x70697463; -- "pitc"
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 
 CREATE TABLE point (
     backup_id          TEXT PRIMARY KEY,
@@ -65,5 +65,6 @@ CREATE TABLE left_out (
     disk_id   TEXT NOT NULL,
     name      TEXT NOT NULL,
     reason    TEXT NOT NULL,
+    cause     TEXT NOT NULL,             -- "chosen", "unable" or "missing"
     PRIMARY KEY (backup_id, disk_id)
 ) WITHOUT ROWID;

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,6 +12,7 @@ from pitr.cli.display.output import Printer
 from pitr.errors import UsageError
 from pitr.jobs import asked_time, find, good_points
 from pitr.jobs.asked_time import AskedTime
+from pitr.jobs.complete_points import prefer_complete, warnings_of
 from pitr.jobs.find import Choice
 from pitr.jobs.good_points import GoodPoint
 from pitr.reporting import Notify
@@ -28,15 +30,21 @@ class Asked:
     point: str | None
     newest_good: bool = False
 
-    def find(self, repository: Repository, vm: str | None, *, check_lost: bool = True) -> Choice:
-        """Find the point. Raises UsageError, NoSuchPoint, NoSuchVM and, with `check_lost`, StoredDamage."""
-        return find.point_of(repository, vm, self.point, self.time, check_lost=check_lost)
+    def find(
+        self, repository: Repository, vm: str | None, disks: Sequence[str] = (), *, check_lost: bool = True
+    ) -> Choice:
+        """Find the point; a time prefers points that hold the `disks` (names or ids), or all disks if there are none.
+
+        Raises UsageError, NoSuchPoint, NoSuchVM and, with `check_lost`, StoredDamage.
+        """
+        chosen = find.point_of(repository, vm, self.point, self.time, check_lost=check_lost)
+        return prefer_complete(repository, chosen, disks)
 
     def find_good(self, repository: Repository, vm: str | None, wanted: GoodPoint, notify: Notify) -> Choice:
         """Find the point; a point that a time names must be good. Raises the errors of `find` and StoredDamage."""
         if self.time is None:
             return self.find(repository, vm)
-        chosen = self.find(repository, vm, check_lost=False)
+        chosen = self.find(repository, vm, wanted.disks, check_lost=False)
         return good_points.at_time(
             repository, chosen, self.time, replace(wanted, newest_good=self.newest_good), notify
         )
@@ -66,8 +74,11 @@ def at_most_one(at: str | None, point: str | None) -> Asked | None:
     return Asked(asked_time.parse(at) if at is not None else None, point)
 
 
-def since(repository: Repository, text: str, chosen: Choice) -> Choice:
-    """Return the point of the same VM that --since names by time or by id. Raises UsageError, NoSuchPoint."""
+def since(repository: Repository, text: str, chosen: Choice, disks: Sequence[str]) -> Choice:
+    """Return the point of the same VM that --since names by time or by id; a time prefers points with these disks.
+
+    Raises UsageError, NoSuchPoint.
+    """
     vm = chosen.backup.vm
     try:
         time = asked_time.parse(text)
@@ -75,13 +86,21 @@ def since(repository: Repository, text: str, chosen: Choice) -> Choice:
         if not all(char in "0123456789abcdefABCDEF-" for char in text):
             raise
         return find.point_with_id(repository, text, vm)
-    return find.point_of(repository, vm.id, None, time)
+    return Asked(time, None).find(repository, vm.id, disks)
 
 
 def tell(output: Printer, choice: Choice) -> None:
-    """Describe a point that a time names, on standard error."""
-    if choice.asked is not None and not choice.asked.newest:
+    """Describe a point that a written time names, on standard error."""
+    if choice.notes or (choice.asked is not None and not choice.asked.newest):
         output.notify(in_words(choice))
+
+
+def warn(output: Printer, choice: Choice, disks: Sequence[str]) -> list[str]:
+    """Warn of disks that the point lacks, on standard error. With `disks`, only those count. Return the warnings."""
+    warnings = warnings_of(choice.backup, disks)
+    for warning in warnings:
+        output.notify(f"warning: {warning}")
+    return warnings
 
 
 def in_words(choice: Choice) -> str:
@@ -90,6 +109,7 @@ def in_words(choice: Choice) -> str:
     return (
         f"VM {backup.vm.name}: the point of {times.for_people(backup.point)} (backup {backup.backup_id})"
         f"{_at_asked_time(choice)}{_next_point(choice.next_point, choice)}"
+        f"{''.join(f'; {note}' for note in choice.notes)}"
     )
 
 

@@ -121,6 +121,13 @@ GetCommandOption = Annotated[
         help="Command that returns externally stored data: 'vendor-get {stream_id}'. It runs once for each stream.",
     ),
 ]
+IncompleteOption = Annotated[
+    bool,
+    typer.Option(
+        "--incomplete",
+        help="With --as-new-vm or --replace: accept a point that lacks disks of its VM.",
+    ),
+]
 KeepGoingOption = Annotated[
     bool,
     typer.Option(
@@ -227,6 +234,13 @@ class TargetOptions:
                 f"Restore to {Path(path).with_suffix('.qcow2')}, and convert it with 'qemu-img convert'.",
             )
         return replace(files, image_format=ImageFormat(promised))
+
+    @property
+    def takes_the_whole_vm(self) -> str | None:
+        """Return the option that makes a VM of the point; None if the target is files or disks."""
+        if self.new_vm.name is not None:
+            return "--as-new-vm"
+        return "--replace" if self.replace else None
 
     def _check(self) -> None:
         targets = {

@@ -39,6 +39,11 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
         "consistency": backup.consistency,
         "disks": [disk(stream) for stream in backup.streams],
         "left_out": [asdict(left_out) for left_out in backup.left_out],
+        "complete": backup.is_complete,
+        "missing_disks": [
+            {"disk_id": missing.disk_id, "name": missing.name, "reason": missing.reason}
+            for missing in backup.missing_disks
+        ],
         "stored_bytes": backup.stored_bytes,
         "duration_s": backup.duration_ms / 1000,
         "proven": {"time": times.to_text(proven.time), "ok": proven.ok} if proven is not None else None,

@@ -25,13 +25,14 @@ class Choice:
     """A chosen point, and the time of the next later point.
 
     `age_s` tells by how many seconds the point is earlier than the requested time; 0 if it is not. `asked` is that
-    time; None for a point named by its id.
+    time; None for a point named by its id. `notes` say what is special about the choice.
     """
 
     backup: Backup
     age_s: float
     next_point: datetime | None
     asked: AskedTime | None = None
+    notes: tuple[str, ...] = ()
 
 
 def point_of(
@@ -218,8 +219,10 @@ def streams_of(backup: Backup, disks: Sequence[str], repository: Repository | No
                 [(each.disk_id, disk, each) for each in backup.streams if each.disk_id in family],
             )
         if stream is None:
+            why = next((left.reason for left in backup.left_out if disk in (left.disk_id, left.name)), None)
             raise NoSuchDisk(
-                f"the point {backup.backup_id} holds no disk {disk!r}",
+                f"the point {backup.backup_id} holds no disk {disk!r}"
+                + (f": {printable(why)}" if why is not None else ""),
                 f"It holds: {_listed(backup.streams) or 'none'}.",
             )
         if stream not in chosen:

@@ -11,6 +11,7 @@ from pitr.errors import FormatError
 from pitr.model import (
     MORE_SETTINGS,
     Backup,
+    Cause,
     DiskSettings,
     Kind,
     LeftOut,
@@ -43,7 +44,7 @@ def encode(record: Record) -> bytes:
         "mode": backup.mode.value,
         "consistency": backup.consistency,
         "disks": [_stream_document(stream) for stream in backup.streams],
-        "left_out": [asdict(disk) for disk in backup.left_out],
+        "left_out": [_left_out_document(disk) for disk in backup.left_out],
         "configuration": None
         if record.configuration is None
         else {"type": "ovf", "data": record.configuration},
@@ -72,7 +73,7 @@ def decode(stored: bytes) -> Record:
         streams=tuple(_stream(disk) for disk in document["disks"]),
         # In the order of the catalog, so that the two can be compared.
         left_out=tuple(
-            sorted((LeftOut(**disk) for disk in document["left_out"]), key=lambda disk: disk.disk_id)
+            sorted((_left_out(disk) for disk in document["left_out"]), key=lambda disk: disk.disk_id)
         ),
         duration_ms=document["duration_ms"],
         pitr_version=document["pitr_version"],
@@ -96,6 +97,27 @@ def check(backup: Backup) -> None:
     for stream in backup.streams:
         if (stream.parent_stream_id is None) == (stream.kind is Kind.INCREMENTAL):
             raise FormatError(f"the {stream.kind} stream {stream.stream_id} has a wrong parent")
+
+
+#: Reasons in records of pitr versions that did not store the cause.
+_CAUSES = {
+    "not selected": Cause.CHOSEN,
+    "excluded": Cause.CHOSEN,
+    "the stream it is based on is lost": Cause.MISSING,
+}
+
+
+def _left_out_document(disk: LeftOut) -> dict[str, Any]:
+    document = asdict(disk)
+    # Early versions of pitr do not know this key.
+    if disk.cause is Cause.UNABLE:
+        del document["cause"]
+    return document
+
+
+def _left_out(document: dict[str, Any]) -> LeftOut:
+    cause = document.get("cause") or _CAUSES.get(document["reason"], Cause.UNABLE)
+    return LeftOut(**{**document, "cause": Cause(cause)})
 
 
 def _stream_document(stream: Stream) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def drill(
             else asked.find(repository, vm)
         )
         point_options.tell(common.out, chosen)
+        point_options.warn(common.out, chosen, ())
         backup = chosen.backup
         streams = find.some_streams_of(backup, ())
         with showing(common.out, f"drill {printable(backup.vm.name)}") as progress:

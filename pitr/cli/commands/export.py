@@ -98,7 +98,11 @@ def export(
         point_options.tell(common.out, chosen)
         backup = chosen.backup
         stream = find.stream_of(backup, disk, repository)
-        other = None if since is None else point_options.since(repository, since, chosen).backup
+        other = None
+        if since is not None:
+            earlier = point_options.since(repository, since, chosen, [stream.disk_id])
+            point_options.tell(common.out, earlier)
+            other = earlier.backup
         done = _export(common, repository, backup, stream, other, output)
     _show(common, backup, other, done, stream_format)
 

@@ -234,7 +234,7 @@ def diff(
     if len(paths) > 1:
         raise UsageError("pitr compares one path at a time", "Name a folder that holds them.")
     with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
-        earlier = point_options.since(opened.repository, since, opened.choice)
+        earlier = point_options.since(opened.repository, since, opened.choice, _named(disk))
         common.out.notify(point_options.in_words(earlier))
         streams = find.some_streams_of(earlier.backup, _named(disk), opened.repository)
         with open_volumes(opened.repository, earlier.backup, streams) as before:
@@ -275,6 +275,7 @@ def _opened(
     with common.repository() as repository:
         chosen = asked.find_good(repository, vm, GoodPoint(_named(disk), check="files"), common.out.notify)
         common.out.notify(point_options.in_words(chosen))
+        point_options.warn(common.out, chosen, _named(disk))
         streams = find.some_streams_of(chosen.backup, _named(disk), repository)
         with open_volumes(repository, chosen.backup, streams) as volumes:
             yield _OpenFileSystems(repository, chosen, streams, volumes)

@@ -27,6 +27,7 @@ from pitr.cli.options import (
 )
 from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
+from pitr.jobs.complete_points import check_complete
 from pitr.jobs.facts import PointFacts, facts_of
 from pitr.jobs.find import Choice
 from pitr.jobs.good_points import GoodPoint
@@ -66,6 +67,7 @@ def restore(
     get_command: options.GetCommandOption = None,
     max_workers: MaxWorkersOption = None,
     keep_going: options.KeepGoingOption = False,
+    incomplete: options.IncompleteOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Restore disks as they were at a point in time.
@@ -74,6 +76,7 @@ def restore(
     --to-file and --overwrite-device. Each byte is written once, and pitr verifies the digest of each frame before it
     writes it.
 
+    --at prefers points with all disks of the VM. --as-new-vm and --replace refuse other points without --incomplete.
     If the point that --at names is damaged, pitr writes nothing, names the newest good point, and exits with 3.
 
     Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/;
@@ -86,7 +89,12 @@ def restore(
         to_new_disks, to_file, image_format, replace, new_vm, new_disks, overwrite_device
     )
     plan = _RestoreOptions(
-        verify or replace, keep_going, get_command, dry_run=dry_run, workers=common.workers(max_workers)
+        verify or replace,
+        keep_going,
+        get_command,
+        dry_run=dry_run,
+        workers=common.workers(max_workers),
+        incomplete=incomplete,
     )
     plan.check()
     if from_stream is not None:
@@ -108,6 +116,7 @@ class _RestoreOptions:
     get_command: str | None
     dry_run: bool
     workers: int
+    incomplete: bool
 
     def check(self) -> None:
         if self.keep_going and self.verify:
@@ -133,8 +142,11 @@ def _restore(
     choice = target_options.choice()
     with common.repository() as repository:
         chosen = _chosen(common, repository, asked, vm, disks, run)
+        if target_options.takes_the_whole_vm is not None and not run.incomplete:
+            check_complete(repository, chosen.backup, disks, target_options.takes_the_whole_vm)
         streams = find.some_streams_of(chosen.backup, disks, repository)
         common.out.notify(point_options.in_words(chosen))
+        warnings = point_options.warn(common.out, chosen, disks)
         selection = DiskSelection(repository, chosen.backup, tuple(streams), run.keep_going)
         get_command = job.choose_get_command(selection, run.get_command, common.settings.get_command)
         verifier = Verifier(run.workers) if run.verify else None
@@ -161,7 +173,8 @@ def _restore(
     ]:
         if warning:
             common.out.notify(warning)
-    _show(common, _Done(chosen, facts, done, target.vm_id, outcome, checksums), run.dry_run)
+            warnings.append(warning)
+    _show(common, _Done(chosen, facts, done, target.vm_id, outcome, checksums, warnings), run.dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
 
@@ -175,7 +188,7 @@ def _chosen(
     run: _RestoreOptions,
 ) -> Choice:
     if run.keep_going and not asked.newest_good:
-        return asked.find(repository, vm, check_lost=False)
+        return asked.find(repository, vm, disks, check_lost=False)
     wanted = GoodPoint(
         disks,
         check=None if run.dry_run else "restore",
@@ -194,6 +207,7 @@ class _Done:
     vm_id: str | None
     outcome: Outcome
     checksums: Mapping[str, str]
+    warnings: Sequence[str]
 
 
 def _show(common: Common, result: _Done, dry_run: bool) -> None:
@@ -215,6 +229,7 @@ def _show(common: Common, result: _Done, dry_run: bool) -> None:
             "vm_id": result.vm_id,
             "vm": documents.target_vm(outcome.vm) if outcome.vm is not None else None,
             "dry_run": dry_run,
+            "warnings": list(result.warnings),
             "disks": [{**documents.restored(disk), "checksum": checksums.get(disk.disk_id)} for disk in done],
             "places": [documents.place(disk.disk_id, outcome.places[disk.disk_id]) for disk in done],
         }

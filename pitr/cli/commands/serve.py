@@ -115,6 +115,7 @@ def serve(
     with common.repository() as repository, ExitStack() as stack:
         wanted = GoodPoint(disk or (), check="serve")
         chosen = asked.find_good(repository, vm, wanted, common.out.notify)
+        point_options.warn(common.out, chosen, disk or ())
         streams = find.some_streams_of(chosen.backup, disk or (), repository)
         files = overlays.overlay_paths(overlay, streams) if overlay is not None else {}
         listener = listen.listener(common, stack, files)

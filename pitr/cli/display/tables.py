@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pitr import times
 from pitr.cli.display.table import FittingTable
-from pitr.model import Backup, Kind, Stream
+from pitr.model import Backup, Cause, Kind, Stream
 from pitr.text import named, printable
 from pitr.units import human_size
 
@@ -51,7 +51,7 @@ def points(backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = N
                 *([DAMAGED if backup.backup_id in damaged else ""] if any_damaged else []),
                 backup.vm.name,
                 backup.kind.value,
-                str(len(backup.streams)),
+                disk_count(backup),
                 human_size(_changed_bytes(backup)),
                 human_size(backup.stored_bytes),
                 times.duration(backup.duration_ms / 1000),
@@ -78,7 +78,7 @@ def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
                 outcome.vm.name,
                 backup.kind.value if backup else "skipped" if outcome.skipped else "FAILED",
                 times.for_people(backup.point) if backup else "",
-                str(len(backup.streams)) if backup else "",
+                disk_count(backup) if backup else "",
                 human_size(_changed_bytes(backup)) if backup else "",
                 human_size(backup.stored_bytes) if backup else "",
                 times.duration(outcome.duration_s),
@@ -102,6 +102,12 @@ def _changed_bytes(backup: Backup) -> int:
 def proven_text(last: Proven) -> str:
     """Return the time of the last drill, and whether it failed."""
     return f"{'' if last.ok else 'FAILED '}{times.for_people(last.time)}"
+
+
+def disk_count(backup: Backup) -> str:
+    """Return the number of disks; "1 of 2" if the point lacks disks of the VM."""
+    count = len(backup.streams)
+    return str(count) if backup.is_complete else f"{count} of {count + len(backup.missing_disks)}"
 
 
 def why_full(backup: Backup) -> str:
@@ -167,7 +173,10 @@ def one_point(backup: Backup, chain: Sequence[Backup], external: Collection[str]
         if stream.stream_id in external
     ]
     parts += [
-        Text(f"Left out: {named(disk.name, disk.disk_id)}: {printable(disk.reason)}")
+        Text(
+            f"{'Left out' if disk.cause is Cause.UNABLE else 'Missing'}: {named(disk.name, disk.disk_id)}: "
+            f"{printable(disk.reason)}"
+        )
         for disk in backup.left_out
     ]
     parts += [Text("Chain", style="bold"), chain_table(chain)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence, Set
 
 from pitr.errors import NoSuchDisk, NothingToBackUp
 from pitr.jobs.find import by_id_or_name
-from pitr.model import LeftOut
+from pitr.model import Cause, LeftOut
 from pitr.ovirt.engine import Disk
 from pitr.text import named, printable
 
@@ -33,11 +33,13 @@ def choose_disks(
     disks: list[Disk] = []
     left_out: list[LeftOut] = []
     for disk in attached:
-        reason = "not selected" if only and disk.id not in wanted else _why_not(disk, unwanted)
+        reason, cause = _why_unable(disk), Cause.UNABLE
+        if reason is None and (disk.id in unwanted or (only and disk.id not in wanted)):
+            reason, cause = "excluded" if disk.id in unwanted else "not selected", Cause.CHOSEN
         if reason is None:
             disks.append(disk)
         else:
-            left_out.append(LeftOut(disk.id, disk.name, reason))
+            left_out.append(LeftOut(disk.id, disk.name, reason, cause))
     if not disks:
         why = "; ".join(f"{printable(disk.name)}: {disk.reason}" for disk in left_out)
         raise NothingToBackUp(
@@ -58,9 +60,7 @@ def _disk_named(attached: Sequence[Disk], vm_name: str, name: str, kin: Kin) -> 
     return disk
 
 
-def _why_not(disk: Disk, unwanted: Set[str]) -> str | None:
-    if disk.id in unwanted:
-        return "excluded"
+def _why_unable(disk: Disk) -> str | None:
     if disk.storage_type != "image":
         return f"its storage is of type {disk.storage_type}: the engine has no image of it to back up"
     if disk.shareable:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pitr import times
 from pitr.errors import FormatError, PitrError, RepositoryError
-from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
+from pitr.model import Backup, Cause, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
 from pitr.repository import Repository, index, names
 from pitr.repository.blob import FRAME_SIZE, MAX_FRAME_SIZE
 from pitr.repository.blob_walk import BlobWalk
@@ -322,7 +322,12 @@ def _backup(
         consistency="unknown",
         streams=tuple(stream.stream for stream in streams),
         left_out=tuple(
-            LeftOut(orphan.stream.disk_id, orphan.stream.name, "the stream it is based on is lost")
+            LeftOut(
+                orphan.stream.disk_id,
+                orphan.stream.name,
+                "the stream it is based on is lost",
+                Cause.MISSING,
+            )
             for orphan in sorted(orphans, key=lambda orphan: orphan.stream.disk_id)
         ),
         duration_ms=0,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pitr import times
-from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, StoredObject, Stream, VMName
+from pitr.model import Backup, Cause, DiskSettings, Kind, LeftOut, Mode, StoredObject, Stream, VMName
 
 
 def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[str, Any]:
@@ -75,7 +75,13 @@ def stream_rows(backup: Backup) -> list[dict[str, Any]]:
 def left_out_rows(backup: Backup) -> list[dict[str, Any]]:
     """Return the rows of the disks that a backup does not include."""
     return [
-        {"backup_id": backup.backup_id, "disk_id": disk.disk_id, "name": disk.name, "reason": disk.reason}
+        {
+            "backup_id": backup.backup_id,
+            "disk_id": disk.disk_id,
+            "name": disk.name,
+            "reason": disk.reason,
+            "cause": disk.cause.value,
+        }
         for disk in backup.left_out
     ]
 
@@ -97,7 +103,9 @@ def backup_from(
         mode=Mode(point["mode"]),
         consistency=point["consistency"],
         streams=tuple(_stream_from(stream) for stream in streams),
-        left_out=tuple(LeftOut(disk["disk_id"], disk["name"], disk["reason"]) for disk in left_out),
+        left_out=tuple(
+            LeftOut(disk["disk_id"], disk["name"], disk["reason"], Cause(disk["cause"])) for disk in left_out
+        ),
         duration_ms=point["duration_ms"],
         pitr_version=point["pitr_version"],
     )
