@@ -20,6 +20,7 @@ PENDING = "pending"
 DRILLS = "drills"
 CHECKS = "checks"
 UPLOADS = "uploads"
+RETIRED = "retired"
 SUCCESSIONS = "successions"
 
 
@@ -102,6 +103,11 @@ def drills_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
 def checks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
     """Return the folder of the damage found in a backup, in a VM's backups, or in all backups."""
     return "/".join(part for part in (CHECKS, vm_id, backup_id) if part is not None)
+
+
+def retired(vm_id: str) -> str:
+    """Return the note that a VM is retired."""
+    return f"{RETIRED}/{vm_id}.json"
 
 
 def pending(vm_id: str, backup_id: str) -> str:

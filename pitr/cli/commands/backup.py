@@ -133,6 +133,9 @@ def backup(
     and says why. If one of several VMs fails, pitr backs up the others and exits with 1. A VM that is busy (locked,
     migrating, in another backup) is tried again at the end of the run. The hosted engine's VM is skipped.
 
+    Without names, pitr skips VMs that the engine no longer has, VMs that were only imported, and retired VMs ('pitr
+    forget --retire'). --tag and --all skip retired VMs, too. Skipped VMs are listed and are no failure.
+
     With --to or --put-command, the repository keeps only the record and the index of each disk. The data is valid
     only if pitr exits with 0; 'pitr restore --get-command' reads it back. With --to -, pitr prints the result on
     standard error. To use commands for all backups, set put_command, get_command and delete_command under [store]
@@ -189,10 +192,13 @@ def _back_up(
     with common.repository() as repository:
         known = selection.or_known(repository)
         with common.engine() as engine:
-            chosen = known.on_engine(engine)
+            on_engine = known.on_engine(engine)
+            chosen, skipped = on_engine.vms, on_engine.skipped
+            _tell_skipped(common, skipped)
             _check_one_vm(chosen, options, pipe)
             if dry_run:
-                _show_plans(common, [plan_backup(repository, engine, vm.key, options) for vm in chosen])
+                plans = [plan_backup(repository, engine, vm.key, options) for vm in chosen]
+                _show_plans(common, plans, skipped)
                 return
             with pipe.opened() as piping_out:
                 running = replace(options, piping_out=piping_out)
@@ -201,7 +207,9 @@ def _back_up(
                 except FleetInterrupted as interrupt:
                     _show_interrupted(common, interrupt)
                     raise typer.Exit(interrupt.exit_code) from None
-    _show(common, outcomes)
+    if len(outcomes) == 1 and outcomes[0].error is not None and not skipped:
+        raise outcomes[0].error
+    _show(common, [*outcomes, *skipped])
     if any(outcome.failed for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -224,13 +232,12 @@ def _run(
     options: BackupOptions,
     jobs: int | None,
 ) -> list[many_vms.Outcome]:
-    """Back up the VMs with progress, and report each when it is finished.
-
-    Raises the error of a VM that is the only one, and FleetInterrupted.
-    """
+    """Back up the VMs with progress, and report each when it is finished. Raises FleetInterrupted."""
+    if not chosen:
+        return []
     report = _FinishedLines(common, len(chosen))
     with showing_each(common.out, "backup", [vm.name for vm in chosen]) as progress_of:
-        outcomes = many_vms.back_up_fleet(
+        return many_vms.back_up_fleet(
             repository.path,
             engine,
             chosen,
@@ -240,9 +247,6 @@ def _run(
             notify=common.out.notify,
             finished=report.finished,
         )
-    if len(outcomes) == 1 and outcomes[0].error is not None:
-        raise outcomes[0].error
-    return outcomes
 
 
 class _FinishedLines:
@@ -277,8 +281,8 @@ def _result(outcome: many_vms.Outcome) -> str:
 def _show(common: Common, outcomes: Sequence[many_vms.Outcome]) -> None:
     if common.out.json:
         common.out.document(_document(outcomes))
-    elif len(outcomes) == 1:
-        common.out.show(tables.points([outcome.backup for outcome in outcomes if outcome.backup is not None]))
+    elif len(outcomes) == 1 and outcomes[0].backup is not None:
+        common.out.show(tables.points([outcomes[0].backup]))
     else:
         common.out.show(tables.fleet(outcomes))
 
@@ -299,6 +303,25 @@ def _show_interrupted(common: Common, interrupt: FleetInterrupted) -> None:
     )
 
 
+def _tell_skipped(common: Common, skipped: Sequence[many_vms.Outcome]) -> None:
+    """Print one line about the VMs that are left out."""
+    if skipped:
+        reasons = (
+            f"{printable(outcome.vm.name)}: {outcome.error.message}"
+            for outcome in skipped
+            if outcome.error is not None
+        )
+        common.out.notify(f"skipped {counted(len(skipped), 'VM')}: {'; '.join(reasons)}")
+
+
+def _skipped(outcomes: Sequence[many_vms.Outcome]) -> list[dict[str, str]]:
+    return [
+        {"vm": outcome.vm.name, "reason": outcome.error.message}
+        for outcome in outcomes
+        if outcome.error is not None and outcome.skipped
+    ]
+
+
 def _document(outcomes: Sequence[many_vms.Outcome]) -> dict[str, Any]:
     failures = [(outcome, outcome.error) for outcome in outcomes if outcome.error is not None]
     return {
@@ -306,15 +329,15 @@ def _document(outcomes: Sequence[many_vms.Outcome]) -> dict[str, Any]:
         "failed": [
             {"vm": outcome.vm.name, **error_document(error)} for outcome, error in failures if outcome.failed
         ],
-        "skipped": [
-            {"vm": outcome.vm.name, "reason": error.message} for outcome, error in failures if outcome.skipped
-        ],
+        "skipped": _skipped(outcomes),
     }
 
 
-def _show_plans(common: Common, plans: Sequence[BackupPlan]) -> None:
+def _show_plans(common: Common, plans: Sequence[BackupPlan], skipped: Sequence[many_vms.Outcome]) -> None:
     if common.out.json:
-        common.out.document({"dry_run": True, "plans": [asdict(plan) for plan in plans]})
+        common.out.document(
+            {"dry_run": True, "plans": [asdict(plan) for plan in plans], "skipped": _skipped(skipped)}
+        )
         return
     for plan in plans:
         why = f" ({plan.reason})" if plan.reason else f" from checkpoint {plan.from_checkpoint_id}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,20 +11,32 @@ import typer
 from pitr.cli.display import removed
 from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.errors import NoSuchPoint, NoSuchVM, UsageError
-from pitr.jobs import find
+from pitr.jobs import documents, find
 from pitr.jobs.upkeep import forget as job
+from pitr.jobs.upkeep import retire as retiring
 from pitr.jobs.upkeep.external_data import deleting_with
+from pitr.jobs.upkeep.prune import Pruned
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
+from pitr.text import named
 
 NamesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="POINT|VM",
-        help="Backup ids of points, or the starts of them. With --all: names or ids of VMs.",
+        help="Backup ids of points, or the starts of them. With --all, --retire or --unretire: names or ids of VMs.",
     ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Forget all points of the VMs.")]
+
+RetireOption = Annotated[
+    bool,
+    typer.Option(
+        "--retire",
+        help="Remove nothing: keep the VMs' points, and leave the VMs out of backups that do not name them.",
+    ),
+]
+UnretireOption = Annotated[bool, typer.Option("--unretire", help="Undo --retire.")]
 
 
 @with_common()
@@ -31,6 +44,8 @@ def forget(
     common: Common,
     names: NamesArgument,
     every: AllOption = False,
+    retire: RetireOption = False,
+    unretire: UnretireOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Remove the points that you name, or all points of a VM.
@@ -39,8 +54,16 @@ def forget(
     'pitr prune', points that are being read stay (exit code 5), and delete_command deletes data that is stored
     externally. Nothing brings removed points back: try --dry-run first.
 
-    Examples: pitr forget 1c2d3e4f --dry-run; pitr forget old-web --all
+    --retire is for VMs that you no longer back up: their points stay, as far as 'pitr prune' keeps them. A
+    backup that names a retired VM, on the command line or in the configuration, still backs it up.
+
+    Examples: pitr forget 1c2d3e4f --dry-run; pitr forget old-web --all; pitr forget old-web --retire
     """
+    if sum((every, retire, unretire)) > 1:
+        raise UsageError("--all, --retire and --unretire exclude each other")
+    if retire or unretire:
+        _retire(common, names, undo=unretire, dry_run=dry_run)
+        return
     with common.repository() as repository:
         done = job.forget(
             repository,
@@ -54,6 +77,32 @@ def forget(
     code = done.exit_code or int(bool(done.left_external) and common.settings.delete_command is not None)
     if code:
         raise typer.Exit(code)
+
+
+def _retire(common: Common, names: list[str], *, undo: bool, dry_run: bool) -> None:
+    with common.repository() as repository:
+        if undo:
+            vms = [retiring.retired_vm(repository, name) for name in names]
+            retiring.unretire(repository, vms, dry_run=dry_run)
+            done = Pruned()
+        else:
+            vms = _vms(repository, names)
+            done = retiring.retire(repository, vms, dry_run=dry_run)
+    changed = [asdict(vm) for vm in vms]
+    if common.out.json:
+        common.out.document(
+            {
+                **documents.pruned(done, dry_run=dry_run),
+                "retired": [] if undo else changed,
+                "unretired": changed if undo else [],
+            }
+        )
+        return
+    state = f"{'would be' if dry_run else 'is'} {'no longer retired' if undo else 'retired'}"
+    meaning = (
+        "backups include it again" if undo else "its points stay, and only backups that name it include it"
+    )
+    common.out.show(*(f"VM {named(vm.name, vm.id)} {state}: {meaning}." for vm in vms))
 
 
 def _vms(repository: Repository, names: list[str]) -> list[VMName]:

@@ -227,6 +227,13 @@ class Catalog(Closes):
         )
         return [VMName(row["vm_id"], row["vm_name"]) for row in vm_rows]
 
+    def only_imported(self) -> set[str]:
+        """Return the ids of the VMs that pitr has never backed up: all their points were imported."""
+        return {
+            row["vm_id"]
+            for row in self._all("SELECT vm_id FROM point GROUP BY vm_id HAVING min(mode = 'imported') = 1")
+        }
+
     def vms_once_named(self, name: str) -> list[VMName]:
         """Return the VMs that previously had this name and have another one now, by that name. Reads every point."""
         ids = {
