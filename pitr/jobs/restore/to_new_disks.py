@@ -11,7 +11,7 @@ from dataclasses import replace
 from pitr import times
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.images.qcow2_size import qcow2_size
-from pitr.errors import Interrupted, PitrError
+from pitr.errors import Interrupted, PitrError, UsageError
 from pitr.jobs.disk_settings import settings_of
 from pitr.jobs.restore.aliases import choose_aliases
 from pitr.jobs.restore.choice import Placement
@@ -30,6 +30,7 @@ from pitr.ovirt.engine import (
     create_disk,
     disk_exists,
     find_vm,
+    list_clusters,
     list_storage_domains,
     start_upload,
     valid_alias,
@@ -78,7 +79,13 @@ class NewDisksTarget:
         for disk_id in uploading.notes.end_left_behind(self._engine, notify=uploading.notify):
             uploading.notify(f"ended the upload to disk {disk_id}, which a killed restore had left open")
         self._streams = list(streams)
-        self.vm_id: str | None = find_vm(self._engine, attach_to).id if attach_to is not None else None
+        vm = find_vm(self._engine, attach_to) if attach_to is not None else None
+        self.vm_id: str | None = vm.id if vm is not None else None
+        centers = {center_id for domain in domains for center_id in domain.data_center_ids}
+        if vm is not None and len(centers) > 1:
+            clusters = {cluster.id: cluster for cluster in list_clusters(self._engine)}
+            cluster = clusters.get(vm.cluster_id or "")
+            self.check_data_center(cluster.data_center_id if cluster is not None else None)
         self._bootable = self.vm_id is None or self._can_have_boot_disk(self.vm_id)
         self._made: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -94,6 +101,17 @@ class NewDisksTarget:
             and (stream.disk_id in old_disks or disk_exists(self._engine, stream.disk_id))
         }
         self._notify_changes()
+
+    def check_data_center(self, center_id: str | None) -> None:
+        """Raise UsageError if a VM in this data center (None: unknown) cannot use the storage domain of a disk."""
+        for stream in self._streams:
+            domain = self._domains[stream.disk_id]
+            if center_id is not None and domain.data_center_ids and center_id not in domain.data_center_ids:
+                raise UsageError(
+                    f"the VM cannot use storage domain {printable(domain.name)}, which disk {printable(stream.name)} "
+                    "would go to: it is in another data center",
+                    "Choose a storage domain of the VM's data center with --storage-domain or --disk-map.",
+                )
 
     def outcome(self) -> Outcome:
         vm = vm_as_it_is(self._engine, self.vm_id) if self.vm_id is not None else None

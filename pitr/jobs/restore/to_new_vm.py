@@ -67,6 +67,7 @@ class NewVMTarget(OntoNewDisks):
             notify=uploading.notify,
         )
         self._disks = NewDisksTarget(uploading, backup, streams, choice.placement, own_names=True)
+        self._disks.check_data_center(self._cluster.data_center_id)
         self.vm_id: str | None = None
 
     def prepare(self) -> None:

@@ -231,7 +231,8 @@ def transfer(installation: Installation, each: entities.Transfer) -> ET.Element:
 def storage_domain(
     installation: Installation, each: entities.StorageDomain, *, in_data_center: bool = False
 ) -> ET.Element:
-    data_centers = [reference("data_center", "datacenters", installation.state.data_center_id)]
+    center_id = each.data_center_id or installation.state.data_center_id
+    data_centers = [reference("data_center", "datacenters", center_id)]
     status = "active" if each.active else "maintenance"
     return element(
         "storage_domain",

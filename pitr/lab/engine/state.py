@@ -33,6 +33,8 @@ class StorageDomain:
     storage_type: str = "nfs"
     active: bool = True
     available: int = 1 << 42
+    #: None for the data center that all clusters are in.
+    data_center_id: str | None = None
     id: str = field(default_factory=new_id)
     #: The names of the disk profiles by id. The first is the default of the domain.
     profiles: dict[str, str] = field(default_factory=dict)

@@ -214,6 +214,11 @@ def attach(installation: Installation, vm_id: str, attachment: Attachment) -> No
                 )
             if disk.status == "locked":
                 raise disks_locked("attach Virtual Disk", [disk.name])
+            domain = state.storage_domains.get(disk.storage_domain_id)
+            if domain is not None and domain.data_center_id is not None:
+                raise conflict(
+                    "Cannot attach Virtual Disk. The storage domain of the disk is in another data center."
+                )
             if attachment.bootable and any(other.bootable for other in vm.attachments.values()):
                 raise conflict(f"Cannot attach Virtual Disk. VM {vm.name} has a bootable disk already.")
             vm.attachments[disk.id] = attachment

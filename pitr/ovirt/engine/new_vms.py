@@ -21,17 +21,22 @@ _STARTED = frozenset({"up", "powering_up", "reboot_in_progress"})
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster of the engine."""
+    """A cluster of the engine. `data_center_id` is None if the engine does not tell it."""
 
     id: str
     name: str
+    data_center_id: str | None = None
 
 
 def list_clusters(engine: Engine) -> list[Cluster]:
     """Return all clusters that the user may see, by name. Raises EngineError."""
     answer = engine.call("listing clusters", lambda system: system.clusters_service().list())
     clusters = (
-        Cluster(required(cluster.id, "a cluster's id"), required(cluster.name, "a cluster's name"))
+        Cluster(
+            required(cluster.id, "a cluster's id"),
+            required(cluster.name, "a cluster's name"),
+            cluster.data_center.id if cluster.data_center is not None else None,
+        )
         for cluster in answer
     )
     return sorted(clusters, key=lambda cluster: (cluster.name, cluster.id))

@@ -192,3 +192,30 @@ def test_a_vm_that_an_interrupted_restore_left_is_explained(lab: Lab, pitr: Pitr
 def test_a_valid_alias_is_valid_and_always_the_same(name: str) -> None:
     assert is_alias(valid_alias(name)) and valid_alias(name) == valid_alias(name)
     assert is_alias(valid_alias(name, "_restored_1")) and valid_alias(name, "_1").endswith("_1")
+
+
+@pytest.mark.parametrize("target", [["--as-new-vm", "web-new"], ["--attach-to", "web"]])
+def test_a_storage_domain_of_another_data_center_is_refused_before_data_flows(
+    lab: Lab, pitr: Pitr, tmp_path: Path, target: list[str]
+) -> None:
+    _vm(lab, pitr, tmp_path)
+    uploads = _uploads(lab)
+    far = lab.add_storage_domain("far")
+    far.data_center_id = "11111111-2222-3333-4444-555555555555"
+    refused = pitr("restore", "--at", "now", *target, "--storage-domain", far.id, code=2)
+    assert "another data center" in refused.complaint
+    assert _uploads(lab) == uploads
+
+
+def test_a_disk_from_a_stream_gets_a_valid_alias(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    _vm(lab, pitr, tmp_path, NAME)
+    stream = tmp_path / "stream"
+    pitr("export", "web", "--at", "now", "--to", stream)
+    restore = ("restore", "--from", stream, "--storage-domain", "data")
+    before = {disk.id for disk in lab.disks}
+    pitr(*restore)
+    [new] = [disk for disk in lab.disks if disk.id not in before]
+    assert new.name == "Buro__alt__disk_1"
+    pitr(*restore, "--disk", "a b", code=2)
+    pitr(*restore, "--disk", "fine")
+    pitr(*restore, "--rename", f"{NAME}=fine", code=2)
