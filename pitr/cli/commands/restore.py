@@ -88,14 +88,8 @@ def restore(
     target = options.TargetOptions(
         to_new_disks, to_file, image_format, replace, new_vm, new_disks, overwrite_device
     )
-    plan = _RestoreOptions(
-        verify or replace,
-        keep_going,
-        get_command,
-        dry_run=dry_run,
-        workers=common.workers(max_workers),
-        incomplete=incomplete,
-    )
+    workers = common.workers(max_workers)
+    plan = _RestoreOptions(verify or replace, keep_going, get_command, dry_run, workers, incomplete)
     plan.check()
     if from_stream is not None:
         if vm or at or point or get_command or dry_run or newest_good:
