@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
+from pitr import times
+from pitr.jobs import point_order
 from pitr.model import Backup
 from pitr.times import parse_span
 
@@ -45,16 +47,20 @@ class Retention:
 
 
 def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None) -> list[Backup]:
-    """Return the points of one VM that `retention` keeps, and those they are based on; `points` is newest first.
+    """Return the points of one VM that `retention` keeps, and those they are based on, newest first.
 
-    Days begin at midnight in `zone` (None: this machine's time zone).
+    Days begin at midnight in `zone` (None: this machine's time zone). A point counts as no older than a point that it
+    is based on, and as no newer than now, whatever a wrong clock labelled it.
     """
+    now = times.now()
+    time_of = point_order.times_by_lineage(points, now)
+    points = point_order.newest_first(points, now)
     chosen: set[str] = set()
     if retention.last is not None:
         chosen.update(backup.backup_id for backup in points[: retention.last])
     if retention.within is not None and points:
-        limit = points[0].point - retention.within
-        chosen.update(backup.backup_id for backup in points if backup.point >= limit)
+        limit = time_of[points[0].backup_id] - retention.within
+        chosen.update(backup.backup_id for backup in points if time_of[backup.backup_id] >= limit)
     calendars: tuple[tuple[int | None, Callable[[datetime], tuple[int, ...]]], ...] = (
         (retention.daily, lambda time: (time.year, time.month, time.day)),
         (retention.weekly, lambda time: time.isocalendar()[:2]),
@@ -63,7 +69,7 @@ def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = N
     for count, period in calendars:
         newest_of: dict[tuple[int, ...], str] = {}
         for backup in points:
-            newest_of.setdefault(period(backup.point.astimezone(zone)), backup.backup_id)
+            newest_of.setdefault(period(time_of[backup.backup_id].astimezone(zone)), backup.backup_id)
         chosen.update(list(newest_of.values())[: count or 0])
     needed = _with_ancestors(points, chosen)
     return [backup for backup in points if backup.backup_id in needed]
