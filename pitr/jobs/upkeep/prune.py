@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
+from pitr.jobs import point_order
 from pitr.jobs.facts import PointFacts, facts_of_vm
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName
@@ -131,7 +132,7 @@ class Removal:
                 self.result.failed.append(FailedRemoval(vm, error))
 
     def _from_vm(self, vm: VMName, keep: Callable[[Sequence[Backup]], KeptBy]) -> None:
-        points = self.repository.catalog.points(vm.id)
+        points = point_order.newest_first(self.repository.catalog.points(vm.id), times.now())
         reasons = keep(points)
         unwanted = [backup for backup in points if backup.backup_id not in reasons]
         self.result.facts.update(facts_of_vm(self.repository, vm.id))
