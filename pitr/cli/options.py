@@ -113,8 +113,23 @@ OnlyVMArgument = Annotated[
 AnyVMArgument = Annotated[
     str | None, typer.Argument(metavar="VM", help="Name or id of the VM. Default: all VMs.")
 ]
-PointArgument = Annotated[
-    str, typer.Argument(metavar="POINT", help="Backup id of the point, or the start of one.")
+PointOrVMArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="POINT|VM",
+        help="Backup id of the point, or the start of one. Or a VM: its newest point, or the one at --at.",
+    ),
+]
+OnlyVMOrPointArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="VM|POINT",
+        help="Name or id of the VM, or the id of a point. Default: the only VM in the repository.",
+    ),
+]
+AnyVMOrPointArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="VM|POINT", help="Name or id of the VM, or the id of a point. Default: all VMs."),
 ]
 AtOption = Annotated[
     str | None,

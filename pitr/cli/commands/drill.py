@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pitr import times
-from pitr.cli import point_options
+from pitr.cli import named_point, point_options
 from pitr.cli.display import tables
 from pitr.cli.display.progress import showing
 from pitr.cli.options import (
@@ -18,7 +18,7 @@ from pitr.cli.options import (
     Common,
     MaxWorkersOption,
     NewestGoodOption,
-    OnlyVMArgument,
+    OnlyVMOrPointArgument,
     PointOption,
     with_common,
 )
@@ -52,7 +52,7 @@ DigestsOnlyOption = Annotated[
 @with_common()
 def drill(
     common: Common,
-    vm: OnlyVMArgument = None,
+    vm: OnlyVMOrPointArgument = None,
     at: AtOption = None,
     point: PointOption = None,
     newest_good: NewestGoodOption = False,
@@ -67,12 +67,14 @@ def drill(
     takes the newest point, even if it is known to be damaged: a drill reads it again. The repository stores the
     result, and 'pitr list' shows it. If a check fails, pitr exits with 3.
 
-    Examples: pitr drill web1; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp
+    Examples: pitr drill web1; pitr drill 1c2d3e4f; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp
     """
-    time = "now" if at is None and point is None else at
-    asked = point_options.exactly_one("a drill", time, point, newest_good=newest_good)
+    unnamed = at is None and point is None
+    given = point_options.exactly_one("a drill", "now" if unnamed else at, point, newest_good=newest_good)
     _check_folder(folder, digests_only=digests_only)
     with common.repository() as repository:
+        vm, by_id = named_point.vm_or_point(repository, vm, None if unnamed and not newest_good else given)
+        asked = by_id or given
         # A drill is a check: it reads a damaged point again, unless you ask for a good one.
         wanted = GoodPoint((), check="drill")
         chosen = (

@@ -11,20 +11,30 @@ import typer
 from pitr.cli.display import removed
 from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.errors import NoSuchPoint, NoSuchVM, UsageError
-from pitr.jobs import documents, find
+from pitr.jobs import asked_time, documents, find
+from pitr.jobs.asked_time import AskedTime
 from pitr.jobs.upkeep import forget as job
 from pitr.jobs.upkeep import retire as retiring
 from pitr.jobs.upkeep.external_data import deleting_with
 from pitr.jobs.upkeep.prune import Pruned
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
-from pitr.text import named
+from pitr.text import named, printable
+from pitr.times import for_people
 
 NamesArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="POINT|VM",
-        help="Backup ids of points, or the starts of them. With --all, --retire or --unretire: names or ids of VMs.",
+        help="Backup ids of points, or the starts of them. With one of the options: names or ids of VMs.",
+    ),
+]
+ForgetAtOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        help="Forget the newest point of each named VM within TIME (a minute, a day), and no earlier one.",
     ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Forget all points of the VMs.")]
@@ -43,6 +53,7 @@ UnretireOption = Annotated[bool, typer.Option("--unretire", help="Undo --retire.
 def forget(
     common: Common,
     names: NamesArgument,
+    at: ForgetAtOption = None,
     every: AllOption = False,
     retire: RetireOption = False,
     unretire: UnretireOption = False,
@@ -57,17 +68,19 @@ def forget(
     --retire is for VMs that you no longer back up: their points stay, as far as 'pitr prune' keeps them. A
     backup that names a retired VM, on the command line or in the configuration, still backs it up.
 
-    Examples: pitr forget 1c2d3e4f --dry-run; pitr forget old-web --all; pitr forget old-web --retire
+    Examples: pitr forget 1c2d3e4f --dry-run; pitr forget web1 --at 2020-06-30T22:00; pitr forget old-web --all;
+    pitr forget old-web --retire
     """
-    if sum((every, retire, unretire)) > 1:
-        raise UsageError("--all, --retire and --unretire exclude each other")
+    if sum((at is not None, every, retire, unretire)) > 1:
+        raise UsageError("--at, --all, --retire and --unretire exclude each other")
+    time = asked_time.parse(at) if at is not None else None
     if retire or unretire:
         _retire(common, names, undo=unretire, dry_run=dry_run)
         return
     with common.repository() as repository:
         done = job.forget(
             repository,
-            [] if every else _points(repository, names),
+            [] if every else _points(repository, names, time),
             _vms(repository, names) if every else [],
             dry_run=dry_run,
             delete_external=deleting_with(common.settings.delete_command),
@@ -110,9 +123,23 @@ def _vms(repository: Repository, names: list[str]) -> list[VMName]:
     return list(dict.fromkeys(vm for name in names for vm in find.vms_of(repository, name)))
 
 
-def _points(repository: Repository, names: list[str]) -> list[Backup]:
-    """Return the points with these ids. Raises NoSuchPoint, UsageError."""
-    return [_point(repository, name) for name in names]
+def _points(repository: Repository, names: list[str], time: AskedTime | None) -> list[Backup]:
+    """Return the points with these ids, or those of VMs within `time`. Raises NoSuchPoint, NoSuchVM, UsageError."""
+    if time is None:
+        return [_point(repository, name) for name in names]
+    return [_within(repository, vm, time) for vm in _vms(repository, names)]
+
+
+def _within(repository: Repository, vm: VMName, time: AskedTime) -> Backup:
+    backup = find.point_of(repository, vm.id, None, time).backup
+    if not (time.newest or time.covers(backup.point)):
+        # Elsewhere the point before TIME is right. A removal must not guess.
+        raise NoSuchPoint(
+            f"VM {printable(vm.name)} has no point within {time.words}",
+            f"The newest one before is {backup.backup_id}, of {for_people(backup.point)}: to forget that one, give its "
+            "id.",
+        )
+    return backup
 
 
 def _point(repository: Repository, name: str) -> Backup:

@@ -3,8 +3,16 @@
 
 from __future__ import annotations
 
+from pitr.cli import named_point, point_options
 from pitr.cli.display import tables
-from pitr.cli.options import AnyVMArgument, Common, PointArgument, with_common
+from pitr.cli.options import (
+    AnyVMArgument,
+    AtOption,
+    Common,
+    PointOption,
+    PointOrVMArgument,
+    with_common,
+)
 from pitr.jobs.documents import point_and_chain, point_document, points_document, points_of_vm
 from pitr.jobs.facts import NO_FACTS
 from pitr.jobs.known_damage import damage_of
@@ -28,16 +36,20 @@ def list_points(common: Common, vm: AnyVMArgument = None) -> None:
 
 
 @with_common()
-def show(common: Common, point: PointArgument) -> None:
+def show(
+    common: Common, name: PointOrVMArgument = None, at: AtOption = None, point: PointOption = None
+) -> None:
     """Show one point: its disks, times, checkpoint and chain.
 
-    Example: pitr show 1c2d3e4f
+    Examples: pitr show 1c2d3e4f; pitr show web1 --at 2020-06-30T22:00; pitr show web1
     """
+    asked = point_options.at_most_one(at, point)
     with common.repository() as repository:
+        chosen = named_point.point_or_newest(repository, name, asked, common.out)
         if common.out.json:
-            common.out.document(point_document(repository, point))
+            common.out.document(point_document(repository, chosen.backup_id))
             return
-        backup, chain, facts = point_and_chain(repository, point)
+        backup, chain, facts = point_and_chain(repository, chosen.backup_id)
         own = facts.get(backup.backup_id, NO_FACTS)
         damage = damage_of(repository, own.damage)
         external = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}

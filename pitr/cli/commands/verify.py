@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
-from pitr.cli import point_options
+from pitr.cli import named_point, point_options
 from pitr.cli.display import tables
 from pitr.cli.display.progress import showing
-from pitr.cli.options import AnyVMArgument, AtOption, Common, MaxWorkersOption, PointOption, with_common
+from pitr.cli.options import (
+    AnyVMOrPointArgument,
+    AtOption,
+    Common,
+    MaxWorkersOption,
+    PointOption,
+    with_common,
+)
 from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
 from pitr.jobs.verify.stored_data import Scope, Verified
@@ -49,7 +56,7 @@ AgainstEngineOption = Annotated[
 @with_common(engine=True)
 def verify(
     common: Common,
-    vm: AnyVMArgument = None,
+    vm: AnyVMOrPointArgument = None,
     at: AtOption = None,
     point: PointOption = None,
     quick: QuickOption = False,
@@ -60,8 +67,8 @@ def verify(
 ) -> None:
     """Compare stored data with its recorded digests.
 
-    Without a VM and a point, pitr verifies the whole repository; with --at or --point, it verifies one point and its
-    chain. Missing data is damage. If pitr finds damage, it exits with 3.
+    Without a VM and a point, pitr verifies the whole repository; with --at, --point or the id of a point, it verifies
+    one point and its chain. Missing data is damage. If pitr finds damage, it exits with 3.
 
     pitr remembers damage that any command found, until a check reads the same data again and finds it good. Until then,
     'pitr list' marks the lost points, --quick lists the damage too, and backups do not build on it.
@@ -107,6 +114,7 @@ def _against_engine(common: Common, repository: Repository, vm: str | None, work
 def _scope(
     common: Common, repository: Repository, vm: str | None, asked: point_options.Asked | None
 ) -> Scope:
+    vm, asked = named_point.vm_or_point(repository, vm, asked)
     if asked is not None:
         chosen = asked.find(repository, vm)
         point_options.tell(common.out, chosen)

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from pitr import times
 from pitr.jobs.upkeep.forget import forget
 from pitr.model import VMName
 from pitr.repository import Repository
@@ -75,6 +77,20 @@ def test_all_points_of_a_vm_go(stored: tuple[Stored, MemoryVM, MemoryVM]) -> Non
     assert {point["vm"]["name"] for point in pitr.json("list")["points"]} == {"db1"}
     assert unnamed_files(points.path) == set()
     check_contents(points.path, points)
+
+
+def test_a_time_forgets_only_a_point_within_it(stored: tuple[Stored, MemoryVM, MemoryVM]) -> None:
+    points, vm, _ = stored
+    newest = list(points.contents)[2]
+    pitr = _pitr(points)
+    with Repository.open(points.path) as repository:
+        moment = repository.record_of(newest).backup.point
+    later = (moment + timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    refused = pitr("forget", vm.name, "--at", later, code=4).complaint
+    assert newest in refused and "no point within" in refused
+    assert pitr("forget", vm.name, "--at", later, "--all", code=2)
+    assert _ids(pitr.json("forget", vm.name, "--at", "now", "--dry-run")["removed"]) == [newest]
+    assert _ids(pitr.json("forget", vm.name, "--at", times.to_text(moment))["removed"]) == [newest]
 
 
 def test_points_that_are_being_read_stay_and_the_others_go(stored: tuple[Stored, MemoryVM, MemoryVM]) -> None:
