@@ -156,7 +156,11 @@ class DiskBackup:
         events = reported_problems(
             self._engine, started.id, disk_name=self._disk.name, since=started.creation_date
         )
-        return self._run.bases.no_base(with_events(why, events)).reason
+        bases = self._run.bases
+        reason = bases.no_base(with_events(why, events)).reason
+        if bases.notify is not None:
+            bases.notify(f"taking a full backup of one disk of VM {printable(self._vm.name)}: {reason}")
+        return reason
 
     def _check_unchanged(self, parent: Backup | None, stream: Stream, source: Source) -> str | None:
         """Compare a sample with the repository; return in words why the stored data cannot be a base, or None."""
