@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pitr.errors import EngineBusy, EngineError, NoSuchDisk, PitrError, RepositoryError
+from pitr.errors import NoSuchDisk, PitrError, RepositoryError
 from pitr.jobs.restore.verifier import Verifier
 from pitr.jobs.upkeep.uploads import UploadNotes
 from pitr.model import DiskSettings
 from pitr.ovirt.engine import AttachmentOptions, Engine, attach_disk, delete_disk
+from pitr.ovirt.engine.faults import EngineFault
 from pitr.reporting import Notify
 from pitr.repository import Repository, successions
 
@@ -49,8 +50,8 @@ def attach_with(
     least = AttachmentOptions(read_only=settings.read_only)
     try:
         attach(wanted)
-    except EngineError as refusal:
-        if wanted == least or isinstance(refusal, EngineBusy):
+    except EngineFault as refusal:
+        if wanted == least or refusal.status not in (400, 409):
             raise
         attach(least)
         lost = [
