@@ -12,7 +12,7 @@ from pitr.errors import PitrError, UsageError
 from pitr.jobs.imports import identify, recognize, store_point
 from pitr.jobs.imports.identify import DiskIdentity
 from pitr.jobs.imports.store_point import DiskToImport, ImportedPoint, OpenSource, PointToImport, SourceTime
-from pitr.model import Backup, DiskSettings, LeftOut, Stream, VMName
+from pitr.model import Backup, Cause, DiskSettings, LeftOut, Stream, VMName
 from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.names import usable_id
@@ -146,7 +146,7 @@ class _Imported:
             tuple(self._disk(file) for file in whole),
             checkpoint_id=whole[0].checkpoint,
             from_checkpoint_id=parents[0][0].checkpoint_id if parents else None,
-            left_out=tuple(self._left_out(file) for file in part if file.unfinished),
+            left_out=self._left_out(part, [parent for parent, _ in parents]),
         )
 
     def add(self, files: Sequence[BackupFile], backup: Backup) -> None:
@@ -154,13 +154,25 @@ class _Imported:
         for file, stream in zip(files, backup.streams, strict=True):
             self._streams[file.path] = (backup, stream)
 
-    def _left_out(self, file: BackupFile) -> LeftOut:
-        identity = self._disk_identity(file)
-        return LeftOut(
-            identity.id,
-            identity.name,
-            f"{file.path.name} is incomplete: the program that wrote it was stopped",
-        )
+    def _left_out(self, part: Sequence[BackupFile], parents: Sequence[Backup]) -> tuple[LeftOut, ...]:
+        """Return the disks that the point lacks: those of unfinished files, and others of the points before it."""
+        left_out = {
+            self._disk_identity(file).id: LeftOut(
+                self._disk_identity(file).id,
+                self._disk_identity(file).name,
+                f"{file.path.name} is incomplete: the program that wrote it was stopped",
+                Cause.MISSING,
+            )
+            for file in part
+            if file.unfinished
+        }
+        for parent in parents:
+            disks: tuple[Stream | LeftOut, ...] = (*parent.streams, *parent.missing_disks)
+            for disk in disks:
+                reason = "no file of this backup holds the disk"
+                left_out.setdefault(disk.disk_id, LeftOut(disk.disk_id, disk.name, reason, Cause.MISSING))
+        held = {self._disk_identity(file).id for file in part if not file.unfinished}
+        return tuple(disk for disk_id, disk in left_out.items() if disk_id not in held)
 
     def _disk_identity(self, file: BackupFile) -> DiskIdentity:
         key = (file.disk_id, file.disk_name)
@@ -194,7 +206,8 @@ def _in_order(files: Sequence[BackupFile]) -> Iterator[list[BackupFile]]:
     for group in groups.values():
         parents = {key_of.get(file.parent) for file in group if file.parent is not None}
         pending += [group] if len(parents) < 2 else [[file] for file in group]
-    pending.sort(key=lambda group: max(file.time.point for file in group))
+    # The time of an unfinished file is of no backup.
+    pending.sort(key=lambda group: max((not file.unfinished, file.time.point) for file in group))
     ready: set[Path] = set()
     while pending:
         following = next(

@@ -25,17 +25,23 @@ from pitr.text import printable
 
 _PARTIAL: Final = ".partial"
 _STREAM: Final = b"meta "
+#: The digits of a time in seconds that every system can represent.
+_MOST_DIGITS: Final = 10
 _IMAGE_TIME: Final = "its time is the time at which the image file was last changed"
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file. `disk` and `level` (full, inc, diff, copy) come from its name; a plain image has no `meta`."""
+    """One file. `disk`, `level` (full, inc, diff, copy) and `ident` (a checkpoint or a time) come from its name.
+
+    A plain image has no `meta`, nor has a partial file without its beginning.
+    """
 
     path: Path
     disk: str
     level: str
     meta: virtnbdbackup.Meta | None
+    ident: str = ""
 
     @property
     def starts_incrementals(self) -> bool:
@@ -44,7 +50,11 @@ class _File:
 
     @property
     def date(self) -> datetime:
-        return (self.meta.date if self.meta is not None else None) or datetime.min
+        """The local time of the backup, without a zone."""
+        if self.meta is not None and self.meta.date is not None:
+            return self.meta.date.replace(tzinfo=None)
+        seconds = int(self.ident) if self.ident.isdecimal() and len(self.ident) <= _MOST_DIGITS else 0
+        return datetime.fromtimestamp(seconds)
 
 
 def import_virtnbdbackup(run: FileImport, folder: Path) -> list[ImportedPoint]:
@@ -59,10 +69,11 @@ def import_virtnbdbackup(run: FileImport, folder: Path) -> list[ImportedPoint]:
     if not files:
         raise UsageError(f"no *.data files in {folder}", "Name the folder that virtnbdbackup wrote to.")
     by_checkpoint = _by_checkpoint(files)
-    keys = _keys(files, partial_files(folder))
+    unfinished = [_partial(path) for path in partial_files(folder)]
+    keys = _keys(files, unfinished)
     starts = [file for file in files if file.meta is not None and not file.meta.incremental]
     found = [_backup_file(file, keys[file.path], by_checkpoint, starts) for file in files]
-    found += [_unfinished(path, keys[path]) for path in partial_files(folder) if path in keys]
+    found += [_unfinished(file, keys[file.path]) for file in unfinished]
     return import_files(run, found, "imported from virtnbdbackup", vm_of_folder(folder))
 
 
@@ -73,13 +84,13 @@ def partial_files(folder: Path) -> list[Path]:
 
 def _read(path: Path, name: str) -> _File:
     """Read the beginning of a file. `name` is its name without .partial."""
-    disk, level = [*name.split("."), ""][:2]
+    named = _named(path, name)
     with open_input(str(path)) as stream:
         is_stream = stream.read(len(_STREAM)) == _STREAM
-    if not is_stream and level not in ("full", "copy"):
+    if not is_stream and named.level not in ("full", "copy"):
         raise FormatError(f"{path.name}: the file is neither a stream of virtnbdbackup nor a whole image")
     meta = _meta(path) if is_stream else None
-    return _File(path, meta.disk_name if meta is not None else disk, level, meta)
+    return replace(named, disk=meta.disk_name if meta is not None else named.disk, meta=meta)
 
 
 def _by_checkpoint(files: Sequence[_File]) -> dict[tuple[str, str], Path]:
@@ -98,39 +109,47 @@ def _by_checkpoint(files: Sequence[_File]) -> dict[tuple[str, str], Path]:
     return by_checkpoint
 
 
-def _keys(files: Sequence[_File], partial: Sequence[Path]) -> dict[Path, str]:
+def _keys(files: Sequence[_File], unfinished: Sequence[_File]) -> dict[Path, str]:
     """Return a key for each file; files of one run have the same key.
 
     Full and incremental backups of one run have the name of their checkpoint. A differential run has none: it begins
     with the first file of a disk that the run before it has already, in the order of the times.
     """
-    keys: dict[Path, str] = {}
     whole = {file.meta.checkpoint for file in files if file.meta is not None and not file.meta.incremental}
     first = whole.pop() if len(whole) == 1 else ""
-    for file in files:
-        keys[file.path] = file.meta.checkpoint if file.meta is not None else first
-    unfinished = [file for file in map(_partial, partial) if file is not None]
-    for file in unfinished:
-        keys[file.path] = file.meta.checkpoint if file.meta is not None else first
+    keys: dict[Path, str] = {}
+    beside: list[_File] = []
+    for file in (*files, *unfinished):
+        if file.level == "diff" or (file.meta is not None and not file.starts_incrementals):
+            beside.append(file)
+        elif file.meta is not None:
+            keys[file.path] = file.meta.checkpoint
+        else:
+            keys[file.path] = file.ident or first
     run: set[str] = set()
     number = 0
-    beside = [file for file in (*files, *unfinished) if file.meta is not None and file.meta.incremental]
     for file in sorted(beside, key=lambda file: (file.date, file.path)):
-        if file.starts_incrementals:
-            continue
         if file.disk in run:
             run, number = set(), number + 1
         run.add(file.disk)
-        keys[file.path] = f"{keys[file.path]} {file.meta.parent_checkpoint if file.meta else ''} {number}"
+        keys[file.path] = f"differential {number}"
     return keys
 
 
-def _partial(path: Path) -> _File | None:
-    """Return what a partial file tells; None if not even its beginning was written."""
+def _partial(path: Path) -> _File:
+    """Return what a partial file tells: the names in its meta header, or those in its own name without one."""
+    name = path.name.removesuffix(_PARTIAL)
     try:
-        return _read(path, path.name.removesuffix(_PARTIAL))
+        return _read(path, name)
     except FormatError:
-        return None
+        return _named(path, name)
+
+
+def _named(path: Path, name: str) -> _File:
+    """Return what a file's name DISK.LEVEL[.IDENT].data tells."""
+    disk, _, rest = name.removesuffix(".data").partition(".")
+    level, _, ident = rest.partition(".")
+    return _File(path, disk, level, None, ident)
 
 
 def _backup_file(
@@ -188,12 +207,11 @@ def _image_file(file: _File, key: str, starts: Sequence[_File]) -> BackupFile:
     )
 
 
-def _unfinished(path: Path, key: str) -> BackupFile:
-    file = _read(path, path.name.removesuffix(_PARTIAL))
-    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+def _unfinished(file: _File, key: str) -> BackupFile:
+    changed = datetime.fromtimestamp(file.path.stat().st_mtime, UTC)
     time = SourceTime(changed, changed, None)
-    opener = _stream_opener(path)
-    return BackupFile(path, key, None, None, file.disk, time, None, None, opener, unfinished=True)
+    opener = _stream_opener(file.path)
+    return BackupFile(file.path, key, None, None, file.disk, time, None, None, opener, unfinished=True)
 
 
 def _time(meta: virtnbdbackup.Meta) -> SourceTime | None:

@@ -131,11 +131,40 @@ def test_a_partial_file_is_named_and_its_disk_is_missing(berlin: Pitr, tmp_path:
     newer, older = berlin.json("list")["points"]
     assert older["left_out"] == []
     by_name = {disk["name"]: disk["disk_id"] for disk in older["disks"]}
-    (left_out,) = newer["left_out"]
-    assert left_out["name"] == "vda" and left_out["disk_id"] == by_name["vda"]
-    assert partial.name in left_out["reason"] and "incomplete" in left_out["reason"]
+    left_out = {disk["name"]: disk for disk in newer["left_out"]}
+    assert set(left_out) == {"vda", "vdc"} and left_out["vda"]["disk_id"] == by_name["vda"]
+    assert partial.name in left_out["vda"]["reason"] and "incomplete" in left_out["vda"]["reason"]
+    assert older["complete"] and not newer["complete"]
+    assert {disk["name"] for disk in newer["missing_disks"]} == {"vda", "vdc"}
     assert [disk["name"] for disk in newer["disks"]] == ["sda"]
     assert berlin.json("import", "virtnbdbackup", folder.path)["imported"] == []
+
+
+def test_a_disk_without_any_file_is_missing_too(berlin: Pitr, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "web1")
+    for name in ("sda", "vda"):
+        folder.write(f"{name}.full.data", "virtnbdbackup.0", "", 1)
+        (folder.path / f"{name}.full.data.partial").write_bytes(b"meta")
+    folder.write("sda.inc.virtnbdbackup.1.data", "virtnbdbackup.1", "virtnbdbackup.0", 2)
+    older, newer = import_folder(berlin, folder.path)
+    # A partial file of an earlier attempt does not count beside the whole file.
+    assert older["complete"] and older["left_out"] == []
+    assert [disk["name"] for disk in newer["missing_disks"]] == ["vda"]
+
+
+def test_partial_files_of_differential_runs_do_not_mix_the_runs(berlin: Pitr, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "web1")
+    for name in ("sda", "vda"):
+        folder.write(f"{name}.full.data", "virtnbdbackup.0", "", 1)
+    folder.write("sda.diff.1600002.data", "virtnbdbackup.1", "virtnbdbackup.0", 2, keep=False)
+    stopped = folder.write("vda.diff.1600002.data", "virtnbdbackup.1", "virtnbdbackup.0", 2, keep=False)
+    stopped.with_name(f"{stopped.name}.partial").write_bytes(stopped.read_bytes()[:-1])
+    stopped.unlink()
+    for name in ("vda", "sda"):
+        folder.write(f"{name}.diff.1600003.data", "virtnbdbackup.1", "virtnbdbackup.0", 3, keep=False)
+    points = import_folder(berlin, folder.path)
+    assert [[disk["name"] for disk in point["missing_disks"]] for point in points] == [[], ["vda"], []]
+    assert [len(point["disks"]) for point in points] == [2, 1, 2]
 
 
 def test_plain_images_of_virtnbdbackup(berlin: Pitr, tmp_path: Path) -> None:
