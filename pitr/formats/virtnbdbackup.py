@@ -41,6 +41,11 @@ class Meta:
     date: datetime | None
     compressed: bool
 
+    @property
+    def creates_checkpoint(self) -> bool:
+        """Whether the backup created its checkpoint. An incremental backup of a VM that was down names its parent's."""
+        return bool(self.checkpoint) and self.checkpoint != self.parent_checkpoint
+
 
 def is_meta(document: Mapping[str, Any]) -> bool:
     """Return whether the JSON of a meta header is virtnbdbackup's."""
@@ -229,18 +234,20 @@ def _parse(body: bytes) -> Meta:
         raise FormatError(f"the meta header has an invalid size: {size!r}")
     if version not in _VERSIONS:
         raise FormatError(f"pitr cannot read version {version!r} of virtnbdbackup's streams")
-    if type(incremental) is not bool or type(compressed) is not bool:
+    # With -z it is the level of the compression, which may be 0.
+    if type(incremental) is not bool or type(compressed) not in (bool, int):
         raise FormatError("the meta header does not state whether the stream is incremental and compressed")
-    if compressed and document.get("compressionMethod", "lz4") != "lz4":
+    packed = compressed is not False
+    if packed and document.get("compressionMethod", "lz4") != "lz4":
         raise FormatError(f"unknown compression: {document['compressionMethod']!r}")
     parent = document.get("parentCheckpoint") or None
-    checkpoint: Any = document["checkpointName"]
+    checkpoint: Any = document["checkpointName"] or ""
     disk_name: Any = document.get("diskName")
     for name in (checkpoint, disk_name, parent or ""):
         if not isinstance(name, str) or len(name) > _MAX_NAME:
             raise FormatError("the meta header has an invalid name")
     date = _date(document.get("date"))
-    return Meta(size, disk_name, incremental, checkpoint, parent, date, compressed)
+    return Meta(size, disk_name, incremental, checkpoint, parent, date, packed)
 
 
 def _date(text: Any) -> datetime | None:

@@ -159,6 +159,7 @@ def virtnbdbackup_of(
     lz4_request: int | None = None,
     disk_name: str = "sda",
     date: str = "2021-03-04T05:06:07.123456",
+    level: int | bool = True,
 ) -> bytes:
     """A `.data` file of virtnbdbackup, version 1, or version 2 with an lz4 frame for each request."""
     meta = {
@@ -168,7 +169,7 @@ def virtnbdbackup_of(
         "diskName": disk_name,
         "diskFormat": "qcow2",
         "checkpointName": checkpoint,
-        "compressed": lz4_request is not None,
+        "compressed": level if lz4_request is not None else False,
         "compressionMethod": "lz4",
         "parentCheckpoint": parent,
         "incremental": incremental,
@@ -202,6 +203,16 @@ def virtnbdbackup_of(
         listed = json.dumps(sizes).encode()
         parts += [listed, b"\r\n", b"comp %016x %016x\r\n" % (0, len(listed))]
     return b"".join(parts)
+
+
+def rbd_image_of(diffs: list[bytes]) -> bytes:
+    """The file of `rbd export --export-format 2` around diffs of version 2."""
+    parts = [b"rbd image v2\n"]
+    for tag in (b"O", b"T", b"U", b"C"):
+        parts.append(tag + struct.pack("<QQ", 8, 22))
+    meta = struct.pack("<I", 3) + b"key" + struct.pack("<I", 5) + b"value"
+    parts.append(b"M" + struct.pack("<Q", len(meta)) + meta)
+    return b"".join([*parts, b"E", b"rbd image diffs v2\n", struct.pack("<Q", len(diffs)), *diffs])
 
 
 def read_only(length: int, command: Pitr, *arguments: str) -> None:

@@ -72,8 +72,8 @@ def export(
 ) -> None:
     """Write a disk at a point as a stream, to a pipe or a file. With --since, write only the difference to a point.
 
-    oVirt's own examples read a sparse stream, and `rbd import-diff` reads rbd-diff. With --to - pitr prints the result
-    on standard error. Readers detect a truncated stream, because it has no end mark.
+    oVirt's own examples read a sparse stream, and Ceph's `rbd import-diff` reads rbd-diff, not rbd-diff-v2.
+    With --to - pitr prints the result on standard error. Readers detect a truncated stream, because it has no end mark.
 
     A raw export is the disk itself. A file gets holes where the disk is zero; a pipe gets the whole disk, zeroes
     included, and only the exit code tells whether it is complete. If the reader lets you choose, pipe --format sparse;

@@ -21,9 +21,10 @@ from pitr.endpoints.streams.input import open_input
 from pitr.errors import PitrError, UsageError
 from pitr.jobs import asked_time, documents, find
 from pitr.jobs.imports.files_in_order import FileImport
-from pitr.jobs.imports.qcow2 import import_qcow2
-from pitr.jobs.imports.stream import ImportOptions, import_stream
-from pitr.jobs.imports.virtnbdbackup import import_virtnbdbackup
+from pitr.jobs.imports.images import FORMATS, import_images
+from pitr.jobs.imports.store_point import ImportedPoint
+from pitr.jobs.imports.stream import ImportOptions, import_streams
+from pitr.jobs.imports.virtnbdbackup import import_virtnbdbackup, partial_files
 from pitr.model import Backup, Mode
 from pitr.repository import Repository
 
@@ -36,20 +37,24 @@ class ImportFormat(StrEnum):
     VIRTNBDBACKUP = "virtnbdbackup"
 
 
-_PROGRAMS = ("virtnbdbackup", "qcow2")
+_PROGRAMS = ("virtnbdbackup", *FORMATS)
 
 SourcesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="[virtnbdbackup|qcow2] FILE|FOLDER|-...",
+        metavar="[virtnbdbackup|qcow2|raw|vmdk|vdi|vhdx|vpc] FILE|FOLDER|-...",
         help="Streams, oldest first; an incremental stream that does not name its parent is based on the stream "
-        "before it. - is standard input. After 'virtnbdbackup', the folder that it wrote to. After 'qcow2', all "
-        "images of a chain.",
+        "before it. - is standard input. After 'virtnbdbackup', the folder that it wrote to. After the format of "
+        "image files, the images: for qcow2 all images of a chain (the lowest may be raw), or their folder.",
     ),
 ]
 VMOption = Annotated[
     str | None,
-    typer.Option("--vm", metavar="VM", help="Name or id of the VM. Default: the VM that the stream names."),
+    typer.Option(
+        "--vm",
+        metavar="VM",
+        help="Name or id of the VM. Default: the VM that the stream or the folder names.",
+    ),
 ]
 DiskOption = Annotated[
     str | None,
@@ -68,7 +73,8 @@ OntoOption = Annotated[
     typer.Option(
         "--onto",
         metavar="ID",
-        help="Point that an incremental stream is based on, if the stream does not name it.",
+        help="Point that an incremental stream is based on, if the stream does not name it. A stream that names "
+        "another one is refused.",
     ),
 ]
 ImportFormatOption = Annotated[
@@ -93,14 +99,17 @@ def import_(
     """Import backups of other programs as points in time.
 
     Each stream makes a point with one disk: an oVirt sparse stream (of pitr or of ovirt-imageio's example), an rbd
-    diff or a virtnbdbackup file, plain or compressed with zstd. A whole folder of virtnbdbackup, or qcow2 images of
-    backup_vm.py, make points with their original times. 'pitr show' prints a note on a point for each property that
-    its source does not tell.
+    diff or a virtnbdbackup file, plain or compressed with zstd. The file of 'rbd export --export-format 2' makes a
+    point of each snapshot. A whole folder of virtnbdbackup, or qcow2 images of backup_vm.py, make points with their
+    original times. 'pitr show' prints a note on a point for each property that its source does not tell.
+
+    What was imported before adds nothing, so you can import a growing folder every night. The name of the VM comes
+    from vmconfig*.xml or NAME.cpt in the folder, else it is the folder's name.
 
     A blob that 'pitr backup' piped out becomes part of its point again. pitr verifies its digest first.
 
     Examples: vendor-get 1234 | pitr import -; pitr import --vm web1 --disk system full.diff monday.diff;
-    pitr import virtnbdbackup /srv/old/web1 --vm web1
+    pitr import virtnbdbackup /srv/old/web1; pitr import vmdk old.vmdk --vm web1 --disk system --time 2026-11-25
     """
     if sources.count("-") > 1:
         raise UsageError("standard input can be read only once")
@@ -110,9 +119,13 @@ def import_(
     else:
         points = _import_streams(common, sources, options)
     if common.out.json:
-        common.out.document({"imported": [documents.point(backup) for backup in points]})
+        new = [documents.point(point.backup) for point in points if point.new]
+        known = [documents.point(point.backup) for point in points if not point.new]
+        common.out.document({"imported": new, "known": known})
+    elif any(point.new for point in points):
+        common.out.show(tables.points([point.backup for point in points if point.new]))
     else:
-        common.out.show(tables.points(points))
+        common.out.notify("nothing new: the repository already holds all points")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +165,14 @@ class _ImportArguments:
         )
 
 
-def _import_streams(common: Common, sources: Sequence[str], options: _ImportArguments) -> list[Backup]:
+def _import_streams(common: Common, sources: Sequence[str], options: _ImportArguments) -> list[ImportedPoint]:
     given: Sequence[datetime | None] = options.times(sources) or [None] * len(sources)
-    points: list[Backup] = []
+    points: list[ImportedPoint] = []
     with common.repository() as repository:
         for source, time in zip(sources, given, strict=True):
-            of_stream = options.of_stream(repository, time, points[-1] if points else None)
+            of_stream = options.of_stream(repository, time, points[-1].backup if points else None)
             try:
-                points.append(_import_one(common, repository, source, of_stream))
+                points += _import_one(common, repository, source, of_stream)
             except PitrError as error:
                 if points:
                     error.add_note(f"{len(points)} of {len(sources)} files were imported before {source}")
@@ -167,43 +180,61 @@ def _import_streams(common: Common, sources: Sequence[str], options: _ImportArgu
     return points
 
 
-def _import_one(common: Common, repository: Repository, name: str, options: ImportOptions) -> Backup:
+def _import_one(
+    common: Common, repository: Repository, name: str, options: ImportOptions
+) -> list[ImportedPoint]:
     if name == "-" and sys.stdin.isatty():
         raise UsageError("cannot read a stream from a terminal", "Pipe it in, or name a file.")
     with (
         open_input(name, sys.stdin.buffer) as stream,
         showing(common.out, f"import {name}") as progress,
     ):
-        backup = import_stream(repository, stream, options, progress=progress)
-    if backup.mode is not Mode.IMPORTED:
-        common.out.notify(
-            f"a blob of the point of {times.for_people(backup.point)}, VM {backup.vm.name}, is in the repository again"
-        )
-    for stored in backup.streams:
-        if stored.note:
-            common.out.notify(f"note on {stored.name}: {stored.note}")
-    return backup
+        points = import_streams(repository, stream, options, progress=progress)
+    for point in points:
+        backup = point.backup
+        if not point.new:
+            common.out.notify(_already(backup))
+            continue
+        if backup.mode is not Mode.IMPORTED:
+            common.out.notify(
+                f"a blob of the point of {times.for_people(backup.point)}, VM {backup.vm.name}, is in the repository "
+                "again"
+            )
+        for stored in backup.streams:
+            if stored.note:
+                common.out.notify(f"note on {stored.name}: {stored.note}")
+    return points
+
+
+def _already(backup: Backup) -> str:
+    return f"already imported: the point of {times.for_people(backup.point)}, VM {backup.vm.name}"
 
 
 def _import_files(
     common: Common, program: str, sources: Sequence[str], options: _ImportArguments
-) -> list[Backup]:
+) -> list[ImportedPoint]:
     if options.onto is not None or options.stream_format is not None:
         raise UsageError(f"--onto and --format go with streams, not with {program!r}")
-    if options.vm is None:
-        raise UsageError("the files do not name their VM", "Name it with --vm.")
 
-    def done(backup: Backup) -> None:
-        common.out.notify(f"imported the point of {times.for_people(backup.point)}")
+    def done(point: ImportedPoint) -> None:
+        backup = point.backup
+        when = times.for_people(backup.point)
+        common.out.notify(f"imported the point of {when}" if point.new else _already(backup))
+        for disk in backup.left_out if point.new else ():
+            common.out.notify(f"the point of {when} lacks disk {disk.name}: {disk.reason}")
 
     with common.repository() as repository, showing(common.out, f"import {program}") as progress:
         run = FileImport(repository, options.vm, done, options.workers, progress)
-        if program == "qcow2":
-            paths = [Path(source) for source in sources]
-            return import_qcow2(run, paths, disk=options.disk, given_times=options.times(sources))
+        paths = [Path(source) for source in sources]
+        if program in FORMATS:
+            return import_images(run, paths, program, disk=options.disk, given_times=options.times(sources))
         if len(sources) != 1 or options.disk is not None or options.time:
             raise UsageError(
                 "virtnbdbackup's files name their disks and times",
                 "Name one folder, and neither --disk nor --time.",
             )
-        return import_virtnbdbackup(run, Path(sources[0]))
+        for path in partial_files(paths[0]):
+            common.out.notify(
+                f"{path.name} is incomplete: virtnbdbackup was stopped while it wrote this file"
+            )
+        return import_virtnbdbackup(run, paths[0])

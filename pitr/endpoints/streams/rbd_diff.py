@@ -55,11 +55,13 @@ class RbdDiffSink(OneWaySink):
 class RbdDiffSource:
     """An rbd diff, version 1 or 2, read once from a binary file object. The caller closes the file object.
 
-    A diff from an empty disk is `whole`: the ranges that it leaves out pass as zero. Raises FormatError.
+    A diff from an empty disk is `whole`: the ranges that it leaves out pass as zero. `alone`: nothing may follow
+    after the diff. Raises FormatError.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, alone: bool = True) -> None:
         self._stream = stream
+        self._alone = alone
         self._reader = rbd_diff.RbdDiffReader(stream)
 
     @property
@@ -80,5 +82,5 @@ class RbdDiffSource:
 
     def passing(self) -> Iterator[Passing]:
         yield from pass_records(self._reader, self.size if self.whole else None)
-        if self._stream.read(1):
+        if self._alone and self._stream.read(1):
             raise FormatError("something follows after the end of the rbd diff")

@@ -3,29 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.errors import PitrError, UsageError
-from pitr.jobs.imports import identify, store_point
+from pitr.jobs.imports import identify, recognize, store_point
 from pitr.jobs.imports.identify import DiskIdentity
-from pitr.jobs.imports.store_point import DiskToImport, OpenSource, PointToImport, SourceTime
-from pitr.model import Backup, DiskSettings, Stream, VMName
+from pitr.jobs.imports.store_point import DiskToImport, ImportedPoint, OpenSource, PointToImport, SourceTime
+from pitr.model import Backup, Cause, DiskSettings, LeftOut, Stream, VMName
 from pitr.reporting import Progress
 from pitr.repository import Repository
+from pitr.repository.names import usable_id
 
-Done = Callable[[Backup], None]
-"""Called with each point after its commit."""
+Done = Callable[[ImportedPoint], None]
+"""Called with each point after its commit, and with each point that the repository held already."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileImport:
-    """An import of files as backups of the VM `vm`, a name or an id."""
+    """An import of files as backups of the VM `vm`, a name or an id; None for the VM that the files name."""
 
     repository: Repository
-    vm: str
+    vm: str | None
     done: Done
     workers: int = DEFAULT_WORKERS
     progress: Progress | None = None
@@ -33,7 +34,11 @@ class FileImport:
 
 @dataclass(frozen=True, slots=True)
 class BackupFile:
-    """One disk of one backup. Files with one `key` make one point; `parent` is the file that this one is based on."""
+    """One disk of one backup. Files with one `key` make one point; `parent` is the file that this one is based on.
+
+    A file that is `unique` is recognized by its checkpoint and time, without reading its data. A file is `unfinished`
+    if the other program was stopped while it wrote it; its disk is missing from the point.
+    """
 
     path: Path
     key: str
@@ -44,36 +49,50 @@ class BackupFile:
     checkpoint: str | None
     note: str | None
     open: OpenSource
+    unique: bool = False
+    unfinished: bool = False
 
 
-def import_files(run: FileImport, files: Sequence[BackupFile], reason: str) -> list[Backup]:
+def import_files(
+    run: FileImport, files: Sequence[BackupFile], reason: str, names: Mapping[str, str]
+) -> list[ImportedPoint]:
     """Import the files, each point after the points it is based on. Return the points.
 
-    An error keeps the points that were imported before it, and a note counts them. Raises UsageError, FormatError,
-    BusyError.
+    `names` has the "vm-name" and "vm-id" that the files tell. Files that were imported before add nothing. An error
+    keeps the points that were imported before it, and a note counts them. Raises UsageError, FormatError, BusyError.
     """
-    vm = identify.choose_vm(run.repository.catalog, run.vm, {})
+    vm = identify.choose_vm(run.repository.catalog, run.vm or names.get("vm-name"), names)
     stored = _Imported(run.repository, vm)
-    points: list[Backup] = []
+    points: list[ImportedPoint] = []
     with run.repository.lock_vm(vm):
         for group in _in_order(files):
-            new = stored.point(group, reason)
-            try:
-                backup = store_point.store(
-                    run.repository,
-                    new,
-                    [file.open for file in group],
-                    workers=run.workers,
-                    progress=run.progress,
-                )
-            except PitrError as error:
-                names = ", ".join(file.path.name for file in group)
-                error.add_note(f"it happened with {names}; points imported before: {len(points)}")
-                raise
-            stored.add(group, backup)
-            points.append(backup)
-            run.done(backup)
+            for known in stored.recognize(group):
+                points.append(ImportedPoint(known, new=False))
+                run.done(points[-1])
+            for part in stored.unknown(group):
+                points.append(_import_part(run, stored, part, reason, len(points)))
+                run.done(points[-1])
     return points
+
+
+def _import_part(
+    run: FileImport, stored: _Imported, part: Sequence[BackupFile], reason: str, before: int
+) -> ImportedPoint:
+    whole = [file for file in part if not file.unfinished]
+    try:
+        point = store_point.store(
+            run.repository,
+            stored.point(part, reason),
+            [file.open for file in whole],
+            workers=run.workers,
+            progress=run.progress,
+        )
+    except PitrError as error:
+        names = ", ".join(file.path.name for file in part)
+        error.add_note(f"it happened with {names}; points imported before: {before}")
+        raise
+    stored.add(whole, point.backup)
+    return point
 
 
 class _Imported:
@@ -85,31 +104,86 @@ class _Imported:
         self._streams: dict[Path, tuple[Backup, Stream]] = {}
         self._disks: dict[tuple[str | None, str], DiskIdentity] = {}
 
-    def point(self, group: Sequence[BackupFile], reason: str) -> PointToImport:
+    def recognize(self, group: Sequence[BackupFile]) -> list[Backup]:
+        """Return the points that were imported from these files before."""
+        backups: dict[str, Backup] = {}
+        for file in group:
+            parent = self._streams.get(file.parent) if file.parent is not None else None
+            if not file.unique or file.unfinished:
+                continue
+            known = recognize.imported_file(
+                self._repository.catalog,
+                self._vm,
+                self._disk_identity(file).id,
+                checkpoint_id=usable_id(file.checkpoint),
+                times=(file.time.lo, file.time.point),
+                parent=parent[1] if parent is not None else None,
+            )
+            if known is not None:
+                self._streams[file.path] = known
+                backups[known[0].backup_id] = known[0]
+        return list(backups.values())
+
+    def unknown(self, group: Sequence[BackupFile]) -> list[list[BackupFile]]:
+        """Return the other files of a group in parts, one for each point that they are based on."""
+        parts: dict[str | None, list[BackupFile]] = {}
+        for file in group:
+            if file.path not in self._streams and not file.unfinished:
+                parent = self._streams[file.parent][0].backup_id if file.parent is not None else None
+                parts.setdefault(parent, []).append(file)
+        unfinished = [file for file in group if file.unfinished]
+        return [part + unfinished for part in parts.values()]
+
+    def point(self, part: Sequence[BackupFile], reason: str) -> PointToImport:
         """Return the point that these files make."""
-        parents = [self._streams[file.parent] for file in group if file.parent is not None]
+        whole = [file for file in part if not file.unfinished]
+        parents = [self._streams[file.parent] for file in whole if file.parent is not None]
         return PointToImport(
             self._vm,
-            max(file.time.point for file in group),
-            min(file.time.lo for file in group),
+            max(file.time.point for file in whole),
+            min(file.time.lo for file in whole),
             reason,
-            tuple(self._disk(file) for file in group),
-            checkpoint_id=group[0].checkpoint,
+            tuple(self._disk(file) for file in whole),
+            checkpoint_id=whole[0].checkpoint,
             from_checkpoint_id=parents[0][0].checkpoint_id if parents else None,
+            left_out=self._left_out(part, [parent for parent, _ in parents]),
         )
 
-    def add(self, group: Sequence[BackupFile], backup: Backup) -> None:
+    def add(self, files: Sequence[BackupFile], backup: Backup) -> None:
         """Remember the streams that were made from these files."""
-        for file, stream in zip(group, backup.streams, strict=True):
+        for file, stream in zip(files, backup.streams, strict=True):
             self._streams[file.path] = (backup, stream)
 
-    def _disk(self, file: BackupFile) -> DiskToImport:
+    def _left_out(self, part: Sequence[BackupFile], parents: Sequence[Backup]) -> tuple[LeftOut, ...]:
+        """Return the disks that the point lacks: those of unfinished files, and others of the points before it."""
+        left_out = {
+            self._disk_identity(file).id: LeftOut(
+                self._disk_identity(file).id,
+                self._disk_identity(file).name,
+                f"{file.path.name} is incomplete: the program that wrote it was stopped",
+                Cause.MISSING,
+            )
+            for file in part
+            if file.unfinished
+        }
+        for parent in parents:
+            disks: tuple[Stream | LeftOut, ...] = (*parent.streams, *parent.missing_disks)
+            for disk in disks:
+                reason = "no file of this backup holds the disk"
+                left_out.setdefault(disk.disk_id, LeftOut(disk.disk_id, disk.name, reason, Cause.MISSING))
+        held = {self._disk_identity(file).id for file in part if not file.unfinished}
+        return tuple(disk for disk_id, disk in left_out.items() if disk_id not in held)
+
+    def _disk_identity(self, file: BackupFile) -> DiskIdentity:
         key = (file.disk_id, file.disk_name)
         if key not in self._disks:
             self._disks[key] = identify.choose_disk(
                 self._repository.catalog, self._vm, None, file.disk_id, file.disk_name
             )
-        identity = self._disks[key]
+        return self._disks[key]
+
+    def _disk(self, file: BackupFile) -> DiskToImport:
+        identity = self._disk_identity(file)
         return DiskToImport(
             identity.id,
             identity.name,
@@ -132,7 +206,8 @@ def _in_order(files: Sequence[BackupFile]) -> Iterator[list[BackupFile]]:
     for group in groups.values():
         parents = {key_of.get(file.parent) for file in group if file.parent is not None}
         pending += [group] if len(parents) < 2 else [[file] for file in group]
-    pending.sort(key=lambda group: max(file.time.point for file in group))
+    # The time of an unfinished file is of no backup.
+    pending.sort(key=lambda group: max((not file.unfinished, file.time.point) for file in group))
     ready: set[Path] = set()
     while pending:
         following = next(

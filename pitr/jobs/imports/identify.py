@@ -78,19 +78,40 @@ def parent_by_stream(catalog: Catalog, vm: VMName, disk_id: str, stream_id: str)
     )
 
 
+def holds_named(catalog: Catalog, vm: VMName, disk_id: str, name: str) -> bool:
+    """Return whether a point whose id or checkpoint is `name` holds the disk."""
+    return bool(_named(catalog, vm, disk_id, name))
+
+
 def parent_named(catalog: Catalog, vm: VMName, disk_id: str, name: str, kind: str) -> tuple[Backup, Stream]:
     """Return the disk at the newest point whose id or checkpoint is `name`. Raises UsageError.
 
     `kind` is the error's word for the parent: "point" or "snapshot".
     """
+    named = _named(catalog, vm, disk_id, name)
+    if not named:
+        raise UsageError(
+            f"the stream is based on {kind} {printable(name)}, which the repository does not hold for this disk",
+            "Import that one first, or name the point that the stream is based on with --onto.",
+        )
+    newest = named[0]
+    siblings = [backup for backup, _ in named if backup.parent_id == newest[0].parent_id is not None]
+    if len(siblings) > 1:
+        # virtnbdbackup gives a differential backup the name of the checkpoint that the next incremental creates.
+        raise UsageError(
+            f"the stream is based on {kind} {printable(name)}, but {len(siblings)} points have this name",
+            f"Name the right one with --onto: {', '.join(backup.backup_id for backup in siblings)}.",
+        )
+    return newest
+
+
+def _named(catalog: Catalog, vm: VMName, disk_id: str, name: str) -> list[tuple[Backup, Stream]]:
+    matches = []
     for backup in catalog.points(vm.id):
         stream = backup.stream_of(disk_id)
         if stream is not None and name in (backup.backup_id, backup.checkpoint_id):
-            return backup, stream
-    raise UsageError(
-        f"the stream is based on {kind} {printable(name)}, which the repository does not hold for this disk",
-        "Import that one first, or name the point that the stream is based on with --onto.",
-    )
+            matches.append((backup, stream))
+    return matches
 
 
 def parent_at(backup: Backup, disk_id: str) -> tuple[Backup, Stream]:
@@ -101,11 +122,6 @@ def parent_at(backup: Backup, disk_id: str) -> tuple[Backup, Stream]:
     return backup, stream
 
 
-def free_ids(catalog: Catalog, stream_id: str | None, backup_id: str | None) -> tuple[str | None, str | None]:
-    """Return the stream's original ids; None for a backup id that is in use. Raises UsageError for a known stream."""
-    for backup in catalog.points():
-        if stream_id is not None and any(stream.stream_id == stream_id for stream in backup.streams):
-            raise UsageError(f"stream {stream_id} is in the repository already, in backup {backup.backup_id}")
-        if backup.backup_id == backup_id:
-            backup_id = None
-    return stream_id, backup_id
+def free_backup_id(catalog: Catalog, backup_id: str | None) -> str | None:
+    """Return the original id of a backup; None if it is in use."""
+    return None if any(backup.backup_id == backup_id for backup in catalog.points()) else backup_id

@@ -16,7 +16,8 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Source
 from pitr.copier.streamed import StreamedSource
 from pitr.errors import UsageError
-from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
+from pitr.jobs.imports import recognize
+from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.blob import DEFAULT_LEVEL
@@ -50,7 +51,10 @@ class DiskToImport:
 
 @dataclass(frozen=True, slots=True)
 class PointToImport:
-    """A new point: the state of the VM at a moment in `[lo, point]` (UTC); `reason` names its source."""
+    """A new point: the state of the VM at a moment in `[lo, point]` (UTC); `reason` names its source.
+
+    It is not `dated` if neither the source nor the user told its time.
+    """
 
     vm: VMName
     point: datetime
@@ -60,6 +64,16 @@ class PointToImport:
     backup_id: str | None = None
     checkpoint_id: str | None = None
     from_checkpoint_id: str | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    dated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedPoint:
+    """The point of a source. It is not `new` if the repository held the source already."""
+
+    backup: Backup
+    new: bool
 
 
 def store(
@@ -69,11 +83,12 @@ def store(
     *,
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
-) -> Backup:
+) -> ImportedPoint:
     """Store each disk from the source at its index, commit the point and return it. A failure leaves nothing.
 
-    The caller must hold the VM's lock since before it chose the parents. Raises UsageError for parents that cannot
-    be used, FormatError for an invalid source.
+    If an imported point holds the same data already, nothing is added, and that point is returned. The caller must
+    hold the VM's lock since before it chose the parents. Raises UsageError for parents that cannot be used, FormatError
+    for an invalid source.
     """
     started_at = time.monotonic()
     check_parents(new)
@@ -86,9 +101,12 @@ def store(
             streams.append(sink.stream)
             cleanup.callback(repository.drop_stream, disk.disk_id, sink.stream.stream_id)
         backup = backup_of(new, backup_id, streams, time.monotonic() - started_at)
+        known = recognize.same_point(repository, backup, dated=new.dated)
+        if known is not None:
+            return ImportedPoint(known, new=False)
         repository.commit(Record(backup, None))
         cleanup.pop_all()
-    return backup
+    return ImportedPoint(backup, new=True)
 
 
 def check_parents(new: PointToImport) -> Backup | None:
@@ -142,7 +160,7 @@ def backup_of(new: PointToImport, backup_id: str, streams: Sequence[Stream], dur
         mode=Mode.IMPORTED,
         consistency="unknown",
         streams=tuple(streams),
-        left_out=(),
+        left_out=new.left_out,
         duration_ms=round(duration_s * 1000),
         pitr_version=__version__,
     )

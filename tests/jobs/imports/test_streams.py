@@ -95,7 +95,13 @@ def test_blobs_of_another_repository_are_streams_with_their_ids(
     assert b'"imported"' in done.stdout and second["parent_id"] == first["backup_id"]
     assert second["disks"][0]["stream_id"] == changes.streams[0].stream_id
     assert restored(other, second, tmp_path) == applied(disk(FULL)[0], CHANGES)
-    other("import", blobs[0], "--vm", "web", code=2)
+    again = other.json("import", *blobs, "--vm", "web", "--disk", "d")
+    assert again["imported"] == [] and [point["backup_id"] for point in again["known"]] == [
+        first["backup_id"],
+        second["backup_id"],
+    ]
+    assert "in the repository already" in other("import", blobs[0], "--vm", "web2", code=2).complaint
+    assert len(other.json("list")["points"]) == 2
 
 
 def test_streams_of_the_imageio_example(command: Pitr, tmp_path: Path) -> None:
