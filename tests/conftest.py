@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pitr.guest import guestfish
 from pitr.lab import Lab
 from pitr.lab.host.host import Host
 from pitr.repository import Repository
@@ -27,6 +28,12 @@ def repository(tmp_path: Path) -> Iterator[Repository]:
     """Create an empty repository."""
     with Repository.create(tmp_path / "repository") as repository:
         yield repository
+
+
+@pytest.fixture(autouse=True)
+def without_libguestfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pitr find no libguestfs, whose VM needs half a minute. Tests of it undo this."""
+    monkeypatch.setattr(guestfish, "is_installed", lambda: False)
 
 
 @pytest.fixture

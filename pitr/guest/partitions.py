@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pitr.guest.filesystem.volume import ReadAt
 
 _SECTOR = 512
+#: Disks with sectors of 4 KiB count them in their GPT.
+_LARGE_SECTOR = 4096
+#: The type of the MBR's entry that protects a GPT.
+_PROTECTIVE = 0xEE
 _MOST_PARTITIONS = 128
 #: The farthest signature of a partition (btrfs) ends here.
 _PROBE_SIZE = 0x10000 + 0x48
@@ -90,14 +94,32 @@ def _table(read: ReadAt, size: int) -> tuple[str | None, list[tuple[int, int, in
 
 
 def _gpt(read: ReadAt, size: int) -> list[tuple[int, int, int]] | None:
-    header = read(_SECTOR, min(_SECTOR, size - _SECTOR))
+    """Return the partitions of a GPT: the header is in sector 1, its copy in the last sector of the disk."""
+    found = _gpt_at(read, size, _SECTOR, _SECTOR)
+    if found is not None:
+        return found
+    first = read(0, _SECTOR)
+    if first[510:] != b"\x55\xaa" or all(kind != _PROTECTIVE for kind, _, _ in _entries(first)):
+        return None
+    # The entry of the protective MBR covers the disk, but it is no partition.
+    for sector in (_LARGE_SECTOR, _SECTOR):
+        for at in (sector, size // sector * sector - sector):
+            found = _gpt_at(read, size, sector, at)
+            if found is not None:
+                return found
+    return []
+
+
+def _gpt_at(read: ReadAt, size: int, sector: int, at: int) -> list[tuple[int, int, int]] | None:
+    """Return the partitions that the GPT header at the offset `at` names; None if there is no header."""
+    header = read(at, min(_SECTOR, size - at)) if 0 < at < size else b""
     if header[:8] != b"EFI PART" or len(header) < 92:
         return None
     entries_at, count, entry_size = struct.unpack_from("<QII", header, 72)
     if not 128 <= entry_size <= 4096 or not count:
         return []
     count = min(count, _MOST_PARTITIONS)
-    start = entries_at * _SECTOR
+    start = entries_at * sector
     if start + count * entry_size > size:
         return []
     entries = read(start, count * entry_size)
@@ -105,8 +127,8 @@ def _gpt(read: ReadAt, size: int) -> list[tuple[int, int, int]] | None:
     for number in range(count):
         entry = entries[number * entry_size : (number + 1) * entry_size]
         first, last = struct.unpack_from("<QQ", entry, 32)
-        if any(entry[:16]) and 0 < first <= last and (last + 1) * _SECTOR <= size:
-            partitions.append((number + 1, first * _SECTOR, (last + 1 - first) * _SECTOR))
+        if any(entry[:16]) and 0 < first <= last and (last + 1) * sector <= size:
+            partitions.append((number + 1, first * sector, (last + 1 - first) * sector))
     return partitions
 
 

@@ -147,7 +147,7 @@ def test_a_volume_on_two_disks_needs_both(repository: Repository, command: Pitr)
     stranger = device[:at] + b"x" * 32 + device[at + 32 :]
     store_states(repository, [[stranger]])
     (_, *volumes) = command.json("files", "ls", "--at", AT[0])["volumes"]
-    assert all("was not opened" in one["problem"] for one in volumes) and len(volumes) == 3
+    assert all("this point does not hold" in one["problem"] for one in volumes) and len(volumes) == 3
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,20 @@ from pitr.cli import point_options
 from pitr.cli.display import files as display
 from pitr.cli.display.output import take_standard_output, write
 from pitr.cli.display.progress import showing
-from pitr.cli.options import AtOption, Common, DryRunOption, NewestGoodOption, PointOption, with_common
+from pitr.cli.options import (
+    AtOption,
+    Common,
+    DryRunOption,
+    NewestGoodOption,
+    PointOption,
+    choices,
+    with_common,
+)
 from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.files.compare import changed_ranges, compare_files
-from pitr.jobs.files.copy_out import CopiedFiles, copy_files
+from pitr.jobs.files.copy_out import copy_files
+from pitr.jobs.files.guestfs_reader import Reader
 from pitr.jobs.files.list import list_files
 from pitr.jobs.files.read import read_file
 from pitr.jobs.files.volumes import Place, Volumes, open_volumes, same_place
@@ -67,6 +76,15 @@ VolumeOption = Annotated[
         help="Number of a partition, or GROUP/NAME of a logical volume. Default: the only one that has the path.",
     ),
 ]
+ReaderOption = Annotated[
+    Reader | None,
+    typer.Option(
+        "--reader",
+        metavar=choices(Reader),
+        help="Reader of the file systems: own is built in, guestfs is libguestfs, which reads more kinds and replays "
+        "journals. Default: own; guestfs if it is installed and own cannot read everything.",
+    ),
+]
 RecursiveOption = Annotated[
     bool, typer.Option("--recursive", "-R", help="List everything below the folder, too.")
 ]
@@ -94,6 +112,7 @@ def ls(
     newest_good: NewestGoodOption = False,
     disk: DiskOption = None,
     volume: VolumeOption = None,
+    reader: ReaderOption = None,
     recursive: RecursiveOption = False,
 ) -> None:
     """List a folder as it was at a point in time. Without a path, list the volumes and their file systems.
@@ -104,7 +123,7 @@ def ls(
     vm, paths = _split(words)
     if len(paths) > 1:
         raise UsageError("pitr lists one path at a time", "Name a folder, perhaps with --recursive.")
-    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
+    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk, reader) as opened:
         if not paths:
             opened.volumes.describe()
             shown = opened.volumes.all if volume is None else [opened.volumes.volume_named(volume)]
@@ -114,8 +133,7 @@ def ls(
         _note(common, [place])
         listed = list_files(place, recursive=recursive)
         problems = display.listing(common.out, opened.backup, place, listed, full=recursive)
-    if problems:
-        raise typer.Exit(PitrError.exit_code)
+    _exit_after([place], failed=problems)
 
 
 @app.command("cp")
@@ -128,6 +146,7 @@ def cp(
     newest_good: NewestGoodOption = False,
     disk: DiskOption = None,
     volume: VolumeOption = None,
+    reader: ReaderOption = None,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -148,20 +167,21 @@ def cp(
         raise UsageError(
             f"{words[-2]!r} is not a path: paths begin with /", "Name at least one path and a destination."
         )
-    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
+    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk, reader) as opened:
         # As with 'cp -r', a link is copied as a link.
         places = [opened.volumes.locate(path, volume, follow=False) for path in paths]
         _note(common, places)
         with showing(common.out, "copy files") as progress:
             copied = copy_files(places, words[-1], overwrite=overwrite, dry_run=dry_run, progress=progress)
         display.copied(common.out, opened.backup, places, words[-1], copied, dry_run=dry_run)
-    _exit_after(copied)
+    _exit_after(places, failed=copied.failed, damaged=copied.damaged)
 
 
-def _exit_after(copied: CopiedFiles) -> None:
-    if copied.damaged:
+def _exit_after(places: Sequence[Place], *, failed: bool = False, damaged: bool = False) -> None:
+    """Exit with a code that is not 0 if files failed, or if a volume lacks the changes in its journal."""
+    if damaged or any(place.volume.incomplete for place in places):
         raise typer.Exit(DamageError.exit_code)
-    if copied.failed:
+    if failed:
         raise typer.Exit(PitrError.exit_code)
 
 
@@ -175,6 +195,7 @@ def cat(
     newest_good: NewestGoodOption = False,
     disk: DiskOption = None,
     volume: VolumeOption = None,
+    reader: ReaderOption = None,
 ) -> None:
     """Print a file as it was at a point in time.
 
@@ -186,12 +207,13 @@ def cat(
     if len(paths) != 1:
         raise UsageError("one path is required", "Write: pitr files cat VM --at TIME /etc/fstab")
     take_standard_output()
-    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
+    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk, reader) as opened:
         place = opened.volumes.locate(paths[0], volume)
         _note(common, [place])
         written = _print(read_file(place))
         if common.out.json:
             common.out.document({"file": {**display.where(opened.backup, place), "bytes": written}})
+    _exit_after([place])
 
 
 def _print(pieces: Iterator[bytes]) -> int:
@@ -214,6 +236,7 @@ def diff(
     since: SinceOption = None,
     disk: DiskOption = None,
     volume: VolumeOption = None,
+    reader: ReaderOption = None,
     content: ContentOption = False,
     exit_code: ExitCodeOption = False,
 ) -> None:
@@ -233,19 +256,21 @@ def diff(
         )
     if len(paths) > 1:
         raise UsageError("pitr compares one path at a time", "Name a folder that holds them.")
-    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk) as opened:
+    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk, reader) as opened:
         earlier = point_options.since(opened.repository, since, opened.choice, _named(disk))
         common.out.notify(point_options.in_words(earlier))
         streams = find.some_streams_of(earlier.backup, _named(disk), opened.repository)
-        with open_volumes(opened.repository, earlier.backup, streams) as before:
+        with open_volumes(opened.repository, earlier.backup, streams, common.out.notify, reader) as before:
             path = paths[0] if paths else "/"
             old, new = same_place(before, opened.volumes, path, volume)
-            _note(common, [place for place in (old, new) if place is not None])
+            places = [place for place in (old, new) if place is not None]
+            _note(common, places)
             changed = None
             if content:
                 changed = changed_ranges(opened.repository, earlier.backup, opened.backup, opened.streams)
             changes = compare_files(old, new, content=content, changed=changed)
             differ, problems = display.differences(common.out, opened.backup, earlier.backup, path, changes)
+    _exit_after(places)
     if problems or (differ and exit_code):
         raise typer.Exit(PitrError.exit_code)
 
@@ -270,14 +295,14 @@ def _asked(at: str | None, point: str | None, *, newest_good: bool) -> point_opt
 
 @contextmanager
 def _opened(
-    common: Common, vm: str | None, asked: point_options.Asked, disk: str | None
+    common: Common, vm: str | None, asked: point_options.Asked, disk: str | None, reader: Reader | None
 ) -> Iterator[_OpenFileSystems]:
     with common.repository() as repository:
         chosen = asked.find_good(repository, vm, GoodPoint(_named(disk), check="files"), common.out.notify)
         common.out.notify(point_options.in_words(chosen))
         point_options.warn(common.out, chosen, _named(disk))
         streams = find.some_streams_of(chosen.backup, _named(disk), repository)
-        with open_volumes(repository, chosen.backup, streams) as volumes:
+        with open_volumes(repository, chosen.backup, streams, common.out.notify, reader) as volumes:
             yield _OpenFileSystems(repository, chosen, streams, volumes)
 
 
@@ -297,6 +322,16 @@ def _split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
 
 def _note(common: Common, places: Sequence[Place]) -> None:
     """Print the note of each volume once, for example that its file system was in use."""
-    for volume in {id(place.volume): place.volume for place in places}.values():
+    volumes = {(place.volume.disk.disk_id, place.volume.name): place.volume for place in places}
+    for volume in volumes.values():
         if volume.note:
-            common.out.notify(f"the {volume.kind} file system on volume {volume.name}: {volume.note}")
+            advice = f". {_advice(volume.kind)}" if volume.incomplete else ""
+            common.out.notify(f"the {volume.kind} file system on volume {volume.name}: {volume.note}{advice}")
+
+
+def _advice(kind: str) -> str:
+    if kind == "ntfs":
+        return (
+            "To get them, restore the disk and start Windows with it (libguestfs does not replay NTFS either)"
+        )
+    return "To get them, install libguestfs (Debian: libguestfs-tools) and use --reader guestfs, or restore the disk"

@@ -174,6 +174,7 @@ def where(backup: Backup, place: Place) -> dict[str, Any]:
         "disk_id": place.volume.disk.disk_id,
         "volume": text(place.volume.name),
         "path": text(place.path),
+        "incomplete": place.volume.incomplete,
     }
 
 
@@ -197,6 +198,7 @@ def _volume(volume: GuestVolume) -> dict[str, Any]:
         "readable": volume.readable,
         "problem": volume.problem,
         "note": volume.note,
+        "incomplete": volume.incomplete,
     }
 
 

@@ -110,6 +110,8 @@ class FileSystem(ABC):
         self.kind = ""
         #: Why the newest changes may be missing, or None.
         self.note: str | None = None
+        #: Whether changes are missing for sure: a journal or log holds them, and this reader does not replay it.
+        self.incomplete = False
 
     # Each file system implements these
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from dissect.btrfs import btrfs
+from dissect.btrfs.c_btrfs import c_btrfs
 
 from pitr.errors import FileSystemError
 from pitr.guest.filesystem.base import LONGEST_TARGET, EntryKind, FileContent, FileSystem, Node, kind_of
@@ -16,9 +17,20 @@ from pitr.guest.filesystem.volume import VolumeFile
 #: The kernel compresses at most 128 KiB at once.
 _LARGEST_COMPRESSED = 1 << 18
 _HOLE = (0, 0)
+#: The mode that the kernel gives (new_simple_dir in fs/btrfs/inode.c).
+_EMPTY_FOLDER_MODE = 0o755
 _SUPERBLOCK_AT = 0x10000
 #: incompat_flags: all up to raid1c34, and simple_quota; without zoned, extent-tree-v2 and raid-stripe-tree.
 _KNOWN = 0xFFF | 0x10000
+
+
+class _EmptyFolder(NamedTuple):
+    """The entry of a nested subvolume in a snapshot of the outer one: subvolume, folder and name."""
+
+    subvolume: int
+    folder: int
+    name: bytes
+    mtime_ns: int
 
 
 class Btrfs(FileSystem):
@@ -33,7 +45,8 @@ class Btrfs(FileSystem):
             self._fs = btrfs.Btrfs(volume)
             self.label = self._fs.label
             if self._fs.sb.log_root:
-                self.note = "it was in use: changes of the last seconds may be missing"
+                self.note = "it was in use: changes of the last seconds, which its log holds, are missing"
+                self.incomplete = True
         self.kind = "btrfs"
 
     def _check_superblock(self) -> None:
@@ -54,6 +67,17 @@ class Btrfs(FileSystem):
         return self._fs.root
 
     def _look(self, handle: Any) -> Node:
+        if isinstance(handle, _EmptyFolder):
+            return Node(
+                key=handle,
+                kind=EntryKind.FOLDER,
+                size=0,
+                mode=_EMPTY_FOLDER_MODE,
+                mtime_ns=handle.mtime_ns,
+                uid=0,
+                gid=0,
+                handle=handle,
+            )
         kind = kind_of(handle.mode)
         return Node(
             key=(handle.subvolume.objectid, handle.inum),
@@ -67,7 +91,40 @@ class Btrfs(FileSystem):
         )
 
     def _list(self, folder: Node) -> Iterator[tuple[str, Any]]:
-        yield from folder.handle.iterdir()
+        handle = folder.handle
+        if isinstance(handle, _EmptyFolder):
+            return
+        # From index 2: 0 and 1 are for "." and "..".
+        items = handle.subvolume.tree.cursor().iter(
+            handle.inum, c_btrfs.BTRFS_DIR_INDEX_KEY, 2, ignore_offset=True
+        )
+        for _, data in items:
+            item = c_btrfs.btrfs_dir_item(data)
+            name = bytes(item.name)
+            yield name.decode(errors="surrogateescape"), self._entry(handle, name, item)
+
+    def _entry(self, folder: Any, name: bytes, item: Any) -> Any:
+        """Return the handle of an entry. A subvolume is there only where it was created.
+
+        A snapshot copies the entry of a nested subvolume, but not the reference that the root tree has to it. The
+        kernel shows such an entry as an empty folder (fixup_tree_root_location in fs/btrfs/inode.c).
+        """
+        number = item.location.objectid
+        if item.location.type == c_btrfs.BTRFS_INODE_ITEM_KEY:
+            return folder.subvolume.inode(number, item.type, folder)
+        if item.location.type != c_btrfs.BTRFS_ROOT_ITEM_KEY:
+            raise ValueError("an entry of a folder of an unknown type")
+        if self._is_nested(folder, name, number):
+            return self._fs.open_subvolume(number, folder).root
+        return _EmptyFolder(folder.subvolume.objectid, folder.inum, name, folder.mtime_ns)
+
+    def _is_nested(self, folder: Any, name: bytes, number: int) -> bool:
+        try:
+            _, data = self._fs._root_tree.find(folder.subvolume.objectid, c_btrfs.BTRFS_ROOT_REF_KEY, number)
+        except KeyError:
+            return False
+        reference = c_btrfs.btrfs_root_ref(data)
+        return bool(reference.dirid == folder.inum and bytes(reference.name) == name)
 
     def _target(self, link: Node) -> str:
         if not 0 < link.size <= LONGEST_TARGET:

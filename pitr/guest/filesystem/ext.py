@@ -68,7 +68,8 @@ class Ext(FileSystem):
             else "ext2"
         )
         if incompat & _RECOVER:
-            self.note = "it was in use: changes in its journal and of the last seconds may be missing"
+            self.note = "it was in use: changes in its journal, which pitr does not replay, are missing"
+            self.incomplete = True
 
     def _check_features(self) -> None:
         """Refuse a file system that the library would misread."""

@@ -18,7 +18,8 @@ READABLE = {
     "fat": ("fat", "Fat"),
 }
 INSTEAD = (
-    "Restore the disk ('pitr restore --to-file') and open it with another program, for example guestmount."
+    "Install libguestfs (Debian: libguestfs-tools), which pitr then uses ('--reader guestfs'), or restore the disk "
+    "with 'pitr restore --to-file' and open it with another program."
 )
 
 

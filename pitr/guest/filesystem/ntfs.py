@@ -7,6 +7,7 @@ the valid length of a file, which the guest never wrote, read as zero.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from dissect.ntfs import ntfs
 from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE
 from dissect.ntfs.util import segment_reference
 
+from pitr.guest.filesystem import ntfs_links
 from pitr.guest.filesystem.base import EntryKind, FileContent, FileSystem, Node, of_bytes
 from pitr.guest.filesystem.volume import VolumeFile
 
@@ -21,14 +23,20 @@ _DATA = ATTRIBUTE_TYPE_CODE.DATA
 _REPARSE = ATTRIBUTE_TYPE_CODE.REPARSE_POINT
 _STANDARD = ATTRIBUTE_TYPE_CODE.STANDARD_INFORMATION
 _VOLUME_INFORMATION = 0x70
+_LOG_FILE = 2
 _VOLUME_FILE = 3
+#: $LogFile begins with two restart pages, of which one is current.
+_LOG_PAGE = 4096
+_NO_CLIENT = 0xFFFF
+_LOG_IS_CLEAN = 0x0002
 #: Lower numbers belong to the file system's own files.
 _FIRST_USER_FILE = 16
 _ROOT = 5
 _COMPRESSED = 0x00FF
 _ENCRYPTED = 0x4000
 _DOS_NAME = 2
-_LINKS = {0xA000000C: "a symbolic link of Windows", 0xA0000003: "a junction"}
+#: The attribute of system files, in $STANDARD_INFORMATION.
+_SYSTEM = 0x4
 _DEEPEST = 64
 _LARGEST_INDEX_BUFFER = 1 << 16
 
@@ -45,10 +53,15 @@ class Ntfs(FileSystem):
             if self._fs._record_size > 1 << 16 or not 512 <= self._fs.cluster_size <= 1 << 21:
                 raise ValueError("records or clusters of an impossible size")
             self.label = (self._fs.volume_name or "").strip("\0")
-            self._note_when_dirty()
+            self._note_when_in_use()
         self.kind = "ntfs"
 
-    def _note_when_dirty(self) -> None:
+    def _note_when_in_use(self) -> None:
+        journal = self._fs.mft.get(_LOG_FILE).attributes.find("", _DATA).open().read(2 * _LOG_PAGE)
+        if _holds_changes(journal):
+            self.note = "it was in use: changes in its journal, which pitr does not replay, are missing"
+            self.incomplete = True
+            return
         for attribute in self._fs.mft.get(_VOLUME_FILE).attributes[_VOLUME_INFORMATION]:
             if attribute.header.open().read(12)[10] & 1:
                 self.note = "it was in use: the last changes may be missing"
@@ -61,7 +74,7 @@ class Ntfs(FileSystem):
         kind, unreadable, size = EntryKind.FOLDER if folder else EntryKind.FILE, None, 0
         for attribute in handle.attributes[_REPARSE]:
             tag = int(attribute.tag)
-            if tag in _LINKS:
+            if tag in ntfs_links.TAGS:
                 kind = EntryKind.LINK
             else:
                 # Compressed by the system, deduplicated or in a cloud: the bytes are not in the data attribute.
@@ -73,6 +86,9 @@ class Ntfs(FileSystem):
                 if streams[0].header.flags & _ENCRYPTED:
                     unreadable = "it is encrypted"
         (standard,) = handle.attributes[_STANDARD][:1]
+        system = kind is EntryKind.FILE and unreadable is None and int(standard.file_attributes) & _SYSTEM
+        if system and size <= ntfs_links.INTERIX_LONGEST and self._is_interix_link(handle):
+            kind, size = EntryKind.LINK, 0
         return Node(
             key=handle.segment,
             kind=kind,
@@ -111,8 +127,15 @@ class Ntfs(FileSystem):
                 yield entry.attribute.file_name, _Lazy(self._fs.mft, segment)
 
     def _target(self, link: Node) -> str:
-        target: str = link.handle.reparse_point_name or link.handle.reparse_point_substitute_name
-        return target
+        for attribute in link.handle.attributes[_REPARSE]:
+            return ntfs_links.reparse_target(attribute)
+        stream = link.handle.attributes.find("", _DATA)
+        return ntfs_links.interix_target(stream.open().read(ntfs_links.INTERIX_LONGEST))
+
+    def _is_interix_link(self, handle: Any) -> bool:
+        streams = handle.attributes.find("", _DATA)
+        magic = ntfs_links.INTERIX_MAGIC
+        return bool(streams) and streams.open().read(len(magic)) == magic
 
     def _content(self, file: Node) -> FileContent:
         streams = file.handle.attributes.find("", _DATA)
@@ -149,6 +172,23 @@ class Ntfs(FileSystem):
         if at * cluster_size < file.size:
             raise ValueError("a list of clusters that is too short")
         return self.runs(file.size, runs)
+
+
+def _holds_changes(journal: bytes) -> bool:
+    """Tell whether $LogFile, of which these are the first bytes, has changes to replay.
+
+    Source: ntfs_is_logfile_clean in libntfs-3g/logfile.c.
+    """
+    newest = None
+    for page in (journal[:_LOG_PAGE], journal[_LOG_PAGE:]):
+        if page[:4] != b"RSTR":
+            continue
+        (at,) = struct.unpack_from("<H", page, 24)
+        number, _, _, in_use, flags = struct.unpack_from("<QHHHH", page, at)
+        if newest is None or number > newest[0]:
+            newest = (number, in_use != _NO_CLIENT and not flags & _LOG_IS_CLEAN)
+    # Without a restart page the journal is empty: mkntfs and Windows fill it with 0xFF.
+    return newest is not None and bool(newest[1])
 
 
 class _Lazy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pitr.errors import FileSystemError, NoSuchFile
 from pitr.guest.filesystem.base import EntryKind, FileSystem, Node
+from pitr.guest.filesystem.ntfs_links import inside_volume
 from pitr.text import printable
 
 #: The limit of the Linux kernel.
@@ -37,7 +38,7 @@ def look_up(file_system: FileSystem, path: str, *, follow: bool = True) -> Node:
             links += 1
             if links > _MOST_LINKS:
                 raise FileSystemError(f"{printable(path)} leads through more than {_MOST_LINKS} links")
-            target = file_system.target(node)
+            target = inside_volume(file_system.target(node))
             if target.startswith("/"):
                 above = above[:1]
             parts += target.split("/")[::-1]

@@ -67,6 +67,7 @@ class Xfs(FileSystem):
                     "its log holds changes that pitr does not read: files created, renamed or removed in the last "
                     "minutes may be missing or old"
                 )
+                self.incomplete = True
 
     def _log_holds_changes(self) -> bool:
         superblock = self._fs.sb

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pitr.errors import FileSystemError, PitrError, UsageError
 from pitr.guest.filesystem import EntryKind, FileContent, FileSystem, Node
+from pitr.guest.filesystem.ntfs_links import names_a_drive
 from pitr.jobs.files.volumes import CIRCLE, Place
 from pitr.reporting import Progress
 from pitr.repository.damage import StoredDamage
@@ -280,7 +281,7 @@ class _CopyRun:
 
     def _link(self, node: Node, spot: _Spot) -> None:
         target = self._file_system.target(node)
-        if node.mode is None:
+        if node.mode is None and names_a_drive(target):
             self._leave_out(spot.path, f"a Windows link, to {target}", failed=False)
             return
         if "\0" in target:

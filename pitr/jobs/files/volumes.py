@@ -12,7 +12,7 @@ from pitr.endpoints.points.cached_point import CachedPoint
 from pitr.endpoints.points.frame_cache import FrameCache
 from pitr.endpoints.points.point import open_point
 from pitr.endpoints.points.point_file import PointFile
-from pitr.errors import FileSystemError, NoSuchFile, PitrError, UsageError
+from pitr.errors import FileSystemError, NoSuchFile, PitrError, ProgramFailed, UsageError
 from pitr.guest import lvm, partitions
 from pitr.guest.filesystem import READABLE, FileSystem, Node, VolumeFile, open_file_system
 from pitr.guest.filesystem.known import INSTEAD, check_installed
@@ -20,7 +20,9 @@ from pitr.guest.filesystem.limits import bounded_memory, bounded_step, unbounded
 from pitr.guest.filesystem.paths import look_up
 from pitr.guest.filesystem.volume import DiskRange
 from pitr.jobs import known_damage
+from pitr.jobs.files.guestfs_reader import FoundVolume, GuestfsReader, Reader
 from pitr.model import Backup, Stream
+from pitr.reporting import Notify
 from pitr.repository import Repository
 from pitr.text import named, printable
 from pitr.units import MIB
@@ -42,8 +44,10 @@ CIRCLE = "this folder is also one of its parents: the folders form a circle"
 class GuestVolume:
     """A partition, logical volume or whole disk; sizes in bytes.
 
+    `note` says why changes may be missing; with `incomplete` they are missing.
     `name` is the value of --volume: a partition's number, GROUP/NAME, or 0 for a disk without partitions. `content` is
-    the kind of content (see `pitr.guest.partitions`). `problem` says why pitr cannot read files from the volume.
+    the kind of content (see `pitr.guest.partitions`). `problem` says why pitr cannot read files from the volume, and
+    `device` is set if libguestfs has found it.
     """
 
     disk: Stream
@@ -54,12 +58,14 @@ class GuestVolume:
     label: str = ""
     kind: str = ""
     note: str | None = None
+    incomplete: bool = False
     problem: str | None = None
+    device: str | None = None
     file_system: FileSystem | None = field(default=None, repr=False)
 
     @property
     def readable(self) -> bool:
-        return self.problem is None and self.content in READABLE
+        return self.problem is None and (self.device is not None or self.content in READABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,41 +84,107 @@ class Place:
 
 
 class Volumes:
-    """All volumes of the disks of one point. Only one thread may use them at a time."""
+    """All volumes of the disks of one point. Only one thread may use them at a time.
 
-    def __init__(self, volumes: Sequence[GuestVolume]) -> None:
+    `guestfs` opens what pitr's own readers cannot, if libguestfs is installed and `reader` is None. With the reader
+    "own" pitr does without it, with "guestfs" it does without its own readers.
+    """
+
+    def __init__(
+        self, volumes: Sequence[GuestVolume], guestfs: GuestfsReader, reader: Reader | None = None
+    ) -> None:
+        self._guestfs = guestfs
+        self._reader = reader
+        self._helps = reader is None and guestfs.is_installed
         self.all = list(volumes)
 
     def open(self, volume: GuestVolume) -> FileSystem:
         """Open the file system of the volume, once, and return it. Raises FileSystemError, StoredDamage."""
-        if volume.file_system is not None:
-            return volume.file_system
-        title = f"volume {printable(volume.name)} of disk {printable(volume.disk.name)}"
+        if volume.file_system is None:
+            try:
+                self._set(volume, self._opened(volume))
+            except FileSystemError as error:
+                volume.problem = error.message
+                raise
+        if volume.file_system is None:
+            raise RuntimeError("a volume was not opened")
+        return volume.file_system
+
+    def _opened(self, volume: GuestVolume) -> FileSystem:
+        title = _title(volume)
+        if volume.device is not None:
+            return self._guestfs.open_device(volume.device, title)
+        try:
+            own = self._open_own(volume)
+        except FileSystemError as error:
+            try:
+                other = self._open_with_guestfs(volume) if _may_hold_files(volume) else None
+            except FileSystemError as second:
+                raise FileSystemError(f"{error.message}. {second.message}", error.advice) from None
+            if other is None:
+                raise
+            return other
+        if own.incomplete and own.kind != "ntfs":
+            # The kernel replays the journal. No NTFS driver of libguestfs does.
+            return self._open_with_guestfs(volume) or own
+        return own
+
+    def _open_own(self, volume: GuestVolume) -> FileSystem:
         if volume.problem is not None or volume.file is None:
             advice = self._list() if volume.content == partitions.LVM else INSTEAD
-            raise FileSystemError(f"cannot read {title}: {volume.problem}", advice)
+            raise FileSystemError(f"cannot read {_title(volume)}: {volume.problem}", advice)
+        return open_file_system(volume.file, volume.content, _title(volume))
+
+    def _open_with_guestfs(self, volume: GuestVolume) -> FileSystem | None:
+        """Open the volume with libguestfs; return None if pitr does without it."""
+        if not self._helps:
+            return None
         try:
-            volume.file_system = open_file_system(volume.file, volume.content, title)
-        except FileSystemError as error:
-            volume.problem = error.message
-            raise
-        volume.label = volume.file_system.label
-        volume.kind = volume.file_system.kind
-        volume.note = volume.file_system.note
-        return volume.file_system
+            return self._guestfs.open(volume.disk, volume.name, _title(volume))
+        except ProgramFailed as error:
+            self._give_up(error)
+            return None
+
+    def _found_by_guestfs(self) -> list[GuestVolume]:
+        """Return the volumes that only libguestfs can read, and add them to all volumes."""
+        if not self._helps:
+            return []
+        try:
+            found = self._guestfs.volumes()
+        except ProgramFailed as error:
+            self._give_up(error)
+            return []
+        readable = {(volume.disk.disk_id, volume.name) for volume in self.all if volume.readable}
+        new = [_of_found(each) for each in found if (each.disk.disk_id, each.name) not in readable]
+        self.all += new
+        return [volume for volume in new if volume.readable]
+
+    def _give_up(self, error: ProgramFailed) -> None:
+        self._helps = False
+        self._guestfs.notify(f"warning: {error.message}. pitr goes on with its own readers")
+
+    def _set(self, volume: GuestVolume, file_system: FileSystem) -> None:
+        volume.file_system = file_system
+        volume.problem = None
+        volume.label = volume.label or file_system.label
+        volume.kind = file_system.kind
+        volume.note = file_system.note
+        volume.incomplete = file_system.incomplete
 
     def describe(self) -> None:
         """Open all readable file systems, to learn their kinds and labels."""
         for volume in self.all:
-            if volume.readable:
+            if volume.readable and volume.device is None:
                 try:
-                    self.open(volume)
-                except FileSystemError:
-                    continue  # now the volume has a problem
+                    # Only to name the volume, pitr does not start libguestfs.
+                    self._set(volume, self._open_own(volume))
+                except FileSystemError as error:
+                    volume.problem = error.message
 
     def volume_named(self, name: str) -> GuestVolume:
         """Return the volume of this name. Raises NoSuchFile, and UsageError if several disks have such a volume."""
         matches = [volume for volume in self.all if volume.name == name]
+        matches = matches or [volume for volume in self._found_by_guestfs() if volume.name == name]
         if not matches:
             raise NoSuchFile(f"there is no volume {name!r} at this point", self._list())
         if len(matches) > 1:
@@ -132,13 +204,11 @@ class Volumes:
         places: list[Place] = []
         unreadable: list[FileSystemError] = []
         readable = [volume for volume in self.all if volume.readable]
-        for volume in readable:
-            try:
-                places.append(Place(volume, path, look_up(self.open(volume), path, follow=follow)))
-            except NoSuchFile:
-                continue
-            except FileSystemError as error:
-                unreadable.append(error)
+        self._search(readable, path, follow, places, unreadable)
+        if not places and not unreadable:
+            others = self._found_by_guestfs()
+            readable += others
+            self._search(others, path, follow, places, unreadable)
         if len(places) == 1:
             return places[0]
         if places:
@@ -159,8 +229,48 @@ class Volumes:
             "/var/log is /log on this volume.",
         )
 
+    def _search(
+        self,
+        volumes: Sequence[GuestVolume],
+        path: str,
+        follow: bool,
+        places: list[Place],
+        unreadable: list[FileSystemError],
+    ) -> None:
+        """Add the places that have the path, and the errors of volumes that cannot be read."""
+        for volume in volumes:
+            try:
+                places.append(Place(volume, path, look_up(self.open(volume), path, follow=follow)))
+            except NoSuchFile:
+                continue
+            except FileSystemError as error:
+                unreadable.append(error)
+
     def _list(self) -> str:
         return f"There are: {_names(self.all) or 'none'}."
+
+
+def _title(volume: GuestVolume) -> str:
+    return f"volume {printable(volume.name)} of disk {printable(volume.disk.name)}"
+
+
+def _may_hold_files(volume: GuestVolume) -> bool:
+    return volume.content not in (partitions.LVM, "swap")
+
+
+def _of_found(found: FoundVolume) -> GuestVolume:
+    """Return a volume that libguestfs has found."""
+    return GuestVolume(
+        found.disk,
+        found.name,
+        found.size,
+        found.content,
+        None,
+        label=found.label,
+        kind=found.content,
+        problem=found.problem,
+        device=found.device,
+    )
 
 
 def _names(volumes: Iterator[GuestVolume] | Sequence[GuestVolume]) -> str:
@@ -199,11 +309,22 @@ def same_place(
 
 
 @contextmanager
-def open_volumes(repository: Repository, backup: Backup, streams: Sequence[Stream]) -> Iterator[Volumes]:
+def open_volumes(
+    repository: Repository,
+    backup: Backup,
+    streams: Sequence[Stream],
+    notify: Notify,
+    reader: Reader | None = None,
+) -> Iterator[Volumes]:
     """Open these disks of a point and find their volumes. The memory is limited until the block exits.
 
-    Raises StoredDamage if a chain is incomplete, ProgramMissing if the libraries are not installed.
+    `reader` is the only one to use; None takes libguestfs where pitr's own reader cannot read everything. Raises
+    StoredDamage if a chain is incomplete, ProgramMissing if the libraries are not installed.
     """
+    if reader is Reader.GUESTFS:
+        with GuestfsReader(repository, backup, streams, notify) as guestfs:
+            yield Volumes([_of_found(found) for found in guestfs.volumes()], guestfs, reader)
+        return
     check_installed()
     with ExitStack() as stack:
         stack.enter_context(repository.reading_vm(backup.vm))
@@ -220,7 +341,9 @@ def open_volumes(repository: Repository, backup: Backup, streams: Sequence[Strea
                 file = PointFile(CachedPoint(point, cache, lambda _, error: met.append(error)))
                 disks.append((stream, stack.enter_context(file)))
         stack.enter_context(bounded_memory())
-        yield Volumes(_find(disks))
+        hidden = [stream for stream in backup.streams if stream not in streams]
+        guestfs = stack.enter_context(GuestfsReader(repository, backup, streams, notify))
+        yield Volumes(_find(disks, _where_the_rest_is(hidden)), guestfs, reader)
 
 
 def _record(repository: Repository, backup: Backup, met: Sequence[PitrError]) -> None:
@@ -230,7 +353,15 @@ def _record(repository: Repository, backup: Backup, met: Sequence[PitrError]) ->
             recorder.record(error)
 
 
-def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[GuestVolume]:
+def _where_the_rest_is(hidden: Sequence[Stream]) -> str:
+    """Say why a part of a volume is missing, if these disks of the point were not opened."""
+    if not hidden:
+        return "a part of it is on a disk that this point does not hold"
+    names = ", ".join(printable(stream.name) for stream in hidden)
+    return f"a part of it is on a disk that --disk leaves out ({names}): run the command without --disk"
+
+
+def _find(disks: Sequence[tuple[Stream, PointFile]], missing: str) -> list[GuestVolume]:
     volumes: list[GuestVolume] = []
     physical: list[tuple[GuestVolume, lvm.PhysicalVolume]] = []
     for stream, file in disks:
@@ -247,7 +378,7 @@ def _find(disks: Sequence[tuple[Stream, PointFile]]) -> list[GuestVolume]:
                     volume.problem = (
                         f"its LVM metadata is damaged ({type(error).__name__}: {str(error)[:200]})"
                     )
-    return volumes + _logical(physical)
+    return volumes + _logical(physical, missing)
 
 
 def _of_part(stream: Stream, file: PointFile, part: partitions.Partition) -> GuestVolume:
@@ -265,8 +396,11 @@ def _of_part(stream: Stream, file: PointFile, part: partitions.Partition) -> Gue
     )
 
 
-def _logical(physical: Sequence[tuple[GuestVolume, lvm.PhysicalVolume]]) -> list[GuestVolume]:
-    """Return the logical volumes of all groups, from the newest metadata of each group."""
+def _logical(physical: Sequence[tuple[GuestVolume, lvm.PhysicalVolume]], missing: str) -> list[GuestVolume]:
+    """Return the logical volumes of all groups, from the newest metadata of each group.
+
+    `missing` is the problem of a volume with a part on a disk that was not opened.
+    """
     devices = {metadata.device: volume for volume, metadata in physical}
     newest: dict[str, tuple[GuestVolume, lvm.PhysicalVolume]] = {}
     for volume, metadata in physical:
@@ -274,21 +408,25 @@ def _logical(physical: Sequence[tuple[GuestVolume, lvm.PhysicalVolume]]) -> list
         if metadata.group and (known is None or metadata.sequence > known[1].sequence):
             newest[metadata.group_id] = (volume, metadata)
     return [
-        _of_logical(volume, metadata.group, logical, devices)
+        _of_logical(volume, f"{metadata.group}/{logical.name}", logical, devices, missing)
         for volume, metadata in newest.values()
         for logical in metadata.volumes
     ]
 
 
 def _of_logical(
-    on: GuestVolume, group: str, logical: lvm.LogicalVolume, devices: dict[str, GuestVolume]
+    on: GuestVolume,
+    name: str,
+    logical: lvm.LogicalVolume,
+    devices: dict[str, GuestVolume],
+    missing: str,
 ) -> GuestVolume:
-    name, problem = f"{group}/{logical.name}", logical.problem
+    problem = logical.problem
     spans: list[DiskRange] = []
     for segment in logical.segments:
         device = devices.get(segment.device)
         if device is None or device.file is None:
-            problem = "a part of it is on a disk that was not opened"
+            problem = missing
         elif segment.offset + segment.length > device.size:
             problem = "a part of it is outside its physical volume"
         else:
