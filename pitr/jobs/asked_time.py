@@ -61,7 +61,7 @@ def parse(text: str, zone: tzinfo | None = None, now: datetime | None = None) ->
     `now` is the time that relative times count from (None: the current time). Raises UsageError for other strings, for
     a date that has two readings, and for a local time that happened twice or never because the clock was changed.
     """
-    return _Reader(text, zone, now or times.now()).read()
+    return _TimeParser(text, zone, now or times.now()).read()
 
 
 def to_type(moment: datetime, zone: tzinfo | None = None) -> str:
@@ -74,7 +74,7 @@ def to_type(moment: datetime, zone: tzinfo | None = None) -> str:
     return local.isoformat()
 
 
-class _Reader:
+class _TimeParser:
     """Reads one string, form by form."""
 
     def __init__(self, text: str, zone: tzinfo | None, now: datetime) -> None:

@@ -15,7 +15,7 @@ from pitr.model import Backup, Stream
 from pitr.repository import Repository
 
 if TYPE_CHECKING:
-    from pitr.jobs.restore.outcome import Place, TargetVM
+    from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
     from pitr.jobs.upkeep.prune import Pruned
     from pitr.jobs.verify.stored_data import Verified
@@ -74,7 +74,7 @@ def restored(disk: Restored) -> dict[str, Any]:
     return {**asdict(disk), "duration_s": round(disk.duration_s, 3)}
 
 
-def place(disk_id: str, restored_to: Place) -> dict[str, Any]:
+def place(disk_id: str, restored_to: TargetPlace) -> dict[str, Any]:
     """Return the document of the place that a disk is restored to."""
     return {"disk_id": disk_id, **asdict(restored_to)}
 

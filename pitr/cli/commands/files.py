@@ -27,7 +27,7 @@ from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.files.compare import changed_ranges, compare_files
 from pitr.jobs.files.copy_out import copy_files
-from pitr.jobs.files.guestfs_reader import Reader
+from pitr.jobs.files.guestfs_reader import FileReader
 from pitr.jobs.files.list import list_files
 from pitr.jobs.files.read import read_file
 from pitr.jobs.files.volumes import Place, Volumes, open_volumes, same_place
@@ -77,10 +77,10 @@ VolumeOption = Annotated[
     ),
 ]
 ReaderOption = Annotated[
-    Reader | None,
+    FileReader | None,
     typer.Option(
         "--reader",
-        metavar=choices(Reader),
+        metavar=choices(FileReader),
         help="Reader of the file systems: own is built in, guestfs is libguestfs, which reads more kinds and replays "
         "journals. Default: own; guestfs if it is installed and own cannot read everything.",
     ),
@@ -295,7 +295,7 @@ def _asked(at: str | None, point: str | None, *, newest_good: bool) -> point_opt
 
 @contextmanager
 def _opened(
-    common: Common, vm: str | None, asked: point_options.Asked, disk: str | None, reader: Reader | None
+    common: Common, vm: str | None, asked: point_options.Asked, disk: str | None, reader: FileReader | None
 ) -> Iterator[_OpenFileSystems]:
     with common.repository() as repository:
         chosen = asked.find_good(repository, vm, GoodPoint(_named(disk), check="files"), common.out.notify)

@@ -32,7 +32,7 @@ from pitr.jobs.facts import PointFacts, facts_of
 from pitr.jobs.find import Choice
 from pitr.jobs.good_points import GoodPoint
 from pitr.jobs.restore import run as job
-from pitr.jobs.restore.outcome import Outcome
+from pitr.jobs.restore.outcome import TargetOutcome
 from pitr.jobs.restore.restored import Restored
 from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.space import short_of_space
@@ -199,7 +199,7 @@ class _Done:
     facts: PointFacts
     disks: Sequence[Restored]
     vm_id: str | None
-    outcome: Outcome
+    outcome: TargetOutcome
     checksums: Mapping[str, str]
     warnings: Sequence[str]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pitr.jobs.restore.outcome import Outcome, Place, TargetVM
+from pitr.jobs.restore.outcome import TargetOutcome, TargetPlace, TargetVM
 from pitr.jobs.restore.restored import Restored
 from pitr.text import named, printable
 from pitr.units import human_size
 
 
-def lines(outcome: Outcome, done: Sequence[Restored], *, planned: bool) -> Iterator[str]:
+def lines(outcome: TargetOutcome, done: Sequence[Restored], *, planned: bool) -> Iterator[str]:
     """Yield a line for each disk and one for the VM. `planned` means a dry run."""
     for disk in done:
         place = outcome.places[disk.disk_id]
@@ -22,7 +22,7 @@ def lines(outcome: Outcome, done: Sequence[Restored], *, planned: bool) -> Itera
         yield _vm(outcome.vm)
 
 
-def _place(place: Place, target: str | None) -> str:
+def _place(place: TargetPlace, target: str | None) -> str:
     image_format = "qcow2" if place.format == "cow" else place.format
     free = "" if place.available is None else f" ({human_size(place.available)} free)"
     if place.storage_domain is None:

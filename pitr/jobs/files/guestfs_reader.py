@@ -34,7 +34,7 @@ _NOT_MOUNTABLE: Final = {
 }
 
 
-class Reader(StrEnum):
+class FileReader(StrEnum):
     """The reader of guests' file systems."""
 
     OWN = "own"

@@ -20,7 +20,7 @@ from pitr.guest.filesystem.limits import bounded_memory, bounded_step, unbounded
 from pitr.guest.filesystem.paths import look_up
 from pitr.guest.filesystem.volume import DiskRange
 from pitr.jobs import known_damage
-from pitr.jobs.files.guestfs_reader import FoundVolume, GuestfsReader, Reader
+from pitr.jobs.files.guestfs_reader import FileReader, FoundVolume, GuestfsReader
 from pitr.model import Backup, Stream
 from pitr.reporting import Notify
 from pitr.repository import Repository
@@ -91,7 +91,7 @@ class Volumes:
     """
 
     def __init__(
-        self, volumes: Sequence[GuestVolume], guestfs: GuestfsReader, reader: Reader | None = None
+        self, volumes: Sequence[GuestVolume], guestfs: GuestfsReader, reader: FileReader | None = None
     ) -> None:
         self._guestfs = guestfs
         self._reader = reader
@@ -314,14 +314,14 @@ def open_volumes(
     backup: Backup,
     streams: Sequence[Stream],
     notify: Notify,
-    reader: Reader | None = None,
+    reader: FileReader | None = None,
 ) -> Iterator[Volumes]:
     """Open these disks of a point and find their volumes. The memory is limited until the block exits.
 
     `reader` is the only one to use; None takes libguestfs where pitr's own reader cannot read everything. Raises
     StoredDamage if a chain is incomplete, ProgramMissing if the libraries are not installed.
     """
-    if reader is Reader.GUESTFS:
+    if reader is FileReader.GUESTFS:
         with GuestfsReader(repository, backup, streams, notify) as guestfs:
             yield Volumes([_of_found(found) for found in guestfs.volumes()], guestfs, reader)
         return

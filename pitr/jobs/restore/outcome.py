@@ -10,7 +10,7 @@ from pitr.text import printable
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TargetPlace:
     """Where one disk is restored to.
 
     `name` is the new disk's alias or the file, `format` "cow" or "raw" as on the engine, or the format of the file.
@@ -60,8 +60,8 @@ class TargetVM:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TargetOutcome:
     """Where the disks go, by disk id in the point, and the VM that gets them; None if no VM does."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, TargetPlace]
     vm: TargetVM | None = None

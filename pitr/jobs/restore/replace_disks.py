@@ -14,7 +14,7 @@ from dataclasses import replace
 from pitr.errors import EngineBusy, PitrError, UsageError
 from pitr.jobs.disk_settings import settings_of
 from pitr.jobs.restore.choice import Placement
-from pitr.jobs.restore.outcome import Outcome
+from pitr.jobs.restore.outcome import TargetOutcome
 from pitr.jobs.restore.states import vm_as_it_is
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.restore.uploading import Uploading, attach_with, note_succession
@@ -57,8 +57,8 @@ class ReplacedDisksTarget(OntoNewDisks):
         self._uploading = uploading
         self._disks = NewDisksTarget(uploading, backup, streams, placement, old_disks=old_disks)
 
-    def outcome(self) -> Outcome:
-        return Outcome(self._disks.places(final=True), vm_as_it_is(self._engine, self._vm_id))
+    def outcome(self) -> TargetOutcome:
+        return TargetOutcome(self._disks.places(final=True), vm_as_it_is(self._engine, self._vm_id))
 
     def finish(self) -> None:
         self._check_down()

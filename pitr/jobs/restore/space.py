@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pitr.jobs.restore.outcome import Outcome
+from pitr.jobs.restore.outcome import TargetOutcome
 from pitr.jobs.restore.restored import Restored
 from pitr.text import printable
 from pitr.units import human_size
 
 
-def short_of_space(outcome: Outcome, planned: Sequence[Restored]) -> list[str]:
+def short_of_space(outcome: TargetOutcome, planned: Sequence[Restored]) -> list[str]:
     """Return a warning for each storage domain or file system that has less free space than the disks need."""
     needed: dict[tuple[str | None, int], int] = {}
     for disk in planned:

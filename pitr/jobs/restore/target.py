@@ -16,7 +16,7 @@ from pitr.model import Stream
 from pitr.reporting import Notify
 
 if TYPE_CHECKING:
-    from pitr.jobs.restore.outcome import Outcome
+    from pitr.jobs.restore.outcome import TargetOutcome
     from pitr.ovirt.engine import Engine
 
 
@@ -47,7 +47,7 @@ class Target(Protocol):
 class ReportingTarget(Target, Protocol):
     """A target that tells where the disks go."""
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> TargetOutcome:
         """Return where the disks go and the VM that gets them: the plan, or after `finish` the result."""
 
 

@@ -14,7 +14,7 @@ from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
-from pitr.jobs.restore.outcome import Outcome, Place
+from pitr.jobs.restore.outcome import TargetOutcome, TargetPlace
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
 from pitr.system.target_path import check_image_target, format_of_suffix, usable
@@ -75,10 +75,10 @@ class FilesTarget:
     def expected_name(self, stream: Stream) -> str | None:
         return str(self._paths[stream.disk_id])
 
-    def outcome(self) -> Outcome:
-        return Outcome(
+    def outcome(self) -> TargetOutcome:
+        return TargetOutcome(
             {
-                disk_id: Place(
+                disk_id: TargetPlace(
                     str(path), self._format.value, not path.is_block_device(), _free_bytes(path), None, None
                 )
                 for disk_id, path in self._paths.items()

@@ -17,7 +17,7 @@ from pitr.jobs.restore.aliases import choose_aliases
 from pitr.jobs.restore.choice import Placement
 from pitr.jobs.restore.disk_profiles import choose_profiles
 from pitr.jobs.restore.late_refusal import not_attached
-from pitr.jobs.restore.outcome import Outcome, Place
+from pitr.jobs.restore.outcome import TargetOutcome, TargetPlace
 from pitr.jobs.restore.states import disk_status, vm_as_it_is
 from pitr.jobs.restore.storage_domains import place
 from pitr.jobs.restore.uploading import Uploading, attach_with, remove_new_disk
@@ -113,18 +113,18 @@ class NewDisksTarget:
                     "Choose a storage domain of the VM's data center with --storage-domain or --disk-map.",
                 )
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> TargetOutcome:
         vm = vm_as_it_is(self._engine, self.vm_id) if self.vm_id is not None else None
-        return Outcome(self.places(), vm)
+        return TargetOutcome(self.places(), vm)
 
-    def places(self, *, final: bool = False) -> dict[str, Place]:
+    def places(self, *, final: bool = False) -> dict[str, TargetPlace]:
         """Return where the disks go, with their first alias or the `final` one. Raises no error of the engine."""
         return {stream.disk_id: self._place(stream, final) for stream in self._streams}
 
-    def _place(self, stream: Stream, final: bool) -> Place:
+    def _place(self, stream: Stream, final: bool) -> TargetPlace:
         settings, domain = self._settings[stream.disk_id], self._domains[stream.disk_id]
         new_id = self._made.get(stream.disk_id)
-        return Place(
+        return TargetPlace(
             name=self.aliases[stream.disk_id] if final else self._name(stream),
             format=_format(settings, domain),
             sparse=_sparse(settings, domain),

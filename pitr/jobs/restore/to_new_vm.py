@@ -10,7 +10,7 @@ from pitr.errors import NoSuchVM, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.restore.choice import ToNewVM
 from pitr.jobs.restore.new_vm_checks import adapted, check_name
-from pitr.jobs.restore.outcome import Outcome, TargetVM, Twin
+from pitr.jobs.restore.outcome import TargetOutcome, TargetVM, Twin
 from pitr.jobs.restore.states import vm_as_it_is
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.restore.uploading import Uploading, note_succession
@@ -81,7 +81,7 @@ class NewVMTarget(OntoNewDisks):
         )
         self.vm_id = vm.id
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> TargetOutcome:
         if self.vm_id is None:
             vm = TargetVM(None, self._name, "up" if self._start else None)
         else:
@@ -89,7 +89,7 @@ class NewVMTarget(OntoNewDisks):
         twin = vm_as_it_is(self._engine, self._old_vm_id) if self._regenerate else None
         if twin is not None and twin.status is not None:
             vm = replace(vm, twin=Twin(self._old_vm_id, twin.name, twin.status))
-        return Outcome(self._disks.places(), vm)
+        return TargetOutcome(self._disks.places(), vm)
 
     def finish(self) -> None:
         if self.vm_id is None:
