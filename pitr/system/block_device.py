@@ -118,7 +118,7 @@ def _held(numbers: Mapping[int, str]) -> str | None:
 
 
 def _number_of(source: str) -> int | None:
-    """Return the number of the block device `source`; None if it is none."""
+    """Return the number of the block device `source`; None if it is not a block device."""
     if not source.startswith("/"):
         return None
     try:

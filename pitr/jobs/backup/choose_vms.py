@@ -60,7 +60,7 @@ class VMsOnEngine:
 class KnownSelection:
     """A selection that is not empty; `vms` are the named VMs.
 
-    `unnamed`: nobody named `vms`, they are those of the repository. `left_out`: the reasons why VMs that are not named
+    `unnamed`: the user named no `vms`; they are the VMs of the repository. `left_out`: the reasons why VMs that are not named
     are left out, by id.
     """
 

@@ -25,7 +25,7 @@ from pitr.repository import Repository
 from pitr.system.sockets import unix_listener
 
 _CACHE_BYTES: Final = 64 << 20
-#: What libguestfs lists, but cannot mount as it is.
+#: Contents that libguestfs lists, but cannot mount.
 _NOT_MOUNTABLE: Final = {
     "swap": "swap is not supported",
     "unknown": "libguestfs found no known file system",

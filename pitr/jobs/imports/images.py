@@ -141,7 +141,7 @@ class _Name:
 
 
 def _time(name: _Name, path: Path, given: datetime | None) -> SourceTime:
-    """Return the time of the image, with the notes on it. Raises UsageError if there is none."""
+    """Return the time of the image, with the notes on it. Raises UsageError without a time."""
     if given is not None:
         return SourceTime(given, given, None)
     time = _local_time(name.time) if name.time is not None else None
