@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import orjson
@@ -15,6 +16,7 @@ from blake3 import blake3
 from pitr.copier import copy
 from pitr.model import DiskSettings, Kind
 from pitr.repository import Repository, canonical, schema
+from pitr.repository.catalog import catalog
 from pitr.repository.index import Index
 from pitr.repository.stream_sink import NewStream, StreamSink
 from tests.support.points import blob_path, index_path, source
@@ -136,3 +138,9 @@ def test_tables_and_versions_are_described(name: str) -> None:
     described = f"`application_id` {versions[0]:#x}"
     assert described in _TEXT
     assert f"`user_version` {versions[1]}" in " ".join(_TEXT[_TEXT.index(described) :][:80].split())
+
+
+def test_the_catalog_has_the_version_of_its_schema() -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(schema.read("catalog.sql"))
+        assert connection.execute("PRAGMA user_version").fetchone() == (catalog.VERSION,)
