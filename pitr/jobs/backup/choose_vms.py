@@ -60,8 +60,8 @@ class VMsOnEngine:
 class KnownSelection:
     """A selection that is not empty; `vms` are the named VMs.
 
-    `unnamed`: the user named no `vms`; they are the VMs of the repository. `left_out`: the reasons why VMs that are not named
-    are left out, by id.
+    `unnamed`: the user named no `vms`; they are the VMs of the repository. `left_out`: the reasons why VMs that
+    are not named are left out, by id.
     """
 
     vms: tuple[Chosen, ...]
