@@ -74,12 +74,8 @@ def drill(
     _check_folder(folder, digests_only=digests_only)
     with common.repository() as repository:
         # A drill is a check: it reads a damaged point again, unless you ask for a good one.
-        wanted = GoodPoint((), check="drill")
-        chosen = (
-            asked.find_good(repository, vm, wanted, common.out.notify)
-            if newest_good
-            else asked.find(repository, vm)
-        )
+        wanted = GoodPoint((), check="drill", refuse=False)
+        chosen = asked.find_good(repository, vm, wanted, common.out.notify)
         point_options.tell(common.out, chosen)
         backup = chosen.backup
         streams = find.some_streams_of(backup, ())
