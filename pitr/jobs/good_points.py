@@ -25,13 +25,15 @@ class GoodPoint:
     """What to do about a damaged point that a time names.
 
     `disks`: only these disks (names or ids) must be good; all if empty. `newest_good`: take the newest good point
-    instead. `check`: the command that stores new damage as findings; None for a dry run, which stores nothing.
-    `use_damaged`: what the advice says about the damaged point; "{id}" stands for its id.
+    instead. `refuse`: a damaged point is an error; otherwise `notify` only gets a line, for a command that checks each
+    byte and needs few of them. `check`: the command that stores new damage as findings; None for a dry run, which
+    stores nothing. `use_damaged`: what the advice says about the damaged point; "{id}" stands for its id.
     """
 
     disks: Sequence[str]
     check: str | None
     newest_good: bool = False
+    refuse: bool = True
     use_damaged: str = "--point {id} uses the damaged point."
 
 
@@ -71,6 +73,9 @@ def at_time(
             age_s=time.age_s(good.point),
             next_point=later.point if later else None,
         )
+    if first is not None and not wanted.refuse:
+        notify(f"{message}. {_advice(good, None, wanted)}")
+        return chosen
     raise _error(lost, message, _advice(good, first, wanted))
 
 

@@ -76,12 +76,8 @@ def drill(
         vm, by_id = named_point.vm_or_point(repository, vm, None if unnamed and not newest_good else given)
         asked = by_id or given
         # A drill is a check: it reads a damaged point again, unless you ask for a good one.
-        wanted = GoodPoint((), check="drill")
-        chosen = (
-            asked.find_good(repository, vm, wanted, common.out.notify)
-            if newest_good
-            else asked.find(repository, vm)
-        )
+        wanted = GoodPoint((), check="drill", refuse=False)
+        chosen = asked.find_good(repository, vm, wanted, common.out.notify)
         point_options.tell(common.out, chosen)
         point_options.warn(common.out, chosen, ())
         backup = chosen.backup

@@ -298,7 +298,9 @@ def _opened(
     common: Common, vm: str | None, asked: point_options.Asked, disk: str | None, reader: FileReader | None
 ) -> Iterator[_OpenFileSystems]:
     with common.repository() as repository:
-        chosen = asked.find_good(repository, vm, GoodPoint(_named(disk), check="files"), common.out.notify)
+        chosen = asked.find_good(
+            repository, vm, GoodPoint(_named(disk), check="files", refuse=False), common.out.notify
+        )
         common.out.notify(point_options.in_words(chosen))
         point_options.warn(common.out, chosen, _named(disk))
         streams = find.some_streams_of(chosen.backup, _named(disk), repository)

@@ -305,6 +305,19 @@ def test_a_time_on_a_lost_point_names_the_newest_good_one_and_writes_nothing(
     assert lost and oracle
 
 
+def test_files_of_a_damaged_point_are_read_and_the_damage_is_told(pitr: Pitr, vm: LabVM) -> None:
+    first, second = chain(pitr, vm, 2)
+    harm(blob_of(pitr, second))
+    pitr("verify", code=3)
+    listed = pitr("files", "ls", vm.name, "--at", "now", "--disk", "d1")
+    assert "damaged" not in listed.stderr
+    listed = pitr("files", "ls", vm.name, "--at", "now", "-o", "json")
+    assert listed.json["backup_id"] == second["backup_id"]
+    assert "damaged" in listed.stderr and first["backup_id"] in listed.stderr
+    older = pitr.json("files", "ls", vm.name, "--at", "now", "--newest-good")
+    assert older["backup_id"] == first["backup_id"]
+
+
 def test_a_time_concerns_only_the_disks_that_you_ask_for(pitr: Pitr, vm: LabVM, tmp_path: Path) -> None:
     first, second = chain(pitr, vm, 2)
     harm(blob_of(pitr, second, disk=1))
