@@ -26,7 +26,7 @@ from pitr.repository.catalog import rows
 from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
-VERSION = 3
+VERSION = 4
 _REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
 T = TypeVar("T")
 _TABLES = ("point", "stream", "left_out")
@@ -286,6 +286,22 @@ class Catalog(Closes):
             [backup_id],
         )
         return [row["backup_id"] for row in ids]
+
+    def latest_in_chain(self, backup_id: str) -> Backup | None:
+        """Return the backup with the latest `point` of this one and those it is based on."""
+        ids = self._all(
+            """
+            WITH RECURSIVE below (backup_id, parent_id, point) AS (
+                SELECT backup_id, parent_id, point FROM point WHERE backup_id = ?
+                UNION
+                SELECT point.backup_id, point.parent_id, point.point FROM point
+                JOIN below ON point.backup_id = below.parent_id
+            )
+            SELECT backup_id FROM below ORDER BY point DESC LIMIT 1
+            """,
+            [backup_id],
+        )
+        return self.get(ids[0]["backup_id"]) if ids else None
 
     def dependants(self, stream_id: str) -> list[str]:
         """Return the ids of the backups with this stream or a stream based on it, oldest first.
