@@ -19,8 +19,11 @@ from pitr import times
 from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
+from pitr.jobs.backup.clocks import skew_in_words
 from pitr.jobs.find import by_id_or_name
+from pitr.jobs.point_order import CLOCK_TOLERANCE, labelled_before_parent
 from pitr.jobs.restore.verifier import Verifier
+from pitr.model import Backup
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
     Disk,
@@ -46,7 +49,8 @@ from pitr.version import __version__
 _LIBRARIES = ("ovirt-engine-sdk-python", "ovirt-imageio")
 #: Programs that only some commands run.
 _PROGRAMS = ("qemu-img", "qemu-nbd", "zstd", "e2fsck")
-_CLOCK_SKEW_S = 60.0
+_LABELS_SHOWN = 3
+_LABELS_ADVICE = "A clock was wrong. Name these points with --point; 'pitr prune' goes by their lineage."
 _CERTIFICATE_DAYS = 14
 _FREE_BYTES = 10 << 30
 _FREE_PART = 0.05
@@ -83,8 +87,9 @@ def examine(
     yield _programs()
     files = ", ".join(str(path) for path in configuration_files)
     yield Check("configuration", "ok", f"read from {files}" if files else "no configuration file found")
-    yield from _repository(repository_path)
-    yield from _engine(configure, probe, storage_domain)
+    labels: list[str] = []
+    yield from _repository(repository_path, labels)
+    yield from _engine(configure, probe, storage_domain, labels)
 
 
 def _versions() -> Check:
@@ -101,7 +106,8 @@ def _programs() -> Check:
     return Check("programs", "ok", f"{', '.join(_PROGRAMS)} are installed")
 
 
-def _repository(path: Path | None) -> Iterator[Check]:
+def _repository(path: Path | None, labels: list[str]) -> Iterator[Check]:
+    """Check the repository; add what is wrong with the labels of its points to `labels`."""
     if path is None:
         yield Check(
             "repository", "failed", "no repository is named", "Name it with --repo FOLDER or in PITR_REPO."
@@ -109,7 +115,9 @@ def _repository(path: Path | None) -> Iterator[Check]:
         return
     try:
         with Repository.open(path) as repository:
-            points = len(repository.catalog.points())
+            backups = repository.catalog.points()
+            labels += _wrong_labels(backups)
+            points = len(backups)
             vms = len(repository.catalog.vms())
     except PitrError as error:
         yield Check("repository", "failed", error.message, error.advice)
@@ -133,23 +141,28 @@ def _repository(path: Path | None) -> Iterator[Check]:
     )
 
 
-def _engine(configure: Configure, probe: bool, storage_domain: str | None) -> Iterator[Check]:
+def _engine(
+    configure: Configure, probe: bool, storage_domain: str | None, labels: Sequence[str]
+) -> Iterator[Check]:
+    """Check the engine. `labels` tell what is wrong with the labels of points; its clock made them."""
     try:
         config = configure()
     except PitrError as error:
         yield Check("engine", "failed", error.message, error.advice)
+        yield from _clock_alone(labels)
         return
     yield _checked("certificate", lambda: _certificate(config))
     try:
         engine = Engine(config).__enter__()
     except PitrError as error:
         yield Check("login", "failed", error.message, error.advice)
+        yield from _clock_alone(labels)
         return
     with engine:
         yield Check(
             "login", "ok", f"{config.username} at {engine.where}, an engine of version {engine.version}"
         )
-        yield _checked("clock", lambda: _clock(engine))
+        yield _checked("clock", lambda: _clock(engine, labels))
         yield _checked("VMs", lambda: _vms(engine))
         domains: list[StorageDomain] = []
         yield _checked("storage", lambda: _storage(engine, domains))
@@ -184,20 +197,47 @@ def _certificate(config: EngineConfig) -> Check:
     )
 
 
-def _clock(engine: Engine) -> Check:
+def _wrong_labels(backups: Sequence[Backup]) -> list[str]:
+    """Describe labels of points that a wrong clock made: in the future, or earlier than an older point's."""
+    limit = times.now() + CLOCK_TOLERANCE
+    wrong = [
+        f"VM {printable(backup.vm.name)}: the point of {times.for_people(backup.point)} is in the future"
+        for backup in backups
+        if backup.point > limit
+    ]
+    return wrong + [
+        f"VM {printable(backup.vm.name)}: the point of {times.for_people(backup.point)} is based on the point of "
+        f"{times.for_people(parent.point)}, so its label is too early or the other is too late"
+        for backup, parent in labelled_before_parent(backups)
+    ]
+
+
+def _clock(engine: Engine, labels: Sequence[str]) -> Check:
     time = engine_time(engine)
     if time is None:
-        return Check("clock", "warning", "the engine does not report its time")
-    skew = (time - times.now()).total_seconds()
-    if abs(skew) < _CLOCK_SKEW_S:
-        return Check("clock", "ok", "this machine and the engine agree on the time")
-    order = "ahead of" if skew > 0 else "behind"
-    return Check(
-        "clock",
-        "warning",
-        f"the engine's clock is {times.duration(abs(skew))} {order} this machine's",
-        "The engine's clock dates the points: synchronize both clocks by NTP.",
-    )
+        return Check("clock", "warning", "; ".join(("the engine does not report its time", *_few(labels))))
+    difference = skew_in_words(time - times.now())
+    if difference is not None or labels:
+        return Check(
+            "clock",
+            "warning",
+            "; ".join((*([difference] if difference else []), *_few(labels))),
+            "The engine's clock dates the points: synchronize both clocks by NTP."
+            if difference
+            else _LABELS_ADVICE,
+        )
+    return Check("clock", "ok", "this machine and the engine agree on the time")
+
+
+def _clock_alone(labels: Sequence[str]) -> Iterator[Check]:
+    """Check the labels of points without the engine."""
+    if labels:
+        yield Check("clock", "warning", "; ".join(_few(labels)), _LABELS_ADVICE)
+
+
+def _few(labels: Sequence[str]) -> list[str]:
+    more = [f"and {len(labels) - _LABELS_SHOWN} more such points"] if len(labels) > _LABELS_SHOWN else []
+    return [*labels[:_LABELS_SHOWN], *more]
 
 
 def _vms(engine: Engine) -> Check:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pitr import times
 from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
-from pitr.jobs import lineage
+from pitr.jobs import lineage, point_order
 from pitr.jobs.asked_time import AskedTime, to_type
 from pitr.model import Backup, Stream, VMName
 from pitr.repository import Repository, names
@@ -114,6 +114,8 @@ def only_vm(catalog: Catalog) -> VMName:
 def point_at(catalog: Catalog, vm: VMName, time: AskedTime) -> Choice:
     """Return the newest point of the VM within `time` or before it. Raises NoSuchPoint with the first point's time."""
     backup = catalog.newest_until(vm.id, time.latest)
+    if backup is not None and time.newest:
+        backup = _newest_by_lineage(catalog, backup)
     later = catalog.first_after(vm.id, time.latest)
     if backup is None:
         if later is None:
@@ -124,7 +126,37 @@ def point_at(catalog: Catalog, vm: VMName, time: AskedTime) -> Choice:
             f"take it with --at {to_type(later.point)}. "
             f"{_previous_names(catalog, vm.name)}".strip(),
         )
-    return Choice(backup, time.age_s(backup.point), later.point if later else None, time)
+    notes = _label_notes(catalog, backup)
+    return Choice(backup, time.age_s(backup.point), later.point if later else None, time, notes)
+
+
+def _newest_by_lineage(catalog: Catalog, newest: Backup) -> Backup:
+    """Return the newest point of the VM; `newest` has the latest label, which a wrong clock may have made."""
+    if newest.point <= times.now() and catalog.descendants(newest.backup_id) == [newest.backup_id]:
+        return newest
+    return point_order.newest_first(catalog.points(newest.vm.id), times.now())[0]
+
+
+def _label_notes(catalog: Catalog, backup: Backup) -> tuple[str, ...]:
+    """Return a note if the labels of the point and of its chain contradict their lineage."""
+    ids = catalog.descendants(backup.backup_id)
+    early = [
+        other
+        for backup_id in ids[: ids.index(backup.backup_id)]
+        if (other := catalog.get(backup_id)) is not None and other.point < backup.point
+    ]
+    if early:
+        return (
+            "a clock was wrong: labels and lineage disagree, and the point labelled "
+            f"{times.for_people(early[-1].point)} is newer than this one; --point {early[-1].backup_id} takes it",
+        )
+    late = catalog.latest_in_chain(backup.backup_id)
+    if late is not None and late.point > backup.point:
+        return (
+            "a clock was wrong: labels and lineage disagree, and this point is newer than the point labelled "
+            f"{times.for_people(late.point)} (backup {late.backup_id})",
+        )
+    return ()
 
 
 def _previous_names(catalog: Catalog, name: str) -> str:

@@ -8,12 +8,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from pitr import times
 from pitr.copier import copy_all
 from pitr.errors import CheckpointGone, EngineError, IncrementalStopped
 from pitr.jobs.backup.base import Base, Bases
 from pitr.jobs.backup.changes import with_events
+from pitr.jobs.backup.clocks import warn_of_clocks
 from pitr.jobs.backup.disks import choose_disks
 from pitr.jobs.backup.one_disk import DiskBackup, DiskRun
 from pitr.jobs.backup.options import BackupOptions
@@ -118,6 +120,8 @@ class _BackupRun:
         self.bases = Bases(repository, engine, vm, options, notify)
         #: When the current backup began, by the engine's clock.
         self.began: datetime | None = None
+        #: How much the engine's clock was ahead of this machine's when the backup was ready.
+        self.skew = timedelta()
 
     def run(self) -> Backup:
         started_at = time.monotonic()
@@ -138,6 +142,7 @@ class _BackupRun:
             base = self._full_after(stopped)
             backup = self._attempt(disks, left_out, base, started_at, _BUSY_AFTER_FAILURE_S)
         trust_again(self.repository, backup)
+        warn_of_clocks(self.repository, backup, self.skew, self.notify)
         if backup.mode is Mode.HYBRID:
             warn_of_snapshots(self.engine, self.vm, self.notify)
         remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
@@ -208,6 +213,7 @@ class _BackupRun:
             except CheckpointGone as error:
                 raise IncrementalStopped(error.message, error.advice) from error
             self.began = running.started.creation_date
+            self.skew = running.started.ready_date - times.now()
             if base.damaged:
                 self.notify(f"VM {printable(self.vm.name)}, {base.full_disks(disks)}")
             yield running

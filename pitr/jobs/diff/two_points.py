@@ -104,7 +104,11 @@ def choose(
         order = [backup.backup_id for backup in repository.catalog_of_vm(first.vm.id).points(first.vm.id)]
         later_first = order.index(first.backup_id) < order.index(second.backup_id)
         return (second, first) if later_first else (first, second)
-    return (first, second) if first.point <= second.point else (second, first)
+    if first.point > second.point:
+        first, second = second, first
+    # A clock that was set back labels a point before the one that it is based on.
+    catalog = repository.catalog_of_vm(first.vm.id)
+    return (second, first) if second in find.ancestry(catalog, first)[:-1] else (first, second)
 
 
 def diff(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
+from pitr import times
+from pitr.jobs import point_order
 from pitr.model import Backup
 from pitr.times import parse_span
 
@@ -48,9 +50,10 @@ class Retention:
 
 
 def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None) -> list[Backup]:
-    """Return the points of one VM that `retention` keeps, and those they are based on; `points` is newest first.
+    """Return the points of one VM that `retention` keeps, and those they are based on.
 
-    Days begin at midnight in `zone` (None: this machine's time zone).
+    Days begin at midnight in `zone` (None: this machine's time zone). A point counts as no older than a point that it
+    is based on, and as no newer than now, whatever a wrong clock labelled it.
     """
     reasons = kept_by(points, retention, zone)
     return [backup for backup in points if backup.backup_id in reasons]
@@ -70,12 +73,16 @@ def kept_by(
         for backup_id in backup_ids:
             chosen.setdefault(backup_id, []).append(rule)
 
+    now = times.now()
+    time_of = point_order.times_by_lineage(points, now)
+    points = point_order.newest_first(points, now)
     if retention.last is not None:
         choose(f"keep-last {retention.last}", [backup.backup_id for backup in points[: retention.last]])
     if retention.within is not None and points:
-        limit = points[0].point - retention.within
+        limit = time_of[points[0].backup_id] - retention.within
         span = retention.within_text or f"{retention.within / timedelta(hours=1):g}h"
-        choose(f"keep-within {span}", [backup.backup_id for backup in points if backup.point >= limit])
+        recent = [backup.backup_id for backup in points if time_of[backup.backup_id] >= limit]
+        choose(f"keep-within {span}", recent)
     calendars: tuple[tuple[str, int | None, Callable[[datetime], tuple[int, ...]]], ...] = (
         ("daily", retention.daily, lambda time: (time.year, time.month, time.day)),
         ("weekly", retention.weekly, lambda time: time.isocalendar()[:2]),
@@ -84,7 +91,7 @@ def kept_by(
     for name, count, period in calendars:
         newest_of: dict[tuple[int, ...], str] = {}
         for backup in points:
-            newest_of.setdefault(period(backup.point.astimezone(zone)), backup.backup_id)
+            newest_of.setdefault(period(time_of[backup.backup_id].astimezone(zone)), backup.backup_id)
         choose(f"keep-{name} {count}", list(newest_of.values())[: count or 0])
     return _with_ancestors(points, chosen)
 
