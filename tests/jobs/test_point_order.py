@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +14,7 @@ from pitr import times
 from pitr.jobs import point_order
 from pitr.jobs.asked_time import AskedTime, parse
 from pitr.jobs.find import point_at
-from pitr.jobs.upkeep.retention import Retention, kept
+from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Record
 from pitr.repository import Repository
 from tests.support.points import VM, backup_of, fake_stream
@@ -46,11 +46,18 @@ def _newest_first(points: Sequence[Backup]) -> list[Backup]:
     return sorted(points, key=lambda backup: backup.point, reverse=True)
 
 
-def _kept(points: Sequence[Backup], **rules: int | str) -> list[str]:
-    chosen = kept(
-        _newest_first(points), Retention.of({f"keep_{name}": value for name, value in rules.items()})
-    )
-    return [backup.backup_id for backup in chosen]
+def _kept(points: Sequence[Backup], **rules: int | str) -> set[str]:
+    return set(kept_by(_newest_first(points), _retention(rules)))
+
+
+def _kept_by_rule(points: Sequence[Backup], **rules: int | str) -> list[str]:
+    """The points that a rule keeps itself."""
+    reasons = kept_by(_newest_first(points), _retention(rules))
+    return [name for name, by in reasons.items() if any(reason.startswith("keep-") for reason in by)]
+
+
+def _retention(rules: Mapping[str, int | str]) -> Retention:
+    return Retention.of({f"keep_{name}": value for name, value in rules.items()})
 
 
 def test_a_child_is_never_older_than_its_parent() -> None:
@@ -83,9 +90,9 @@ def test_lineage_orders_any_labels(hours: list[int], chance: object) -> None:
 def test_keep_last_keeps_the_newest_after_the_clock_went_back_an_hour() -> None:
     now = times.now()
     points = _chain([now - 10 * _HOUR, now - 9 * _HOUR, now - 9.9 * _HOUR, now - 9.8 * _HOUR])
-    assert _kept(points, last=1)[0] == points[3].backup_id
+    assert _kept_by_rule(points, last=1) == [points[3].backup_id]
     # All are of one chain, so the others are needed.
-    assert set(_kept(points, last=1)) == {backup.backup_id for backup in points}
+    assert _kept(points, last=1) == {backup.backup_id for backup in points}
 
 
 def test_keep_within_counts_from_no_label_of_the_future() -> None:
@@ -93,18 +100,18 @@ def test_keep_within_counts_from_no_label_of_the_future() -> None:
     now = times.now()
     labels = [now + 59 * _DAY, now + 60 * _DAY, *(now - hours * _HOUR for hours in (72, 48, 24, 1))]
     points = _chain(labels)
-    assert set(_kept(points, within="14d")) == {backup.backup_id for backup in points}
+    assert _kept(points, within="14d") == {backup.backup_id for backup in points}
     # Also if the newest points are not based on those of the wrong clock.
     separate = [*_chain(labels[:2]), *(backup_of([fake_stream()], point=label) for label in labels[2:])]
-    assert set(_kept(separate, within="14d")) == {backup.backup_id for backup in separate}
+    assert _kept(separate, within="14d") == {backup.backup_id for backup in separate}
 
 
 def test_a_clock_that_was_wrong_in_the_past_takes_no_day_away() -> None:
     now = times.now().replace(hour=12)
     points = _chain([now - 30 * _DAY, now - 5 * _DAY, now - 29 * _DAY, now - 28 * _DAY])
-    assert _kept(points, within="14d")[0] == points[3].backup_id
+    assert set(_kept_by_rule(points, within="14d")) == {backup.backup_id for backup in points[1:]}
     assert len(_kept(points, within="14d")) == 4
-    assert _kept(points, daily=1)[0] == points[3].backup_id
+    assert _kept_by_rule(points, daily=1) == [points[3].backup_id]
 
 
 @pytest.fixture

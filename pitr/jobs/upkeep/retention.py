@@ -50,7 +50,7 @@ class Retention:
 
 
 def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None) -> list[Backup]:
-    """Return the points of one VM that `retention` keeps, and those they are based on, newest first.
+    """Return the points of one VM that `retention` keeps, and those they are based on.
 
     Days begin at midnight in `zone` (None: this machine's time zone). A point counts as no older than a point that it
     is based on, and as no newer than now, whatever a wrong clock labelled it.
