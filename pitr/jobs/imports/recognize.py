@@ -58,14 +58,14 @@ def disk_of_backup(catalog: Catalog, backup_id: str, disk: str) -> tuple[Backup,
 def same_point(repository: Repository, new: Backup, *, dated: bool) -> Backup | None:
     """Return an imported point with the data of `new`, whose streams are stored but not committed; None without one.
 
-    The digests of all frames decide. The times are compared only if the source or the user told the time (`dated`).
+    That point may hold more disks. The digests of all frames decide. The times are compared only if the source or the
+    user told the time (`dated`).
     """
     for backup in repository.catalog.points(new.vm.id):
         if (
             backup.mode is Mode.IMPORTED
             and backup.checkpoint_id == new.checkpoint_id
-            and (not dated or backup.point == new.point)
-            and len(backup.streams) == len(new.streams)
+            and (not dated or (backup.lo <= new.lo and new.point <= backup.point))
             and all(_same_data(repository, backup, new, stream) for stream in new.streams)
         ):
             return backup

@@ -50,6 +50,8 @@ def test_a_grown_folder_of_virtnbdbackup_adds_only_what_is_new(command: Pitr, tm
         assert restored(command, grown["imported"][0], name, tmp_path).read_bytes() == contents[name, 2]
     nothing_is_added(command, *where)
     assert "nothing new" in command("import", *where).stderr
+    # One file of the folder, as a stream, is a part of what the repository holds.
+    nothing_is_added(command, *(folder / f"vdb.{name}.data" for name in "zyx"), "--vm", "web1")
 
 
 def test_a_grown_chain_of_images_adds_only_what_is_new(command: Pitr, tmp_path: Path) -> None:
