@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pitr.errors import UsageError
+from pitr.system.home import expanded, home_folder
 from pitr.system.target_path import repository_folder
 
 SYSTEM_FILE = Path("/etc/pitr/config.toml")
@@ -50,7 +51,7 @@ def load_settings(environ: Mapping[str, str] | None = None, system_file: Path = 
     """
     environ = os.environ if environ is None else environ
     named = environ.get("PITR_CONFIG")
-    paths = [Path(named).expanduser()] if named else [system_file, _user_file(environ)]
+    paths = [expanded(named)] if named else [system_file, _user_file(environ)]
     merged: dict[str, Any] = {}
     read: list[Path] = []
     for path in paths:
@@ -64,7 +65,7 @@ def load_settings(environ: Mapping[str, str] | None = None, system_file: Path = 
 def _user_file(environ: Mapping[str, str]) -> Path:
     folder = environ.get("XDG_CONFIG_HOME")
     home = environ.get("HOME")
-    base = Path(folder) if folder else (Path(home) if home else Path.home()) / ".config"
+    base = Path(folder) if folder else (Path(home) if home else home_folder()) / ".config"
     return base / "pitr" / "config.toml"
 
 
@@ -122,9 +123,7 @@ def _strings(value: Any) -> tuple[str, ...]:
 
 
 def _path(value: Any) -> Path:
-    return repository_folder(
-        str(Path(_string(value)).expanduser()) if str(value).startswith("~") else _string(value)
-    )
+    return repository_folder(str(expanded(_string(value))) if str(value).startswith("~") else _string(value))
 
 
 def _count(value: Any) -> int:

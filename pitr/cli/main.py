@@ -18,7 +18,7 @@ from pitr.cli.app import app
 from pitr.cli.display.output import CannotPrint, Printer, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
 from pitr.system import malloc
-from pitr.system.signals import ENDING
+from pitr.system.signals import ENDING, not_ignored
 
 #: The base class of the command-line library's errors. Not every version of the library gives it a public name.
 _LibraryError: type[Exception] = next(
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     _open_closed_streams()
     output = Printer(json=wants_json(given))
     take_standard_output(taken=False)
-    for signum in ENDING:
+    for signum in not_ignored(ENDING):
         signal.signal(signum, _interrupt)
     _allow_many_files()
     # pitr does not use numpy's linear algebra, which would start a spinning thread for each core.
@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _carried_out(given: list[str], output: Printer) -> int:
     try:
+        _refuse_broken_text(given)
         return _run(given)
     except _LibraryError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -75,6 +76,20 @@ def _carried_out(given: list[str], output: Printer) -> int:
         if "--debug" in given:
             traceback.print_exc()
         return output.failure(_defect(error))
+
+
+def _refuse_broken_text(arguments: list[str]) -> None:
+    """Raise UsageError for an argument or a setting in the environment that is not UTF-8: JSON cannot hold it."""
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PITR_")}
+    texts = [("the argument", argument) for argument in arguments]
+    for what, text in [*texts, *((f"the variable {name}", value) for name, value in settings.items())]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = text.encode(errors="backslashreplace").decode()
+            raise UsageError(
+                f"{what} {shown!r} is not UTF-8", "Rename the file, or use a UTF-8 locale for the terminal."
+            ) from None
 
 
 def _run(arguments: list[str]) -> int:

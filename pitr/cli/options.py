@@ -231,6 +231,12 @@ class Common:
         with Repository.open(self.repository_path()) as repository:
             yield repository
 
+    def secret_files(self) -> list[Path]:
+        """Return the files that can hold the engine's password, whether they exist or not."""
+        from pitr.ovirt.engine import secret_files  # noqa: PLC0415 - `pitr --help` must start quickly
+
+        return secret_files(self.password_file)
+
     def engine_config(self) -> EngineConfig:
         """Return the engine's address and login. Raises UsageError if one of them is missing."""
         from pitr.ovirt.engine import EngineSettings, load_config  # noqa: PLC0415 - `pitr --help` must start quickly

@@ -20,6 +20,7 @@ from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.backup.clocks import skew_in_words
+from pitr.jobs.exposed_secrets import readable_by_others
 from pitr.jobs.find import by_id_or_name
 from pitr.jobs.point_order import CLOCK_TOLERANCE, labelled_before_parent
 from pitr.jobs.restore.verifier import Verifier
@@ -77,16 +78,19 @@ def examine(
     *,
     probe: bool,
     storage_domain: str | None = None,
+    secret_files: Sequence[Path] = (),
 ) -> Iterator[Check]:
     """Check programs, configuration, repository and engine; with `probe` also the path of the data.
 
     The probe creates a disk of 1 MiB in `storage_domain` (a name or an id; None: any), writes it, reads it back and
-    deletes it. pitr changes nothing else. Failures of the installation are results, not exceptions.
+    deletes it. pitr changes nothing else. `secret_files` hold passwords, if they exist.
+    Failures of the installation are results, not exceptions.
     """
     yield _versions()
     yield _programs()
     files = ", ".join(str(path) for path in configuration_files)
     yield Check("configuration", "ok", f"read from {files}" if files else "no configuration file found")
+    yield from _secrets(secret_files)
     labels: list[str] = []
     yield from _repository(repository_path, labels)
     yield from _engine(configure, probe, storage_domain, labels)
@@ -100,10 +104,23 @@ def _versions() -> Check:
 
 def _programs() -> Check:
     try:
-        require(*_PROGRAMS)
+        require(*_PROGRAMS, everywhere=True)
     except ProgramMissing as error:
         return Check("programs", "warning", error.message, error.advice)
     return Check("programs", "ok", f"{', '.join(_PROGRAMS)} are installed")
+
+
+def _secrets(files: Sequence[Path]) -> Iterator[Check]:
+    exposed = list(readable_by_others(files))
+    for path, readers in exposed:
+        yield Check(
+            "passwords",
+            "warning",
+            f"{readers} can read {path}, which holds a password",
+            f"Run: chmod 600 {path}",
+        )
+    if not exposed:
+        yield Check("passwords", "ok", "other users cannot read the files with passwords")
 
 
 def _repository(path: Path | None, labels: list[str]) -> Iterator[Check]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -24,9 +25,21 @@ DEBIAN_PACKAGES = {
 }
 
 
-def require(*programs: str) -> None:
-    """Check that all `programs` are on PATH. Raises ProgramMissing with the Debian packages of the missing ones."""
-    missing = [program for program in programs if shutil.which(program) is None]
+#: Folders for root's programs. They are often not on the PATH of other users and of cron.
+SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program on PATH or in the folders for root's programs; None if there is none."""
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), *SYSTEM_FOLDERS)))
+
+
+def require(*programs: str, everywhere: bool = False) -> None:
+    """Check that all `programs` are on PATH or, with `everywhere`, where `find_program` looks.
+
+    Raises ProgramMissing with the Debian packages of the missing ones."""
+    find = find_program if everywhere else shutil.which
+    missing = [program for program in programs if find(program) is None]
     if missing:
         packages = sorted({DEBIAN_PACKAGES.get(program, program) for program in missing})
         raise ProgramMissing(

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +25,11 @@ from pitr.system.closing import Closes
 #: The signals after which pitr cleans up and exits.
 ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WOKEN: Final = 0
+
+
+def not_ignored(signums: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Return the signals that this process was not told to ignore when it started, as nohup(1) does with SIGHUP."""
+    return [signum for signum in signums if signal.getsignal(signum) is not signal.SIG_IGN]
 
 
 class _WakeUpPipe(Closes):
@@ -64,7 +70,7 @@ class Signals:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._pipe = stack.enter_context(_WakeUpPipe())
-            for signum in ENDING:
+            for signum in not_ignored(ENDING):
                 stack.callback(signal.signal, signum, signal.getsignal(signum))
                 signal.signal(signum, lambda *_: None)
             self._stack = stack.pop_all()

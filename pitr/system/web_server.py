@@ -16,6 +16,7 @@ from types import FrameType
 import uvicorn
 
 from pitr.errors import Interrupted
+from pitr.system.signals import ENDING
 
 
 def serve(
@@ -31,11 +32,13 @@ def serve(
     that wait.
     """
     server = _Server(config, ready, stopping)
-    before = signal.signal(signal.SIGHUP, server.handle_exit)
+    before = {signum: signal.getsignal(signum) for signum in ENDING}
+    if before[signal.SIGHUP] is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, server.handle_exit)
     try:
         asyncio.run(server.serve(sockets=[listener]))
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
     if server.signum is not None:
         raise Interrupted(server.signum)
 
@@ -47,10 +50,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ready = ready
         self._stopping = stopping
+        self._ignored = [signum for signum in ENDING if signal.getsignal(signum) is signal.SIG_IGN]
         self.signum: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # uvicorn takes its signals also from a process that was told to ignore them.
+        for signum in self._ignored:
+            signal.signal(signum, signal.SIG_IGN)
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

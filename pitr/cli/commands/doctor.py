@@ -36,6 +36,7 @@ def doctor(
         common.engine_config,
         probe=not no_probe,
         storage_domain=storage_domain,
+        secret_files=common.secret_files(),
     ):
         checks.append(check)
         if not common.out.json:

@@ -54,6 +54,22 @@ def write(data: bytes, to: TextIO | None = None) -> None:
         raise CannotPrint(f"cannot write to standard output: {error.strerror}") from error
 
 
+def _encoded(document: Any, option: int = 0) -> bytes:
+    """Return the JSON of a document. Bytes of paths that are not UTF-8 are escaped, as in the output of `files`."""
+    try:
+        return orjson.dumps(document, option=option)
+    except TypeError:
+        return orjson.dumps(_escaped(document), option=option)
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 class Printer:
     """Print as text or as JSON. With JSON, standard output gets exactly one document."""
 
@@ -63,10 +79,10 @@ class Printer:
     def document(self, document: dict[str, Any], *, one_line: bool = False) -> None:
         """Print the document. Use `one_line` if a program reads it while the command still runs."""
         if _standard_output.taken:
-            print(orjson.dumps(document).decode(), file=sys.stderr, flush=True)  # noqa: T201
+            print(_encoded(document).decode(), file=sys.stderr, flush=True)  # noqa: T201
             return
         indent = 0 if one_line else orjson.OPT_INDENT_2
-        write(orjson.dumps(document, option=indent | orjson.OPT_APPEND_NEWLINE))
+        write(_encoded(document, indent | orjson.OPT_APPEND_NEWLINE))
 
     def show(self, *renderables: RenderableType) -> None:
         """Print text and tables for people."""

@@ -8,7 +8,6 @@ with e2fsck.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -38,11 +37,10 @@ from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 from pitr.repository.drills import DiskFindings, Drill, Finding
 from pitr.system.closing import Closes
-from pitr.system.process import require, run
+from pitr.system.process import find_program, require, run
 from pitr.units import human_size
 
 #: Debian keeps the file system tools in folders that are only on root's PATH.
-_MORE_FOLDERS = ("/usr/sbin", "/sbin")
 
 
 def drill(
@@ -202,7 +200,7 @@ def _qemu_check(image: Path) -> Finding:
 def _fsck(image: Path, part: Partition, scratch: Path) -> Finding:
     """Check an ext file system with e2fsck, in a copy: e2fsck replays the journal of a disk that was in use."""
     what = f"e2fsck, {_place(part)}"
-    program = shutil.which("e2fsck", path=os.pathsep.join((os.environ.get("PATH", ""), *_MORE_FOLDERS)))
+    program = find_program("e2fsck")
     if program is None:
         return Finding(what, None, "e2fsck is not installed")
     copy = scratch / "file-system.raw"

@@ -11,7 +11,7 @@ from pitr.ovirt.engine.checkpoints import (
     get_checkpoint,
     list_checkpoints,
 )
-from pitr.ovirt.engine.config import EngineConfig, EngineSettings, load_config
+from pitr.ovirt.engine.config import EngineConfig, EngineSettings, load_config, secret_files
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import (
     AttachmentOptions,
@@ -89,6 +89,7 @@ __all__ = [
     "list_checkpoints",
     "list_vms",
     "load_config",
+    "secret_files",
     "rename_attached_disk",
     "reported_problems",
     "start_backup",

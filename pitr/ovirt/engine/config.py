@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pitr.errors import UsageError
+from pitr.system.home import expanded, home_folder
 
 _API_PATH = "/ovirt-engine/api"
 _BOOLEANS = configparser.RawConfigParser.BOOLEAN_STATES
@@ -92,7 +93,7 @@ def load_config(
         str(settings.password_file) if settings.password_file else environ.get(_PASSWORD_FILE.variable)
     )
     if secret_file:
-        password = _read_password(Path(secret_file).expanduser())
+        password = _read_password(expanded(secret_file))
     elif keys.get("password"):
         password = keys["password"]
     elif prompt is not None:
@@ -108,6 +109,13 @@ def load_config(
         cafile=_checked_cafile(pick(settings.cafile, _CAFILE)),
         secure=not settings.insecure and _boolean(keys.get("secure", "true"), path, section),
     )
+
+
+def secret_files(password_file: Path | None, environ: Mapping[str, str] | None = None) -> list[Path]:
+    """Return the files that can hold the engine's password: the password file, and the user's `ovirt-img.conf`."""
+    environ = os.environ if environ is None else environ
+    named = str(password_file) if password_file else environ.get(_PASSWORD_FILE.variable)
+    return [*([expanded(named)] if named else []), _default_config_file(environ)]
 
 
 def api_url(text: str) -> str:
@@ -139,7 +147,7 @@ def _default_config_file(environ: Mapping[str, str]) -> Path:
     if folder:
         return Path(folder) / "ovirt-img.conf"
     home = environ.get("HOME")
-    return (Path(home) if home else Path.home()) / ".config" / "ovirt-img.conf"
+    return (Path(home) if home else home_folder()) / ".config" / "ovirt-img.conf"
 
 
 def _read_section(path: Path, section: str) -> dict[str, str]:
@@ -170,7 +178,7 @@ def _read_password(path: Path) -> str:
 def _checked_cafile(text: str | None) -> Path | None:
     if text is None:
         return None
-    path = Path(text).expanduser()
+    path = expanded(text)
     try:
         with path.open("rb"):
             return path
