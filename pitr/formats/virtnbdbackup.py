@@ -40,6 +40,7 @@ class Meta:
     parent_checkpoint: str | None
     date: datetime | None
     compressed: bool
+    lists_sizes: bool
 
     @property
     def creates_checkpoint(self) -> bool:
@@ -112,7 +113,9 @@ class VirtnbdbackupReader:
                 total += len(part)
                 if total > _MAX_TRAILER:
                     raise FormatError("the stream's list of compressed sizes is too long")
-            self._frames.check(b"".join(parts))
+            # Level 0 compresses too, but virtnbdbackup leaves out the list then.
+            if parts or self.meta.lists_sizes:
+                self._frames.check(b"".join(parts))
         if rest:
             raise FormatError("the stream has data after its end")
 
@@ -247,7 +250,7 @@ def _parse(body: bytes) -> Meta:
         if not isinstance(name, str) or len(name) > _MAX_NAME:
             raise FormatError("the meta header has an invalid name")
     date = _date(document.get("date"))
-    return Meta(size, disk_name, incremental, checkpoint, parent, date, packed)
+    return Meta(size, disk_name, incremental, checkpoint, parent, date, packed, bool(compressed))
 
 
 def _date(text: Any) -> datetime | None:

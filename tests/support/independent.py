@@ -199,7 +199,7 @@ def virtnbdbackup_of(
             sizes.append(len(frames[0]) if len(frames) == 1 else {length: [len(frame) for frame in frames]})
         parts.append(b"\r\n")
     parts.append(b"stop %016x %016x\r\n" % (0, 0))
-    if lz4_request is not None:
+    if lz4_request is not None and level:
         listed = json.dumps(sizes).encode()
         parts += [listed, b"\r\n", b"comp %016x %016x\r\n" % (0, len(listed))]
     return b"".join(parts)

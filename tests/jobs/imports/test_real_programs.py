@@ -35,7 +35,9 @@ class Folder:
         self.contents: dict[str, bytes] = {}
         self._now: dict[str, bytearray] = {}
 
-    def write(self, name: str, checkpoint: str, parent: str, hour: int, *, keep: bool = True) -> Path:
+    def write(
+        self, name: str, checkpoint: str, parent: str, hour: int, *, keep: bool = True, level: int = 2
+    ) -> Path:
         """Write a file; `keep` tells whether later files contain its change, too."""
         disk = name.split(".", maxsplit=1)[0]
         content = self._now.setdefault(disk, bytearray(random.Random(disk).randbytes(256 * KiB)))
@@ -56,7 +58,7 @@ class Folder:
                 disk_name=disk,
                 date=f"2026-11-25T{hour:02}:00:00.250000",
                 lz4_request=16 * KiB,
-                level=2,
+                level=level,
             )
         )
         self.contents[name] = bytes(changed)
@@ -70,9 +72,10 @@ def import_folder(command: Pitr, folder: Path) -> list[Any]:
     return points
 
 
-def test_the_level_of_compression_is_a_number(berlin: Pitr, tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", [0, 2])
+def test_the_level_of_compression_is_a_number(berlin: Pitr, tmp_path: Path, level: int) -> None:
     folder = Folder(tmp_path / "web1")
-    folder.write("sda.full.data", "virtnbdbackup.0", "", 1)
+    folder.write("sda.full.data", "virtnbdbackup.0", "", 1, level=level)
     (point,) = import_folder(berlin, folder.path)
     assert restored(berlin, point, "sda", tmp_path).read_bytes() == folder.contents["sda.full.data"]
 
