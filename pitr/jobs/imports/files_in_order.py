@@ -151,8 +151,10 @@ class _Imported:
 
     def add(self, files: Sequence[BackupFile], backup: Backup) -> None:
         """Remember the streams that were made from these files."""
-        for file, stream in zip(files, backup.streams, strict=True):
-            self._streams[file.path] = (backup, stream)
+        for file in files:
+            stream = backup.stream_of(self._disk_identity(file).id)
+            if stream is not None:
+                self._streams[file.path] = (backup, stream)
 
     def _left_out(self, part: Sequence[BackupFile], parents: Sequence[Backup]) -> tuple[LeftOut, ...]:
         """Return the disks that the point lacks: those of unfinished files, and others of the points before it."""
@@ -172,7 +174,8 @@ class _Imported:
                 reason = "no file of this backup holds the disk"
                 left_out.setdefault(disk.disk_id, LeftOut(disk.disk_id, disk.name, reason, Cause.MISSING))
         held = {self._disk_identity(file).id for file in part if not file.unfinished}
-        return tuple(disk for disk_id, disk in left_out.items() if disk_id not in held)
+        # In the order in which the record keeps them.
+        return tuple(disk for disk_id, disk in sorted(left_out.items()) if disk_id not in held)
 
     def _disk_identity(self, file: BackupFile) -> DiskIdentity:
         key = (file.disk_id, file.disk_name)
