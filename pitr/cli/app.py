@@ -101,7 +101,9 @@ def _show_version(value: bool) -> None:
 def _before(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+        typer.Option(
+            "--version", "-V", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
     repo: options.RepoOption = None,
     output: options.OutputOption = None,

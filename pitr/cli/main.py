@@ -93,6 +93,9 @@ def _refuse_broken_text(arguments: list[str]) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"]:
+        # As in git and docker: `pitr help files cp` is `pitr files cp --help`.
+        arguments = [*arguments[1:], "--help"]
     result = app(arguments, prog_name="pitr", standalone_mode=False)
     sys.stdout.flush()
     return result if isinstance(result, int) else 0

@@ -13,7 +13,7 @@ from pitr.version import __version__
 
 _PATH_PARAMETERS = {
     "image": "The id of a transfer, or of a disk.",
-    "point": "The id of a point, or its beginning (at least four characters).",
+    "point": "The id of a point, or its beginning (at least three characters).",
     "disk": "The id of a disk, or its name at that point.",
 }
 _ERRORS = {

@@ -43,7 +43,7 @@ from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.ovirt.imageio.session import ImageioAddress, ImageioSession, ask
 from pitr.repository import Repository
 from pitr.system.process import require
-from pitr.text import printable
+from pitr.text import counted, printable
 from pitr.units import human_size
 from pitr.version import __version__
 
@@ -147,7 +147,7 @@ def _repository(path: Path | None, labels: list[str]) -> Iterator[Check]:
             "Make the user that runs pitr its owner.",
         )
     else:
-        yield Check("repository", "ok", f"{path} holds {points} points of {vms} VMs")
+        yield Check("repository", "ok", f"{path} holds {counted(points, 'point')} of {counted(vms, 'VM')}")
     usage = shutil.disk_usage(path)
     scarce = usage.free < _FREE_BYTES or usage.free < usage.total * _FREE_PART
     yield Check(
@@ -266,7 +266,7 @@ def _vms(engine: Engine) -> Check:
             "the user sees no VMs",
             "Give the user a role with backup permissions on the VMs.",
         )
-    return Check("VMs", "ok", f"the user sees {count} VMs")
+    return Check("VMs", "ok", f"the user sees {counted(count, 'VM')}")
 
 
 def _storage(engine: Engine, usable: list[StorageDomain]) -> Check:

@@ -179,18 +179,18 @@ def check_none_lost(repository: Repository, chosen: Backup, time: datetime) -> N
 
 
 def point_named(catalog: Catalog, name: str, vm: VMName | None = None) -> Choice:
-    """Return the point whose id is `name` or begins with it (at least 4 characters).
+    """Return the point whose id is `name` or begins with it (at least 3 characters).
 
     Raises NoSuchPoint and UsageError.
     """
     exact = catalog.get(name)
-    matches = [exact] if exact else (catalog.with_prefix(name) if len(name) >= 4 else [])
+    matches = [exact] if exact else (catalog.with_prefix(name) if len(name) >= 3 else [])
     matches = [backup for backup in matches if vm is None or backup.vm.id == vm.id]
     if not matches:
         of_vm = f" of VM {printable(vm.name)}" if vm else ""
         raise NoSuchPoint(
             f"there is no point {name!r}{of_vm}",
-            "'pitr list' shows all points; four characters of an id are enough.",
+            "'pitr list' shows all points; three characters of an id are enough.",
         )
     if len(matches) > 1:
         ids = ", ".join(backup.backup_id for backup in matches)

@@ -76,8 +76,21 @@ def tcp_listener(address: str, port: int) -> Iterator[socket.socket]:
 def authority(listener: socket.socket, host: str | None = None) -> str:
     """Return host and port of a TCP listener for a URL; `host` replaces the address by a name that clients use."""
     address, port = listener.getsockname()[:2]
-    host = host or address
+    host = reachable_name(host or address)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable_name(address: str) -> str:
+    """Return the name by which others reach a listener: the machine's name, if `address` stands for all addresses."""
+    if address not in ("0.0.0.0", "::"):  # noqa: S104 - not bound here
+        return address
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        # Nobody can resolve the name. Clients on this machine connect to 0.0.0.0 all the same.
+        return address
+    return name
 
 
 def is_loopback(listener: socket.socket) -> bool:

@@ -127,6 +127,14 @@ def _document(result: Drill) -> dict[str, Any]:
     }
 
 
+def _verdict(result: Drill) -> str:
+    """Return the result in capitals. Without a known file system nothing proves that the disks are of use."""
+    if not result.ok:
+        return "FAILED"
+    found = {finding.what for disk in result.disks for finding in disk.findings if finding.ok}
+    return "PROVEN" if found & {"partitions", "content"} else "RESTORED, BUT NOTHING WAS RECOGNIZED"
+
+
 def _show(common: Common, backup: Backup, result: Drill) -> None:
     common.out.show(
         tables.table(
@@ -138,6 +146,6 @@ def _show(common: Common, backup: Backup, result: Drill) -> None:
             ),
             least={"Disk": ("cut", 12), "Found": ("fold", 24)},
         ),
-        f"{'PROVEN' if result.ok else 'FAILED'}: VM {printable(backup.vm.name)} at "
+        f"{_verdict(result)}: VM {printable(backup.vm.name)} at "
         f"{times.for_people(backup.point)}, in {times.duration(result.duration_ms / 1000)}.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 #: Without a terminal, texts do not wrap, and no column is dropped. Tables may have a width of their own.
 WIDTH_WITHOUT_TERMINAL = 1 << 16
+
+
+#: After a word, so that the path ".." stays.
+_DOUBLE_STOP = re.compile(r"(?<=[\w)'\"\]])([.?!])\.(?= |$)")
 
 
 @dataclass(slots=True)
@@ -108,7 +113,9 @@ class Printer:
     def notify(self, message: str) -> None:
         """Print one line on standard error while the work goes on."""
         # One write for each line, because several threads may print.
-        sys.stderr.write(f"pitr: {one_line(message)}\n")
+        # A message that ends with a full stop of its own, or with a question, gets no second one.
+        line = _DOUBLE_STOP.sub(r"\1", one_line(message))
+        sys.stderr.write(f"pitr: {line}\n")
         sys.stderr.flush()
 
     def failure(self, error: PitrError) -> int:

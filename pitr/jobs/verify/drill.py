@@ -38,6 +38,7 @@ from pitr.repository.damage import StoredDamage
 from pitr.repository.drills import DiskFindings, Drill, Finding
 from pitr.system.closing import Closes
 from pitr.system.process import find_program, require, run
+from pitr.text import counted
 from pitr.units import human_size
 
 #: Debian keeps the file system tools in folders that are only on root's PATH.
@@ -176,7 +177,9 @@ def _damaged(streams: Sequence[Stream], error: StoredDamage) -> list[DiskFinding
 
 def _described(layout: Layout) -> Iterator[Finding]:
     if layout.table is not None:
-        yield Finding("partitions", True, f"a {layout.table.upper()} with {len(layout.parts)} partitions")
+        yield Finding(
+            "partitions", True, f"a {layout.table.upper()} with {counted(len(layout.parts), 'partition')}"
+        )
     known = [part for part in layout.parts if part.content is not None]
     for part in known:
         yield Finding("content", True, f"{_place(part)}: {part.content}, {human_size(part.length)}")
@@ -194,7 +197,7 @@ def _qemu_check(image: Path) -> Finding:
     except ProgramFailed as error:
         return Finding("qemu-img check", False, error.message)
     problems = report.get("check-errors", 0) + report.get("corruptions", 0) + report.get("leaks", 0)
-    return Finding("qemu-img check", problems == 0, f"{problems} errors" if problems else "no errors")
+    return Finding("qemu-img check", problems == 0, counted(problems, "error") if problems else "no errors")
 
 
 def _fsck(image: Path, part: Partition, scratch: Path) -> Finding:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pitr.nbd.protocol import DEFAULT_PORT
+from pitr.system.sockets import reachable_name
 
 
 def uri(listener: socket.socket, export: str) -> str:
@@ -18,7 +19,6 @@ def uri(listener: socket.socket, export: str) -> str:
     if listener.family == socket.AF_UNIX:
         return f"nbd+unix:///{name}?socket={quote(os.fsencode(Path(where).absolute()))}"
     host, port = where[:2]
-    # A local client gets a loopback address; a remote one knows the machine by another name.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
+    host = reachable_name(host)
     place = f"[{host}]" if ":" in host else host
     return f"nbd://{place}{'' if port == DEFAULT_PORT else f':{port}'}/{name}"

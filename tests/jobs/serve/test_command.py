@@ -31,7 +31,7 @@ from pitr.nbd.server.uris import uri
 from pitr.repository import Repository
 from pitr.repository.stream_sink import ExternalBlob
 from pitr.system.process import run
-from pitr.system.sockets import tcp_listener, unix_listener
+from pitr.system.sockets import reachable_name, tcp_listener, unix_listener
 from pitr.units import parse_size
 from tests.support.pitr import Pitr, ended, wait_until
 from tests.support.points import Writer, backup_of, blob_path, fake_stream, meta_of, new_stream, source
@@ -368,7 +368,7 @@ def test_uris_of_tcp_ports() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tcp_listener(_ALL, port) as listener:
-        assert uri(listener, "") == f"nbd://127.0.0.1:{port}/"
+        assert uri(listener, "") == f"nbd://{reachable_name(_ALL)}:{port}/"
 
 
 @pytest.mark.parametrize(

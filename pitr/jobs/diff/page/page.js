@@ -157,14 +157,16 @@ function figures() {
   const sum = (pick) => data.disks.reduce((total, disk) => total + pick(disk), 0);
   const whole = sum((disk) => disk.size_after ?? 0);
   const different = sum((disk) => disk.data_bytes + disk.zero_bytes);
-  const days = (data.after.time - data.before.time) / 86400000;
+  const minutes = (data.after.time - data.before.time) / 60000;
+  const apart = minutes >= 2880 ? `${(minutes / 1440).toFixed(1)} days` : minutes >= 60 ? `${(minutes / 60).toFixed(1)} hours`
+    : minutes >= 1 ? `${Math.round(minutes)} min` : `${Math.round(minutes * 60)} s`;
   const one = (value, text, bytes = null) =>
     make("div", { title: bytes === null ? null : `${exact(bytes)} bytes` }, make("b", {}, value), make("span", {}, text));
   return make("section", { class: "card figures", "aria-label": "In short" },
     one(size(different), `different, ${share(different, whole)} of ${size(whole)}`, different),
     one(size(sum((disk) => disk.data_bytes)), `data now, ${size(sum((disk) => disk.new_bytes))} of it zero before`, sum((disk) => disk.data_bytes)),
     one(size(sum((disk) => disk.zero_bytes)), "zero now, data before", sum((disk) => disk.zero_bytes)),
-    one(days >= 2 ? `${days.toFixed(1)} days` : `${(days * 24).toFixed(1)} hours`, "between the two points"));
+    one(apart, "between the two points"));
 }
 
 function stateOf(disk) {
