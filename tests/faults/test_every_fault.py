@@ -141,6 +141,8 @@ def test_prune_loses_nothing_for_any_failing_call(
     def job(folder: Path) -> None:
         with Repository.open(folder) as repository:
             done = prune(repository, Retention(last=1), [VMName(vm.id, vm.name)], notify=lambda line: None)
+            for failure in done.failed:
+                raise failure.error
             assert {backup.backup_id for backup in done.removed} == removed
 
     injected = _inject_everywhere(tmp_path, stored, vm, fault, job, kept)
