@@ -8,6 +8,7 @@ from typing import Literal
 
 from pitr.errors import DamageError
 from pitr.model import Stream
+from pitr.text import printable
 
 DamageKind = Literal["missing", "corrupt", "truncated", "inconsistent"]
 What = Literal["blob", "index", "record", "frame", "parent"]
@@ -57,7 +58,8 @@ def of_stream(
     length: int | None = None,
 ) -> StoredDamage:
     """Return the error for a damaged object or frame of a stream."""
-    where = f"{what} of stream {stream.stream_id} (disk {stream.disk_id}, backup {backup_id})"
-    return StoredDamage(
-        Damage(backup_id, stream.disk_id, stream.stream_id, kind, what, f"{where}: {message}", start, length)
+    text = (
+        f"{what} of disk {printable(stream.name)}: {message} "
+        f"(backup {backup_id}, disk {stream.disk_id}, stream {stream.stream_id})"
     )
+    return StoredDamage(Damage(backup_id, stream.disk_id, stream.stream_id, kind, what, text, start, length))

@@ -258,6 +258,7 @@ def damage(findings: Sequence[Damage]) -> RenderableType:
             for finding in findings
         ),
         least={"What": ("fold", 30), "Points lost": ("fold", 2 * _SHORT_ID + 2)},
+        below=("What",),
     )
 
 

@@ -316,7 +316,7 @@ def test_a_damaged_frame_is_exit_3_and_spoils_no_other_file(
     assert not (copy / "var/log/big.log").exists()
     assert not [path for path in below(copy) if path.name.startswith(".pitr-")]
     assert (copy / "etc/hosts").read_bytes() == (files[0] / "etc/hosts").read_bytes()
-    assert "frame of stream" in command("files", "cat", *where, "/var/log/big.log", code=3).complaint
+    assert "frame of disk" in command("files", "cat", *where, "/var/log/big.log", code=3).complaint
 
 
 def test_a_damaged_file_system_is_exit_1_and_named(

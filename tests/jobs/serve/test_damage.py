@@ -50,7 +50,7 @@ def test_only_what_is_damaged_cannot_be_read(
         for start, end in ((0, MIB + 256 * 1024), (2 * MIB, len(content))):
             assert read(one.uri, start, end - start) == content[start:end]
     (line,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert line.getMessage().startswith("clients cannot read 1 MiB at 1048576: frame of stream ")
+    assert line.getMessage().startswith("clients cannot read 1 MiB at 1048576: frame of disk ")
 
 
 def test_what_comes_before_the_damage_is_sent_and_the_error_says_where(
