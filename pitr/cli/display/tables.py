@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pitr import times
 from pitr.cli.display.table import FittingTable
-from pitr.model import Backup, Cause, Kind, Stream
+from pitr.model import Backup, Kind, Stream
 from pitr.text import named, printable
 from pitr.units import human_size
 
@@ -173,10 +173,7 @@ def one_point(backup: Backup, chain: Sequence[Backup], external: Collection[str]
         if stream.stream_id in external
     ]
     parts += [
-        Text(
-            f"{'Left out' if disk.cause is Cause.UNABLE else 'Missing'}: {named(disk.name, disk.disk_id)}: "
-            f"{printable(disk.reason)}"
-        )
+        Text(f"Left out: {named(disk.name, disk.disk_id)}: {printable(disk.reason)}")
         for disk in backup.left_out
     ]
     parts += [Text("Chain", style="bold"), chain_table(chain)]
