@@ -67,7 +67,7 @@ def test_another_backup_of_the_vm_is_running(
         found = find_vm(engine, vm.id)
         disks = tuple(disk.id for disk in vm.disks)
         with start_backup(engine, found, BackupRequest(disks, str(uuid.uuid4()))) as other:
-            refused = pitr("backup", vm.name, code=6)
+            refused = pitr("backup", vm.name, "--busy-wait", "0", code=6)
             assert_one_line(refused)
             assert "during a backup operation" in refused.complaint
             # Not ours: it goes on.
