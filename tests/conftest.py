@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,12 @@ from tests.support.memory_engine import MemoryEngine
 from tests.support.pitr import Pitr
 
 _PHASE_LAG_S = 0.01
+
+# A shell starts background jobs with SIGINT ignored, and pitr leaves ignored signals ignored. The programs that the
+# tests start must get theirs.
+for _signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, signal.default_int_handler if _signum is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture
