@@ -269,7 +269,11 @@ def test_prune_removes_nothing_through_a_linked_folder(damaged: Path, tmp_path: 
         pytest.raises(RepositoryError, match="is a symbolic link") as raised,
         Repository.open(damaged) as repository,
     ):
-        prune(repository, Retention(last=1), [vm], grace=timedelta(seconds=-1), notify=lambda line: None)
+        done = prune(
+            repository, Retention(last=1), [vm], grace=timedelta(seconds=-1), notify=lambda line: None
+        )
+        for failure in done.failed:
+            raise failure.error
     assert raised.value.advice
     assert content() == before
 
