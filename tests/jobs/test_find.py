@@ -118,9 +118,9 @@ def test_a_point_is_named_by_its_id_or_enough_of_it(repository: Repository) -> N
     assert point_named(catalog, "abcd2222").backup == backups[1]  # exact, although another one begins with it
     assert point_named(catalog, "xyz").backup == backups[3]
     with pytest.raises(UsageError, match="several points") as raised:
-        point_named(catalog, "abcd")
+        point_named(catalog, "abc")
     assert all(backup.backup_id in raised.value.advice for backup in backups[:3])
-    for name in ("abc", "", "%", "____", "ABCD1", "abcd1111 ", "nothing", "x'y\0z"):
+    for name in ("ab", "", "%", "____", "ABCD1", "abcd1111 ", "nothing", "x'y\0z"):
         with pytest.raises(NoSuchPoint):
             point_named(catalog, name)
     with pytest.raises(NoSuchPoint, match="of VM db"):
