@@ -64,9 +64,12 @@ def shared_lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(shared_lab: Lab) -> Iterator[Lab]:
-    """Lend the local oVirt to a test. After it, check that nothing is open, and remove its VMs and disks."""
-    with shared_lab.engine.state.lock:
-        old_vms = set(shared_lab.engine.state.vms)
+    """Lend the local oVirt to a test. After it, check that nothing is open, and remove what the test added."""
+    state = shared_lab.engine.state
+    with state.lock:
+        old_vms = set(state.vms)
+        old_domains = dict(state.storage_domains)
+        old_networks = list(state.networks)
     old_disks = {disk.id for disk in shared_lab.disks}
     shared_lab.engine.forget_requests()
     yield shared_lab
@@ -76,8 +79,8 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
     shared_lab.clock.set(datetime.now().astimezone())
     assert nothing_open(shared_lab)
     assert shared_lab.engine.failures == []
-    with shared_lab.engine.state.lock:
-        new_vms = [vm_id for vm_id in shared_lab.engine.state.vms if vm_id not in old_vms]
+    with state.lock:
+        new_vms = [vm_id for vm_id in state.vms if vm_id not in old_vms]
     for vm_id in new_vms:
         vm = shared_lab.vm(vm_id)
         if vm.running:
@@ -86,6 +89,10 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
     for disk in shared_lab.disks:
         if disk.id not in old_disks:
             disk.delete()
+    # A test that adds a storage domain must not make the choice of one ambiguous in the tests after it.
+    with state.lock:
+        state.storage_domains = old_domains
+        state.networks = old_networks
 
 
 @pytest.fixture
