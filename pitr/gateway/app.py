@@ -21,7 +21,7 @@ from pitr.gateway.answers import Document, Empty, RequestBody, Streaming, failur
 from pitr.gateway.connection import let_in
 from pitr.gateway.failures import MethodNotAllowed, NotConfigured, NotFound, OutsideOfDisk, Unauthorized
 from pitr.gateway.operations import Operation
-from pitr.gateway.ranges import ByteRange, wanted_part
+from pitr.gateway.ranges import ByteRange, Multipart, wanted_parts
 from pitr.gateway.token import Token
 from pitr.gateway.work import BlockingWork
 from pitr.jobs.export import ExportFormat
@@ -217,22 +217,35 @@ class _Handlers:
         # A range of a different entity is useless to a client that holds a part of the old one.
         if_range = request.headers.get("if-range")
         ranged = request.headers.get("range") if if_range in (None, wanted.etag) else None
-        part = wanted_part(ranged if request.method == "GET" else None, size)
-        if part == "none":
-            outside = OutsideOfDisk(f"the range is outside the disk, which has {size} bytes")
+        parts = wanted_parts(ranged if request.method == "GET" else None, size)
+        if parts == "none":
+            outside = OutsideOfDisk(
+                f"the ranges are outside the disk, which has {size} bytes, or too many or too long for one answer"
+            )
             return failure(outside).with_header("content-range", f"bytes */{size}")
-        status, start, end = 200, 0, size
-        if isinstance(part, ByteRange):
-            status, start, end = 206, part.start, part.end
+        if request.method != "HEAD":
+            self._work.check_free()
+        if parts != "all" and len(parts) > 1:
+            several = Multipart(parts, headers["content-type"])
+            headers |= {"content-type": several.media_type, "content-length": str(several.length)}
+            return Streaming(
+                self._work,
+                _name(request),
+                lambda write: points.send_parts(path, wanted, write, several, workers=workers),
+                headers,
+                status=206,
+            )
+        status, part = 200, ByteRange(0, size, size)
+        if parts != "all":
+            status, part = 206, parts[0]
             headers |= {"content-range": part.content_range}
-        headers |= {"content-length": str(end - start)}
+        headers |= {"content-length": str(part.end - part.start)}
         if request.method == "HEAD":
             return Empty(status, headers)
-        self._work.check_free()
         return Streaming(
             self._work,
             _name(request),
-            lambda write: points.send_range(path, wanted, write, start, end, workers=workers),
+            lambda write: points.send_range(path, wanted, write, part, workers=workers),
             headers,
             status=status,
         )

@@ -105,7 +105,11 @@ _RANGE_HEADERS = [
         "schema": _TEXT,
     }
     for name, text in (
-        ("Range", "one range of bytes: bytes=0-511, bytes=512-, bytes=-512; several ranges are ignored."),
+        (
+            "Range",
+            "a range of bytes: bytes=0-511, bytes=512-, bytes=-512; or up to 64 ranges, separated by commas: the "
+            "answer is multipart/byteranges.",
+        ),
         ("If-Range", "the ETag of an earlier answer; if it does not match, the whole disk is sent."),
         ("If-None-Match", "an ETag; if it matches, no data is sent."),
     )
@@ -127,8 +131,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
     if operation.has_ranges:
         if operation.method != "head":
             responses["206"] = _answer(
-                "The range of the disk.",
-                {operations.RAW: {"schema": _BINARY}},
+                "The range of the disk, or several ranges.",
+                {operations.RAW: {"schema": _BINARY}, "multipart/byteranges": {"schema": _BINARY}},
                 {**headers, "Content-Range": {"schema": _TEXT}},
             )
             responses["416"] = {"$ref": "#/components/responses/416"}
@@ -183,7 +187,11 @@ _SCHEMAS: dict[str, Any] = {
     "Health": _object(ok={"type": "boolean"}),
     "Description": {"type": "object", "required": ["openapi"]},
     "Points": _object(points={"type": "array", "items": _ref("Point")}),
-    "PointAndChain": _object(point=_ref("Point"), chain={"type": "array", "items": _ref("Point")}),
+    "PointAndChain": _object(
+        point=_ref("Point"),
+        chain={"type": "array", "items": _ref("Point")},
+        damage={"type": "array", "items": {"type": "object"}},
+    ),
     "Point": _object(
         backup_id=_TEXT,
         vm=_object(id=_TEXT, name=_TEXT),
@@ -203,6 +211,7 @@ _SCHEMAS: dict[str, Any] = {
         stored_bytes=_INTEGER,
         duration_s=_NUMBER,
         proven=_or_null(_object(time=_TIME, ok={"type": "boolean"})),
+        damaged={"type": "boolean"},
     ),
     "Disk": _object(
         disk_id=_TEXT,

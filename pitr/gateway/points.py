@@ -10,6 +10,7 @@ from typing import Any
 
 from pitr.endpoints.streams.output import StreamOutput
 from pitr.errors import UsageError
+from pitr.gateway.ranges import ByteRange, Multipart
 from pitr.jobs import documents, export, find
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
@@ -82,12 +83,35 @@ def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object],
 
 
 def send_range(
-    path: Path, wanted: PointDisk, write: Callable[[bytes], object], start: int, end: int, *, workers: int
+    path: Path, wanted: PointDisk, write: Callable[[bytes], object], part: ByteRange, *, workers: int
 ) -> None:
-    """Write the bytes `[start, end)` of the disk to `write`. Raises the same errors as `send_stream`."""
+    """Write one range of the disk to `write`. Raises the same errors as `send_stream`."""
     with Repository.open(path) as repository:
-        output = _Written(write, "none")
-        export.export_range(repository, wanted.backup, wanted.stream, output, start, end, workers=workers)
+        _send(repository, wanted, write, part, workers)
+
+
+def send_parts(
+    path: Path, wanted: PointDisk, write: Callable[[bytes], object], several: Multipart, *, workers: int
+) -> None:
+    """Write several ranges of the disk to `write` as one multipart body. Raises the same errors as `send_stream`."""
+    with Repository.open(path) as repository:
+        for head, part in several.parts:
+            write(head)
+            _send(repository, wanted, write, part, workers)
+        write(several.end)
+
+
+def _send(
+    repository: Repository,
+    wanted: PointDisk,
+    write: Callable[[bytes], object],
+    part: ByteRange,
+    workers: int,
+) -> None:
+    output = _Written(write, "none")
+    export.export_range(
+        repository, wanted.backup, wanted.stream, output, part.start, part.end, workers=workers
+    )
 
 
 class _Written(StreamOutput):

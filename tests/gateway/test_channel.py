@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pitr.errors import BusyError, CheckpointGone, EngineBusy, EngineError, FormatError, NoSuchVM, PitrError
 from pitr.gateway.channel import ClientGone, Incoming, Outgoing
 from pitr.gateway.failures import status_of
-from pitr.gateway.ranges import ByteRange, wanted_part
+from pitr.gateway.ranges import MAX_RANGES, ByteRange, wanted_parts
 from pitr.ovirt.engine.faults import EngineFault
 
 _PIECES = st.lists(st.binary(max_size=300), max_size=30)
@@ -132,7 +132,7 @@ def test_a_sender_waits_for_its_reader() -> None:
 def test_ranges_are_those_of_a_slice(size: int, first: int | None, last: int | None) -> None:
     whole = bytes(number % 251 for number in range(size))
     header = f"bytes={'' if first is None else first}-{'' if last is None else last}"
-    found = wanted_part(header, size)
+    found = wanted_parts(header, size)
     if first is None:
         expected = whole[max(0, size - last) :] if last else b""
     else:
@@ -142,7 +142,26 @@ def test_ranges_are_those_of_a_slice(size: int, first: int | None, last: int | N
     elif not expected:
         assert found == "none"
     else:
-        assert isinstance(found, ByteRange) and whole[found.start : found.end] == expected
+        assert not isinstance(found, str)
+        [part] = found
+        assert whole[part.start : part.end] == expected
+
+
+def test_several_ranges_come_in_their_order() -> None:
+    assert wanted_parts("bytes=5-6, 0-0 ,-1,200-", 10) == [
+        ByteRange(5, 7, 10),
+        ByteRange(0, 1, 10),
+        ByteRange(9, 10, 10),
+    ]
+    assert wanted_parts("bytes=20-30,40-", 10) == "none"
+    assert wanted_parts("bytes=0-1,x", 10) == "all"
+    assert wanted_parts("bytes=0-1,", 10) == "all"
+    # What would make the server send more than the disk, or answer in thousands of parts, is refused.
+    assert wanted_parts("bytes=0-,0-", 10) == "none"
+    assert (
+        wanted_parts("bytes=" + ",".join(["0-0"] * MAX_RANGES), 1000) == [ByteRange(0, 1, 1000)] * MAX_RANGES
+    )
+    assert wanted_parts("bytes=" + ",".join(["0-0"] * (MAX_RANGES + 1)), 1000) == "none"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import email.policy
 import shutil
 import subprocess
+from email.message import EmailMessage
+from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
 
+from pitr.gateway import openapi
 from pitr.repository import Repository, names
 from tests.support.gateway import CUT_OFF, Gateway, running
 from tests.support.independent import apply_rbd, apply_sparse, run
@@ -61,6 +65,17 @@ def test_each_point_comes_out_in_all_formats(
     assert len(backwards.body) < 2 * MiB
 
 
+def test_the_description_has_every_key_of_the_documents(gateway: Gateway, points: Points) -> None:
+    schemas = openapi.document()["components"]["schemas"]
+    shown = gateway.get(f"/points/{points.id(0)[:8]}").json
+    for name, document in (
+        ("PointAndChain", shown),
+        ("Point", shown["point"]),
+        ("Disk", shown["point"]["disks"][0]),
+    ):
+        assert set(schemas[name]["properties"]) == set(document), name
+
+
 #: (the range in the request, its start, its end); None: outside the disk.
 RANGES: list[tuple[str, tuple[int, int] | None]] = [
     ("0-0", (0, 1)),
@@ -95,10 +110,36 @@ def test_ranges_of_raw_disks(
     assert answer.headers["content-length"] == str(end - start)
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "bytes=5-1", "bytes=-", "lines=0-1", "bytes=a-b", "0-1"])
+@pytest.mark.parametrize("asked", ["bytes=0-1,x", "bytes=5-1", "bytes=-", "lines=0-1", "bytes=a-b", "0-1"])
 def test_ranges_that_are_none_get_the_whole_disk(gateway: Gateway, points: Points, asked: str) -> None:
     answer = gateway.get(points.path(0, "d1") + "?format=raw", "-H", f"Range: {asked}")
     assert answer.body == points.oracle(0, "d1").read_bytes()
+
+
+def test_several_ranges_come_as_one_multipart_answer(gateway: Gateway, points: Points) -> None:
+    whole = points.oracle(1, "d1").read_bytes()
+    path = points.path(1, "d1") + "?format=raw"
+    asked = [(0, 512), (MiB - 3, 2 * MiB + 7), (len(whole) - 5, len(whole))]
+    header = ",".join(f"{start}-{end - 1}" for start, end in asked)
+    answer = gateway.get(path, "-H", f"Range: bytes={header}, 99999999999-", status=206)
+    assert answer.headers["content-length"] == str(len(answer.body))
+    # The standard library's parser reads the body as any client would.
+    message = BytesParser(EmailMessage, policy=email.policy.HTTP).parsebytes(
+        b"Content-Type: " + answer.headers["content-type"].encode() + b"\r\n\r\n" + answer.body
+    )
+    assert message.get_content_type() == "multipart/byteranges" and not message.defects
+    parts = list(message.iter_parts())
+    ends = [part["content-range"] for part in parts]
+    assert ends == [f"bytes {start}-{end - 1}/{len(whole)}" for start, end in asked]
+    assert {part.get_content_type() for part in parts} == {"application/octet-stream"}
+    boundary = str(message.get_boundary()).encode()
+    bodies = [part.partition(b"\r\n\r\n")[2] for part in answer.body.split(b"\r\n--" + boundary)[1:-1]]
+    assert bodies == [whole[start:end] for start, end in asked]
+    # Some ranges outside: the others come; one is left: no multipart.
+    one = gateway.get(path, "-H", "Range: bytes=1-2,99999999999-", status=206)
+    assert one.body == whole[1:3] and one.headers["content-range"] == f"bytes 1-2/{len(whole)}"
+    refused = gateway.get(path, "-H", "Range: bytes=" + ",".join(["0-0"] * 65), status=416)
+    assert "too many" in refused.error["message"]
 
 
 def test_a_download_that_was_cut_off_is_taken_up_again(
