@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -20,6 +20,7 @@ from pitr.cli.options import Common, MaxWorkersOption, choices, with_common
 from pitr.endpoints.streams.input import open_input
 from pitr.errors import PitrError, UsageError
 from pitr.jobs import asked_time, documents, find
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.imports.files_in_order import FileImport
 from pitr.jobs.imports.images import FORMATS, import_images
 from pitr.jobs.imports.store_point import ImportedPoint
@@ -114,16 +115,29 @@ def import_(
     if sources.count("-") > 1:
         raise UsageError("standard input can be read only once")
     options = _ImportArguments(vm, disk, tuple(time or ()), onto, stream_format, common.workers(max_workers))
-    if sources[0] in _PROGRAMS and len(sources) > 1:
-        points = _import_files(common, sources[0], sources[1:], options)
-    else:
-        points = _import_streams(common, sources, options)
+    with common.repository() as repository:
+        if sources[0] in _PROGRAMS and len(sources) > 1:
+            points = _import_files(common, repository, sources[0], sources[1:], options)
+        else:
+            points = _import_streams(common, repository, sources, options)
+        facts = _facts(repository, points)
+    new = [point.backup for point in points if point.new]
+    for backup in new:
+        if facts[backup.backup_id].damaged:
+            common.out.notify(
+                f"warning: the point of {times.for_people(backup.point)} is stored, but it is DAMAGED: it is based on "
+                "a damaged point. 'pitr show' tells the damage"
+            )
     if common.out.json:
-        new = [documents.point(point.backup) for point in points if point.new]
-        known = [documents.point(point.backup) for point in points if not point.new]
-        common.out.document({"imported": new, "known": known})
-    elif any(point.new for point in points):
-        common.out.show(tables.points([point.backup for point in points if point.new]))
+        known = [point.backup for point in points if not point.new]
+        common.out.document(
+            {
+                "imported": [documents.point(backup, facts[backup.backup_id]) for backup in new],
+                "known": [documents.point(backup, facts[backup.backup_id]) for backup in known],
+            }
+        )
+    elif new:
+        common.out.show(tables.points(new, facts))
     else:
         common.out.notify("nothing new: the repository already holds all points")
 
@@ -165,18 +179,27 @@ class _ImportArguments:
         )
 
 
-def _import_streams(common: Common, sources: Sequence[str], options: _ImportArguments) -> list[ImportedPoint]:
+def _facts(repository: Repository, points: Sequence[ImportedPoint]) -> Mapping[str, PointFacts]:
+    """Return the facts about these points by backup id, for every point."""
+    facts: dict[str, PointFacts] = {point.backup.backup_id: NO_FACTS for point in points}
+    for vm_id in {point.backup.vm.id for point in points}:
+        facts |= facts_of_vm(repository, vm_id)
+    return facts
+
+
+def _import_streams(
+    common: Common, repository: Repository, sources: Sequence[str], options: _ImportArguments
+) -> list[ImportedPoint]:
     given: Sequence[datetime | None] = options.times(sources) or [None] * len(sources)
     points: list[ImportedPoint] = []
-    with common.repository() as repository:
-        for source, time in zip(sources, given, strict=True):
-            of_stream = options.of_stream(repository, time, points[-1].backup if points else None)
-            try:
-                points += _import_one(common, repository, source, of_stream)
-            except PitrError as error:
-                if points:
-                    error.add_note(f"{len(points)} of {len(sources)} files were imported before {source}")
-                raise
+    for source, time in zip(sources, given, strict=True):
+        of_stream = options.of_stream(repository, time, points[-1].backup if points else None)
+        try:
+            points += _import_one(common, repository, source, of_stream)
+        except PitrError as error:
+            if points:
+                error.add_note(f"{len(points)} of {len(sources)} files were imported before {source}")
+            raise
     return points
 
 
@@ -211,7 +234,7 @@ def _already(backup: Backup) -> str:
 
 
 def _import_files(
-    common: Common, program: str, sources: Sequence[str], options: _ImportArguments
+    common: Common, repository: Repository, program: str, sources: Sequence[str], options: _ImportArguments
 ) -> list[ImportedPoint]:
     if options.onto is not None or options.stream_format is not None:
         raise UsageError(f"--onto and --format go with streams, not with {program!r}")
@@ -223,7 +246,7 @@ def _import_files(
         for disk in backup.left_out if point.new else ():
             common.out.notify(f"the point of {when} lacks disk {disk.name}: {disk.reason}")
 
-    with common.repository() as repository, showing(common.out, f"import {program}") as progress:
+    with showing(common.out, f"import {program}") as progress:
         run = FileImport(repository, options.vm, done, options.workers, progress)
         paths = [Path(source) for source in sources]
         if program in FORMATS:

@@ -141,10 +141,15 @@ def _restore(
         streams = find.some_streams_of(chosen.backup, disks, repository)
         common.out.notify(point_options.in_words(chosen))
         warnings = point_options.warn(common.out, chosen, disks)
+
+        def warn(line: str) -> None:
+            common.out.notify(line)
+            warnings.append(line)
+
         selection = DiskSelection(repository, chosen.backup, tuple(streams), run.keep_going)
         get_command = job.choose_get_command(selection, run.get_command, common.settings.get_command)
         verifier = Verifier(run.workers) if run.verify else None
-        with open_target(choice, selection, common.engine, verifier, common.out.notify) as target:
+        with open_target(choice, selection, common.engine, verifier, warn) as target:
             if run.dry_run:
                 done = job.plan(selection, target)
             else:
@@ -156,7 +161,7 @@ def _restore(
                         verified=verifier is not None,
                         workers=run.workers,
                         progress=progress,
-                        notify=common.out.notify,
+                        notify=warn,
                     )
             outcome = target.outcome()
         facts = facts_of(repository, chosen.backup)
@@ -166,8 +171,7 @@ def _restore(
         outcome.vm and outcome.vm.warning(),
     ]:
         if warning:
-            common.out.notify(warning)
-            warnings.append(warning)
+            warn(warning)
     _show(common, _Done(chosen, facts, done, target.vm_id, outcome, checksums, warnings), run.dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)

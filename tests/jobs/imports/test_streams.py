@@ -16,7 +16,7 @@ from pitr.model import Backup
 from pitr.repository import Repository
 from tests.support.independent import rbd_of, run, sparse_of, virtnbdbackup_of
 from tests.support.pitr import Pitr
-from tests.support.points import Writer, applied, disk
+from tests.support.points import Writer, applied, disk, flip_bit
 
 KiB = 1 << 10
 FULL = "1m:A 64k:0 1m:B 512:C"
@@ -42,6 +42,25 @@ def nothing_is_kept(command: Pitr) -> None:
     assert command.json("list")["points"] == []
     assert not [path for path in command.repository.rglob("*") if path.suffix in (".zst", ".db-journal")]
     assert command.json("verify")["ok"]
+
+
+def test_a_stream_on_a_damaged_point_is_stored_and_told(
+    repository: Repository, command: Pitr, tmp_path: Path
+) -> None:
+    writer = Writer(repository)
+    writer.add(FULL)
+    writer.add(CHANGES)
+    full, newer = writer.backups
+    stream = tmp_path / "stream"
+    command("export", "--point", newer.backup_id, "--since", full.backup_id, "--to", stream)
+    command("forget", newer.backup_id)
+    [blob] = (path for path in command.repository.rglob("*.sparse.zst"))
+    flip_bit(blob, blob.stat().st_size // 2)
+    command("verify", code=3)
+    done = command("import", stream, "--onto", full.backup_id, "--output", "json")
+    [point] = done.json["imported"]
+    assert point["damaged"] and "DAMAGED" in done.stderr and "warning" in done.stderr
+    assert "DAMAGED" in command("list").stdout
 
 
 def test_what_was_exported_comes_back_as_the_same_chain(

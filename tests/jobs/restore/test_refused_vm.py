@@ -103,13 +103,14 @@ def test_new_disks_that_cannot_be_attached_stay_too(lab: Lab, pitr: Pitr, tmp_pa
 
 def test_invalid_aliases_are_made_valid_and_told(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     _vm(lab, pitr, tmp_path, NAME, "Buro_[alt]_disk_1", "Buro__alt__disk_1", "x" * 300)
-    done = pitr("restore", "--at", "now", "--as-new-vm", "web-new")
+    done = pitr("restore", "--at", "now", "--as-new-vm", "web-new", "--output", "json")
     names = [disk.name for disk in lab.vm("web-new").disks]
     assert sorted(names) == sorted(
         ["Buro__alt__disk_1_3", "Buro__alt__disk_1_2", "Buro__alt__disk_1", "x" * 255]
     )
     for name in names:
         assert name == "Buro__alt__disk_1" or name in done.stderr.replace("\n", "")
+        assert name == "Buro__alt__disk_1" or name in "".join(done.json["warnings"])
     planned = pitr("restore", "--at", "now", "--as-new-vm", "web-2", "--dry-run")
     assert "Buro__alt__disk_1_2" in planned.stderr.replace("\n", "")
 
