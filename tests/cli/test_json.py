@@ -249,4 +249,8 @@ def test_progress_is_lines_of_json_on_standard_error_of_the_program(lab: Lab, pi
     lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
     assert lines
     for line in lines:
-        assert_shape(line, {"progress": {"what": str, "done": int, "total": int, "elapsed_s": float}})
+        assert_shape(
+            line,
+            {"progress": {"what": str, "phase": str, "done": int, "total": int, "elapsed_s": float}},
+        )
+    assert lines[-1]["progress"]["phase"] == "finishing"

@@ -80,7 +80,13 @@ def _json_progress(what: str) -> Progress:
             return
         last = now
         line = {
-            "progress": {"what": what, "done": done, "total": total, "elapsed_s": round(now - started, 3)}
+            "progress": {
+                "what": what,
+                "phase": _phase(done, total),
+                "done": done,
+                "total": total,
+                "elapsed_s": round(now - started, 3),
+            }
         }
         sys.stderr.buffer.write(orjson.dumps(line) + b"\n")
         sys.stderr.flush()
@@ -98,9 +104,14 @@ def _bar(what: str) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(f"{what}: starting", total=None)
 
         def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total, description=f"{what}: {_phase(done, total)}")
 
         yield progress
+
+
+def _phase(done: int, total: int) -> str:
+    """Return what happens now. After the last byte, the engine, a flush or a check can still take minutes."""
+    return "copying" if done < total else "finishing"
