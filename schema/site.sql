@@ -1,4 +1,4 @@
--- The additions of `pitr catalog serve` to its copy of the catalog: drills, chains and a summary of each VM.
+-- The additions of `pitr catalog serve` to its copy of the catalog: drills, damage, chains and a summary of each VM.
 -- Times are UTC with microseconds, sizes are bytes.
 CREATE TABLE drill (
     name        TEXT PRIMARY KEY, -- the name of its object in the repository
@@ -21,6 +21,16 @@ CREATE TABLE finding (
     message   TEXT NOT NULL
 );
 CREATE INDEX finding_by_drill ON finding (drill);
+
+-- The points that known damage loses, one row for each finding and point.
+CREATE TABLE damage (
+    backup_id TEXT NOT NULL REFERENCES point (backup_id),
+    vm_id     TEXT NOT NULL,
+    disk_id   TEXT,               -- NULL: all disks of the point
+    message   TEXT NOT NULL,
+    finding   TEXT NOT NULL       -- the name of its object in the repository
+);
+CREATE INDEX damage_by_backup ON damage (backup_id);
 
 -- A stream that is missing here is based on a lost stream.
 CREATE TABLE chain (
@@ -48,5 +58,6 @@ SELECT
     min(point) AS first_point,
     max(point) AS newest_point,
     round(julianday('now') - julianday(max(point)), 2) AS age_days,
+    (SELECT count(DISTINCT backup_id) FROM damage WHERE damage.vm_id = point.vm_id) AS damaged_points,
     sum(stored_bytes) AS stored_bytes
 FROM point GROUP BY vm_id;

@@ -179,6 +179,18 @@ def test_every_document(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
         refused = pitr("catalog", "query", other.format(pitr.repository.parent / "other"), code=2)
         assert "the query failed" in refused.complaint and not (pitr.repository.parent / "other").exists()
     assert pitr.json("catalog", "query", "SELECT count(*) AS n FROM point") == {"rows": [{"n": 2}]}
+    ready = pitr.json("catalog", "query")["queries"]
+    for each in ready:
+        assert_shape(each, {"name": str, "title": str, "description": str, "values": list})
+        pitr("catalog", "query", each["name"])
+    [row] = pitr.json("catalog", "query", "points-per-vm")["rows"]
+    assert row["points"] == 2
+    old = ("catalog", "query", "vms_without_a_backup")
+    assert pitr.json(*old)["rows"] == [] and len(pitr.json(*old, "--set", "days=-1")["rows"]) == 1
+    assert "growth_per_day" in pitr("catalog", "query").stdout
+    assert "ready-made" in pitr("catalog", "query", "growth", code=2).complaint
+    assert "days" in pitr(*old, "--set", "age=1", code=2).complaint
+    pitr("catalog", "query", "SELECT 1 AS one", "--set", "days=1", code=2)
 
     stream = full["disks"][0]
     blob = pitr.repository / "streams" / stream["disk_id"] / f"{stream['stream_id']}.sparse.zst"

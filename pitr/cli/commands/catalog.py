@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -14,8 +15,10 @@ from pitr.cli import serve_options
 from pitr.cli.display import tables
 from pitr.cli.options import Common, with_common
 from pitr.cli.serve_options import HostOption
-from pitr.errors import DamageError
+from pitr.errors import DamageError, UsageError
 from pitr.jobs.serve import catalog_site
+from pitr.jobs.serve.catalog_site import ready_queries
+from pitr.jobs.serve.catalog_site.ready_queries import READY_QUERIES
 from pitr.jobs.upkeep.records_from_blobs import recover
 from pitr.repository.cached_catalog import CatalogDifferences
 from pitr.system.sockets import tcp_listener
@@ -28,7 +31,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-SqlArgument = Annotated[str, typer.Argument(metavar="SQL", help="A query. It cannot change the catalog.")]
+SqlArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="SQL|QUERY", help="A query, or the name of one. It cannot change the catalog."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A value of a ready-made query. Repeatable."),
+]
 PortOption = Annotated[
     int,
     typer.Option("--port", metavar="N", min=0, max=65535, help="Port to listen on; 0 means any free port."),
@@ -42,20 +52,63 @@ FromBlobsOption = Annotated[
 
 @app.command("query")
 @with_common()
-def query(common: Common, sql: SqlArgument) -> None:
-    """Query the catalog with SQL.
+def query(common: Common, sql: SqlArgument = None, values: SetOption = None) -> None:
+    """Query the catalog with SQL, or with a ready-made query.
 
-    docs/format.md describes the tables point, stream and left_out.
+    docs/format.md describes the tables point, stream and left_out. Without an argument, pitr lists the ready-made
+    queries; they are those of 'pitr catalog serve'.
 
-    Example: pitr catalog query "SELECT vm_name, count(*) AS points FROM point GROUP BY vm_name"
+    Examples: pitr catalog query "SELECT vm_name, count(*) AS points FROM point GROUP BY vm_name";
+    pitr catalog query; pitr catalog query growth_per_day; pitr catalog query vms_without_a_backup --set days=7
     """
-    with common.repository() as repository:
-        columns, rows = repository.catalog.query(sql)
+    ready = ready_queries.named(sql) if sql is not None else None
+    if values and ready is None:
+        raise UsageError("--set goes with a ready-made query", "'pitr catalog query' lists them.")
+    if sql is None:
+        _list_queries(common)
+        return
+    if ready is not None:
+        columns, rows = ready_queries.run(common.repository_path(), ready, _values(values or ()))
+    elif any(char.isspace() for char in sql):
+        with common.repository() as repository:
+            columns, rows = repository.catalog.query(sql)
+    else:
+        raise UsageError(
+            f"{sql!r} is neither SQL nor a ready-made query",
+            "'pitr catalog query' lists the ready-made queries.",
+        )
     if common.out.json:
         common.out.document({"rows": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
         shown = (["" if cell is None else str(cell) for cell in row] for row in rows)
         common.out.show(tables.table(columns, shown, upright=True))
+
+
+def _values(given: Sequence[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text!r} has no value", "Give NAME=VALUE, for example --set days=7.")
+        values[name] = value
+    return values
+
+
+def _list_queries(common: Common) -> None:
+    if common.out.json:
+        listed = [
+            {
+                "name": each.name,
+                "title": each.title,
+                "description": each.description,
+                "values": list(each.parameters),
+            }
+            for each in READY_QUERIES
+        ]
+        common.out.document({"queries": listed})
+        return
+    lines = [(each.name, each.description) for each in READY_QUERIES]
+    common.out.show(tables.table(("Query", "Answer"), lines, least={"Answer": ("fold", 40)}))
 
 
 @app.command("serve")

@@ -24,10 +24,12 @@ from urllib.parse import quote
 import pytest
 
 from pitr import times
+from pitr.jobs import known_damage
 from pitr.jobs.serve.catalog_site.metadata import DATABASE, metadata
 from pitr.jobs.serve.catalog_site.snapshot import PAUSE_S, Snapshot
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository, drills
+from pitr.repository.damage import of_stream
 from pitr.repository.drills import DiskFindings, Drill, Finding
 from tests.support import browser
 from tests.support.pitr import Pitr
@@ -66,7 +68,7 @@ def _serving(path: Path, folder: Path) -> Iterator[Site]:
 
 
 def _fill(repository: Repository) -> dict[str, list[Backup]]:
-    """Two VMs: one with a chain, an older one with an external blob; and a drill of each kind."""
+    """Two VMs: one with a chain, an older one with an external blob; a drill of each kind, and known damage."""
     web = Writer(repository)
     old = NOW - timedelta(days=3)
     web.add("1m:A 64k:0", "64k:B", point=old)
@@ -89,6 +91,9 @@ def _fill(repository: Repository) -> dict[str, list[Backup]]:
                 (DiskFindings(disk_id(0), "disk0", findings),),
             ),
         )
+    lost = web.backups[1]
+    found = of_stream(lost.backup_id, lost.streams[0], "corrupt", "blob", "the blob is <b>damaged</b>")
+    known_damage.remember(repository, lost.vm.id, "verify", [found.damage], print)
     return points
 
 
@@ -122,6 +127,9 @@ def test_the_queries_tell_what_the_repository_holds(
     web, db = filled[1]["web"], filled[1]["db"]
     per_vm = {row["vm_name"]: row for row in site.rows("points_per_vm")}
     assert (per_vm["web"]["points"], per_vm["web"]["fulls"], per_vm["web"]["incrementals"]) == (3, 1, 2)
+    damaged = [row["backup_id"] for row in site.rows("damaged_points")]
+    assert damaged == [web[2].backup_id, web[1].backup_id]
+    assert {row["vm_name"]: row["damaged_points"] for row in site.rows("vm")}["web"] == 2
     assert per_vm["web"]["stored_bytes"] == sum(backup.stored_bytes for backup in web)
     assert [row["backup_id"] for row in site.rows("newest_points")] == [db[0].backup_id, web[2].backup_id]
     assert [row["vm_name"] for row in site.rows("vms_without_a_backup")] == [DB.name]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Format the cells of Datasette's tables: sizes with units, times in seconds. JSON and CSV stay exact."""
+"""Format the cells of Datasette's tables: sizes with units, times as in `pitr list`. JSON and CSV stay exact."""
 
 from __future__ import annotations
 
@@ -46,4 +46,4 @@ def _time(value: str) -> Markup | None:
         time = times.from_text(value)
     except FormatError:
         return None
-    return Markup('<span title="{}">{}</span>').format(value, f"{time:%Y-%m-%d %H:%M:%S} UTC")
+    return Markup('<span title="{}">{}</span>').format(value, times.for_people(time))

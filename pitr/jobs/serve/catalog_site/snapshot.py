@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Copy the catalog to a snapshot for readers, and add the drills and chains of the repository.
+"""Copy the catalog to a snapshot for readers, and add the drills, damage and chains of the repository.
 
 Backups write to the live catalog, and a rebuild replaces it. A long-running reader must neither skip its locks nor hold
 them, so it reads this copy in a private folder. One transaction updates the copy: readers see the old or the new state.
@@ -10,13 +10,15 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from pitr import times
 from pitr.errors import FormatError, RepositoryError
+from pitr.jobs import known_damage
 from pitr.reporting import Notify
-from pitr.repository import Repository, drills, names, schema, sqlite
+from pitr.repository import Repository, drills, findings, names, schema, sqlite
 from pitr.repository.drills import Drill
 
 #: Check for changes at most this often: a check lists two folders of the repository.
@@ -33,7 +35,7 @@ class Snapshot:
         self._repository = repository
         self.path = path
         self._lock = threading.Lock()
-        self._state: tuple[frozenset[str], frozenset[str]] | None = None
+        self._state: tuple[frozenset[str], ...] | None = None
         self._checked_at = 0.0
         self._drills: dict[str, Drill | str] = {}
         sqlite.connect(path, create=True).close()
@@ -51,27 +53,31 @@ class Snapshot:
                 notify(f"cannot update the catalog's pages, which show an older state: {error.message}")
 
     def refresh(self) -> None:
-        """Copy the catalog again if points or drills were added or removed."""
+        """Copy the catalog again if points, drills or findings were added or removed."""
         with self._lock:
             self._checked_at = time.monotonic()
             with Repository.open(self._repository) as repository:
+                drill_names = frozenset(repository.store.list(names.drills_of(None)))
                 state = (
                     frozenset(repository.store.list(names.BACKUPS)),
-                    frozenset(repository.store.list(names.drills_of(None))),
+                    drill_names,
+                    frozenset(repository.store.list(names.checks_of(None))),
                 )
                 if state != self._state:
-                    self._copy(repository, state[1])
+                    self._copy(repository, drill_names)
                     self._state = state
 
     def _copy(self, repository: Repository, drill_names: frozenset[str]) -> None:
         # Drills never change: read each only once.
         self._drills = {name: self._drills.get(name) or _read(repository, name) for name in drill_names}
+        damaged = list(_damage(repository))
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
             repository.catalog.copy_into(copy)
             try:
                 copy.executescript(schema.read("site.sql"))
                 for name, drill in sorted(self._drills.items()):
                     _insert(copy, name, drill)
+                copy.executemany("INSERT INTO damage VALUES (?, ?, ?, ?, ?)", damaged)
                 with closing(sqlite.connect(self.path)) as target:
                     copy.backup(target)
             except sqlite3.Error as error:
@@ -84,6 +90,14 @@ def _read(repository: Repository, name: str) -> Drill | str:
         return drills.read(repository.store, name)
     except (FormatError, RepositoryError) as error:
         return error.message
+
+
+def _damage(repository: Repository) -> Iterator[tuple[str, str, str | None, str, str]]:
+    """Yield a row of the table "damage" for each finding and each point that it loses."""
+    for loss in known_damage.losses(repository):
+        message = findings.read(repository.store, loss.finding).damage.message
+        for backup_id in sorted(loss.points):
+            yield backup_id, loss.finding.vm_id, loss.disk_id, message, loss.finding.name
 
 
 def _insert(copy: sqlite3.Connection, name: str, drill: Drill | str) -> None:
