@@ -1,7 +1,7 @@
 -- The catalog: a cache of all records, for queries (docs/format.md). `pitr catalog rebuild` rebuilds it from the
 -- records, row for row. Times are UTC with microseconds, sizes are bytes, digests are BLAKE3 in hex.
 PRAGMA application_id = 0x70697463; -- "pitc"
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 
 CREATE TABLE point (
     backup_id          TEXT PRIMARY KEY,
@@ -17,6 +17,8 @@ CREATE TABLE point (
     mode               TEXT NOT NULL,
     consistency        TEXT NOT NULL,
     stored_bytes       INTEGER NOT NULL,
+    data_bytes         INTEGER NOT NULL, -- of all its streams
+    zero_bytes         INTEGER NOT NULL, -- of all its streams
     duration_ms        INTEGER NOT NULL,
     pitr_version       TEXT NOT NULL,
     record_name        TEXT NOT NULL UNIQUE,

@@ -26,7 +26,7 @@ from pitr.repository.catalog import rows
 from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
-VERSION = 4
+VERSION = 5
 _REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
 T = TypeVar("T")
 _TABLES = ("point", "stream", "left_out")

@@ -28,6 +28,8 @@ def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[st
         "mode": backup.mode.value,
         "consistency": backup.consistency,
         "stored_bytes": backup.stored_bytes,
+        "data_bytes": sum(stream.data_bytes for stream in backup.streams),
+        "zero_bytes": sum(stream.zero_bytes for stream in backup.streams),
         "duration_ms": backup.duration_ms,
         "pitr_version": backup.pitr_version,
         "record_name": record_name,

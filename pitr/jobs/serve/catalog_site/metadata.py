@@ -25,6 +25,8 @@ _TABLES: dict[str, dict[str, Any]] = {
             "from_checkpoint_id": "The engine's checkpoint that the backup started from",
             "mode": "How the engine took the backup: live, hybrid (from a snapshot), cold, or imported",
             "stored_bytes": "Bytes of its blobs",
+            "data_bytes": "Bytes of the disks in data extents of its streams",
+            "zero_bytes": "Bytes of the disks in zero extents of its streams",
             "record_digest": "BLAKE3 digest of its record",
         },
     },
