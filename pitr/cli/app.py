@@ -43,6 +43,8 @@ ENTRIES = {
     "import": CommandEntry("import_", "import_", "Import backups of other programs as points in time."),
     "gateway": CommandEntry("gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."),
     "catalog": CommandEntry("catalog", "app", "Query, serve, check or rebuild the catalog of all points."),
+    "schedule": CommandEntry("schedule", "app", "Run a policy every night, by systemd or by cron."),
+    "history": CommandEntry("history", "history", "List past runs, failed ones included, newest first."),
     "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
     "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),
     "demo": CommandEntry("demo", "demo", "Run a demo on a local oVirt: backups, a disaster, a restore."),

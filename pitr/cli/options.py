@@ -8,7 +8,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -24,6 +24,7 @@ from pitr.errors import UsageError
 from pitr.system.target_path import given_path, repository_folder
 
 if TYPE_CHECKING:
+    from pitr.jobs.history import RunLog
     from pitr.ovirt.engine import Engine, EngineConfig
     from pitr.repository import Repository
 
@@ -182,7 +183,10 @@ StorageDomainOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """The values of the common options; None and False for those that were not given."""
+    """The values of the common options; None and False for those that were not given.
+
+    A command that counts as a run has `noted`, which gets its outcome (see `with_common`).
+    """
 
     repo: Path | None = None
     output: OutputFormat | None = None
@@ -193,11 +197,19 @@ class Common:
     password_file: Path | None = None
     cafile: Path | None = None
     insecure: bool = False
+    noted: RunLog | None = None
 
     def over(self, other: Common) -> Common:
         """Return these options; those that were not given come from `other`."""
         given = {item.name: getattr(self, item.name) for item in fields(self)}
         return replace(other, **{name: value for name, value in given.items() if value})
+
+    @property
+    def run(self) -> RunLog:
+        """Return what this run notes of itself for the history."""
+        if self.noted is None:
+            raise AssertionError("the command is no run: see with_common")
+        return self.noted
 
     @property
     def out(self) -> Printer:
@@ -282,10 +294,13 @@ def shared_names() -> frozenset[str]:
     return frozenset({**_ENGINE_OPTIONS, **_GENERAL_OPTIONS})
 
 
-def with_common(*, engine: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_common(
+    *, engine: bool = False, run: str | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the common options to a command. The function takes them as its first argument, a Common.
 
-    `engine` adds the options for the engine, too.
+    `engine` adds the options for the engine, too. `run` names a command whose outcome the repository keeps
+    ('pitr history'), except of a dry run.
     """
     options: dict[str, Any] = {**(_ENGINE_OPTIONS if engine else {}), **_GENERAL_OPTIONS}
 
@@ -307,6 +322,8 @@ def with_common(*, engine: bool = False) -> Callable[[Callable[..., Any]], Calla
             given = Common(**{name: values.pop(name) for name in options})
             common = given.over(before_the_command)
             _start_logging(common)
+            if run is not None:
+                return _run(function, common, run, values)
             return function(common, **values)
 
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -314,6 +331,24 @@ def with_common(*, engine: bool = False) -> Callable[[Callable[..., Any]], Calla
         return command
 
     return decorate
+
+
+def _run(function: Callable[..., Any], common: Common, name: str, values: Mapping[str, Any]) -> Any:
+    """Call a command that counts as a run, and store its outcome."""
+    from pitr.jobs.history import RunLog, recorded  # noqa: PLC0415 - `pitr --help` must start quickly
+
+    log = RunLog(name)
+    common = replace(common, noted=log)
+    if values.get("dry_run"):
+        return function(common, **values)
+    with recorded(log, common.repository_path, common.out.notify):
+        try:
+            return function(common, **values)
+        except typer.Exit as error:
+            # This is how a command sets its exit code; it is no error.
+            log.exit_code = error.exit_code
+            left = error
+    raise left
 
 
 before_the_command = Common()

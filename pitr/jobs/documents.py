@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pitr.jobs.upkeep.prune import Pruned
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
+    from pitr.repository.history import Failure, RunOutcome
 
 
 def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
@@ -134,6 +135,27 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
         "freed_bytes": result.freed_bytes,
         "left_elsewhere": result.left_external,
         "created": [],
+    }
+
+
+def failure(error: Failure | None) -> dict[str, Any] | None:
+    """Return the document of a stored failure; None for none."""
+    return asdict(error) if error is not None else None
+
+
+def run(outcome: RunOutcome) -> dict[str, Any]:
+    """Return the document of a run of `pitr history`."""
+    return {
+        "run_id": outcome.run_id,
+        "command": outcome.command,
+        "policy": outcome.policy,
+        "started": times.to_text(outcome.started),
+        "ended": times.to_text(outcome.ended),
+        "ok": outcome.ok,
+        "exit_code": outcome.exit_code,
+        "error": failure(outcome.error),
+        "steps": [{**asdict(step), "error": failure(step.error)} for step in outcome.steps],
+        "host": outcome.host,
     }
 
 

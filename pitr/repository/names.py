@@ -22,6 +22,7 @@ CHECKS = "checks"
 UPLOADS = "uploads"
 RETIRED = "retired"
 SUCCESSIONS = "successions"
+RUNS = "runs"
 
 
 def blob(disk_id: str, stream_id: str) -> str:
@@ -108,6 +109,12 @@ def checks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
 def retired(vm_id: str) -> str:
     """Return the note that a VM is retired."""
     return f"{RETIRED}/{vm_id}.json"
+
+
+def run(ended: datetime, random: str, command: str, *, ok: bool) -> str:
+    """Return the outcome of a run."""
+    result = "ok" if ok else "failed"
+    return f"{RUNS}/{ended:%Y%m}/{times.to_object_name(ended)}-{random}-{command}-{result}.json"
 
 
 def pending(vm_id: str, backup_id: str) -> str:

@@ -218,7 +218,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_repository_valid(
     assert "No space left on device" in failed.said
     assert "pitr prune" in failed.said
     assert _files(small / "repository") - {"catalog.db"} <= files | {
-        name for name in _files(small / "repository") if name.startswith("checkpoints/")
+        name for name in _files(small / "repository") if name.startswith(("checkpoints/", "runs/"))
     }
     assert (remote_lab.open_backups(), remote_lab.open_transfers(), remote_lab.locked_disks()) == ([], [], [])
     assert check_verified(small / "repository", at_least=points) == points

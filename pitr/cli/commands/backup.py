@@ -24,6 +24,7 @@ from pitr.jobs.backup.one_vm import BackupPlan, plan_backup
 from pitr.jobs.backup.options import BackupOptions
 from pitr.ovirt.engine import Engine
 from pitr.repository import Repository
+from pitr.repository.history import Failure, VMOfRun
 from pitr.text import counted, named, printable
 from pitr.units import human_size
 
@@ -105,7 +106,7 @@ BusyWaitOption = Annotated[
 ]
 
 
-@with_common(engine=True)
+@with_common(engine=True, run="backup")
 def backup(
     common: Common,
     vms: VMsArgument = None,
@@ -191,6 +192,7 @@ def _back_up(
     pipe.check()
     with common.repository() as repository:
         known = selection.or_known(repository)
+        common.run.expect([VMOfRun(None if vm.key == vm.name else vm.key, vm.name) for vm in known.vms])
         with common.engine() as engine:
             on_engine = known.on_engine(engine)
             chosen, skipped = on_engine.vms, on_engine.skipped
@@ -205,13 +207,22 @@ def _back_up(
                 try:
                     outcomes = _run(common, repository, engine, chosen, running, jobs)
                 except FleetInterrupted as interrupt:
+                    _note(common, [*interrupt.outcomes, *skipped])
+                    common.run.error = Failure.of(interrupt)
                     _show_interrupted(common, interrupt)
                     raise typer.Exit(interrupt.exit_code) from None
+    _note(common, [*outcomes, *skipped])
     if len(outcomes) == 1 and outcomes[0].error is not None and not skipped:
         raise outcomes[0].error
     _show(common, [*outcomes, *skipped])
     if any(outcome.failed for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def _note(common: Common, outcomes: Sequence[many_vms.Outcome]) -> None:
+    """Keep the outcomes for the history of runs."""
+    for outcome in outcomes:
+        common.run.add(outcome.step)
 
 
 def _check_one_vm(chosen: Sequence[Chosen], options: BackupOptions, pipe: PipeOptions) -> None:

@@ -49,7 +49,7 @@ DigestsOnlyOption = Annotated[
 ]
 
 
-@with_common()
+@with_common(run="drill")
 def drill(
     common: Common,
     vm: OnlyVMOrPointArgument = None,
@@ -81,6 +81,7 @@ def drill(
         point_options.tell(common.out, chosen)
         point_options.warn(common.out, chosen, ())
         backup = chosen.backup
+        common.run.about(backup)
         streams = find.some_streams_of(backup, ())
         with showing(common.out, f"drill {printable(backup.vm.name)}") as progress:
             result = job.drill(
@@ -93,6 +94,7 @@ def drill(
                 progress=progress,
             )
         _store(common, repository, result)
+        common.run.detail = _verdict(result)
         facts = facts_of(repository, backup)
     if common.out.json:
         common.out.document({"point": documents.point(backup, facts), "drill": _document(result)})

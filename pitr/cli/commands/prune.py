@@ -69,7 +69,7 @@ VMsArgument = Annotated[
 ]
 
 
-@with_common()
+@with_common(run="prune")
 def prune(
     common: Common,
     vms: VMsArgument = None,
@@ -104,15 +104,19 @@ def prune(
     }
     retention = _or_configured(common, Retention.of(given))
     with common.repository() as repository:
+        chosen = _vms(repository, [*(vms or ()), *(vm or ())])
+        common.run.expect(chosen)
         done = job.prune(
             repository,
             retention,
-            _vms(repository, [*(vms or ()), *(vm or ())]),
+            chosen,
             dry_run=dry_run,
             grace=parse_span("--grace", grace),
             delete_external=deleting_with(common.settings.delete_command),
             notify=common.out.notify,
         )
+    for step in done.steps("prune"):
+        common.run.add(step)
     removed.show(common.out, done, dry_run=dry_run)
     code = done.exit_code or int(bool(done.left_external) and common.settings.delete_command is not None)
     if code:

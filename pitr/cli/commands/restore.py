@@ -42,7 +42,7 @@ from pitr.repository import Repository
 from pitr.text import printable
 
 
-@with_common(engine=True)
+@with_common(engine=True, run="restore")
 def restore(
     common: Common,
     vm: OnlyVMArgument = None,
@@ -136,6 +136,7 @@ def _restore(
     choice = target_options.choice()
     with common.repository() as repository:
         chosen = _chosen(common, repository, asked, vm, disks, run)
+        common.run.about(chosen.backup)
         if target_options.takes_the_whole_vm is not None and not run.incomplete:
             check_complete(repository, chosen.backup, disks, target_options.takes_the_whole_vm)
         streams = find.some_streams_of(chosen.backup, disks, repository)

@@ -53,7 +53,7 @@ AgainstEngineOption = Annotated[
 ]
 
 
-@with_common(engine=True)
+@with_common(engine=True, run="verify")
 def verify(
     common: Common,
     vm: AnyVMOrPointArgument = None,
@@ -97,6 +97,8 @@ def verify(
                     progress=progress,
                     notify=common.out.notify,
                 )
+    if not result.ok:
+        common.run.detail = f"{counted(len(result.damage), 'finding')} of damage"
     _show(common, result)
     if not result.ok:
         raise typer.Exit(DamageError.exit_code)
@@ -107,6 +109,7 @@ def _against_engine(common: Common, repository: Repository, vm: str | None, work
     from pitr.jobs.verify.against_engine import verify_against_engine  # noqa: PLC0415
 
     vms = find.vms_of(repository, vm)
+    common.run.expect(vms)
     with common.engine() as engine:
         return verify_against_engine(repository, engine, vms, workers=workers, notify=common.out.notify)
 
@@ -118,8 +121,13 @@ def _scope(
     if asked is not None:
         chosen = asked.find(repository, vm)
         point_options.tell(common.out, chosen)
+        common.run.about(chosen.backup)
         return Scope(backup=chosen.backup)
-    return Scope(vm_id=find.vms_of(repository, vm)[0].id if vm is not None else None)
+    if vm is None:
+        return Scope()
+    chosen_vm = find.vms_of(repository, vm)[0]
+    common.run.expect([chosen_vm])
+    return Scope(vm_id=chosen_vm.id)
 
 
 def _show(common: Common, result: Verified) -> None:

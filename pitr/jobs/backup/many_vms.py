@@ -19,7 +19,9 @@ from pitr.model import Backup
 from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository
+from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.text import printable
+from pitr.units import human_size
 
 #: The main thread checks for signals at least this often.
 _WAKE_S = 0.5
@@ -54,6 +56,17 @@ class Outcome:
     @property
     def failed(self) -> bool:
         return self.error is not None and not self.skipped
+
+    @property
+    def step(self) -> StepOutcome:
+        """The outcome as the history of runs keeps it."""
+        known = self.backup.vm.id if self.backup is not None else None
+        vm = VMOfRun(known or (self.vm.key if self.vm.key != self.vm.name else None), self.vm.name)
+        if self.backup is not None:
+            detail = f"{self.backup.kind.value}, {human_size(self.backup.stored_bytes)} stored"
+            return StepOutcome("backup", vm, True, None, self.backup.backup_id, detail)
+        error = Failure.of(self.error) if self.error is not None else None
+        return StepOutcome("backup", vm, None if self.skipped else False, error)
 
 
 def choose(engine: Engine, named: Sequence[Chosen], tags: Sequence[str], *, every: bool) -> list[Chosen]:

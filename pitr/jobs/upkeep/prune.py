@@ -20,8 +20,9 @@ from pitr.jobs.facts import PointFacts, facts_of_vm
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify
-from pitr.repository import Repository, drills, findings, names
+from pitr.repository import Repository, drills, findings, history, names
 from pitr.repository.damage import StoredDamage
+from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.store import ObjectMissing
 from pitr.text import counted
 
@@ -79,6 +80,15 @@ class Pruned:
         }
         return min(codes, default=0) if len(codes) < 2 else PitrError.exit_code
 
+    def steps(self, name: str) -> list[StepOutcome]:
+        """Return the VMs that are busy or failed, as the history of runs keeps them."""
+        busy = [(each.vm, BusyError(each.message)) for each in self.busy]
+        failed = [(each.vm, each.error) for each in self.failed]
+        return [
+            StepOutcome(name, VMOfRun(vm.id, vm.name) if vm is not None else None, False, Failure.of(error))
+            for vm, error in (*busy, *failed)
+        ]
+
 
 def prune(
     repository: Repository,
@@ -99,6 +109,7 @@ def prune(
     removal = Removal(repository, dry_run, delete_external, notify)
     removal.from_vms(vms, lambda points: kept_by(points, retention))
     removal.of_unreferenced(grace)
+    removal.of_old_runs()
     return removal.result
 
 
@@ -193,6 +204,16 @@ class Removal:
             self._of_unreferenced(grace)
         except Interrupted:
             self._tell_removed()
+            raise
+        except PitrError as error:
+            self.result.failed.append(FailedRemoval(None, error))
+
+    def of_old_runs(self) -> None:
+        """Remove the outcomes of runs that are too old for `pitr history`; a failure is in the result."""
+        try:
+            if not self.dry_run:
+                history.remove_before(self.repository.store, times.now() - history.KEPT)
+        except Interrupted:
             raise
         except PitrError as error:
             self.result.failed.append(FailedRemoval(None, error))
