@@ -104,6 +104,17 @@ def last_proven(store: Store, vm_id: str | None = None) -> dict[str, Proven]:
     return last
 
 
+def last_good(store: Store, vm_id: str | None = None) -> dict[str, datetime]:
+    """Return the time of the last successful drill, by VM id; of all VMs for None. VMs without one are absent."""
+    last: dict[str, datetime] = {}
+    for name in store.list(names.drills_of(vm_id)):
+        *_, of_vm, _, file_name = name.split("/")
+        time = times.from_object_name(file_name.partition("-")[0])
+        if time is not None and file_name.endswith("-ok.json"):
+            last[of_vm] = max(time, last.get(of_vm, time))
+    return last
+
+
 def remove_of(store: Store, backups: Iterable[Backup]) -> None:
     """Delete the drills of points that are removed."""
     for backup in backups:

@@ -19,6 +19,7 @@ CATALOG_LOCK = "locks/.catalog"
 PENDING = "pending"
 DRILLS = "drills"
 CHECKS = "checks"
+PROOFS = "proofs"
 UPLOADS = "uploads"
 RETIRED = "retired"
 SUCCESSIONS = "successions"
@@ -104,6 +105,11 @@ def drills_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
 def checks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
     """Return the folder of the damage found in a backup, in a VM's backups, or in all backups."""
     return "/".join(part for part in (CHECKS, vm_id, backup_id) if part is not None)
+
+
+def proofs_of(vm_id: str | None = None) -> str:
+    """Return the folder of the notes of when a VM's streams, or those of all VMs, were last read."""
+    return PROOFS if vm_id is None else f"{PROOFS}/{vm_id}"
 
 
 def retired(vm_id: str) -> str:

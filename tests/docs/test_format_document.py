@@ -108,6 +108,7 @@ def _properties(name: str, definition: str | None = None) -> set[str]:
         ("record.schema.json", None),
         ("record.schema.json", "stream"),
         ("finding.schema.json", None),
+        ("proof.schema.json", None),
     ],
 )
 def test_every_field_is_described(name: str, definition: str | None) -> None:

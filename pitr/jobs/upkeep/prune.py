@@ -20,7 +20,7 @@ from pitr.jobs.facts import PointFacts, facts_of_vm
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify
-from pitr.repository import Repository, drills, findings, history, names
+from pitr.repository import Repository, drills, findings, history, names, proofs
 from pitr.repository.damage import StoredDamage
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.store import ObjectMissing
@@ -177,6 +177,8 @@ class Removal:
                         self._delete_external(backup, stream)
         gone = {backup.backup_id for backup in unwanted}
         keep = [backup for backup in points if backup.backup_id not in gone]
+        if not keep:
+            proofs.remove_of(self.repository.store, vm.id)
         findings.remove_of_lost_records(self.repository.store, vm.id, points, keep)
 
     def _tell_removed(self) -> None:

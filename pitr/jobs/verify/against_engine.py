@@ -16,6 +16,7 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.endpoints.points.overlay import OverlaySource
 from pitr.endpoints.points.point import open_point
 from pitr.errors import CheckpointGone
+from pitr.jobs import proofs
 from pitr.jobs.known_damage import remember
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted
 from pitr.jobs.verify.stored_data import Verified
@@ -92,6 +93,7 @@ class _EngineComparison:
             ),
         )
         checkpoint_id = None
+        equal = 0
         try:
             with noted(self.repository, vm.id, running):
                 checkpoint_id = running.started.checkpoint_id
@@ -103,12 +105,14 @@ class _EngineComparison:
                             f"disk {named(disk.name, disk.id)} cannot be compared: the checkpoint does not hold it"
                         )
                     else:
-                        self._compare_disk(running.id, disk, last, stream)
+                        equal += self._is_equal(running.id, disk, last, stream)
         finally:
             # This backup stores nothing, so no later backup can start from its checkpoint.
             if checkpoint_id is not None:
                 delete_checkpoint(self.engine, vm.id, checkpoint_id)
                 notes.remove_checkpoint(self.repository.store, vm.id, checkpoint_id)
+        if equal == len(last.streams):
+            proofs.remember_point(self.repository, vm.id, self.notify)
 
     def _last_point(self, vm: VM) -> Backup:
         points = self.repository.catalog_of_vm(vm.id).points(vm.id)
@@ -134,7 +138,8 @@ class _EngineComparison:
                 )
         return disks
 
-    def _compare_disk(self, backup_id: str, disk: Disk, last: Backup, stream: Stream) -> None:
+    def _is_equal(self, backup_id: str, disk: Disk, last: Backup, stream: Stream) -> bool:
+        """Compare a disk with the point plus the changes since; a difference is in the result."""
         result = self.result
         result.streams += 1
         try:
@@ -155,7 +160,7 @@ class _EngineComparison:
             lost = catalog.dependants(error.damage.stream_id or stream.stream_id)
             result.damage.append(error.damage.losing(tuple(lost)))
             remember(self.repository, last.vm.id, "verify", result.damage[-1:], self.notify)
-            return
+            return False
         if expected != on_server.checksum:
             message = (
                 f"disk {named(stream.name, disk.id)} differs from backup {last.backup_id} plus the changes that the "
@@ -166,10 +171,11 @@ class _EngineComparison:
             )
             result.damage.append(damage.losing((last.backup_id,)))
             remember(self.repository, last.vm.id, findings.AGAINST_ENGINE, result.damage[-1:], self.notify)
-        else:
-            equal = [
-                finding
-                for finding in findings.found_in(self.repository.store, last.vm.id)
-                if finding.what == findings.ENGINE and finding.stream_id == stream.stream_id
-            ]
-            findings.clear(self.repository.store, equal)
+            return False
+        disproved = [
+            finding
+            for finding in findings.found_in(self.repository.store, last.vm.id)
+            if finding.what == findings.ENGINE and finding.stream_id == stream.stream_id
+        ]
+        findings.clear(self.repository.store, disproved)
+        return True

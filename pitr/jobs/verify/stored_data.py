@@ -16,7 +16,7 @@ from typing import Literal
 
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.errors import FormatError, RepositoryError
-from pitr.jobs import known_damage
+from pitr.jobs import known_damage, proofs
 from pitr.jobs.verify.blob_check import BlobChecked, check_blob, check_digest, check_head
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify, Progress
@@ -50,10 +50,14 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What to verify: one VM's points, one point with its chains, or (both None) everything."""
+    """What to verify: one VM's points, one point with its chains, or (both None) everything.
+
+    With `streams` (ids), only these streams, and all records in the scope.
+    """
 
     vm_id: str | None = None
     backup: Backup | None = None
+    streams: frozenset[str] | None = None
 
 
 def verify(
@@ -133,12 +137,15 @@ class _Verification:
         self._total = 0
         self._found: dict[str, list[Damage]] = defaultdict(list)
         self._checked = _Checked()
+        self._read: dict[str, set[str]] = defaultdict(set)
         self.result = Verified(level if sample_percent is None else "sample")
 
     def verify(self, scope: Scope) -> None:
         """Check records, then streams, and collect the result."""
         backups = self._records(scope)
         streams = self._streams(backups)
+        if scope.streams is not None:
+            streams = [link for link in streams if link[1].stream_id in scope.streams]
         self._total = sum(stream.blob.size for _, stream in streams)
         self.result.points = len(backups)
         self.result.streams = len(streams)
@@ -154,6 +161,8 @@ class _Verification:
         for vm_id, found in self._found.items():
             known_damage.remember(self._repository, vm_id, "verify", found, notify)
         self.result.damage += earlier
+        damaged = {damage.stream_id for damage in self.result.damage if damage.stream_id is not None}
+        proofs.remember_streams(self._repository, self._read, damaged, notify)
 
     def _known(self, scope: Scope) -> list[StoredFinding]:
         if scope.backup is None:
@@ -277,21 +286,22 @@ class _Verification:
                         ),
                         backup,
                     )
-                    self._checked_whole(stream)
+                    self._checked_whole(backup, stream)
                     return
                 # Without its index, a blob can still have the digest in its record.
                 check = check_digest if self._whole else check_head
                 check(backup, stream, blob)
-                self._checked_whole(stream)
+                self._checked_whole(backup, stream)
                 self._advance(stream.blob.size)
         except StoredDamage as error:
             self._add(error, backup)
         except RepositoryError as error:
             self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
 
-    def _checked_whole(self, stream: Stream) -> None:
+    def _checked_whole(self, backup: Backup, stream: Stream) -> None:
         if self._whole and self._sample_percent is None:
             self._checked.whole_blobs.add(stream.stream_id)
+            self._read[backup.vm.id].add(stream.stream_id)
 
     def _index(self, backup: Backup, stream: Stream) -> list[IndexRow] | None:
         """Check the index and return its rows (for the full level); None if it is damaged."""

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Know when the data of each VM was last read and found good.
+
+`pitr verify` notes the streams that it read completely, and `pitr verify --against-engine` the point that it compared.
+Drills have results of their own (pitr/repository/drills.py). Nothing here fails a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pitr import times
+from pitr.errors import FormatError, RepositoryError
+from pitr.model import Backup, Stream, VMName
+from pitr.reporting import Notify
+from pitr.repository import Repository, drills, proofs
+from pitr.repository.proofs import Proof, StoredProof
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStream:
+    """A stream of a backup; `read` is when a check last read all of it and found it good, None if never."""
+
+    backup: Backup
+    stream: Stream
+    read: datetime | None
+
+
+def last_read(repository: Repository, vm_id: str) -> dict[str, datetime]:
+    """Return when each stream of a VM was last read completely and found good, by stream id. Raises RepositoryError."""
+    return _merged(proofs.of_vm(repository.store, vm_id))
+
+
+def least_recently_read(repository: Repository, vms: Iterable[VMName]) -> list[ReadStream]:
+    """Return the streams of these VMs that `pitr verify` can read: those never read first, then the longest unread.
+
+    Streams with the same time come in the order of their points, so that each chain is read from its full on. Streams
+    that are stored externally are not among them. Raises RepositoryError.
+    """
+    found: list[ReadStream] = []
+    for vm in vms:
+        read = last_read(repository, vm.id)
+        found += [
+            ReadStream(backup, stream, read.get(stream.stream_id))
+            for backup in reversed(repository.catalog_of_vm(vm.id).points(vm.id))
+            for stream in backup.streams
+            if repository.is_here(stream)
+        ]
+    return sorted(found, key=lambda each: each.read or _LONG_AGO)
+
+
+def last_proven(repository: Repository, vm_id: str | None = None) -> dict[str, datetime]:
+    """Return when a check or a drill last read all data of a point and found it good, by VM id (None: of all VMs).
+
+    Reads only names of objects. Raises RepositoryError.
+    """
+    proven = proofs.last_proven(repository.store, vm_id)
+    for of_vm, time in drills.last_good(repository.store, vm_id).items():
+        proven[of_vm] = max(time, proven.get(of_vm, time))
+    return proven
+
+
+def remember_streams(
+    repository: Repository, read: Mapping[str, Set[str]], damaged: Set[str], notify: Notify
+) -> None:
+    """Note the streams that a check has just read completely and found good: their ids by VM id.
+
+    The streams in `damaged` count as never read. `notify` gets a line if that fails.
+    """
+    for vm_id, streams in read.items():
+        _replace(repository, vm_id, streams - damaged, damaged, None, notify)
+
+
+def remember_point(repository: Repository, vm_id: str, notify: Notify) -> None:
+    """Note that a check has just read all live data of the VM's newest point and found it good."""
+    _replace(repository, vm_id, frozenset(), frozenset(), times.now(), notify)
+
+
+def _replace(
+    repository: Repository,
+    vm_id: str,
+    read: Set[str],
+    damaged: Set[str],
+    proven: datetime | None,
+    notify: Notify,
+) -> None:
+    try:
+        old = list(proofs.of_vm(repository.store, vm_id))
+        points = repository.catalog_of_vm(vm_id).points(vm_id)
+        merged = _merged(old) | dict.fromkeys(read, times.now())
+        known = {stream.stream_id for backup in points for stream in backup.streams} - damaged
+        streams = {stream_id: time for stream_id, time in merged.items() if stream_id in known}
+        earlier = [each.proof.proven for each in old if each.proof is not None]
+        all_proven = [time for time in (proven, _point_proven(points, streams), *earlier) if time is not None]
+        proofs.add(repository.store, Proof(vm_id, streams, max(all_proven, default=None)))
+        proofs.remove(repository.store, old)
+    except (RepositoryError, FormatError) as error:
+        notify(f"cannot note in the repository that the data was read: {error.message}")
+
+
+def _merged(stored: Iterable[StoredProof]) -> dict[str, datetime]:
+    merged: dict[str, datetime] = {}
+    for each in stored:
+        for stream_id, time in (each.proof.streams if each.proof is not None else {}).items():
+            merged[stream_id] = max(time, merged.get(stream_id, time))
+    return merged
+
+
+def _point_proven(points: Sequence[Backup], read: Mapping[str, datetime]) -> datetime | None:
+    """Return the latest time since which all streams of a point's chains were read; None if there is no such point."""
+    since = _chains_read(points, read)
+    proven = [
+        time
+        for backup in points
+        if backup.streams and (time := _earliest(since.get(each.stream_id) for each in backup.streams))
+    ]
+    return max(proven, default=None)
+
+
+def _chains_read(points: Sequence[Backup], read: Mapping[str, datetime]) -> dict[str, datetime | None]:
+    """Return by stream id the time since which the whole chain of the stream was read; None if it was not."""
+    streams = {stream.stream_id: stream for backup in points for stream in backup.streams}
+    since: dict[str, datetime | None] = {}
+    for stream in streams.values():
+        chain: list[Stream] = []
+        link: Stream | None = stream
+        while link is not None and link.stream_id not in since:
+            # Also ends a loop, which only damage can make.
+            since[link.stream_id] = None
+            chain.append(link)
+            link = streams.get(link.parent_stream_id or "")
+        for each in reversed(chain):
+            own = read.get(each.stream_id)
+            below = own if each.parent_stream_id is None else since.get(each.parent_stream_id)
+            since[each.stream_id] = _earliest((own, below))
+    return since
+
+
+def _earliest(given: Iterable[datetime | None]) -> datetime | None:
+    """Return the earliest of these times; None if one of them is None."""
+    listed = list(given)
+    whole = [time for time in listed if time is not None]
+    return min(whole) if len(whole) == len(listed) else None
