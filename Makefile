@@ -24,7 +24,7 @@ help:
 	@echo "make fuzz            fuzz the readers of stored files, guided by coverage (FUZZ=-max_total_time=600)"
 	@echo "make check           check format, lint and types"
 	@echo "make format          format the code"
-	@echo "make docs            generate docs/cli.md from the commands' help"
+	@echo "make docs            generate docs/cli.md and docs/configuration.md"
 	@echo "make bench           run the benchmarks of bench/ (QUICK=1, BENCH=name)"
 	@echo "make plot            draw docs/performance.svg from the newest results"
 	@echo "make venv            create $(VENV) with pitr and its development tools"
@@ -59,6 +59,7 @@ format: venv
 
 docs: venv
 	@new=docs/cli.md.$$$$; $(BIN)/python -m pitr.cli.reference > $$new && mv $$new docs/cli.md || { rm -f $$new; exit 1; }
+	@new=docs/configuration.md.$$$$; $(BIN)/python -m pitr.cli.config_reference > $$new && mv $$new docs/configuration.md || { rm -f $$new; exit 1; }
 
 bench: venv
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/run $(BENCH)

@@ -34,6 +34,7 @@ ENTRIES = {
     "serve": CommandEntry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
     "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
+    "config": CommandEntry("config", "app", "Show or check the configuration."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
     "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
     "diff": CommandEntry("diff", "diff", "Show what changed on a VM's disks between two points."),
@@ -110,6 +111,7 @@ def _before(
     repo: options.RepoOption = None,
     output: options.OutputOption = None,
     debug: options.DebugOption = False,
+    config_file: options.ConfigFileOption = None,
     config: options.ConfigOption = None,
     engine_url: options.EngineUrlOption = None,
     username: options.UsernameOption = None,
@@ -118,5 +120,7 @@ def _before(
     insecure: options.InsecureOption = False,
 ) -> None:
     options.remember(
-        options.Common(repo, output, debug, config, engine_url, username, password_file, cafile, insecure)
+        options.Common(
+            repo, output, debug, config_file, config, engine_url, username, password_file, cafile, insecure
+        )
     )

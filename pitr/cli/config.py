@@ -1,38 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The configuration file: settings that you always use.
+"""The configuration file: settings that you always use, and policies.
 
 pitr reads `config.toml` from /etc/pitr and from the user's `pitr` folder. For each key, the user's file overrides the
-system's, and options and environment variables override both. PITR_CONFIG names one file to read instead.
+system's, and options and environment variables override both. The tables [engine] and [retention] and each policy come
+whole from one file: a mix of two engines or of two sets of rules is what nobody wants. --config-file or PITR_CONFIG
+names one file to read instead.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pitr.cli.config_check import Problem, problems
 from pitr.errors import UsageError
 from pitr.system.home import expanded, home_folder
 from pitr.system.target_path import repository_folder
 
 SYSTEM_FILE = Path("/etc/pitr/config.toml")
-_RETENTION = ("keep_last", "keep_daily", "keep_weekly", "keep_monthly")
-_MOST_WORKERS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The configured settings; None or empty if not set. `files` lists the configuration files.
 
-    `retention` holds the rules of `pitr prune`: keep_last, keep_daily, keep_weekly and keep_monthly are numbers,
-    keep_within is a time span such as "30d". The three commands write, read and delete external data.
+    `engine` is the table [engine], `retention` the rules of `pitr prune` by their names (keep_last: a number,
+    keep_within: a time span such as "30d"). `policies` has the table of each policy by its name
+    (pitr/jobs/policy_run/policy.py reads it). The three commands write, read and delete external data. `sources` has
+    the file of each setting by its key ("policy.nightly.drills").
     """
 
     repository: Path | None = None
-    engine_section: str | None = None
+    engine: Mapping[str, str] = field(default_factory=dict)
     vms: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     workers: int | None = None
@@ -41,113 +45,142 @@ class Settings:
     put_command: str | None = None
     get_command: str | None = None
     delete_command: str | None = None
+    policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    sources: Mapping[str, Path] = field(default_factory=dict)
 
 
-def load_settings(environ: Mapping[str, str] | None = None, system_file: Path = SYSTEM_FILE) -> Settings:
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A configuration file that exists: its settings, and all that is wrong with them."""
+
+    path: Path
+    document: Mapping[str, Any]
+    problems: tuple[Problem, ...]
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None, system_file: Path = SYSTEM_FILE, *, named: Path | None = None
+) -> Settings:
     """Read the configuration files. Raises UsageError with the file and the invalid key.
 
-    A file may be missing unless PITR_CONFIG names it.
+    A file may be missing unless `named` (--config-file) or PITR_CONFIG names it.
+    """
+    files = read_files(environ, system_file, named=named)
+    for file in files:
+        if file.problems:
+            first = file.problems[0]
+            more = len(file.problems) - 1
+            hint = f" 'pitr config check' shows {more} more." if more else ""
+            raise UsageError(f"{file.path}: {first.message}", f"{first.advice}{hint}".strip())
+    return _merged(files)
+
+
+def read_files(
+    environ: Mapping[str, str] | None = None, system_file: Path = SYSTEM_FILE, *, named: Path | None = None
+) -> list[ConfigFile]:
+    """Read the configuration files that exist, the most important last, and list what is wrong in them.
+
+    Raises UsageError for a file that cannot be read or is not TOML, and for a named file that is missing.
     """
     environ = os.environ if environ is None else environ
-    named = environ.get("PITR_CONFIG")
-    paths = [expanded(named)] if named else [system_file, _user_file(environ)]
-    merged: dict[str, Any] = {}
-    read: list[Path] = []
+    if named is None and environ.get("PITR_CONFIG"):
+        named = expanded(environ["PITR_CONFIG"])
+    paths = [named] if named is not None else [system_file, user_file(environ)]
+    files = []
     for path in paths:
-        document = _read(path, must_exist=bool(named))
-        if document is not None:
-            merged |= _checked(path, document)
-            read.append(path)
-    return Settings(**merged, files=tuple(read))
+        stored = _stored(path, must_exist=named is not None)
+        if stored is not None:
+            files.append(_parsed(path, stored))
+    return files
 
 
-def _user_file(environ: Mapping[str, str]) -> Path:
+def user_file(environ: Mapping[str, str]) -> Path:
+    """Return the path of the user's configuration file."""
     folder = environ.get("XDG_CONFIG_HOME")
     home = environ.get("HOME")
     base = Path(folder) if folder else (Path(home) if home else home_folder()) / ".config"
     return base / "pitr" / "config.toml"
 
 
-def _read(path: Path, *, must_exist: bool) -> dict[str, Any] | None:
+def _stored(path: Path, *, must_exist: bool) -> bytes | None:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return path.read_bytes()
     except FileNotFoundError:
         if not must_exist:
             return None
-        raise UsageError(f"configuration file {path} not found", "Correct or unset PITR_CONFIG.") from None
+        raise UsageError(
+            f"configuration file {path} not found", "Correct --config-file or PITR_CONFIG, or unset it."
+        ) from None
     except OSError as error:
         raise UsageError(f"cannot read configuration file {path}: {error.strerror}") from None
+
+
+@lru_cache(maxsize=8)
+def _parsed(path: Path, stored: bytes) -> ConfigFile:
+    """Parse a file. A command asks for its settings several times."""
+    try:
+        document = tomllib.loads(stored.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"configuration file {path} is not valid TOML: {error}") from None
+    found = problems(document) if document else []
+    if not found:
+        found = _beyond_the_schema(document)
+    return ConfigFile(path, document, tuple(found))
 
 
-def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of one file as arguments of Settings."""
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": each for inner, each in value.items()}
-        else:
-            flat[key] = value
-    settings: dict[str, Any] = {}
-    retention: dict[str, int | str] = {}
-    for key, value in flat.items():
-        if key not in _KEYS:
-            raise UsageError(
-                f"{path}: unknown setting {key!r}", f"Valid settings: {', '.join(sorted(_KEYS))}."
+def _beyond_the_schema(document: Mapping[str, Any]) -> list[Problem]:
+    """Return what a schema cannot say."""
+    found = []
+    try:
+        _folder(document.get("repository", "/"))
+    except UsageError as error:
+        found.append(Problem("repository", f"repository: {error.message}", error.advice))
+    if {"password_file", "password_command"} <= document.get("engine", {}).keys():
+        found.append(
+            Problem(
+                "engine.password_command",
+                "engine.password_file and engine.password_command exclude each other",
+                "Remove one of them.",
             )
-        name, check = _KEYS[key]
-        try:
-            checked = check(value)
-        except ValueError as error:
-            raise UsageError(f"{path}: {key} {error}, not {value!r}") from None
-        if name == "retention":
-            retention[key.partition(".")[2]] = checked
+        )
+    return found
+
+
+def _folder(text: str) -> Path:
+    return repository_folder(str(expanded(text)) if text.startswith("~") else text)
+
+
+def _merged(files: list[ConfigFile]) -> Settings:
+    merged: dict[str, Any] = {}
+    policies: dict[str, Mapping[str, Any]] = {}
+    sources: dict[str, Path] = {}
+    for file in files:
+        document = dict(file.document)
+        for name, policy in document.pop("policy", {}).items():
+            policies[name] = policy
+            _note_sources(sources, f"policy.{name}", policy, file.path)
+        for name in ("engine", "retention"):
+            if name in document:
+                merged[name] = document.pop(name)
+                _note_sources(sources, name, merged[name], file.path)
+        for name in ("backup", "store"):
+            document |= {f"{name}.{key}": value for key, value in document.pop(name, {}).items()}
+        merged |= {key.partition(".")[2] or key: value for key, value in document.items()}
+        sources |= dict.fromkeys(document, file.path)
+    if "repository" in merged:
+        merged["repository"] = _folder(merged["repository"])
+    for name in {"vms", "tags"} & merged.keys():
+        merged[name] = tuple(dict.fromkeys(merged[name]))
+    return Settings(**merged, policies=policies, files=tuple(file.path for file in files), sources=sources)
+
+
+def _note_sources(sources: dict[str, Path], table: str, settings: Mapping[str, Any], path: Path) -> None:
+    """Note the file of each setting of a table; the table of another file is gone."""
+    for key in [key for key in sources if key.startswith(f"{table}.")]:
+        del sources[key]
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            sources |= {f"{table}.{key}.{inner}": path for inner in value}
         else:
-            settings[name] = checked
-    return settings | ({"retention": retention} if retention else {})
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("must be a string")
-    return value
-
-
-def _strings(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
-        raise ValueError("must be a list of strings")
-    return tuple(dict.fromkeys(value))
-
-
-def _path(value: Any) -> Path:
-    return repository_folder(str(expanded(_string(value))) if str(value).startswith("~") else _string(value))
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError("must be a number of at least 1")
-    return value
-
-
-def _workers(value: Any) -> int:
-    if _count(value) > _MOST_WORKERS:
-        raise ValueError(f"must be a number from 1 to {_MOST_WORKERS}")
-    return int(value)
-
-
-_KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "repository": ("repository", _path),
-    "workers": ("workers", _workers),
-    "jobs": ("jobs", _workers),
-    "engine.section": ("engine_section", _string),
-    "backup.vms": ("vms", _strings),
-    "backup.tags": ("tags", _strings),
-    **{f"retention.{key}": ("retention", _count) for key in _RETENTION},
-    "retention.keep_within": ("retention", _string),
-    "store.put_command": ("put_command", _string),
-    "store.get_command": ("get_command", _string),
-    "store.delete_command": ("delete_command", _string),
-}
+            sources[f"{table}.{key}"] = path

@@ -25,7 +25,7 @@ from pitr.system.target_path import given_path, repository_folder
 
 if TYPE_CHECKING:
     from pitr.jobs.history import RunLog
-    from pitr.ovirt.engine import Engine, EngineConfig
+    from pitr.ovirt.engine import Engine, EngineConfig, EngineSettings
     from pitr.repository import Repository
 
 #: Connections and threads for all disks together.
@@ -62,6 +62,15 @@ OutputOption = Annotated[
 ]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Log each step, and print a traceback if the command fails.")
+]
+ConfigFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config-file",
+        metavar="FILE",
+        help="Read only this configuration file (docs/configuration.md) [env: PITR_CONFIG].",
+        parser=given_path("--config-file"),
+    ),
 ]
 ConfigOption = Annotated[
     str | None,
@@ -191,6 +200,7 @@ class Common:
     repo: Path | None = None
     output: OutputFormat | None = None
     debug: bool = False
+    config_file: Path | None = None
     config: str | None = None
     engine_url: str | None = None
     username: str | None = None
@@ -219,7 +229,7 @@ class Common:
     @property
     def settings(self) -> Settings:
         """Read the configuration files. Options and environment variables override them. Raises UsageError."""
-        return load_settings()
+        return load_settings(named=self.config_file)
 
     def workers(self, given: int | None) -> int:
         """Return the number of workers: `given` by --max-workers, else configured, else the default."""
@@ -247,26 +257,36 @@ class Common:
         """Return the files that can hold the engine's password, whether they exist or not."""
         from pitr.ovirt.engine import secret_files  # noqa: PLC0415 - `pitr --help` must start quickly
 
-        return secret_files(self.password_file)
+        return secret_files(self.password_file, configured=self.settings.engine)
+
+    def engine_settings(self) -> EngineSettings:
+        """Return the options for the engine."""
+        from pitr.ovirt.engine import EngineSettings  # noqa: PLC0415 - `pitr --help` must start quickly
+
+        return EngineSettings(
+            section=self.config,
+            engine_url=self.engine_url,
+            username=self.username,
+            password_file=self.password_file,
+            cafile=self.cafile,
+            insecure=self.insecure,
+        )
 
     def engine_config(self) -> EngineConfig:
         """Return the engine's address and login. Raises UsageError if one of them is missing."""
-        from pitr.ovirt.engine import EngineSettings, load_config  # noqa: PLC0415 - `pitr --help` must start quickly
+        from pitr.ovirt.engine import load_config  # noqa: PLC0415 - `pitr --help` must start quickly
 
-        section = self.config
-        if section is None and not (self.engine_url or os.environ.get("PITR_ENGINE_URL")):
-            # The section belongs to one engine: its password must not go to the engine of --engine-url.
-            section = self.settings.engine_section
         return load_config(
-            EngineSettings(
-                section=section,
-                engine_url=self.engine_url,
-                username=self.username,
-                password_file=self.password_file,
-                cafile=self.cafile,
-                insecure=self.insecure,
-            ),
+            self.engine_settings(),
+            configured=self.settings.engine,
             prompt=getpass.getpass if sys.stdin.isatty() else None,
+        )
+
+    @property
+    def names_engine(self) -> bool:
+        """Whether an option, a variable or a setting names an engine."""
+        return bool(
+            self.config or self.engine_url or os.environ.get("PITR_ENGINE_URL") or self.settings.engine
         )
 
     @contextmanager
@@ -278,7 +298,12 @@ class Common:
             yield engine
 
 
-_GENERAL_OPTIONS = {"repo": RepoOption, "output": OutputOption, "debug": DebugOption}
+_GENERAL_OPTIONS = {
+    "repo": RepoOption,
+    "output": OutputOption,
+    "debug": DebugOption,
+    "config_file": ConfigFileOption,
+}
 _ENGINE_OPTIONS = {
     "config": ConfigOption,
     "engine_url": EngineUrlOption,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -178,8 +177,7 @@ def _serve(common: Common, listen: _GatewayAddress, token_file: Path | None, lim
 @contextmanager
 def _engine(common: Common) -> Iterator[Engine | None]:
     """Connect to the engine while the block runs; yield None if no engine is named. Raises EngineError."""
-    named = common.config or common.engine_url or os.environ.get("PITR_ENGINE_URL")
-    if not named and common.settings.engine_section is None:
+    if not common.names_engine:
         yield None
         return
     with closing(Engine(common.engine_config())) as engine:

@@ -11,7 +11,13 @@ from pitr.ovirt.engine.checkpoints import (
     get_checkpoint,
     list_checkpoints,
 )
-from pitr.ovirt.engine.config import EngineConfig, EngineSettings, load_config, secret_files
+from pitr.ovirt.engine.config import (
+    EngineConfig,
+    EngineSettings,
+    is_configured_engine,
+    load_config,
+    secret_files,
+)
 from pitr.ovirt.engine.connection import Engine
 from pitr.ovirt.engine.disks import (
     AttachmentOptions,
@@ -84,6 +90,7 @@ __all__ = [
     "get_checkpoint",
     "get_disk",
     "get_vm",
+    "is_configured_engine",
     "is_left_over",
     "leftover_checkpoint",
     "list_checkpoints",

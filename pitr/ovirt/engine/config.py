@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Find the engine's URL and login: in the command line, the environment and `ovirt-img.conf`, in this order."""
+"""Find the engine's URL and login.
+
+Each setting comes from the first of these that has it: the command line, the environment, the table [engine] of pitr's
+configuration, and the section of `ovirt-img.conf`.
+"""
 
 from __future__ import annotations
 
 import configparser
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pitr.errors import UsageError
+from pitr.errors import PitrError, UsageError
 from pitr.system.home import expanded, home_folder
+from pitr.system.process import run
 
 _API_PATH = "/ovirt-engine/api"
 _BOOLEANS = configparser.RawConfigParser.BOOLEAN_STATES
@@ -30,17 +36,20 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """The three names of a setting: an `option` of the command line, a `variable`, and a `key` of the section."""
+    """The names of a setting: an `option`, a `variable`, a `key` of the section, and one of the table [engine]."""
 
     option: str
     variable: str
     key: str
+    configured: str
 
 
-_ENGINE_URL = _Setting("--engine-url", "PITR_ENGINE_URL", "engine_url")
-_USERNAME = _Setting("--username", "PITR_USERNAME", "username")
-_PASSWORD_FILE = _Setting("--password-file", "PITR_PASSWORD_FILE", "password")
-_CAFILE = _Setting("--cafile", "PITR_CAFILE", "cafile")
+_ENGINE_URL = _Setting("--engine-url", "PITR_ENGINE_URL", "engine_url", "url")
+_USERNAME = _Setting("--username", "PITR_USERNAME", "username", "username")
+_PASSWORD_FILE = _Setting("--password-file", "PITR_PASSWORD_FILE", "password", "password_file")
+_CAFILE = _Setting("--cafile", "PITR_CAFILE", "cafile", "cafile")
+#: A password manager may ask somebody to unlock it.
+_PASSWORD_COMMAND_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +65,40 @@ class EngineSettings:
 
 
 _NO_SETTINGS = EngineSettings()
+_NOT_CONFIGURED: Mapping[str, str] = {}
 
 
 def load_config(
     settings: EngineSettings = _NO_SETTINGS,
     *,
+    configured: Mapping[str, str] = _NOT_CONFIGURED,
     environ: Mapping[str, str] | None = None,
     config_file: Path | None = None,
     prompt: Callable[[str], str] | None = None,
 ) -> EngineConfig:
     """Return the URL and login of the engine, without connecting.
 
-    The `settings` override `environ` (os.environ when None), which overrides the section of `config_file`
-    (the user's `ovirt-img.conf` when None). If none of them has a password, `prompt(text)` asks for it;
-    `prompt` is None without a terminal.
+    The `settings` override `environ` (os.environ when None), which overrides `configured`, the table [engine] of
+    pitr's configuration, which overrides the section of `config_file` (the user's `ovirt-img.conf` when None). If the
+    settings name another engine or a section, `configured` is left out. If no source has a password, `prompt(text)`
+    asks for it; `prompt` is None without a terminal.
 
     Raises UsageError that names the option, the variable and the key of the missing or wrong setting.
     """
     environ = os.environ if environ is None else environ
     path = config_file or _default_config_file(environ)
-    section = settings.section
+    if not is_configured_engine(settings, configured, environ):
+        configured = _NOT_CONFIGURED
+    section = settings.section or configured.get("section")
     keys = _read_section(path, section) if section is not None else {}
 
     def pick(given: Path | str | None, setting: _Setting) -> str | None:
-        return str(given) if given else environ.get(setting.variable) or keys.get(setting.key) or None
+        return (
+            (str(given) if given else environ.get(setting.variable))
+            or configured.get(setting.configured)
+            or keys.get(setting.key)
+            or None
+        )
 
     def need(given: str | None, setting: _Setting, what: str) -> str:
         value = pick(given, setting)
@@ -89,10 +108,10 @@ def load_config(
 
     url = api_url(need(settings.engine_url, _ENGINE_URL, "the engine's URL"))
     name = need(settings.username, _USERNAME, "the engine's user name")
-    secret_file = (
-        str(settings.password_file) if settings.password_file else environ.get(_PASSWORD_FILE.variable)
-    )
-    if secret_file:
+    secret_file = str(settings.password_file or environ.get(_PASSWORD_FILE.variable) or "")
+    if not secret_file and "password_command" in configured:
+        password = _password_from(configured["password_command"])
+    elif secret_file := secret_file or configured.get("password_file", ""):
         password = _read_password(expanded(secret_file))
     elif keys.get("password"):
         password = keys["password"]
@@ -111,10 +130,26 @@ def load_config(
     )
 
 
-def secret_files(password_file: Path | None, environ: Mapping[str, str] | None = None) -> list[Path]:
+def is_configured_engine(
+    settings: EngineSettings, configured: Mapping[str, str], environ: Mapping[str, str] | None = None
+) -> bool:
+    """Return whether the settings mean the engine of `configured`, so that its login may go there."""
+    environ = os.environ if environ is None else environ
+    url = settings.engine_url or environ.get(_ENGINE_URL.variable)
+    if not configured or settings.section is not None:
+        return False
+    return not url or ("url" in configured and api_url(url) == api_url(configured["url"]))
+
+
+def secret_files(
+    password_file: Path | None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    configured: Mapping[str, str] = _NOT_CONFIGURED,
+) -> list[Path]:
     """Return the files that can hold the engine's password: the password file, and the user's `ovirt-img.conf`."""
     environ = os.environ if environ is None else environ
-    named = str(password_file) if password_file else environ.get(_PASSWORD_FILE.variable)
+    named = str(password_file or environ.get(_PASSWORD_FILE.variable) or configured.get("password_file", ""))
     return [*([expanded(named)] if named else []), _default_config_file(environ)]
 
 
@@ -175,6 +210,21 @@ def _read_password(path: Path) -> str:
         raise UsageError(f"cannot read the password file {path}: {_reason(error)}") from None
 
 
+def _password_from(command: str) -> str:
+    """Return the first line that the command prints. Raises UsageError; its output is in no message."""
+    try:
+        words = shlex.split(command)
+        if not words:
+            raise ValueError("it is empty")
+        return run(words, timeout_s=_PASSWORD_COMMAND_TIMEOUT_S).partition("\n")[0].rstrip("\r")
+    except (ValueError, OSError, PitrError) as error:
+        # The output of a failed command is in the message, and may hold the password.
+        reason = error.message.partition(": ")[0] if isinstance(error, PitrError) else str(error)
+        raise UsageError(
+            f"password_command under [engine] printed no password: {reason}", "Run the command by hand."
+        ) from None
+
+
 def _checked_cafile(text: str | None) -> Path | None:
     if text is None:
         return None
@@ -185,7 +235,7 @@ def _checked_cafile(text: str | None) -> Path | None:
     except OSError as error:
         raise UsageError(
             f"cannot read the CA file {path}: {_reason(error)}",
-            f"Check {_CAFILE.option}, {_CAFILE.variable} or the key '{_CAFILE.key}'.",
+            f"Check {_CAFILE.option}, {_CAFILE.variable} and the keys '{_CAFILE.key}'.",
         ) from None
 
 
@@ -199,7 +249,10 @@ def _boolean(text: str, path: Path, section: str | None) -> bool:
 def _how_to_give(setting: _Setting, path: Path, section: str | None) -> str:
     where = f"of section [{section}]" if section is not None else "of a section (-c SECTION)"
     key = f"the key '{setting.key}' {where} in {path}"
-    return f"Set {setting.option}, the variable {setting.variable}, or {key}."
+    return (
+        f"Set {setting.option}, the variable {setting.variable}, '{setting.configured}' under [engine] in pitr's "
+        f"config.toml, or {key}."
+    )
 
 
 def _reason(error: Exception) -> str:
