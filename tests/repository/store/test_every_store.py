@@ -14,12 +14,15 @@ import pytest
 from pitr.errors import RepositoryError
 from pitr.repository.store import ObjectExists, ObjectMissing, PosixStore, Store
 from tests.support import no_links
+from tests.support.s3 import memory_store, s3_store
 
 _STORES: dict[str, Callable[[Path], Store]] = {
     "posix": PosixStore,
     "posix with renameat2 only": PosixStore,
     "posix with plain renames only": PosixStore,
     "posix on exFAT": PosixStore,
+    "memory": memory_store,
+    "s3": s3_store,
 }
 
 _HOSTILE_NAMES = [
@@ -159,6 +162,8 @@ def test_ranges_are_read_by_several_threads_at_once(store: Store) -> None:
 
 
 def test_an_open_object_stays_readable_after_its_deletion(store: Store) -> None:
+    if not isinstance(store, PosixStore):
+        pytest.skip("object stores have no open files; a removal waits for the grace time instead")
     store.create("object", b"content")
     with store.open("object") as file:
         store.delete("object")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An S3 server on this machine (moto), and stores on it and in memory."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from functools import cache
+from pathlib import Path
+
+import boto3
+import obstore.store
+from moto.server import ThreadedMotoServer
+
+from pitr.repository.store import Store
+from pitr.repository.store.object_store import ObjectStore
+from pitr.repository.store.s3 import S3Place, open_store
+
+BUCKET = "backups"
+
+
+@cache
+def server() -> str:
+    """Start the server once for this process, with the bucket; return its address."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    _, port = running.get_host_and_port()
+    address = f"http://127.0.0.1:{port}"
+    client(address).create_bucket(Bucket=BUCKET)
+    return address
+
+
+def client(address: str):  # type: ignore[no-untyped-def]
+    """Return the client of another library, which shows what the server holds."""
+    return boto3.client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
+
+
+def place(prefix: str | None = None) -> S3Place:
+    """Return a new place on the server."""
+    return S3Place(
+        BUCKET,
+        prefix or f"test/{uuid.uuid4()}",
+        endpoint=server(),
+        region="us-east-1",
+        access_key_id="key",
+        secret_access_key="secret",
+    )
+
+
+def s3_store(state: Path) -> Store:
+    """Return an empty store on the server."""
+    return open_store(place(), state)
+
+
+def memory_store(state: Path) -> Store:
+    """Return an empty store in memory."""
+    objects = obstore.store.MemoryStore()
+    return ObjectStore(objects, objects, state)
