@@ -45,6 +45,9 @@ _PIECE = 1 << 20
 REPEAT_S = 60.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+#: How long the removal of the parts of a dropped upload may take.
+_DROP_S = 3.0
+_DROPPED = b"dropped"
 
 
 class ObjectStore:
@@ -89,7 +92,7 @@ class ObjectStore:
                 if unclear and self._holds(name, data):
                     return
                 raise ObjectExists(name) from None
-            except BaseError as error:
+            except (BaseError, FileNotFoundError) as error:
                 if object_errors.parse(error).is_definite or time.monotonic() + seconds > end:
                     raise object_errors.failure(f"cannot write {name}", error) from error
                 unclear = True
@@ -191,7 +194,7 @@ class ObjectStore:
 
     def _holds(self, name: str, data: bytes) -> bool:
         try:
-            return self.read(name, limit=max(1, len(data))) == data
+            return self.size(name) == len(data) and self.read(name, limit=len(data)) == data
         except ObjectMissing:
             return False
 
@@ -215,9 +218,35 @@ class ObjectStore:
             )
         )
 
-    def give(self, queue: asyncio.Queue[bytes | None], piece: bytes | None) -> None:
-        """Put a piece into the queue of an upload, when there is room."""
-        self._run(lambda: queue.put(piece))
+    def give(
+        self,
+        queue: asyncio.Queue[bytes | None],
+        piece: bytes | None,
+        upload: concurrent.futures.Future[Any],
+    ) -> None:
+        """Put a piece into the queue of an upload when there is room, or until the upload ends."""
+
+        async def put() -> None:
+            putting = asyncio.ensure_future(queue.put(piece))
+            ended = asyncio.wrap_future(upload)
+            await asyncio.wait({putting, ended}, return_when=asyncio.FIRST_COMPLETED)
+            # The caller asks the upload how it ended.
+            putting.cancel()
+
+        self._run(put)
+
+    def drop(self, queue: asyncio.Queue[bytes | None], upload: concurrent.futures.Future[Any]) -> None:
+        """End an upload without an object. obstore removes its parts when the pieces end with an error."""
+
+        async def end() -> None:
+            while not queue.empty():
+                queue.get_nowait()
+            queue.put_nowait(_DROPPED)
+            await asyncio.wait({asyncio.wrap_future(upload)}, timeout=_DROP_S)
+            upload.cancel()
+
+        with suppress(TimeoutError):
+            self._requests.start(end()).result(_DROP_S)
 
 
 async def _made(request: Callable[[], Awaitable[T]]) -> T:
@@ -235,6 +264,10 @@ def _errors(what: str, name: str) -> Iterator[None]:
         raise ObjectMissing(name) from None
     except BaseError as error:
         raise object_errors.failure(f"cannot {what} {name}", error) from error
+
+
+class _Dropped(Exception):
+    """The writer of an upload gave it up."""
 
 
 class _NewUpload:
@@ -283,6 +316,8 @@ class _NewUpload:
 
         async def pieces() -> AsyncIterator[bytes]:
             while (piece := await queue.get()) is not None:
+                if piece is _DROPPED:
+                    raise _Dropped
                 yield piece
 
         self._queue = queue
@@ -296,14 +331,14 @@ class _NewUpload:
     def _give(self, piece: bytes | None) -> None:
         if self._queue is None or self._upload is None:
             raise RuntimeError("the upload has not begun")
+        self._store.give(self._queue, piece, self._upload)
         if self._upload.done():
             with _errors("write", self._name):
                 self._upload.result()
-        self._store.give(self._queue, piece)
 
     def _end(self) -> None:
-        if self._upload is not None:
-            self._upload.cancel()
+        if self._upload is not None and self._queue is not None and not self._upload.done():
+            self._store.drop(self._queue, self._upload)
         self._upload = self._queue = None
 
     def __enter__(self) -> Self:
