@@ -223,7 +223,7 @@ def test_a_create_whose_answer_was_lost_is_a_create(tmp_path: Path) -> None:
     held: dict[str, bytes] = {}
 
     def answer(method: str, path: str) -> tuple[int, bytes] | None:
-        if method == "GET":
+        if method in ("GET", "HEAD"):
             return 200, held[path]
         if path in held:
             return 412, _error("PreconditionFailed")
