@@ -69,6 +69,12 @@ class Answer:
     cause: str | None
 
     @property
+    def in_words(self) -> str:
+        """The code, and what the server says about it."""
+        code = self.code or str(self.status)
+        return f"{code}: {self.message}" if self.message else code
+
+    @property
     def is_definite(self) -> bool:
         """Whether the server has certainly not carried out the request, and will not after a retry."""
         return self.status is not None and self.status < 500 and self.status not in (408, 429)
@@ -84,13 +90,9 @@ def parse(error: Exception) -> Answer:
     if status is None:
         lowered = text.lower()
         cause = next((name for words, name in _CAUSES if words.lower() in lowered), "no answer")
-    first = text.partition("\n")[0]
-    return Answer(
-        int(status[1]) if status else None,
-        code[1] if code else None,
-        message[1] if message else first[:300],
-        cause,
-    )
+    # Without an answer, the first line of obstore's text says why; else the server's own words do.
+    words = message[1] if message else "" if code else text.partition("\n")[0][:300]
+    return Answer(int(status[1]) if status else None, code[1] if code else None, words, cause)
 
 
 _KEY_ADVICE = (

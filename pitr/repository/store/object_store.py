@@ -228,7 +228,7 @@ class ObjectStore:
 
         async def put() -> None:
             putting = asyncio.ensure_future(queue.put(piece))
-            ended = asyncio.wrap_future(upload)
+            ended = _quiet(upload)
             await asyncio.wait({putting, ended}, return_when=asyncio.FIRST_COMPLETED)
             # The caller asks the upload how it ended.
             putting.cancel()
@@ -242,11 +242,18 @@ class ObjectStore:
             while not queue.empty():
                 queue.get_nowait()
             queue.put_nowait(_DROPPED)
-            await asyncio.wait({asyncio.wrap_future(upload)}, timeout=_DROP_S)
+            await asyncio.wait({_quiet(upload)}, timeout=_DROP_S)
             upload.cancel()
 
         with suppress(TimeoutError):
             self._requests.start(end()).result(_DROP_S)
+
+
+def _quiet(upload: concurrent.futures.Future[Any]) -> asyncio.Future[Any]:
+    """Return a future of the loop that ends with `upload`. Its error is reported elsewhere."""
+    future = asyncio.wrap_future(upload)
+    future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return future
 
 
 async def _made(request: Callable[[], Awaitable[T]]) -> T:
