@@ -187,7 +187,5 @@ def failure(what: str, error: Exception) -> ObjectStoreError:
     code = answer.code if answer.code in _BY_CODE else _BY_STATUS.get(answer.status or 0)
     if code is not None:
         kind, why, advice = _BY_CODE[code]
-        return kind(f"{what}: {why} ({answer.code or answer.status}: {answer.message})", advice)
-    return ObjectStoreError(
-        f"{what}: the object store answers {answer.code or answer.status}: {answer.message}"
-    )
+        return kind(f"{what}: {why} ({answer.in_words})", advice)
+    return ObjectStoreError(f"{what}: the object store answers {answer.in_words}")
