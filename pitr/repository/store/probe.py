@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from pitr.errors import RepositoryError
 from pitr.repository.store.base import ObjectExists, ObjectMissing, Store
@@ -128,7 +129,11 @@ class _Trials:
         if errors:
             raise errors[0]
         ok = len(won) == 1 and self._store.read(name, limit=100) == won[0]
-        return Trial("race", ok, f"{len(won)} of {_WRITERS} writers of one name at once succeeded: they overwrite silently")
+        return Trial(
+            "race",
+            ok,
+            f"{len(won)} of {_WRITERS} writers of one name at once succeeded: they overwrite silently",
+        )
 
     def _listed(self) -> Trial:
         name = self._name("list/one")
@@ -175,10 +180,8 @@ class _Trials:
         """Measure with the objects of the trials."""
         small, large = self._name("range"), self._name("large")
         reads = [_seconds(lambda: self._store.size(small)) for _ in range(_SMALL_REQUESTS)]
-        writes = [
-            _seconds(lambda: self._store.create(self._name(f"small/{number}"), b"x" * 1000))
-            for number in range(_SMALL_REQUESTS)
-        ]
+        names = [self._name(f"small/{number}") for number in range(_SMALL_REQUESTS)]
+        writes = [_seconds(partial(self._store.create, name, b"x" * 1000)) for name in names]
         content = os.urandom(_LARGE)
 
         def upload() -> None:
@@ -191,7 +194,10 @@ class _Trials:
                 file.read_at(0, _LARGE)
 
         return Speed(
-            statistics.median(reads), statistics.median(writes), _LARGE / _seconds(upload), _LARGE / _seconds(download)
+            statistics.median(reads),
+            statistics.median(writes),
+            _LARGE / _seconds(upload),
+            _LARGE / _seconds(download),
         )
 
 
