@@ -15,12 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pitr.cli import repository_location
 from pitr.cli.config_check import Problem, problems
 from pitr.errors import UsageError
 from pitr.system.home import expanded, home_folder
-from pitr.system.target_path import repository_folder
+
+if TYPE_CHECKING:
+    from pitr.repository.location import Location
 
 SYSTEM_FILE = Path("/etc/pitr/config.toml")
 
@@ -35,7 +38,7 @@ class Settings:
     the file of each setting by its key ("policy.nightly.drills").
     """
 
-    repository: Path | None = None
+    repository: Location | None = None
     engine: Mapping[str, str] = field(default_factory=dict)
     vms: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -133,7 +136,7 @@ def _beyond_the_schema(document: Mapping[str, Any]) -> list[Problem]:
     """Return what a schema cannot say."""
     found = []
     try:
-        _folder(document.get("repository", "/"))
+        repository_location.configured(document.get("repository", "/"))
     except UsageError as error:
         found.append(Problem("repository", f"repository: {error.message}", error.advice))
     if {"password_file", "password_command"} <= document.get("engine", {}).keys():
@@ -145,10 +148,6 @@ def _beyond_the_schema(document: Mapping[str, Any]) -> list[Problem]:
             )
         )
     return found
-
-
-def _folder(text: str) -> Path:
-    return repository_folder(str(expanded(text)) if text.startswith("~") else text)
 
 
 def _merged(files: list[ConfigFile]) -> Settings:
@@ -169,7 +168,7 @@ def _merged(files: list[ConfigFile]) -> Settings:
         merged |= {key.partition(".")[2] or key: value for key, value in document.items()}
         sources |= dict.fromkeys(document, file.path)
     if "repository" in merged:
-        merged["repository"] = _folder(merged["repository"])
+        merged["repository"] = repository_location.configured(merged["repository"])
     for name in {"vms", "tags"} & merged.keys():
         merged[name] = tuple(dict.fromkeys(merged[name]))
     return Settings(**merged, policies=policies, files=tuple(file.path for file in files), sources=sources)

@@ -107,7 +107,11 @@ def markdown() -> str:
     for name, item in top["properties"].items():
         if resolved(item).get("type") == "object":
             parts += _section(name, resolved(item))
-    for name, title, text in (("hooks", "Hooks", _HOOKS), ("notify", "Notices", _NOTICES)):
+    for name, title, text in (
+        ("repository", "Repositories on S3", ""),
+        ("hooks", "Hooks", _HOOKS),
+        ("notify", "Notices", _NOTICES),
+    ):
         definition = top["definitions"][name]
         parts += [f"## {title}\n", f"`[{definition['x-heading']}]`\n", _table(definition["properties"]), text]
     return "\n".join(parts)

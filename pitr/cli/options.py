@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pitr.cli import repository_location
 from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
 from pitr.errors import UsageError
-from pitr.system.target_path import given_path, repository_folder
+from pitr.system.target_path import given_path
 
 if TYPE_CHECKING:
     from pitr.jobs.history import RunLog
     from pitr.ovirt.engine import Engine, EngineConfig, EngineSettings
     from pitr.repository import Repository
+    from pitr.repository.location import Location
 
 #: Connections and threads for all disks together.
 DEFAULT_WORKERS = 4
@@ -45,13 +47,13 @@ def choices(choice: type[StrEnum]) -> str:
 
 
 RepoOption = Annotated[
-    Path | None,
+    Any,
     typer.Option(
         "--repo",
-        metavar="FOLDER",
+        metavar="FOLDER|URL",
         envvar="PITR_REPO",
-        help="Folder of the repository.",
-        parser=repository_folder,
+        help="Folder of the repository, or s3://BUCKET/PREFIX.",
+        parser=repository_location.parsed,
     ),
 ]
 OutputOption = Annotated[
@@ -197,7 +199,7 @@ class Common:
     A command that counts as a run has `noted`, which gets its outcome (see `with_common`).
     """
 
-    repo: Path | None = None
+    repo: Location | None = None
     output: OutputFormat | None = None
     debug: bool = False
     config_file: Path | None = None
@@ -235,22 +237,27 @@ class Common:
         """Return the number of workers: `given` by --max-workers, else configured, else the default."""
         return given or self.settings.workers or DEFAULT_WORKERS
 
-    def repository_path(self) -> Path:
-        """Return the folder of the repository. Raises UsageError if no option or setting names it."""
-        path = self.repo or self.settings.repository
-        if path is None:
+    def repository_location(self) -> Location:
+        """Return where the repository is. Raises UsageError if no option or setting names it."""
+        location = self.location_if_named()
+        if location is None:
             raise UsageError(
                 "no repository is named",
                 "Give --repo FOLDER, set PITR_REPO, or set 'repository' in pitr's config.toml.",
             )
-        return path
+        return location
+
+    def location_if_named(self) -> Location | None:
+        """Return where the repository is; None if no option or setting names it. Raises UsageError."""
+        named = self.repo or self.settings.repository
+        return named and repository_location.reachable(named, self.settings.repository)
 
     @contextmanager
     def repository(self) -> Iterator[Repository]:
         """Open the repository while the block runs. Raises RepositoryError and UsageError."""
         from pitr.repository import Repository  # noqa: PLC0415 - `pitr --help` must start quickly
 
-        with Repository.open(self.repository_path()) as repository:
+        with Repository.open(self.repository_location()) as repository:
             yield repository
 
     def secret_files(self) -> list[Path]:
@@ -366,7 +373,7 @@ def _run(function: Callable[..., Any], common: Common, name: str, values: Mappin
     common = replace(common, noted=log)
     if values.get("dry_run"):
         return function(common, **values)
-    with recorded(log, common.repository_path, common.out.notify):
+    with recorded(log, common.repository_location, common.out.notify):
         try:
             return function(common, **values)
         except typer.Exit as error:

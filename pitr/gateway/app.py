@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -27,6 +26,7 @@ from pitr.gateway.work import BlockingWork
 from pitr.jobs.export import ExportFormat
 from pitr.ovirt.engine import Engine
 from pitr.ovirt.imageio.extents import Context
+from pitr.repository.location import Location
 from pitr.repository.stream_sink import Compression
 from pitr.text import printable
 
@@ -40,7 +40,7 @@ class Gateway:
     work: BlockingWork
     token: Token
     engine: Engine | None
-    repository: Path | None
+    repository: Location | None
     workers: int
 
     def app(self) -> ASGIApp:
@@ -208,7 +208,7 @@ class _Handlers:
         )
 
     def _raw(
-        self, request: Request, path: Path, wanted: points.PointDisk, headers: dict[str, str]
+        self, request: Request, path: Location, wanted: points.PointDisk, headers: dict[str, str]
     ) -> ASGIApp:
         size, workers = wanted.stream.size, self._gateway.workers
         headers |= {"accept-ranges": "bytes", "etag": wanted.etag, "cache-control": "private"}
@@ -255,7 +255,7 @@ class _Handlers:
             raise NotConfigured("this gateway has no engine", "Start it with --engine-url.")
         return self._gateway.engine
 
-    def _repository(self) -> Path:
+    def _repository(self) -> Location:
         if self._gateway.repository is None:
             raise NotConfigured("this gateway has no repository", "Start it with --repo.")
         return self._gateway.repository

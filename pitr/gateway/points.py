@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pitr.endpoints.streams.output import StreamOutput
@@ -14,6 +13,7 @@ from pitr.gateway.ranges import ByteRange, Multipart
 from pitr.jobs import documents, export, find
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.location import Location
 from pitr.repository.stream_sink import Compression
 
 
@@ -33,20 +33,20 @@ class PointDisk:
         return f'"{self.backup.backup_id}.{self.stream.disk_id}"'
 
 
-def list_points(path: Path, vm: str | None) -> dict[str, Any]:
+def list_points(path: Location, vm: str | None) -> dict[str, Any]:
     """Return the document of `pitr list`: all points, or the points of one VM. Raises NoSuchVM."""
     with Repository.open(path) as repository:
         return documents.points_document(repository, vm)
 
 
-def show_point(path: Path, point: str) -> dict[str, Any]:
+def show_point(path: Location, point: str) -> dict[str, Any]:
     """Return the document of `pitr show`. Raises NoSuchPoint, UsageError."""
     with Repository.open(path) as repository:
         return documents.point_document(repository, point)
 
 
 def find_point_disk(
-    path: Path,
+    path: Location,
     point: str,
     disk: str,
     *,
@@ -68,7 +68,7 @@ def find_point_disk(
         return PointDisk(backup, stream, other, format, compression)
 
 
-def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object], *, workers: int) -> None:
+def send_stream(path: Location, wanted: PointDisk, write: Callable[[bytes], object], *, workers: int) -> None:
     """Write the disk in its format to `write`. Raises StoredDamage, BusyError, and the errors of `write`."""
     with Repository.open(path) as repository:
         export.export_stream(
@@ -83,7 +83,7 @@ def send_stream(path: Path, wanted: PointDisk, write: Callable[[bytes], object],
 
 
 def send_range(
-    path: Path, wanted: PointDisk, write: Callable[[bytes], object], part: ByteRange, *, workers: int
+    path: Location, wanted: PointDisk, write: Callable[[bytes], object], part: ByteRange, *, workers: int
 ) -> None:
     """Write one range of the disk to `write`. Raises the same errors as `send_stream`."""
     with Repository.open(path) as repository:
@@ -91,7 +91,7 @@ def send_range(
 
 
 def send_parts(
-    path: Path, wanted: PointDisk, write: Callable[[bytes], object], several: Multipart, *, workers: int
+    path: Location, wanted: PointDisk, write: Callable[[bytes], object], several: Multipart, *, workers: int
 ) -> None:
     """Write several ranges of the disk to `write` as one multipart body. Raises the same errors as `send_stream`."""
     with Repository.open(path) as repository:

@@ -42,6 +42,8 @@ from pitr.ovirt.engine.server import certificate_end, engine_time
 from pitr.ovirt.imageio.disk import ImageioSink
 from pitr.ovirt.imageio.session import ImageioAddress, ImageioSession, ask
 from pitr.repository import Repository
+from pitr.repository import location as locations
+from pitr.repository.location import Location
 from pitr.system.process import require
 from pitr.text import counted, printable
 from pitr.units import human_size
@@ -73,7 +75,7 @@ class Check:
 
 def examine(
     configuration_files: Sequence[Path],
-    repository_path: Path | None,
+    repository_location: Location | None,
     configure: Configure,
     *,
     probe: bool,
@@ -92,7 +94,7 @@ def examine(
     yield Check("configuration", "ok", f"read from {files}" if files else "no configuration file found")
     yield from _secrets(secret_files)
     labels: list[str] = []
-    yield from _repository(repository_path, labels)
+    yield from _repository(repository_location, labels)
     yield from _engine(configure, probe, storage_domain, labels)
 
 
@@ -123,15 +125,15 @@ def _secrets(files: Sequence[Path]) -> Iterator[Check]:
         yield Check("passwords", "ok", "other users cannot read the files with passwords")
 
 
-def _repository(path: Path | None, labels: list[str]) -> Iterator[Check]:
+def _repository(location: Location | None, labels: list[str]) -> Iterator[Check]:
     """Check the repository; add what is wrong with the labels of its points to `labels`."""
-    if path is None:
+    if location is None:
         yield Check(
             "repository", "failed", "no repository is named", "Name it with --repo FOLDER or in PITR_REPO."
         )
         return
     try:
-        with Repository.open(path) as repository:
+        with Repository.open(location) as repository:
             backups = repository.catalog.points()
             labels += _wrong_labels(backups)
             points = len(backups)
@@ -139,16 +141,19 @@ def _repository(path: Path | None, labels: list[str]) -> Iterator[Check]:
     except PitrError as error:
         yield Check("repository", "failed", error.message, error.advice)
         return
-    if not os.access(path, os.W_OK):
+    where = locations.text(location)
+    if isinstance(location, Path) and not os.access(location, os.W_OK):
         yield Check(
             "repository",
             "warning",
-            f"{path} is not writable: pitr cannot store backups there",
+            f"{where} is not writable: pitr cannot store backups there",
             "Make the user that runs pitr its owner.",
         )
     else:
-        yield Check("repository", "ok", f"{path} holds {counted(points, 'point')} of {counted(vms, 'VM')}")
-    usage = shutil.disk_usage(path)
+        yield Check("repository", "ok", f"{where} holds {counted(points, 'point')} of {counted(vms, 'VM')}")
+    if not isinstance(location, Path):
+        return
+    usage = shutil.disk_usage(location)
     scarce = usage.free < _FREE_BYTES or usage.free < usage.total * _FREE_PART
     yield Check(
         "free space",

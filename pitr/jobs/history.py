@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
 from pitr import times
 from pitr.errors import PitrError
@@ -18,6 +17,7 @@ from pitr.model import Backup, VMName
 from pitr.reporting import Notify
 from pitr.repository import Repository, history
 from pitr.repository.history import Failure, RunOutcome, StepOutcome, VMOfRun
+from pitr.repository.location import Location
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class RunLog:
 
 
 @contextmanager
-def recorded(log: RunLog, repository: Callable[[], Path], notify: Notify) -> Iterator[RunLog]:
+def recorded(log: RunLog, repository: Callable[[], Location], notify: Notify) -> Iterator[RunLog]:
     """Store the outcome of the run in the block in the repository in this folder, also if an error ends the run.
 
     If the outcome cannot be stored, `notify` gets a line: the run's own error, or its success, matters more.
@@ -93,7 +93,7 @@ def recorded(log: RunLog, repository: Callable[[], Path], notify: Notify) -> Ite
     _store(log.outcome(log.error, log.exit_code), repository, notify)
 
 
-def _store(outcome: RunOutcome, path: Callable[[], Path], notify: Notify) -> None:
+def _store(outcome: RunOutcome, path: Callable[[], Location], notify: Notify) -> None:
     try:
         repository = Repository.open(path())
     except PitrError as error:

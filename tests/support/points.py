@@ -20,7 +20,7 @@ from pitr.extents import ExtentMap
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, StoredObject, Stream, VMName
 from pitr.repository import Repository
 from pitr.repository.blob import FRAME_SIZE
-from pitr.repository.store import PosixStore
+from pitr.repository.store import Store
 from pitr.repository.stream_sink import NewStream, StreamSink
 
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -99,7 +99,7 @@ def meta_of(new: NewStream, size: int) -> dict[str, object]:
 
 
 def store_stream(
-    store: PosixStore,
+    store: Store,
     disk_source: MemorySource,
     new: NewStream,
     *,

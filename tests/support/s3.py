@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from pitr.repository.store import Store
 from pitr.repository.store.object_store import ObjectStore
-from pitr.repository.store.s3 import S3Place, open_store
+from pitr.repository.store.s3 import S3Location, open_store
 
 BUCKET = "backups"
 
@@ -42,9 +42,9 @@ def client(address: str):  # type: ignore[no-untyped-def]
     )
 
 
-def place(prefix: str | None = None) -> S3Place:
+def place(prefix: str | None = None) -> S3Location:
     """Return a new place on the server."""
-    return S3Place(
+    return S3Location(
         BUCKET,
         prefix or f"test/{uuid.uuid4()}",
         endpoint=server(),

@@ -249,7 +249,7 @@ def _run(
     report = _FinishedLines(common, len(chosen))
     with showing_each(common.out, "backup", [vm.name for vm in chosen]) as progress_of:
         return many_vms.back_up_fleet(
-            repository.path,
+            repository.location,
             engine,
             chosen,
             options,

@@ -68,7 +68,7 @@ def query(common: Common, sql: SqlArgument = None, values: SetOption = None) -> 
         _list_queries(common)
         return
     if ready is not None:
-        columns, rows = ready_queries.run(common.repository_path(), ready, _values(values or ()))
+        columns, rows = ready_queries.run(common.repository_location(), ready, _values(values or ()))
     elif any(char.isspace() for char in sql):
         with common.repository() as repository:
             columns, rows = repository.catalog.query(sql)
@@ -138,7 +138,7 @@ def serve(
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
         serve_options.warn_of_others(common.out, listener, "the catalog: it has no login")
-        catalog_site.serve(common.repository_path(), listener, ready=ready, notify=common.out.notify)
+        catalog_site.serve(common.repository_location(), listener, ready=ready, notify=common.out.notify)
 
 
 @app.command("check")

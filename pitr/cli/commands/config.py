@@ -207,7 +207,7 @@ def _wrong_together(settings: Settings) -> Iterator[tuple[Path, Problem]]:
 
 def _doubtful(settings: Settings) -> Iterator[Problem]:
     """Yield what may be wrong on this machine or for this user."""
-    if settings.repository is not None and not settings.repository.is_dir():
+    if isinstance(settings.repository, Path) and not settings.repository.is_dir():
         yield Problem(
             "repository", f"the repository {settings.repository} does not exist", "Run 'pitr init'."
         )

@@ -32,7 +32,7 @@ def doctor(
     checks = []
     for check in examine(
         settings.files,
-        common.repo or settings.repository,
+        common.location_if_named(),
         common.engine_config,
         probe=not no_probe,
         storage_domain=storage_domain,

@@ -18,6 +18,7 @@ from pitr.gateway.token import new_token, read_token
 from pitr.ovirt.engine import Engine
 from pitr.ovirt.engine.faults import EngineFault
 from pitr.repository import Repository
+from pitr.repository.location import Location
 from pitr.system.sockets import authority, tcp_listener
 from pitr.system.target_path import given_path
 
@@ -194,9 +195,9 @@ def _engine(common: Common) -> Iterator[Engine | None]:
         yield engine
 
 
-def _repository(common: Common) -> Path | None:
-    path = common.repo or common.settings.repository
-    if path is not None:
+def _repository(common: Common) -> Location | None:
+    location = common.location_if_named()
+    if location is not None:
         # Report a repository that cannot be opened now, not to the first client.
-        Repository.open(path).close()
-    return path
+        Repository.open(location).close()
+    return location

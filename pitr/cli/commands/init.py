@@ -3,46 +3,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from pitr.cli import repository_location
 from pitr.cli.options import Common, with_common
 from pitr.errors import UsageError
 from pitr.repository import Repository
+from pitr.repository import location as locations
 from pitr.repository.repository import FORMAT
-from pitr.system.target_path import repository_folder
 
 FolderArgument = Annotated[
-    Path | None,
+    Any,
     typer.Argument(
-        metavar="FOLDER",
-        help="Folder of the new repository; the same as --repo.",
+        metavar="FOLDER|URL",
+        help="Folder of the new repository, or s3://BUCKET/PREFIX; the same as --repo.",
         show_default=False,
-        parser=repository_folder,
+        parser=repository_location.parsed,
     ),
 ]
 
 
 @with_common()
 def init(common: Common, folder: FolderArgument = None) -> None:
-    """Create a repository in a new or empty folder.
+    """Create a repository in a new or empty folder, or below a prefix of a bucket (S3).
 
-    Example: pitr init /srv/backup/pitr
+    pitr first tries out whether the object store does what a repository relies on, and refuses one that overwrites
+    objects silently. It creates no bucket.
+
+    Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt
     """
     if folder is not None and common.repo is not None and folder != common.repo:
-        raise UsageError("FOLDER and --repo name different folders", "Give only one of them.")
-    path = folder or common.repository_path()
-    with Repository.create(path) as repository:
+        raise UsageError("the argument and --repo name different repositories", "Give only one of them.")
+    where = replace(common, repo=folder or common.repo).repository_location()
+    path = locations.text(where.absolute() if isinstance(where, Path) else where)
+    with Repository.create(where) as repository:
         if not repository.keeps_modes:
             common.out.notify(
                 f"warning: the file system of {path} does not store file modes: its mount options decide who can "
                 "read the backups"
             )
         if common.out.json:
-            common.out.document(
-                {"repository": {"id": repository.id, "path": str(path.absolute()), "format": FORMAT}}
-            )
+            common.out.document({"repository": {"id": repository.id, "path": path, "format": FORMAT}})
         else:
             common.out.show(f"Created the repository {path} ({repository.id}).")

@@ -17,6 +17,8 @@ from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.errors import UsageError
 from pitr.jobs.schedule.install import Crontab, Scheduled, UnitFolder, lingers, unit_folder
 from pitr.jobs.schedule.units import ScheduledRun, Timing, crontab_line, daily, units
+from pitr.repository import location as locations
+from pitr.repository.location import Location
 from pitr.system.target_path import given_path
 
 #: The settings of the environment that a scheduled run needs, too. Files get absolute paths.
@@ -228,11 +230,12 @@ def _run(
     common: Common, policy: str | None, how: _How, folder: UnitFolder, *, crontab: bool = False
 ) -> ScheduledRun:
     """Return what the units run: this pitr, with the settings of this command line and of the environment."""
-    repository = common.repository_path().absolute()
+    location = common.repository_location()
+    repository = location.absolute() if isinstance(location, Path) else location
     environment = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     environment |= {name: str(Path(os.environ[name]).absolute()) for name in _FILES if os.environ.get(name)}
     given = {
-        "PITR_REPO": repository if common.repo is not None else None,
+        "PITR_REPO": locations.text(repository) if common.repo is not None else None,
         "PITR_ENGINE_URL": common.engine_url,
         "PITR_USERNAME": common.username,
         "PITR_PASSWORD_FILE": common.password_file and common.password_file.absolute(),
@@ -244,7 +247,10 @@ def _run(
         *(["--insecure"] if common.insecure else []),
     ]
     command = [*_program(), "run", *([policy] if policy is not None else []), *options]
-    writable = [repository, *(path.absolute() for path in how.writable)]
+    writable = [
+        *([repository] if isinstance(repository, Path) else []),
+        *(path.absolute() for path in how.writable),
+    ]
     of_system = not crontab and (how.run_as is not None or folder.manager != ("systemctl", "--user"))
     user = (how.run_as or _owner(repository)) if of_system else None
     return ScheduledRun(policy, command, environment, writable, user, how.on_failure)
@@ -258,8 +264,10 @@ def _program() -> list[str]:
     return [sys.executable, "-m", "pitr"]
 
 
-def _owner(repository: Path) -> str:
-    """Return the owner of the repository; root if it does not exist or its owner has no name."""
+def _owner(repository: Location) -> str:
+    """Return the owner of the repository's folder; root without one, or if its owner has no name."""
+    if not isinstance(repository, Path):
+        return "root"
     try:
         return pwd.getpwuid(repository.stat().st_uid).pw_name
     except (OSError, KeyError):

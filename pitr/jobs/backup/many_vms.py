@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pitr import times
 from pitr.errors import BusyError, EngineBusy, Interrupted, NothingToBackUp, PitrError, UsageError
@@ -20,6 +19,7 @@ from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
+from pitr.repository.location import Location
 from pitr.text import printable
 from pitr.units import human_size
 
@@ -105,7 +105,7 @@ class FleetInterrupted(Interrupted):
 
 
 def back_up_fleet(
-    path: Path,
+    location: Location,
     engine: Engine,
     vms: Sequence[Chosen],
     options: BackupOptions,
@@ -115,7 +115,7 @@ def back_up_fleet(
     notify: Notify,
     finished: Callable[[Outcome], None],
 ) -> list[Outcome]:
-    """Back up `vms` into the repository at `path`, `jobs` at a time; return the outcomes in the order of `vms`.
+    """Back up `vms` into the repository at `location`, `jobs` at a time; return the outcomes in the order of `vms`.
 
     Busy VMs are tried again after the others, for up to `options.busy_wait_s`. `finished` gets each outcome at once,
     in the calling thread. Backups that run at the same time share `options.workers`. An interrupt is raised in the
@@ -123,7 +123,7 @@ def back_up_fleet(
     for the engine stops when its data flows.
     """
     share = replace(options, workers=max(1, options.workers // max(1, min(jobs, len(vms)))))
-    fleet = _Fleet(path, engine, vms, share, jobs, progress_of, notify, finished)
+    fleet = _Fleet(location, engine, vms, share, jobs, progress_of, notify, finished)
     try:
         fleet.run()
     except Interrupted as error:
@@ -137,7 +137,7 @@ def back_up_fleet(
 class _Fleet:
     """A run of several VMs. Only the calling thread changes its fields."""
 
-    path: Path
+    location: Location
     engine: Engine
     vms: Sequence[Chosen]
     options: BackupOptions
@@ -209,11 +209,11 @@ class _Fleet:
         return isinstance(outcome.error, BusyError) and len(self.vms) > 1
 
     def _back_up(self, vm: Chosen, progress: Progress | None, notify: Notify) -> Outcome:
-        return _back_up(self.path, self.engine, vm, self.options, progress, notify)
+        return _back_up(self.location, self.engine, vm, self.options, progress, notify)
 
 
 def _back_up(
-    path: Path,
+    location: Location,
     engine: Engine,
     vm: Chosen,
     options: BackupOptions,
@@ -225,7 +225,7 @@ def _back_up(
     failure: PitrError | None = None
     try:
         # Each thread opens the repository itself: SQLite connections belong to one thread.
-        with Repository.open(path) as repository:
+        with Repository.open(location) as repository:
             backup = back_up(repository, engine, vm.key, options, progress=progress, notify=notify)
     except (Interrupted, _Stopped):
         raise

@@ -7,7 +7,6 @@ All objects of the trial are below one random name, and are gone after it.
 from __future__ import annotations
 
 import os
-import statistics
 import threading
 import time
 import uuid
@@ -194,8 +193,8 @@ class _Trials:
                 file.read_at(0, _LARGE)
 
         return Speed(
-            statistics.median(reads),
-            statistics.median(writes),
+            _median(reads),
+            _median(writes),
             _LARGE / _seconds(upload),
             _LARGE / _seconds(download),
         )
@@ -205,3 +204,7 @@ def _seconds(action: Callable[[], object]) -> float:
     started = time.monotonic()
     action()
     return max(time.monotonic() - started, 1e-6)
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

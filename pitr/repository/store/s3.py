@@ -27,7 +27,7 @@ _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 
 
 @dataclass(frozen=True, slots=True)
-class S3Place:
+class S3Location:
     """A folder `prefix` ("" for the whole bucket) of a bucket, and how to reach it.
 
     Without `endpoint`, the bucket is on AWS. Without a key, obstore asks the machine it runs on for one.
@@ -106,10 +106,10 @@ class S3Place:
 
     def __repr__(self) -> str:
         # The secret must not get into a log or a traceback.
-        return f"S3Place({self.url!r}, endpoint={self.endpoint!r})"
+        return f"S3Location({self.url!r}, endpoint={self.endpoint!r})"
 
 
-def open_store(place: S3Place, state: Path) -> ObjectStore:
+def open_store(place: S3Location, state: Path) -> ObjectStore:
     """Open the store at `place`; `state` is a local folder for scratch files and copies. The caller closes it.
 
     Raises ProgramMissing without obstore. Sends no request.

@@ -31,7 +31,7 @@ from pitr.repository.store.object_errors import (
     WrongRegion,
 )
 from pitr.repository.store.object_store import ObjectStore
-from pitr.repository.store.s3 import S3Place, open_store
+from pitr.repository.store.s3 import S3Location, open_store
 from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 from tests.support import s3
 
@@ -39,30 +39,30 @@ MiB = 1 << 20
 
 
 @pytest.fixture
-def place() -> S3Place:
+def place() -> S3Location:
     return s3.place()
 
 
 @pytest.fixture
-def store(place: S3Place, tmp_path: Path) -> Iterator[ObjectStore]:
+def store(place: S3Location, tmp_path: Path) -> Iterator[ObjectStore]:
     store = open_store(place, tmp_path)
     yield store
     store.close()
 
 
-def _uploads(place: S3Place) -> list[Any]:
+def _uploads(place: S3Location) -> list[Any]:
     found = s3.client(s3.server()).list_multipart_uploads(Bucket=place.bucket, Prefix=place.prefix)
     return found.get("Uploads") or []
 
 
-def _content(place: S3Place, name: str) -> bytes:
+def _content(place: S3Location, name: str) -> bytes:
     key = f"{place.prefix}/{name}"
     body: bytes = s3.client(s3.server()).get_object(Bucket=place.bucket, Key=key)["Body"].read()
     return body
 
 
 @pytest.mark.parametrize("size", [8 * MiB, 8 * MiB + 1, 21 * MiB + 5])
-def test_a_large_object_is_uploaded_in_parts(store: ObjectStore, place: S3Place, size: int) -> None:
+def test_a_large_object_is_uploaded_in_parts(store: ObjectStore, place: S3Location, size: int) -> None:
     data = os.urandom(size)
     with store.new("blobs/d/s") as new:
         for start in range(0, size, 700_001):
@@ -78,7 +78,7 @@ def test_a_large_object_is_uploaded_in_parts(store: ObjectStore, place: S3Place,
     assert _uploads(place) == []
 
 
-def test_an_upload_that_is_not_committed_leaves_nothing(store: ObjectStore, place: S3Place) -> None:
+def test_an_upload_that_is_not_committed_leaves_nothing(store: ObjectStore, place: S3Location) -> None:
     with pytest.raises(KeyboardInterrupt), store.new("blobs/d/s") as new:
         for _ in range(20):
             new.write(os.urandom(MiB))
@@ -133,7 +133,7 @@ def _serving(
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.answer = answer
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        options = S3Place(
+        options = S3Location(
             "backups",
             "p",
             endpoint=f"http://127.0.0.1:{server.server_port}",
@@ -207,7 +207,7 @@ def test_a_server_without_an_answer_is_unreachable(tmp_path: Path, endpoint: str
         threading.Thread(target=hang_up, daemon=True).start()
         where = endpoint.format(port=listener.getsockname()[1])
         place = replace(
-            S3Place.parse("s3://backups/p"), endpoint=where, access_key_id="k", secret_access_key="s"
+            S3Location.parse("s3://backups/p"), endpoint=where, access_key_id="k", secret_access_key="s"
         )
         once = obstore.store.S3Store(**place.options(), retry_config={"max_retries": 0})
         store = ObjectStore(once, once, tmp_path, repeat_s=0.1)
@@ -282,7 +282,7 @@ def test_a_cancellation_ends_the_wait_for_a_silent_server(tmp_path: Path, ask: s
 
 
 def test_a_local_file_is_fetched_again_only_when_it_changed(
-    store: ObjectStore, place: S3Place, tmp_path: Path
+    store: ObjectStore, place: S3Location, tmp_path: Path
 ) -> None:
     store.create("indexes/d/s", b"first")
     path = store.local_file("indexes/d/s")
@@ -302,11 +302,11 @@ def test_a_local_file_is_fetched_again_only_when_it_changed(
 )
 def test_what_names_no_place_is_refused(url: str) -> None:
     with pytest.raises(UsageError):
-        S3Place.parse(url)
+        S3Location.parse(url)
 
 
 def test_a_place_takes_the_usual_environment_and_hides_its_secret() -> None:
-    found = S3Place.parse("s3://bucket/a/b/").with_environment(
+    found = S3Location.parse("s3://bucket/a/b/").with_environment(
         {
             "AWS_ENDPOINT_URL": "http://other",
             "AWS_ENDPOINT_URL_S3": "http://store:9000",
@@ -319,7 +319,7 @@ def test_a_place_takes_the_usual_environment_and_hides_its_secret() -> None:
     options = found.options()
     assert options["client_options"]["allow_http"] and not options["virtual_hosted_style_request"]
     assert "hidden" not in repr(found) and "hidden" not in str(found)
-    aws = S3Place.parse("s3://bucket").with_environment({}).options()
+    aws = S3Location.parse("s3://bucket").with_environment({}).options()
     assert aws["virtual_hosted_style_request"] and not aws["client_options"]["allow_http"]
     with pytest.raises(UsageError):
-        S3Place.parse("s3://bucket").with_environment({"AWS_ENDPOINT_URL": "store:9000"})
+        S3Location.parse("s3://bucket").with_environment({"AWS_ENDPOINT_URL": "store:9000"})

@@ -18,6 +18,7 @@ from pitr.errors import ProgramMissing
 from pitr.jobs.serve.catalog_site.metadata import DATABASE, metadata
 from pitr.jobs.serve.catalog_site.snapshot import Snapshot
 from pitr.reporting import Notify
+from pitr.repository.location import Location
 from pitr.system.sockets import authority, is_loopback
 from pitr.text import printable
 
@@ -37,7 +38,7 @@ _App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
 def serve(
-    repository: Path,
+    repository: Location,
     listener: socket.socket,
     *,
     ready: Callable[[str], None],

@@ -15,6 +15,7 @@ from typing import Any
 from pitr.errors import UsageError
 from pitr.jobs.serve.catalog_site.snapshot import Snapshot
 from pitr.repository import sqlite
+from pitr.repository.location import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ def named(name: str) -> ReadyQuery | None:
 
 
 def run(
-    repository: Path, query: ReadyQuery, values: Mapping[str, str]
+    repository: Location, query: ReadyQuery, values: Mapping[str, str]
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Run the query on the catalog of the repository. Return the names of the columns, and the rows.
 

@@ -20,6 +20,7 @@ from pitr.jobs import known_damage
 from pitr.reporting import Notify
 from pitr.repository import Repository, drills, findings, names, schema, sqlite
 from pitr.repository.drills import Drill
+from pitr.repository.location import Location
 
 #: Check for changes at most this often: a check lists two folders of the repository.
 PAUSE_S = 2.0
@@ -31,7 +32,7 @@ class Snapshot:
     Raises PitrError if the catalog is unreadable.
     """
 
-    def __init__(self, repository: Path, path: Path) -> None:
+    def __init__(self, repository: Location, path: Path) -> None:
         self._repository = repository
         self.path = path
         self._lock = threading.Lock()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where repositories lie: in a folder, or below a prefix of a bucket; and the local state that belongs to them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from pitr.errors import RepositoryError
+from pitr.repository.store import PosixStore, Store
+from pitr.repository.store.s3 import S3Location, open_store
+
+Location = Path | S3Location
+
+
+def text(location: Location) -> str:
+    """Return the location as people write it."""
+    return location.url if isinstance(location, S3Location) else str(location)
+
+
+def opened(location: Location, state: Path) -> Store:
+    """Open the store at the location; the caller closes it. `state` as `state_of` returns it.
+
+    Raises ProgramMissing, UsageError.
+    """
+    return open_store(location, state) if isinstance(location, S3Location) else PosixStore(location)
+
+
+def state_of(location: Location, repository_id: str) -> Path:
+    """Return the folder for this host's catalog, locks, scratch files and copies of the repository.
+
+    In a folder they lie beside the objects. For a bucket they are in the user's state folder: losing them costs time,
+    nothing else. Raises RepositoryError.
+    """
+    if not isinstance(location, S3Location):
+        return location
+    base = os.environ.get("XDG_STATE_HOME")
+    try:
+        parent = Path(base) if base else Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise RepositoryError(
+            "this user has no home folder for pitr's state", "Set XDG_STATE_HOME to a folder of this user."
+        ) from None
+    folder = parent / "pitr" / repository_id
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "locks").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RepositoryError(
+            f"cannot create {folder}, the state of this host: {error.strerror}",
+            "Set XDG_STATE_HOME to a folder that this user can write.",
+        ) from error
+    return folder
+
+
+def scratch_state() -> Path:
+    """Return a folder for a store that only answers a few questions and keeps nothing."""
+    return Path(tempfile.gettempdir()) / f"pitr-{os.getuid()}-state"
