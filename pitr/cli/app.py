@@ -26,7 +26,9 @@ class CommandEntry:
 #: In the order of the help and of the README: frequent commands first. A test compares each line of help with the
 #: first sentence of the command's own help.
 ENTRIES = {
-    "init": CommandEntry("init", "init", "Create a repository in a new or empty folder."),
+    "init": CommandEntry(
+        "init", "init", "Create a repository in a new or empty folder, or in a bucket (S3)."
+    ),
     "backup": CommandEntry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
     "list": CommandEntry("inspect", "list_points", "List the points you can restore, newest first."),
     "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),

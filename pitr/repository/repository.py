@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from blake3 import blake3
 
-from pitr import times
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
-from pitr.repository import canonical, lock, names, record
+from pitr.repository import canonical, lock, marker, names, record
 from pitr.repository import location as locations
 from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
@@ -22,27 +20,18 @@ from pitr.repository.damage import CatalogDiffers, Damage, DamageKind, StoredDam
 from pitr.repository.location import Location
 from pitr.repository.store import (
     LinkInside,
-    ObjectExists,
     ObjectMissing,
-    PosixStore,
     Store,
     StoredFile,
     check_name,
     is_name,
-    probe,
 )
-from pitr.repository.store.naming import set_mode
-from pitr.repository.store.s3 import S3Location
 from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
     from pitr.repository.index import Index
     from pitr.repository.stream_sink import ExternalBlob, NewStream, StreamSink
 
-FORMAT = 1
-#: Features beyond the format that a repository may require. This version of pitr knows none.
-KNOWN_FEATURES: frozenset[str] = frozenset()
-_SCHEMA = "repository.schema.json"
 _DIGEST_CHUNK = 1 << 22
 
 
@@ -62,27 +51,14 @@ class Repository(Closes):
     @classmethod
     def create(cls, location: Location) -> Self:
         """Create a repository in an empty or new folder, or below a prefix of a bucket. Raises RepositoryError."""
-        repository_id = str(uuid.uuid4())
-        store = _new_folder(location) if isinstance(location, Path) else _unused_prefix(location)
-        try:
-            document = {
-                "id": repository_id,
-                "format": FORMAT,
-                "required_features": sorted(KNOWN_FEATURES),
-                "created": times.to_text(times.now()),
-            }
-            store.create(names.REPOSITORY, canonical.encode(document))
-        except ObjectExists:
-            raise _exists(location) from None
-        finally:
-            store.close()
+        marker.create(location)
         return cls.open(location)
 
     @classmethod
     def open(cls, location: Location) -> Self:
         """Open a repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
         with closing(locations.opened(location, locations.scratch_state())) as first:
-            repository_id = _id_of(location, first)
+            repository_id = marker.read_id(location, first)
         state = locations.state_of(location, repository_id)
         return cls(location, locations.opened(location, state), repository_id, state)
 
@@ -410,60 +386,3 @@ def _compare_size(backup: Backup, stream: Stream, what: What, actual: int, recor
 
 def _record_damage(backup_id: str | None, kind: DamageKind, message: str) -> StoredDamage:
     return StoredDamage(Damage(backup_id, None, None, kind, "record", message))
-
-
-def _id_of(location: Location, store: Store) -> str:
-    """Read the id of the repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
-    where = locations.text(location)
-    try:
-        stored = store.read(names.REPOSITORY, limit=canonical.MAX_SIZE)
-    except ObjectMissing:
-        raise RepositoryError(
-            f"there is no repository in {where}",
-            "Create one with 'pitr init', or name another one with --repo.",
-        ) from None
-    try:
-        document = canonical.decode(stored, _SCHEMA)
-    except FormatError as error:
-        raise StoredDamage(
-            Damage(None, None, None, "corrupt", "record", f"{where}/{names.REPOSITORY}: {error.message}")
-        ) from None
-    unknown = sorted(set(document["required_features"]) - KNOWN_FEATURES)
-    if document["format"] != FORMAT or unknown:
-        what = f"format {document['format']}" + (f" with {', '.join(unknown)}" if unknown else "")
-        raise RepositoryError(f"the repository in {where} needs a newer pitr ({what})", "Update pitr.")
-    repository_id: str = document["id"]
-    return repository_id
-
-
-def _exists(location: Location) -> RepositoryError:
-    return RepositoryError(
-        f"{locations.text(location)} is a repository already", "Use it without another 'pitr init'."
-    )
-
-
-def _new_folder(path: Path) -> Store:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (path / names.REPOSITORY).exists():
-            raise _exists(path)
-        if any(path.iterdir()):
-            raise RepositoryError(f"{path} is not empty", "Name an empty or a new folder.")
-        set_mode(path, 0o700)
-    except OSError as error:
-        raise RepositoryError(f"cannot create a repository in {path}: {error.strerror}") from error
-    return PosixStore(path)
-
-
-def _unused_prefix(location: S3Location) -> Store:
-    """Return the store of a prefix that holds no repository, after a trial of what a repository relies on."""
-    store = locations.opened(location, locations.scratch_state())
-    try:
-        with suppress(ObjectMissing):
-            store.size(names.REPOSITORY)
-            raise _exists(location)
-        probe.check(store)
-    except BaseException:
-        store.close()
-        raise
-    return store

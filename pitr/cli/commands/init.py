@@ -14,7 +14,7 @@ from pitr.cli.options import Common, with_common
 from pitr.errors import UsageError
 from pitr.repository import Repository
 from pitr.repository import location as locations
-from pitr.repository.repository import FORMAT
+from pitr.repository.marker import FORMAT
 
 FolderArgument = Annotated[
     Any,
@@ -29,7 +29,7 @@ FolderArgument = Annotated[
 
 @with_common()
 def init(common: Common, folder: FolderArgument = None) -> None:
-    """Create a repository in a new or empty folder, or below a prefix of a bucket (S3).
+    """Create a repository in a new or empty folder, or in a bucket (S3).
 
     pitr first tries out whether the object store does what a repository relies on, and refuses one that overwrites
     objects silently. It creates no bucket.

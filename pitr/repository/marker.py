@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""repository.json: the object that makes a folder or a prefix of a bucket a repository, and tells its format."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from pitr import times
+from pitr.errors import FormatError, RepositoryError
+from pitr.repository import canonical, names
+from pitr.repository import location as locations
+from pitr.repository.damage import Damage, StoredDamage
+from pitr.repository.location import Location
+from pitr.repository.store import ObjectExists, ObjectMissing, PosixStore, Store, probe
+from pitr.repository.store.naming import set_mode
+from pitr.repository.store.s3 import S3Location
+
+FORMAT = 1
+#: Features beyond the format that a repository may require. This version of pitr knows none.
+KNOWN_FEATURES: frozenset[str] = frozenset()
+_SCHEMA = "repository.schema.json"
+
+
+def create(location: Location) -> None:
+    """Make a repository of an empty or new folder, or of an unused prefix of a bucket. Raises RepositoryError."""
+    store = _new_folder(location) if isinstance(location, Path) else _unused_prefix(location)
+    try:
+        document = {
+            "id": str(uuid.uuid4()),
+            "format": FORMAT,
+            "required_features": sorted(KNOWN_FEATURES),
+            "created": times.to_text(times.now()),
+        }
+        store.create(names.REPOSITORY, canonical.encode(document))
+    except ObjectExists:
+        raise _exists(location) from None
+    finally:
+        store.close()
+
+
+def read_id(location: Location, store: Store) -> str:
+    """Read the id of the repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
+    where = locations.text(location)
+    try:
+        stored = store.read(names.REPOSITORY, limit=canonical.MAX_SIZE)
+    except ObjectMissing:
+        raise RepositoryError(
+            f"there is no repository in {where}",
+            "Create one with 'pitr init', or name another one with --repo.",
+        ) from None
+    try:
+        document = canonical.decode(stored, _SCHEMA)
+    except FormatError as error:
+        raise StoredDamage(
+            Damage(None, None, None, "corrupt", "record", f"{where}/{names.REPOSITORY}: {error.message}")
+        ) from None
+    unknown = sorted(set(document["required_features"]) - KNOWN_FEATURES)
+    if document["format"] != FORMAT or unknown:
+        what = f"format {document['format']}" + (f" with {', '.join(unknown)}" if unknown else "")
+        raise RepositoryError(f"the repository in {where} needs a newer pitr ({what})", "Update pitr.")
+    repository_id: str = document["id"]
+    return repository_id
+
+
+def _exists(location: Location) -> RepositoryError:
+    return RepositoryError(
+        f"{locations.text(location)} is a repository already", "Use it without another 'pitr init'."
+    )
+
+
+def _new_folder(path: Path) -> Store:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (path / names.REPOSITORY).exists():
+            raise _exists(path)
+        if any(path.iterdir()):
+            raise RepositoryError(f"{path} is not empty", "Name an empty or a new folder.")
+        set_mode(path, 0o700)
+    except OSError as error:
+        raise RepositoryError(f"cannot create a repository in {path}: {error.strerror}") from error
+    return PosixStore(path)
+
+
+def _unused_prefix(location: S3Location) -> Store:
+    """Return the store of a prefix that holds no repository, after a trial of what a repository relies on."""
+    store = locations.opened(location, locations.scratch_state())
+    try:
+        with suppress(ObjectMissing):
+            store.size(names.REPOSITORY)
+            raise _exists(location)
+        probe.check(store)
+    except BaseException:
+        store.close()
+        raise
+    return store
