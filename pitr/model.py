@@ -169,6 +169,11 @@ class Backup:
         return sum(stream.stored_bytes for stream in self.streams)
 
     @property
+    def streams_of_its_kind(self) -> tuple[Stream, ...]:
+        """The streams without those that are full in an incremental backup, which say nothing about changes."""
+        return tuple(stream for stream in self.streams if stream.kind is self.kind)
+
+    @property
     def missing_disks(self) -> tuple[LeftOut, ...]:
         """The disks of the VM that a backup could include, but this one does not."""
         return tuple(disk for disk in self.left_out if disk.cause is not Cause.UNABLE)

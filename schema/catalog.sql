@@ -1,7 +1,7 @@
 -- The catalog: a cache of all records, for queries (docs/format.md). `pitr catalog rebuild` rebuilds it from the
 -- records, row for row. Times are UTC with microseconds, sizes are bytes, digests are BLAKE3 in hex.
 PRAGMA application_id = 0x70697463; -- "pitc"
-PRAGMA user_version = 5;
+PRAGMA user_version = 6;
 
 CREATE TABLE point (
     backup_id          TEXT PRIMARY KEY,
@@ -19,13 +19,21 @@ CREATE TABLE point (
     stored_bytes       INTEGER NOT NULL,
     data_bytes         INTEGER NOT NULL, -- of all its streams
     zero_bytes         INTEGER NOT NULL, -- of all its streams
+    -- Of its streams without those that are full in an incremental point, to compare points with each other:
+    changed_data       INTEGER NOT NULL, -- bytes in data extents
+    changed_zero       INTEGER NOT NULL, -- bytes in zero extents
+    changed_stored     INTEGER NOT NULL, -- bytes of the blobs
+    changed_size       INTEGER NOT NULL, -- bytes of the disks
     duration_ms        INTEGER NOT NULL,
     pitr_version       TEXT NOT NULL,
     record_name        TEXT NOT NULL UNIQUE,
     record_size        INTEGER NOT NULL,
     record_digest      TEXT NOT NULL     -- of the record's bytes, to notice a changed or lost record
 ) WITHOUT ROWID;
-CREATE INDEX point_by_vm ON point (vm_id, point);
+-- The columns after the second are all that a history of changes needs.
+CREATE INDEX point_by_vm ON point (
+    vm_id, point, kind, parent_id, changed_data, changed_zero, changed_stored, changed_size
+);
 CREATE INDEX point_by_parent ON point (parent_id);
 
 CREATE TABLE stream (

@@ -212,6 +212,7 @@ _SCHEMAS: dict[str, Any] = {
         duration_s=_NUMBER,
         proven=_or_null(_object(time=_TIME, ok={"type": "boolean"})),
         damaged={"type": "boolean"},
+        unusual={"type": "array", "items": _object(what=_TEXT, value=_NUMBER, usual=_NUMBER)},
     ),
     "Disk": _object(
         disk_id=_TEXT,

@@ -49,6 +49,7 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
         "duration_s": backup.duration_ms / 1000,
         "proven": {"time": times.to_text(proven.time), "ok": proven.ok} if proven is not None else None,
         "damaged": facts.damaged,
+        "unusual": [asdict(each) for each in facts.unusual],
     }
 
 

@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pitr.jobs import unusual as unusual_points
 from pitr.jobs.known_damage import losses
+from pitr.jobs.unusual import Unusual
 from pitr.model import Backup
 from pitr.repository import Repository, drills
 from pitr.repository.drills import Proven
@@ -16,10 +18,14 @@ from pitr.repository.findings import StoredFinding
 
 @dataclass(frozen=True, slots=True)
 class PointFacts:
-    """Facts about one point. `proven` is the result of its last drill, `damage` what checks found in its chains."""
+    """Facts about one point. `proven` is the result of its last drill, `damage` what checks found in its chains.
+
+    `unusual` has what the point differs in from its VM's earlier points.
+    """
 
     proven: Proven | None = None
     damage: tuple[StoredFinding, ...] = ()
+    unusual: tuple[Unusual, ...] = ()
 
     @property
     def damaged(self) -> bool:
@@ -37,9 +43,10 @@ def facts_of_vm(repository: Repository, vm_id: str | None) -> Mapping[str, Point
     """
     proven = drills.last_proven(repository.store, vm_id)
     damage = _damage_of_vm(repository, vm_id)
+    unusual = unusual_points.of_vms(repository.catalog_of_vm(vm_id), vm_id)
     return {
-        backup_id: PointFacts(proven.get(backup_id), damage.get(backup_id, ()))
-        for backup_id in proven.keys() | damage.keys()
+        backup_id: PointFacts(proven.get(backup_id), damage.get(backup_id, ()), unusual.get(backup_id, ()))
+        for backup_id in proven.keys() | damage.keys() | unusual.keys()
     }
 
 

@@ -293,7 +293,9 @@ def _show(common: Common, outcomes: Sequence[many_vms.Outcome]) -> None:
     if common.out.json:
         common.out.document(_document(outcomes))
     elif len(outcomes) == 1 and outcomes[0].backup is not None:
-        common.out.show(tables.points([outcomes[0].backup]))
+        common.out.show(
+            tables.points([outcomes[0].backup], {outcomes[0].backup.backup_id: outcomes[0].facts})
+        )
     else:
         common.out.show(tables.fleet(outcomes))
 
@@ -336,7 +338,11 @@ def _skipped(outcomes: Sequence[many_vms.Outcome]) -> list[dict[str, str]]:
 def _document(outcomes: Sequence[many_vms.Outcome]) -> dict[str, Any]:
     failures = [(outcome, outcome.error) for outcome in outcomes if outcome.error is not None]
     return {
-        "backups": [documents.point(outcome.backup) for outcome in outcomes if outcome.backup is not None],
+        "backups": [
+            documents.point(outcome.backup, outcome.facts)
+            for outcome in outcomes
+            if outcome.backup is not None
+        ],
         "failed": [
             {"vm": outcome.vm.name, **error_document(error)} for outcome, error in failures if outcome.failed
         ],

@@ -13,6 +13,7 @@ from pitr.cli.options import (
     PointOrVMArgument,
     with_common,
 )
+from pitr.jobs import unusual
 from pitr.jobs.documents import point_and_chain, point_document, points_document, points_of_vm
 from pitr.jobs.facts import NO_FACTS
 from pitr.jobs.known_damage import damage_of
@@ -53,9 +54,11 @@ def show(
         own = facts.get(backup.backup_id, NO_FACTS)
         damage = damage_of(repository, own.damage)
         external = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
-    common.out.show(tables.one_point(backup, chain, external))
+    common.out.show(tables.one_point(backup, chain, external, facts))
     if own.proven is not None:
         common.out.show(f"Last drill: {tables.proven_text(own.proven)}")
+    if own.unusual:
+        common.out.show(f"UNUSUAL: {unusual.words(own.unusual)}")
     if damage:
         common.out.show(
             "DAMAGED: pitr cannot restore this point completely. 'pitr verify' reads the data again.",

@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # all commands import this module: it must not import what on
 _SHORT_ID = 8
 
 
-#: What tables say of a point with known damage.
-DAMAGED = "DAMAGED"
+#: What tables say of a point with known damage, and of one that changed unusually.
+DAMAGED, UNUSUAL = "DAMAGED", "unusual"
 
 table = FittingTable
 
@@ -37,18 +37,18 @@ def points(backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = N
     """Return the table of points. `facts` holds what the repository knows of them, by backup id."""
     if not backups:
         return Text("The repository holds no points.")
-    damaged = {name for name, fact in (facts or {}).items() if fact.damaged}
-    any_damaged = any(backup.backup_id in damaged for backup in backups)
+    states = {name: state for name, fact in (facts or {}).items() if (state := point_state(fact))}
+    any_state = any(backup.backup_id in states for backup in backups)
     shown = {name: proven_text(fact.proven) for name, fact in (facts or {}).items() if fact.proven}
     return table(
         ("Point",)
-        + (("State",) if any_damaged else ())
+        + (("State",) if any_state else ())
         + ("VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full")
         + (("Proven",) if shown else ()),
         (
             (
                 times.for_people(backup.point),
-                *([DAMAGED if backup.backup_id in damaged else ""] if any_damaged else []),
+                *([states.get(backup.backup_id, "")] if any_state else []),
                 backup.vm.name,
                 backup.kind.value,
                 disk_count(backup),
@@ -67,6 +67,11 @@ def points(backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = N
         least={"VM": ("cut", 12), "Why full": ("cut", 12), "Proven": ("cut", 11)},
         below=("Why full", "Proven"),
     )
+
+
+def point_state(facts: PointFacts) -> str:
+    """Return what a table says about a point with these facts; "" if there is nothing to say."""
+    return DAMAGED if facts.damaged else UNUSUAL if facts.unusual else ""
 
 
 def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
@@ -142,10 +147,15 @@ def disks(streams: Sequence[Stream]) -> RenderableType:
     )
 
 
-def one_point(backup: Backup, chain: Sequence[Backup], external: Collection[str] = ()) -> RenderableType:
+def one_point(
+    backup: Backup,
+    chain: Sequence[Backup],
+    external: Collection[str] = (),
+    known: Mapping[str, PointFacts] | None = None,
+) -> RenderableType:
     """Return all facts about one point. `external` holds the ids of streams whose data is stored externally.
 
-    `chain` goes from the full to the point.
+    `chain` goes from the full to the point. `known` is as for `points`.
     """
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
@@ -176,17 +186,20 @@ def one_point(backup: Backup, chain: Sequence[Backup], external: Collection[str]
         Text(f"Left out: {named(disk.name, disk.disk_id)}: {printable(disk.reason)}")
         for disk in backup.left_out
     ]
-    parts += [Text("Chain", style="bold"), chain_table(chain)]
+    parts += [Text("Chain", style="bold"), chain_table(chain, known)]
     return Group(*parts)
 
 
-def chain_table(chain: Sequence[Backup]) -> RenderableType:
-    """Return the table of a chain, the full first."""
+def chain_table(chain: Sequence[Backup], facts: Mapping[str, PointFacts] | None = None) -> RenderableType:
+    """Return the table of a chain, the full first. `facts` is as for `points`."""
+    states = {name: state for name, fact in (facts or {}).items() if (state := point_state(fact))}
+    any_state = any(backup.backup_id in states for backup in chain)
     return table(
-        ("Point", "Kind", "Stored", "Id"),
+        ("Point", *(("State",) if any_state else ()), "Kind", "Stored", "Id"),
         (
             (
                 times.for_people(backup.point),
+                *([states.get(backup.backup_id, "")] if any_state else []),
                 backup.kind.value,
                 human_size(backup.stored_bytes),
                 backup.backup_id,

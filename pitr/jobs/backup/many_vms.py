@@ -11,9 +11,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from pitr import times
-from pitr.errors import BusyError, EngineBusy, Interrupted, NothingToBackUp, PitrError, UsageError
+from pitr.errors import (
+    BusyError,
+    EngineBusy,
+    Interrupted,
+    NothingToBackUp,
+    PitrError,
+    RepositoryError,
+    UsageError,
+)
+from pitr.jobs import unusual
 from pitr.jobs.backup.one_vm import back_up
 from pitr.jobs.backup.options import BackupOptions
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of
 from pitr.model import Backup
 from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
 from pitr.reporting import Notify, Progress
@@ -42,12 +52,16 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome for one VM: a new point or an error. `skipped`: the VM has no disk that can be backed up."""
+    """The outcome for one VM: a new point with facts about it, or an error.
+
+    `skipped`: the VM has no disk that can be backed up.
+    """
 
     vm: Chosen
     backup: Backup | None
     error: PitrError | None
     duration_s: float
+    facts: PointFacts = NO_FACTS
 
     @property
     def skipped(self) -> bool:
@@ -223,15 +237,29 @@ def _back_up(
     started_at = time.monotonic()
     backup: Backup | None = None
     failure: PitrError | None = None
+    facts = NO_FACTS
     try:
         # Each thread opens the repository itself: SQLite connections belong to one thread.
         with Repository.open(location) as repository:
             backup = back_up(repository, engine, vm.key, options, progress=progress, notify=notify)
+            facts = _facts(repository, backup, notify)
     except (Interrupted, _Stopped):
         raise
     except PitrError as error:
         failure = error
-    return Outcome(vm, backup, failure, time.monotonic() - started_at)
+    return Outcome(vm, backup, failure, time.monotonic() - started_at, facts)
+
+
+def _facts(repository: Repository, backup: Backup, notify: Notify) -> PointFacts:
+    """Return the facts about a new point; `notify` gets a line if it is unusual."""
+    try:
+        facts = facts_of(repository, backup)
+    except RepositoryError:
+        # The point is complete all the same.
+        return NO_FACTS
+    if facts.unusual:
+        notify(f"the new point of VM {printable(backup.vm.name)} is unusual: {unusual.words(facts.unusual)}")
+    return facts
 
 
 class _Stopped(PitrError):

@@ -26,7 +26,7 @@ from pitr.repository.catalog import rows
 from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
-VERSION = 5
+VERSION = 6
 _REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
 T = TypeVar("T")
 _TABLES = ("point", "stream", "left_out")
@@ -375,6 +375,10 @@ class Catalog(Closes):
             # A changed byte in the file can change any value, and even a column's name.
             raise RepositoryError(f"the catalog cannot be used: {error}", _REBUILD) from error
         return _by_lineage(backups)
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Return the rows of a query of this package."""
+        return self._all(query, values)
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         def fetch() -> list[sqlite3.Row]:

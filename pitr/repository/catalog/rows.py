@@ -14,6 +14,7 @@ from pitr.model import Backup, Cause, DiskSettings, Kind, LeftOut, Mode, StoredO
 
 def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[str, Any]:
     """Return the row of a backup with its record's name, size and digest."""
+    of_its_kind = backup.streams_of_its_kind
     return {
         "backup_id": backup.backup_id,
         "vm_id": backup.vm.id,
@@ -30,6 +31,10 @@ def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[st
         "stored_bytes": backup.stored_bytes,
         "data_bytes": sum(stream.data_bytes for stream in backup.streams),
         "zero_bytes": sum(stream.zero_bytes for stream in backup.streams),
+        "changed_data": sum(stream.data_bytes for stream in of_its_kind),
+        "changed_zero": sum(stream.zero_bytes for stream in of_its_kind),
+        "changed_stored": sum(stream.stored_bytes for stream in of_its_kind),
+        "changed_size": sum(stream.size for stream in of_its_kind),
         "duration_ms": backup.duration_ms,
         "pitr_version": backup.pitr_version,
         "record_name": record_name,
