@@ -39,6 +39,11 @@ ENTRIES = {
     "config": CommandEntry("config", "app", "Show or check the configuration."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
     "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
+    "hold": CommandEntry(
+        "mark", "hold", "Hold a point: 'pitr prune' keeps it, and 'pitr forget' refuses it."
+    ),
+    "release": CommandEntry("mark", "release", "Release a held point."),
+    "note": CommandEntry("mark", "note", "Write a note on a point."),
     "diff": CommandEntry("diff", "diff", "Show what changed on a VM's disks between two points."),
     "show": CommandEntry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
     "extents": CommandEntry("extents", "extents", "Show which backup each range of a disk comes from."),

@@ -212,6 +212,8 @@ _SCHEMAS: dict[str, Any] = {
         duration_s=_NUMBER,
         proven=_or_null(_object(time=_TIME, ok={"type": "boolean"})),
         damaged={"type": "boolean"},
+        note=_MAYBE,
+        hold=_or_null(_object(until=_or_null(_TIME))),
         unusual={"type": "array", "items": _object(what=_TEXT, value=_NUMBER, usual=_NUMBER)},
     ),
     "Disk": _object(

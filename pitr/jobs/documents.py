@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pitr import times
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
     from pitr.repository.history import Failure, RunOutcome
+    from pitr.repository.marks import Hold
 
 
 def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
@@ -50,7 +52,14 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
         "proven": {"time": times.to_text(proven.time), "ok": proven.ok} if proven is not None else None,
         "damaged": facts.damaged,
         "unusual": [asdict(each) for each in facts.unusual],
+        "note": facts.marks.note,
+        "hold": hold(facts.marks.hold) if facts.marks.hold is not None else None,
     }
+
+
+def hold(held: Hold) -> dict[str, Any]:
+    """Return the document of a hold."""
+    return {"until": times.to_text(held.until) if held.until is not None else None}
 
 
 def disk(stream: Stream) -> dict[str, Any]:
@@ -160,20 +169,38 @@ def run(outcome: RunOutcome) -> dict[str, Any]:
     }
 
 
-def points_document(repository: Repository, vm: str | None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ListedPart:
+    """Which points a list shows: those since a moment, and of these the newest, this many; None: all."""
+
+    since: datetime | None = None
+    last: int | None = None
+
+    def of(self, points: list[Backup]) -> list[Backup]:
+        """Return the part of the points, which are newest first."""
+        if self.since is not None:
+            points = [backup for backup in points if backup.point >= self.since]
+        return points[: self.last]
+
+
+def points_document(
+    repository: Repository, vm: str | None, part: ListedPart = ListedPart()
+) -> dict[str, Any]:
     """Return the document of `pitr list`. Raises NoSuchVM."""
-    points, facts = points_of_vm(repository, vm)
+    points, facts = points_of_vm(repository, vm, part)
     return {"points": [point(backup, facts.get(backup.backup_id, NO_FACTS)) for backup in points]}
 
 
-def points_of_vm(repository: Repository, vm: str | None) -> tuple[list[Backup], Mapping[str, PointFacts]]:
-    """Return the points of a VM (None: of all VMs), newest first, and the facts about them by backup id.
+def points_of_vm(
+    repository: Repository, vm: str | None, part: ListedPart = ListedPart()
+) -> tuple[list[Backup], Mapping[str, PointFacts]]:
+    """Return a part of the points of a VM (None: of all VMs), newest first, and facts about them by backup id.
 
     Raises NoSuchVM.
     """
     catalog = repository.catalog_of_vm(vm)
     chosen = find.vm_named(catalog, vm) if vm is not None else None
-    points = catalog.points(chosen.id if chosen else None)
+    points = part.of(catalog.points(chosen.id if chosen else None))
     return points, facts_of_vm(repository, chosen.id if chosen else None)
 
 

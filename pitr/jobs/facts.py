@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pitr.jobs import holds
 from pitr.jobs import unusual as unusual_points
 from pitr.jobs.known_damage import losses
 from pitr.jobs.unusual import Unusual
@@ -14,18 +15,21 @@ from pitr.model import Backup
 from pitr.repository import Repository, drills
 from pitr.repository.drills import Proven
 from pitr.repository.findings import StoredFinding
+from pitr.repository.marks import NO_MARKS, Marks
 
 
 @dataclass(frozen=True, slots=True)
 class PointFacts:
     """Facts about one point. `proven` is the result of its last drill, `damage` what checks found in its chains.
 
-    `unusual` has what the point differs in from its VM's earlier points.
+    `unusual` has what the point differs in from its VM's earlier points. `marks` has its hold and its note; a hold that
+    has ended is absent.
     """
 
     proven: Proven | None = None
     damage: tuple[StoredFinding, ...] = ()
     unusual: tuple[Unusual, ...] = ()
+    marks: Marks = NO_MARKS
 
     @property
     def damaged(self) -> bool:
@@ -44,9 +48,15 @@ def facts_of_vm(repository: Repository, vm_id: str | None) -> Mapping[str, Point
     proven = drills.last_proven(repository.store, vm_id)
     damage = _damage_of_vm(repository, vm_id)
     unusual = unusual_points.of_vms(repository.catalog_of_vm(vm_id), vm_id)
+    marks = holds.marks_of(repository, vm_id)
     return {
-        backup_id: PointFacts(proven.get(backup_id), damage.get(backup_id, ()), unusual.get(backup_id, ()))
-        for backup_id in proven.keys() | damage.keys() | unusual.keys()
+        backup_id: PointFacts(
+            proven.get(backup_id),
+            damage.get(backup_id, ()),
+            unusual.get(backup_id, ()),
+            marks.get(backup_id, NO_MARKS),
+        )
+        for backup_id in proven.keys() | damage.keys() | unusual.keys() | marks.keys()
     }
 
 

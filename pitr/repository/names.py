@@ -19,6 +19,7 @@ CATALOG_LOCK = "locks/.catalog"
 PENDING = "pending"
 DRILLS = "drills"
 CHECKS = "checks"
+MARKS = "marks"
 PROOFS = "proofs"
 UPLOADS = "uploads"
 RETIRED = "retired"
@@ -110,6 +111,11 @@ def checks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
 def proofs_of(vm_id: str | None = None) -> str:
     """Return the folder of the notes of when a VM's streams, or those of all VMs, were last read."""
     return PROOFS if vm_id is None else f"{PROOFS}/{vm_id}"
+
+
+def marks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
+    """Return the folder of the holds and notes of a point, of a VM's points, or of all points."""
+    return "/".join(part for part in (MARKS, vm_id, backup_id) if part is not None)
 
 
 def retired(vm_id: str) -> str:

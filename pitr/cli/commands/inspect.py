@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from pitr.cli import named_point, point_options
 from pitr.cli.display import tables
 from pitr.cli.options import (
@@ -13,27 +17,44 @@ from pitr.cli.options import (
     PointOrVMArgument,
     with_common,
 )
-from pitr.jobs import unusual
-from pitr.jobs.documents import point_and_chain, point_document, points_document, points_of_vm
+from pitr.jobs import asked_time, holds, unusual
+from pitr.jobs.documents import ListedPart, point_and_chain, point_document, points_document, points_of_vm
 from pitr.jobs.facts import NO_FACTS
 from pitr.jobs.known_damage import damage_of
+from pitr.text import printable
+
+LastOption = Annotated[
+    int | None, typer.Option("--last", metavar="N", min=1, help="List only the newest N points.")
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="List only points of this time or later; TIME as for --at."),
+]
+NoteOption = Annotated[bool, typer.Option("--note", help="Show the notes of the points.")]
 
 
 @with_common()
-def list_points(common: Common, vm: AnyVMArgument = None) -> None:
+def list_points(
+    common: Common,
+    vm: AnyVMArgument = None,
+    last: LastOption = None,
+    since: SinceOption = None,
+    note: NoteOption = False,
+) -> None:
     """List the points you can restore, newest first.
 
     On a narrow terminal, pitr leaves out columns and shortens long names. Piped output and --output json are never
     shortened.
 
-    Example: pitr list web1
+    Examples: pitr list web1; pitr list --last 10 --note; pitr list web1 --since yesterday
     """
+    part = ListedPart(asked_time.parse(since).earliest if since is not None else None, last)
     with common.repository() as repository:
         if common.out.json:
-            common.out.document(points_document(repository, vm))
+            common.out.document(points_document(repository, vm, part))
             return
-        points, facts = points_of_vm(repository, vm)
-    common.out.show(tables.points(points, facts))
+        points, facts = points_of_vm(repository, vm, part)
+    common.out.show(tables.points(points, facts, notes=note))
 
 
 @with_common()
@@ -55,6 +76,10 @@ def show(
         damage = damage_of(repository, own.damage)
         external = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
     common.out.show(tables.one_point(backup, chain, external, facts))
+    if own.marks.hold is not None:
+        common.out.show(f"The point is {holds.in_words(own.marks.hold)}.")
+    if own.marks.note:
+        common.out.show(f"Note: {printable(own.marks.note)}")
     if own.proven is not None:
         common.out.show(f"Last drill: {tables.proven_text(own.proven)}")
     if own.unusual:

@@ -33,8 +33,13 @@ DAMAGED, UNUSUAL = "DAMAGED", "unusual"
 table = FittingTable
 
 
-def points(backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = None) -> RenderableType:
-    """Return the table of points. `facts` holds what the repository knows of them, by backup id."""
+def points(
+    backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = None, *, notes: bool = False
+) -> RenderableType:
+    """Return the table of points. `facts` holds what the repository knows of them, by backup id.
+
+    `notes`: show the notes of the points.
+    """
     if not backups:
         return Text("The repository holds no points.")
     states = {name: state for name, fact in (facts or {}).items() if (state := point_state(fact))}
@@ -44,7 +49,8 @@ def points(backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = N
         ("Point",)
         + (("State",) if any_state else ())
         + ("VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full")
-        + (("Proven",) if shown else ()),
+        + (("Proven",) if shown else ())
+        + (("Note",) if notes else ()),
         (
             (
                 times.for_people(backup.point),
@@ -58,20 +64,27 @@ def points(backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = N
                 backup.backup_id[:_SHORT_ID],
                 why_full(backup),
                 *([shown.get(backup.backup_id, "")] if shown else []),
+                *([_note(facts, backup)] if notes else []),
             )
             for backup in backups
         ),
         right=("Disks", "Changed", "Stored", "Took"),
         # Within 80 columns, neither a name nor a reason nor a drill displaces disks, changed and stored.
         drop=("Took", "Why full", "Kind", "Proven", "Disks", "Changed", "Stored"),
-        least={"VM": ("cut", 12), "Why full": ("cut", 12), "Proven": ("cut", 11)},
-        below=("Why full", "Proven"),
+        least={"VM": ("cut", 12), "Why full": ("cut", 12), "Proven": ("cut", 11), "Note": ("fold", 20)},
+        below=("Why full", "Proven", "Note"),
     )
+
+
+def _note(facts: Mapping[str, PointFacts] | None, backup: Backup) -> str:
+    known = (facts or {}).get(backup.backup_id)
+    return ((known and known.marks.note) or "").replace("\n", " ")
 
 
 def point_state(facts: PointFacts) -> str:
     """Return what a table says about a point with these facts; "" if there is nothing to say."""
-    return DAMAGED if facts.damaged else UNUSUAL if facts.unusual else ""
+    state = DAMAGED if facts.damaged else UNUSUAL if facts.unusual else ""
+    return ", ".join(part for part in (state, "held" if facts.marks.hold is not None else "") if part)
 
 
 def fleet(outcomes: Sequence[Outcome]) -> RenderableType:

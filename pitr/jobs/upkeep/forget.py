@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pitr.errors import UsageError
+from pitr.jobs.holds import held_in
 from pitr.jobs.upkeep.prune import DeleteExternal, KeptBy, Pruned, Removal
 from pitr.model import Backup, VMName
 from pitr.reporting import Notify
@@ -35,10 +36,10 @@ def forget(
     chosen = _by_vm(points, vms)
     for vm, ids in chosen.items():
         # Before the first removal: a mistake in one name must not cost the points of another VM.
-        _keep(repository.catalog.points(vm.id), ids)
+        _keep(vm, repository.catalog.points(vm.id), ids, held_in(repository, vm.id))
     removal = Removal(repository, dry_run, delete_external, notify)
     for vm, ids in chosen.items():
-        removal.from_vms([vm], partial(_keep, ids=ids))
+        removal.from_vms([vm], partial(_keep, ids=ids, held=held_in(repository, vm.id)))
     return removal.result
 
 
@@ -56,8 +57,20 @@ def _by_vm(points: Sequence[Backup], vms: Sequence[VMName]) -> Mapping[VMName, f
     }
 
 
-def _keep(points: Sequence[Backup], ids: frozenset[str] | None) -> KeptBy:
-    """Return the points of a VM that stay. Raises UsageError if one of them is based on a point that goes."""
+def _keep(
+    vm: VMName, points: Sequence[Backup], ids: frozenset[str] | None, held: Mapping[str, str]
+) -> KeptBy:
+    """Return the points of a VM that stay.
+
+    Raises UsageError if a point that goes is held, or if one that stays is based on it.
+    """
+    for backup in points:
+        if backup.backup_id in held and (ids is None or backup.backup_id in ids):
+            raise UsageError(
+                f"{backup.backup_id}, the point of VM {printable(vm.name)} at {for_people(backup.point)}, is "
+                f"{held[backup.backup_id]}",
+                f"To forget it, release it first: pitr release {backup.backup_id}.",
+            )
     if ids is None:
         return {}
     parents = {backup.backup_id: backup.parent_id for backup in points}

@@ -17,10 +17,11 @@ from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import point_order
 from pitr.jobs.facts import PointFacts, facts_of_vm
+from pitr.jobs.holds import held_in
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify
-from pitr.repository import Repository, drills, findings, history, names, proofs
+from pitr.repository import Repository, drills, findings, history, marks, names, proofs
 from pitr.repository.damage import StoredDamage
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.store import ObjectMissing
@@ -35,6 +36,9 @@ DeleteExternal = Callable[[Backup, Stream], None]
 
 KeptBy = Mapping[str, list[str]]
 """The reasons why points are kept, by backup id. A point that is absent is removed."""
+
+Keep = Callable[[VMName, Sequence[Backup]], KeptBy]
+"""Tells which points of a VM are kept, given all its points, newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def prune(
     and a failure ends the removal from its VM only: the result lists both. Raises Interrupted.
     """
     removal = Removal(repository, dry_run, delete_external, notify)
-    removal.from_vms(vms, lambda points: kept_by(points, retention))
+    removal.from_vms(vms, lambda vm, points: kept_by(points, retention, held=held_in(repository, vm.id)))
     removal.of_unreferenced(grace)
     removal.of_old_runs()
     return removal.result
@@ -123,7 +127,7 @@ class Removal:
     notify: Notify
     result: Pruned = field(default_factory=Pruned)
 
-    def from_vms(self, vms: Sequence[VMName], keep: Callable[[Sequence[Backup]], KeptBy]) -> None:
+    def from_vms(self, vms: Sequence[VMName], keep: Keep) -> None:
         """Remove the points that `keep` does not return, of each VM that is not busy. Raises Interrupted.
 
         `keep` gets all points of one VM, newest first, and must keep what a kept point is based on.
@@ -142,9 +146,9 @@ class Removal:
             except PitrError as error:
                 self.result.failed.append(FailedRemoval(vm, error))
 
-    def _from_vm(self, vm: VMName, keep: Callable[[Sequence[Backup]], KeptBy]) -> None:
+    def _from_vm(self, vm: VMName, keep: Keep) -> None:
         points = point_order.newest_first(self.repository.catalog.points(vm.id), times.now())
-        reasons = keep(points)
+        reasons = keep(vm, points)
         unwanted = [backup for backup in points if backup.backup_id not in reasons]
         self.result.facts.update(facts_of_vm(self.repository, vm.id))
         sizes = {backup.backup_id: _stored(self.repository, backup) for backup in unwanted}
@@ -170,6 +174,7 @@ class Removal:
             self.repository.remove(removed)
             drills.remove_of(self.repository.store, removed)
             findings.remove_of(self.repository.store, removed)
+            marks.remove_of(self.repository.store, removed)
             for backup in removed:
                 for stream in backup.streams:
                     self.repository.drop_stream(stream.disk_id, stream.stream_id)

@@ -61,12 +61,15 @@ def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = N
 
 
 def kept_by(
-    points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None
+    points: Sequence[Backup],
+    retention: Retention,
+    zone: tzinfo | None = None,
+    held: Mapping[str, str] | None = None,
 ) -> dict[str, list[str]]:
     """Return the reasons why each point is kept, by backup id; points that are not kept are absent.
 
     A reason is a rule ("keep-last 1"), or "needed by ID" with the id of a point that a rule keeps. The parameters are
-    the same as for `kept`.
+    the same as for `kept`. `held` has further reasons by backup id: what people keep, whatever the rules say.
     """
     now = times.now()
     time_of = point_order.times_by_lineage(points, now)
@@ -94,6 +97,9 @@ def kept_by(
         for backup in points:
             newest_of.setdefault(period(time_of[backup.backup_id].astimezone(zone)), backup.backup_id)
         choose(f"keep-{name} {count}", list(newest_of.values())[: count or 0])
+    for backup in points:
+        if held and backup.backup_id in held:
+            choose(held[backup.backup_id], [backup.backup_id])
     return _with_ancestors(points, chosen)
 
 

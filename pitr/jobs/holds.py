@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Holds, which keep points whatever the rules say, and the notes of points."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from pitr import times
+from pitr.errors import UsageError
+from pitr.jobs import asked_time
+from pitr.repository import Repository, marks
+from pitr.repository.marks import NO_MARKS, Hold, Marks
+
+
+def marks_of(repository: Repository, vm_id: str | None) -> dict[str, Marks]:
+    """Return the holds that apply now and the notes of a VM's points (None: of all points), by backup id.
+
+    Points without them are absent. Raises RepositoryError.
+    """
+    now = times.now()
+    found = {
+        backup_id: each if each.hold is None or each.hold.applies(now) else replace(each, hold=None)
+        for backup_id, each in marks.of_vm(repository.store, vm_id).items()
+    }
+    return {backup_id: each for backup_id, each in found.items() if each != NO_MARKS}
+
+
+def held_in(repository: Repository, vm_id: str) -> dict[str, str]:
+    """Return the holds of a VM's points that apply now, in words ("held until …"), by backup id."""
+    return {
+        backup_id: in_words(each.hold)
+        for backup_id, each in marks_of(repository, vm_id).items()
+        if each.hold is not None
+    }
+
+
+def in_words(hold: Hold) -> str:
+    """Return the hold in words."""
+    return "held" if hold.until is None else f"held until {times.for_people(hold.until)}"
+
+
+def end_of(text: str, now: datetime | None = None) -> datetime:
+    """Return the end of a hold that `--until` gives: a date (its end), a time, or a span from now ("30d").
+
+    Raises UsageError, also for the past.
+    """
+    now = now or times.now()
+    try:
+        end = now + times.parse_span("--until", text)
+    except UsageError:
+        end = asked_time.parse(text, now=now).latest
+    if end <= now:
+        raise UsageError(
+            f"--until {text!r} is in the past",
+            "Give a later date, for example 2030-12-31, or a time span such as 90d.",
+        )
+    return end
