@@ -112,7 +112,7 @@ def test_another_pipe_that_breaks_is_not_taken_for_the_output(
 ) -> None:
     Writer(repository).add("64k:A")
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **_options: object) -> None:
         raise BrokenPipeError
 
     monkeypatch.setattr(tables, "points", broken)
