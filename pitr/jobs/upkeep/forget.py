@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pitr.errors import UsageError
+from pitr.jobs.facts import PointFacts
 from pitr.jobs.upkeep.prune import DeleteExternal, KeptBy, Pruned, Removal
 from pitr.model import Backup, VMName
 from pitr.reporting import Notify
@@ -38,7 +39,7 @@ def forget(
         _keep(repository.catalog.points(vm.id), ids)
     removal = Removal(repository, dry_run, delete_external, notify)
     for vm, ids in chosen.items():
-        removal.from_vms([vm], partial(_keep, ids=ids))
+        removal.from_vms([vm], partial(_keep_others, ids=ids))
     return removal.result
 
 
@@ -54,6 +55,12 @@ def _by_vm(points: Sequence[Backup], vms: Sequence[VMName]) -> Mapping[VMName, f
         **dict.fromkeys(vms),
         **{names[vm_id]: frozenset(chosen) for vm_id, chosen in ids.items() if vm_id not in whole},
     }
+
+
+def _keep_others(
+    points: Sequence[Backup], facts: Mapping[str, PointFacts], *, ids: frozenset[str] | None
+) -> KeptBy:
+    return _keep(points, ids)
 
 
 def _keep(points: Sequence[Backup], ids: frozenset[str] | None) -> KeptBy:

@@ -36,6 +36,12 @@ DeleteExternal = Callable[[Backup, Stream], None]
 KeptBy = Mapping[str, list[str]]
 """The reasons why points are kept, by backup id. A point that is absent is removed."""
 
+Keep = Callable[[Sequence[Backup], Mapping[str, PointFacts]], KeptBy]
+"""Chooses the points to keep among all points of one VM, newest first, with the facts about them by backup id.
+
+It must keep what a kept point is based on.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class BusyVM:
@@ -107,10 +113,14 @@ def prune(
     and a failure ends the removal from its VM only: the result lists both. Raises Interrupted.
     """
     removal = Removal(repository, dry_run, delete_external, notify)
-    removal.from_vms(vms, lambda points: kept_by(points, retention))
+    removal.from_vms(vms, lambda points, facts: kept_by(points, retention, damaged=_damaged(facts)))
     removal.of_unreferenced(grace)
     removal.of_old_runs()
     return removal.result
+
+
+def _damaged(facts: Mapping[str, PointFacts]) -> frozenset[str]:
+    return frozenset(backup_id for backup_id, fact in facts.items() if fact.damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +133,8 @@ class Removal:
     notify: Notify
     result: Pruned = field(default_factory=Pruned)
 
-    def from_vms(self, vms: Sequence[VMName], keep: Callable[[Sequence[Backup]], KeptBy]) -> None:
-        """Remove the points that `keep` does not return, of each VM that is not busy. Raises Interrupted.
-
-        `keep` gets all points of one VM, newest first, and must keep what a kept point is based on.
-        """
+    def from_vms(self, vms: Sequence[VMName], keep: Keep) -> None:
+        """Remove the points that `keep` does not return, of each VM that is not busy. Raises Interrupted."""
         for vm in vms:
             try:
                 with ExitStack() as stack:
@@ -142,11 +149,12 @@ class Removal:
             except PitrError as error:
                 self.result.failed.append(FailedRemoval(vm, error))
 
-    def _from_vm(self, vm: VMName, keep: Callable[[Sequence[Backup]], KeptBy]) -> None:
+    def _from_vm(self, vm: VMName, keep: Keep) -> None:
         points = point_order.newest_first(self.repository.catalog.points(vm.id), times.now())
-        reasons = keep(points)
+        facts = facts_of_vm(self.repository, vm.id)
+        reasons = keep(points, facts)
         unwanted = [backup for backup in points if backup.backup_id not in reasons]
-        self.result.facts.update(facts_of_vm(self.repository, vm.id))
+        self.result.facts.update(facts)
         sizes = {backup.backup_id: _stored(self.repository, backup) for backup in unwanted}
         gone = {backup.backup_id for backup in unwanted}
         try:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
@@ -49,41 +49,62 @@ class Retention:
         return all(rule is None for rule in (self.last, self.daily, self.weekly, self.monthly, self.within))
 
 
-def kept(points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None) -> list[Backup]:
+def kept(
+    points: Sequence[Backup],
+    retention: Retention,
+    zone: tzinfo | None = None,
+    damaged: Set[str] = frozenset(),
+) -> list[Backup]:
     """Return the points of one VM that `retention` keeps, and those they are based on.
 
     Days begin at midnight in `zone` (None: this machine's time zone). A point counts as no older than a point that it
     is based on, and as no newer than now, whatever a wrong clock labelled it.
     """
-    reasons = kept_by(points, retention, zone)
+    reasons = kept_by(points, retention, zone, damaged)
     newest_first = point_order.newest_first(points, times.now())
     return [backup for backup in newest_first if backup.backup_id in reasons]
 
 
 def kept_by(
-    points: Sequence[Backup], retention: Retention, zone: tzinfo | None = None
+    points: Sequence[Backup],
+    retention: Retention,
+    zone: tzinfo | None = None,
+    damaged: Set[str] = frozenset(),
 ) -> dict[str, list[str]]:
     """Return the reasons why each point is kept, by backup id; points that are not kept are absent.
 
-    A reason is a rule ("keep-last 1"), or "needed by ID" with the id of a point that a rule keeps. The parameters are
-    the same as for `kept`.
+    A reason is a rule ("keep-last 1"), or "needed by ID" with the id of a point that a rule keeps. `damaged` has the
+    ids of points that are lost: rules do not count them, so a good point is kept in the place of each, and the newest
+    good point always stays. A damaged point itself goes when it would go if it were good. The other parameters are the
+    same as for `kept`.
     """
     now = times.now()
     time_of = point_order.times_by_lineage(points, now)
     points = point_order.newest_first(points, now)
     chosen: dict[str, list[str]] = {}
+    for rule, backup_id in _chosen(points, time_of, retention, zone):
+        if backup_id in damaged:
+            chosen.setdefault(backup_id, []).append(f"{rule} (damaged, not counted)")
+    good = [backup for backup in points if backup.backup_id not in damaged]
+    for rule, backup_id in _chosen(good, time_of, retention, zone):
+        chosen.setdefault(backup_id, []).append(rule)
+    in_order = {backup.backup_id: chosen[backup.backup_id] for backup in points if backup.backup_id in chosen}
+    return _with_ancestors(points, in_order)
 
-    def choose(rule: str, backup_ids: Iterable[str]) -> None:
-        for backup_id in backup_ids:
-            chosen.setdefault(backup_id, []).append(rule)
 
+def _chosen(
+    points: Sequence[Backup], time_of: Mapping[str, datetime], retention: Retention, zone: tzinfo | None
+) -> Iterator[tuple[str, str]]:
+    """Yield each rule with the id of each point that it keeps. `points` are in order, newest first."""
     if retention.last is not None:
-        choose(f"keep-last {retention.last}", [backup.backup_id for backup in points[: retention.last]])
+        rule = f"keep-last {retention.last}"
+        yield from ((rule, backup.backup_id) for backup in points[: retention.last])
     if retention.within is not None and points:
         limit = time_of[points[0].backup_id] - retention.within
         span = retention.within_text or f"{retention.within / timedelta(hours=1):g}h"
-        recent = [backup.backup_id for backup in points if time_of[backup.backup_id] >= limit]
-        choose(f"keep-within {span}", recent)
+        for backup in points:
+            if time_of[backup.backup_id] >= limit:
+                yield f"keep-within {span}", backup.backup_id
     calendars: tuple[tuple[str, int | None, Callable[[datetime], tuple[int, ...]]], ...] = (
         ("daily", retention.daily, lambda time: (time.year, time.month, time.day)),
         ("weekly", retention.weekly, lambda time: time.isocalendar()[:2]),
@@ -93,8 +114,9 @@ def kept_by(
         newest_of: dict[tuple[int, ...], str] = {}
         for backup in points:
             newest_of.setdefault(period(time_of[backup.backup_id].astimezone(zone)), backup.backup_id)
-        choose(f"keep-{name} {count}", list(newest_of.values())[: count or 0])
-    return _with_ancestors(points, chosen)
+        yield from (
+            (f"keep-{name} {count}", backup_id) for backup_id in list(newest_of.values())[: count or 0]
+        )
 
 
 def _with_ancestors(points: Sequence[Backup], chosen: Mapping[str, list[str]]) -> dict[str, list[str]]:
