@@ -21,6 +21,12 @@ from pitr.times import parse_span
 KeepLastOption = Annotated[
     int | None, typer.Option("--keep-last", min=1, metavar="N", help="Keep the N newest points.")
 ]
+KeepHourlyOption = Annotated[
+    int | None,
+    typer.Option(
+        "--keep-hourly", min=1, metavar="N", help="Keep the newest point of each of the last N hours."
+    ),
+]
 KeepDailyOption = Annotated[
     int | None,
     typer.Option(
@@ -37,6 +43,12 @@ KeepMonthlyOption = Annotated[
     int | None,
     typer.Option(
         "--keep-monthly", min=1, metavar="N", help="Keep the newest point of each of the last N months."
+    ),
+]
+KeepYearlyOption = Annotated[
+    int | None,
+    typer.Option(
+        "--keep-yearly", min=1, metavar="N", help="Keep the newest point of each of the last N years."
     ),
 ]
 KeepWithinOption = Annotated[
@@ -74,9 +86,11 @@ def prune(
     common: Common,
     vms: VMsArgument = None,
     keep_last: KeepLastOption = None,
+    keep_hourly: KeepHourlyOption = None,
     keep_daily: KeepDailyOption = None,
     keep_weekly: KeepWeeklyOption = None,
     keep_monthly: KeepMonthlyOption = None,
+    keep_yearly: KeepYearlyOption = None,
     keep_within: KeepWithinOption = None,
     vm: VMsOption = None,
     grace: GraceOption = "1d",
@@ -84,9 +98,10 @@ def prune(
 ) -> None:
     """Remove old points.
 
-    pitr keeps a point if any rule keeps it, together with all points that it is based on. Rules count only days,
-    weeks and months that have points, in local time. Without any rule on the command line, pitr uses the rules
-    under [retention] in the configuration. The result says why each point is kept: a rule, or "needed by" a point.
+    pitr keeps a point if any rule keeps it, together with all points that it is based on. Rules count only hours,
+    days, weeks, months and years that have points, in local time. Without any rule on the command line, pitr uses
+    the rules under [retention] in the configuration. The result says why each point is kept: a rule, or "needed by" a point.
+    Rules do not count points that are known to be damaged, so the newest good point always stays.
 
     A VM that is being backed up or read is left alone: pitr goes on with the others, lists it as busy and exits with 5.
 
@@ -97,9 +112,11 @@ def prune(
     """
     given = {
         "keep_last": keep_last,
+        "keep_hourly": keep_hourly,
         "keep_daily": keep_daily,
         "keep_weekly": keep_weekly,
         "keep_monthly": keep_monthly,
+        "keep_yearly": keep_yearly,
         "keep_within": keep_within,
     }
     retention = _or_configured(common, Retention.of(given))
@@ -129,8 +146,8 @@ def _or_configured(common: Common, given: Retention) -> Retention:
     if retention.is_empty:
         raise UsageError(
             "no rule says which points to keep",
-            "Give at least one of --keep-last, --keep-daily, --keep-weekly, --keep-monthly and --keep-within, or "
-            "set rules under [retention] in pitr's config.toml.",
+            "Give at least one of --keep-last, --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly, "
+            "--keep-yearly and --keep-within, or set rules under [retention] in pitr's config.toml.",
         )
     return retention
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pitr.errors import UsageError
-from pitr.jobs.holds import held_in
+from pitr.jobs import holds
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.upkeep.prune import DeleteExternal, KeptBy, Pruned, Removal
 from pitr.model import Backup, VMName
 from pitr.reporting import Notify
@@ -36,10 +37,10 @@ def forget(
     chosen = _by_vm(points, vms)
     for vm, ids in chosen.items():
         # Before the first removal: a mistake in one name must not cost the points of another VM.
-        _keep(vm, repository.catalog.points(vm.id), ids, held_in(repository, vm.id))
+        _keep_others(repository.catalog.points(vm.id), facts_of_vm(repository, vm.id), ids=ids)
     removal = Removal(repository, dry_run, delete_external, notify)
     for vm, ids in chosen.items():
-        removal.from_vms([vm], partial(_keep, ids=ids, held=held_in(repository, vm.id)))
+        removal.from_vms([vm], partial(_keep_others, ids=ids))
     return removal.result
 
 
@@ -57,20 +58,23 @@ def _by_vm(points: Sequence[Backup], vms: Sequence[VMName]) -> Mapping[VMName, f
     }
 
 
-def _keep(
-    vm: VMName, points: Sequence[Backup], ids: frozenset[str] | None, held: Mapping[str, str]
+def _keep_others(
+    points: Sequence[Backup], facts: Mapping[str, PointFacts], *, ids: frozenset[str] | None
 ) -> KeptBy:
-    """Return the points of a VM that stay.
-
-    Raises UsageError if a point that goes is held, or if one that stays is based on it.
-    """
+    """Return the points of a VM that stay. Raises UsageError if one that goes is held or needed by one that stays."""
     for backup in points:
-        if backup.backup_id in held and (ids is None or backup.backup_id in ids):
+        hold = facts.get(backup.backup_id, NO_FACTS).marks.hold
+        if hold is not None and (ids is None or backup.backup_id in ids):
             raise UsageError(
-                f"{backup.backup_id}, the point of VM {printable(vm.name)} at {for_people(backup.point)}, is "
-                f"{held[backup.backup_id]}",
+                f"{backup.backup_id}, the point of VM {printable(backup.vm.name)} at {for_people(backup.point)}, is "
+                f"{holds.in_words(hold)}",
                 f"To forget it, release it first: pitr release {backup.backup_id}.",
             )
+    return _keep(points, ids)
+
+
+def _keep(points: Sequence[Backup], ids: frozenset[str] | None) -> KeptBy:
+    """Return the points of a VM that stay. Raises UsageError if one of them is based on a point that goes."""
     if ids is None:
         return {}
     parents = {backup.backup_id: backup.parent_id for backup in points}

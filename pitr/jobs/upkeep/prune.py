@@ -15,9 +15,8 @@ from datetime import datetime, timedelta
 
 from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
-from pitr.jobs import point_order
+from pitr.jobs import holds, point_order
 from pitr.jobs.facts import PointFacts, facts_of_vm
-from pitr.jobs.holds import held_in
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify
@@ -37,8 +36,11 @@ DeleteExternal = Callable[[Backup, Stream], None]
 KeptBy = Mapping[str, list[str]]
 """The reasons why points are kept, by backup id. A point that is absent is removed."""
 
-Keep = Callable[[VMName, Sequence[Backup]], KeptBy]
-"""Tells which points of a VM are kept, given all its points, newest first."""
+Keep = Callable[[Sequence[Backup], Mapping[str, PointFacts]], KeptBy]
+"""Chooses the points to keep among all points of one VM, newest first, with the facts about them by backup id.
+
+It must keep what a kept point is based on.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +113,20 @@ def prune(
     and a failure ends the removal from its VM only: the result lists both. Raises Interrupted.
     """
     removal = Removal(repository, dry_run, delete_external, notify)
-    removal.from_vms(vms, lambda vm, points: kept_by(points, retention, held=held_in(repository, vm.id)))
+    removal.from_vms(vms, lambda points, facts: _kept(points, facts, retention))
     removal.of_unreferenced(grace)
     removal.of_old_runs()
     return removal.result
+
+
+def _kept(points: Sequence[Backup], facts: Mapping[str, PointFacts], retention: Retention) -> KeptBy:
+    damaged = {backup_id for backup_id, each in facts.items() if each.damaged}
+    held = {
+        backup_id: holds.in_words(each.marks.hold)
+        for backup_id, each in facts.items()
+        if each.marks.hold is not None
+    }
+    return kept_by(points, retention, damaged=damaged, held=held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +140,7 @@ class Removal:
     result: Pruned = field(default_factory=Pruned)
 
     def from_vms(self, vms: Sequence[VMName], keep: Keep) -> None:
-        """Remove the points that `keep` does not return, of each VM that is not busy. Raises Interrupted.
-
-        `keep` gets all points of one VM, newest first, and must keep what a kept point is based on.
-        """
+        """Remove the points that `keep` does not return, of each VM that is not busy. Raises Interrupted."""
         for vm in vms:
             try:
                 with ExitStack() as stack:
@@ -148,9 +157,10 @@ class Removal:
 
     def _from_vm(self, vm: VMName, keep: Keep) -> None:
         points = point_order.newest_first(self.repository.catalog.points(vm.id), times.now())
-        reasons = keep(vm, points)
+        facts = facts_of_vm(self.repository, vm.id)
+        reasons = keep(points, facts)
         unwanted = [backup for backup in points if backup.backup_id not in reasons]
-        self.result.facts.update(facts_of_vm(self.repository, vm.id))
+        self.result.facts.update(facts)
         sizes = {backup.backup_id: _stored(self.repository, backup) for backup in unwanted}
         gone = {backup.backup_id for backup in unwanted}
         try:

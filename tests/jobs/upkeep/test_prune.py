@@ -17,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitr.errors import BusyError, RepositoryError
+from pitr.jobs import known_damage
 from pitr.jobs.upkeep.prune import Pruned, _children_first, prune
-from pitr.jobs.upkeep.retention import Retention, kept
+from pitr.jobs.upkeep.retention import Retention, kept, kept_by
 from pitr.model import Backup, Kind, Mode, VMName
 from pitr.repository import Repository, names
+from pitr.repository.damage import Damage
 from tests.support.memory_engine import EngineFunctions, MemoryEngine, MemoryVM
 from tests.support.stored_points import (
     Stored,
@@ -103,6 +105,57 @@ def test_whatever_is_kept_is_kept_with_all_that_it_stands_on(
     ids = {one.backup_id for one in keep}
     assert points[-1].backup_id in ids
     assert all(one.parent_id is None or one.parent_id in ids for one in keep)
+
+
+def test_rules_do_not_count_damaged_points() -> None:
+    points = _fulls("2020-06-01T22:00", "2020-06-02T10:00", "2020-06-02T22:00", "2020-06-03T22:00")[::-1]
+    damaged = {"3", "2"}
+    last = kept_by(points, Retention(last=1), UTC, damaged)
+    assert last == {"3": ["keep-last 1 (damaged, not counted)"], "1": ["keep-last 1"]}
+    daily = kept_by(points, Retention(daily=2), UTC, damaged)
+    assert {name for name, (rule,) in daily.items() if rule == "keep-daily 2"} == {"1", "0"}
+    assert kept_by(points, Retention(within=timedelta(hours=1)), UTC, damaged).keys() == {"3", "1"}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3000), st.booleans(), st.booleans()), min_size=1, max_size=30),
+    st.builds(
+        Retention,
+        last=st.none() | st.integers(1, 5),
+        daily=st.none() | st.integers(1, 5),
+        within=st.just(timedelta(days=1)),
+    ),
+)
+def test_the_newest_good_point_always_stays_and_damage_removes_nothing(
+    drawn: list[tuple[int, bool, bool]], retention: Retention
+) -> None:
+    start = datetime(2020, 6, 1, tzinfo=UTC)
+    points: list[Backup] = []
+    for number, (hours, full, _) in enumerate(sorted(drawn)):
+        parent = None if full or not points else number - 1
+        points.append(_point(number, start + timedelta(hours=hours, seconds=number), parent))
+    damaged = {str(number) for number, (_, _, bad) in enumerate(sorted(drawn)) if bad}
+    good = [one for one in points if one.backup_id not in damaged]
+    stay = kept_by(points[::-1], retention, UTC, damaged)
+    # As many good points as if the damaged ones did not exist, and all points that stayed before the damage.
+    assert set(kept_by(good[::-1], retention, UTC)) <= set(stay)
+    assert set(kept_by(points[::-1], retention, UTC)) <= set(stay)
+    assert not good or good[-1].backup_id in stay
+
+
+def test_prune_keeps_the_newest_good_point_beside_a_damaged_one(
+    tmp_path: Path, memory_engine: MemoryEngine
+) -> None:
+    stored, vm, old, new = _two_chains(tmp_path / "repository", memory_engine)
+    with Repository.open(stored.path) as repository:
+        full = repository.record_of(new[0]).backup
+        lost = full.streams[0]
+        damage = Damage(full.backup_id, lost.disk_id, lost.stream_id, "missing", "blob", "it is missing")
+        known_damage.remember(repository, vm.id, "verify", [damage], print)
+    done = _prune(stored.path, vm, Retention(last=1), dry_run=True)
+    assert done.removed == []
+    assert done.kept_by[old[-1]] == ["keep-last 1"]
+    assert done.kept_by[new[-1]] == ["keep-last 1 (damaged, not counted)"]
 
 
 def _two_chains(path: Path, memory_engine: MemoryEngine) -> tuple[Stored, MemoryVM, list[str], list[str]]:
