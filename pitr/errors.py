@@ -81,6 +81,10 @@ class NothingToBackUp(NoSuchDisk):
     """The VM has no disk that pitr can back up."""
 
 
+class NotNow(NothingToBackUp):
+    """A hook asked to skip the VM or the run this time (exit code 75)."""
+
+
 class BusyError(PitrError):
     """Another process uses the VM, the repository or the address that pitr needs."""
 

@@ -30,6 +30,7 @@ ENTRIES = {
         "init", "init", "Create a repository in a new or empty folder, or in a bucket (S3)."
     ),
     "backup": CommandEntry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
+    "run": CommandEntry("run", "run", "Carry out a policy: back up, prune, verify and drill its VMs."),
     "list": CommandEntry("inspect", "list_points", "List the points you can restore, newest first."),
     "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),
     "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
@@ -52,6 +53,7 @@ ENTRIES = {
     "gateway": CommandEntry("gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."),
     "catalog": CommandEntry("catalog", "app", "Query, serve, check or rebuild the catalog of all points."),
     "schedule": CommandEntry("schedule", "app", "Run a policy every night, by systemd or by cron."),
+    "notice": CommandEntry("notice", "app", "Test the notices of a policy, or tell that no run came."),
     "history": CommandEntry("history", "history", "List past runs, failed ones included, newest first."),
     "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
     "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),

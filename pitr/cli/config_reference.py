@@ -73,7 +73,7 @@ a secret of pitr.
 |---|---|
 | `PITR_HOOK` | `before_run`, `after_run`, `before_vm`, `after_vm`, `on_error` |
 | `PITR_POLICY` | the name of the policy |
-| `PITR_REPO` | the folder of the repository |
+| `PITR_REPO` | the repository: its folder or URL |
 | `PITR_VM`, `PITR_VM_ID` | name and id of the VM (the hooks of a VM) |
 | `PITR_STATE` | `ok`, `failed`, `skipped` or `interrupted` (not before) |
 | `PITR_ERROR` | the first failure, in words (not before) |

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,17 @@ from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.known_damage import damage_of
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
+from pitr.repository.history import Failure
 
 if TYPE_CHECKING:
+    from pitr.jobs.policy_run.notices import Sent
+    from pitr.jobs.policy_run.outcome import RunResult, StepResult
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
     from pitr.jobs.upkeep.prune import Pruned
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
-    from pitr.repository.history import Failure, RunOutcome
+    from pitr.repository.history import RunOutcome
     from pitr.repository.marks import Hold
 
 
@@ -167,6 +170,54 @@ def run(outcome: RunOutcome) -> dict[str, Any]:
         "steps": [{**asdict(step), "error": failure(step.error)} for step in outcome.steps],
         "host": outcome.host,
     }
+
+
+def policy_run(result: RunResult) -> dict[str, Any]:
+    """Return the document of `pitr run`."""
+    document: dict[str, Any] = {
+        "policy": result.policy,
+        "dry_run": result.dry_run,
+        "ok": result.ok,
+        "skipped": result.skipped,
+        "steps": [_step(step) for step in result.steps],
+        "notices": sent(result.notices),
+    }
+    if result.interrupted is not None:
+        document["unfinished"] = [asdict(each) for each in result.unfinished]
+        document["error"] = failure(Failure.of(result.interrupted))
+    return document
+
+
+def _step(step: StepResult) -> dict[str, Any]:
+    return {
+        "step": step.step,
+        "vm": step.vm.name if step.vm is not None else None,
+        "vm_id": step.vm.id if step.vm is not None else None,
+        "ok": step.ok,
+        "error": failure(Failure.of(step.error) if step.error is not None else None),
+        "skipped": step.skipped,
+        "detail": step.detail,
+        "duration_s": round(step.duration_s, 3),
+        "backup_id": step.backup_id,
+        "kind": step.kind,
+        "removed": step.removed,
+        "freed_bytes": step.freed_bytes,
+        "read_bytes": step.read_bytes,
+        "damage": [damage(finding) for finding in step.damage],
+    }
+
+
+def sent(notices: Sequence[Sent]) -> list[dict[str, Any]]:
+    """Return the documents of the notices that a run sent."""
+    return [
+        {
+            "via": each.via,
+            "event": each.event,
+            "ok": each.ok,
+            "error": failure(Failure.of(each.error) if each.error is not None else None),
+        }
+        for each in notices
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from pitr.cli import reference
 from pitr.cli.app import ENTRIES, CommandEntry, load
 from pitr.cli.config import load_settings
 from pitr.jobs.export import Exported
+from pitr.jobs.policy_run.policy import choose_policy
 from pitr.jobs.restore.restored import Restored
 from pitr.lab.demo import Report, Step
 from pitr.model import LeftOut
@@ -162,12 +163,11 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 
 def test_the_configuration_that_the_readme_shows_is_one(tmp_path: Path) -> None:
-    shown = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert shown is not None
     file = tmp_path / "config.toml"
-    file.write_text(shown[1])
+    file.write_text("\n".join(re.findall(r"```toml\n(.*?)```", README, re.DOTALL)))
     settings = load_settings({"PITR_CONFIG": str(file)})
     assert settings.vms == ("web1", "db1")
+    assert choose_policy(settings.policies, None).retention.daily == 30
 
 
 def test_the_makefile_installs_all_programs_that_pitr_calls() -> None:

@@ -19,7 +19,7 @@ from pitr.errors import Interrupted, UsageError
 from pitr.jobs import documents
 from pitr.jobs.backup import many_vms
 from pitr.jobs.backup.choose_vms import VMSelection
-from pitr.jobs.backup.many_vms import Chosen, FleetInterrupted
+from pitr.jobs.backup.many_vms import Chosen, FleetInterrupted, FleetReports
 from pitr.jobs.backup.one_vm import BackupPlan, plan_backup
 from pitr.jobs.backup.options import BackupOptions
 from pitr.ovirt.engine import Engine
@@ -254,9 +254,7 @@ def _run(
             chosen,
             options,
             jobs=jobs or common.settings.jobs or 1,
-            progress_of=progress_of,
-            notify=common.out.notify,
-            finished=report.finished,
+            reports=FleetReports(progress_of, common.out.notify, report.finished),
         )
 
 

@@ -100,7 +100,8 @@ def prune(
 
     pitr keeps a point if any rule keeps it, together with all points that it is based on. Rules count only hours,
     days, weeks, months and years that have points, in local time. Without any rule on the command line, pitr uses
-    the rules under [retention] in the configuration. The result says why each point is kept: a rule, or "needed by" a point.
+    the rules under [retention] in the configuration. The result says why each point is kept: a rule, or "needed by"
+    a point.
     Rules do not count points that are known to be damaged, so the newest good point always stays.
 
     A VM that is being backed up or read is left alone: pitr goes on with the others, lists it as busy and exits with 5.

@@ -109,6 +109,31 @@ def _add(chosen: dict[str, Chosen], vm: VM) -> None:
         chosen[vm.id] = Chosen(vm.id, vm.name)
 
 
+@dataclass(frozen=True, slots=True)
+class FleetReports:
+    """Who is told of a run: progress by VM, lines for people, and each outcome at once, in the calling thread."""
+
+    progress_of: ProgressOf
+    notify: Notify
+    finished: Callable[[Outcome], None]
+
+
+class Around:
+    """What happens around the backup of each VM: nothing. The threads of the run call these methods."""
+
+    def before(self, vm: Chosen, stopped: Callable[[], bool]) -> None:
+        """Prepare the backup, until `stopped` returns True. A PitrError is the outcome of the VM."""
+
+    def options(
+        self, repository: Repository, engine: Engine, vm: Chosen, common: BackupOptions
+    ) -> BackupOptions:
+        """Return the options for this VM."""
+        return common
+
+    def after(self, outcome: Outcome) -> None:
+        """Clean up, also if `before` or the backup failed; an interrupted backup is an outcome without result."""
+
+
 class FleetInterrupted(Interrupted):
     """A signal stopped a run of several VMs. `outcomes` are those of the finished VMs, in the order of the run."""
 
@@ -125,19 +150,17 @@ def back_up_fleet(
     options: BackupOptions,
     *,
     jobs: int,
-    progress_of: ProgressOf,
-    notify: Notify,
-    finished: Callable[[Outcome], None],
+    reports: FleetReports,
+    around: Around | None = None,
 ) -> list[Outcome]:
     """Back up `vms` into the repository at `location`, `jobs` at a time; return the outcomes in the order of `vms`.
 
-    Busy VMs are tried again after the others, for up to `options.busy_wait_s`. `finished` gets each outcome at once,
-    in the calling thread. Backups that run at the same time share `options.workers`. An interrupt is raised in the
-    calling thread, after all backups have stopped, as FleetInterrupted if there are several VMs. A backup that waits
-    for the engine stops when its data flows.
+    Busy VMs are tried again after the others, for up to `options.busy_wait_s`. Backups that run at the same time share
+    `options.workers`. An interrupt is raised in the calling thread, after all backups have stopped, as FleetInterrupted
+    if there are several VMs. A backup that waits for the engine stops when its data flows.
     """
     share = replace(options, workers=max(1, options.workers // max(1, min(jobs, len(vms)))))
-    fleet = _Fleet(location, engine, vms, share, jobs, progress_of, notify, finished)
+    fleet = _Fleet(location, engine, vms, share, jobs, reports, around or Around())
     try:
         fleet.run()
     except Interrupted as error:
@@ -156,9 +179,8 @@ class _Fleet:
     vms: Sequence[Chosen]
     options: BackupOptions
     jobs: int
-    progress_of: ProgressOf
-    notify: Notify
-    finished: Callable[[Outcome], None]
+    reports: FleetReports
+    around: Around
     outcomes: dict[Chosen, Outcome] = field(default_factory=dict)
     busy: list[Chosen] = field(default_factory=list)
     #: When waiting for busy VMs ends. Set after the first round.
@@ -175,7 +197,7 @@ class _Fleet:
     def _round(self, vms: Sequence[Chosen]) -> None:
         if self.jobs == 1 or len(vms) == 1:
             for vm in vms:
-                self._take(self._back_up(vm, self.progress_of(vm.name), self.notify))
+                self._take(self._back_up(vm, self.reports.progress_of(vm.name), self.reports.notify))
             return
         stop = threading.Event()
         tasks: list[Future[Outcome]] = []
@@ -183,8 +205,9 @@ class _Fleet:
             with ThreadPoolExecutor(max_workers=self.jobs, thread_name_prefix="vm") as pool:
                 try:
                     for vm in vms:
-                        progress = _stopping(stop, self.progress_of(vm.name))
-                        tasks.append(pool.submit(self._back_up, vm, progress, _naming(vm, self.notify)))
+                        progress = _stopping(stop, self.reports.progress_of(vm.name))
+                        notify = _naming(vm, self.reports.notify)
+                        tasks.append(pool.submit(self._back_up, vm, progress, notify, stop))
                     self._wait(tasks)
                 except BaseException:
                     stop.set()
@@ -207,14 +230,14 @@ class _Fleet:
     def _take(self, outcome: Outcome) -> None:
         if self._is_busy(outcome) and self.options.busy_wait_s > 0 and time.monotonic() < self.deadline:
             if self.deadline == math.inf and outcome.error is not None:
-                self.notify(
+                self.reports.notify(
                     f"VM {printable(outcome.vm.name)} is busy: {outcome.error.message}. pitr tries it again at the end "
                     f"of the run and waits up to {times.duration(self.options.busy_wait_s)}"
                 )
             self.busy.append(outcome.vm)
             return
         self.outcomes[outcome.vm] = outcome
-        self.finished(outcome)
+        self.reports.finished(outcome)
 
     def _is_busy(self, outcome: Outcome) -> bool:
         if isinstance(outcome.error, EngineBusy):
@@ -222,32 +245,33 @@ class _Fleet:
         # If only one VM is wanted, another pitr that works on it is reported at once.
         return isinstance(outcome.error, BusyError) and len(self.vms) > 1
 
-    def _back_up(self, vm: Chosen, progress: Progress | None, notify: Notify) -> Outcome:
-        return _back_up(self.location, self.engine, vm, self.options, progress, notify)
+    def _back_up(
+        self, vm: Chosen, progress: Progress | None, notify: Notify, stop: threading.Event | None = None
+    ) -> Outcome:
+        started_at = time.monotonic()
+        stopped = stop.is_set if stop is not None else _never
+        backup: Backup | None = None
+        failure: PitrError | None = None
+        facts = NO_FACTS
+        try:
+            self.around.before(vm, stopped)
+            # Each thread opens the repository itself: SQLite connections belong to one thread.
+            with Repository.open(self.location) as repository:
+                options = self.around.options(repository, self.engine, vm, self.options)
+                backup = back_up(repository, self.engine, vm.key, options, progress=progress, notify=notify)
+                facts = _facts(repository, backup, notify)
+        except (Interrupted, _Stopped):
+            self.around.after(Outcome(vm, None, None, time.monotonic() - started_at))
+            raise
+        except PitrError as error:
+            failure = error
+        outcome = Outcome(vm, backup, failure, time.monotonic() - started_at, facts)
+        self.around.after(outcome)
+        return outcome
 
 
-def _back_up(
-    location: Location,
-    engine: Engine,
-    vm: Chosen,
-    options: BackupOptions,
-    progress: Progress | None,
-    notify: Notify,
-) -> Outcome:
-    started_at = time.monotonic()
-    backup: Backup | None = None
-    failure: PitrError | None = None
-    facts = NO_FACTS
-    try:
-        # Each thread opens the repository itself: SQLite connections belong to one thread.
-        with Repository.open(location) as repository:
-            backup = back_up(repository, engine, vm.key, options, progress=progress, notify=notify)
-            facts = _facts(repository, backup, notify)
-    except (Interrupted, _Stopped):
-        raise
-    except PitrError as error:
-        failure = error
-    return Outcome(vm, backup, failure, time.monotonic() - started_at, facts)
+def _never() -> bool:
+    return False
 
 
 def _facts(repository: Repository, backup: Backup, notify: Notify) -> PointFacts:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pitr run`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pitr import times
+from pitr.cli.display import tables
+from pitr.cli.display.progress import showing, showing_each
+from pitr.cli.options import Common, DryRunOption, with_common
+from pitr.cli.pipe_options import PipeOptions
+from pitr.jobs import documents
+from pitr.jobs.backup.options import BackupOptions
+from pitr.jobs.policy_run.outcome import RunResult, StepResult
+from pitr.jobs.policy_run.policy import choose_policy
+from pitr.jobs.policy_run.run import carry_out
+from pitr.jobs.policy_run.running import RunSetup, RunWatch
+from pitr.jobs.policy_run.summary import counted_steps, step_line, unfinished_in_words
+from pitr.jobs.upkeep.external_data import deleting_with
+from pitr.repository.history import Failure
+from pitr.text import printable
+
+#: Wait this long for VMs that are busy, as `pitr backup` does.
+_BUSY_WAIT_S = 300.0
+
+RunPolicyArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="POLICY",
+        help="Policy of the configuration. Default: the only one, or the one named 'default'.",
+    ),
+]
+
+
+@with_common(engine=True, run="run")
+def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption = False) -> None:
+    """Carry out a policy: back up, prune, verify and drill its VMs.
+
+    The configuration says what a policy does ([policy.NAME], docs/configuration.md). The steps are independent: one
+    that fails does not stop the others. At the end, pitr prints all results, tells those whom the policy names, and
+    exits with 1 if a step failed or found damage. If a signal stops pitr, it says what was done and what was not.
+
+    --dry-run names the VMs and plans all steps; it changes nothing, runs no hook and sends no notice.
+
+    Examples: pitr run; pitr run nightly --dry-run; pitr run nightly --output json
+    """
+    settings = common.settings
+    chosen = choose_policy(settings.policies, policy)
+    common.run.policy = chosen.name
+    pipe = PipeOptions(None, settings.put_command, None)
+    with pipe.opened() as piping_out:
+        setup = RunSetup(
+            policy=chosen,
+            repository=common.repository_location(),
+            connect=common.engine,
+            backup=BackupOptions(
+                workers=chosen.workers or common.workers(None),
+                busy_wait_s=_BUSY_WAIT_S,
+                piping_out=piping_out,
+            ),
+            jobs=chosen.jobs or settings.jobs or 1,
+            delete_external=deleting_with(settings.delete_command),
+            dry_run=dry_run,
+        )
+        result = carry_out(setup, _watch(common))
+    _note(common, result)
+    _show(common, result)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+def _watch(common: Common) -> RunWatch:
+    def finished(step: StepResult) -> None:
+        common.out.notify(f"{times.time_of_day()} {step_line(step)}")
+
+    return RunWatch(
+        notify=common.out.notify,
+        progress=lambda what: showing(common.out, what),
+        progress_each=lambda what, names: showing_each(common.out, what, names),
+        finished=finished,
+    )
+
+
+def _note(common: Common, result: RunResult) -> None:
+    """Keep the results for the history of runs."""
+    for step in result.steps:
+        common.run.add(step.stored)
+    if result.interrupted is not None:
+        common.run.error = Failure.of(result.interrupted)
+
+
+def _show(common: Common, result: RunResult) -> None:
+    if common.out.json:
+        common.out.document(documents.policy_run(result))
+    elif result.steps:
+        common.out.show(
+            tables.table(
+                ("Step", "VM", "Result", "Took", "Details"),
+                (
+                    (
+                        step.step,
+                        step.vm.name if step.vm is not None else "",
+                        "FAILED" if not step.ok else "skipped" if step.skipped else "ok",
+                        times.duration(step.duration_s) if step.duration_s else "",
+                        step.error.message if step.error is not None else step.skipped or step.detail,
+                    )
+                    for step in result.steps
+                ),
+                right=("Took",),
+                drop=("Took",),
+                least={"VM": ("cut", 12), "Details": ("fold", 20)},
+                below=("Details",),
+            )
+        )
+    would = " (dry run: nothing was changed)" if result.dry_run else ""
+    common.out.notify(f"policy {result.policy}: {counted_steps(result)}{would}")
+    for step in result.failed:
+        if step.error is not None and step.error.advice:
+            common.out.notify(f"{printable(step.name)}: {step.error.advice}")
+    if result.interrupted is not None:
+        common.out.notify(f"{result.interrupted.message}. {unfinished_in_words(result)}")

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Policies in a configuration file, VMs for them, and a server that gets their notices."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from pitr.lab import Lab, LabVM
+from tests.support.lab import MiB
+from tests.support.pitr import Pitr
+
+
+def add_vm(lab: Lab, name: str, *tags: str, disks: Sequence[str] = ("system",)) -> LabVM:
+    """A running VM with these tags and disks of 1 MiB."""
+    vm = lab.add_vm(name, tags=list(tags))
+    for number, disk in enumerate(disks):
+        vm.add_disk(disk, MiB, bootable=number == 0)
+    vm.start()
+    return vm
+
+
+def configure(pitr: Pitr, text: str) -> None:
+    """Write the configuration file of this pitr."""
+    Path(pitr.environment["PITR_CONFIG"]).write_text(text)
+
+
+def steps_of(document: Any, step: str) -> dict[str | None, Any]:
+    """Return the steps of one kind in the document of a run, by VM."""
+    return {each["vm"]: each for each in document["steps"] if each["step"] == step}
+
+
+@dataclass(slots=True)
+class NoticeServer:
+    """What a server got: (path, body) of each request, in order. It answers with `status`."""
+
+    url: str
+    got: list[tuple[str, str]] = field(default_factory=list)
+    status: int = 200
+
+    @property
+    def paths(self) -> list[str]:
+        return [path for path, _ in self.got]
+
+
+@contextmanager
+def notice_server() -> Iterator[NoticeServer]:
+    """Run an HTTP server that keeps what it gets."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            kept.got.append((self.path, body))
+            self.send_response(kept.status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    kept = NoticeServer(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield kept
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
