@@ -26,7 +26,7 @@ from pitr.jobs.backup.options import BackupOptions
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of
 from pitr.model import Backup
 from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
-from pitr.reporting import Notify, Progress
+from pitr.reporting import Notify, Progress, about_vm
 from pitr.repository import Repository
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.location import Location
@@ -240,7 +240,7 @@ def _back_up(
     facts = NO_FACTS
     try:
         # Each thread opens the repository itself: SQLite connections belong to one thread.
-        with Repository.open(location) as repository:
+        with about_vm(vm.name), Repository.open(location) as repository:
             backup = back_up(repository, engine, vm.key, options, progress=progress, notify=notify)
             facts = _facts(repository, backup, notify)
     except (Interrupted, _Stopped):
