@@ -22,8 +22,8 @@ from pitr.repository.location import Location
 from pitr.system.target_path import given_path
 
 #: The settings of the environment that a scheduled run needs, too. Files get absolute paths.
-_VARIABLES = ("PITR_ENGINE_URL", "PITR_USERNAME")
-_FILES = ("PITR_CONFIG", "PITR_PASSWORD_FILE", "PITR_CAFILE")
+_VARIABLES = ("PITR_ENGINE_URL", "PITR_USERNAME", "PITR_LOG_FORMAT")
+_FILES = ("PITR_LOG_FILE", "PITR_CONFIG", "PITR_PASSWORD_FILE", "PITR_CAFILE")
 
 app = typer.Typer(
     help="Run a policy every night, by systemd or by cron.\n\n"
@@ -236,10 +236,13 @@ def _run(
     environment |= {name: str(Path(os.environ[name]).absolute()) for name in _FILES if os.environ.get(name)}
     given = {
         "PITR_REPO": locations.text(repository) if common.repo is not None else None,
+        "PITR_CONFIG": common.config_file and common.config_file.absolute(),
         "PITR_ENGINE_URL": common.engine_url,
         "PITR_USERNAME": common.username,
         "PITR_PASSWORD_FILE": common.password_file and common.password_file.absolute(),
         "PITR_CAFILE": common.cafile and common.cafile.absolute(),
+        "PITR_LOG_FILE": common.log_file and common.log_file.absolute(),
+        "PITR_LOG_FORMAT": common.log_format,
     }
     environment |= {name: str(value) for name, value in given.items() if value}
     options = [
@@ -250,6 +253,8 @@ def _run(
     writable = [
         *([repository] if isinstance(repository, Path) else []),
         *(path.absolute() for path in how.writable),
+        # logrotate renames the file, and pitr creates the next one.
+        *([common.log_file.absolute().parent] if common.log_file is not None else []),
     ]
     of_system = not crontab and (how.run_as is not None or folder.manager != ("systemctl", "--user"))
     user = (how.run_as or _owner(repository)) if of_system else None
