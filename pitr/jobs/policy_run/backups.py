@@ -24,6 +24,7 @@ from pitr.jobs.unusual import Unusual
 from pitr.jobs.unusual import words as words_of_unusual
 from pitr.model import Backup, Kind, Mode, VMName
 from pitr.ovirt.engine import Engine, vm_disks
+from pitr.reporting import about_vm
 from pitr.repository import Repository
 from pitr.repository.history import VMOfRun
 from pitr.text import counted, printable
@@ -100,7 +101,8 @@ class _PolicyAround(Around):
         self._failed: list[StepResult] = []
 
     def before(self, vm: Chosen, stopped: Callable[[], bool]) -> None:
-        self._hooks.run("before_vm", _told(vm), stopped, about=printable(vm.name))
+        with about_vm(vm.name):
+            self._hooks.run("before_vm", _told(vm), stopped, about=printable(vm.name))
 
     def options(
         self, repository: Repository, engine: Engine, vm: Chosen, common: BackupOptions
@@ -115,7 +117,8 @@ class _PolicyAround(Around):
     def after(self, outcome: Outcome) -> None:
         started_at = time.monotonic()
         try:
-            self._hooks.run("after_vm", _told_after(outcome), about=printable(outcome.vm.name))
+            with about_vm(outcome.vm.name):
+                self._hooks.run("after_vm", _told_after(outcome), about=printable(outcome.vm.name))
         except Interrupted:
             raise
         except PitrError as error:
