@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pitr.cli import options
+from pitr.cli import log, options
 from pitr.version import __version__
 
 
@@ -127,9 +127,26 @@ def _before(
     password_file: options.PasswordFileOption = None,
     cafile: options.CafileOption = None,
     insecure: options.InsecureOption = False,
+    quiet: log.QuietOption = False,
+    verbose: log.VerboseOption = False,
+    log_file: log.LogFileOption = None,
+    log_format: log.LogFormatOption = None,
 ) -> None:
     options.remember(
         options.Common(
-            repo, output, debug, config_file, config, engine_url, username, password_file, cafile, insecure
+            repo,
+            output,
+            debug,
+            config_file,
+            config,
+            engine_url,
+            username,
+            password_file,
+            cafile,
+            insecure,
+            log_file,
+            log_format,
+            quiet,
+            verbose,
         )
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import getpass
 import inspect
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,15 @@ import typer
 from pitr.cli import repository_location
 from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
+from pitr.cli.log import (
+    LogFileOption,
+    LogFormat,
+    LogFormatOption,
+    LogOptions,
+    QuietOption,
+    VerboseOption,
+    logging_of,
+)
 from pitr.errors import UsageError
 from pitr.system.target_path import given_path
 
@@ -209,6 +217,10 @@ class Common:
     password_file: Path | None = None
     cafile: Path | None = None
     insecure: bool = False
+    log_file: Path | None = None
+    log_format: LogFormat | None = None
+    quiet: bool = False
+    verbose: bool = False
     noted: RunLog | None = None
 
     def over(self, other: Common) -> Common:
@@ -226,7 +238,12 @@ class Common:
     @property
     def out(self) -> Printer:
         """Return the printer for --output."""
-        return Printer(json=self.output is OutputFormat.JSON)
+        return Printer(json=self.output is OutputFormat.JSON, quiet=self.quiet)
+
+    @property
+    def log(self) -> LogOptions:
+        """Return where the log goes."""
+        return LogOptions(self.log_file, self.log_format or LogFormat.TEXT, self.verbose, self.debug)
 
     @property
     def settings(self) -> Settings:
@@ -308,9 +325,14 @@ class Common:
 _GENERAL_OPTIONS = {
     "repo": RepoOption,
     "output": OutputOption,
+    "quiet": QuietOption,
+    "verbose": VerboseOption,
+    "log_file": LogFileOption,
+    "log_format": LogFormatOption,
     "debug": DebugOption,
     "config_file": ConfigFileOption,
 }
+_FLAGS = frozenset({"quiet", "verbose", "debug", "insecure"})
 _ENGINE_OPTIONS = {
     "config": ConfigOption,
     "engine_url": EngineUrlOption,
@@ -342,7 +364,7 @@ def with_common(
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=False if name in ("debug", "insecure") else None,
+                default=False if name in _FLAGS else None,
                 annotation=annotation,
             )
             for name, annotation in options.items()
@@ -353,10 +375,10 @@ def with_common(
         def command(**values: Any) -> Any:
             given = Common(**{name: values.pop(name) for name in options})
             common = given.over(before_the_command)
-            _start_logging(common)
-            if run is not None:
-                return _run(function, common, run, values)
-            return function(common, **values)
+            with logging_of(run or function.__name__.strip("_"), common.log):
+                if run is not None:
+                    return _run(function, common, run, values)
+                return function(common, **values)
 
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -390,11 +412,3 @@ def remember(common: Common) -> None:
     """Keep the options that were given before the command's name."""
     global before_the_command  # noqa: PLW0603 - one command line in a process
     before_the_command = common
-
-
-def _start_logging(common: Common) -> None:
-    # Libraries log headers and URLs, which hold tokens and tickets. So only pitr's own messages are shown.
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.getLogger("pitr").setLevel(logging.DEBUG if common.debug else logging.WARNING)

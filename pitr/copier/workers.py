@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 
@@ -35,7 +36,9 @@ class Workers:
                     self._ended += 1
                     self._changed.notify_all()
 
-        threading.Thread(target=run, name=name, daemon=True).start()
+        # The lines that the thread logs name the same VM as those of this one.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(run,), name=name, daemon=True).start()
         self._started += 1
 
     def wait(self) -> None:

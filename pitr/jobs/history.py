@@ -7,14 +7,14 @@ import logging
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from pitr import times
 from pitr.errors import PitrError
 from pitr.model import Backup, VMName
-from pitr.reporting import Notify
+from pitr.reporting import Notify, about_vm, now_about_vm
 from pitr.repository import Repository, history
 from pitr.repository.history import Failure, RunOutcome, StepOutcome, VMOfRun
 from pitr.repository.location import Location
@@ -45,6 +45,8 @@ class RunLog:
         """Note VMs that the run is about."""
         for vm in vms:
             self.expected[vm.name] = VMOfRun(vm.id, vm.name)
+        if len(self.expected) == 1:
+            now_about_vm(*self.expected)
 
     def about(self, backup: Backup) -> None:
         """Note the one point that the run is about."""
@@ -85,12 +87,27 @@ def recorded(log: RunLog, repository: Callable[[], Location], notify: Notify) ->
     If the outcome cannot be stored, `notify` gets a line: the run's own error, or its success, matters more.
     """
     try:
-        yield log
+        with about_vm(None):
+            yield log
     except BaseException as error:
         code = error.exit_code if isinstance(error, PitrError) else 1
-        _store(log.outcome(Failure.of(error), code), repository, notify)
+        _finish(log.outcome(Failure.of(error), code), repository, notify)
         raise
-    _store(log.outcome(log.error, log.exit_code), repository, notify)
+    _finish(log.outcome(log.error, log.exit_code), repository, notify)
+
+
+def _finish(outcome: RunOutcome, path: Callable[[], Path], notify: Notify) -> None:
+    for step in outcome.steps:
+        with about_vm(step.vm.name) if step.vm is not None else nullcontext():
+            _log_step(step)
+    _store(outcome, path, notify)
+
+
+def _log_step(step: StepOutcome) -> None:
+    result = "skipped" if step.ok is None else "done" if step.ok else "FAILED"
+    detail = step.error.message if step.error is not None else step.detail
+    level = logging.ERROR if step.ok is False else logging.INFO
+    _log.log(level, "%s: %s%s", step.step, result, f", {detail}" if detail else "", extra={"shown": True})
 
 
 def _store(outcome: RunOutcome, path: Callable[[], Location], notify: Notify) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from pitr.repository.location import Location
 from pitr.system.target_path import given_path
 
 #: The settings of the environment that a scheduled run needs, too. Files get absolute paths.
-_VARIABLES = ("PITR_ENGINE_URL", "PITR_USERNAME")
-_FILES = ("PITR_CONFIG", "PITR_PASSWORD_FILE", "PITR_CAFILE")
+_VARIABLES = ("XDG_STATE_HOME", "PITR_ENGINE_URL", "PITR_USERNAME", "PITR_LOG_FORMAT")
+_FILES = ("PITR_LOG_FILE", "PITR_CONFIG", "PITR_PASSWORD_FILE", "PITR_CAFILE")
 
 app = typer.Typer(
     help="Run a policy every night, by systemd or by cron.\n\n"
@@ -195,6 +196,8 @@ def install(
         wanted = units(run, when.timing(target.timing(run.base_name)))
         if not dry_run:
             target.check()
+            if folder is None and not isinstance(common.repository_location(), Path):
+                _create_state_folder(run.writable[0], run.user)
         done = target.install(wanted, dry_run=dry_run)
         _warn_of_logout(common, target)
     _show(common, policy, done)
@@ -236,10 +239,13 @@ def _run(
     environment |= {name: str(Path(os.environ[name]).absolute()) for name in _FILES if os.environ.get(name)}
     given = {
         "PITR_REPO": locations.text(repository) if common.repo is not None else None,
+        "PITR_CONFIG": common.config_file and common.config_file.absolute(),
         "PITR_ENGINE_URL": common.engine_url,
         "PITR_USERNAME": common.username,
         "PITR_PASSWORD_FILE": common.password_file and common.password_file.absolute(),
         "PITR_CAFILE": common.cafile and common.cafile.absolute(),
+        "PITR_LOG_FILE": common.log_file and common.log_file.absolute(),
+        "PITR_LOG_FORMAT": common.log_format,
     }
     environment |= {name: str(value) for name, value in given.items() if value}
     options = [
@@ -247,13 +253,17 @@ def _run(
         *(["--insecure"] if common.insecure else []),
     ]
     command = [*_program(), "run", *([policy] if policy is not None else []), *options]
-    writable = [
-        *([repository] if isinstance(repository, Path) else []),
-        *(path.absolute() for path in how.writable),
-    ]
     of_system = not crontab and (how.run_as is not None or folder.manager != ("systemctl", "--user"))
-    user = (how.run_as or _owner(repository)) if of_system else None
-    return ScheduledRun(policy, command, environment, writable, user, how.on_failure)
+    user = how.run_as or _owner(repository)
+    writable = [
+        repository if isinstance(repository, Path) else _state_folder(user),
+        *(path.absolute() for path in how.writable),
+        # logrotate renames the file, and pitr creates the next one.
+        *([common.log_file.absolute().parent] if common.log_file is not None else []),
+    ]
+    return ScheduledRun(
+        policy, command, environment, writable, user if of_system else None, how.on_failure
+    )
 
 
 def _program() -> list[str]:
@@ -272,6 +282,26 @@ def _owner(repository: Location) -> str:
         return pwd.getpwuid(repository.stat().st_uid).pw_name
     except (OSError, KeyError):
         return "root"
+
+
+def _state_folder(user: str) -> Path:
+    """Return the folder for the catalogs and locks of repositories on S3, which all runs of this user share."""
+    base = os.environ.get("XDG_STATE_HOME")
+    if base:
+        return Path(base).absolute() / "pitr"
+    try:
+        return Path(pwd.getpwnam(user).pw_dir, ".local/state/pitr")
+    except KeyError:
+        raise UsageError(f"there is no user {user}", "Name another one with --run-as.") from None
+
+
+def _create_state_folder(folder: Path, user: str | None) -> None:
+    """Create the folder, which systemd expects to exist. For a folder of a repository, it exists already."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if user is not None and made:
+        for path in made:
+            shutil.chown(path, user)
 
 
 def _warn_of_logout(common: Common, folder: UnitFolder) -> None:

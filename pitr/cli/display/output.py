@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import orjson
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 #: Without a terminal, texts do not wrap, and no column is dropped. Tables may have a width of their own.
 WIDTH_WITHOUT_TERMINAL = 1 << 16
+
+
+#: Marks a line of the log that is printed anyway: standard error must not get it twice.
+SHOWN: Final = {"shown": True}
+_log = logging.getLogger("pitr")
 
 
 #: After a word, so that the path ".." stays.
@@ -78,8 +84,9 @@ def _escaped(value: Any) -> Any:
 class Printer:
     """Print as text or as JSON. With JSON, standard output gets exactly one document."""
 
-    def __init__(self, *, json: bool) -> None:
+    def __init__(self, *, json: bool, quiet: bool = False) -> None:
         self.json = json
+        self.quiet = quiet
 
     def document(self, document: dict[str, Any], *, one_line: bool = False) -> None:
         """Print the document. Use `one_line` if a program reads it while the command still runs."""
@@ -111,7 +118,12 @@ class Printer:
         write(printed.getvalue(), out)
 
     def notify(self, message: str) -> None:
-        """Print one line on standard error while the work goes on."""
+        """Print one line on standard error while the work goes on, and log it. Quiet printers only log it."""
+        _log.info("%s", message, extra=SHOWN)
+        if not self.quiet:
+            self._print_line(message)
+
+    def _print_line(self, message: str) -> None:
         # One write for each line, because several threads may print.
         # A message that ends with a full stop of its own, or with a question, gets no second one.
         line = _DOUBLE_STOP.sub(r"\1", one_line(message))
@@ -120,11 +132,11 @@ class Printer:
 
     def failure(self, error: PitrError) -> int:
         """Print the error and its advice; return its exit code."""
-        self.notify(
+        self._print_line(
             f"{error.message}{'' if error.message.endswith(('.', '?')) else '.'} {error.advice}".strip()
         )
         for note in getattr(error, "__notes__", ()):
-            self.notify(note)
+            self._print_line(note)
         if self.json:
             self.document(error_document(error))
         return error.exit_code

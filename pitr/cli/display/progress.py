@@ -23,7 +23,9 @@ _JSON_PAUSE_S = 1.0
 @contextmanager
 def showing(output: Printer, what: str) -> Iterator[Progress | None]:
     """Show the progress of `what` while the block runs. The block calls the value with (bytes done, bytes in all)."""
-    if output.json:
+    if output.quiet:
+        yield None
+    elif output.json:
         yield _json_progress(what)
     elif sys.stderr.isatty():
         with _bar(what) as progress:
@@ -40,7 +42,9 @@ def showing_each(
 
     With JSON each VM has its own lines; on a terminal they share one bar.
     """
-    if output.json:
+    if output.quiet:
+        yield lambda name: None
+    elif output.json:
         yield lambda name: _json_progress(f"{what} {name}")
     elif sys.stderr.isatty():
         with _bar(f"{what} {names[0] if len(names) == 1 else f'{len(names)} VMs'}") as progress:

@@ -26,7 +26,7 @@ from pitr.jobs.backup.options import BackupOptions
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of
 from pitr.model import Backup
 from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
-from pitr.reporting import Notify, Progress
+from pitr.reporting import Notify, Progress, about_vm
 from pitr.repository import Repository
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.location import Location
@@ -256,7 +256,7 @@ class _Fleet:
         try:
             self.around.before(vm, stopped)
             # Each thread opens the repository itself: SQLite connections belong to one thread.
-            with Repository.open(self.location) as repository:
+            with about_vm(vm.name), Repository.open(self.location) as repository:
                 options = self.around.options(repository, self.engine, vm, self.options)
                 backup = back_up(repository, self.engine, vm.key, options, progress=progress, notify=notify)
                 facts = _facts(repository, backup, notify)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,9 @@ from pitr.version import __version__
 _BUSY_S = 10.0
 #: After an incremental backup fails to start, the engine keeps the VM locked for some time.
 _BUSY_AFTER_FAILURE_S = 120.0
+
+
+_log = logging.getLogger(__name__)
 
 
 def back_up(
@@ -194,6 +198,7 @@ class _BackupRun:
                 )
             backup = self._point(started, base, streams, left_out, started_at)
             self.repository.commit(Record(backup, configuration))
+            _log.info("stored the point of %s, backup %s", times.to_text(backup.point), backup.backup_id)
             cleanup.pop_all()
         return backup
 

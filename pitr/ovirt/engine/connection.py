@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -148,7 +149,8 @@ class Engine:
                 self._discard(getattr(self._local, "connection", None))
 
         try:
-            threading.Thread(target=run, name="pitr-engine-call", daemon=True).start()
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(run,), name="pitr-engine-call", daemon=True).start()
             return outcome.result()
         except BaseException:
             # The engine would carry out an aborted request after the cleanup has searched for its result.

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 from pitr.errors import EngineError
+
+_log = logging.getLogger(__name__)
 
 
 class Finalizing(ABC):
@@ -23,6 +26,7 @@ class Finalizing(ABC):
         except BaseException as error:
             self._abandon(error)
             raise
+        _log.info("started %s", self._name)
         return self
 
     def __exit__(
@@ -36,6 +40,7 @@ class Finalizing(ABC):
         except BaseException as failure:
             self._abandon(failure)
             raise
+        _log.info("ended %s", self._name)
 
     @abstractmethod
     def end_early(self) -> bool:
@@ -64,3 +69,5 @@ class Finalizing(ABC):
             self._end_after(error)
         except EngineError as problem:
             error.add_note(f"cannot end {self._name}: {problem}")
+        else:
+            _log.info("ended %s early", self._name)

@@ -191,6 +191,12 @@ def test_the_units_carry_the_settings_but_no_password(command: Pitr, tmp_path: P
     assert "Environment=PITR_ENGINE_URL=https://engine\n" in shown
     assert f"Environment=PITR_PASSWORD_FILE={tmp_path}/password\n" in shown
     assert " run --config production\n" in shown
+    (tmp_path / "config.toml").touch()
+    log = ("--log-file", tmp_path / "night.log", "--log-format", "json")
+    logged = with_engine("schedule", "show", *log, "--config-file", tmp_path / "config.toml").stdout
+    assert f"Environment=PITR_CONFIG={tmp_path}/config.toml\nEnvironment=PITR_ENGINE_URL" in logged
+    assert f"Environment=PITR_LOG_FILE={tmp_path}/night.log\nEnvironment=PITR_LOG_FORMAT=json\n" in logged
+    assert f"ReadWritePaths={tmp_path}\n" in logged
     assert "s3cret" not in shown
 
 
