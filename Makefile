@@ -15,7 +15,7 @@ WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$
 
 # Two runs of apt-get at the same time lock each other out.
 .NOTPARALLEL:
-.PHONY: help demo test soak fuzz check format docs bench plot venv install-demo install-system install-test clean
+.PHONY: help demo test soak fuzz check format docs bench plot bundle venv install-demo install-system install-test clean
 
 help:
 	@echo "make demo            run the demo on a local oVirt: backups, a disaster, a restore, the proof"
@@ -27,6 +27,7 @@ help:
 	@echo "make docs            generate docs/cli.md and docs/configuration.md"
 	@echo "make bench           run the benchmarks of bench/ (QUICK=1, BENCH=name)"
 	@echo "make plot            draw docs/performance.svg from the newest results"
+	@echo "make bundle          build an archive for machines without internet (EXTRAS=files,gateway)"
 	@echo "make venv            create $(VENV) with pitr and its development tools"
 	@echo "make install-system  install the missing Debian packages"
 	@echo "make clean           remove everything that make created"
@@ -67,6 +68,10 @@ bench: venv
 plot: venv
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@$(BIN)/python bench/plot.py
+
+# One archive with wheels and an installer, for machines with the same Python and processor as this one.
+bundle: venv
+	@sh packaging/bundle.sh $(BIN)/python dist $(EXTRAS)
 
 venv: install-system $(VENV)/installed
 

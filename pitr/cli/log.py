@@ -87,7 +87,9 @@ def logging_of(command: str, options: LogOptions) -> Iterator[None]:
         with about_vm(None):
             yield
     except typer.Exit as left:
-        _log.log(logging.WARNING if left.exit_code else logging.INFO, *_ended(left.exit_code, began))
+        _log.log(
+            logging.ERROR if left.exit_code else logging.INFO, *_ended(left.exit_code, began), extra=SHOWN
+        )
         raise
     except PitrError as error:
         _log.error("%s", f"{error.message}. {error.advice}".strip(), extra=SHOWN)

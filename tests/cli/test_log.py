@@ -141,6 +141,7 @@ def test_verbose_prints_each_step_once(pitr: Pitr, lab: Lab) -> None:
     assert "INFO" not in plain.stderr
     for line in plain.stderr.splitlines():
         assert verbose.stderr.count(line.partition(": ")[2]) <= 1
+    assert "ended with" not in pitr("doctor", "--engine-url", "https://127.0.0.1:9", code=1).stderr
     failed = pitr("backup", "missing", "-v", code=4)
     assert failed.stderr.count("missing") == 1
 
