@@ -16,6 +16,7 @@ import typer
 from pitr import times
 from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.errors import UsageError
+from pitr.jobs.policy_run.policy import choose_policy
 from pitr.jobs.schedule.install import Crontab, Scheduled, UnitFolder, lingers, unit_folder
 from pitr.jobs.schedule.units import ScheduledRun, Timing, crontab_line, daily, units
 from pitr.repository import location as locations
@@ -147,6 +148,7 @@ def show(
     Examples: pitr schedule show nightly --at 22:00; pitr schedule show nightly --crontab
     """
     when = _When(at, calendar, random_delay)
+    _check_policy(common, policy, only_warn=True)
     folder = unit_folder(None)
     run = _run(common, policy, _How(run_as, on_failure, tuple(writable or ()), None), folder, crontab=crontab)
     if crontab:
@@ -187,6 +189,7 @@ def install(
     Examples: pitr schedule install nightly --at 22:00; pitr schedule install nightly --crontab --dry-run
     """
     when = _When(at, calendar, random_delay)
+    _check_policy(common, policy, only_warn=dry_run)
     target = unit_folder(folder)
     how = _How(run_as, on_failure, tuple(writable or ()), folder)
     run = _run(common, policy, how, target, crontab=crontab)
@@ -229,6 +232,16 @@ def remove(
     _show(common, policy, done)
 
 
+def _check_policy(common: Common, policy: str | None, *, only_warn: bool) -> None:
+    """Check that the configuration has the policy. Raises UsageError."""
+    try:
+        choose_policy(common.settings.policies, policy)
+    except UsageError as error:
+        if not only_warn:
+            raise
+        common.out.notify(f"{error.message}. {error.advice}")
+
+
 def _run(
     common: Common, policy: str | None, how: _How, folder: UnitFolder, *, crontab: bool = False
 ) -> ScheduledRun:
@@ -261,9 +274,7 @@ def _run(
         # logrotate renames the file, and pitr creates the next one.
         *([common.log_file.absolute().parent] if common.log_file is not None else []),
     ]
-    return ScheduledRun(
-        policy, command, environment, writable, user if of_system else None, how.on_failure
-    )
+    return ScheduledRun(policy, command, environment, writable, user if of_system else None, how.on_failure)
 
 
 def _program() -> list[str]:
