@@ -35,3 +35,10 @@ def human_size(size: int) -> str:
         if value < 999.5 or unit == "PiB":
             break
     return f"{value:.3g} {unit}"
+
+
+def in_unit_of(size: int, other: int) -> str:
+    """Return `other` in the unit of `human_size(size)` and without it: "0.6"; with a unit of its own if it is small."""
+    shown = human_size(size)
+    number = other / (size / float(shown.split()[0])) if size else 0.0
+    return f"{number:.2g}" if number >= 0.1 and number < 1000 else human_size(other)

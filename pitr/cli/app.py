@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pitr.cli import log, options
+from pitr.cli.plain_values import convert_quickly
 from pitr.version import __version__
 
 
@@ -31,6 +32,9 @@ ENTRIES = {
     ),
     "backup": CommandEntry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
     "run": CommandEntry("run", "run", "Carry out a policy: back up, prune, verify and drill its VMs."),
+    "status": CommandEntry(
+        "status", "status", "Show for each VM whether its points are fresh, whole and usual."
+    ),
     "list": CommandEntry("inspect", "list_points", "List the points you can restore, newest first."),
     "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),
     "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
@@ -59,6 +63,9 @@ ENTRIES = {
     "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),
     "demo": CommandEntry("demo", "demo", "Run a demo on a local oVirt: backups, a disaster, a restore."),
 }
+
+
+convert_quickly()
 
 
 class _LazyGroup(TyperGroup):

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit code (docs/cli.md)."""
     given = sys.argv[1:] if arguments is None else arguments
     _open_closed_streams()
-    output = Printer(json=wants_json(given))
+    output = Printer(json=wants(given, "json"), nagios=wants(given, "nagios"))
     take_standard_output(taken=False)
     for signum in not_ignored(ENDING):
         signal.signal(signum, _interrupt)
@@ -131,12 +131,12 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - stays open
 
 
-def wants_json(arguments: list[str]) -> bool:
-    """Tell whether the command line asks for JSON, even if the rest of it is invalid."""
+def wants(arguments: list[str], form: str) -> bool:
+    """Tell whether the command line asks for this form of the output, even if the rest of it is invalid."""
     for at, argument in enumerate(arguments):
-        if argument in ("--output", "-o") and arguments[at + 1 : at + 2] == ["json"]:
+        if argument in ("--output", "-o") and arguments[at + 1 : at + 2] == [form]:
             return True
-        if argument in ("--output=json", "-ojson"):
+        if argument in (f"--output={form}", f"-o{form}"):
             return True
     return False
 

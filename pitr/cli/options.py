@@ -349,14 +349,16 @@ def shared_names() -> frozenset[str]:
 
 
 def with_common(
-    *, engine: bool = False, run: str | None = None
+    *, engine: bool = False, run: str | None = None, output: bool = True
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the common options to a command. The function takes them as its first argument, a Common.
 
     `engine` adds the options for the engine, too. `run` names a command whose outcome the repository keeps
-    ('pitr history'), except of a dry run.
+    ('pitr history'), except of a dry run. Without `output`, the command has an --output of its own.
     """
     options: dict[str, Any] = {**(_ENGINE_OPTIONS if engine else {}), **_GENERAL_OPTIONS}
+    if not output:
+        del options["output"]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]

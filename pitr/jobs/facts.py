@@ -60,6 +60,19 @@ def facts_of_vm(repository: Repository, vm_id: str | None) -> Mapping[str, Point
     }
 
 
+def facts_of_good_points(
+    repository: Repository, unusual: Mapping[str, tuple[Unusual, ...]]
+) -> Mapping[str, PointFacts]:
+    """Return the facts about points of any VMs without known damage, by the backup ids of `unusual`.
+
+    `unusual` says what is unusual about each. Raises RepositoryError.
+    """
+    proven = drills.last_proven(repository.store)
+    return {
+        backup_id: PointFacts(proven.get(backup_id), (), of_point) for backup_id, of_point in unusual.items()
+    }
+
+
 def _damage_of_vm(repository: Repository, vm_id: str | None) -> dict[str, tuple[StoredFinding, ...]]:
     damage: dict[str, dict[str, StoredFinding]] = defaultdict(dict)
     for loss in losses(repository, vm_id):

@@ -96,11 +96,11 @@ def recorded(log: RunLog, repository: Callable[[], Location], notify: Notify) ->
     _finish(log.outcome(log.error, log.exit_code), repository, notify)
 
 
-def _finish(outcome: RunOutcome, path: Callable[[], Location], notify: Notify) -> None:
+def _finish(outcome: RunOutcome, location: Callable[[], Location], notify: Notify) -> None:
     for step in outcome.steps:
         with about_vm(step.vm.name) if step.vm is not None else nullcontext():
             _log_step(step)
-    _store(outcome, path, notify)
+    _store(outcome, location, notify)
 
 
 def _log_step(step: StepOutcome) -> None:

@@ -40,12 +40,15 @@ class Loss:
         )
 
 
-def losses(repository: Repository, vm_id: str | None = None) -> list[Loss]:
-    """Return what the stored findings about a VM (None: about all VMs) lose. Raises RepositoryError."""
+def losses(repository: Repository, vm_id: str | None = None, *, catalog: Catalog | None = None) -> list[Loss]:
+    """Return what the stored findings about a VM (None: about all VMs) lose, as far as `catalog` knows the points.
+
+    Raises RepositoryError.
+    """
     stored = findings.found_in(repository.store, vm_id)
     if not stored:
         return []
-    catalog = repository.catalog
+    catalog = catalog or repository.catalog
     dependants: dict[str, frozenset[str]] = {}
 
     def based_on(stream_id: str) -> frozenset[str]:

@@ -22,7 +22,7 @@ from pitr import times
 from pitr.model import Kind
 from pitr.repository.catalog import Catalog
 from pitr.repository.catalog.changes import Change, of_kind_between, oldest_first
-from pitr.units import human_size
+from pitr.units import human_size, in_unit_of
 
 What = Literal["changed", "data", "ratio"]
 
@@ -238,17 +238,11 @@ def words(unusual: Sequence[Unusual]) -> str:
         if each.what == "ratio":
             parts.append(f"hardly compressible ({each.value:.2g}, usually {each.usual:.2g}): encryption?")
         else:
-            value, usual = _sizes(each.value, each.usual)
+            usual = in_unit_of(round(each.value), round(each.usual))
+            value = human_size(round(each.value))
             parts.append(
                 f"changed {value}, usually {usual}"
                 if each.what == "changed"
                 else f"holds {value} of data, usually {usual}"
             )
     return ", and ".join(parts)
-
-
-def _sizes(value: float, usual: float) -> tuple[str, str]:
-    """Return two sizes for people, the second without its unit if it is the unit of the first."""
-    shown = human_size(round(value))
-    in_unit = usual / (value / float(shown.split()[0])) if value else 0.0
-    return shown, f"{in_unit:.2g}" if in_unit >= 0.1 else human_size(round(usual))

@@ -7,7 +7,7 @@ An object's name has the time and the result, so that a list of points need not 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -90,16 +90,20 @@ def add(store: Store, drill: Drill) -> None:
     store.create(f"{names.drills_of(drill.vm_id, drill.backup_id)}/{name}", stored)
 
 
+def listed(store: Store, vm_id: str | None = None) -> Iterator[tuple[str, str, Proven]]:
+    """Yield the time and result of each drill of a VM's points (None: of all VMs), with the ids of VM and backup."""
+    for name in store.list(names.drills_of(vm_id)):
+        *_, of_vm, backup_id, file_name = name.split("/")
+        time = times.from_object_name(file_name.partition("-")[0])
+        if time is not None:
+            yield of_vm, backup_id, Proven(time, file_name.endswith("-ok.json"))
+
+
 def last_proven(store: Store, vm_id: str | None = None) -> dict[str, Proven]:
     """Return the last drill of each point, by backup id; of all VMs for None."""
     last: dict[str, Proven] = {}
-    for name in store.list(names.drills_of(vm_id)):
-        *_, backup_id, file_name = name.split("/")
-        time = times.from_object_name(file_name.partition("-")[0])
-        if time is None:
-            continue
-        proven = Proven(time, file_name.endswith("-ok.json"))
-        if backup_id not in last or last[backup_id].time < time:
+    for _, backup_id, proven in listed(store, vm_id):
+        if backup_id not in last or last[backup_id].time < proven.time:
             last[backup_id] = proven
     return last
 
@@ -107,11 +111,9 @@ def last_proven(store: Store, vm_id: str | None = None) -> dict[str, Proven]:
 def last_good(store: Store, vm_id: str | None = None) -> dict[str, datetime]:
     """Return the time of the last successful drill, by VM id; of all VMs for None. VMs without one are absent."""
     last: dict[str, datetime] = {}
-    for name in store.list(names.drills_of(vm_id)):
-        *_, of_vm, _, file_name = name.split("/")
-        time = times.from_object_name(file_name.partition("-")[0])
-        if time is not None and file_name.endswith("-ok.json"):
-            last[of_vm] = max(time, last.get(of_vm, time))
+    for of_vm, _, proven in listed(store, vm_id):
+        if proven.ok:
+            last[of_vm] = max(proven.time, last.get(of_vm, proven.time))
     return last
 
 

@@ -286,11 +286,11 @@ def _program() -> list[str]:
 
 
 def _owner(repository: Location) -> str:
-    """Return the owner of the repository's folder; root without one, or if its owner has no name."""
-    if not isinstance(repository, Path):
-        return "root"
+    """Return the owner of the repository's folder; without one, the user who runs pitr."""
     try:
-        return pwd.getpwuid(repository.stat().st_uid).pw_name
+        return pwd.getpwuid(
+            repository.stat().st_uid if isinstance(repository, Path) else os.geteuid()
+        ).pw_name
     except (OSError, KeyError):
         return "root"
 

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -27,6 +28,8 @@ WIDTH_WITHOUT_TERMINAL = 1 << 16
 SHOWN: Final = {"shown": True}
 _log = logging.getLogger("pitr")
 
+#: The exit code of a plugin of Nagios that cannot tell the state.
+NAGIOS_UNKNOWN = 3
 
 #: After a word, so that the path ".." stays.
 _DOUBLE_STOP = re.compile(r"(?<=[\w)'\"\]])([.?!])\.(?= |$)")
@@ -82,40 +85,30 @@ def _escaped(value: Any) -> Any:
 
 
 class Printer:
-    """Print as text or as JSON. With JSON, standard output gets exactly one document."""
+    """Print as text or as JSON. With JSON, standard output gets exactly one document.
 
-    def __init__(self, *, json: bool, quiet: bool = False) -> None:
+    With `nagios`, a failure is a state that pitr cannot tell, as Nagios wants it.
+    """
+
+    def __init__(self, *, json: bool, quiet: bool = False, nagios: bool = False) -> None:
         self.json = json
         self.quiet = quiet
+        self._nagios = nagios
 
     def document(self, document: dict[str, Any], *, one_line: bool = False) -> None:
         """Print the document. Use `one_line` if a program reads it while the command still runs."""
         if _standard_output.taken:
             print(_encoded(document).decode(), file=sys.stderr, flush=True)  # noqa: T201
             return
-        indent = 0 if one_line else orjson.OPT_INDENT_2
-        write(_encoded(document, indent | orjson.OPT_APPEND_NEWLINE))
+        write(_encoded(document, orjson.OPT_APPEND_NEWLINE) if one_line else as_json(document))
 
     def show(self, *renderables: RenderableType) -> None:
         """Print text and tables for people."""
-        from rich.console import Console  # noqa: PLC0415 - `pitr --help` must start quickly
-
         # A table after a stream on standard output would make the reader refuse the stream.
         out = sys.stderr if _standard_output.taken else sys.stdout
-        # The library would exit the program itself on a broken pipe; pitr.cli.main handles that.
-        printed = io.BytesIO()
-        file = io.TextIOWrapper(printed, encoding=out.encoding, errors="backslashreplace", write_through=True)
         terminal = out.isatty()
-        console = Console(
-            file=file,
-            force_terminal=terminal or None,
-            width=None if terminal or os.environ.get("COLUMNS") else WIDTH_WITHOUT_TERMINAL,
-            highlight=False,
-            soft_wrap=False,
-        )
-        for renderable in renderables:
-            console.print(renderable, markup=False)
-        write(printed.getvalue(), out)
+        width = None if terminal or os.environ.get("COLUMNS") else WIDTH_WITHOUT_TERMINAL
+        write(_rendered(renderables, out.encoding, width, terminal=terminal), out)
 
     def notify(self, message: str) -> None:
         """Print one line on standard error while the work goes on, and log it. Quiet printers only log it."""
@@ -132,14 +125,43 @@ class Printer:
 
     def failure(self, error: PitrError) -> int:
         """Print the error and its advice; return its exit code."""
-        self._print_line(
-            f"{error.message}{'' if error.message.endswith(('.', '?')) else '.'} {error.advice}".strip()
-        )
+        text = f"{error.message}{'' if error.message.endswith(('.', '?')) else '.'} {error.advice}".strip()
+        if self._nagios:
+            # A bar would begin the performance data.
+            write(f"PITR UNKNOWN: {one_line(text).replace('|', '/')}\n".encode())
+            return NAGIOS_UNKNOWN
+        self._print_line(text)
         for note in getattr(error, "__notes__", ()):
             self._print_line(note)
         if self.json:
             self.document(error_document(error))
         return error.exit_code
+
+
+def as_json(document: dict[str, Any]) -> bytes:
+    """Return a document as `Printer.document` prints it."""
+    return _encoded(document, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def as_text(*renderables: RenderableType) -> bytes:
+    """Return text and tables as `Printer.show` prints them to a file."""
+    return _rendered(renderables, "utf-8", WIDTH_WITHOUT_TERMINAL, terminal=False)
+
+
+def _rendered(
+    renderables: Iterable[RenderableType], encoding: str, width: int | None, *, terminal: bool
+) -> bytes:
+    from rich.console import Console  # noqa: PLC0415 - `pitr --help` must start quickly
+
+    # The library would exit the program itself on a broken pipe; pitr.cli.main handles that.
+    printed = io.BytesIO()
+    file = io.TextIOWrapper(printed, encoding=encoding, errors="backslashreplace", write_through=True)
+    console = Console(
+        file=file, force_terminal=terminal or None, width=width, highlight=False, soft_wrap=False
+    )
+    for renderable in renderables:
+        console.print(renderable, markup=False)
+    return printed.getvalue()
 
 
 def error_document(error: PitrError) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import asyncio
 import concurrent.futures
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -159,6 +160,9 @@ class ObjectStore:
         for name in found["common_prefixes"]:
             if is_name(name):
                 yield name.rpartition("/")[2]
+
+    def counts(self, prefix: str) -> dict[str, int]:
+        return Counter(name.removeprefix(f"{prefix}/").partition("/")[0] for name in self.list(prefix))
 
     def delete(self, name: str) -> None:
         check_name(name)

@@ -140,6 +140,19 @@ class PosixStore:
                 if is_name(f"{prefix}/{entry.name}") and entry.is_dir(follow_symlinks=False):
                     yield entry.name
 
+    def counts(self, prefix: str) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        names = list(self.folders(prefix))
+        with (
+            _io_errors(f"cannot list {prefix}"),
+            suppress(FileNotFoundError),
+            self._folders.opened(prefix, to_read=True) as folder,
+        ):
+            for name in names:
+                with suppress(FileNotFoundError), self._folders.within(folder, f"{prefix}/{name}") as inner:
+                    counts[name] = len(os.listdir(inner))  # noqa: PTH208 - an open folder, not a path
+        return counts
+
     def delete(self, name: str) -> None:
         check_name(name)
         with (

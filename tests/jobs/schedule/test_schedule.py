@@ -165,6 +165,9 @@ def test_a_repository_on_s3_may_write_to_its_state(command: Pitr, tmp_path: Path
     assert "Environment=PITR_REPO=s3://bucket/pitr\n" in shown
     assert f"ReadWritePaths={tmp_path}/state/pitr\n" in shown
     assert f"Environment=XDG_STATE_HOME={tmp_path}/state\n" in shown
+    without = command.with_environment(PITR_REPO="s3://bucket/pitr")
+    home = pwd.getpwuid(os.geteuid()).pw_dir
+    assert f"ReadWritePaths={home}/.local/state/pitr\n" in without("schedule", "show", "nightly").stdout
 
 
 def test_secrets_come_from_a_file(command: Pitr) -> None:

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Gather what is known of the points of all VMs: from indexes of the catalog and from names of objects.
+
+This must stay cheap with many points, because monitoring programs ask every few minutes: pitr looks at the newest
+points of each VM and reads no record.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+
+from pitr import times
+from pitr.jobs import find, known_damage, point_order, proofs, unusual
+from pitr.jobs.status.vm_status import KnownPoints, LastPoint, PointTime
+from pitr.model import Backup, VMName
+from pitr.repository import Repository, drills, retired
+from pitr.repository.catalog import Catalog, changes, overview
+from pitr.repository.catalog.changes import Change
+from pitr.repository.drills import Proven
+from pitr.text import named, printable
+
+#: So many of a VM's newest points are read: enough to compare the newest point with, and for most chains.
+_NEWEST = 64
+#: The usual amounts are the medians of so many points; with fewer than seven, none is usual.
+_FEWEST, _MOST = 7, 30
+
+
+@dataclass(frozen=True, slots=True)
+class _AllVMs:
+    """What is known of all VMs, by VM id."""
+
+    counts: Mapping[str, int]
+    damaged: Mapping[str, Collection[str]]
+    incomplete: Mapping[str, Sequence[str]]
+    proven: Mapping[str, datetime]
+    last_drills: Mapping[str, tuple[str, Proven]]
+    retired: frozenset[str]
+
+
+def known_points(
+    repository: Repository, names: Sequence[str], now: datetime
+) -> list[tuple[VMName, KnownPoints]]:
+    """Return what is known of the points of the VMs with these names or ids; of all VMs if there is none.
+
+    Raises RepositoryError, NoSuchVM and UsageError.
+    """
+    # Each catalog is the same, completed for other VMs.
+    if names:
+        found = [find.vm_named(repository.catalog_of_vm(name), name) for name in names]
+        vms = list({vm.id: vm for vm in found}.values())
+        catalog = repository.catalog_of_vm(names[-1])
+    else:
+        catalog = repository.catalog_by_number
+        vms = catalog.vms()
+    everything = _AllVMs(
+        counts=overview.point_counts(catalog),
+        damaged=_damaged(repository, catalog),
+        incomplete=overview.incomplete_points(catalog),
+        proven=proofs.last_proven(repository),
+        last_drills=_last_drills(repository),
+        retired=retired.ids(repository.store),
+    )
+    return [(vm, _of_vm(catalog, vm, everything, now)) for vm in vms]
+
+
+def _damaged(repository: Repository, catalog: Catalog) -> Mapping[str, Collection[str]]:
+    damaged: dict[str, set[str]] = defaultdict(set)
+    for loss in known_damage.losses(repository, catalog=catalog):
+        damaged[loss.finding.vm_id] |= loss.points
+    return damaged
+
+
+def _last_drills(repository: Repository) -> Mapping[str, tuple[str, Proven]]:
+    last: dict[str, tuple[str, Proven]] = {}
+    for vm_id, backup_id, proven in drills.listed(repository.store):
+        if vm_id not in last or last[vm_id][1].time < proven.time:
+            last[vm_id] = (backup_id, proven)
+    return last
+
+
+def _of_vm(catalog: Catalog, vm: VMName, everything: _AllVMs, now: datetime) -> KnownPoints:
+    count = everything.counts[vm.id]
+    newest = _in_order(catalog, vm, changes.newest(catalog, vm.id, _NEWEST), now)
+    damaged = everything.damaged.get(vm.id, ())
+    incomplete = everything.incomplete.get(vm.id, ())
+    in_order = newest
+    if damaged and (len(newest) < count):
+        in_order = changes.newest(catalog, vm.id, count)
+    good = next((change for change in in_order if change.backup_id not in damaged), None)
+    return KnownPoints(
+        count=count,
+        chain_length=_chain_length(catalog, newest),
+        last=_last(catalog, vm, newest, damaged=damaged, incomplete=incomplete),
+        newest_good=PointTime(good.backup_id, times.from_text(good.point)) if good is not None else None,
+        damaged=tuple(change.backup_id for change in in_order if change.backup_id in damaged),
+        incomplete=tuple(incomplete),
+        proven_at=everything.proven.get(vm.id),
+        failed_drill=_failed_drill(catalog, everything.last_drills.get(vm.id), damaged),
+        retired=vm.id in everything.retired,
+    )
+
+
+def _in_order(catalog: Catalog, vm: VMName, newest: list[Change], now: datetime) -> list[Change]:
+    """Return the points, the newest first, also if a wrong clock made labels that contradict the lineage."""
+    parents = {change.parent_id for change in newest}
+    if newest[0].point <= times.to_sortable(now) and newest[0].backup_id not in parents:
+        return newest
+    order = point_order.newest_first(catalog.points(vm.id), now)
+    by_id = {change.backup_id: change for change in changes.newest(catalog, vm.id, len(order))}
+    return [by_id[backup.backup_id] for backup in order if backup.backup_id in by_id]
+
+
+def _chain_length(catalog: Catalog, newest: Sequence[Change]) -> int:
+    """Return the number of points in the chain of the newest point."""
+    parents = {change.backup_id: change.parent_id for change in newest}
+    link: str | None = newest[0].backup_id
+    length = 0
+    while link in parents and length < len(parents):
+        length += 1
+        link = parents[link]
+    return length if link is None else length + overview.chain_length(catalog, link)
+
+
+def _last(
+    catalog: Catalog,
+    vm: VMName,
+    newest: Sequence[Change],
+    *,
+    damaged: Collection[str],
+    incomplete: Collection[str],
+) -> LastPoint:
+    last = newest[0]
+    earlier = [change for change in newest[1:] if change.kind == last.kind][:_MOST]
+    enough = len(earlier) >= _FEWEST
+    return LastPoint(
+        backup_id=last.backup_id,
+        point=times.from_text(last.point),
+        changed=last.data + last.zero,
+        stored=last.stored,
+        usual_changed=round(median(change.data + change.zero for change in earlier)) if enough else None,
+        usual_stored=round(median(change.stored for change in earlier)) if enough else None,
+        unusual=unusual.of_newest(catalog, vm.id, newest),
+        damaged=last.backup_id in damaged,
+        lacks=_lacks(catalog.get(last.backup_id)) if last.backup_id in incomplete else None,
+    )
+
+
+def _lacks(backup: Backup | None) -> str:
+    missing = backup.missing_disks if backup is not None else ()
+    return ", ".join(f"disk {named(disk.name, disk.disk_id)} ({printable(disk.reason)})" for disk in missing)
+
+
+def _failed_drill(
+    catalog: Catalog, last: tuple[str, Proven] | None, damaged: Collection[str]
+) -> datetime | None:
+    """Return the time of the point whose drill was the VM's last one, if it failed and the point is not damaged."""
+    if last is None or last[1].ok or last[0] in damaged:
+        return None
+    backup = catalog.get(last[0])
+    return backup.point if backup is not None else None

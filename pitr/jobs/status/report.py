@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The status of all VMs, the worst first, and its JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pitr import times
+from pitr.jobs import documents, unusual
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_good_points
+from pitr.jobs.status.collect import known_points
+from pitr.jobs.status.vm_status import State, VMStatus, judged, worst_first
+from pitr.jobs.unusual import Unusual
+from pitr.model import Backup, VMName
+from pitr.repository import Repository
+from pitr.repository.catalog import overview
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is expected of VMs: the age of the newest good point, and when the next run comes. By VM id."""
+
+    max_ages: Mapping[str, timedelta]
+    next_runs: Mapping[str, datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The status of VMs at a time, the worst first."""
+
+    time: datetime
+    vms: Sequence[VMStatus]
+
+    @property
+    def state(self) -> State:
+        """The state of the worst VM."""
+        return max((status.state for status in self.vms), default=State.OK)
+
+    @property
+    def ok(self) -> bool:
+        return self.state is State.OK
+
+    def count(self, state: State) -> int:
+        """Return the number of VMs in a state."""
+        return sum(status.state is state for status in self.vms)
+
+
+def status_of(
+    repository: Repository, names: Sequence[str], max_age: timedelta | None, expected: Expected
+) -> Status:
+    """Return the status of the VMs with these names or ids; of all VMs if there is none.
+
+    `max_age` replaces the expected ages. Raises RepositoryError, NoSuchVM and UsageError.
+    """
+    now = times.now()
+    found = known_points(repository, names, now)
+    statuses = [
+        judged(vm, points, now, max_age or expected.max_ages.get(vm.id), expected.next_runs.get(vm.id))
+        for vm, points in found
+    ]
+    return Status(now, worst_first(statuses))
+
+
+def document(repository: Repository, status: Status) -> dict[str, Any]:
+    """Return the document of `pitr status`. Raises RepositoryError."""
+    catalog = repository.catalog_by_number
+    found: dict[str, tuple[Unusual, ...]] = {}
+    for each in status.vms:
+        good, last = each.points.newest_good, each.points.last
+        if good is not None:
+            is_last = good.backup_id == last.backup_id
+            of_vm = {} if is_last else unusual.of_vms(catalog, each.vm.id)
+            found[good.backup_id] = last.unusual if is_last else of_vm.get(good.backup_id, ())
+    backups = overview.backups(catalog, found)
+    facts = facts_of_good_points(repository, found)
+    return {"ok": status.ok, "vms": [_document(each, backups, facts) for each in status.vms]}
+
+
+def _document(
+    status: VMStatus, backups: Mapping[str, Backup], facts: Mapping[str, PointFacts]
+) -> dict[str, Any]:
+    points = status.points
+    good = points.newest_good.backup_id if points.newest_good is not None else ""
+    return {
+        "vm": _vm(status.vm),
+        "state": status.state.word,
+        "reasons": list(status.reasons),
+        "newest_good": documents.point(backups[good], facts.get(good, NO_FACTS)) if good in backups else None,
+        "age_s": round(status.age.total_seconds(), 3) if status.age is not None else None,
+        "points": points.count,
+        "chain_length": points.chain_length,
+        "proven_at": times.to_text(points.proven_at) if points.proven_at is not None else None,
+        "damaged_points": list(points.damaged),
+        "incomplete_points": list(points.incomplete),
+        "unusual": [asdict(each) for each in points.last.unusual],
+    }
+
+
+def _vm(vm: VMName) -> dict[str, str]:
+    return {"id": vm.id, "name": vm.name}

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Queries over all VMs for an overview: a few rows for each VM, whatever the number of points."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection
+
+from pitr.model import Backup
+from pitr.repository.catalog.catalog import Catalog
+
+
+def point_counts(catalog: Catalog) -> dict[str, int]:
+    """Return the number of points by VM id. Raises RepositoryError."""
+    return {row[0]: row[1] for row in catalog.rows("SELECT vm_id, count(*) FROM point GROUP BY vm_id")}
+
+
+def incomplete_points(catalog: Catalog) -> dict[str, list[str]]:
+    """Return the ids of the points that lack disks that they could hold, newest first, by VM id.
+
+    Raises RepositoryError.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    query = """
+        SELECT vm_id, backup_id FROM point
+        WHERE backup_id IN (SELECT backup_id FROM left_out WHERE cause <> 'unable')
+        ORDER BY point DESC, backup_id DESC
+    """
+    for row in catalog.rows(query):
+        found[row[0]].append(row[1])
+    return found
+
+
+def backups(catalog: Catalog, backup_ids: Collection[str]) -> dict[str, Backup]:
+    """Return these backups by id; unknown ones are absent. Raises RepositoryError."""
+    where = "WHERE backup_id IN (SELECT value FROM json_each(?))"
+    listed = catalog._backups(where, [json.dumps(list(backup_ids))]) if backup_ids else []
+    return {backup.backup_id: backup for backup in listed}
+
+
+def chain_length(catalog: Catalog, backup_id: str) -> int:
+    """Return the number of backups in the chain of this one, itself included, as far as the catalog knows them."""
+    query = """
+        WITH RECURSIVE below (backup_id, parent_id) AS (
+            SELECT backup_id, parent_id FROM point WHERE backup_id = ?
+            UNION
+            SELECT point.backup_id, point.parent_id FROM point JOIN below ON point.backup_id = below.parent_id
+        )
+        SELECT count(*) FROM below
+    """
+    return int(catalog.rows(query, [backup_id])[0][0])

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Replace a file so that a reader sees the old content or the new one, never a part."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from pitr.errors import PitrError, UsageError
+
+
+def replace_file(path: Path, data: bytes, mode: int) -> None:
+    """Write `data` to a new file beside `path`, with `mode` for any umask, and give it that name. Follows links.
+
+    Raises UsageError if `path` is no regular file, PitrError.
+    """
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            raise UsageError(f"{path} is not a regular file", "Name a file that pitr can replace.")
+        # Collectors of files ignore names that begin with a dot.
+        scratch = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:8]}")
+        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            scratch.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                scratch.unlink()
+            raise
+    except (OSError, RuntimeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise PitrError(f"cannot write {path}: {reason}") from error
