@@ -25,6 +25,17 @@ def parse_size(text: str) -> int:
     return int(match[1]) * (_FACTORS[match[2].lower()] if match[2] else 1)
 
 
+def parse_rate(text: str | None) -> int | None:
+    """Return a typed rate in bytes a second: 5M, 100m, 1 GiB/s; None for None. Raises UsageError."""
+    if text is None:
+        return None
+    match = _SIZE.fullmatch(text.strip().removesuffix("/s"))
+    rate = int(match[1]) * (_FACTORS[match[2].lower()] if match[2] else 1) if match else 0
+    if rate == 0:
+        raise UsageError(f"{text!r} is not a rate", "Write the bytes a second: --limit-rate 5M, 500k or 1G.")
+    return rate
+
+
 def human_size(size: int) -> str:
     """Return a size in bytes with a binary unit: 512 B, 1.5 KiB, 20 GiB."""
     if size < KIB:

@@ -18,6 +18,7 @@ from pitr.copier.plan import Window, plan
 from pitr.copier.protocols import WINDOW, Reader, Sink, Source, Writer
 from pitr.copier.workers import Workers
 from pitr.reporting import Progress
+from pitr.system import rate_limit
 from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 DEFAULT_WORKERS = 4
@@ -295,6 +296,7 @@ def _copy_window(
     """Copy one window through `buffer`. Return how many bytes were written, zeroed and skipped."""
     ranges = work.data_ranges
     if ranges:
+        rate_limit.spend(work.data_bytes)
         reader.read_ranges(ranges, buffer)
     written = zeroed = skipped = at = 0
     for extent in work.extents:

@@ -14,6 +14,7 @@ from pitr.copier.streamed import Passing, StreamedSource
 from pitr.copier.workers import Workers
 from pitr.errors import UsageError
 from pitr.reporting import Progress
+from pitr.system import rate_limit
 from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 #: How many batches may wait for each worker.
@@ -145,6 +146,8 @@ def _batches(passing: Iterator[Passing]) -> Iterator[_Batch]:
     data_bytes = 0
     for piece in passing:
         length = 0 if piece.data is None else piece.extent.length
+        if length:
+            rate_limit.spend(length)
         if batch and (data_bytes + length > WINDOW or len(batch) >= _MAX_PASSING):
             yield batch
             batch, data_bytes = [], 0

@@ -106,7 +106,7 @@ BusyWaitOption = Annotated[
 ]
 
 
-@with_common(engine=True, run="backup")
+@with_common(engine=True, run="backup", moves_data=True)
 def backup(
     common: Common,
     vms: VMsArgument = None,

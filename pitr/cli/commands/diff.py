@@ -54,7 +54,7 @@ HtmlOption = Annotated[
 ]
 
 
-@with_common()
+@with_common(moves_data=True)
 def diff(
     common: Common,
     vm: OnlyVMArgument = None,

@@ -49,7 +49,7 @@ DigestsOnlyOption = Annotated[
 ]
 
 
-@with_common(run="drill")
+@with_common(run="drill", moves_data=True)
 def drill(
     common: Common,
     vm: OnlyVMOrPointArgument = None,

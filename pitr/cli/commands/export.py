@@ -56,7 +56,7 @@ ToOption = Annotated[
 ]
 
 
-@with_common()
+@with_common(moves_data=True)
 def export(
     common: Common,
     vm: OnlyVMArgument = None,

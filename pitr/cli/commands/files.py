@@ -103,7 +103,7 @@ ExitCodeOption = Annotated[
 
 
 @app.command("ls")
-@with_common()
+@with_common(moves_data=True)
 def ls(
     common: Common,
     words: ListedArgument = None,
@@ -137,7 +137,7 @@ def ls(
 
 
 @app.command("cp")
-@with_common()
+@with_common(moves_data=True)
 def cp(
     common: Common,
     words: CopiedArgument,
@@ -186,7 +186,7 @@ def _exit_after(places: Sequence[Place], *, failed: bool = False, damaged: bool 
 
 
 @app.command("cat")
-@with_common()
+@with_common(moves_data=True)
 def cat(
     common: Common,
     words: PrintedArgument,
@@ -226,7 +226,7 @@ def _print(pieces: Iterator[bytes]) -> int:
 
 
 @app.command("diff")
-@with_common()
+@with_common(moves_data=True)
 def diff(
     common: Common,
     words: ComparedArgument = None,

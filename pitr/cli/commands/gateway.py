@@ -83,7 +83,7 @@ ClientTimeoutOption = Annotated[
 ]
 
 
-@with_common(engine=True)
+@with_common(engine=True, moves_data=True)
 def gateway(
     common: Common,
     host: HostOption = "127.0.0.1",

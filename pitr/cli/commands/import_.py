@@ -86,7 +86,7 @@ ImportFormatOption = Annotated[
 ]
 
 
-@with_common()
+@with_common(moves_data=True)
 def import_(
     common: Common,
     sources: SourcesArgument,

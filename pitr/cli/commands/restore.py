@@ -42,7 +42,7 @@ from pitr.repository import Repository
 from pitr.text import printable
 
 
-@with_common(engine=True, run="restore")
+@with_common(engine=True, run="restore", moves_data=True)
 def restore(
     common: Common,
     vm: OnlyVMArgument = None,

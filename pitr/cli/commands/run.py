@@ -21,7 +21,9 @@ from pitr.jobs.policy_run.running import RunSetup, RunWatch
 from pitr.jobs.policy_run.summary import counted_steps, step_line, unfinished_in_words
 from pitr.jobs.upkeep.external_data import deleting_with
 from pitr.repository.history import Failure
+from pitr.system import rate_limit
 from pitr.text import printable
+from pitr.units import parse_rate
 
 #: Wait this long for VMs that are busy, as `pitr backup` does.
 _BUSY_WAIT_S = 300.0
@@ -35,7 +37,7 @@ RunPolicyArgument = Annotated[
 ]
 
 
-@with_common(engine=True, run="run")
+@with_common(engine=True, run="run", moves_data=True)
 def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption = False) -> None:
     """Carry out a policy: back up, prune, verify and drill its VMs.
 
@@ -51,7 +53,9 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
     chosen = choose_policy(settings.policies, policy)
     common.run.policy = chosen.name
     pipe = PipeOptions(None, settings.put_command, None)
-    with pipe.opened() as piping_out:
+    # --limit-rate comes before the rate of the policy.
+    rate = parse_rate(chosen.limit_rate) if not rate_limit.is_limited() else None
+    with pipe.opened() as piping_out, rate_limit.limited(rate):
         setup = RunSetup(
             policy=chosen,
             repository=common.repository_location(),

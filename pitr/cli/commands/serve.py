@@ -82,7 +82,7 @@ CacheSizeOption = Annotated[
 ]
 
 
-@with_common()
+@with_common(moves_data=True)
 def serve(
     common: Common,
     vm: OnlyVMArgument = None,

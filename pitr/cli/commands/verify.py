@@ -53,7 +53,7 @@ AgainstEngineOption = Annotated[
 ]
 
 
-@with_common(engine=True, run="verify")
+@with_common(engine=True, run="verify", moves_data=True)
 def verify(
     common: Common,
     vm: AnyVMOrPointArgument = None,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pitr.endpoints.points.cached_point import CachedPoint
+from pitr.system import rate_limit
 from pitr.system.closing import Closes
 from pitr.system.read_ahead import ReadAhead
 
@@ -30,6 +31,7 @@ class PointFile(Closes):
         parts = [
             bytes(count) if data is None else data for count, data in self._point.read(offset, end - offset)
         ]
+        rate_limit.spend(end - offset)
         # Usually there is one piece, and joining would copy it again.
         return b"".join(parts) if len(parts) > 1 else bytes(parts[0])
 

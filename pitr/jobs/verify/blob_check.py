@@ -22,6 +22,7 @@ from pitr.repository.blob import Decompressor, digest_of
 from pitr.repository.damage import StoredDamage, What, of_stream
 from pitr.repository.index import IndexRow
 from pitr.repository.store import StoredFile
+from pitr.system import rate_limit
 
 #: About how many stored bytes are read and checked at a time.
 _CHUNK = 8 << 20
@@ -63,6 +64,7 @@ def check_digest(backup: Backup, stream: Stream, blob: StoredFile) -> None:
     """Compare the digest of a whole blob whose index is damaged. Raises StoredDamage."""
     digest = blake3()
     for offset in range(0, blob.size, _CHUNK):
+        rate_limit.spend(min(_CHUNK, blob.size - offset))
         digest.update(blob.read_at(offset, _CHUNK))
     if digest.hexdigest() != stream.blob.digest:
         raise of_stream(backup.backup_id, stream, "corrupt", "blob", "the digest of its bytes does not match")
@@ -97,6 +99,8 @@ def check_blob(
             if sample_percent is not None and random.uniform(0, 100) >= sample_percent:  # noqa: S311
                 advance(part.end - part.begin)
                 continue
+            # Here, and not in the pool: a signal ends the wait of this thread at once.
+            rate_limit.spend(sum(row.length for row in part.rows if row.blob_offset is not None))
             waiting.append(pool.submit(checker.check, part))
             if len(waiting) > 2 * workers:
                 take()

@@ -45,6 +45,7 @@ from pitr.nbd.protocol import (
 )
 from pitr.nbd.server.handshake import CONTEXT_ID, MAXIMUM_BLOCK, NegotiatedExport
 from pitr.nbd.server.wire import ClientBroken, ServerSocket
+from pitr.system import rate_limit
 from pitr.system.read_ahead import ReadAhead
 
 _SIMPLE: Final = struct.Struct(">LLQ")
@@ -195,6 +196,7 @@ class Transmission:
                 if data is None:
                     self._add(_HOLE.pack(STRUCTURED_MAGIC, flags, CHUNK_HOLE, handle, 12, at, count))
                 else:
+                    rate_limit.spend(count)
                     self._add(_DATA.pack(STRUCTURED_MAGIC, flags, CHUNK_DATA, handle, 8 + count, at))
                     self._add(data)
                 at += count
@@ -222,6 +224,7 @@ class Transmission:
         try:
             for count, data in self._content.read(offset, length):
                 if data is not None:
+                    rate_limit.spend(count)
                     self._add(data)
                 else:
                     for at in range(0, count, len(_ZEROES)):
