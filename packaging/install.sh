@@ -99,7 +99,15 @@ else
     set -- --use-pep517 $editable "$checkout$extras"
 fi
 
-"$python" -m venv "$to" || fail "cannot create $to: run this as root, or name another folder with --to"
+# A virtual environment of another Python cannot be updated. Nothing else is ever cleared.
+clear=
+if [ -e "$to/pyvenv.cfg" ]; then
+    old=$("$to/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || :)
+    [ "$old" = "$version" ] || clear=--clear
+elif [ -d "$to" ] && [ -n "$(ls -A "$to")" ]; then
+    fail "$to is not empty and no virtual environment: name another folder with --to"
+fi
+"$python" -m venv $clear "$to" || fail "cannot create $to: run this as root, or name another folder with --to"
 "$to/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade "$@" \
     || fail "pip failed: its last lines above say why"
 "$to/bin/python" -c 'import ovirtsdk4, ovirt_imageio, pycurl' 2>/dev/null \

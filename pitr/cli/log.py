@@ -81,6 +81,12 @@ class LogOptions:
 def logging_of(command: str, options: LogOptions) -> Iterator[None]:
     """Log the command in the block, with its begin and its end. Raises UsageError if the file cannot be opened."""
     _start(command, options)
+    with about_vm(None), _begin_and_end():
+        yield
+
+
+@contextmanager
+def _begin_and_end() -> Iterator[None]:
     began = time.monotonic()
     _log.info("started, pitr %s", __version__)
     try:

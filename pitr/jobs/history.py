@@ -117,7 +117,9 @@ def _log_step(step: StepOutcome) -> None:
     result = "skipped" if step.ok is None else "done" if step.ok else "FAILED"
     detail = step.error.message if step.error is not None else step.detail
     level = logging.ERROR if step.ok is False else logging.INFO
-    _log.log(level, "%s: %s%s", step.step, result, f", {detail}" if detail else "", extra={"shown": True})
+    # The command itself prints what failed.
+    shown = {"shown": True} if step.ok is False else None
+    _log.log(level, "%s: %s%s", step.step, result, f", {detail}" if detail else "", extra=shown)
 
 
 def _store(outcome: RunOutcome, path: Callable[[], Location], notify: Notify) -> None:

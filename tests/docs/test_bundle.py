@@ -59,7 +59,9 @@ def _install(
 
 def test_a_bundle_installs_pitr_without_a_network(bundle: Path, tmp_path: Path) -> None:
     assert "--no-index" in (bundle / "install.sh").read_text()
-    for _ in range(2):  # the second time is an update
+    for again in range(2):  # the second time is an update, after a change of the distribution's Python
+        if again:
+            (tmp_path / "a b" / "bin" / "python").unlink()
         done = _install(
             bundle / "install.sh",
             "--python",
@@ -81,6 +83,13 @@ def test_a_bundle_installs_pitr_without_a_network(bundle: Path, tmp_path: Path) 
         subprocess.run(
             [program, command, "--repo", tmp_path / "repository"], env=clean, capture_output=True, check=True
         )
+
+
+def test_a_folder_with_other_files_is_not_touched(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    done = _install(bundle / "install.sh", "--python", sys.executable, "--to", tmp_path, "--link", "")
+    _refused(done, "is not empty and no virtual environment")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
 def test_a_bundle_says_what_it_is_for_and_names_no_machine(bundle: Path) -> None:
@@ -131,7 +140,7 @@ def _refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
     assert re.fullmatch(rf"install\.sh: .*{re.escape(complaint)}.*\n", done.stderr), done.stderr
 
 
-_NEEDED = ("cat", "cut", "dirname", "head", "mktemp", "sed", "sh", "sort", "tail", "uname")
+_NEEDED = ("cat", "cut", "dirname", "head", "ls", "mktemp", "sed", "sh", "sort", "tail", "uname")
 
 
 def _machine(folder: Path, programs: Sequence[str] = ()) -> dict[str, str]:

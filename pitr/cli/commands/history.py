@@ -56,7 +56,7 @@ def _table(runs: list[RunOutcome], vm: str | None) -> RenderableType:
     if not runs:
         return Text("The repository holds no such run.")
     return tables.table(
-        ("Ended", "Run", "VM", "Result", "Took", "Why"),
+        ("Ended", "Run", "VM", "Result", "Took", "Details"),
         (
             (
                 times.for_people(run.ended),
@@ -64,14 +64,14 @@ def _table(runs: list[RunOutcome], vm: str | None) -> RenderableType:
                 _vms(run),
                 _result(run),
                 times.duration((run.ended - run.started).total_seconds()),
-                _why(run, vm),
+                _details(run, vm),
             )
             for run in runs
         ),
         right=("Took",),
         drop=("Took",),
-        least={"Run": ("cut", 12), "VM": ("cut", 12), "Why": ("fold", 20)},
-        below=("Why",),
+        least={"Run": ("cut", 12), "VM": ("cut", 12), "Details": ("fold", 20)},
+        below=("Details",),
     )
 
 
@@ -88,15 +88,18 @@ def _result(run: RunOutcome) -> str:
     return f"FAILED {failed} of {len(run.steps)}" if len(run.steps) > 1 else "FAILED"
 
 
-def _why(run: RunOutcome, vm: str | None) -> str:
+def _details(run: RunOutcome, vm: str | None) -> str:
     if run.error is not None:
         return run.error.message
     for step in run.steps:
         if step.ok is False and (vm is None or _is_about(step, vm)):
             words = step.error.message if step.error is not None else step.detail or ""
             return f"{printable(step.vm.name)}: {words}" if step.vm is not None and words else words
-    details = {step.detail for step in run.steps if step.detail}
-    return details.pop() if len(details) == 1 else "" if run.ok else f"exit code {run.exit_code}"
+    if not run.ok:
+        return f"exit code {run.exit_code}"
+    if len(run.steps) > 1:
+        return f"{len(run.steps)} steps"
+    return next((step.detail for step in run.steps if step.detail), "")
 
 
 def _is_about(step: StepOutcome, vm: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 from pitr import times
 from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.errors import UsageError
+from pitr.jobs.policy_run.policy import choose_policy
 from pitr.jobs.schedule.install import Crontab, Scheduled, UnitFolder, lingers, unit_folder
 from pitr.jobs.schedule.units import ScheduledRun, Timing, crontab_line, daily, units
 from pitr.repository import location as locations
@@ -22,7 +24,7 @@ from pitr.repository.location import Location
 from pitr.system.target_path import given_path
 
 #: The settings of the environment that a scheduled run needs, too. Files get absolute paths.
-_VARIABLES = ("PITR_ENGINE_URL", "PITR_USERNAME", "PITR_LOG_FORMAT")
+_VARIABLES = ("XDG_STATE_HOME", "PITR_ENGINE_URL", "PITR_USERNAME", "PITR_LOG_FORMAT")
 _FILES = ("PITR_LOG_FILE", "PITR_CONFIG", "PITR_PASSWORD_FILE", "PITR_CAFILE")
 
 app = typer.Typer(
@@ -146,6 +148,7 @@ def show(
     Examples: pitr schedule show nightly --at 22:00; pitr schedule show nightly --crontab
     """
     when = _When(at, calendar, random_delay)
+    _check_policy(common, policy, only_warn=True)
     folder = unit_folder(None)
     run = _run(common, policy, _How(run_as, on_failure, tuple(writable or ()), None), folder, crontab=crontab)
     if crontab:
@@ -186,6 +189,7 @@ def install(
     Examples: pitr schedule install nightly --at 22:00; pitr schedule install nightly --crontab --dry-run
     """
     when = _When(at, calendar, random_delay)
+    _check_policy(common, policy, only_warn=dry_run)
     target = unit_folder(folder)
     how = _How(run_as, on_failure, tuple(writable or ()), folder)
     run = _run(common, policy, how, target, crontab=crontab)
@@ -195,6 +199,8 @@ def install(
         wanted = units(run, when.timing(target.timing(run.base_name)))
         if not dry_run:
             target.check()
+            if folder is None and not isinstance(common.repository_location(), Path):
+                _create_state_folder(run.writable[0], run.user)
         done = target.install(wanted, dry_run=dry_run)
         _warn_of_logout(common, target)
     _show(common, policy, done)
@@ -226,6 +232,16 @@ def remove(
     _show(common, policy, done)
 
 
+def _check_policy(common: Common, policy: str | None, *, only_warn: bool) -> None:
+    """Check that the configuration has the policy. Raises UsageError."""
+    try:
+        choose_policy(common.settings.policies, policy)
+    except UsageError as error:
+        if not only_warn:
+            raise
+        common.out.notify(f"{error.message}. {error.advice}")
+
+
 def _run(
     common: Common, policy: str | None, how: _How, folder: UnitFolder, *, crontab: bool = False
 ) -> ScheduledRun:
@@ -250,15 +266,15 @@ def _run(
         *(["--insecure"] if common.insecure else []),
     ]
     command = [*_program(), "run", *([policy] if policy is not None else []), *options]
+    of_system = not crontab and (how.run_as is not None or folder.manager != ("systemctl", "--user"))
+    user = how.run_as or _owner(repository)
     writable = [
-        *([repository] if isinstance(repository, Path) else []),
+        repository if isinstance(repository, Path) else _state_folder(user),
         *(path.absolute() for path in how.writable),
         # logrotate renames the file, and pitr creates the next one.
         *([common.log_file.absolute().parent] if common.log_file is not None else []),
     ]
-    of_system = not crontab and (how.run_as is not None or folder.manager != ("systemctl", "--user"))
-    user = (how.run_as or _owner(repository)) if of_system else None
-    return ScheduledRun(policy, command, environment, writable, user, how.on_failure)
+    return ScheduledRun(policy, command, environment, writable, user if of_system else None, how.on_failure)
 
 
 def _program() -> list[str]:
@@ -270,13 +286,33 @@ def _program() -> list[str]:
 
 
 def _owner(repository: Location) -> str:
-    """Return the owner of the repository's folder; root without one, or if its owner has no name."""
-    if not isinstance(repository, Path):
-        return "root"
+    """Return the owner of the repository's folder; without one, the user who runs pitr."""
     try:
-        return pwd.getpwuid(repository.stat().st_uid).pw_name
+        return pwd.getpwuid(
+            repository.stat().st_uid if isinstance(repository, Path) else os.geteuid()
+        ).pw_name
     except (OSError, KeyError):
         return "root"
+
+
+def _state_folder(user: str) -> Path:
+    """Return the folder for the catalogs and locks of repositories on S3, which all runs of this user share."""
+    base = os.environ.get("XDG_STATE_HOME")
+    if base:
+        return Path(base).absolute() / "pitr"
+    try:
+        return Path(pwd.getpwnam(user).pw_dir, ".local/state/pitr")
+    except KeyError:
+        raise UsageError(f"there is no user {user}", "Name another one with --run-as.") from None
+
+
+def _create_state_folder(folder: Path, user: str | None) -> None:
+    """Create the folder, which systemd expects to exist. For a folder of a repository, it exists already."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if user is not None and made:
+        for path in made:
+            shutil.chown(path, user)
 
 
 def _warn_of_logout(common: Common, folder: UnitFolder) -> None:

@@ -50,7 +50,7 @@ _ROOT_CAPABILITIES = "CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER"
 class ScheduledRun:
     """What a unit runs: `command` as `user` (None in the unit of a user), with `environment`.
 
-    `writable` are the folders that the run must be able to write; the repository is the first one.
+    `writable` are the folders that the run must be able to write, such as the repository.
     """
 
     policy: str | None
@@ -126,7 +126,6 @@ def _head(file: str) -> str:
 
 def _service(run: ScheduledRun) -> str:
     file = f"{run.base_name}.service"
-    repository = run.writable[0]
     lines = [
         "[Unit]",
         f"Description={value(run.title)}",
@@ -135,12 +134,14 @@ def _service(run: ScheduledRun) -> str:
             if run.user
             else []
         ),
-        f"RequiresMountsFor={word(str(repository))}",
+        *(f"RequiresMountsFor={word(str(path))}" for path in run.writable),
         f"OnFailure={value(run.on_failure) if run.on_failure else 'pitr-failed@%n.service'}",
         "",
         "[Service]",
         "Type=oneshot",
         *([f"User={value(run.user)}"] if run.user else []),
+        # Secrets of notices and of S3, which are in no unit.
+        f"EnvironmentFile=-{'/etc' if run.user else '%E'}/pitr/environment",
         *(f"Environment={word(f'{name}={text}')}" for name, text in sorted(run.environment.items())),
         f"ExecStart={' '.join(command_word(part) for part in run.command)}",
         "; A run may take all night. When it is stopped, it ends its backups on the engine.",

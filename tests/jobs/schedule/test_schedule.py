@@ -26,6 +26,14 @@ _SYSTEMD = "/usr/lib/systemd/systemd"
 _ODD = ["plain", "two words", "100%i", "$HOME ${x}", "it's", 'a "quote"', "back\\slash", "semi;colon", "ü-ß"]
 
 
+@pytest.fixture
+def command(command: Pitr, tmp_path: Path) -> Pitr:
+    """Run the program `pitr` with a configuration that has two policies."""
+    config = tmp_path / "policies.toml"
+    config.write_text("[policy.nightly]\nall = true\n[policy.weekly]\nall = true\n")
+    return command.with_environment(PITR_CONFIG=str(config))
+
+
 def _shown(text: str) -> dict[str, str]:
     """Return the units that `pitr schedule show` prints, by the names of their files."""
     parts = re.split(r"^# (.+)\n", text, flags=re.MULTILINE)
@@ -141,6 +149,30 @@ def test_cron_runs_the_command_with_every_path_and_policy_as_it_is(odd: str) -> 
     shell = line.split(" ", 5)[5].replace(r"\%", "%").replace("ionice -c 2 -n 7", "")
     done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stdout == f"run|{odd}|"
+
+
+def test_a_policy_that_does_not_exist_is_told_and_not_installed(command: Pitr, tmp_path: Path) -> None:
+    shown = command("schedule", "show", "nigthly")
+    assert "there is no policy 'nigthly'" in shown.stderr and "pitr-nigthly.service" in shown.stdout
+    refused = command("schedule", "install", "nigthly", "--in", tmp_path / "units", code=2)
+    assert "The configuration has: nightly, weekly" in refused.complaint
+    assert not (tmp_path / "units").exists()
+
+
+def test_a_repository_on_s3_may_write_to_its_state(command: Pitr, tmp_path: Path) -> None:
+    on_s3 = command.with_environment(PITR_REPO="s3://bucket/pitr", XDG_STATE_HOME=str(tmp_path / "state"))
+    shown = on_s3("schedule", "show", "nightly").stdout
+    assert "Environment=PITR_REPO=s3://bucket/pitr\n" in shown
+    assert f"ReadWritePaths={tmp_path}/state/pitr\n" in shown
+    assert f"Environment=XDG_STATE_HOME={tmp_path}/state\n" in shown
+    without = command.with_environment(PITR_REPO="s3://bucket/pitr")
+    home = pwd.getpwuid(os.geteuid()).pw_dir
+    assert f"ReadWritePaths={home}/.local/state/pitr\n" in without("schedule", "show", "nightly").stdout
+
+
+def test_secrets_come_from_a_file(command: Pitr) -> None:
+    shown = command("schedule", "show", "nightly", "--run-as", "root").stdout
+    assert "EnvironmentFile=-/etc/pitr/environment\n" in shown
 
 
 def test_a_line_break_is_refused(command: Pitr) -> None:
