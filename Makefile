@@ -15,7 +15,7 @@ WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$
 
 # Two runs of apt-get at the same time lock each other out.
 .NOTPARALLEL:
-.PHONY: help demo test soak fuzz check format docs bench plot bundle venv install-demo install-system install-test clean
+.PHONY: help demo test soak fuzz check format docs man bench plot bundle venv install-demo install-system install-test clean
 
 help:
 	@echo "make demo            run the demo on a local oVirt: backups, a disaster, a restore, the proof"
@@ -60,7 +60,12 @@ format: venv
 
 docs: venv
 	@new=docs/cli.md.$$$$; $(BIN)/python -m pitr.cli.reference > $$new && mv $$new docs/cli.md || { rm -f $$new; exit 1; }
+	@$(BIN)/python -m pitr.cli.man docs/man
 	@new=docs/configuration.md.$$$$; $(BIN)/python -m pitr.cli.config_reference > $$new && mv $$new docs/configuration.md || { rm -f $$new; exit 1; }
+
+# The manual pages, which an installation puts into share/man.
+man: venv
+	@$(BIN)/python -m pitr.cli.man docs/man
 
 bench: venv
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/run $(BENCH)

@@ -27,9 +27,7 @@ class CommandEntry:
 #: In the order of the help and of the README: frequent commands first. A test compares each line of help with the
 #: first sentence of the command's own help.
 ENTRIES = {
-    "init": CommandEntry(
-        "init", "init", "Create a repository in a new or empty folder, or in a bucket (S3)."
-    ),
+    "init": CommandEntry("init", "init", "Create a repository in an empty folder or a bucket (S3)."),
     "backup": CommandEntry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
     "run": CommandEntry("run", "run", "Carry out a policy: back up, prune, verify and drill its VMs."),
     "status": CommandEntry(
@@ -39,17 +37,13 @@ ENTRIES = {
     "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),
     "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
     "serve": CommandEntry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
-    "stats": CommandEntry(
-        "stats", "stats", "Show what is stored, how it grows, and when the repository is full."
-    ),
+    "stats": CommandEntry("stats", "stats", "Show what is stored, how it grows, and when it is full."),
     "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
     "config": CommandEntry("config", "app", "Show or check the configuration."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
     "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
-    "hold": CommandEntry(
-        "mark", "hold", "Hold a point: 'pitr prune' keeps it, and 'pitr forget' refuses it."
-    ),
+    "hold": CommandEntry("mark", "hold", "Hold a point: neither prune nor forget removes it."),
     "release": CommandEntry("mark", "release", "Release a held point."),
     "note": CommandEntry("mark", "note", "Write a note on a point."),
     "diff": CommandEntry("diff", "diff", "Show what changed on a VM's disks between two points."),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.cli import repository_location
+from pitr.cli import completion, repository_location
 from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
 from pitr.cli.log import (
@@ -384,11 +384,21 @@ def with_common(
             own.append(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             )
+        for parameter in own:
+            completion.offer(parameter)
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
 
         @wraps(function)
         def command(**values: Any) -> Any:
-            given = Common(**{name: values.pop(name) for name in options})
+            context = values.pop("context")
+            # What the environment says was noted before the command's name, where a typed option overrides it.
+            given = Common(
+                **{
+                    name: value
+                    for name in options
+                    if (value := values.pop(name)) and not completion.is_of_environment(context, name)
+                }
+            )
             common = given.over(before_the_command)
             asked = {name: values.pop(name) for name in manners}
             with logging_of(run or function.__name__.strip("_"), common.log), minding(**asked):
@@ -396,6 +406,9 @@ def with_common(
                     return _run(function, common, run, values)
                 return function(common, **values)
 
+        parameters.append(
+            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        )
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command

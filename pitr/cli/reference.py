@@ -37,26 +37,25 @@ def markdown() -> str:
         "## Options of all commands\n\nYou can give them before or after the command's name. The options for "
         "the engine apply only to commands that connect to it.\n",
         _table(parameter for parameter in root.params if parameter.name not in _OF_THE_LIBRARY),
-        _EXIT_CODES,
+        "## Exit codes\n\n| code | meaning |\n|---|---|",
+        *(f"| {code} | {text} |" for code, text in EXIT_CODES),
+        "",
     ]
     parts += [_section(name, command) for name, command in every.items()]
     return "\n".join(parts)
 
 
-_EXIT_CODES = """\
-## Exit codes
-
-| code | meaning |
-|---|---|
-| 0 | success |
-| 1 | failure |
-| 2 | wrong usage |
-| 3 | damage found |
-| 4 | no such point, VM or disk |
-| 5 | busy: another pitr uses this VM or repository |
-| 6 | the engine or imageio refused, failed or is unreachable |
-| 128+N | stopped by signal N |
-"""
+#: Each exit code and its meaning.
+EXIT_CODES = (
+    ("0", "success"),
+    ("1", "failure"),
+    ("2", "wrong usage"),
+    ("3", "damage found"),
+    ("4", "no such point, VM or disk"),
+    ("5", "busy: another pitr uses this VM or repository"),
+    ("6", "the engine, imageio or the object store refused, failed or is unreachable"),
+    ("128+N", "stopped by signal N"),
+)
 
 
 def _leaves() -> Iterator[tuple[str, Any]]:
@@ -77,7 +76,7 @@ def _section(name: str, command: Any) -> str:
         if parameter.param_type_name == "option" and parameter.name not in shared and parameter.name != "help"
     ]
     usage = " ".join(
-        [name, *(_placeholder(argument) for argument in arguments), *(["[OPTION]..."] if options else [])]
+        [name, *(placeholder(argument) for argument in arguments), *(["[OPTION]..."] if options else [])]
     )
     text = _with_examples(inspect.cleandoc(command.help or ""))
     parts = [f"## {name}", "", f"    {usage}", "", text, ""]
@@ -100,19 +99,20 @@ def _with_examples(text: str) -> str:
 
 
 def _table(parameters: Any) -> str:
-    rows = [f"| {_spelling(parameter)} | {_meaning(parameter)} |" for parameter in parameters]
+    rows = [f"| {_spelling(parameter)} | {meaning(parameter)} |" for parameter in parameters]
     return "\n".join(["| | |", "|---|---|", *rows, ""])
 
 
 def _spelling(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return f"`{_placeholder(parameter)}`".replace("|", "\\|")
-    value = "" if parameter.is_flag else f" {_placeholder(parameter)}"
+        return f"`{placeholder(parameter)}`".replace("|", "\\|")
+    value = "" if parameter.is_flag else f" {placeholder(parameter)}"
     names = ", ".join(f"`{name}`" for name in sorted(parameter.opts, key=len))
     return f"{names}{f' `{value.strip()}`' if value else ''}".replace("|", "\\|")
 
 
-def _placeholder(parameter: Any) -> str:
+def placeholder(parameter: Any) -> str:
+    """Return the name of a value as the help shows it: [VM], SPAN."""
     name = str(parameter.metavar or ("N" if _is_number(parameter) else parameter.name.upper()))
     if parameter.param_type_name == "option" or parameter.required or name.startswith("["):
         return name
@@ -126,7 +126,8 @@ def _is_number(parameter: Any) -> bool:
     return any(word in str(kind) for word in ("int", "float"))
 
 
-def _meaning(parameter: Any) -> str:
+def meaning(parameter: Any) -> str:
+    """Return what the help says about an argument or an option."""
     said = (getattr(parameter, "help", None) or "").replace("|", "\\|")
     variable = parameter.envvar
     if variable:

@@ -141,3 +141,13 @@ def test_doctor_looks_where_root_has_its_programs(command: Pitr, monkeypatch: py
         if check["name"] == "programs"
     ]
     assert "e2fsck" not in check["message"] or check["status"] == "ok"
+
+
+def test_an_option_before_the_command_overrides_its_variable(
+    repository: Repository, command: Pitr, tmp_path: Path
+) -> None:
+    wrong = command.with_environment(PITR_REPO=str(tmp_path / "nothing"))
+    assert wrong.json("--repo", repository.path, "list") == {"points": []}
+    assert wrong.json("list", "--repo", repository.path) == {"points": []}
+    wrong("list", code=1)
+    wrong("--repo", repository.path, "list", "--repo", tmp_path / "nothing", code=1)

@@ -43,7 +43,7 @@ def test_each_command_has_a_help_with_an_example(name: str) -> None:
 @pytest.mark.parametrize(("name", "entry"), ENTRIES.items())
 def test_the_list_of_commands_shows_the_first_sentence_of_each_help(name: str, entry: CommandEntry) -> None:
     assert entry.help == load(name).get_short_help_str(limit=200)
-    assert len(f"  {name:7}  {entry.help}") <= 80, "the library cuts it off"
+    assert len(f"  {name:8}  {entry.help}") <= 80, "the library cuts it off"
 
 
 def test_help_and_version_import_no_command() -> None:

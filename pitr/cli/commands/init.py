@@ -29,7 +29,7 @@ FolderArgument = Annotated[
 
 @with_common()
 def init(common: Common, folder: FolderArgument = None) -> None:
-    """Create a repository in a new or empty folder, or in a bucket (S3).
+    """Create a repository in an empty folder or a bucket (S3).
 
     pitr first tries out whether the object store does what a repository relies on, and refuses one that overwrites
     objects silently. It creates no bucket.

@@ -40,7 +40,7 @@ def hold(
     at: AtOption = None,
     point: PointOption = None,
 ) -> None:
-    """Hold a point: 'pitr prune' keeps it, and 'pitr forget' refuses it.
+    """Hold a point: neither prune nor forget removes it.
 
     The points that it is based on stay, too. A second hold replaces the first.
 

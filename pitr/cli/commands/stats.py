@@ -43,7 +43,7 @@ def stats(
     keep_yearly: KeepYearlyOption = None,
     keep_within: KeepWithinOption = None,
 ) -> None:
-    """Show what is stored, how it grows, and when the repository is full.
+    """Show what is stored, how it grows, and when it is full.
 
     The growth is that of the last 30 days, without the first point of a VM. The forecast holds if all goes on as
     before and nothing is removed. With the rules of 'pitr prune', or with [retention] in the configuration, pitr also
