@@ -19,7 +19,7 @@ from statistics import median
 from typing import Final, Literal
 
 from pitr import times
-from pitr.model import Kind
+from pitr.model import Backup, Kind
 from pitr.repository.catalog import Catalog
 from pitr.repository.catalog.changes import Change, of_kind_between, oldest_first
 from pitr.units import human_size, in_unit_of
@@ -193,7 +193,7 @@ def _hardly_compressible(point: _Point, small: float) -> Unusual | None:
     step = max(_RATIO_STEP, _spreads(len(ratios)) * _spread(ratios, _LEAST_RATIO_SPREAD))
     if value < _HARDLY_COMPRESSIBLE or value - usual < step:
         return None
-    return Unusual("ratio", round(value, 2), round(usual, 2))
+    return Unusual("ratio", round(value, 4), round(usual, 4))
 
 
 def _ratio(change: Change) -> float:
@@ -229,6 +229,26 @@ def _before(point: _Point, since: Callable[[str], Sequence[Change]]) -> list[Cha
     just_now = timedelta(seconds=max(_JUST_NOW_S, _JUST_NOW_GAPS * _usual_gap_s(point.recent)))
     until = times.to_sortable(time - just_now)
     return [change for change in since(times.to_sortable(time - _AGAIN_WITHIN)) if change.point < until]
+
+
+def warnings_of(catalog: Catalog, backup: Backup) -> list[str]:
+    """Return a warning if the point is unusual, with the newest point before it that is not. Raises RepositoryError."""
+    found = of_vms(catalog, backup.vm.id)
+    if backup.backup_id not in found:
+        return []
+    warning = f"the point of {times.for_people(backup.point)} is unusual: {words(found[backup.backup_id])}"
+    before = next(
+        (
+            point
+            for point in catalog.points(backup.vm.id)
+            if point.point < backup.point and point.backup_id not in found
+        ),
+        None,
+    )
+    if before is not None:
+        time = times.for_people(before.point)
+        warning += f" The newest usual point before it is of {time}: --point {before.backup_id}"
+    return [warning]
 
 
 def words(unusual: Sequence[Unusual]) -> str:

@@ -6,23 +6,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from pitr.cli.display.grid import Column, Grid
 from pitr.cli.display.output import WIDTH_WITHOUT_TERMINAL
 from pitr.text import printable
 
 #: Spaces between columns if the terminal is wide enough, if not, and if a column would not fit otherwise.
 _WIDE_GAP, _NARROW_GAP, _TIGHT_GAP = 3, 2, 1
-_PADDING: dict[int, tuple[int, int, int, int]] = {
-    _WIDE_GAP: (0, 1, 0, 1),
-    _NARROW_GAP: (0, 1, 0, 0),
-    _TIGHT_GAP: (0, 0, 0, 0),
-}
 #: Spaces before a text below its row.
 _INDENT = 4
 #: The width of tables with `below` without a terminal, for example in the mail of a nightly job.
@@ -122,11 +116,13 @@ class FittingTable:
         """Return the table of the kept columns within `width`, and the texts of the moved ones below their rows."""
         gap = self._gap(kept, width)
         widths = self._widths(kept, width, gap or _NARROW_GAP)
-        if not widths and (moved or not cut):
+        # Nothing is cut where not even the least widths fit: all that is too long wraps.
+        wrap = not widths and cut and not moved
+        if not widths:
             gap, widths = _TIGHT_GAP, self._squeezed(kept, width)
         gap = gap or _NARROW_GAP
         if not moved:
-            yield self._table(kept, widths, gap, cut=cut)
+            yield self._table(kept, widths, gap, cut=cut, wrap=wrap)
             return
         yield Text("")
         for number, row in enumerate(self._rows):
@@ -189,33 +185,31 @@ class FittingTable:
         gap: int,
         *,
         cut: bool = True,
+        wrap: bool = False,
         only: int | None = None,
-    ) -> Table:
-        """Return the table; without `cut`, cells that are too long wrap. `only`: one row; the first has the header."""
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            show_edge=gap != _TIGHT_GAP and only is None,
-            show_header=not only,
-            # The frame adds one more space.
-            padding=_PADDING[gap],
-            header_style="bold",
-        )
-        for number in kept:
-            shortened = cut and number in widths and self._how(number) == "cut"
-            table.add_column(
+    ) -> Grid:
+        """Return the table; without `cut`, cells that would be cut wrap, and with `wrap`, all that are too long.
+
+        `only`: one row; the first has the header.
+        """
+        folded = ("cut", "begin") if wrap else () if cut else ("cut",)
+        columns = [
+            Column(
                 self._columns[number],
-                justify="right" if self._columns[number] in self._right else "left",
-                overflow="ellipsis" if shortened else "fold",
-                no_wrap=shortened,
-                width=widths.get(number),
+                widths.get(number, self._natural[number]),
+                "fold" if self._how(number) in folded else self._how(number),
+                self._columns[number] in self._right,
             )
-        begin = {number for number in widths if self._how(number) == "begin"}
-        for row in self._rows if only is None else self._rows[only : only + 1]:
-            table.add_row(
-                *(Text(row[number][: widths[number]] if number in begin else row[number]) for number in kept)
-            )
-        return table
+            for number in kept
+        ]
+        rows = self._rows if only is None else self._rows[only : only + 1]
+        return Grid(
+            columns,
+            [[row[number] for number in kept] for row in rows],
+            gap,
+            edge=gap != _TIGHT_GAP and only is None,
+            header=not only,
+        )
 
 
 def _taken(widths: Sequence[int], gap: int) -> int:

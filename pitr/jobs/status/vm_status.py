@@ -105,7 +105,8 @@ def _reasons(
 ) -> Iterator[tuple[State, str]]:
     last = points.last
     if points.newest_good is None:
-        yield State.CRITICAL, f"no point is whole: {counted(len(points.damaged), 'point')} damaged"
+        every = f"all {points.count} points are" if points.count > 1 else "the only point is"
+        yield State.CRITICAL, f"no point is whole: {every} damaged"
     elif last.damaged:
         good = times.for_people(points.newest_good.point)
         yield State.CRITICAL, f"the newest chain is damaged; the newest good point is of {good}"
@@ -117,7 +118,8 @@ def _reasons(
     if last.lacks is not None:
         yield State.WARNING, f"the newest point is incomplete: it lacks {last.lacks}"
     if points.damaged and not last.damaged and points.newest_good is not None:
-        yield State.WARNING, f"{counted(len(points.damaged), 'older point')} damaged"
+        are = "is" if len(points.damaged) == 1 else "are"
+        yield State.WARNING, f"{counted(len(points.damaged), 'older point')} {are} damaged"
     if points.failed_drill is not None:
         drilled = times.for_people(points.failed_drill)
         yield State.WARNING, f"the last drill failed, of the point of {drilled}"

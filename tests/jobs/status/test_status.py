@@ -107,7 +107,7 @@ def test_where_nothing_is_whole_there_is_no_newest_good_point(repository: Reposi
     harm(repository, made[0])
     vm = vms(command, code=1)["web1"]
     assert (vm["state"], vm["newest_good"], vm["age_s"]) == ("critical", None, None)
-    assert vm["reasons"] == ["no point is whole: 10 points damaged"]
+    assert vm["reasons"] == ["no point is whole: all 10 points are damaged"]
     assert len(vm["damaged_points"]) == 10
     shown = command("status", code=1).stdout
     assert "CRITICAL" in shown and " none " in shown
@@ -117,7 +117,7 @@ def test_damaged_older_points_are_a_warning(repository: Repository, command: Pit
     made = store(repository, QUIET, vm=WEB, full_every=5)
     harm(repository, made[3])
     vm = vms(command, code=1)["web1"]
-    assert (vm["state"], vm["reasons"]) == ("warning", ["2 older points damaged"])
+    assert (vm["state"], vm["reasons"]) == ("warning", ["2 older points are damaged"])
     assert vm["newest_good"]["backup_id"] == made[-1].backup_id
 
 

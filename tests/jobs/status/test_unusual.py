@@ -8,15 +8,18 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from pitr.jobs import unusual
 from pitr.jobs.unusual import Unusual, of_history, of_newest, words
+from pitr.lab import Lab
 from pitr.model import Record, VMName
 from pitr.repository import Repository
 from pitr.repository.catalog.changes import newest
 from tests.jobs.status.histories import GiB, Night, changes, simulated, store
+from tests.support.lab import make_vm
 from tests.support.pitr import Pitr
 from tests.support.points import VM, fake_stream
 
@@ -207,3 +210,24 @@ def test_a_vm_of_fulls_only_is_watched_as_well(repository: Repository) -> None:
     made = store(repository, [Night(0.6 * GiB)] * 12, full_every=1)
     assert {backup.kind for backup in made} == {"full"}
     assert unusual.of_vms(repository.catalog, VM.id) == {}
+
+
+def test_a_restore_of_an_unusual_point_names_the_last_usual_one(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    vm = make_vm(lab, 16 << 20)
+    (disk,) = vm.disks
+    chance = random.Random(7)
+    points = []
+    for number in range(10):
+        with disk.guest() as guest:
+            guest.write(number << 16, b"a log line\n" * 1000)
+            if number == 9:
+                guest.write(4 << 20, chance.randbytes(8 << 20))
+        points.append(pitr.backup(vm.name, "--incremental"))
+    assert [bool(point["unusual"]) for point in points] == [*([False] * 9), True]
+    assert {each["what"] for each in points[9]["unusual"]} == {"changed", "ratio"}
+    restored = pitr("restore", vm.name, "--at", "now", "--to-file", tmp_path / "x/", "--output", "json")
+    (warning,) = restored.json["warnings"]
+    assert "encryption?" in warning and f"--point {points[8]['backup_id']}" in warning
+    assert warning.partition(" is unusual")[0] in restored.stderr
+    usual = pitr.json("restore", "--point", points[8]["backup_id"], "--to-file", tmp_path / "y/")
+    assert usual["warnings"] == []
