@@ -66,8 +66,10 @@ A command that runs longer than `timeout` is stopped with all that it started, a
 stops pitr. Its output goes to pitr's standard error, and the end of it to the message of a failure. `--dry-run`
 runs no hook.
 
-A hook gets these variables. It gets no variable of pitr's own login and none that the notices use, so it never sees
-a secret of pitr.
+`before_run` runs before pitr opens the repository, and `after_run` when it is closed: they may mount and unmount it.
+
+A hook gets these variables. It gets no variable of pitr's own logins (the engine's and S3's) and none that the
+notices use, so it never sees a secret of pitr.
 
 | variable | value |
 |---|---|
@@ -93,6 +95,8 @@ for mail, chat and pager services); `ping` and `command` need nothing.
   exit code: the backups are good. A wrong setting shows in `pitr notice test`, which sends a notice through every
   channel and exits with 1 if one fails.
 - `command` gets `PITR_EVENT`, `PITR_SUBJECT` and `PITR_POLICY`, and the text on standard input.
+- A timer of `pitr schedule` has only the variables of its unit. Use files there, or `systemctl edit` with
+  `EnvironmentFile=`.
 - Write secrets into `urls_file` or `ping_file`, or into a variable: `${NAME}` in `urls` and `ping`. pitr shows only
   the scheme of a URL in `urls`, and no path of `ping`: in messages, documents and `pitr config show`.
 """

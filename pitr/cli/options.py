@@ -29,10 +29,9 @@ from pitr.cli.log import (
     VerboseOption,
     logging_of,
 )
+from pitr.cli.manners import minding, options_of
 from pitr.errors import UsageError
-from pitr.system import rate_limit
 from pitr.system.target_path import given_path
-from pitr.units import parse_rate
 
 if TYPE_CHECKING:
     from pitr.jobs.history import RunLog
@@ -202,16 +201,6 @@ StorageDomainOption = Annotated[
 ]
 
 
-LimitRateOption = Annotated[
-    str | None,
-    typer.Option(
-        "--limit-rate",
-        metavar="RATE",
-        help="Move at most this much disk data a second, for all disks together: 5M, 1G.",
-    ),
-]
-
-
 @dataclass(frozen=True, slots=True)
 class Common:
     """The values of the common options; None and False for those that were not given.
@@ -361,17 +350,24 @@ def shared_names() -> frozenset[str]:
 
 
 def with_common(
-    *, engine: bool = False, run: str | None = None, output: bool = True, moves_data: bool = False
+    *,
+    engine: bool = False,
+    run: str | None = None,
+    output: bool = True,
+    moves_data: bool = False,
+    locks: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the common options to a command. The function takes them as its first argument, a Common.
 
     `engine` adds the options for the engine, too. `run` names a command whose outcome the repository keeps
     ('pitr history'), except of a dry run. Without `output`, the command has an --output of its own. A command that
-    `moves_data` has --limit-rate.
+    `moves_data` has --limit-rate and --wait-lock; one that only `locks` VMs has --wait-lock.
     """
     options: dict[str, Any] = {**(_ENGINE_OPTIONS if engine else {}), **_GENERAL_OPTIONS}
     if not output:
         del options["output"]
+
+    manners = options_of(moves_data=moves_data, locks=locks)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -384,11 +380,9 @@ def with_common(
             )
             for name, annotation in options.items()
         ]
-        if moves_data:
+        for name, annotation in manners.items():
             own.append(
-                inspect.Parameter(
-                    "limit_rate", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=LimitRateOption
-                )
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
             )
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
 
@@ -396,8 +390,8 @@ def with_common(
         def command(**values: Any) -> Any:
             given = Common(**{name: values.pop(name) for name in options})
             common = given.over(before_the_command)
-            rate = parse_rate(values.pop("limit_rate")) if moves_data else None
-            with logging_of(run or function.__name__.strip("_"), common.log), rate_limit.limited(rate):
+            asked = {name: values.pop(name) for name in manners}
+            with logging_of(run or function.__name__.strip("_"), common.log), minding(**asked):
                 if run is not None:
                     return _run(function, common, run, values)
                 return function(common, **values)

@@ -204,6 +204,7 @@ def _step(step: StepResult) -> dict[str, Any]:
         "freed_bytes": step.freed_bytes,
         "read_bytes": step.read_bytes,
         "damage": [damage(finding) for finding in step.damage],
+        "unusual": [asdict(each) for each in step.unusual],
     }
 
 

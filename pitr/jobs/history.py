@@ -40,6 +40,15 @@ class RunLog:
     detail: str | None = None
     exit_code: int = 0
     error: Failure | None = None
+    stored: bool = False
+
+    def store_now(self, repository: Repository, exit_code: int, notify: Notify) -> None:
+        """Store the outcome before the end of the run, which may lose the repository. `notify` gets a failure."""
+        try:
+            history.add(repository.store, self.outcome(self.error, exit_code))
+            self.stored = True
+        except PitrError as error:
+            notify(f"cannot store the outcome of this run: {error.message}")
 
     def expect(self, vms: Sequence[VMName | VMOfRun]) -> None:
         """Note VMs that the run is about."""
@@ -91,16 +100,17 @@ def recorded(log: RunLog, repository: Callable[[], Location], notify: Notify) ->
             yield log
     except BaseException as error:
         code = error.exit_code if isinstance(error, PitrError) else 1
-        _finish(log.outcome(Failure.of(error), code), repository, notify)
+        _finish(log, log.outcome(Failure.of(error), code), repository, notify)
         raise
-    _finish(log.outcome(log.error, log.exit_code), repository, notify)
+    _finish(log, log.outcome(log.error, log.exit_code), repository, notify)
 
 
-def _finish(outcome: RunOutcome, location: Callable[[], Location], notify: Notify) -> None:
+def _finish(log: RunLog, outcome: RunOutcome, location: Callable[[], Location], notify: Notify) -> None:
     for step in outcome.steps:
         with about_vm(step.vm.name) if step.vm is not None else nullcontext():
             _log_step(step)
-    _store(outcome, location, notify)
+    if not log.stored:
+        _store(outcome, location, notify)
 
 
 def _log_step(step: StepOutcome) -> None:

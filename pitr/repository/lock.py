@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,21 +21,38 @@ import orjson
 from pitr import times
 from pitr.errors import BusyError, FormatError, RepositoryError
 from pitr.repository.store.folders import LinkInside, open_lock
+from pitr.system.cancellation import pause
 
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 #: The errors of a network file system that gives no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+#: The pause between two tries to get a lock.
+_POLL_S = 0.2
 NO_LOCKS_ADVICE = (
     "The file system gives no locks. On NFS, mount with version 4, or start rpc.statd on this machine and the lock "
     "service on the server; do not mount with nolock."
 )
 
 
+_patience_s = 0.0
+
+
+@contextmanager
+def waiting(seconds: float) -> Iterator[None]:
+    """Let this process wait so long for locks that others hold while the block runs."""
+    global _patience_s  # noqa: PLW0603 - a setting of the whole command
+    before, _patience_s = _patience_s, seconds
+    try:
+        yield
+    finally:
+        _patience_s = before
+
+
 @contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` alone while the block runs. Messages call the locked thing `what`.
 
-    Raises BusyError at once if another process holds or shares it.
+    Raises BusyError if another process holds or shares it: at once, or after `waiting`.
     """
     with _opened(path, what) as handle:
         _take(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, what)
@@ -46,8 +64,8 @@ def hold(path: Path, what: str) -> Iterator[None]:
 def share(path: Path, what: str) -> Iterator[None]:
     """Share the lock file `path` with other readers while the block runs.
 
-    Raises BusyError at once if another process holds it alone. If pitr cannot create the lock file, for example on
-    a read-only file system, the block runs without a lock.
+    Raises BusyError if another process holds it alone: at once, or after `waiting`. If pitr cannot create the lock
+    file, for example on a read-only file system, the block runs without a lock.
     """
     with ExitStack() as stack:
         try:
@@ -86,11 +104,22 @@ def _opened(path: Path, what: str) -> Iterator[int]:
 
 
 def _take(handle: int, operation: int, what: str) -> None:
+    end = time.monotonic() + _patience_s
     try:
-        fcntl.flock(handle, operation)
+        while True:
+            try:
+                fcntl.flock(handle, operation)
+            except BlockingIOError:
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise
+                pause(min(left, _POLL_S))
+            else:
+                return
     except BlockingIOError:
         raise BusyError(
-            f"another pitr works on {what}: {_holder(handle)}", "Wait until it exits, or stop it."
+            f"another pitr works on {what}: {_holder(handle)}",
+            "Wait until it exits, or stop it. --wait-lock 10m waits for it.",
         ) from None
     except OSError as error:
         raise _cannot_lock(what, error) from error

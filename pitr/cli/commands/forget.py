@@ -49,7 +49,7 @@ RetireOption = Annotated[
 UnretireOption = Annotated[bool, typer.Option("--unretire", help="Undo --retire.")]
 
 
-@with_common()
+@with_common(locks=True)
 def forget(
     common: Common,
     names: NamesArgument,

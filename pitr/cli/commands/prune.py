@@ -81,7 +81,7 @@ VMsArgument = Annotated[
 ]
 
 
-@with_common(run="prune")
+@with_common(run="prune", locks=True)
 def prune(
     common: Common,
     vms: VMsArgument = None,

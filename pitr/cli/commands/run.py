@@ -15,11 +15,12 @@ from pitr.cli.pipe_options import PipeOptions
 from pitr.jobs import documents
 from pitr.jobs.backup.options import BackupOptions
 from pitr.jobs.policy_run.outcome import RunResult, StepResult
-from pitr.jobs.policy_run.policy import choose_policy
+from pitr.jobs.policy_run.policy import Policy, choose_policy
 from pitr.jobs.policy_run.run import carry_out
 from pitr.jobs.policy_run.running import RunSetup, RunWatch
 from pitr.jobs.policy_run.summary import counted_steps, step_line, unfinished_in_words
 from pitr.jobs.upkeep.external_data import deleting_with
+from pitr.repository import Repository
 from pitr.repository.history import Failure
 from pitr.system import rate_limit
 from pitr.text import printable
@@ -69,29 +70,35 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
             delete_external=deleting_with(settings.delete_command),
             dry_run=dry_run,
         )
-        result = carry_out(setup, _watch(common))
+        result = carry_out(setup, _watch(common, chosen))
     _note(common, result)
     _show(common, result)
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 
 
-def _watch(common: Common) -> RunWatch:
+def _watch(common: Common, policy: Policy) -> RunWatch:
     def finished(step: StepResult) -> None:
         common.out.notify(f"{times.time_of_day()} {step_line(step)}")
+
+    def before_close(result: RunResult, repository: Repository) -> None:
+        # After the hook, the repository may be unmounted.
+        if policy.hooks.after_run and not result.dry_run:
+            _note(common, result)
+            common.run.store_now(repository, result.exit_code, common.out.notify)
 
     return RunWatch(
         notify=common.out.notify,
         progress=lambda what: showing(common.out, what),
         progress_each=lambda what, names: showing_each(common.out, what, names),
         finished=finished,
+        before_close=before_close,
     )
 
 
 def _note(common: Common, result: RunResult) -> None:
     """Keep the results for the history of runs."""
-    for step in result.steps:
-        common.run.add(step.stored)
+    common.run.steps = [step.stored for step in result.steps]
     if result.interrupted is not None:
         common.run.error = Failure.of(result.interrupted)
 

@@ -20,8 +20,11 @@ from pitr.jobs.policy_run.hooks import Hooks
 from pitr.jobs.policy_run.outcome import StepResult
 from pitr.jobs.policy_run.policy import Policy
 from pitr.jobs.policy_run.running import Running
+from pitr.jobs.unusual import Unusual
+from pitr.jobs.unusual import words as words_of_unusual
 from pitr.model import Backup, Kind, Mode, VMName
 from pitr.ovirt.engine import Engine, vm_disks
+from pitr.reporting import about_vm
 from pitr.repository import Repository
 from pitr.repository.history import VMOfRun
 from pitr.text import counted, printable
@@ -98,7 +101,8 @@ class _PolicyAround(Around):
         self._failed: list[StepResult] = []
 
     def before(self, vm: Chosen, stopped: Callable[[], bool]) -> None:
-        self._hooks.run("before_vm", _told(vm), stopped, about=printable(vm.name))
+        with about_vm(vm.name):
+            self._hooks.run("before_vm", _told(vm), stopped, about=printable(vm.name))
 
     def options(
         self, repository: Repository, engine: Engine, vm: Chosen, common: BackupOptions
@@ -113,7 +117,8 @@ class _PolicyAround(Around):
     def after(self, outcome: Outcome) -> None:
         started_at = time.monotonic()
         try:
-            self._hooks.run("after_vm", _told_after(outcome), about=printable(outcome.vm.name))
+            with about_vm(outcome.vm.name):
+                self._hooks.run("after_vm", _told_after(outcome), about=printable(outcome.vm.name))
         except Interrupted:
             raise
         except PitrError as error:
@@ -170,20 +175,23 @@ def _of_outcome(outcome: Outcome) -> StepResult:
     if backup is not None:
         return replace(
             step,
-            detail=_in_words(backup),
+            detail=_in_words(backup, outcome.facts.unusual),
             backup=backup,
             backup_id=backup.backup_id,
             kind=backup.kind.value,
+            unusual=outcome.facts.unusual,
         )
     if outcome.skipped and error is not None:
         return replace(step, skipped=error.message)
     return replace(step, error=error)
 
 
-def _in_words(backup: Backup) -> str:
+def _in_words(backup: Backup, unusual: tuple[Unusual, ...]) -> str:
     words = f"{backup.kind.value}, {counted(len(backup.streams), 'disk')}, {human_size(backup.stored_bytes)} stored"
     if backup.reason:
         words += f" (full: {backup.reason})"
     if backup.missing_disks:
         words += f"; it lacks {', '.join(printable(disk.name) for disk in backup.missing_disks)}"
+    if unusual:
+        words += f"; unusual: {words_of_unusual(unusual)}"
     return words

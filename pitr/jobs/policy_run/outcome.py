@@ -8,12 +8,13 @@ from typing import Literal
 
 from pitr.errors import Interrupted, PitrError
 from pitr.jobs.policy_run.notices import Sent
+from pitr.jobs.unusual import Unusual
 from pitr.model import Backup
 from pitr.repository import Repository
 from pitr.repository.damage import Damage
 from pitr.repository.history import Failure, RunOutcome, StepOutcome, VMOfRun, outcomes
 
-StepName = Literal["hook", "backup", "prune", "verify", "drill"]
+StepName = Literal["hook", "repository", "backup", "prune", "verify", "drill"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class StepResult:
 
     `skipped` says why nothing was done, which is no failure. `detail` is one line for people. `backup` is the point
     that a backup made or a drill restored. `removed` counts points, `freed_bytes` and `read_bytes` are stored bytes;
-    None where they do not apply.
+    None where they do not apply. `unusual` is what a new point differs in from its VM's earlier points.
     """
 
     step: StepName
@@ -38,6 +39,7 @@ class StepResult:
     freed_bytes: int | None = None
     read_bytes: int | None = None
     damage: tuple[Damage, ...] = ()
+    unusual: tuple[Unusual, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -85,6 +87,10 @@ class RunResult:
     @property
     def failed(self) -> list[StepResult]:
         return [step for step in self.steps if not step.ok]
+
+    @property
+    def unusual(self) -> list[StepResult]:
+        return [step for step in self.steps if step.unusual]
 
     @property
     def ok(self) -> bool:

@@ -27,7 +27,7 @@ from pitr.repository import Repository, location
 
 
 def carry_out(setup: RunSetup, watch: RunWatch) -> RunResult:
-    """Carry out the policy and return what was done; a dry run only plans it. Raises RepositoryError.
+    """Carry out the policy and return what was done; a dry run only plans it.
 
     A failure of a step is in the result, and so is a signal: pitr raises nothing for either.
     """
@@ -37,25 +37,16 @@ def carry_out(setup: RunSetup, watch: RunWatch) -> RunResult:
         "PITR_POLICY": policy.name,
         "PITR_REPO": location.text(setup.repository),
     }
-    with Repository.open(setup.repository) as repository:
-        run = Running(
-            setup,
-            watch,
-            Hooks(policy.hooks, environ, watch.notify),
-            repository,
-            last_run(repository, policy.name),
-            result,
-            _planned(policy),
-        )
-        if setup.dry_run:
-            _interruptible(run, lambda: _steps(run))
-            return result
-        started = times.now()
-        _interruptible(run, lambda: _sent(run, notices.ping(policy.notices, "start")))
-        if result.interrupted is None:
-            _interruptible(run, lambda: _with_hooks(run))
-        # A second signal ends the notices only.
-        _interruptible(run, lambda: _tell(run, started))
+    run = Running(setup, watch, Hooks(policy.hooks, environ, watch.notify), result, _planned(policy))
+    if setup.dry_run:
+        _interruptible(run, lambda: _in_repository(run))
+        return result
+    started = times.now()
+    _interruptible(run, lambda: _sent(run, notices.ping(policy.notices, "start")))
+    if result.interrupted is None:
+        _interruptible(run, lambda: _with_hooks(run))
+    # A second signal ends the notices only.
+    _interruptible(run, lambda: _tell(run, started))
     return result
 
 
@@ -79,16 +70,26 @@ def _planned(policy: Policy) -> list[Unfinished]:
 
 
 def _with_hooks(run: Running) -> None:
-    """Do the steps between the hooks of the run."""
+    """Do the steps between the hooks of the run, which may mount and unmount the repository."""
 
     def before_and_steps() -> None:
         if _hook(run, "before_run"):
-            _steps(run)
+            _in_repository(run)
 
     _interruptible(run, before_and_steps)
     _hook(run, "after_run")
     if not run.result.ok:
         _hook(run, "on_error")
+
+
+def _in_repository(run: Running) -> None:
+    """Open the repository and do the steps."""
+    with run.attempt("repository"), Repository.open(run.setup.repository) as repository:
+        run.opened = repository
+        run.last = last_run(repository, run.policy.name)
+        _interruptible(run, lambda: _steps(run))
+        run.watch.before_close(run.result, repository)
+        run.opened = None
 
 
 def _steps(run: Running) -> None:

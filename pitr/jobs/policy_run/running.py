@@ -18,7 +18,7 @@ from pitr.jobs.policy_run.policy import Policy
 from pitr.jobs.upkeep.prune import DeleteExternal
 from pitr.model import VMName
 from pitr.ovirt.engine import Engine
-from pitr.reporting import Notify, Progress
+from pitr.reporting import Notify, Progress, about_vm
 from pitr.repository import Repository
 from pitr.repository.history import RunOutcome, VMOfRun
 from pitr.repository.location import Location
@@ -50,23 +50,34 @@ class RunWatch:
     progress: Callable[[str], AbstractContextManager[Progress | None]]
     progress_each: Callable[[str, Sequence[str]], AbstractContextManager[ProgressOf]]
     finished: Callable[[StepResult], None]
+    #: Called with the result before hooks can make the repository unreachable.
+    before_close: Callable[[RunResult, Repository], None]
 
 
 @dataclass(slots=True)
 class Running:
-    """A run in progress. Only the main thread changes it. `last` is the last run of the policy."""
+    """A run in progress. Only the main thread changes it.
+
+    `opened` is the repository between the hooks before and after the run, and `last` the last run of the policy.
+    """
 
     setup: RunSetup
     watch: RunWatch
     hooks: Hooks
-    repository: Repository
-    last: RunOutcome | None
     result: RunResult
     pending: list[Unfinished] = field(default_factory=list)
+    opened: Repository | None = None
+    last: RunOutcome | None = None
 
     @property
     def policy(self) -> Policy:
         return self.setup.policy
+
+    @property
+    def repository(self) -> Repository:
+        if self.opened is None:
+            raise AssertionError("the repository is not open")
+        return self.opened
 
     def add(self, step: StepResult) -> None:
         """Note the result of a step, and tell it."""
@@ -91,7 +102,8 @@ class Running:
         """Turn an error of the block into the result of a step, so that the other steps go on. Raises Interrupted."""
         started_at = time.monotonic()
         try:
-            yield
+            with about_vm(vm.name if vm is not None else None):
+                yield
         except (Interrupted, BrokenPipeError):
             raise
         except PitrError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,7 +16,9 @@ from pitr.system.home import expanded
 
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 #: What pitr itself uses to log in; CREDENTIALS_DIRECTORY is the folder of systemd's LoadCredential=.
-_OWN_SECRETS: Final = re.compile(r"PITR_(PASSWORD|USERNAME|TOKEN)\w*|CREDENTIALS_DIRECTORY")
+_OWN_SECRETS: Final = re.compile(
+    r"PITR_(PASSWORD|USERNAME|TOKEN)\w*|CREDENTIALS_DIRECTORY|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)"
+)
 
 
 def notice_urls(settings: NoticeSettings, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -42,7 +45,12 @@ def ping_url(settings: NoticeSettings, environ: Mapping[str, str] | None = None)
 def without_secrets(settings: NoticeSettings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment without pitr's login and without the variables that the notices use."""
     environ = os.environ if environ is None else environ
-    used = {name for text in (*settings.urls, settings.ping or "") for name in _VARIABLE.findall(text)}
+    texts = [*settings.urls, settings.ping or ""]
+    for path in (settings.urls_file, settings.ping_file):
+        # The notices themselves tell why a file cannot be read.
+        with suppress(UsageError):
+            texts += _lines(path) if path else ()
+    used = {name for text in texts for name in _VARIABLE.findall(text)}
     return {
         name: value
         for name, value in environ.items()

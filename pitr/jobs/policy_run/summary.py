@@ -29,6 +29,9 @@ def ended_notice(
         happened.append(("failure", f"FAILED: {counted_steps(result)}"))
     elif last is not None and not last.ok:
         happened.append(("recovery", "good again after a failure"))
+    if result.unusual:
+        names = ", ".join(printable(step.vm.name) for step in result.unusual if step.vm is not None)
+        happened.append(("unusual", f"unusual changes of {names}"))
     if late is not None:
         happened.append(("late", late))
     if result.ok:
@@ -38,7 +41,7 @@ def ended_notice(
         return None
     event, words = wanted[0]
     subject = f"pitr: policy {policy.name} on {socket.gethostname()}: {words}"
-    notes = [words for event, words in happened[1:] if event == "late"]
+    notes = [words for event, words in happened if event in ("late", "unusual")]
     return Notice(event, subject, "\n".join([*notes, summary(result)]))
 
 

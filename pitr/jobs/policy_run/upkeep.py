@@ -4,21 +4,23 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
 from pitr import times
 from pitr.errors import BusyError, DamageError, PitrError, RepositoryError
 from pitr.jobs import point_order, proofs
+from pitr.jobs.known_damage import damage_of
 from pitr.jobs.policy_run.outcome import StepResult
 from pitr.jobs.policy_run.running import Running
 from pitr.jobs.policy_run.turns import next_to_drill, share_to_verify
+from pitr.jobs.proofs import ReadStream
 from pitr.jobs.upkeep.prune import Pruned, prune
 from pitr.jobs.verify.drill import drill
-from pitr.jobs.verify.stored_data import Scope, Verified, verify
+from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import VMName
-from pitr.repository import drills
+from pitr.repository import drills, findings
+from pitr.repository.damage import Damage
 from pitr.repository.history import VMOfRun
 from pitr.text import counted, printable
 from pitr.units import human_size
@@ -76,7 +78,7 @@ def _left_outside(run: Running, done: Pruned) -> PitrError | None:
 
 
 def verify_share(run: Running, vms: Sequence[VMName]) -> None:
-    """Read the share of the stored data whose turn it is."""
+    """Read the share of the stored data whose turn it is, and name the damage that is known in the rest."""
     every = run.policy.verify_every
     if every is None:
         return
@@ -84,32 +86,38 @@ def verify_share(run: Running, vms: Sequence[VMName]) -> None:
         streams = proofs.least_recently_read(run.repository, vms)
         started = run.last.started if run.last is not None else None
         chosen = share_to_verify(streams, every, times.now(), started)
-        by_vm: dict[str, set[str]] = defaultdict(set)
-        sizes: dict[str, int] = defaultdict(int)
-        for each in chosen:
-            by_vm[each.backup.vm.id].add(each.stream.stream_id)
-            sizes[each.backup.vm.id] += each.stream.blob.size
-        by_id = {vm.id: vm for vm in vms}
-        for vm_id, wanted in by_vm.items():
-            vm = by_id[vm_id]
-            every_stream = {each.stream.stream_id for each in streams if each.backup.vm.id == vm_id}
-            if run.setup.dry_run:
-                run.add(
-                    StepResult(
-                        "verify",
-                        _of_run(vm),
-                        detail=f"would read {counted(len(wanted), 'stream')}, {human_size(sizes[vm_id])}",
-                        read_bytes=sizes[vm_id],
-                    )
-                )
-                continue
+        # In the order of their first turns.
+        for vm_id in dict.fromkeys(each.backup.vm.id for each in chosen):
+            vm = next(vm for vm in vms if vm.id == vm_id)
+            of_vm = [each for each in chosen if each.backup.vm.id == vm_id]
+            # All streams of a VM: then also the indexes of those that are stored externally.
+            of_all = len(of_vm) == sum(each.backup.vm.id == vm_id for each in streams)
+            wanted = None if of_all else frozenset(each.stream.stream_id for each in of_vm)
             with run.attempt("verify", vm):
-                # All streams of a VM: then also the indexes of those that are stored externally.
-                of_all = wanted == every_stream
-                _verify(run, vm, Scope(vm_id=vm_id, streams=None if of_all else frozenset(wanted)))
-        if not by_vm:
+                if run.setup.dry_run:
+                    run.add(_planned(vm, of_vm))
+                else:
+                    _verify(run, vm, Scope(vm_id=vm_id, streams=wanted))
+        if not chosen:
             run.add(StepResult("verify", skipped="the repository holds no data of the policy's VMs"))
+        read = {each.backup.vm.id for each in chosen}
+        for vm in vms:
+            if vm.id not in read:
+                _tell_known_damage(run, vm)
     run.done("verify")
+
+
+def _planned(vm: VMName, streams: Sequence[ReadStream]) -> StepResult:
+    size = sum(each.stream.blob.size for each in streams)
+    detail = f"would read {counted(len(streams), 'stream')}, {human_size(size)}"
+    return StepResult("verify", _of_run(vm), detail=detail, read_bytes=size)
+
+
+def _tell_known_damage(run: Running, vm: VMName) -> None:
+    """Fail the step for a VM whose turn is not now, but whose points are known to be damaged."""
+    known = damage_of(run.repository, findings.found_in(run.repository.store, vm.id))
+    if known:
+        run.add(StepResult("verify", _of_run(vm), _damage_in_words(known), damage=tuple(known)))
 
 
 def _verify(run: Running, vm: VMName, scope: Scope) -> None:
@@ -127,7 +135,7 @@ def _verify(run: Running, vm: VMName, scope: Scope) -> None:
         StepResult(
             "verify",
             _of_run(vm),
-            _damage_in_words(done),
+            _damage_in_words(done.damage),
             detail=f"read {counted(done.streams, 'stream')}, {human_size(done.bytes)}",
             duration_s=time.monotonic() - started_at,
             read_bytes=done.bytes,
@@ -136,12 +144,12 @@ def _verify(run: Running, vm: VMName, scope: Scope) -> None:
     )
 
 
-def _damage_in_words(done: Verified) -> DamageError | None:
-    if done.ok:
+def _damage_in_words(damage: Sequence[Damage]) -> DamageError | None:
+    if not damage:
         return None
-    lost = {point for found in done.damage for point in found.points_lost}
+    lost = {point for found in damage for point in found.points_lost}
     return DamageError(
-        f"damage: {counted(len(done.damage), 'finding')}, {counted(len(lost), 'point')} lost: {done.damage[0].message}"
+        f"damage: {counted(len(damage), 'finding')}, {counted(len(lost), 'point')} lost: {damage[0].message}"
     )
 
 

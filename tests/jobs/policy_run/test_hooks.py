@@ -133,3 +133,36 @@ def test_a_hook_that_takes_too_long_is_stopped_with_what_it_started(
     assert "did not exit within 1 s" in error["message"], json.dumps(error)
     assert steps_of(document, "backup")["web1"]["duration_s"] < 30
     assert not (tmp_path / "late").exists()
+
+
+def test_hooks_may_mount_and_unmount_the_repository(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    add_vm(lab, "web1")
+    away = tmp_path / "away"
+    there = pitr.repository
+    configure(
+        pitr,
+        f"[policy.p]\nvms = ['web1']\nverify_every = '1d'\n[policy.p.hooks]\nbefore_run = 'mv {away} {there}'\n"
+        f"after_run = 'mv {there} {away}'\n[policy.p.notify]\ncommand = 'cat >> {tmp_path}/told'\n",
+    )
+    there.rename(away)
+    for _ in range(2):
+        assert pitr.json("run")["ok"] and not there.exists()
+    mounted = pitr.with_environment(PITR_REPO=str(away))
+    runs = mounted.json("history")["runs"]
+    assert [(run["policy"], run["exit_code"], len(run["steps"])) for run in runs] == [("p", 0, 2)] * 2
+    assert not (tmp_path / "told").exists()
+
+
+def test_a_repository_that_is_not_there_is_told(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    configure(
+        pitr,
+        f"[policy.p]\nall = true\n[policy.p.hooks]\non_error = 'echo $PITR_ERROR > {tmp_path}/error'\n"
+        f"[policy.p.notify]\ncommand = 'cat > {tmp_path}/told'\n",
+    )
+    pitr.repository.rename(tmp_path / "away")
+    document = pitr.json("run", code=1)
+    assert [(step["step"], step["ok"]) for step in document["steps"]] == [("repository", False)]
+    assert "no repository" in document["steps"][0]["error"]["message"]
+    assert "no repository" in (tmp_path / "told").read_text()
+    assert "no repository" in (tmp_path / "error").read_text()
+    assert not pitr.json("run", "--dry-run", code=1)["ok"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pitr import times
 from pitr.jobs.policy_run import notices, secrets
 from pitr.jobs.policy_run.policy import NoticeSettings
 from pitr.lab import Lab
+from tests.support.lab import MiB
 from tests.support.pitr import Pitr
 from tests.support.policies import NoticeServer, add_vm, configure, notice_server
 
@@ -161,6 +163,27 @@ def test_a_run_that_comes_too_late_is_told(
         told.unlink()
         pinging("run")
         assert told.read_text().startswith("late: ") and "no run for 1 day 6 h" in told.read_text()
+
+
+def test_an_unusual_point_is_told(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    vm = lab.add_vm("web1")
+    vm.add_disk("system", 16 * MiB, bootable=True)
+    vm.start()
+    told = tmp_path / "told"
+    configure(pitr, f"[policy.p]\nvms = ['web1']\n[policy.p.notify]\ncommand = 'cat >> {told}'\n")
+    chance = random.Random(7)
+    for number in range(10):
+        with vm.disks[0].guest() as guest:
+            guest.write(number << 16, b"A" * (64 << 10))
+        pitr("run")
+    assert not told.exists()
+    with vm.disks[0].guest() as guest:
+        guest.write(0, chance.randbytes(12 * MiB))
+    document = pitr.json("run")
+    assert document["ok"] and document["steps"][0]["unusual"]
+    assert [(sent["event"], sent["ok"]) for sent in document["notices"]] == [("unusual", True)]
+    assert told.read_text().startswith("unusual changes of web1\nPolicy p: 1 step, all good\n")
+    assert "encryption?" in told.read_text()
 
 
 def test_notice_test_tries_every_channel(pitr: Pitr, tmp_path: Path) -> None:

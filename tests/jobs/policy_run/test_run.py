@@ -136,6 +136,27 @@ def test_damage_that_verify_finds_fails_the_run(lab: Lab, pitr: Pitr) -> None:
     assert point["backup_id"] in verified["damage"][0]["points_lost"]
 
 
+def test_known_damage_fails_each_run_until_it_is_gone(lab: Lab, pitr: Pitr) -> None:
+    for name in ("web1", "web2"):
+        vm = add_vm(lab, name)
+        with vm.disks[0].guest() as guest:
+            guest.write(0, b"A" * 70_000)
+        pitr.backup(name)
+    point = next(point for point in pitr.json("list")["points"] if point["vm"]["name"] == "web2")
+    _blob(pitr, point).unlink()
+    pitr("verify", "web2", "--quick", code=3)
+    # The turn of web1 comes first, so this run reads nothing of web2.
+    configure(pitr, '[policy.p]\nvms = ["web1", "web2"]\nverify_every = "300d"\n')
+    document = pitr.json("run", code=1)
+    assert [(vm, step["ok"]) for vm, step in steps_of(document, "verify").items()] == [
+        ("web1", True),
+        ("web2", False),
+    ]
+    assert steps_of(document, "verify")["web2"]["damage"][0]["kind"] == "missing"
+    pitr("forget", point["backup_id"])
+    assert steps_of(pitr.json("run"), "verify")
+
+
 def test_a_dry_run_names_the_vms_and_changes_nothing(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     add_vm(lab, "web1", "daily")
     add_vm(lab, "web2", "daily")
