@@ -99,6 +99,10 @@ def benchmark(size: Size) -> list[Result]:
             "--version": wall("--version"),
             "--help": wall("--help"),
             f"list {vm}": wall("list", vm),
+            "status": wall("status"),
+            "status for Nagios": wall("status", "--output", "nagios"),
+            "status for Prometheus": wall("status", "--output", "openmetrics"),
+            f"status {vm}": wall("status", vm),
             "show POINT": wall("show", point),
             "the choice for --at": choice,
         }

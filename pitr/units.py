@@ -52,4 +52,6 @@ def in_unit_of(size: int, other: int) -> str:
     """Return `other` in the unit of `human_size(size)` and without it: "0.6"; with a unit of its own if it is small."""
     shown = human_size(size)
     number = other / (size / float(shown.split()[0])) if size else 0.0
-    return f"{number:.2g}" if number >= 0.1 and number < 1000 else human_size(other)
+    if not 0.1 <= number < 1000:
+        return human_size(other)
+    return f"{number:.2g}" if number < 10 else f"{number:.3g}"

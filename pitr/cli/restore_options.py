@@ -91,6 +91,13 @@ ClusterOption = Annotated[
     ),
 ]
 StartOption = Annotated[bool, typer.Option("--start", help="Start the new VM.")]
+NoNetworkOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-network",
+        help="Connect the network interfaces of the new VM to no network, so that it can run beside the old VM.",
+    ),
+]
 ReplaceOption = Annotated[
     bool,
     typer.Option(
@@ -184,10 +191,11 @@ class NewVMOptions:
     name: str | None
     cluster: str | None
     start: bool
+    no_network: bool = False
 
     def check(self) -> None:
-        if self.name is None and (self.cluster is not None or self.start):
-            raise UsageError("--cluster and --start go with --as-new-vm")
+        if self.name is None and (self.cluster is not None or self.start or self.no_network):
+            raise UsageError("--cluster, --start and --no-network go with --as-new-vm")
         if self.name is not None and not self.name.strip():
             raise UsageError("--as-new-vm needs the name of the new VM")
 
@@ -211,7 +219,8 @@ class TargetOptions:
             return self._files(self.to_file)
         placement = self.new_disks.placement()
         if self.new_vm.name is not None:
-            return ToNewVM(self.new_vm.name, placement, self.new_vm.cluster, self.new_vm.start)
+            new = self.new_vm
+            return ToNewVM(self.new_vm.name, placement, new.cluster, new.start, new.no_network)
         if self.replace:
             return InPlace(placement)
         return ToNewDisks(placement, self.new_disks.attach_to)

@@ -68,8 +68,10 @@ def facts_of_good_points(
     `unusual` says what is unusual about each. Raises RepositoryError.
     """
     proven = drills.last_proven(repository.store)
+    marks = holds.marks_of(repository, None)
     return {
-        backup_id: PointFacts(proven.get(backup_id), (), of_point) for backup_id, of_point in unusual.items()
+        backup_id: PointFacts(proven.get(backup_id), (), of_point, marks.get(backup_id, NO_MARKS))
+        for backup_id, of_point in unusual.items()
     }
 
 

@@ -61,6 +61,7 @@ def restore(
     as_new_vm: options.AsNewVMOption = None,
     cluster: options.ClusterOption = None,
     start: options.StartOption = False,
+    no_network: options.NoNetworkOption = False,
     replace: options.ReplaceOption = False,
     verify: options.VerifyOption = False,
     from_stream: options.FromOption = None,
@@ -84,7 +85,7 @@ def restore(
     vendor-get 1234 | pitr restore --from - --to-file system.raw
     """
     new_disks = options.NewDiskOptions(storage_domain, tuple(disk_map or ()), attach_to, tuple(rename or ()))
-    new_vm = options.NewVMOptions(as_new_vm, cluster, start)
+    new_vm = options.NewVMOptions(as_new_vm, cluster, start, no_network)
     target = options.TargetOptions(
         to_new_disks, to_file, image_format, replace, new_vm, new_disks, overwrite_device
     )

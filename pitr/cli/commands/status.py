@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +15,10 @@ from pitr import times
 from pitr.cli.display.output import as_json, as_text, write
 from pitr.cli.options import Common, choices, with_common
 from pitr.errors import PitrError, RepositoryError, UsageError
+from pitr.jobs.policy_run.policy import Policy
 from pitr.jobs.status import nagios, report
-from pitr.jobs.status.report import Expected, Status
+from pitr.jobs.status.expected import ExpectedRuns, expected_runs
+from pitr.jobs.status.report import Status
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 from pitr.system.replace_file import replace_file
@@ -93,7 +96,8 @@ def status(
     give: Callable[[bytes], None] = write if to is None else lambda data: replace_file(to, data, _FILE_MODE)
     try:
         with common.repository() as repository:
-            found = report.status_of(repository, vms or [], limit, _expected(common))
+            expected = _expected(common, repository, with_times=form is StatusFormat.TEXT)
+            found = report.status_of(repository, vms or [], limit, expected)
             printed = _printed(repository, found, form, to_file=to is not None)
     except (RepositoryError, StoredDamage):
         if form is StatusFormat.OPENMETRICS:
@@ -110,8 +114,18 @@ def status(
         raise typer.Exit(PitrError.exit_code)
 
 
-def _expected(common: Common) -> Expected:
-    return Expected({}, {})
+def _expected(common: Common, repository: Repository, *, with_times: bool) -> ExpectedRuns:
+    """Return what the configured policies expect. `with_times`: also when they run next, which only the table shows."""
+    policies = [Policy.of(name, table) for name, table in common.settings.policies.items()]
+    if not policies:
+        return ExpectedRuns()
+    next_runs: dict[str, datetime] = {}
+    if with_times:
+        from pitr.jobs.schedule.install import unit_folder  # noqa: PLC0415 - monitoring programs need no units
+        from pitr.jobs.schedule.next_runs import next_runs as ask  # noqa: PLC0415
+
+        next_runs = ask(unit_folder(None), [policy.name for policy in policies])
+    return expected_runs(repository, policies, next_runs)
 
 
 def _printed(repository: Repository, found: Status, form: StatusFormat, *, to_file: bool) -> bytes | None:

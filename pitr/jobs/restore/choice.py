@@ -60,12 +60,14 @@ class ToNewVM:
     """Restore to a new VM `name` with the saved configuration. It stays down unless `start`.
 
     `cluster` is a name or an id. Without one it is the cluster of the VM, else the saved one, else the only one.
+    `no_network`: its network interfaces are connected to no network.
     """
 
     name: str
     placement: Placement = field(default_factory=Placement)
     cluster: str | None = None
     start: bool = False
+    no_network: bool = False
 
 
 @dataclass(frozen=True, slots=True)

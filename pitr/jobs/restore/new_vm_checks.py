@@ -42,16 +42,18 @@ def adapted(
     cluster_id: str,
     *,
     keep_addresses: bool,
+    no_network: bool,
     notify: Notify,
 ) -> str:
     """Return the configuration for the new VM, without the networks and MAC addresses that the engine would refuse.
 
-    `notify` tells about each of them. Raises FormatError, EngineError.
+    `notify` tells about each of them. With `no_network`, no interface keeps its network. Raises FormatError and
+    EngineError.
     """
     interfaces = ovf.network_interfaces(configuration)
-    networks = cluster_networks(engine, cluster_id) if interfaces else None
-    lost_networks: set[str] = set()
-    for interface in interfaces:
+    networks = cluster_networks(engine, cluster_id) if interfaces and not no_network else None
+    lost_networks = {interface.network for interface in interfaces} if no_network else set()
+    for interface in interfaces if not no_network else ():
         if networks is not None and interface.network and interface.network not in networks:
             lost_networks.add(interface.network)
             notify(

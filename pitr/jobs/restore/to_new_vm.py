@@ -50,6 +50,7 @@ class NewVMTarget(OntoNewDisks):
         self._engine = engine
         self._name = choice.name
         self._start = choice.start
+        self._no_network = choice.no_network
         self._notify = uploading.notify
         self._repository = uploading.notes.repository
         self._streams = list(streams)
@@ -64,6 +65,7 @@ class NewVMTarget(OntoNewDisks):
             choice.name,
             self._cluster.id,
             keep_addresses=original is None,
+            no_network=choice.no_network,
             notify=uploading.notify,
         )
         self._disks = NewDisksTarget(uploading, backup, streams, choice.placement, own_names=True)
@@ -87,7 +89,8 @@ class NewVMTarget(OntoNewDisks):
         else:
             vm = vm_as_it_is(self._engine, self.vm_id)
         twin = vm_as_it_is(self._engine, self._old_vm_id) if self._regenerate else None
-        if twin is not None and twin.status is not None:
+        # Without a network, the two guests cannot meet.
+        if twin is not None and twin.status is not None and not self._no_network:
             vm = replace(vm, twin=Twin(self._old_vm_id, twin.name, twin.status))
         return TargetOutcome(self._disks.places(), vm)
 

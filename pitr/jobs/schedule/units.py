@@ -47,6 +47,11 @@ _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - the folders that PrivateTmp= h
 _ROOT_CAPABILITIES = "CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER"
 
 
+def base_name_of(policy: str | None) -> str:
+    """Return the name of a policy's units without its suffix; None stands for the only policy."""
+    return "pitr" if policy is None else f"pitr-{unit_part(policy)}"
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduledRun:
     """What a unit runs: `command` as `user` (None in the unit of a user), with `environment`.
@@ -77,7 +82,7 @@ class ScheduledRun:
     @property
     def base_name(self) -> str:
         """The name of the units without its suffix."""
-        return "pitr" if self.policy is None else f"pitr-{unit_part(self.policy)}"
+        return base_name_of(self.policy)
 
     @property
     def title(self) -> str:

@@ -28,7 +28,7 @@ def _seconds(time: datetime | None) -> float | None:
 
 
 #: By name: the help, and the value of a VM; None if the VM has none.
-_OF_VMS: dict[str, tuple[str, _Value]] = {
+METRICS: dict[str, tuple[str, _Value]] = {
     "pitr_vm_state": ("The VM's state: 0 ok, 1 warning, 2 critical.", lambda vm: vm.state),
     "pitr_vm_newest_good_timestamp_seconds": (
         "The time of the newest point without known damage. Absent if no point is whole.",
@@ -99,7 +99,7 @@ class _Metrics(Collector):
         yield time
         if self._status is None:
             return
-        for name, (explained, value_of) in _OF_VMS.items():
+        for name, (explained, value_of) in METRICS.items():
             family = GaugeMetricFamily(name, explained, labels=["vm", "vm_id"])
             for vm in self._status.vms:
                 value = value_of(vm)

@@ -12,19 +12,12 @@ from pitr import times
 from pitr.jobs import documents, unusual
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_good_points
 from pitr.jobs.status.collect import known_points
+from pitr.jobs.status.expected import ExpectedRuns
 from pitr.jobs.status.vm_status import State, VMStatus, judged, worst_first
 from pitr.jobs.unusual import Unusual
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
 from pitr.repository.catalog import overview
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What is expected of VMs: the age of the newest good point, and when the next run comes. By VM id."""
-
-    max_ages: Mapping[str, timedelta]
-    next_runs: Mapping[str, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +42,18 @@ class Status:
 
 
 def status_of(
-    repository: Repository, names: Sequence[str], max_age: timedelta | None, expected: Expected
+    repository: Repository, names: Sequence[str], max_age: timedelta | None, expected: ExpectedRuns
 ) -> Status:
     """Return the status of the VMs with these names or ids; of all VMs if there is none.
 
-    `max_age` replaces the expected ages. Raises RepositoryError, NoSuchVM and UsageError.
+    `max_age` replaces the ages of policies. Raises RepositoryError, NoSuchVM and UsageError.
     """
     now = times.now()
     found = known_points(repository, names, now)
     statuses = [
-        judged(vm, points, now, max_age or expected.max_ages.get(vm.id), expected.next_runs.get(vm.id))
+        judged(vm, points, now, max_age or of_vm.max_age, of_vm.next_run)
         for vm, points in found
+        for of_vm in [expected.of(vm)]
     ]
     return Status(now, worst_first(statuses))
 

@@ -100,6 +100,8 @@ def add_from_ovf(installation: Installation, document: str, *, regenerate_ids: b
         vm.nics = {
             nic: new_mac() if regenerate_ids or not mac else mac for nic, mac in configuration.nics.items()
         }
+        if len(configuration.networks) == 1:
+            (vm.network,) = configuration.networks
     for attachment in configuration.attachments:
         try:
             attach(installation, vm.id, attachment)

@@ -168,6 +168,21 @@ def test_an_interface_whose_network_is_gone_comes_back_without_it(
     assert lab.vm("web-2").nics.keys() == {"nic1"}
 
 
+def test_a_new_vm_without_a_network_can_run_beside_the_old_one(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    vm = lab.add_vm("web", nics=["nic1", "nic2"])
+    vm.add_disk("system", MiB)
+    pitr.backup("web")
+    done = pitr.json("restore", "--at", "now", "--as-new-vm", "web-1", "--no-network", "--start")
+    new = lab.vm("web-1")
+    assert new.nics.keys() == {"nic1", "nic2"} and lab.engine.state.vm(new.id).network == ""
+    assert done["vm"]["status"] == "up" and done["warnings"] == [] and done["vm"]["twin"] is None
+    connected = pitr.json("restore", "--at", "now", "--as-new-vm", "web-2")
+    assert lab.engine.state.vm(lab.vm("web-2").id).network == "ovirtmgmt"
+    assert connected["warnings"] and connected["vm"]["twin"]["id"] == vm.id
+    refused = pitr("restore", "--at", "now", "--no-network", code=2)
+    assert "--as-new-vm" in refused.complaint
+
+
 def test_an_address_that_another_vm_uses_is_not_taken_again(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     vm, _ = _vm(lab, pitr, tmp_path)
     nics = vm.nics

@@ -129,7 +129,7 @@ def test_fulls_are_compared_with_fulls_only() -> None:
     larger = Night(90 * GiB * 4, ratio=0.99, kind="full")
     (data, ratio) = of_history(changes([full, *([night] * 10), *([full] * 6), larger], size=400 * GiB))["17"]
     assert (data.what, ratio.what) == ("data", "ratio")
-    assert words([data]) == "holds 342 GiB of data, usually 28"
+    assert words([data]) == "holds 342 GiB of data, usually 28.5"
 
 
 def test_a_few_changed_blocks_are_never_unusual() -> None:
