@@ -39,6 +39,9 @@ ENTRIES = {
     "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),
     "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
     "serve": CommandEntry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
+    "stats": CommandEntry(
+        "stats", "stats", "Show what is stored, how it grows, and when the repository is full."
+    ),
     "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
     "config": CommandEntry("config", "app", "Show or check the configuration."),

@@ -113,13 +113,16 @@ def prune(
     and a failure ends the removal from its VM only: the result lists both. Raises Interrupted.
     """
     removal = Removal(repository, dry_run, delete_external, notify)
-    removal.from_vms(vms, lambda points, facts: _kept(points, facts, retention))
+    removal.from_vms(vms, lambda points, facts: kept_with_facts(points, facts, retention))
     removal.of_unreferenced(grace)
     removal.of_old_runs()
     return removal.result
 
 
-def _kept(points: Sequence[Backup], facts: Mapping[str, PointFacts], retention: Retention) -> KeptBy:
+def kept_with_facts(
+    points: Sequence[Backup], facts: Mapping[str, PointFacts], retention: Retention
+) -> KeptBy:
+    """Return the points of one VM that rules and holds keep. Rules do not count damaged points."""
     damaged = {backup_id for backup_id, each in facts.items() if each.damaged}
     held = {
         backup_id: holds.in_words(each.marks.hold)
