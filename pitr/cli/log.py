@@ -7,16 +7,13 @@ Libraries log headers and URLs, which hold tokens and tickets. So the file gets 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from io import TextIOWrapper
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -25,7 +22,7 @@ import typer
 
 from pitr import times
 from pitr.cli.display.output import SHOWN
-from pitr.errors import PitrError, UsageError
+from pitr.errors import PitrError
 from pitr.reporting import about_vm, current_vm
 from pitr.system.target_path import given_path
 from pitr.text import printable
@@ -33,6 +30,8 @@ from pitr.version import __version__
 
 _ROOT: Final = "pitr"
 _log = logging.getLogger(__name__)
+#: The handlers of the command that runs now.
+_handlers: list[logging.Handler] = []
 
 
 class LogFormat(StrEnum):
@@ -113,17 +112,19 @@ def _ended(code: int, began: float) -> tuple[str, int, str]:
 
 def _start(command: str, options: LogOptions) -> None:
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        if isinstance(handler, _StandardError | _LogFile):
-            root.removeHandler(handler)
-            handler.close()
+    for handler in _handlers:
+        root.removeHandler(handler)
+        handler.close()
+    _handlers.clear()
     shown = _StandardError()
     shown.setLevel(logging.DEBUG if options.debug else logging.INFO if options.verbose else logging.WARNING)
     shown.setFormatter(_Text(command, with_logger=options.debug))
     shown.addFilter(lambda record: not hasattr(record, "shown"))
-    root.addHandler(shown)
+    _handlers.append(shown)
     if options.file is not None:
-        root.addHandler(_LogFile.opened(command, options.file, options.format))
+        _handlers.append(_file(command, options.file, options.format))
+    for handler in _handlers:
+        root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger(_ROOT).setLevel(
         logging.DEBUG
@@ -134,43 +135,17 @@ def _start(command: str, options: LogOptions) -> None:
     )
 
 
+def _file(command: str, path: Path, form: LogFormat) -> logging.Handler:
+    from pitr.cli.log_file import LogFile  # noqa: PLC0415 - `pitr --help` must start quickly
+
+    handler = LogFile.opened(path)
+    handler.addFilter(lambda record: record.name.partition(".")[0] == _ROOT)
+    handler.setFormatter(_Json(command) if form is LogFormat.JSON else _Text(command, with_process=True))
+    return handler
+
+
 class _StandardError(logging.StreamHandler[TextIOWrapper]):
     """Prints the lines that the user wants to see."""
-
-
-class _LogFile(WatchedFileHandler):
-    """Appends to a file, and opens it again when logrotate has renamed it. A new file has mode 0600."""
-
-    _told = False
-
-    @classmethod
-    def opened(cls, command: str, path: Path, form: LogFormat) -> _LogFile:
-        """Open the file. Raises UsageError."""
-        try:
-            handler = cls(path.absolute(), encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise UsageError(
-                f"cannot write the log file {path}: {error.strerror}", "Name another file with --log-file."
-            ) from None
-        handler.setLevel(logging.DEBUG)
-        handler.addFilter(lambda record: record.name.partition(".")[0] == _ROOT)
-        handler.setFormatter(_Json(command) if form is LogFormat.JSON else _Text(command, with_process=True))
-        return handler
-
-    def _open(self) -> TextIOWrapper:
-        handle = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        return TextIOWrapper(os.fdopen(handle, "ab"), encoding=self.encoding, errors=self.errors)
-
-    def close(self) -> None:
-        with suppress(OSError):
-            super().close()
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
-        """Say once that the log is incomplete: a full disk must not stop a backup."""
-        if not self._told:
-            self._told = True
-            error = sys.exc_info()[1]
-            sys.stderr.write(f"pitr: cannot write the log file {self.baseFilename}: {error}\n")
 
 
 class _Text(logging.Formatter):

@@ -30,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=_PATIENCE_S,
     )
     if built.returncode and re.search(r"No matching distribution|Temporary failure|Connection", built.stderr):
-        pytest.skip("the packages are neither here nor to be had")
+        pytest.skip("pip cannot download the packages")
     assert built.returncode == 0, built.stderr
     archive = Path(built.stdout.splitlines()[-1])
     assert list(folder.iterdir()) == [archive]

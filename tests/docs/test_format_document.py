@@ -108,6 +108,7 @@ def _properties(name: str, definition: str | None = None) -> set[str]:
         ("record.schema.json", None),
         ("record.schema.json", "stream"),
         ("finding.schema.json", None),
+        ("run.schema.json", None),
         ("proof.schema.json", None),
     ],
 )

@@ -2,7 +2,8 @@
 """A machine that runs the shell blocks of a page as root: with its own /etc, /srv, /mnt, /run and /var/log.
 
 A mount namespace keeps all that away from the real machine. systemd does not run there: its `systemctl` runs the
-command of a unit, with the environment that the unit gives it.
+command of a unit, with the environment and the capabilities that the unit gives it, and with all file systems
+read-only but for the folders that the unit names and those for temporary files.
 """
 
 from __future__ import annotations
@@ -33,7 +34,22 @@ if arguments[0] == "start":
     environment = {"PATH": os.environ["PATH"], "HOME": "/root"}
     environment.update(word.split("=", 1) for name, words in values if name == "Environment" for word in words)
     [command] = [words for name, words in values if name == "ExecStart"]
-    sys.exit(subprocess.run([word.replace("$$", "$") for word in command], env=environment).returncode)
+    writable = [word for name, words in values if name == "ReadWritePaths" for word in words]
+    [capabilities] = [words for name, words in values if name == "CapabilityBoundingSet"]
+    bounding = ",".join(["-all", *("+" + word.removeprefix("CAP_").lower() for word in capabilities)])
+    script = [
+        "mount --make-rprivate /",
+        *(f"mount --bind {shlex.quote(path)} {shlex.quote(path)}" for path in (*writable, "/tmp", "/var/tmp")),
+        "awk '{print $5}' /proc/self/mountinfo | while read -r place; do",
+        "    case $place in /dev*|/proc*|/sys*) ;; *) mount -o remount,bind,ro \"$place\" 2>/dev/null || true ;; esac",
+        "done",
+        *(f"mount -o remount,bind,rw {shlex.quote(path)}" for path in (*writable, "/tmp", "/var/tmp")),
+        "if touch /etc/pitr/x /srv/x 2>/dev/null; then echo 'not read-only' >&2; exit 9; fi",
+        f"exec setpriv --no-new-privs --bounding-set {bounding} "
+        + shlex.join(word.replace("$$", "$") for word in command),
+    ]
+    run = ["unshare", "--mount", "bash", "-euc", "\n".join(script)]
+    sys.exit(subprocess.run(run, env=environment).returncode)
 """
 
 

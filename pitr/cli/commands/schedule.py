@@ -183,8 +183,8 @@ def install(
     """Install the timer of a policy, or the crontab line.
 
     If root installs it, the units belong to the system, else to the user. A second installation replaces the units
-    and keeps the times that you do not name. The units carry the repository and the engine of this command line and of
-    PITR_… in the environment. A password must be in a file.
+    and keeps the times that you do not name; name the other options again. The units carry the repository and the
+    engine of this command line and of PITR_… in the environment. A password must be in a file.
 
     Examples: pitr schedule install nightly --at 22:00; pitr schedule install nightly --crontab --dry-run
     """

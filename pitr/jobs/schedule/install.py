@@ -148,7 +148,7 @@ class UnitFolder:
 
 
 def unit_folder(folder: Path | None, run_program: RunProgram = run) -> UnitFolder:
-    """Return the folder for units: `folder`; for None that of the system if root runs pitr, else that of the user."""
+    """Return the folder for units: `folder`; for None the system's folder if root runs pitr, else the user's."""
     if folder is not None:
         return UnitFolder(folder, None, run_program)
     if os.geteuid() == 0:

@@ -15,13 +15,13 @@ from pitr.jobs.schedule.quoting import checked, command_word, crontab_word, unit
 MARK = "; Created by 'pitr schedule install'."
 #: The unit that reports a failure, unless the user names another one. Its instance is the unit that failed.
 FAILURE_UNIT = "pitr-failed@.service"
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@%-]+\.(service|target)")
 _AT = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 #: What every unit of the system gets. A unit of a user cannot drop what the user's systemd does not have.
 _HARDENING = """\
 ProtectSystem=strict
 ProtectHome=read-only
-PrivateTmp=yes
 NoNewPrivileges=yes
 LockPersonality=yes
 RestrictRealtime=yes
@@ -42,6 +42,7 @@ ProtectKernelModules=yes
 ProtectKernelTunables=yes
 ProtectProc=invisible
 """
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - the folders that PrivateTmp= hides
 #: root must read and write files of other owners, such as the repository of a backup user. Nothing else.
 _ROOT_CAPABILITIES = "CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER"
 
@@ -73,6 +74,10 @@ class ScheduledRun:
             checked(f"the value of {name}", text)
         for path in self.writable:
             checked("the path", str(path))
+        if self.on_failure is not None and not _UNIT.fullmatch(self.on_failure):
+            raise UsageError(
+                f"--on-failure must be the name of a unit such as page-me@%n.service, not {self.on_failure!r}"
+            )
 
     @property
     def base_name(self) -> str:
@@ -140,7 +145,8 @@ def _service(run: ScheduledRun) -> str:
             else []
         ),
         *(f"RequiresMountsFor={word(str(path))}" for path in run.writable),
-        f"OnFailure={value(run.on_failure) if run.on_failure else 'pitr-failed@%n.service'}",
+        # The name of a unit may have specifiers: page-me@%n.service.
+        f"OnFailure={run.on_failure or 'pitr-failed@%n.service'}",
         "",
         "[Service]",
         "Type=oneshot",
@@ -161,11 +167,20 @@ def _service(run: ScheduledRun) -> str:
         "IOSchedulingPriority=7",
         "",
         *(f"ReadWritePaths={word(str(path))}" for path in run.writable),
+        *_temporary(run),
         "; Images of a drill may be larger than the memory behind /tmp.",
         "Environment=TMPDIR=/var/tmp",
         "UMask=0077",
     ]
     return _head(file) + "\n".join(lines) + "\n" + _HARDENING + _for_user(run.user)
+
+
+def _temporary(run: ScheduledRun) -> list[str]:
+    """Return the settings of /tmp. A folder of its own would hide what the run needs there."""
+    needed = [*run.writable, *(Path(part) for part in (*run.command, *run.environment.values()))]
+    if any(path.is_relative_to(folder) for path in needed for folder in _TEMPORARY):
+        return [f"ReadWritePaths={folder}" for folder in _TEMPORARY]
+    return ["PrivateTmp=yes"]
 
 
 def _for_user(user: str | None) -> str:

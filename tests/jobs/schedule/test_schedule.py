@@ -89,7 +89,7 @@ def test_systemd_accepts_the_units_of_a_user(tmp_path: Path) -> None:
 @pytest.mark.parametrize("odd", _ODD)
 def test_systemd_reads_every_path_and_policy_as_it_is(odd: str, tmp_path: Path) -> None:
     _need(_SYSTEMD, "runuser")
-    repository = tmp_path / odd
+    repository = Path("/srv") / odd
     environment = {"PITR_REPO": str(repository), "PITR_USERNAME": odd}
     run = ScheduledRun(odd, ["/bin/true", "run", odd], environment, [repository])
     folder = tmp_path / "folder"
@@ -359,5 +359,26 @@ def test_each_unit_begins_with_the_mark() -> None:
     made = units(ScheduledRun(None, ["/bin/true"], {}, [Path("/srv")]), Timing())
     assert [unit.file for unit in made] == ["pitr.service", "pitr.timer", "pitr-failed@.service"]
     assert all(unit.text.startswith(MARK) for unit in made)
-    own = units(ScheduledRun(None, ["/bin/true"], {}, [Path("/srv")], on_failure="page-me.service"), Timing())
-    assert "OnFailure=page-me.service\n" in own[0].text and len(own) == 2
+    own = units(
+        ScheduledRun(None, ["/bin/true"], {}, [Path("/srv")], on_failure="page-me@%n.service"), Timing()
+    )
+    assert "OnFailure=page-me@%n.service\n" in own[0].text and len(own) == 2
+    with pytest.raises(UsageError, match="name of a unit"):
+        units(ScheduledRun(None, [], {}, [Path("/srv")], on_failure="page me"), Timing())
+
+
+@pytest.mark.parametrize(
+    ("repository", "program", "private"),
+    [
+        ("/srv/pitr", "/bin/pitr", True),
+        ("/tmp/x", "/bin/pitr", False),  # noqa: S108
+        ("/srv/pitr", "/var/tmp/pitr", False),  # noqa: S108
+    ],
+)
+def test_a_temporary_folder_of_its_own_hides_nothing_that_the_run_needs(
+    repository: str, program: str, private: bool
+) -> None:
+    [service, *_] = units(ScheduledRun(None, [program], {}, [Path(repository)]), Timing())
+    lines = service.text.splitlines()
+    assert ("PrivateTmp=yes" in lines) == private
+    assert ("ReadWritePaths=/var/tmp" in lines) != private
