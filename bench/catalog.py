@@ -103,6 +103,7 @@ def benchmark(size: Size) -> list[Result]:
             "status for Nagios": wall("status", "--output", "nagios"),
             "status for Prometheus": wall("status", "--output", "openmetrics"),
             f"status {vm}": wall("status", vm),
+            "stats": wall("stats"),
             "show POINT": wall("show", point),
             "the choice for --at": choice,
         }
