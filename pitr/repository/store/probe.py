@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -79,15 +79,14 @@ class _Trials:
             with suppress(RepositoryError):
                 self._store.delete(name)
 
-    def all(self) -> list[Trial]:
-        return [
-            self._created_once(),
-            self._one_writer_wins(),
-            self._listed(),
-            self._ranges(),
-            self._large(),
-            self._dropped(),
-        ]
+    def all(self) -> Iterator[Trial]:
+        """Yield the results one by one: after a bad one, the next trial may fail for the same reason."""
+        yield self._created_once()
+        yield self._one_writer_wins()
+        yield self._listed()
+        yield self._ranges()
+        yield self._large()
+        yield self._dropped()
 
     def _name(self, part: str) -> str:
         name = f"{self._folder}/{part}"
