@@ -95,8 +95,8 @@ for mail, chat and pager services); `ping` and `command` need nothing.
   exit code: the backups are good. A wrong setting shows in `pitr notice test`, which sends a notice through every
   channel and exits with 1 if one fails.
 - `command` gets `PITR_EVENT`, `PITR_SUBJECT` and `PITR_POLICY`, and the text on standard input.
-- A timer of `pitr schedule` has only the variables of its unit. Use files there, or `systemctl edit` with
-  `EnvironmentFile=`.
+- A timer of `pitr schedule` has not the variables of your shell. Write them into `/etc/pitr/environment`, which its
+  units read ([night.md](night.md)), or use files.
 - Write secrets into `urls_file` or `ping_file`, or into a variable: `${NAME}` in `urls` and `ping`. pitr shows only
   the scheme of a URL in `urls`, and no path of `ping`: in messages, documents and `pitr config show`.
 """

@@ -167,6 +167,16 @@ def test_show_tells_where_each_setting_comes_from_and_masks_secrets(tmp_path: Pa
     assert "engine.username" not in shown and "engine.password_command" not in shown
 
 
+@pytest.mark.parametrize("setting", ["'json://localhost/hidden'", "['json://localhost/hidden']"])
+def test_notify_can_be_urls(setting: str, tmp_path: Path) -> None:
+    pitr = _configured(tmp_path, f"[policy.n]\nall = true\nnotify = {setting}\n")
+    assert pitr.json("config", "check")["ok"]
+    shown = pitr.json("config", "show")["settings"]
+    assert [each["value"] for each in shown if each["key"] == "policy.n.notify"] == [["json://…"]]
+    policy = choose_policy(load_settings({"PITR_CONFIG": str(tmp_path / "pitr.toml")}).policies, None)
+    assert policy.notices.urls == ("json://localhost/hidden",)
+
+
 def test_config_file_names_the_only_file_to_read(tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text(f"repository = '{tmp_path}/other'\n")

@@ -131,7 +131,8 @@ def _flat(parent: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             yield from _flat(f"{parent}.{key}", value)
         elif key in ("urls", "notify"):
-            yield f"{parent}.{key}", [secrets.masked_service(url) for url in value]
+            urls = [value] if isinstance(value, str) else value
+            yield f"{parent}.{key}", [secrets.masked_service(url) for url in urls]
         elif key == "ping":
             yield f"{parent}.{key}", secrets.masked_ping(value)
         else:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
 from pitr import times
 from pitr.cli.display import tables
@@ -23,7 +25,6 @@ from pitr.jobs.upkeep.external_data import deleting_with
 from pitr.repository import Repository
 from pitr.repository.history import Failure
 from pitr.system import rate_limit
-from pitr.text import printable
 from pitr.units import parse_rate
 
 #: Wait this long for VMs that are busy, as `pitr backup` does.
@@ -106,30 +107,39 @@ def _note(common: Common, result: RunResult) -> None:
 def _show(common: Common, result: RunResult) -> None:
     if common.out.json:
         common.out.document(documents.policy_run(result))
-    elif result.steps:
-        common.out.show(
-            tables.table(
-                ("Step", "VM", "Result", "Took", "Details"),
-                (
-                    (
-                        step.step,
-                        step.vm.name if step.vm is not None else "",
-                        "FAILED" if not step.ok else "skipped" if step.skipped else "ok",
-                        times.duration(step.duration_s) if step.duration_s else "",
-                        step.error.message if step.error is not None else step.skipped or step.detail,
-                    )
-                    for step in result.steps
-                ),
-                right=("Took",),
-                drop=("Took",),
-                least={"VM": ("cut", 12), "Details": ("fold", 20)},
-                below=("Details",),
-            )
-        )
+    else:
+        common.out.show(*_in_words(result))
     would = " (dry run: nothing was changed)" if result.dry_run else ""
     common.out.notify(f"policy {result.policy}: {counted_steps(result)}{would}")
-    for step in result.failed:
-        if step.error is not None and step.error.advice:
-            common.out.notify(f"{printable(step.name)}: {step.error.advice}")
+
+
+def _in_words(result: RunResult) -> Iterator[RenderableType]:
+    if result.steps:
+        yield tables.table(
+            ("Step", "VM", "Result", "Took", "Details"),
+            (
+                (
+                    step.step,
+                    step.vm.name if step.vm is not None else "",
+                    "FAILED" if not step.ok else "skipped" if step.skipped else "ok",
+                    times.duration(step.duration_s) if step.duration_s else "",
+                    _details(step),
+                )
+                for step in result.steps
+            ),
+            right=("Took",),
+            drop=("Took",),
+            least={"VM": ("cut", 12), "Details": ("fold", 20)},
+            below=("Details",),
+        )
+    for sent in result.notices:
+        if sent.error is not None:
+            yield f"Notice through {sent.via} FAILED: {sent.error.message}. {sent.error.advice}".rstrip()
     if result.interrupted is not None:
-        common.out.notify(f"{result.interrupted.message}. {unfinished_in_words(result)}")
+        yield f"INTERRUPTED: {result.interrupted.message}. {unfinished_in_words(result)}."
+
+
+def _details(step: StepResult) -> str:
+    if step.error is not None:
+        return f"{step.error.message}. {step.error.advice}".strip()
+    return step.skipped or step.detail

@@ -145,8 +145,9 @@ def _hooks(table: Mapping[str, Any]) -> HookCommands:
     )
 
 
-def _notices(setting: Mapping[str, Any] | list[str]) -> NoticeSettings:
-    table: Mapping[str, Any] = {"urls": setting} if isinstance(setting, list) else setting
+def _notices(setting: Mapping[str, Any] | list[str] | str) -> NoticeSettings:
+    urls = [setting] if isinstance(setting, str) else setting
+    table: Mapping[str, Any] = {"urls": urls} if isinstance(urls, list) else urls
     return NoticeSettings(
         urls=tuple(table.get("urls", ())),
         urls_file=table.get("urls_file"),

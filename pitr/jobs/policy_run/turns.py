@@ -41,13 +41,11 @@ def share_to_verify(
 def next_to_drill(repository: Repository, vms: Iterable[VMName], count: int) -> list[VMName]:
     """Return the VMs to drill now: those never drilled, then those whose last drill is oldest. Raises RepositoryError.
 
-    The history knows drills of points that are removed since.
+    All of them have points. The history knows drills of points that are removed since.
     """
-    with_points = [vm for vm in vms if repository.catalog.points(vm.id)]
-    if count == 0 or not with_points:
-        return []
-    last = {vm.id: _last_drill(repository, vm) for vm in with_points}
-    missing = {vm.id for vm in with_points}
+    vms = list(vms)
+    last = {vm.id: _last_drill(repository, vm) for vm in vms}
+    missing = set(last)
     for run in history.outcomes(repository.store):
         for step in run.steps:
             vm_id = step.vm.id if step.vm is not None else None
@@ -56,7 +54,7 @@ def next_to_drill(repository: Repository, vms: Iterable[VMName], count: int) -> 
                 last[vm_id] = max(last[vm_id], run.ended)
         if not missing:
             break
-    return sorted(with_points, key=lambda vm: (last[vm.id], vm.name))[:count]
+    return sorted(vms, key=lambda vm: (last[vm.id], vm.name))[:count]
 
 
 def _last_drill(repository: Repository, vm: VMName) -> datetime:

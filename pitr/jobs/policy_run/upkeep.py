@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -86,23 +87,25 @@ def verify_share(run: Running, vms: Sequence[VMName]) -> None:
         streams = proofs.least_recently_read(run.repository, vms)
         started = run.last.started if run.last is not None else None
         chosen = share_to_verify(streams, every, times.now(), started)
+        all_of = Counter(each.backup.vm.id for each in streams)
+        by_id = {vm.id: vm for vm in vms}
         # In the order of their first turns.
-        for vm_id in dict.fromkeys(each.backup.vm.id for each in chosen):
-            vm = next(vm for vm in vms if vm.id == vm_id)
-            of_vm = [each for each in chosen if each.backup.vm.id == vm_id]
+        by_vm: dict[str, list[ReadStream]] = {}
+        for each in chosen:
+            by_vm.setdefault(each.backup.vm.id, []).append(each)
+        for vm_id, of_vm in by_vm.items():
             # All streams of a VM: then also the indexes of those that are stored externally.
-            of_all = len(of_vm) == sum(each.backup.vm.id == vm_id for each in streams)
+            of_all = len(of_vm) == all_of[vm_id]
             wanted = None if of_all else frozenset(each.stream.stream_id for each in of_vm)
-            with run.attempt("verify", vm):
+            with run.attempt("verify", by_id[vm_id]):
                 if run.setup.dry_run:
-                    run.add(_planned(vm, of_vm))
+                    run.add(_planned(by_id[vm_id], of_vm))
                 else:
-                    _verify(run, vm, Scope(vm_id=vm_id, streams=wanted))
+                    _verify(run, by_id[vm_id], Scope(vm_id=vm_id, streams=wanted))
         if not chosen:
             run.add(StepResult("verify", skipped="the repository holds no data of the policy's VMs"))
-        read = {each.backup.vm.id for each in chosen}
         for vm in vms:
-            if vm.id not in read:
+            if vm.id not in by_vm:
                 _tell_known_damage(run, vm)
     run.done("verify")
 

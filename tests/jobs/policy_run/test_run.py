@@ -207,6 +207,21 @@ def test_disks_are_left_out_by_pattern_and_for_one_vm(lab: Lab, pitr: Pitr) -> N
     assert disks == {"web1": {"system", "scratch"}, "db1": {"system"}}
 
 
+def test_the_rate_of_a_policy_limits_its_run(lab: Lab, pitr: Pitr) -> None:
+    vm = lab.add_vm("web1")
+    vm.add_disk("system", 8 * MiB, bootable=True)
+    vm.start()
+    with vm.disks[0].guest() as guest:
+        guest.write(0, b"A" * 4 * MiB)
+    configure(pitr, '[policy.p]\nvms = ["web1"]\nlimit_rate = "1M"\n')
+    limited = steps_of(pitr.json("run"), "backup")["web1"]["duration_s"]
+    # One second of the four is in the bucket at the begin.
+    assert limited > 2.9
+    pitr.backup("web1", "--full")
+    configure(pitr, '[policy.p]\nvms = ["web1"]\nfull_every = "1h"\n')
+    assert steps_of(pitr.json("run"), "backup")["web1"]["kind"] == "incremental"
+
+
 def test_an_interrupted_run_says_what_it_did(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     add_vm(lab, "web1")
     add_vm(lab, "web2")
