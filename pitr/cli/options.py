@@ -401,7 +401,7 @@ def with_common(
             )
             common = given.over(before_the_command)
             asked = {name: values.pop(name) for name in manners}
-            with logging_of(run or function.__name__.strip("_"), common.log), minding(**asked):
+            with logging_of(context.command_path.partition(" ")[2], common.log), minding(**asked):
                 if run is not None:
                     return _run(function, common, run, values)
                 return function(common, **values)
