@@ -14,7 +14,7 @@ import typer
 from pitr import times
 from pitr.cli.display.output import as_json, as_text, write
 from pitr.cli.options import Common, choices, with_common
-from pitr.errors import PitrError, RepositoryError, UsageError
+from pitr.errors import PitrError, RepositoryError
 from pitr.jobs.policy_run.policy import Policy
 from pitr.jobs.status import nagios, report
 from pitr.jobs.status.expected import ExpectedRuns, expected_runs
@@ -91,8 +91,6 @@ def status(
     """
     form = form or StatusFormat(common.output or StatusFormat.TEXT)
     limit = times.parse_span("--max-age", max_age) if max_age is not None else None
-    if limit is not None and not limit:
-        raise UsageError("--max-age must be longer than 0", "Write a time span such as 26h.")
     give: Callable[[bytes], None] = write if to is None else lambda data: replace_file(to, data, _FILE_MODE)
     try:
         with common.repository() as repository:
