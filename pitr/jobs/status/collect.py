@@ -11,11 +11,11 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import median
 
 from pitr import times
 from pitr.jobs import find, known_damage, point_order, proofs, unusual
 from pitr.jobs.status.vm_status import KnownPoints, LastPoint, PointTime
+from pitr.jobs.unusual import median
 from pitr.model import Backup, VMName
 from pitr.repository import Repository, drills, retired
 from pitr.repository.catalog import Catalog, changes, overview
