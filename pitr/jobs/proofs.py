@@ -92,10 +92,10 @@ def _replace(
         old = list(proofs.of_vm(repository.store, vm_id))
         points = repository.catalog_of_vm(vm_id).points(vm_id)
         merged = _merged(old) | dict.fromkeys(read, times.now())
-        known = {stream.stream_id for backup in points for stream in backup.streams} - damaged
+        known = {blob for backup in points for stream in backup.streams for blob in _blobs(stream)} - damaged
         streams = {stream_id: time for stream_id, time in merged.items() if stream_id in known}
         earlier = [each.proof.proven for each in old if each.proof is not None]
-        all_proven = [time for time in (proven, _point_proven(points, streams), *earlier) if time is not None]
+        all_proven = [time for time in (proven, point_proven(points, streams), *earlier) if time is not None]
         proofs.add(repository.store, Proof(vm_id, streams, max(all_proven, default=None)))
         proofs.remove(repository.store, old)
     except (RepositoryError, FormatError) as error:
@@ -110,7 +110,7 @@ def _merged(stored: Iterable[StoredProof]) -> dict[str, datetime]:
     return merged
 
 
-def _point_proven(points: Sequence[Backup], read: Mapping[str, datetime]) -> datetime | None:
+def point_proven(points: Sequence[Backup], read: Mapping[str, datetime]) -> datetime | None:
     """Return the latest time since which all streams of a point's chains were read; None if there is no such point."""
     since = _chains_read(points, read)
     proven = [
@@ -134,10 +134,15 @@ def _chains_read(points: Sequence[Backup], read: Mapping[str, datetime]) -> dict
             chain.append(link)
             link = streams.get(link.parent_stream_id or "")
         for each in reversed(chain):
-            own = read.get(each.stream_id)
+            own = _earliest(read.get(blob) for blob in _blobs(each))
             below = own if each.parent_stream_id is None else since.get(each.parent_stream_id)
             since[each.stream_id] = _earliest((own, below))
     return since
+
+
+def _blobs(stream: Stream) -> list[str]:
+    """Return the ids of the streams in whose blobs the stream's own data is; its own id if it is in none."""
+    return [part.stream_id for part in stream.parts] or [stream.stream_id]
 
 
 def _earliest(given: Iterable[datetime | None]) -> datetime | None:
