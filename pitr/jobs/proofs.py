@@ -16,6 +16,7 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify
 from pitr.repository import Repository, drills, proofs
+from pitr.repository.drills import Proven
 from pitr.repository.proofs import Proof, StoredProof
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -53,14 +54,20 @@ def least_recently_read(repository: Repository, vms: Iterable[VMName]) -> list[R
     return sorted(found, key=lambda each: each.read or _LONG_AGO)
 
 
-def last_proven(repository: Repository, vm_id: str | None = None) -> dict[str, datetime]:
+def last_proven(
+    repository: Repository,
+    vm_id: str | None = None,
+    *,
+    drilled: Iterable[tuple[str, str, Proven]] | None = None,
+) -> dict[str, datetime]:
     """Return when a check or a drill last read all data of a point and found it good, by VM id (None: of all VMs).
 
-    Reads only names of objects. Raises RepositoryError.
+    `drilled` has the drills of `drills.listed`, if you know them. Reads only names of objects. Raises RepositoryError.
     """
     proven = proofs.last_proven(repository.store, vm_id)
-    for of_vm, time in drills.last_good(repository.store, vm_id).items():
-        proven[of_vm] = max(time, proven.get(of_vm, time))
+    for of_vm, _, drill in drills.listed(repository.store, vm_id) if drilled is None else drilled:
+        if drill.ok:
+            proven[of_vm] = max(drill.time, proven.get(of_vm, drill.time))
     return proven
 
 
