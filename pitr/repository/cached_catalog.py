@@ -40,6 +40,7 @@ class CompletedCatalog:
         self._catalog = _open(path, store)
         self._catalog.instead = self._from_records
         self._whole = False
+        self._counted = False
         self._whole_vms: set[str] = set()
 
     def close(self) -> None:
@@ -70,11 +71,12 @@ class CompletedCatalog:
 
         This is quicker than `whole`, and misses a record only if another one of the same VM was lost.
         """
-        if not self._whole:
+        if not self._whole and not self._counted:
             known = overview.point_counts(self._catalog)
             for vm_id, count in self._store.counts(names.BACKUPS).items():
                 if count != known.get(vm_id, 0):
                     self._complete_vm(vm_id)
+            self._counted = True
         return self._catalog
 
     def with_point(self, beginning: str) -> Catalog:

@@ -8,14 +8,14 @@ points of each VM and reads no record.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import median
 
 from pitr import times
 from pitr.jobs import find, known_damage, point_order, proofs, unusual
 from pitr.jobs.status.vm_status import KnownPoints, LastPoint, PointTime
+from pitr.jobs.unusual import median
 from pitr.model import Backup, VMName
 from pitr.repository import Repository, drills, retired
 from pitr.repository.catalog import Catalog, changes, overview
@@ -56,12 +56,13 @@ def known_points(
     else:
         catalog = repository.catalog_by_number
         vms = catalog.vms()
+    drilled = list(drills.listed(repository.store))
     everything = _AllVMs(
         counts=overview.point_counts(catalog),
         damaged=_damaged(repository, catalog),
         incomplete=overview.incomplete_points(catalog),
-        proven=proofs.last_proven(repository),
-        last_drills=_last_drills(repository),
+        proven=proofs.last_proven(repository, drilled=drilled),
+        last_drills=_last_drills(drilled),
         retired=retired.ids(repository.store),
     )
     return [(vm, _of_vm(catalog, vm, everything, now)) for vm in vms]
@@ -74,9 +75,9 @@ def _damaged(repository: Repository, catalog: Catalog) -> Mapping[str, Collectio
     return damaged
 
 
-def _last_drills(repository: Repository) -> Mapping[str, tuple[str, Proven]]:
+def _last_drills(drilled: Iterable[tuple[str, str, Proven]]) -> Mapping[str, tuple[str, Proven]]:
     last: dict[str, tuple[str, Proven]] = {}
-    for vm_id, backup_id, proven in drills.listed(repository.store):
+    for vm_id, backup_id, proven in drilled:
         if vm_id not in last or last[vm_id][1].time < proven.time:
             last[vm_id] = (backup_id, proven)
     return last
