@@ -20,6 +20,26 @@ _OWN_SECRETS: Final = re.compile(
     r"PITR_(PASSWORD|USERNAME|TOKEN)\w*|CREDENTIALS_DIRECTORY|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)"
 )
 
+#: URLs that begin with the name of a host. In other services a token may stand there.
+_WITH_HOST: Final = frozenset(
+    f"{scheme}{s}"
+    for scheme in (
+        "mailto",
+        "json",
+        "xml",
+        "form",
+        "http",
+        "ntfy",
+        "gotify",
+        "matrix",
+        "mmost",
+        "rocket",
+        "syslog",
+    )
+    for s in ("", "s")
+)
+_SHORTEST_SECRET: Final = 6
+
 
 def notice_urls(settings: NoticeSettings, environ: Mapping[str, str] | None = None) -> list[str]:
     """Return the URLs of services, complete with their secrets. Raises UsageError for a missing variable or file."""
@@ -83,9 +103,14 @@ def hides(text: str, secrets: Iterable[str]) -> bool:
 
 
 def _secret_parts(url: str) -> Iterator[str]:
-    rest = url.partition("://")[2]
-    # Ports and short words such as "to" are no secrets, and would hide every message.
-    yield from (part for part in re.split(r"[/?&=:@#]", rest) if len(part) > 5 or rest.startswith(f"{part}:"))
+    scheme, _, rest = url.partition("://")
+    login, _, place = rest.rpartition("@")
+    host, *others = re.split(r"[/?&=#]", place)
+    yield from (part for part in (login, *login.split(":")) if part)
+    if scheme.lower() not in _WITH_HOST:
+        yield host
+    # Short words such as "to" are no secrets, and would hide every message.
+    yield from (part for part in others if len(part) >= _SHORTEST_SECRET)
 
 
 def _filled(text: str, environ: Mapping[str, str] | None) -> str:

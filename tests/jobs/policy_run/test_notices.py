@@ -130,6 +130,10 @@ def test_a_message_of_the_library_with_a_secret_is_hidden() -> None:
     assert secrets.hides("Failed to send JSON notification: error=404", [url])
     assert not secrets.hides("cannot reach /token1234", [url])
     assert not secrets.hides("login long-password refused", [url])
+    # The host of a mail server helps, and the token of a bot does not.
+    assert secrets.hides("cannot connect to host.example.com:8080", [url])
+    assert not secrets.hides("Telegram:123456:AAE refused", ["tgram://123456:AAE/77"])
+    assert not secrets.hides("user pw refused", ["mailto://user:pw@host.example.com"])
 
 
 def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
