@@ -201,4 +201,4 @@ def test_notice_test_tries_every_channel(pitr: Pitr, tmp_path: Path) -> None:
         failed = pitr.with_environment(PING_ID="x").json("notice", "test", code=1)
         assert not failed["ok"] and len(failed["notices"]) == 3
     configure(pitr, "[policy.p]\nall = true\n")
-    assert "names nobody to tell" in pitr("notice", "test", code=2).complaint
+    assert "has no channel for notices" in pitr("notice", "test", code=2).complaint
