@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pitr.errors import UsageError
 from pitr.jobs.policy_run.policy import NoticeSettings
@@ -118,6 +118,21 @@ def _filled(text: str, environ: Mapping[str, str] | None) -> str:
     for name in _VARIABLE.findall(text):
         if not environ.get(name):
             raise UsageError(f"the notices need the variable {name}, which is not set", f"Set {name}.")
+    # A password may have any characters, also those that end it in a URL.
+    before, separator, login, after = _around_login(text)
+    quoted = _VARIABLE.sub(lambda match: quote(environ[match[1]], safe=""), login)
+    return "".join((_replaced(before, environ), separator, quoted, _replaced(after, environ)))
+
+
+def _around_login(text: str) -> tuple[str, str, str, str]:
+    """Split a URL before and after its user and password; both may be missing."""
+    scheme, separator, rest = text.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    login = authority.rpartition("@")[0]
+    return scheme, separator, login, rest.removeprefix(login)
+
+
+def _replaced(text: str, environ: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: environ[match[1]], text)
 
 

@@ -16,7 +16,7 @@ from pitr.jobs.policy_run.policy import NoticeSettings
 from pitr.lab import Lab
 from tests.support.lab import MiB
 from tests.support.pitr import Pitr
-from tests.support.policies import NoticeServer, add_vm, configure, notice_server
+from tests.support.policies import NoticeServer, add_vm, configure, mail_server, notice_server
 
 
 def _policy(server: NoticeServer, folder: Path, *, events: str = "") -> str:
@@ -101,6 +101,30 @@ def test_a_missing_variable_or_file_of_a_notice_is_told(lab: Lab, pitr: Pitr, tm
     result = pitr("run", "--output", "json")
     messages = " ".join(sent["error"]["message"] for sent in result.json["notices"])
     assert "NO_SUCH" in messages and "cannot read the file" in messages
+
+
+def test_a_failure_comes_by_mail(lab: Lab, pitr: Pitr) -> None:
+    with mail_server() as (port, mails):
+        configure(
+            pitr,
+            "[policy.p]\nvms = ['gone']\n"
+            f"notify = 'mailto://127.0.0.1:{port}?from=pitr@example.com&to=admin@example.com'\n",
+        )
+        assert pitr.json("run", code=1)["notices"] == [
+            {"via": "mailto://…", "event": "failure", "ok": True, "error": None}
+        ]
+    assert len(mails) == 1
+    assert "To: admin@example.com" in mails[0] and "Subject: pitr: policy p on" in mails[0]
+    assert "backup gone: FAILED: VM 'gone' not found on the engine" in mails[0]
+
+
+def test_a_password_may_have_any_characters() -> None:
+    settings = NoticeSettings(urls=("mailtos://backup:${PW}@mail.example.com?to=${TO}", "${WHOLE}"))
+    values = {"PW": "p@s/s%", "TO": "a@b.example", "WHOLE": "json://u:p@h/x"}
+    assert secrets.notice_urls(settings, values) == [
+        "mailtos://backup:p%40s%2Fs%25@mail.example.com?to=a@b.example",
+        "json://u:p@h/x",
+    ]
 
 
 def test_secrets_can_be_in_files(tmp_path: Path) -> None:
