@@ -193,6 +193,18 @@ def _tree(folder: Path) -> dict[str, int]:
     }
 
 
+def test_a_name_that_several_vms_have_is_refused(lab: Lab, pitr: Pitr) -> None:
+    add_vm(lab, "web1")
+    other = add_vm(lab, "web2")
+    # In another data center, a VM may have the same name.
+    with lab.engine.state.lock:
+        lab.engine.state.vm(other.id).name = "web1"
+    configure(pitr, '[policy.p]\nvms = ["web1", "gone"]\nexclude_disks = ["swap"]\n')
+    errors = {vm: step["error"] for vm, step in steps_of(pitr.json("run", code=1), "backup").items()}
+    assert "2 VMs have the name" in errors["web1"]["message"]
+    assert errors["gone"]["type"] == "NoSuchVM"
+
+
 def test_disks_are_left_out_by_pattern_and_for_one_vm(lab: Lab, pitr: Pitr) -> None:
     add_vm(lab, "web1", disks=("system", "web1-swap", "scratch"))
     add_vm(lab, "db1", disks=("system", "scratch"))
@@ -238,6 +250,8 @@ def test_an_interrupted_run_says_what_it_did(lab: Lab, pitr: Pitr, tmp_path: Pat
         (tmp_path / "after").unlink(missing_ok=True)
         with pitr.process("run", "--output", "json") as process:
             wait_until(going.exists, "the hook of web2")
+            # As timeout(1) does it.
+            process.send_signal(signum)
             process.send_signal(signum)
             result = ended(process)
         assert result.code == 128 + signum
