@@ -87,6 +87,12 @@ class Repository(Closes):
         """The catalog with all records, if no record was lost; quicker than `catalog`."""
         return self._opened_catalog().by_number()
 
+    def completed_again(self) -> tuple[Catalog, Sequence[str]]:
+        """Return the catalog with all records that exist now, and messages about the records that are unreadable."""
+        self._forget_catalog()
+        opened = self._opened_catalog()
+        return opened.whole(), opened.unreadable
+
     def catalog_with_point(self, beginning: str) -> Catalog:
         """Return the catalog with all records of the VM whose point's id begins with `beginning`, which is faster."""
         return self._opened_catalog().with_point(beginning)
@@ -191,12 +197,10 @@ class Repository(Closes):
 
         Their streams stay until `prune` removes them. The caller holds `removing_from_vm`.
         """
-        ids = {backup.backup_id for backup in backups}
-        known = {row.backup_id: row.name for row in self.catalog.known().values() if row.backup_id in ids}
 
         def delete() -> None:
             for backup in backups:
-                self.store.delete(known[backup.backup_id])
+                self.store.delete(names.record(backup.vm.id, backup.point, backup.backup_id))
 
         # Open the file again: the open catalog may be in memory, or another process may replace the file.
         self._forget_catalog()

@@ -159,7 +159,7 @@ class Removal:
                 self.result.failed.append(FailedRemoval(vm, error))
 
     def _from_vm(self, vm: VMName, keep: Keep) -> None:
-        points = point_order.newest_first(self.repository.catalog.points(vm.id), times.now())
+        points = point_order.newest_first(self.repository.catalog_of_vm(vm.id).points(vm.id), times.now())
         facts = facts_of_vm(self.repository, vm.id)
         reasons = keep(points, facts)
         unwanted = [backup for backup in points if backup.backup_id not in reasons]
