@@ -258,7 +258,7 @@ class Removal:
             if doubt is not None:
                 self.notify(f"unreferenced objects stay: {doubt}")
                 return
-            for name in sorted(_unreferenced(repository, times.now() - grace)):
+            for name in sorted(unreferenced(repository, times.now() - grace)):
                 self.result.unreferenced.append(name)
                 self.result.freed_bytes += _size(repository, name)
                 if not self.dry_run:
@@ -315,8 +315,8 @@ def _doubt(repository: Repository) -> str | None:
     return None
 
 
-def _unreferenced(repository: Repository, limit: datetime) -> Iterator[str]:
-    """Yield the names of unreferenced blobs and indexes that were written before `limit`."""
+def unreferenced(repository: Repository, limit: datetime) -> Iterator[str]:
+    """Yield the names of unreferenced blobs and indexes that were written before `limit`. Raises RepositoryError."""
     referenced: set[str] = set()
     for backup in repository.catalog.points():
         for stream in backup.streams:
