@@ -37,6 +37,16 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A stream whose frames another stream uses: `live_bytes` of the disk lie in its blob."""
+
+    disk_id: str
+    stream_id: str
+    live_bytes: int
+    blob: StoredObject
+
+
+@dataclass(frozen=True, slots=True)
 class DiskSettings:
     """The settings of a disk on the engine and in its VM, used to create a disk like it.
 
@@ -84,6 +94,9 @@ class Stream:
     full has none. `frame_size` is the largest length of a frame on the disk. `extents` counts the rows of the extent
     index. `note` names the limits of an imported stream's source. `external` is None if the blob was written to the
     repository. For a blob stored externally it is the compression: "zstd" (frames, as in the repository) or "none".
+    `changes` says how the changes of an incremental were found: "tracked" by the engine, or "compared" by pitr with
+    the stored data. `parts` are the streams in whose blobs its frames are; without parts they are all in its own. A
+    stream of parts may have no own `blob`, and its index is stored twice (`index_copy`).
     """
 
     stream_id: str
@@ -97,16 +110,26 @@ class Stream:
     data_bytes: int
     zero_bytes: int
     extents: int
-    blob: StoredObject
+    blob: StoredObject | None
     index: StoredObject
     settings: DiskSettings
     note: str | None = None
     external: str | None = None
+    changes: str | None = None
+    parts: tuple[Part, ...] = ()
+    index_copy: StoredObject | None = None
 
     @property
     def stored_bytes(self) -> int:
-        """Size of the blob."""
-        return self.blob.size
+        """Size of its own blob."""
+        return 0 if self.blob is None else self.blob.size
+
+    @property
+    def own_blob(self) -> StoredObject:
+        """Its own blob. Raises ValueError for a stream that has none."""
+        if self.blob is None:
+            raise ValueError(f"the stream {self.stream_id} has no blob of its own")
+        return self.blob
 
 
 class Cause(StrEnum):
@@ -144,7 +167,9 @@ class Backup:
 
     The disks are as they were at one moment in `[lo, point]`. `parent_id` names the backup that the incremental
     streams are based on. `checkpoint_id` is the checkpoint that this backup created on the engine, and
-    `from_checkpoint_id` the checkpoint since which its incremental streams hold the changes.
+    `from_checkpoint_id` the checkpoint since which its incremental streams hold the changes. A synthetic backup may
+    stand for another one, `stands_for`: it has the same disks at the same time. `configuration` is the object with the
+    VM's OVF.
     """
 
     backup_id: str
@@ -162,6 +187,8 @@ class Backup:
     left_out: tuple[LeftOut, ...]
     duration_ms: int
     pitr_version: str
+    stands_for: str | None = None
+    configuration: StoredObject | None = None
 
     @property
     def stored_bytes(self) -> int:

@@ -1,7 +1,7 @@
 -- The catalog: a cache of all records, for queries (docs/format.md). `pitr catalog rebuild` rebuilds it from the
 -- records, row for row. Times are UTC with microseconds, sizes are bytes, digests are BLAKE3 in hex.
 PRAGMA application_id = 0x70697463; -- "pitc"
-PRAGMA user_version = 6;
+PRAGMA user_version = 7;
 
 CREATE TABLE point (
     backup_id          TEXT PRIMARY KEY,
@@ -26,6 +26,9 @@ CREATE TABLE point (
     changed_size       INTEGER NOT NULL, -- bytes of the disks
     duration_ms        INTEGER NOT NULL,
     pitr_version       TEXT NOT NULL,
+    stands_for         TEXT,             -- the backup that a synthetic one stands for
+    configuration_size   INTEGER,        -- of the object with the VM's OVF
+    configuration_digest TEXT,
     record_name        TEXT NOT NULL UNIQUE,
     record_size        INTEGER NOT NULL,
     record_digest      TEXT NOT NULL     -- of the record's bytes, to notice a changed or lost record
@@ -35,6 +38,8 @@ CREATE INDEX point_by_vm ON point (
     vm_id, point, kind, parent_id, changed_data, changed_zero, changed_stored, changed_size
 );
 CREATE INDEX point_by_parent ON point (parent_id);
+CREATE INDEX point_by_stands_for ON point (stands_for) WHERE stands_for IS NOT NULL;
+CREATE INDEX point_by_configuration ON point (configuration_digest);
 
 CREATE TABLE stream (
     stream_id         TEXT PRIMARY KEY,
@@ -49,10 +54,14 @@ CREATE TABLE stream (
     data_bytes        INTEGER NOT NULL,
     zero_bytes        INTEGER NOT NULL,
     extents           INTEGER NOT NULL,  -- rows of the index
-    blob_size         INTEGER NOT NULL,
-    blob_digest       TEXT NOT NULL,
+    blob_size         INTEGER,           -- NULL for a stream without a blob of its own
+    blob_digest       TEXT,
     index_size        INTEGER NOT NULL,
     index_digest      TEXT NOT NULL,
+    index_copy_size   INTEGER,           -- NULL for an index that is stored once
+    index_copy_digest TEXT,
+    changes           TEXT,              -- how changes were found: "tracked" or "compared"
+    parts             TEXT,              -- the streams whose blobs hold its frames, as JSON; NULL for only its own
     format            TEXT NOT NULL,     -- of the disk on the engine
     sparse            INTEGER NOT NULL,
     interface         TEXT,

@@ -214,6 +214,7 @@ _SCHEMAS: dict[str, Any] = {
         damaged={"type": "boolean"},
         note=_MAYBE,
         hold=_or_null(_object(until=_or_null(_TIME))),
+        stands_for=_MAYBE,
         unusual={"type": "array", "items": _object(what=_TEXT, value=_NUMBER, usual=_NUMBER)},
     ),
     "Disk": _object(
@@ -229,6 +230,7 @@ _SCHEMAS: dict[str, Any] = {
         extents=_INTEGER,
         note=_MAYBE,
         external=_MAYBE,
+        changes=_MAYBE,
     ),
     "Restored": _object(
         restored=_object(

@@ -57,6 +57,7 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
         "unusual": [asdict(each) for each in facts.unusual],
         "note": facts.marks.note,
         "hold": hold(facts.marks.hold) if facts.marks.hold is not None else None,
+        "stands_for": backup.stands_for,
     }
 
 
@@ -80,6 +81,7 @@ def disk(stream: Stream) -> dict[str, Any]:
         "extents": stream.extents,
         "note": stream.note,
         "external": stream.external,
+        "changes": stream.changes,
     }
 
 

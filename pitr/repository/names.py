@@ -37,6 +37,11 @@ def index(disk_id: str, stream_id: str) -> str:
     return f"{STREAMS}/{disk_id}/{stream_id}.index.db"
 
 
+def index_copy(disk_id: str, stream_id: str) -> str:
+    """Return the name of the second copy of a stream's extent index."""
+    return f"{STREAMS}/{disk_id}/{stream_id}.copy.db"
+
+
 def record(vm_id: str, point: datetime, backup_id: str) -> str:
     """Return the name of a backup's record."""
     return f"{BACKUPS}/{vm_id}/{times.to_object_name(point)}-{backup_id}.json"

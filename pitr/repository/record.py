@@ -16,6 +16,7 @@ from pitr.model import (
     Kind,
     LeftOut,
     Mode,
+    Part,
     Record,
     StoredObject,
     Stream,
@@ -51,6 +52,8 @@ def encode(record: Record) -> bytes:
         "duration_ms": backup.duration_ms,
         "pitr_version": backup.pitr_version,
     }
+    if backup.stands_for is not None:
+        document["stands_for"] = backup.stands_for
     return canonical.encode(document)
 
 
@@ -77,6 +80,7 @@ def decode(stored: bytes) -> Record:
         ),
         duration_ms=document["duration_ms"],
         pitr_version=document["pitr_version"],
+        stands_for=document.get("stands_for"),
     )
     check(backup)
     return Record(backup, None if configuration is None else configuration["data"])
@@ -94,9 +98,15 @@ def check(backup: Backup) -> None:
         raise FormatError(f"the record is {backup.kind}, which its streams contradict")
     if bool(incremental) != (backup.parent_id is not None):
         raise FormatError("the record's parent contradicts the kinds of its streams")
+    if backup.stands_for is not None and backup.kind is not Kind.SYNTHETIC:
+        raise FormatError(f"the record is {backup.kind}, but stands for another one")
     for stream in backup.streams:
         if (stream.parent_stream_id is None) == (stream.kind is Kind.INCREMENTAL):
             raise FormatError(f"the {stream.kind} stream {stream.stream_id} has a wrong parent")
+        if stream.changes is not None and stream.kind is not Kind.INCREMENTAL:
+            raise FormatError(f"the {stream.kind} stream {stream.stream_id} has changes")
+        if stream.blob is None and (stream.external is not None or stream.index_copy is None):
+            raise FormatError(f"the stream {stream.stream_id} has no blob")
 
 
 #: Reasons in records of pitr versions that did not store the cause.
@@ -120,6 +130,10 @@ def _left_out(document: dict[str, Any]) -> LeftOut:
     return LeftOut(**{**document, "cause": Cause(cause)})
 
 
+#: Keys of a stream that are absent instead of null or empty.
+_ONLY_IF_NEEDED = ("blob", "note", "external", "changes", "parts", "index_copy")
+
+
 def _stream_document(stream: Stream) -> dict[str, Any]:
     document = {**asdict(stream), "kind": stream.kind.value}
     # Early versions of pitr do not know these keys.
@@ -129,9 +143,8 @@ def _stream_document(stream: Stream) -> dict[str, Any]:
         for key, value in asdict(settings).items()
         if key not in MORE_SETTINGS or key in settings.more
     }
-    return {
-        key: value for key, value in document.items() if key not in ("note", "external") or value is not None
-    }
+    document["parts"] = [asdict(part) for part in stream.parts]
+    return {key: value for key, value in document.items() if key not in _ONLY_IF_NEEDED or value}
 
 
 def _stream(document: dict[str, Any]) -> Stream:
@@ -139,8 +152,16 @@ def _stream(document: dict[str, Any]) -> Stream:
         **{
             **document,
             "kind": Kind(document["kind"]),
-            "blob": StoredObject(**document["blob"]),
+            "blob": _object(document.get("blob")),
             "index": StoredObject(**document["index"]),
+            "index_copy": _object(document.get("index_copy")),
+            "parts": tuple(
+                Part(**{**part, "blob": StoredObject(**part["blob"])}) for part in document.get("parts", ())
+            ),
             "settings": DiskSettings(**document["settings"]),
         }
     )
+
+
+def _object(document: dict[str, Any] | None) -> StoredObject | None:
+    return None if document is None else StoredObject(**document)

@@ -159,6 +159,7 @@ class Repository(Closes):
         if stream_id in self._recorded:
             return
         self.store.delete(names.index(disk_id, stream_id))
+        self.store.delete(names.index_copy(disk_id, stream_id))
         self.store.delete(names.blob(disk_id, stream_id))
 
     def commit(self, new: Record) -> None:
@@ -302,11 +303,14 @@ class Repository(Closes):
 
     def check_sizes(self, backup: Backup, stream: Stream) -> None:
         """Compare the sizes of a stream's blob and index with the record. Raises StoredDamage."""
-        objects: tuple[tuple[What, str, StoredObject], ...] = (
-            ("blob", names.blob(stream.disk_id, stream.stream_id), stream.blob),
-            ("index", names.index(stream.disk_id, stream.stream_id), stream.index),
-        )
-        for what, name, recorded in objects if self.is_here(stream) else objects[1:]:
+        objects: list[tuple[What, str, StoredObject]] = [
+            ("index", names.index(stream.disk_id, stream.stream_id), stream.index)
+        ]
+        if stream.index_copy is not None:
+            objects.append(("index", names.index_copy(stream.disk_id, stream.stream_id), stream.index_copy))
+        if stream.blob is not None and self.is_here(stream):
+            objects.insert(0, ("blob", names.blob(stream.disk_id, stream.stream_id), stream.blob))
+        for what, name, recorded in objects:
             with self._open(backup, stream, what, name) as file:
                 _compare_size(backup, stream, what, file.size, recorded.size)
 
@@ -333,7 +337,7 @@ class Repository(Closes):
             )
         file = self._open(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
         try:
-            _compare_size(backup, stream, "blob", file.size, stream.blob.size)
+            _compare_size(backup, stream, "blob", file.size, stream.own_blob.size)
         except BaseException:
             file.close()
             raise
@@ -363,8 +367,8 @@ class Repository(Closes):
             size=stream.size,
             parent_stream_id=stream.parent_stream_id,
             frame_size=stream.frame_size,
-            blob_size=stream.blob.size,
-            blob_digest=stream.blob.digest,
+            blob_size=stream.own_blob.size,
+            blob_digest=stream.own_blob.digest,
         )
         if opened.stream != expected:
             opened.close()

@@ -49,6 +49,7 @@ class NewStream:
     parent_stream_id: str | None
     settings: DiskSettings
     note: str | None = None
+    changes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +259,7 @@ class StreamSink:
             settings=self._new.settings,
             note=self._new.note,
             external=None if self._external is None else self._external.compression,
+            changes=self._new.changes,
         )
 
     def abort(self) -> None:

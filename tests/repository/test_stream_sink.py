@@ -117,7 +117,7 @@ def test_the_index_has_one_row_for_each_header_of_the_blob(repository: Repositor
     assert stream.data_bytes == sum(length for kind, _, length, _ in parts if kind == "data")
     assert stream.zero_bytes == sum(length for kind, _, length, _ in parts if kind == "zero")
     assert (blob_path(repository, stream).stat().st_size, index_path(repository, stream).stat().st_size) == (
-        stream.blob.size,
+        stream.stored_bytes,
         stream.index.size,
     )
 

@@ -46,13 +46,13 @@ def store_external(
         _check_still_missing(repository, backup, stream)
         digest, size = blake3(), 0
         with repository.store.new(names.blob(stream.disk_id, stream.stream_id)) as new:
-            while size <= stream.blob.size and (part := blob.read(FRAME_SIZE)):
+            while size <= stream.own_blob.size and (part := blob.read(FRAME_SIZE)):
                 digest.update(part)
                 new.write(part)
                 size += len(part)
                 if progress is not None:
-                    progress(min(size, stream.blob.size), stream.blob.size)
-            if size != stream.blob.size or digest.hexdigest() != stream.blob.digest:
+                    progress(min(size, stream.own_blob.size), stream.own_blob.size)
+            if size != stream.own_blob.size or digest.hexdigest() != stream.own_blob.digest:
                 raise _mismatch(backup, stream, size)
             new.commit()
 
@@ -73,7 +73,7 @@ def _check_still_missing(repository: Repository, backup: Backup, stream: Stream)
 
 
 def _mismatch(backup: Backup, stream: Stream, size: int) -> FormatError:
-    recorded = stream.blob.size
+    recorded = stream.own_blob.size
     reason = (
         f"there are {size} bytes instead of {recorded}"
         if size < recorded

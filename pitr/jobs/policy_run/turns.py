@@ -27,14 +27,14 @@ def share_to_verify(
     late at the next run are added.
     """
     interval = max(NIGHT, now - last_run) if last_run is not None else NIGHT
-    share = min(1.0, interval / every) * sum(each.stream.blob.size for each in streams)
+    share = min(1.0, interval / every) * sum(each.stream.stored_bytes for each in streams)
     chosen: list[ReadStream] = []
     taken = 0
     for each in streams:
         late = each.read is not None and each.read + every <= now + interval
         if taken < share or late:
             chosen.append(each)
-            taken += each.stream.blob.size
+            taken += each.stream.stored_bytes
     return chosen
 
 

@@ -111,7 +111,7 @@ def verify_share(run: Running, vms: Sequence[VMName]) -> None:
 
 
 def _planned(vm: VMName, streams: Sequence[ReadStream]) -> StepResult:
-    size = sum(each.stream.blob.size for each in streams)
+    size = sum(each.stream.stored_bytes for each in streams)
     detail = f"would read {counted(len(streams), 'stream')}, {human_size(size)}"
     return StepResult("verify", _of_run(vm), detail=detail, read_bytes=size)
 

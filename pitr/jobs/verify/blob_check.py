@@ -66,7 +66,7 @@ def check_digest(backup: Backup, stream: Stream, blob: StoredFile) -> None:
     for offset in range(0, blob.size, _CHUNK):
         rate_limit.spend(min(_CHUNK, blob.size - offset))
         digest.update(blob.read_at(offset, _CHUNK))
-    if digest.hexdigest() != stream.blob.digest:
+    if digest.hexdigest() != stream.own_blob.digest:
         raise of_stream(backup.backup_id, stream, "corrupt", "blob", "the digest of its bytes does not match")
 
 
@@ -106,7 +106,7 @@ def check_blob(
                 take()
         while waiting:
             take()
-    if sample_percent is None and digest.hexdigest() != stream.blob.digest and not checked.damage:
+    if sample_percent is None and digest.hexdigest() != stream.own_blob.digest and not checked.damage:
         checked.damage.append(
             of_stream(backup.backup_id, stream, "corrupt", "blob", "the digest of its bytes does not match")
         )
@@ -125,7 +125,7 @@ def _parts(stream: Stream, rows: Sequence[IndexRow]) -> Iterator[_BlobPart]:
         if end - begin >= _CHUNK:
             yield _BlobPart(begin, end, tuple(gathered), first=begin == 0, last=False)
             begin, gathered = end, []
-    yield _BlobPart(begin, stream.blob.size, tuple(gathered), first=begin == 0, last=True)
+    yield _BlobPart(begin, stream.own_blob.size, tuple(gathered), first=begin == 0, last=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class _Verification:
         streams = self._streams(backups)
         if scope.streams is not None:
             streams = [link for link in streams if link[1].stream_id in scope.streams]
-        self._total = sum(stream.blob.size for _, stream in streams)
+        self._total = sum(stream.stored_bytes for _, stream in streams)
         self.result.points = len(backups)
         self.result.streams = len(streams)
         for backup, stream in streams:
@@ -267,7 +267,7 @@ class _Verification:
         rows = self._index(backup, stream)
         if not self._repository.is_here(stream):
             self.result.external += 1
-            self._advance(stream.blob.size)
+            self._advance(stream.stored_bytes)
             return
         # From here on, a finding about the blob's size is either found again or disproved.
         self._checked.blobs.add(stream.stream_id)
@@ -292,7 +292,7 @@ class _Verification:
                 check = check_digest if self._whole else check_head
                 check(backup, stream, blob)
                 self._checked_whole(backup, stream)
-                self._advance(stream.blob.size)
+                self._advance(stream.stored_bytes)
         except StoredDamage as error:
             self._add(error, backup)
         except RepositoryError as error:

@@ -26,7 +26,7 @@ from pitr.repository.catalog import rows
 from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
-VERSION = 6
+VERSION = 7
 _REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
 T = TypeVar("T")
 _TABLES = ("point", "stream", "left_out")

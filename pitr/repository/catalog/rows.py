@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pitr import times
-from pitr.model import Backup, Cause, DiskSettings, Kind, LeftOut, Mode, StoredObject, Stream, VMName
+from pitr.model import Backup, Cause, DiskSettings, Kind, LeftOut, Mode, Part, StoredObject, Stream, VMName
 
 
 def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[str, Any]:
@@ -37,6 +37,9 @@ def point_row(backup: Backup, record_name: str, record: StoredObject) -> dict[st
         "changed_size": sum(stream.size for stream in of_its_kind),
         "duration_ms": backup.duration_ms,
         "pitr_version": backup.pitr_version,
+        "stands_for": backup.stands_for,
+        "configuration_size": _size(backup.configuration),
+        "configuration_digest": _digest(backup.configuration),
         "record_name": record_name,
         "record_size": record.size,
         "record_digest": record.digest,
@@ -59,10 +62,14 @@ def stream_rows(backup: Backup) -> list[dict[str, Any]]:
             "data_bytes": stream.data_bytes,
             "zero_bytes": stream.zero_bytes,
             "extents": stream.extents,
-            "blob_size": stream.blob.size,
-            "blob_digest": stream.blob.digest,
+            "blob_size": _size(stream.blob),
+            "blob_digest": _digest(stream.blob),
             "index_size": stream.index.size,
             "index_digest": stream.index.digest,
+            "index_copy_size": _size(stream.index_copy),
+            "index_copy_digest": _digest(stream.index_copy),
+            "changes": stream.changes,
+            "parts": _parts_text(stream.parts),
             "format": stream.settings.format,
             "sparse": int(stream.settings.sparse),
             "interface": stream.settings.interface,
@@ -115,6 +122,8 @@ def backup_from(
         ),
         duration_ms=point["duration_ms"],
         pitr_version=point["pitr_version"],
+        stands_for=point["stands_for"],
+        configuration=_object(point["configuration_size"], point["configuration_digest"]),
     )
 
 
@@ -131,7 +140,7 @@ def _stream_from(row: sqlite3.Row) -> Stream:
         data_bytes=row["data_bytes"],
         zero_bytes=row["zero_bytes"],
         extents=row["extents"],
-        blob=StoredObject(row["blob_size"], row["blob_digest"]),
+        blob=_object(row["blob_size"], row["blob_digest"]),
         index=StoredObject(row["index_size"], row["index_digest"]),
         settings=DiskSettings(
             format=row["format"],
@@ -145,6 +154,36 @@ def _stream_from(row: sqlite3.Row) -> Stream:
         ),
         note=row["note"],
         external=row["external"],
+        changes=row["changes"],
+        parts=_parts_from(row["parts"]),
+        index_copy=_object(row["index_copy_size"], row["index_copy_digest"]),
+    )
+
+
+def _size(stored: StoredObject | None) -> int | None:
+    return None if stored is None else stored.size
+
+
+def _digest(stored: StoredObject | None) -> str | None:
+    return None if stored is None else stored.digest
+
+
+def _object(size: int | None, digest: str | None) -> StoredObject | None:
+    return None if size is None or digest is None else StoredObject(size, digest)
+
+
+def _parts_text(parts: tuple[Part, ...]) -> str | None:
+    listed = [
+        [part.disk_id, part.stream_id, part.live_bytes, part.blob.size, part.blob.digest] for part in parts
+    ]
+    return json.dumps(listed) if listed else None
+
+
+def _parts_from(stored: str | None) -> tuple[Part, ...]:
+    listed = json.loads(stored) if stored is not None else []
+    return tuple(
+        Part(disk_id, stream_id, live, StoredObject(size, digest))
+        for disk_id, stream_id, live, size, digest in listed
     )
 
 

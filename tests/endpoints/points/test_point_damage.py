@@ -98,7 +98,7 @@ def test_a_flipped_bit_in_a_blob_raises_damage_or_returns_the_exact_bytes(
     expected = read_point(repository, newest, newest.streams[0])
     stream = shared.backups[number].streams[0]
     blob = blob_path(repository, stream)
-    position = int(where * stream.blob.size)
+    position = int(where * stream.stored_bytes)
     in_frame = any(
         row.blob_offset is not None
         and row.blob_length is not None

@@ -30,7 +30,7 @@ def one(repository: Repository) -> ReadStream:
 
 
 def _stream(one: ReadStream, number: int, size: int, read: datetime | None) -> ReadStream:
-    blob = replace(one.stream.blob, size=size)
+    blob = replace(one.stream.own_blob, size=size)
     assert isinstance(blob, StoredObject)
     return ReadStream(one.backup, replace(one.stream, stream_id=str(number), blob=blob), read)
 
