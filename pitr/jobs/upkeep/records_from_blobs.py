@@ -218,9 +218,8 @@ def _write_index(
                 size=walk.virtual_size,
                 parent_stream_id=_parent_id(walk),
                 frame_size=totals.frame_size,
-                blob_size=walk.size,
-                blob_digest=walk.digest,
-            )
+            ),
+            [index.PartRow(index.OWN, disk_id, stream_id, walk.size, walk.digest)],
         )
     finally:
         writer.close()

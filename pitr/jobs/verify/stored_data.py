@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pitr.copier.copy import DEFAULT_WORKERS
@@ -23,7 +23,7 @@ from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, findings, names
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stream
 from pitr.repository.findings import StoredFinding
-from pitr.repository.index import IndexRow
+from pitr.repository.index import OWN, IndexRow
 
 Level = Literal["quick", "full"]
 
@@ -265,6 +265,11 @@ class _Verification:
 
     def _stream(self, backup: Backup, stream: Stream) -> None:
         rows = self._index(backup, stream)
+        if stream.blob is None:
+            return
+        if stream.parts and rows is not None:
+            # The text of the blob of a stream of parts tells only of its own frames.
+            rows = [row for row in rows if row.blob_offset is not None and row.part == OWN]
         if not self._repository.is_here(stream):
             self.result.external += 1
             self._advance(stream.stored_bytes)
@@ -307,9 +312,12 @@ class _Verification:
         """Check the index and return its rows (for the full level); None if it is damaged."""
         self._checked.indexes.add(stream.stream_id)
         try:
+            self._second_index(backup, stream)
             with self._repository.open_index(backup, stream) as index:
                 extents = index.extents()
-                index.frames()
+                index.part_numbers()
+                for part in index.parts:
+                    index.frames(part.number)
                 rows = list(index.rows()) if self._whole else []
         except StoredDamage as error:
             self._add(error, backup)
@@ -322,6 +330,20 @@ class _Verification:
             message = "its totals do not match the record"
             self._add(of_stream(backup.backup_id, stream, "inconsistent", "index", message), backup)
         return rows
+
+    def _second_index(self, backup: Backup, stream: Stream) -> None:
+        """Check both copies of an index that is stored twice. A damaged copy loses nothing while the other is good."""
+        if stream.index_copy is None:
+            return
+        harmed: list[StoredDamage] = []
+        for second in (False, True):
+            try:
+                self._repository.open_index_copy(backup, stream, second=second).close()
+            except StoredDamage as error:
+                harmed.append(error)
+        if len(harmed) == 1:
+            message = f"{harmed[0].damage.message}; its other copy is good, and pitr reads that"
+            self.result.damage.append(replace(harmed[0].damage, message=message))
 
     def _count(self, checked: BlobChecked, backup: Backup) -> None:
         self.result.frames += checked.frames
