@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Completion of VM names and point ids in the shell, from the catalog of a repository in a folder.
+"""Completion in the shell: VM names and point ids from the catalog of a repository in a folder, and policies.
 
 A completion must be quick and must never print an error: without a catalog that can be read, nothing is offered.
 """
@@ -45,6 +45,8 @@ def offer(parameter: inspect.Parameter) -> None:
 def _of_metavar(metavar: str | None) -> Complete | None:
     """Return what completes a value that the help calls `metavar`; None for values that pitr does not know."""
     parts = set((metavar or "").split("|"))
+    if "POLICY" in parts:
+        return _policies
     with_vms, with_points = "VM" in parts, bool(parts & {"POINT", "ID"})
     if not with_vms and not with_points:
         return None
@@ -67,6 +69,24 @@ def _completed(
             return [*found, *(_points(catalog, incomplete) if with_points else ())]
     except Exception:  # noqa: BLE001 - a shell that waits for completions must get no traceback
         return []
+
+
+def _policies(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    try:
+        names = load_settings(named=_config_file(ctx)).policies
+    except Exception:  # noqa: BLE001 - as above
+        return []
+    return [(name, "policy") for name in names if name.startswith(incomplete)]
+
+
+def _config_file(ctx: Any) -> Path | None:
+    """Return the file that --config-file names before or after the command's name."""
+    each = ctx
+    while each is not None:
+        if each.params.get("config_file"):
+            return Path(each.params["config_file"])
+        each = each.parent
+    return None
 
 
 def _vms(catalog: Catalog, incomplete: str) -> Iterator[tuple[str, str]]:
@@ -109,4 +129,4 @@ def _location(ctx: Any) -> Any:
             return each.params["repo"]
         each = each.parent
     given = os.environ.get("PITR_REPO")
-    return repository_location.parsed(given) if given else load_settings().repository
+    return repository_location.parsed(given) if given else load_settings(named=_config_file(ctx)).repository

@@ -3,7 +3,7 @@
 
 pitr reads `config.toml` from /etc/pitr and from the user's `pitr` folder. For each key, the user's file overrides the
 system's, and options and environment variables override both. The tables [engine] and [retention] and each policy come
-whole from one file: a mix of two engines or of two sets of rules is what nobody wants. --config-file or PITR_CONFIG
+whole from one file, so that two engines or two sets of rules are never mixed. --config-file or PITR_CONFIG
 names one file to read instead.
 """
 

@@ -92,13 +92,14 @@ for mail, chat and pager services); `ping` and `command` need nothing.
   check`, which you can start from another timer, and `pitr status`.
 - `recovery` is the first success after a failure.
 - A notice that cannot be sent is reported on standard error and in the document of the run. It does not change the
-  exit code: the backups are good. A wrong setting shows in `pitr notice test`, which sends a notice through every
-  channel and exits with 1 if one fails.
+  exit code, which tells how the run went. A wrong setting shows in `pitr notice test`, which sends a notice through
+  every channel and exits with 1 if one fails.
 - `command` gets `PITR_EVENT`, `PITR_SUBJECT` and `PITR_POLICY`, and the text on standard input.
 - A timer of `pitr schedule` has not the variables of your shell. Write them into `/etc/pitr/environment`, which its
   units read ([night.md](night.md)), or use files.
-- Write secrets into `urls_file` or `ping_file`, or into a variable: `${NAME}` in `urls` and `ping`. pitr shows only
-  the scheme of a URL in `urls`, and no path of `ping`: in messages, documents and `pitr config show`.
+- Write secrets into `urls_file` or `ping_file`, or into a variable: `${NAME}` in `urls` and `ping`. pitr encodes the
+  value of a variable in the user or password of a URL. In messages, documents and `pitr config show`, it shows only the
+  scheme of a URL in `urls`, and no path of `ping`.
 """
 
 

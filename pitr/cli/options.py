@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -304,7 +304,7 @@ class Common:
         return load_config(
             self.engine_settings(),
             configured=self.settings.engine,
-            prompt=getpass.getpass if sys.stdin.isatty() else None,
+            prompt=_typed_password if sys.stdin.isatty() else None,
         )
 
     @property
@@ -321,6 +321,15 @@ class Common:
 
         with Engine(self.engine_config()) as engine:
             yield engine
+
+
+@cache
+def _typed_password(question: str) -> str:
+    """Return the password that the user types, once for the whole command. Raises UsageError for the end of input."""
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        raise UsageError("no password was typed", "Type it, or give --password-file FILE.") from None
 
 
 _GENERAL_OPTIONS = {
@@ -401,7 +410,7 @@ def with_common(
             )
             common = given.over(before_the_command)
             asked = {name: values.pop(name) for name in manners}
-            with logging_of(run or function.__name__.strip("_"), common.log), minding(**asked):
+            with logging_of(context.command_path.partition(" ")[2], common.log), minding(**asked):
                 if run is not None:
                     return _run(function, common, run, values)
                 return function(common, **values)

@@ -22,6 +22,8 @@ from pitr.system import rate_limit
 from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 DEFAULT_WORKERS = 4
+#: Windows under a limit of the rate are at least so large: one of pitr's own frames.
+_SMALLEST_WINDOW = 1 << 20
 #: How many windows of each worker may wait for an earlier window.
 _AHEAD = 2
 
@@ -190,7 +192,7 @@ class _Pool:
         limit = max(1, min(source.max_readers, sink.max_writers))
         with self._changed:
             task.source, task.sink = source, sink
-            task.works = plan(extents)
+            task.works = plan(extents, _window())
             task.limit = limit
             task.opening = False
             self._total_bytes += int(extents.length.sum())
@@ -288,6 +290,15 @@ class _Pool:
                 task.stack.__exit__(type(cancelled), cancelled, None)
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             self.stop(error)
+
+
+def _window() -> int:
+    """Return the size of a window: less than usual if a limit of the rate is less, in multiples of the smallest."""
+    second = rate_limit.one_second()
+    window = WINDOW
+    while second is not None and window > max(second, _SMALLEST_WINDOW):
+        window //= 2
+    return window
 
 
 def _copy_window(

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
 from pitr import times
-from pitr.errors import UsageError
+from pitr.errors import NoSuchPoint, UsageError
 from pitr.jobs import asked_time
-from pitr.repository import Repository, marks
+from pitr.model import Backup
+from pitr.repository import Repository, marks, names
 from pitr.repository.marks import NO_MARKS, Hold, Marks
+from pitr.repository.store import ObjectMissing
 
 
 def marks_of(repository: Repository, vm_id: str | None) -> dict[str, Marks]:
@@ -35,9 +39,46 @@ def held_in(repository: Repository, vm_id: str) -> dict[str, str]:
     }
 
 
+@contextmanager
+def marking(repository: Repository, backup: Backup) -> Iterator[None]:
+    """Keep the point while the block marks it: a removal that has begun must not overlook a hold.
+
+    Raises BusyError during a removal from the VM, NoSuchPoint after that of the point, RepositoryError.
+    """
+    with repository.reading_vm(backup.vm):
+        try:
+            repository.store.size(names.record(backup.vm.id, backup.point, backup.backup_id))
+        except ObjectMissing:
+            raise NoSuchPoint(f"the point of backup {backup.backup_id} has just been removed") from None
+        yield
+
+
 def in_words(hold: Hold) -> str:
     """Return the hold in words."""
     return "held" if hold.until is None else f"held until {times.for_people(hold.until)}"
+
+
+def _end_of_span(text: str, now: datetime) -> datetime | None:
+    try:
+        return now + times.parse_span("--until", text)
+    except UsageError:
+        return None
+    except OverflowError:
+        raise UsageError(
+            f"--until {text!r} is out of range", "Leave out --until to hold the point until you release it."
+        ) from None
+
+
+def _end_of_time(text: str, now: datetime) -> datetime:
+    try:
+        asked = asked_time.parse(text, now=now)
+    except UsageError as error:
+        raise UsageError(
+            f"--until: {error.message}",
+            "Give a date such as 2030-12-31, a time such as 2030-12-31T18:00, or a time span such as 90d.",
+        ) from None
+    # "now" means the newest point, and has no end as a time.
+    return now if asked.newest else asked.latest
 
 
 def end_of(text: str, now: datetime | None = None) -> datetime:
@@ -46,10 +87,7 @@ def end_of(text: str, now: datetime | None = None) -> datetime:
     Raises UsageError, also for the past.
     """
     now = now or times.now()
-    try:
-        end = now + times.parse_span("--until", text)
-    except UsageError:
-        end = asked_time.parse(text, now=now).latest
+    end = _end_of_span(text, now) or _end_of_time(text, now)
     if end <= now:
         raise UsageError(
             f"--until {text!r} is in the past",

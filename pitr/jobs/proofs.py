@@ -16,6 +16,7 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify
 from pitr.repository import Repository, drills, proofs
+from pitr.repository.drills import Proven
 from pitr.repository.proofs import Proof, StoredProof
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -53,14 +54,20 @@ def least_recently_read(repository: Repository, vms: Iterable[VMName]) -> list[R
     return sorted(found, key=lambda each: each.read or _LONG_AGO)
 
 
-def last_proven(repository: Repository, vm_id: str | None = None) -> dict[str, datetime]:
+def last_proven(
+    repository: Repository,
+    vm_id: str | None = None,
+    *,
+    drilled: Iterable[tuple[str, str, Proven]] | None = None,
+) -> dict[str, datetime]:
     """Return when a check or a drill last read all data of a point and found it good, by VM id (None: of all VMs).
 
-    Reads only names of objects. Raises RepositoryError.
+    `drilled` has the drills of `drills.listed`, if you know them. Reads only names of objects. Raises RepositoryError.
     """
     proven = proofs.last_proven(repository.store, vm_id)
-    for of_vm, time in drills.last_good(repository.store, vm_id).items():
-        proven[of_vm] = max(time, proven.get(of_vm, time))
+    for of_vm, _, drill in drills.listed(repository.store, vm_id) if drilled is None else drilled:
+        if drill.ok:
+            proven[of_vm] = max(drill.time, proven.get(of_vm, drill.time))
     return proven
 
 
@@ -92,10 +99,10 @@ def _replace(
         old = list(proofs.of_vm(repository.store, vm_id))
         points = repository.catalog_of_vm(vm_id).points(vm_id)
         merged = _merged(old) | dict.fromkeys(read, times.now())
-        known = {stream.stream_id for backup in points for stream in backup.streams} - damaged
+        known = {blob for backup in points for stream in backup.streams for blob in _blobs(stream)} - damaged
         streams = {stream_id: time for stream_id, time in merged.items() if stream_id in known}
         earlier = [each.proof.proven for each in old if each.proof is not None]
-        all_proven = [time for time in (proven, _point_proven(points, streams), *earlier) if time is not None]
+        all_proven = [time for time in (proven, point_proven(points, streams), *earlier) if time is not None]
         proofs.add(repository.store, Proof(vm_id, streams, max(all_proven, default=None)))
         proofs.remove(repository.store, old)
     except (RepositoryError, FormatError) as error:
@@ -110,7 +117,7 @@ def _merged(stored: Iterable[StoredProof]) -> dict[str, datetime]:
     return merged
 
 
-def _point_proven(points: Sequence[Backup], read: Mapping[str, datetime]) -> datetime | None:
+def point_proven(points: Sequence[Backup], read: Mapping[str, datetime]) -> datetime | None:
     """Return the latest time since which all streams of a point's chains were read; None if there is no such point."""
     since = _chains_read(points, read)
     proven = [
@@ -134,10 +141,15 @@ def _chains_read(points: Sequence[Backup], read: Mapping[str, datetime]) -> dict
             chain.append(link)
             link = streams.get(link.parent_stream_id or "")
         for each in reversed(chain):
-            own = read.get(each.stream_id)
+            own = _earliest(read.get(blob) for blob in _blobs(each))
             below = own if each.parent_stream_id is None else since.get(each.parent_stream_id)
             since[each.stream_id] = _earliest((own, below))
     return since
+
+
+def _blobs(stream: Stream) -> list[str]:
+    """Return the ids of the streams in whose blobs the stream's own data is; its own id if it is in none."""
+    return [part.stream_id for part in stream.parts] or [stream.stream_id]
 
 
 def _earliest(given: Iterable[datetime | None]) -> datetime | None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +14,18 @@ from typing import Any
 from pitr.errors import RepositoryError
 from pitr.model import Backup, Record, StoredObject
 from pitr.repository import lock, names
-from pitr.repository.catalog import Catalog, overview
-from pitr.repository.catalog.catalog import CatalogUnusable
+from pitr.repository.catalog import Catalog, contents, overview
+from pitr.repository.catalog.catalog import KEYS, CatalogUnusable
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
+from pitr.system.closing import Closes
 
 ReadRecord = Callable[[str], tuple[Record, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
 CatalogRow = dict[str, Any]
+#: Records that are read and added at a time.
+_BATCH = 500
 
 
 class CompletedCatalog:
@@ -40,7 +43,10 @@ class CompletedCatalog:
         self._catalog = _open(path, store)
         self._catalog.instead = self._from_records
         self._whole = False
+        self._counted = False
         self._whole_vms: set[str] = set()
+        #: Messages about the records that could not be read, of the VMs that were completed.
+        self.unreadable: list[str] = []
 
     def close(self) -> None:
         self._catalog.close()
@@ -48,13 +54,19 @@ class CompletedCatalog:
     def whole(self) -> Catalog:
         """Return the catalog with all stored records."""
         if not self._whole:
-            self._take_up(self._store.list(names.BACKUPS, besides=self._catalog.record_names()))
+            # VM by VM: the names of millions of points would not fit into the memory.
+            for vm_id in sorted(self._store.folders(names.BACKUPS)):
+                self._complete_vm(vm_id)
             self._whole = True
         return self._catalog
 
     def of_vm(self, name: str) -> Catalog:
         """Return the catalog with all records of the VM with this id or name; with all records if there is none."""
         if self._whole:
+            return self._catalog
+        if self._catalog.has_vm(name):
+            # An id. A look at all names and folders would cost a prune of 10,000 VMs minutes.
+            self._complete_vm(name)
             return self._catalog
         known = {vm.id for vm in self._catalog.vms()}
         for vm_id in self._store.folders(names.BACKUPS):
@@ -70,11 +82,12 @@ class CompletedCatalog:
 
         This is quicker than `whole`, and misses a record only if another one of the same VM was lost.
         """
-        if not self._whole:
+        if not self._whole and not self._counted:
             known = overview.point_counts(self._catalog)
             for vm_id, count in self._store.counts(names.BACKUPS).items():
                 if count != known.get(vm_id, 0):
                     self._complete_vm(vm_id)
+            self._counted = True
         return self._catalog
 
     def with_point(self, beginning: str) -> Catalog:
@@ -97,13 +110,18 @@ class CompletedCatalog:
         """Return a catalog of all records in memory, if the damaged file cannot be rebuilt; else None."""
         if _writable(self._path) and _has_room(self._store, self._path):
             return None
-        entries, _ = _read(sorted(self._store.list(names.BACKUPS)), self._read_record)
+        fresh = Catalog.create(None)
+        for record_names in _by_vm(self._store):
+            entries, unreadable = _read(record_names, self._read_record)
+            fresh.add(entries)
+            self.unreadable += unreadable
         self._whole = True
-        return _fresh(None, entries)
+        return fresh
 
     def _take_up(self, missing: Iterable[str]) -> None:
         names_to_read = sorted(missing)
-        entries = _read(names_to_read, self._read_record)[0] if names_to_read else []
+        entries, unreadable = _read(names_to_read, self._read_record) if names_to_read else ([], [])
+        self.unreadable += unreadable
         if entries:
             self._catalog = _completed(self._catalog, self._store, entries, _writable(self._path))
 
@@ -222,9 +240,13 @@ class CatalogDifferences:
 
 def compare(path: Path, store: Store, read_record: ReadRecord) -> CatalogDifferences:
     """Compare the catalog file with the records, without completing it first."""
-    entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
-    with _fresh(None, entries) as fresh:
-        return _compared(path, fresh, damaged)
+    with _Comparison(path) as comparison:
+        for record_names in _by_vm(store):
+            entries, damaged = _read(record_names, read_record)
+            with Catalog.create(None) as fresh:
+                fresh.add(entries)
+                comparison.of_vm(_vm_of(record_names), fresh, damaged)
+        return comparison.result()
 
 
 def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDifferences:
@@ -235,38 +257,95 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
     try:
         # Read under the lock, so that the new catalog does not list records that are removed meanwhile.
         with _replacing(path):
-            entries, damaged = _read(sorted(store.list(names.BACKUPS)), read_record)
             scratch = _scratch(store)
-            with _fresh(scratch, entries) as fresh:
-                comparison = _compared(path, fresh, damaged)
+            with Catalog.create(scratch, quick=True) as fresh, _Comparison(path) as comparison:
+                for record_names in _by_vm(store):
+                    for start in range(0, len(record_names), _BATCH):
+                        entries, damaged = _read(record_names[start : start + _BATCH], read_record)
+                        fresh.add(entries)
+                        comparison.damaged(damaged)
+                    comparison.of_vm(_vm_of(record_names), fresh)
+                fresh.finish()
+                result = comparison.result()
             _replace(path, scratch)
     except OSError as error:
         raise RepositoryError(f"the catalog cannot be written: {error.strerror}") from error
-    return comparison
+    return result
 
 
-def _fresh(path: Path | None, entries: Sequence[StoredRecord]) -> Catalog:
-    catalog = Catalog.create(path)
-    catalog.add(entries)
-    return catalog
+def _by_vm(store: Store) -> Iterator[list[str]]:
+    """Yield the names of the records of each VM, in order."""
+    for vm_id in sorted(store.folders(names.BACKUPS)):
+        record_names = sorted(store.list(names.records_of(vm_id)))
+        if record_names:
+            yield record_names
 
 
-def _compared(path: Path, fresh: Catalog, damaged: Sequence[str]) -> CatalogDifferences:
-    should = fresh.dump()
-    differences = [f"record: {message}" for message in damaged]
-    try:
-        with Catalog.open(path, read_only=True) as catalog:
-            have = catalog.dump()
-    except RepositoryError:
-        differences.append("the catalog file is missing or unusable")
-    else:
+def _vm_of(record_names: Sequence[str]) -> str:
+    return record_names[0].split("/")[1]
+
+
+class _Comparison(Closes):
+    """Compares the catalog file at `path` with fresh catalogs, VM by VM."""
+
+    def __init__(self, path: Path) -> None:
+        self._old: Catalog | None = None
+        with suppress(RepositoryError):
+            self._old = Catalog.open(path, read_only=True)
+        self._seen: set[str] = set()
+        self._points = 0
+        self._streams = 0
+        self._damaged: list[str] = []
+        self._differences: list[str] = []
+
+    def close(self) -> None:
+        if self._old is not None:
+            self._old.close()
+
+    def damaged(self, messages: Sequence[str]) -> None:
+        """Note damaged records."""
+        self._damaged += messages
+
+    def of_vm(self, vm_id: str, fresh: Catalog, damaged: Sequence[str] = ()) -> None:
+        """Compare the rows of a VM."""
+        self._damaged += damaged
+        should = contents.rows_of_vm(fresh, vm_id)
+        self._points += len(should["point"])
+        self._streams += len(should["stream"])
+        self._seen.add(vm_id)
+        self._compare(vm_id, should)
+
+    def result(self) -> CatalogDifferences:
+        """Return all differences, and the number of points and streams in the records."""
+        try:
+            gone = [vm.id for vm in self._old.vms() if vm.id not in self._seen] if self._old else []
+        except RepositoryError:
+            self._old, gone = None, []
+        for vm_id in gone:
+            self._compare(vm_id, {table: [] for table in KEYS})
+        differences = [f"record: {message}" for message in self._damaged]
+        if self._old is None:
+            differences.append("the catalog file is missing or unusable")
+        else:
+            differences += self._differences
+        return CatalogDifferences(self._points, self._streams, tuple(differences), tuple(self._damaged))
+
+    def _compare(self, vm_id: str, should: Mapping[str, Sequence[CatalogRow]]) -> None:
+        if self._old is None:
+            return
+        try:
+            have = contents.rows_of_vm(self._old, vm_id)
+        except RepositoryError:
+            self._old.close()
+            self._old = None
+            return
         for table, rows in should.items():
-            differences += _differing(table, have[table], rows)
-    return CatalogDifferences(len(should["point"]), len(should["stream"]), tuple(differences), tuple(damaged))
+            if have[table] != rows:
+                self._differences += _differing(table, have[table], rows)
 
 
 def _differing(table: str, have: Sequence[CatalogRow], should: Sequence[CatalogRow]) -> Iterator[str]:
-    key = {"point": ("backup_id",), "stream": ("stream_id",), "left_out": ("backup_id", "disk_id")}[table]
+    key = KEYS[table]
     old = {tuple(row[part] for part in key): row for row in have}
     new = {tuple(row[part] for part in key): row for row in should}
     for name in sorted(old.keys() | new.keys()):

@@ -108,15 +108,6 @@ def last_proven(store: Store, vm_id: str | None = None) -> dict[str, Proven]:
     return last
 
 
-def last_good(store: Store, vm_id: str | None = None) -> dict[str, datetime]:
-    """Return the time of the last successful drill, by VM id; of all VMs for None. VMs without one are absent."""
-    last: dict[str, datetime] = {}
-    for of_vm, _, proven in listed(store, vm_id):
-        if proven.ok:
-            last[of_vm] = max(proven.time, last.get(of_vm, proven.time))
-    return last
-
-
 def remove_of(store: Store, backups: Iterable[Backup]) -> None:
     """Delete the drills of points that are removed."""
     for backup in backups:

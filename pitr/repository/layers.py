@@ -65,5 +65,10 @@ def stream_of_part(stream: Stream, part: Part) -> Stream:
     )
 
 
+def blobs_of_others(stream: Stream) -> list[Stream]:
+    """Return the streams whose frames this one uses, as far as its parts say."""
+    return [stream_of_part(stream, part) for part in stream.parts if part.stream_id != stream.stream_id]
+
+
 def _rows(extents: ExtentMap, chosen: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> ExtentMap:
     return ExtentMap(extents.start[chosen], extents.length[chosen], extents.zero[chosen])

@@ -89,6 +89,12 @@ class Repository(Closes):
         """The catalog with all records, if no record was lost; quicker than `catalog`."""
         return self._opened_catalog().by_number()
 
+    def completed_again(self) -> tuple[Catalog, Sequence[str]]:
+        """Return the catalog with all records that exist now, and messages about the records that are unreadable."""
+        self._forget_catalog()
+        opened = self._opened_catalog()
+        return opened.whole(), opened.unreadable
+
     def catalog_with_point(self, beginning: str) -> Catalog:
         """Return the catalog with all records of the VM whose point's id begins with `beginning`, which is faster."""
         return self._opened_catalog().with_point(beginning)
@@ -197,12 +203,10 @@ class Repository(Closes):
 
         Their streams stay until `prune` removes them. The caller holds `removing_from_vm`.
         """
-        ids = {backup.backup_id for backup in backups}
-        known = {row.backup_id: row.name for row in self.catalog.known().values() if row.backup_id in ids}
 
         def delete() -> None:
             for backup in backups:
-                self.store.delete(known[backup.backup_id])
+                self.store.delete(names.record(backup.vm.id, backup.point, backup.backup_id))
 
         # Open the file again: the open catalog may be in memory, or another process may replace the file.
         self._forget_catalog()
@@ -331,6 +335,11 @@ class Repository(Closes):
         for what, name, recorded in objects:
             with self._open(backup, stream, what, name) as file:
                 _compare_size(backup, stream, what, file.size, recorded.size)
+        if stream.parts:
+            from pitr.repository.layers import blobs_of_others  # noqa: PLC0415 - a list of points needs no arrays
+
+            for used in blobs_of_others(stream):
+                self.open_blob(backup, used).close()
 
     def is_here(self, stream: Stream) -> bool:
         """Return whether the blob must be in the repository: it was not piped out, or it was imported again."""

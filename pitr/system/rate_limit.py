@@ -21,8 +21,8 @@ _STEP_S = 0.5
 class RateLimit:
     """At most `rate` bytes a second, over all threads. `rate` is positive."""
 
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
         self._lock = threading.Lock()
         self._tokens = float(rate)
         self._filled_at = time.monotonic()
@@ -31,10 +31,10 @@ class RateLimit:
         """Wait until `size` more bytes are within the limit. Raises Cancelled."""
         with self._lock:
             now = time.monotonic()
-            self._tokens = min(self._rate, self._tokens + (now - self._filled_at) * self._rate) - size
+            self._tokens = min(self.rate, self._tokens + (now - self._filled_at) * self.rate) - size
             self._filled_at = now
             # Whoever comes later waits for the debts of all before.
-            until = now - self._tokens / self._rate
+            until = now - self._tokens / self.rate
         while (left := until - time.monotonic()) > 0:
             pause(min(left, _STEP_S))
 
@@ -51,6 +51,14 @@ def spend(size: int) -> None:
 def is_limited() -> bool:
     """Return whether this process has a limit."""
     return _limit is not None
+
+
+def one_second() -> int | None:
+    """Return the bytes of one second; None without a limit.
+
+    Larger pieces move in bursts, and a transfer that waits for one may idle for so long that the engine ends it.
+    """
+    return _limit.rate if _limit is not None else None
 
 
 @contextmanager

@@ -57,6 +57,15 @@ def test_vms_and_points_are_completed(filled: Writer, command: Pitr) -> None:
     ]
 
 
+def test_policies_are_completed(command: Pitr, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[policy.nightly]\nall = true\n[policy.hourly]\nall = true\n")
+    assert _completions(command, "pitr run n", PITR_CONFIG=str(config)) == ["nightly"]
+    assert _completions(command, f"pitr --config-file {config} schedule show ") == ["nightly", "hourly"]
+    config.write_text("= nonsense")
+    assert _completions(command, "pitr run n", PITR_CONFIG=str(config)) == []
+
+
 def test_a_name_of_two_vms_is_completed_as_their_ids(
     filled: Writer, repository: Repository, command: Pitr
 ) -> None:

@@ -128,9 +128,11 @@ def test_every_command_that_reads_works(
         ["verify", "--quick", vm.name, "-o", "json"],
         ["restore", *at, "--to-file", f"{target}/", "-o", "json"],
         ["drill", vm.name, "--in", str(tmp_path), "-o", "json"],
+        ["catalog", "query", "SELECT count(*) AS points FROM point", "-o", "json"],
     )
     texts = [result.json for result in documents]
     assert texts[:2] == [listed, shown]
+    assert texts[6] == {"rows": [{"points": 2}]}
     assert texts[2]["ok"] is texts[3]["ok"] is texts[5]["drill"]["ok"] is True
     assert texts[4]["point"]["backup_id"] == second["backup_id"]
     for disk in texts[4]["disks"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pitr.repository import Repository, history
 from pitr.repository.history import Failure, RunOutcome, StepOutcome, VMOfRun
 from tests.support.lab import MiB, make_vm
 from tests.support.pitr import Pitr, ended, wait_until
+from tests.support.s3 import s3_store
 
 WEB = VMOfRun("1", "web1")
 DB = VMOfRun("2", "db1")
@@ -57,6 +59,16 @@ def test_the_newest_come_first_over_months_and_the_last_of_a_policy_is_found(rep
     last = history.last(repository.store, "run", "nightly")
     assert last is not None and last.run_id == "run35"
     assert history.last(repository.store, "run", "monthly") is None
+
+
+def test_a_bucket_keeps_outcomes_too(tmp_path: Path) -> None:
+    with closing(s3_store(tmp_path)) as store:
+        for day in (40, 1, 35):
+            history.add(store, _run(day, code=day % 2))
+        assert [run.run_id for run in history.outcomes(store)] == ["run40", "run35", "run1"]
+        assert [run.run_id for run in history.outcomes(store, failed=True)] == ["run35", "run1"]
+        assert history.remove_before(store, datetime(2020, 7, 1, tzinfo=UTC)) == 1
+        assert [run.run_id for run in history.outcomes(store)] == ["run40", "run35"]
 
 
 def test_the_command_selects_by_vm_failure_and_number(repository: Repository, command: Pitr) -> None:

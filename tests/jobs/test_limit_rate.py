@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +65,40 @@ def test_a_served_point_keeps_to_the_rate(point: str, command: Pitr, tmp_path: P
     copy = f"qemu-img convert -O raw $NBD_URI {tmp_path}/out.raw"
     seconds = _seconds(lambda: command("serve", "--point", point, "--limit-rate", _RATE, "--run", copy))
     assert seconds >= 0.95
+
+
+def test_an_exact_difference_keeps_to_the_rate(repository: Repository, command: Pitr) -> None:
+    writer = Writer(repository)
+    writer.add("6m:A")
+    writer.add("6m:B")
+    before, after = (backup.backup_id for backup in writer.backups)
+    line = ("diff", "--point", before, "--point", after, "--exact", "--limit-rate", _RATE)
+    assert _seconds(lambda: command(*line)) >= 0.95
+
+
+def test_a_comparison_with_the_engine_keeps_to_the_rate(pitr: Pitr, lab: Lab) -> None:
+    vm = make_vm(lab, 12 * MiB)
+    with vm.disks[0].guest() as guest:
+        guest.write(0, os.urandom(12 * MiB))
+    pitr.backup(vm.name)
+    line = ("verify", vm.name, "--against-engine")
+    free = _seconds(lambda: pitr(*line))
+    assert _seconds(lambda: pitr(*line, "--limit-rate", "3M")) >= max(2.95, free)
+
+
+def test_a_signal_ends_a_limited_server_at_once(point: str, command: Pitr, tmp_path: Path) -> None:
+    line = ("serve", "--point", point, "--limit-rate", "10k", "--socket", tmp_path / "socket", "-o", "json")
+    with command.process(*line) as process:
+        assert process.stdout is not None
+        served = json.loads(process.stdout.readline())["serve"]["disks"][0]
+        copy = ["qemu-img", "convert", "-O", "raw", served["uri"], tmp_path / "out.raw"]
+        with subprocess.Popen(copy, stderr=subprocess.DEVNULL) as client:
+            time.sleep(2)
+            assert client.poll() is None
+            process.send_signal(signal.SIGINT)
+            started = time.monotonic()
+            result = ended(process)
+    assert time.monotonic() - started < 10 and result.code == 0
 
 
 def test_all_disks_of_a_backup_share_the_rate(pitr: Pitr, lab: Lab) -> None:

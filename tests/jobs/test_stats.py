@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import uuid
 from datetime import timedelta
 
 import pytest
 
 from pitr import times
 from pitr.jobs.stats import stats
+from pitr.model import VMName
 from pitr.repository import Repository
 from tests.support.pitr import Pitr
 from tests.support.points import Writer
@@ -72,6 +75,35 @@ def test_rules_say_what_a_prune_would_free(writer: Writer, command: Pitr) -> Non
     assert found["vms"][0]["freed_bytes"] == found["total"]["freed_bytes"] == removed > 0
     assert "Prune frees" in command("stats", "--keep-last", "1").stdout
     command("stats", "nosuch", code=4)
+
+
+def test_the_forecast_counts_all_vms(writer: Writer, repository: Repository, command: Pitr) -> None:
+    other = Writer(repository, VMName("33333333-0000-4000-8000-000000000003", "db"))
+    other.add("1m:A", full=True, point=NOW - 20 * DAY)
+    other.add("1m:B", point=NOW - 10 * DAY)
+    both, of_one = command.json("stats"), command.json("stats", "web")
+    assert [each["vm"]["name"] for each in both["vms"]] == ["db", "web"]
+    assert [each["vm"]["name"] for each in of_one["vms"]] == ["web"]
+    assert of_one["total"]["growth_bytes_per_day"] == both["vms"][1]["growth_bytes_per_day"]
+    growth = both["total"]["growth_bytes_per_day"]
+    assert growth > of_one["total"]["growth_bytes_per_day"]
+    assert of_one["total"]["full_in_days"] == pytest.approx(of_one["total"]["free_bytes"] / growth)
+
+
+def test_what_interrupted_runs_left_is_counted_as_prune_does(writer: Writer, command: Pitr) -> None:
+    left = (
+        command.repository / "streams" / "22222222-0000-4000-8000-000000000009" / f"{uuid.uuid4()}.sparse.zst"
+    )
+    left.parent.mkdir()
+    left.write_bytes(bytes(5000))
+    old = (NOW - 2 * DAY).timestamp()
+    os.utime(left, (old, old))
+    (left.parent / f"{uuid.uuid4()}.sparse.zst").write_bytes(bytes(7000))
+    assert command.json("stats")["total"]["unreferenced_bytes"] is None
+    assert command.json("stats", "--keep-last", "100")["total"]["unreferenced_bytes"] == 5000
+    assert "unreferenced objects" in command("stats", "--keep-last", "100").stdout
+    planned = command.json("prune", "--keep-last", "100", "--dry-run")
+    assert planned["removed"] == [] and planned["freed_bytes"] == 5000
 
 
 def test_an_empty_repository_has_no_figures(command: Pitr) -> None:

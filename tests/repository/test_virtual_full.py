@@ -27,6 +27,7 @@ from pitr.endpoints.points.salvage import open_salvage
 from pitr.errors import FormatError, UsageError
 from pitr.jobs.known_damage import losses, remember
 from pitr.jobs.upkeep.prune import Removal
+from pitr.jobs.upkeep.records_from_blobs import Recovered, recover
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Backup, Kind, Record, Stream
 from pitr.repository import Repository, names
@@ -208,6 +209,38 @@ def test_damage_of_a_part_loses_all_points_that_depend_on_it(repository: Reposit
     assert caught.value.damage.stream_id == the(first).stream_id
     remember(repository, new.vm.id, "restore", [caught.value.damage], pytest.fail)
     assert {point for loss in losses(repository) for point in loss.points} == everything
+
+
+def test_verify_reads_blobs_whose_own_records_are_gone(repository: Repository) -> None:
+    writer, _ = chain_of(repository, *STORY)
+    new = stand_in(repository, writer.backups[-1])
+    repository.remove(writer.backups[::-1])
+    assert verify(repository, Scope(), "full").bytes == sum(part.blob.size for part in the(new).parts)
+    first = blob_path(repository, the(writer.backups[0]))
+    flip_bit(first, 30)
+    assert [(each.what, each.points_lost) for each in verify(repository, Scope(), "full").damage] == [
+        ("blob", (new.backup_id,))
+    ]
+    first.unlink()
+    with pytest.raises(StoredDamage, match="it is missing"):
+        repository.check_sizes(new, the(new))
+    quick = verify(repository, Scope(), "quick").damage
+    assert next((each.kind, each.points_lost) for each in quick if each.what == "blob") == (
+        "missing",
+        (new.backup_id,),
+    )
+
+
+def test_records_from_blobs_bring_no_replaced_point_back(repository: Repository) -> None:
+    writer, _ = chain_of(repository, *STORY)
+    new = stand_in(repository, writer.backups[-1])
+    repository.remove(writer.backups[::-1])
+    assert recover(repository) == Recovered((), ())
+    repository.remove([new])
+    found = recover(repository)
+    # Without the record of the virtual full, the blobs give back the points that it replaced.
+    assert {backup.backup_id for backup in found.backups} == {each.backup_id for each in writer.backups}
+    assert [line for line in found.failed if "no blob can give its point back" in line]
 
 
 def test_a_blob_outside_the_repository_is_no_part(repository: Repository) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 from pitr.lab import Lab, LabVM
@@ -46,6 +47,41 @@ class NoticeServer:
     @property
     def paths(self) -> list[str]:
         return [path for path, _ in self.got]
+
+
+class _Mail(StreamRequestHandler):
+    """One connection of a mail client: it accepts everything."""
+
+    def handle(self) -> None:
+        self._say("220 mail")
+        mail: list[str] | None = None
+        for line in self.rfile:
+            text = line.decode().rstrip("\r\n")
+            if mail is not None and text != ".":
+                mail.append(text)
+                continue
+            if mail is not None:
+                self.server.mails.append("\n".join(mail))  # type: ignore[attr-defined]
+            mail = [] if text.lower() == "data" else None
+            self._say("354 go on" if mail is not None else "250 done")
+
+    def _say(self, line: str) -> None:
+        self.wfile.write(f"{line}\r\n".encode())
+
+
+@contextmanager
+def mail_server() -> Iterator[tuple[int, list[str]]]:
+    """Run a mail server without login; yield its port and the mails that it got."""
+    with ThreadingTCPServer(("127.0.0.1", 0), _Mail) as server:
+        server.daemon_threads = True
+        server.mails = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1], server.mails  # type: ignore[attr-defined]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager

@@ -32,7 +32,7 @@ NotedPointArgument = Annotated[
 ]
 
 
-@with_common()
+@with_common(locks=True)
 def hold(
     common: Common,
     name: PointOrVMArgument = None,
@@ -49,11 +49,12 @@ def hold(
     held = Hold(holds.end_of(until) if until is not None else None)
     with common.repository() as repository:
         backup = _chosen(common, repository, name, at, point)
-        marks.hold(repository.store, backup, held)
+        with holds.marking(repository, backup):
+            marks.hold(repository.store, backup, held)
         _show(common, repository, backup, f"is {holds.in_words(held)}")
 
 
-@with_common()
+@with_common(locks=True)
 def release(
     common: Common, name: PointOrVMArgument = None, at: AtOption = None, point: PointOption = None
 ) -> None:
@@ -68,11 +69,12 @@ def release(
         if facts_of(repository, backup).marks.hold is None:
             common.out.notify("the point is not held")
         else:
-            marks.hold(repository.store, backup, None)
+            with holds.marking(repository, backup):
+                marks.hold(repository.store, backup, None)
         _show(common, repository, backup, "is not held")
 
 
-@with_common()
+@with_common(locks=True)
 def note(
     common: Common,
     name: NotedPointArgument,
@@ -90,7 +92,8 @@ def note(
         raise UsageError(f"the note has {len(text)} characters", f"A note has at most {MAX_NOTE}.")
     with common.repository() as repository:
         backup = _chosen(common, repository, name, at, point)
-        marks.note(repository.store, backup, text.strip() or None)
+        with holds.marking(repository, backup):
+            marks.note(repository.store, backup, text.strip() or None)
         said = f"has the note: {printable(text.strip())}" if text.strip() else "has no note"
         _show(common, repository, backup, said)
 

@@ -95,7 +95,7 @@ def _with_channel(common: Common, name: str | None) -> Policy:
     chosen = choose_policy(common.settings.policies, name)
     if not chosen.notices.has_channel:
         raise UsageError(
-            f"the policy {chosen.name} names nobody to tell",
+            f"the policy {chosen.name} has no channel for notices",
             f"Set urls, ping or command under [policy.{chosen.name}.notify].",
         )
     return chosen
@@ -110,4 +110,4 @@ def _show(common: Common, sent: Sequence[Sent]) -> None:
         if each.error is None:
             common.out.show(f"sent: {each.via}")
         else:
-            common.out.notify(f"{each.via}: {each.error.message}. {each.error.advice}".rstrip())
+            common.out.show(f"FAILED: {each.via}: {each.error.message}. {each.error.advice}".rstrip())

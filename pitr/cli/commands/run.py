@@ -44,7 +44,7 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
     """Carry out a policy: back up, prune, verify and drill its VMs.
 
     The configuration says what a policy does ([policy.NAME], docs/configuration.md). The steps are independent: one
-    that fails does not stop the others. At the end, pitr prints all results, tells those whom the policy names, and
+    that fails does not stop the others. At the end, pitr prints all results, sends the policy's notices, and
     exits with 1 if a step failed or found damage. If a signal stops pitr, it says what was done and what was not.
 
     --dry-run names the VMs and plans all steps; it changes nothing, runs no hook and sends no notice.

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from pitr import times
+from pitr.cli.config import user_file
 from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.errors import UsageError
 from pitr.jobs.policy_run.policy import choose_policy
@@ -25,7 +26,7 @@ from pitr.system.target_path import given_path
 
 #: The settings of the environment that a scheduled run needs, too. Files get absolute paths.
 _VARIABLES = ("XDG_STATE_HOME", "PITR_ENGINE_URL", "PITR_USERNAME", "PITR_LOG_FORMAT")
-_FILES = ("PITR_LOG_FILE", "PITR_CONFIG", "PITR_PASSWORD_FILE", "PITR_CAFILE")
+_FILES = ("XDG_CONFIG_HOME", "PITR_LOG_FILE", "PITR_CONFIG", "PITR_PASSWORD_FILE", "PITR_CAFILE")
 
 app = typer.Typer(
     help="Run a policy every night, by systemd or by cron.\n\n"
@@ -191,6 +192,8 @@ def install(
     when = _When(at, calendar, random_delay)
     _check_policy(common, policy, only_warn=dry_run)
     target = unit_folder(folder)
+    if run_as is not None and target.manager == ("systemctl", "--user"):
+        raise UsageError("--run-as goes with units of the system", "Run the command as root.")
     how = _How(run_as, on_failure, tuple(writable or ()), folder)
     run = _run(common, policy, how, target, crontab=crontab)
     if crontab:
@@ -274,6 +277,14 @@ def _run(
         # logrotate renames the file, and pitr creates the next one.
         *([common.log_file.absolute().parent] if common.log_file is not None else []),
     ]
+    if (
+        of_system
+        and user != pwd.getpwuid(os.geteuid()).pw_name
+        and user_file(os.environ) in common.settings.files
+    ):
+        common.out.notify(
+            f"the runs of user {user} do not read {user_file(os.environ)}: move the settings to /etc/pitr/config.toml"
+        )
     return ScheduledRun(policy, command, environment, writable, user if of_system else None, how.on_failure)
 
 

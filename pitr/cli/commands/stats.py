@@ -83,6 +83,7 @@ def _document(found: Stats) -> dict[str, Any]:
             "ratio": job.ratio_of(stored, data),
             "growth_bytes_per_day": found.growth_bytes_per_day,
             "freed_bytes": found.freed_bytes,
+            "unreferenced_bytes": found.unreferenced_bytes,
             "free_bytes": found.free_bytes,
             "capacity_bytes": found.capacity_bytes,
             "full_in_days": found.full_in_days,
@@ -139,19 +140,24 @@ def _show(common: Common, found: Stats) -> None:
         f"Stored: {human_size(stored)}, {_ratio(job.ratio_of(stored, data)) or 'no'} bytes for each byte of data.",
         _forecast(found),
     )
+    if found.unreferenced_bytes:
+        common.out.show(
+            f"A prune also removes {human_size(found.unreferenced_bytes)} of unreferenced objects, which interrupted "
+            "runs left."
+        )
 
 
 def _forecast(found: Stats) -> str:
     if found.free_bytes is None or found.capacity_bytes is None:
         return "The repository is in a bucket: its size has no limit that pitr can tell."
     free = f"Free: {human_size(found.free_bytes)} of {human_size(found.capacity_bytes)}"
-    growth, days = found.growth_bytes_per_day, found.full_in_days
+    growth, days = found.all_growth_bytes_per_day, found.full_in_days
     if growth is None:
         return f"{free}. The points are too young to tell the growth."
     if days is None:
         return f"{free}. Nothing was stored in the last {GROWTH_OVER.days} days."
     when = f"full in {days:.0f} days" if days < 3650 else "not full within ten years"
-    return f"{free}. {human_size(growth)} a day are stored: {when} if nothing is removed."
+    return f"{free}. Backups of all VMs store {human_size(growth)} a day: {when} if nothing is removed."
 
 
 def _size(size: int | None) -> str:

@@ -14,8 +14,7 @@ import typer
 from pitr import times
 from pitr.cli.display.output import as_json, as_text, write
 from pitr.cli.options import Common, choices, with_common
-from pitr.errors import PitrError, RepositoryError, UsageError
-from pitr.jobs.policy_run.policy import Policy
+from pitr.errors import PitrError, RepositoryError
 from pitr.jobs.status import nagios, report
 from pitr.jobs.status.expected import ExpectedRuns, expected_runs
 from pitr.jobs.status.report import Status
@@ -91,8 +90,6 @@ def status(
     """
     form = form or StatusFormat(common.output or StatusFormat.TEXT)
     limit = times.parse_span("--max-age", max_age) if max_age is not None else None
-    if limit is not None and not limit:
-        raise UsageError("--max-age must be longer than 0", "Write a time span such as 26h.")
     give: Callable[[bytes], None] = write if to is None else lambda data: replace_file(to, data, _FILE_MODE)
     try:
         with common.repository() as repository:
@@ -116,9 +113,12 @@ def status(
 
 def _expected(common: Common, repository: Repository, *, with_times: bool) -> ExpectedRuns:
     """Return what the configured policies expect. `with_times`: also when they run next, which only the table shows."""
-    policies = [Policy.of(name, table) for name, table in common.settings.policies.items()]
-    if not policies:
+    tables = common.settings.policies
+    if not tables:
         return ExpectedRuns()
+    from pitr.jobs.policy_run.policy import Policy  # noqa: PLC0415 - not every status needs it
+
+    policies = [Policy.of(name, table) for name, table in tables.items()]
     next_runs: dict[str, datetime] = {}
     if with_times:
         from pitr.jobs.schedule.install import unit_folder  # noqa: PLC0415 - monitoring programs need no units

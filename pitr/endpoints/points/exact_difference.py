@@ -23,6 +23,7 @@ from pitr.endpoints.points.point import PointReader, PointSource, open_resolved
 from pitr.extents import BoolArray, Int64Array
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain
+from pitr.system import rate_limit
 
 #: The size in bytes of a block, on a grid of the disk: guests do not write less.
 BLOCK = 4096
@@ -72,7 +73,12 @@ def read_difference(
             read(count)
 
         for _, group in groupby(_pieces(difference), key=lambda piece: piece.start // _WINDOW):
-            waiting.append(pool.submit(comparison.window, list(group)))
+            pieces = list(group)
+            # Here, and not in the pool: a signal ends the wait of this thread at once.
+            rate_limit.spend(
+                sum(piece.length * ((not piece.zero) + (not piece.was_zero)) for piece in pieces)
+            )
+            waiting.append(pool.submit(comparison.window, pieces))
             if len(waiting) > 2 * workers:
                 take()
         while waiting:

@@ -19,6 +19,7 @@ from pitr.extents import ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.blob import digest_of
+from pitr.system import rate_limit
 
 _DIGEST = 32
 #: Zero ranges are read in pieces of at most this size.
@@ -53,7 +54,9 @@ class PassedOnce(ChainStream):
         with copied.open_reader() as reader:
             pieces = zip(order.tolist(), starts.tolist(), lengths.tolist(), strict=True)
             for batch in _batches(pieces):
-                with memoryview(bytearray(sum(length for *_, length in batch))) as buffer:
+                size = sum(length for *_, length in batch)
+                rate_limit.spend(size)
+                with memoryview(bytearray(size)) as buffer:
                     reader.read_ranges([(start, length) for _, start, length in batch], buffer)
                     at = 0
                     for number, start, length in batch:
@@ -63,6 +66,7 @@ class PassedOnce(ChainStream):
                         at += length
             for start, end in _between(starts, lengths, copied.size):
                 for at, count in _pieces_of_data(extents.between(start, end)):
+                    rate_limit.spend(count)
                     with memoryview(bytearray(count)) as view:
                         reader.read_ranges([(at, count)], view)
                         if view != _ZEROES[:count]:

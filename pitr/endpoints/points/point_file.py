@@ -28,10 +28,12 @@ class PointFile(Closes):
         ahead = self._read_ahead.after(offset, end - offset)
         if ahead is not None:
             self._point.ask(*ahead)
-        parts = [
-            bytes(count) if data is None else data for count, data in self._point.read(offset, end - offset)
-        ]
-        rate_limit.spend(end - offset)
+        parts: list[bytes | memoryview] = []
+        moved = 0
+        for count, data in self._point.read(offset, end - offset):
+            moved += count if data is not None else 0
+            parts.append(bytes(count) if data is None else data)
+        rate_limit.spend(moved)
         # Usually there is one piece, and joining would copy it again.
         return b"".join(parts) if len(parts) > 1 else bytes(parts[0])
 

@@ -260,10 +260,10 @@ class _Fleet:
                 options = self.around.options(repository, self.engine, vm, self.options)
                 backup = back_up(repository, self.engine, vm.key, options, progress=progress, notify=notify)
                 facts = _facts(repository, backup, notify)
-        except (Interrupted, _Stopped):
-            self.around.after(Outcome(vm, None, None, time.monotonic() - started_at))
-            raise
         except PitrError as error:
+            if isinstance(error, Interrupted | _Stopped) or stopped():
+                self.around.after(Outcome(vm, None, None, time.monotonic() - started_at))
+                raise
             failure = error
         outcome = Outcome(vm, backup, failure, time.monotonic() - started_at, facts)
         self.around.after(outcome)

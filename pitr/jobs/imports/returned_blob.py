@@ -17,6 +17,7 @@ from pitr.reporting import Progress
 from pitr.repository import Repository, names
 from pitr.repository.blob import FRAME_SIZE
 from pitr.repository.catalog import Catalog
+from pitr.system import rate_limit
 
 
 def find_external(catalog: Catalog, stream_id: str) -> tuple[Backup, Stream] | None:
@@ -47,6 +48,7 @@ def store_external(
         digest, size = blake3(), 0
         with repository.store.new(names.blob(stream.disk_id, stream.stream_id)) as new:
             while size <= stream.own_blob.size and (part := blob.read(FRAME_SIZE)):
+                rate_limit.spend(len(part))
                 digest.update(part)
                 new.write(part)
                 size += len(part)

@@ -110,7 +110,8 @@ class _PolicyAround(Around):
         every = self._policy.full_every
         full = every is not None and full_is_due(repository.catalog.points(vm.key), every, times.now())
         excluded: tuple[str, ...] = ()
-        if self._policy.choice.exclude_disks:
+        # A VM without an id is none that the engine has: the backup says so.
+        if self._policy.choice.exclude_disks and vm.key != vm.name:
             excluded = excluded_disks(self._policy.choice, vm, vm_disks(engine, vm.key))
         return replace(common, full=full, exclude_disks=excluded)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -37,7 +38,9 @@ def choose_vms(repository: Repository, engine: Engine, choice: Choice) -> Chosen
     chosen, and its backup says why it fails.
     """
     listed = list_vms(engine)
-    by_name = {vm.name: vm.id for vm in listed}
+    names = Counter(vm.name for vm in listed)
+    # The backup refuses a name that several VMs have.
+    by_name = {vm.name: vm.id for vm in listed if names[vm.name] == 1}
     found = ChosenVMs(on_engine=frozenset(vm.id for vm in listed))
     selections = [
         *([VMSelection(vms=choice.vms)] if choice.vms else []),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pitr.errors import UsageError
 from pitr.jobs.policy_run.policy import NoticeSettings
@@ -19,6 +19,26 @@ _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _OWN_SECRETS: Final = re.compile(
     r"PITR_(PASSWORD|USERNAME|TOKEN)\w*|CREDENTIALS_DIRECTORY|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)"
 )
+
+#: URLs that begin with the name of a host. In other services a token may stand there.
+_WITH_HOST: Final = frozenset(
+    f"{scheme}{s}"
+    for scheme in (
+        "mailto",
+        "json",
+        "xml",
+        "form",
+        "http",
+        "ntfy",
+        "gotify",
+        "matrix",
+        "mmost",
+        "rocket",
+        "syslog",
+    )
+    for s in ("", "s")
+)
+_SHORTEST_SECRET: Final = 6
 
 
 def notice_urls(settings: NoticeSettings, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -83,9 +103,14 @@ def hides(text: str, secrets: Iterable[str]) -> bool:
 
 
 def _secret_parts(url: str) -> Iterator[str]:
-    rest = url.partition("://")[2]
-    # Ports and short words such as "to" are no secrets, and would hide every message.
-    yield from (part for part in re.split(r"[/?&=:@#]", rest) if len(part) > 5 or rest.startswith(f"{part}:"))
+    scheme, _, rest = url.partition("://")
+    login, _, place = rest.rpartition("@")
+    host, *others = re.split(r"[/?&=#]", place)
+    yield from (part for part in (login, *login.split(":")) if part)
+    if scheme.lower() not in _WITH_HOST:
+        yield host
+    # Short words such as "to" are no secrets, and would hide every message.
+    yield from (part for part in others if len(part) >= _SHORTEST_SECRET)
 
 
 def _filled(text: str, environ: Mapping[str, str] | None) -> str:
@@ -93,6 +118,21 @@ def _filled(text: str, environ: Mapping[str, str] | None) -> str:
     for name in _VARIABLE.findall(text):
         if not environ.get(name):
             raise UsageError(f"the notices need the variable {name}, which is not set", f"Set {name}.")
+    # A password may have any characters, also those that end it in a URL.
+    before, separator, login, after = _around_login(text)
+    quoted = _VARIABLE.sub(lambda match: quote(environ[match[1]], safe=""), login)
+    return "".join((_replaced(before, environ), separator, quoted, _replaced(after, environ)))
+
+
+def _around_login(text: str) -> tuple[str, str, str, str]:
+    """Split a URL before and after its user and password; both may be missing."""
+    scheme, separator, rest = text.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    login = authority.rpartition("@")[0]
+    return scheme, separator, login, rest.removeprefix(login)
+
+
+def _replaced(text: str, environ: Mapping[str, str]) -> str:
     return _VARIABLE.sub(lambda match: environ[match[1]], text)
 
 

@@ -66,7 +66,11 @@ def prune_all(run: Running, vms: Sequence[VMName]) -> None:
 def _pruned(run: Running, vm: VMName, done: Pruned, error: PitrError | None) -> StepResult:
     removed = sum(backup.vm.id == vm.id for backup in done.removed)
     kept = sum(backup.vm.id == vm.id for backup in done.kept)
-    detail = f"{_would(run, 'removed', 'would remove')} {counted(removed, 'point')}, {kept} stay"
+    detail = (
+        f"would remove {counted(removed, 'point')} and keep {kept}"
+        if run.setup.dry_run
+        else f"removed {counted(removed, 'point')}, kept {kept}"
+    )
     return StepResult("prune", _of_run(vm), error, detail=detail, removed=removed)
 
 

@@ -126,12 +126,12 @@ def units(run: ScheduledRun, timing: Timing) -> list[Unit]:
         Unit(f"{run.base_name}.timer", _timer(run, timing)),
     ]
     if run.on_failure is None:
-        made.append(Unit(FAILURE_UNIT, _failure()))
+        made.append(Unit(FAILURE_UNIT, _failure(run)))
     return made
 
 
-def _head(file: str) -> str:
-    return f"{MARK} To change it, run: systemctl edit {file}\n"
+def _head(run: ScheduledRun, file: str) -> str:
+    return f"{MARK} To change it, run: systemctl {'' if run.user else '--user '}edit {file}\n"
 
 
 def _service(run: ScheduledRun) -> str:
@@ -172,7 +172,7 @@ def _service(run: ScheduledRun) -> str:
         "Environment=TMPDIR=/var/tmp",
         "UMask=0077",
     ]
-    return _head(file) + "\n".join(lines) + "\n" + _HARDENING + _for_user(run.user)
+    return _head(run, file) + "\n".join(lines) + "\n" + _HARDENING + _for_user(run.user)
 
 
 def _temporary(run: ScheduledRun) -> list[str]:
@@ -191,7 +191,7 @@ def _for_user(user: str | None) -> str:
 
 
 def _timer(run: ScheduledRun, timing: Timing) -> str:
-    return _head(f"{run.base_name}.timer") + (
+    return _head(run, f"{run.base_name}.timer") + (
         "[Unit]\n"
         f"Description=Time of {value(run.title)}\n"
         "\n"
@@ -206,8 +206,8 @@ def _timer(run: ScheduledRun, timing: Timing) -> str:
     )
 
 
-def _failure() -> str:
-    return _head(FAILURE_UNIT) + (
+def _failure(run: ScheduledRun) -> str:
+    return _head(run, FAILURE_UNIT) + (
         "[Unit]\n"
         "Description=Report that %i failed\n"
         "\n"

@@ -8,14 +8,14 @@ points of each VM and reads no record.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from statistics import median
 
 from pitr import times
 from pitr.jobs import find, known_damage, point_order, proofs, unusual
 from pitr.jobs.status.vm_status import KnownPoints, LastPoint, PointTime
+from pitr.jobs.unusual import median
 from pitr.model import Backup, VMName
 from pitr.repository import Repository, drills, retired
 from pitr.repository.catalog import Catalog, changes, overview
@@ -29,16 +29,27 @@ _NEWEST = 64
 _FEWEST, _MOST = 7, 30
 
 
-@dataclass(frozen=True, slots=True)
-class _AllVMs:
-    """What is known of all VMs, by VM id."""
+@dataclass(slots=True)
+class _Gathered:
+    """What is known of VMs, by VM id."""
 
-    counts: Mapping[str, int]
-    damaged: Mapping[str, Collection[str]]
-    incomplete: Mapping[str, Sequence[str]]
-    proven: Mapping[str, datetime]
-    last_drills: Mapping[str, tuple[str, Proven]]
-    retired: frozenset[str]
+    counts: dict[str, int] = field(default_factory=dict)
+    damaged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    incomplete: dict[str, list[str]] = field(default_factory=dict)
+    proven: dict[str, datetime] = field(default_factory=dict)
+    last_drills: dict[str, tuple[str, Proven]] = field(default_factory=dict)
+    retired: frozenset[str] = frozenset()
+
+    def add(self, repository: Repository, catalog: Catalog, vm_id: str | None) -> None:
+        """Gather what is known of a VM; of all VMs for None. Raises RepositoryError."""
+        self.counts |= overview.point_counts(catalog, vm_id)
+        for loss in known_damage.losses(repository, vm_id, catalog=catalog):
+            self.damaged[loss.finding.vm_id] |= loss.points
+        self.incomplete |= overview.incomplete_points(catalog, vm_id)
+        drilled = list(drills.listed(repository.store, vm_id))
+        self.proven |= proofs.last_proven(repository, vm_id, drilled=drilled)
+        self.last_drills |= _last_drills(drilled)
+        self.retired = retired.ids(repository.store)
 
 
 def known_points(
@@ -56,33 +67,21 @@ def known_points(
     else:
         catalog = repository.catalog_by_number
         vms = catalog.vms()
-    everything = _AllVMs(
-        counts=overview.point_counts(catalog),
-        damaged=_damaged(repository, catalog),
-        incomplete=overview.incomplete_points(catalog),
-        proven=proofs.last_proven(repository),
-        last_drills=_last_drills(repository),
-        retired=retired.ids(repository.store),
-    )
+    everything = _Gathered()
+    for vm_id in [vm.id for vm in vms] if names else [None]:
+        everything.add(repository, catalog, vm_id)
     return [(vm, _of_vm(catalog, vm, everything, now)) for vm in vms]
 
 
-def _damaged(repository: Repository, catalog: Catalog) -> Mapping[str, Collection[str]]:
-    damaged: dict[str, set[str]] = defaultdict(set)
-    for loss in known_damage.losses(repository, catalog=catalog):
-        damaged[loss.finding.vm_id] |= loss.points
-    return damaged
-
-
-def _last_drills(repository: Repository) -> Mapping[str, tuple[str, Proven]]:
+def _last_drills(drilled: Iterable[tuple[str, str, Proven]]) -> Mapping[str, tuple[str, Proven]]:
     last: dict[str, tuple[str, Proven]] = {}
-    for vm_id, backup_id, proven in drills.listed(repository.store):
+    for vm_id, backup_id, proven in drilled:
         if vm_id not in last or last[vm_id][1].time < proven.time:
             last[vm_id] = (backup_id, proven)
     return last
 
 
-def _of_vm(catalog: Catalog, vm: VMName, everything: _AllVMs, now: datetime) -> KnownPoints:
+def _of_vm(catalog: Catalog, vm: VMName, everything: _Gathered, now: datetime) -> KnownPoints:
     count = everything.counts[vm.id]
     newest = _in_order(catalog, vm, changes.newest(catalog, vm.id, _NEWEST), now)
     damaged = everything.damaged.get(vm.id, ())

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-from pitr.jobs.policy_run.policy import Policy
 from pitr.model import VMName
 from pitr.repository import Repository, history
+
+if TYPE_CHECKING:
+    from pitr.jobs.policy_run.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def status_of(
     now = times.now()
     found = known_points(repository, names, now)
     statuses = [
-        judged(vm, points, now, max_age or of_vm.max_age, of_vm.next_run)
+        judged(vm, points, now, max_age if max_age is not None else of_vm.max_age, of_vm.next_run)
         for vm, points in found
         for of_vm in [expected.of(vm)]
     ]

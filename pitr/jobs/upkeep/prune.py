@@ -159,7 +159,7 @@ class Removal:
                 self.result.failed.append(FailedRemoval(vm, error))
 
     def _from_vm(self, vm: VMName, keep: Keep) -> None:
-        points = point_order.newest_first(self.repository.catalog.points(vm.id), times.now())
+        points = point_order.newest_first(self.repository.catalog_of_vm(vm.id).points(vm.id), times.now())
         facts = facts_of_vm(self.repository, vm.id)
         reasons = keep(points, facts)
         unwanted = [backup for backup in points if backup.backup_id not in reasons]
@@ -261,7 +261,7 @@ class Removal:
             if doubt is not None:
                 self.notify(f"unreferenced objects stay: {doubt}")
                 return
-            for name in sorted(_unreferenced(repository, times.now() - grace)):
+            for name in sorted(unreferenced(repository, times.now() - grace)):
                 self.result.unreferenced.append(name)
                 self.result.freed_bytes += _size(repository, name)
                 if not self.dry_run:
@@ -326,8 +326,8 @@ def _doubt(repository: Repository) -> str | None:
     return None
 
 
-def _unreferenced(repository: Repository, limit: datetime) -> Iterator[str]:
-    """Yield the names of unreferenced blobs and indexes that were written before `limit`."""
+def unreferenced(repository: Repository, limit: datetime) -> Iterator[str]:
+    """Yield the names of unreferenced blobs and indexes that were written before `limit`. Raises RepositoryError."""
     referenced: set[str] = set()
     for backup in repository.catalog.points():
         for stream in backup.streams:

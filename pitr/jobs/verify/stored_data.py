@@ -8,6 +8,7 @@ same bytes again and finds them good.
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from pitr.repository import Repository, findings, names
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stream
 from pitr.repository.findings import StoredFinding
 from pitr.repository.index import OWN, IndexRow
+from pitr.repository.layers import blobs_of_others
 
 Level = Literal["quick", "full"]
 
@@ -137,6 +139,7 @@ class _Verification:
         self._total = 0
         self._found: dict[str, list[Damage]] = defaultdict(list)
         self._checked = _Checked()
+        self._without_index: set[str] = set()
         self._read: dict[str, set[str]] = defaultdict(set)
         self.result = Verified(level if sample_percent is None else "sample")
 
@@ -255,6 +258,11 @@ class _Verification:
                     if error.damage.stream_id == stream.stream_id:
                         self._add(error, backup)
                     streams.setdefault(stream.stream_id, (backup, stream))
+        for backup, stream in list(streams.values()):
+            for used in blobs_of_others(stream):
+                # The record of a stream may be gone while others use its frames.
+                if streams.setdefault(used.stream_id, (backup, used)) == (backup, used):
+                    self._without_index.add(used.stream_id)
         return list(streams.values())
 
     def _add(self, error: StoredDamage, backup: Backup) -> None:
@@ -264,6 +272,9 @@ class _Verification:
         self.result.damage.append(lost)
 
     def _stream(self, backup: Backup, stream: Stream) -> None:
+        if stream.stream_id in self._without_index:
+            self._blob_of_part(backup, stream)
+            return
         rows = self._index(backup, stream)
         if stream.blob is None:
             return
@@ -302,6 +313,24 @@ class _Verification:
             self._add(error, backup)
         except RepositoryError as error:
             self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
+
+    def _blob_of_part(self, backup: Backup, stream: Stream) -> None:
+        """Check a blob that is known only as a part of other streams: its size, and the digest of the whole."""
+        self._checked.blobs.add(stream.stream_id)
+        percent = self._sample_percent
+        # Such a blob has no index that tells its frames: a sample takes it as a whole or not at all.
+        whole = self._whole and (percent is None or random.uniform(0, 100) < percent)  # noqa: S311
+        try:
+            with self._repository.open_blob(backup, stream) as blob:
+                if whole:
+                    check_digest(backup, stream, blob)
+                    self.result.bytes += blob.size
+                    self._checked_whole(backup, stream)
+        except StoredDamage as error:
+            self._add(error, backup)
+        except RepositoryError as error:
+            self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
+        self._advance(stream.stored_bytes)
 
     def _checked_whole(self, backup: Backup, stream: Stream) -> None:
         if self._whole and self._sample_percent is None:

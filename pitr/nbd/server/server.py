@@ -14,6 +14,7 @@ from pitr.nbd.server.exports import Exports
 from pitr.nbd.server.handshake import negotiate
 from pitr.nbd.server.transmission import Transmission
 from pitr.nbd.server.wire import ClientBroken, Disconnected, ServerSocket
+from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class NbdServer(Closes):
         self._clients: dict[socket.socket, threading.Thread] = {}
         self._closing = False
         self._refusing = False
+        self._cancellation = Cancellation()
         self._acceptor = threading.Thread(target=self._accept, name="nbd-accept", daemon=True)
         self._acceptor.start()
 
@@ -58,6 +60,8 @@ class NbdServer(Closes):
         self._listener.close()
         for connection, _ in clients:
             _shut_down(connection)
+        # A client's thread may wait for the limit of the rate.
+        self._cancellation.cancel()
         for _, thread in clients:
             thread.join()
 
@@ -109,8 +113,9 @@ class NbdServer(Closes):
             _set_up(connection)
             opened = negotiate(wire, self._exports)
             if opened is not None:
-                Transmission(wire, opened).run()
-        except Disconnected as error:
+                with cancelled_by(self._cancellation):
+                    Transmission(wire, opened).run()
+        except (Cancelled, Disconnected) as error:
             _log.debug("a client disconnected: %s", error)
         except ClientBroken as error:
             _log.debug("disconnected a client: %s", error)

@@ -48,7 +48,7 @@ _ENGINE_URL = _Setting("--engine-url", "PITR_ENGINE_URL", "engine_url", "url")
 _USERNAME = _Setting("--username", "PITR_USERNAME", "username", "username")
 _PASSWORD_FILE = _Setting("--password-file", "PITR_PASSWORD_FILE", "password", "password_file")
 _CAFILE = _Setting("--cafile", "PITR_CAFILE", "cafile", "cafile")
-#: A password manager may ask somebody to unlock it.
+#: A password manager may ask you to unlock it.
 _PASSWORD_COMMAND_TIMEOUT_S = 120.0
 
 

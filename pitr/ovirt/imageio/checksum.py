@@ -18,6 +18,7 @@ from pitr.errors import ImageioError
 from pitr.extents import ExtentMap
 from pitr.ovirt.imageio.disk import ImageioSource
 from pitr.ovirt.imageio.session import ImageioAddress, ask
+from pitr.system import rate_limit
 
 #: The daemon's default; it accepts 1 to 16 MiB.
 BLOCK_SIZE = 4 << 20
@@ -69,7 +70,10 @@ def checksum(
 
         blocks = _blocks(source.extents(), length, block_size)
         # Limit the memory: do not start all blocks of a large disk at once.
-        while batch := list(islice(blocks, 256)):
+        at_once = max(1, workers) if rate_limit.is_limited() else 256
+        while batch := list(islice(blocks, at_once)):
+            # Here, and not in the pool: a signal ends the wait of this thread at once.
+            rate_limit.spend(sum(count for _, pieces in batch for _, count in pieces))
             for digest in pool.map(lambda block: leaf(*block), batch):
                 root.update(digest)
     return root.hexdigest()

@@ -7,23 +7,25 @@ The catalog also keeps the digest of each record, so that a changed or lost reco
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
 from pitr import times
-from pitr.errors import BusyError, RepositoryError, UsageError
+from pitr.errors import BusyError, RepositoryError
 from pitr.model import Backup, StoredObject, VMName
 from pitr.repository import lock, names, schema, sqlite
 from pitr.repository.catalog import rows
 from pitr.repository.catalog.dependence import DEPENDANTS, DESCENDANTS, USED_AS_PARTS
+from pitr.repository.catalog.order import by_lineage
+from pitr.repository.catalog.user_query import Rows, run_query
 from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
@@ -31,6 +33,9 @@ VERSION = 7
 _REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
 T = TypeVar("T")
 _TABLES = ("point", "stream", "left_out")
+_QUICK = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536; "
+#: The columns that identify a row, by table.
+KEYS = {"point": ("backup_id",), "stream": ("stream_id",), "left_out": ("backup_id", "disk_id")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,22 @@ class Catalog(Closes):
         self.instead: Callable[[], Catalog | None] | None = None
 
     @classmethod
-    def create(cls, path: Path | None) -> Self:
-        """Create an empty catalog in a new file; in memory for None."""
+    def create(cls, path: Path | None, *, quick: bool = False) -> Self:
+        """Create an empty catalog in a new file; in memory for None.
+
+        A `quick` one is for many rows: it has no journal, and only the indexes that `add` needs. It is
+        complete after `finish`, and useless after an error.
+        """
         with ExitStack() as stack:
             try:
                 connection = sqlite.connect_in_memory() if path is None else sqlite.connect(path, create=True)
                 stack.callback(connection.close)
-                connection.executescript(f"BEGIN; {schema.read('catalog.sql')} COMMIT;")
+                sql = schema.read("catalog.sql")
+                if quick:
+                    connection.executescript(f"{_QUICK}{sql}")
+                    connection.executescript(";".join(f"DROP INDEX {name}" for name, _ in _late_indexes(sql)))
+                else:
+                    connection.executescript(f"BEGIN; {sql} COMMIT;")
             except sqlite3.Error as error:
                 _raise(error)
             stack.pop_all()
@@ -97,6 +111,12 @@ class Catalog(Closes):
                 raise CatalogUnusable("another version of pitr wrote the catalog")
             stack.pop_all()
         return cls(connection)
+
+    def finish(self) -> None:
+        """Create the indexes of a `quick` catalog."""
+        with self._errors():
+            for _, statement in _late_indexes(schema.read("catalog.sql")):
+                self._connection.execute(statement)
 
     def copy_in_memory(self) -> Catalog:
         """Return a copy in memory, which is writable even if the file is not."""
@@ -316,24 +336,14 @@ class Catalog(Closes):
         """Return the ids of the streams whose frames other streams use."""
         return {row[0] for row in self._all(USED_AS_PARTS)}
 
-    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run a read-only query. Return the names of the columns, and the rows. Raises UsageError."""
-        self._connection.execute("PRAGMA query_only = ON")
-        # query_only protects only this file. ATTACH, which VACUUM INTO uses too, would create other files.
-        self._connection.set_authorizer(
-            lambda action, *_: sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
-        )
-        try:
-            cursor = self._connection.execute(sql)
-            columns = [column[0] for column in cursor.description or ()]
-            return columns, [tuple(row) for row in cursor.fetchall()]
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            raise UsageError(
-                f"the query failed: {error}", "See schema/catalog.sql for the tables."
-            ) from error
-        finally:
-            self._connection.set_authorizer(None)
-            self._connection.execute("PRAGMA query_only = OFF")
+    def query(self, sql: str) -> Rows:
+        """Run a read-only query. Return the names of the columns, and the rows. Raises UsageError, RepositoryError."""
+
+        def run() -> Rows:
+            with self._errors():
+                return run_query(self._connection, sql)
+
+        return self._read(run)
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:
         """Return all rows of all tables, in order."""
@@ -341,6 +351,10 @@ class Catalog(Closes):
             table: [dict(row) for row in self._all(f"SELECT * FROM {table} ORDER BY 1, 2", [])]  # noqa: S608
             for table in _TABLES
         }
+
+    def has_vm(self, vm_id: str) -> bool:
+        """Return whether the catalog knows a point of the VM with this id."""
+        return bool(self._all("SELECT 1 FROM point WHERE vm_id = ? LIMIT 1", [vm_id]))
 
     def _backups(self, where: str, values: list[Any], *, limit: int = -1) -> list[Backup]:
         """Return the backups that match `where`, newest first."""
@@ -368,7 +382,7 @@ class Catalog(Closes):
         except (IndexError, TypeError, ValueError) as error:
             # A changed byte in the file can change any value, and even a column's name.
             raise RepositoryError(f"the catalog cannot be used: {error}", _REBUILD) from error
-        return _by_lineage(backups)
+        return by_lineage(backups)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Return the rows of a query of this package."""
@@ -403,26 +417,10 @@ def _of_vm(vm_id: str | None) -> tuple[str, list[str]]:
     return ("", []) if vm_id is None else ("WHERE vm_id = ?", [vm_id])
 
 
-def _by_lineage(backups: list[Backup]) -> list[Backup]:
-    """Order backups with the same time by their lineage, newest first, because clocks are coarse."""
-    ordered: list[Backup] = []
-    for _, group in groupby(backups, key=lambda backup: backup.point):
-        same_time = list(group)
-        if len(same_time) > 1:
-            parents = {backup.backup_id: backup.parent_id for backup in same_time}
-            same_time.sort(key=lambda backup: _generation(backup.backup_id, parents), reverse=True)
-        ordered += same_time
-    return ordered
-
-
-def _generation(backup_id: str, parents: Mapping[str, str | None]) -> int:
-    """Return on how many of the backups in `parents` this one is based."""
-    seen = {backup_id}
-    parent = parents.get(backup_id)
-    while parent is not None and parent in parents and parent not in seen:
-        seen.add(parent)
-        parent = parents[parent]
-    return len(seen) - 1
+def _late_indexes(sql: str) -> list[tuple[str, str]]:
+    """Return the names and statements of the indexes that neither `add` nor `rows_of_vm` needs."""
+    found = re.finditer(r"^CREATE INDEX (\w+) [^;]*;", sql, re.MULTILINE)
+    return [(each[1], each[0]) for each in found if each[1] not in ("point_by_vm", "stream_by_backup")]
 
 
 class CatalogUnusable(RepositoryError):

@@ -11,23 +11,26 @@ from pitr.model import Backup
 from pitr.repository.catalog.catalog import Catalog
 
 
-def point_counts(catalog: Catalog) -> dict[str, int]:
-    """Return the number of points by VM id. Raises RepositoryError."""
-    return {row[0]: row[1] for row in catalog.rows("SELECT vm_id, count(*) FROM point GROUP BY vm_id")}
+def point_counts(catalog: Catalog, vm_id: str | None = None) -> dict[str, int]:
+    """Return the number of points by VM id, of one VM or of all. Raises RepositoryError."""
+    where, values = ("", []) if vm_id is None else ("WHERE vm_id = ?", [vm_id])
+    query = f"SELECT vm_id, count(*) FROM point {where} GROUP BY vm_id"  # noqa: S608
+    return {row[0]: row[1] for row in catalog.rows(query, values)}
 
 
-def incomplete_points(catalog: Catalog) -> dict[str, list[str]]:
-    """Return the ids of the points that lack disks that they could hold, newest first, by VM id.
+def incomplete_points(catalog: Catalog, vm_id: str | None = None) -> dict[str, list[str]]:
+    """Return the ids of the points that lack disks that they could hold, newest first, by VM id, of one VM or of all.
 
     Raises RepositoryError.
     """
     found: dict[str, list[str]] = defaultdict(list)
-    query = """
+    where, values = ("", []) if vm_id is None else ("AND vm_id = ?", [vm_id])
+    query = f"""
         SELECT vm_id, backup_id FROM point
-        WHERE backup_id IN (SELECT backup_id FROM left_out WHERE cause <> 'unable')
+        WHERE backup_id IN (SELECT backup_id FROM left_out WHERE cause <> 'unable') {where}
         ORDER BY point DESC, backup_id DESC
-    """
-    for row in catalog.rows(query):
+    """  # noqa: S608
+    for row in catalog.rows(query, values):
         found[row[0]].append(row[1])
     return found
 

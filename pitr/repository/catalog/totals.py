@@ -28,21 +28,20 @@ class Totals:
     first_bytes: int
 
 
-def of_vms(catalog: Catalog, since: datetime, vm_id: str | None = None) -> list[Totals]:
-    """Return the sums of each VM that has points (or of one), by name. Raises RepositoryError."""
+def of_vms(catalog: Catalog, since: datetime) -> list[Totals]:
+    """Return the sums of each VM that has points, by name. Raises RepositoryError."""
     names = {vm.id: vm.name for vm in catalog.vms()}
-    where, values = ("", []) if vm_id is None else ("WHERE vm_id = ?", [vm_id])
     # SQLite takes the other columns from the row of the minimum.
-    first_query = f"SELECT vm_id, min(point), stored_bytes FROM point {where} GROUP BY vm_id"  # noqa: S608
-    first_bytes = {row["vm_id"]: int(row["stored_bytes"]) for row in catalog.rows(first_query, values)}
+    first_query = "SELECT vm_id, min(point), stored_bytes FROM point GROUP BY vm_id"
+    first_bytes = {row["vm_id"]: int(row["stored_bytes"]) for row in catalog.rows(first_query)}
     rows = catalog.rows(
-        f"""
+        """
         SELECT vm_id, count(*) AS points, min(point) AS first, max(point) AS newest,
                sum(stored_bytes) AS stored, sum(data_bytes) AS data,
                sum(CASE WHEN point >= ? THEN stored_bytes ELSE 0 END) AS recent
-        FROM point {where} GROUP BY vm_id
-        """,  # noqa: S608
-        [times.to_sortable(since), *values],
+        FROM point GROUP BY vm_id
+        """,
+        [times.to_sortable(since)],
     )
     found = [
         Totals(

@@ -16,7 +16,7 @@ from pitr.jobs.policy_run.policy import NoticeSettings
 from pitr.lab import Lab
 from tests.support.lab import MiB
 from tests.support.pitr import Pitr
-from tests.support.policies import NoticeServer, add_vm, configure, notice_server
+from tests.support.policies import NoticeServer, add_vm, configure, mail_server, notice_server
 
 
 def _policy(server: NoticeServer, folder: Path, *, events: str = "") -> str:
@@ -103,6 +103,30 @@ def test_a_missing_variable_or_file_of_a_notice_is_told(lab: Lab, pitr: Pitr, tm
     assert "NO_SUCH" in messages and "cannot read the file" in messages
 
 
+def test_a_failure_comes_by_mail(lab: Lab, pitr: Pitr) -> None:
+    with mail_server() as (port, mails):
+        configure(
+            pitr,
+            "[policy.p]\nvms = ['gone']\n"
+            f"notify = 'mailto://127.0.0.1:{port}?from=pitr@example.com&to=admin@example.com'\n",
+        )
+        assert pitr.json("run", code=1)["notices"] == [
+            {"via": "mailto://…", "event": "failure", "ok": True, "error": None}
+        ]
+    assert len(mails) == 1
+    assert "To: admin@example.com" in mails[0] and "Subject: pitr: policy p on" in mails[0]
+    assert "backup gone: FAILED: VM 'gone' not found on the engine" in mails[0]
+
+
+def test_a_password_may_have_any_characters() -> None:
+    settings = NoticeSettings(urls=("mailtos://backup:${PW}@mail.example.com?to=${TO}", "${WHOLE}"))
+    values = {"PW": "p@s/s%", "TO": "a@b.example", "WHOLE": "json://u:p@h/x"}
+    assert secrets.notice_urls(settings, values) == [
+        "mailtos://backup:p%40s%2Fs%25@mail.example.com?to=a@b.example",
+        "json://u:p@h/x",
+    ]
+
+
 def test_secrets_can_be_in_files(tmp_path: Path) -> None:
     urls, ping = tmp_path / "urls", tmp_path / "ping"
     urls.write_text("# the admins\njson://localhost/${ID}\n\nmailto://x\n")
@@ -130,6 +154,10 @@ def test_a_message_of_the_library_with_a_secret_is_hidden() -> None:
     assert secrets.hides("Failed to send JSON notification: error=404", [url])
     assert not secrets.hides("cannot reach /token1234", [url])
     assert not secrets.hides("login long-password refused", [url])
+    # The host of a mail server helps, and the token of a bot does not.
+    assert secrets.hides("cannot connect to host.example.com:8080", [url])
+    assert not secrets.hides("Telegram:123456:AAE refused", ["tgram://123456:AAE/77"])
+    assert not secrets.hides("user pw refused", ["mailto://user:pw@host.example.com"])
 
 
 def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,4 +225,4 @@ def test_notice_test_tries_every_channel(pitr: Pitr, tmp_path: Path) -> None:
         failed = pitr.with_environment(PING_ID="x").json("notice", "test", code=1)
         assert not failed["ok"] and len(failed["notices"]) == 3
     configure(pitr, "[policy.p]\nall = true\n")
-    assert "names nobody to tell" in pitr("notice", "test", code=2).complaint
+    assert "has no channel for notices" in pitr("notice", "test", code=2).complaint

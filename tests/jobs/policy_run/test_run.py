@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pitr.lab import Lab
+from tests.support import s3
 from tests.support.lab import MiB, nothing_open
 from tests.support.pitr import Pitr, ended, wait_until
 from tests.support.policies import add_vm, configure, steps_of
@@ -185,12 +188,28 @@ def test_a_dry_run_names_the_vms_and_changes_nothing(lab: Lab, pitr: Pitr, tmp_p
     assert len(pitr.json("history")["runs"]) == 1
 
 
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def _tree(folder: Path) -> dict[str, int]:
     return {
         str(path): path.stat().st_size
         for path in folder.rglob("*")
         if path.is_file() and "catalog" not in path.name
     }
+
+
+def test_a_name_that_several_vms_have_is_refused(lab: Lab, pitr: Pitr) -> None:
+    add_vm(lab, "web1")
+    other = add_vm(lab, "web2")
+    # In another data center, a VM may have the same name.
+    with lab.engine.state.lock:
+        lab.engine.state.vm(other.id).name = "web1"
+    configure(pitr, '[policy.p]\nvms = ["web1", "gone"]\nexclude_disks = ["swap"]\n')
+    errors = {vm: step["error"] for vm, step in steps_of(pitr.json("run", code=1), "backup").items()}
+    assert "2 VMs have the name" in errors["web1"]["message"]
+    assert errors["gone"]["type"] == "NoSuchVM"
 
 
 def test_disks_are_left_out_by_pattern_and_for_one_vm(lab: Lab, pitr: Pitr) -> None:
@@ -222,13 +241,14 @@ def test_the_rate_of_a_policy_limits_its_run(lab: Lab, pitr: Pitr) -> None:
     assert steps_of(pitr.json("run"), "backup")["web1"]["kind"] == "incremental"
 
 
-def test_an_interrupted_run_says_what_it_did(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_run_says_what_it_did(lab: Lab, pitr: Pitr, tmp_path: Path, jobs: int) -> None:
     add_vm(lab, "web1")
     add_vm(lab, "web2")
     going = tmp_path / "going"
     configure(
         pitr,
-        '[policy.p]\nvms = ["web1", "web2"]\nkeep_last = 1\nverify_every = "1d"\n[policy.p.hooks]\n'
+        f'[policy.p]\njobs = {jobs}\nvms = ["web1", "web2"]\nkeep_last = 1\nverify_every = "1d"\n[policy.p.hooks]\n'
         f"before_vm = 'if [ $PITR_VM = web2 ]; then touch {going}; sleep 100; fi'\n"
         f"after_vm = 'echo $PITR_VM $PITR_STATE >> {tmp_path}/after'\n"
         f"after_run = 'echo run $PITR_STATE >> {tmp_path}/after'\n",
@@ -238,6 +258,9 @@ def test_an_interrupted_run_says_what_it_did(lab: Lab, pitr: Pitr, tmp_path: Pat
         (tmp_path / "after").unlink(missing_ok=True)
         with pitr.process("run", "--output", "json") as process:
             wait_until(going.exists, "the hook of web2")
+            wait_until(lambda: "web1" in _text(tmp_path / "after"), "the backup of web1")
+            # As timeout(1) does it.
+            process.send_signal(signum)
             process.send_signal(signum)
             result = ended(process)
         assert result.code == 128 + signum
@@ -286,3 +309,27 @@ def test_a_policy_is_chosen_by_name(lab: Lab, pitr: Pitr) -> None:
     assert "has no policy" in pitr("run", code=2).complaint
     configure(pitr, "[policy.a]\ndrills = 1\n")
     assert "chooses no VM" in pitr("run", "a", code=2).complaint
+
+
+def test_a_policy_runs_on_a_repository_in_a_bucket(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+    add_vm(lab, "web1")
+    configure(
+        pitr,
+        '[policy.p]\nvms = ["web1"]\nkeep_last = 1\nverify_every = "1d"\ndrills = 1\nfull_every = "1d"\n'
+        f"[policy.p.hooks]\nafter_vm = 'env > {tmp_path}/env'\nafter_run = 'true'\n",
+    )
+    remote = pitr.with_environment(
+        PITR_REPO=f"s3://{s3.BUCKET}/policy/{tmp_path.name}",
+        AWS_ENDPOINT_URL_S3=s3.server(),
+        AWS_ACCESS_KEY_ID="key",
+        AWS_SECRET_ACCESS_KEY="hidden-key-of-the-bucket",
+        XDG_STATE_HOME=str(tmp_path / "state"),
+    )
+    remote("init")
+    for _ in range(2):
+        document = remote.json("run")
+    assert {step["step"] for step in document["steps"]} == {"backup", "prune", "verify", "drill"}
+    assert "read 2 streams" in steps_of(document, "verify")["web1"]["detail"]
+    assert [run["ok"] for run in remote.json("history")["runs"]] == [True, True]
+    told = (tmp_path / "env").read_text()
+    assert f"PITR_REPO=s3://{s3.BUCKET}/policy/" in told and "hidden-key" not in told

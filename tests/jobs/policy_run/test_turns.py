@@ -61,13 +61,9 @@ def test_everything_is_read_within_the_time_whatever_comes_each_night(
 ) -> None:
     from pitr.jobs.policy_run.turns import share_to_verify
 
-    class Blob:
-        def __init__(self, size: int) -> None:
-            self.size = size
-
     class Stream:
         def __init__(self, size: int) -> None:
-            self.blob = Blob(size)
+            self.stored_bytes = size
 
     every = days * DAY
     # Each stream as (born, stream, last read).

@@ -222,7 +222,7 @@ def test_an_export_is_not_what_its_suffix_denies(one_disk: Backup, command: Pitr
 
 
 @pytest.mark.parametrize(
-    "address", ["s3://bucket/pitr", "host:/srv/pitr", "me@host:pitr", "b2:bucket", "", "-"]
+    "address", ["gs://bucket/pitr", "host:/srv/pitr", "me@host:pitr", "b2:bucket", "", "-"]
 )
 def test_a_repository_on_another_machine_is_refused(
     command: Pitr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str

@@ -83,7 +83,8 @@ def test_systemd_accepts_the_units_of_a_user(tmp_path: Path) -> None:
     run = ScheduledRun("nightly", ["/bin/true", "run", "nightly"], {}, [tmp_path], user=None)
     UnitFolder(tmp_path / "units", None).install(units(run, Timing()))
     _verify(tmp_path / "units", "--user")
-    assert "User=" not in (tmp_path / "units" / "pitr-nightly.service").read_text()
+    service = (tmp_path / "units" / "pitr-nightly.service").read_text()
+    assert "User=" not in service and "systemctl --user edit pitr-nightly.service" in service
 
 
 @pytest.mark.parametrize("odd", _ODD)
@@ -240,6 +241,16 @@ def test_the_runs_belong_to_the_owner_of_the_repository(command: Pitr) -> None:
     assert "User=backup\n" in shown and "CapabilityBoundingSet=\n" in shown
 
 
+def test_runs_of_another_user_do_not_read_your_configuration(command: Pitr, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "pitr" / "config.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text("[policy.nightly]\nall = true\n")
+    mine = command.with_environment(PITR_CONFIG="", XDG_CONFIG_HOME=str(tmp_path / "own"))
+    assert mine("schedule", "show", "nightly").stderr == ""
+    told = mine("schedule", "show", "nightly", "--run-as", "daemon").stderr
+    assert f"the runs of user daemon do not read {own}" in told
+
+
 def _calls(calls: list[str]) -> install.RunProgram:
     def note(words: Sequence[str]) -> str:
         calls.append(" ".join(words))
@@ -287,12 +298,13 @@ def test_a_unit_that_pitr_did_not_create_stays(tmp_path: Path, action: str) -> N
 
 
 def test_root_gets_units_of_the_system_and_a_user_units_of_the_user(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: Pitr, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert install.unit_folder(None).path == Path("/etc/systemd/system")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    command("schedule", "install", "nightly", "--run-as", "backup", "--dry-run", code=2)
     folder = install.unit_folder(None)
     assert (folder.path, folder.manager) == (tmp_path / "systemd" / "user", ("systemctl", "--user"))
 

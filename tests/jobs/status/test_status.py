@@ -166,7 +166,8 @@ def test_the_age_counts_with_max_age_only(repository: Repository, command: Pitr)
     assert [vm["state"] for vm in found.values()] == ["critical", "ok"]
     assert found["web1"]["reasons"] == ["the newest good point is 1 day 6 h old, and 1 day 2 h are allowed"]
     vms(command, "--max-age", "2d")
-    for wrong in ("26", "soon", "0h", ""):
+    assert vms(command, "--max-age", "0h", code=1)["db1"]["state"] == "critical"
+    for wrong in ("26", "soon", "-1h", ""):
         assert "--max-age" in command("status", "--max-age", wrong, code=2).complaint
 
 

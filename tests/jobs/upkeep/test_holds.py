@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pitr import times
-from pitr.errors import UsageError
-from pitr.jobs.holds import end_of
+from pitr.errors import NoSuchPoint, UsageError
+from pitr.jobs.holds import end_of, marking
 from pitr.repository import Repository, marks, names
 from pitr.repository.marks import Hold
 from tests.support.pitr import Pitr
@@ -103,7 +103,7 @@ def test_a_point_is_named_by_vm_and_time_too(writer: Writer, command: Pitr) -> N
     command("note", vm, "x" * 4001, code=2)
 
 
-@pytest.mark.parametrize("text", ["2020-01-01", "yesterday", "2020-06-30T22:00"])
+@pytest.mark.parametrize("text", ["2020-01-01", "yesterday", "2020-06-30T22:00", "now", "0d"])
 def test_the_past_is_no_end(writer: Writer, command: Pitr, text: str) -> None:
     refused = command("hold", writer.backups[0].backup_id, "--until", text, code=2)
     assert "past" in refused.complaint
@@ -120,6 +120,30 @@ def test_the_end_is_a_day_a_time_or_a_span() -> None:
     assert end_of("2026-11-28", now) > now
     with pytest.raises(UsageError):
         end_of("some day", now)
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "999999y", "30"])
+def test_an_end_that_cannot_be_read_is_refused_with_advice(writer: Writer, command: Pitr, text: str) -> None:
+    refused = command("hold", writer.backups[0].backup_id, "--until", text, code=2).complaint
+    assert "--until" in refused and "--at" not in refused
+    assert command.json("show", writer.backups[0].backup_id)["point"]["hold"] is None
+
+
+def test_a_point_is_not_held_while_it_may_be_removed(
+    writer: Writer, repository: Repository, command: Pitr
+) -> None:
+    backup = writer.backups[0]
+    with Repository.open(repository.location) as other, other.removing_from_vm(backup.vm):
+        command("hold", backup.backup_id, code=5)
+        command("note", backup.backup_id, "text", code=5)
+        assert "--wait-lock" in command("hold", backup.backup_id, code=5).complaint
+    with Repository.open(repository.location) as reader, reader.reading_vm(backup.vm):
+        command("hold", backup.backup_id)
+    # A removal that ended between the choice and the lock.
+    other_point = writer.backups[1]
+    command("forget", other_point.backup_id)
+    with pytest.raises(NoSuchPoint), marking(repository, other_point):
+        raise AssertionError("the point is gone")
 
 
 def test_a_damaged_hold_still_holds(writer: Writer, command: Pitr) -> None:

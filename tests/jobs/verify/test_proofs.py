@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from pitr import times
 from pitr.jobs import proofs
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.lab import Lab
+from pitr.model import Kind, Part
 from pitr.repository import Repository, names
 from pitr.repository import proofs as stored_proofs
 from tests.support.lab import MiB, make_vm
 from tests.support.memory_engine import MemoryEngine
 from tests.support.pitr import Pitr
-from tests.support.points import VM, Writer, blob_path
+from tests.support.points import VM, Writer, backup_of, blob_path, fake_stream
 from tests.support.stored_points import chain_of_three
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -185,3 +187,16 @@ def test_a_comparison_with_the_engine_proves_the_point_but_reads_no_stream_compl
     with Repository.open(pitr.repository) as repository:
         assert set(proofs.last_proven(repository)) == {vm.id}
         assert proofs.last_read(repository, vm.id) == {}
+
+
+def test_a_stream_of_parts_is_proven_with_the_blobs_that_it_uses() -> None:
+    full = fake_stream()
+    other = replace(fake_stream(), stream_id="other", kind=Kind.INCREMENTAL, parent_stream_id=full.stream_id)
+    parts = tuple(Part(each.disk_id, each.stream_id, 1, each.own_blob) for each in (full, other))
+    virtual = replace(
+        fake_stream(), stream_id="virtual", kind=Kind.SYNTHETIC, blob=None, parts=parts, index_copy=full.index
+    )
+    points = [replace(backup_of([virtual]), kind=Kind.SYNTHETIC)]
+    later = NOON + timedelta(hours=1)
+    assert proofs.point_proven(points, {full.stream_id: NOON}) is None
+    assert proofs.point_proven(points, {full.stream_id: NOON, "other": later}) == NOON

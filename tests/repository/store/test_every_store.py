@@ -193,6 +193,20 @@ def test_the_list_has_exactly_the_names_below_a_folder(store: Store) -> None:
     assert _names(store, "nothing") == []
 
 
+def test_counts_are_those_of_the_folders(store: Store) -> None:
+    assert store.counts("backups") == {}
+    for name in (
+        "backups/vm1/one.json",
+        "backups/vm1/two.json",
+        "backups/vm2/one.json",
+        "drills/vm3/b/one.json",
+    ):
+        store.create(name, b"")
+    assert store.counts("backups") == {"vm1": 2, "vm2": 1}
+    store.delete("backups/vm1/one.json")
+    assert store.counts("backups")["vm1"] == 1
+
+
 def test_folders_lists_the_direct_subfolders(store: Store) -> None:
     for name in ("backups/a/1", "backups/b/c/1", "backups/top", "other/x"):
         store.create(name, b"")

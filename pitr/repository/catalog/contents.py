@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rows of the catalog that comparisons and the search for unreferenced objects need, a VM or a disk at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pitr.repository.catalog.catalog import KEYS, Catalog
+
+
+def is_empty(catalog: Catalog) -> bool:
+    """Return whether the catalog has no point. Raises RepositoryError."""
+    return not catalog.rows("SELECT 1 FROM point LIMIT 1")
+
+
+def rows_of_vm(catalog: Catalog, vm_id: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a VM in all tables, in order. Raises RepositoryError."""
+    ids = "SELECT backup_id FROM point WHERE vm_id = ?"
+    return {
+        table: [
+            dict(row)
+            for row in catalog.rows(
+                f"SELECT * FROM {table} WHERE backup_id IN ({ids}) ORDER BY {', '.join(key)}",  # noqa: S608
+                [vm_id],
+            )
+        ]
+        for table, key in KEYS.items()
+    }
+
+
+def disks_of_vm(catalog: Catalog, vm_id: str) -> list[str]:
+    """Return the ids of all disks in the VM's points. Raises RepositoryError."""
+    query = "SELECT DISTINCT disk_id FROM point JOIN stream USING (backup_id) WHERE vm_id = ? ORDER BY 1"
+    return [row[0] for row in catalog.rows(query, [vm_id])]
+
+
+def streams_named(catalog: Catalog, disk_id: str) -> set[str]:
+    """Return the ids of a disk's streams that records name as a stream or as a parent. Raises RepositoryError."""
+    # A lost parent may come back, and the streams based on it need it.
+    query = "SELECT stream_id, parent_stream_id FROM stream WHERE disk_id = ?"
+    return {stream_id for row in catalog.rows(query, [disk_id]) for stream_id in row if stream_id is not None}
+
+
+def parts_named(catalog: Catalog) -> set[tuple[str, str]]:
+    """Return the disks and streams whose blobs records name as parts of other streams. Raises RepositoryError."""
+    query = """
+        SELECT DISTINCT json_extract(value, '$[0]'), json_extract(value, '$[1]')
+        FROM stream, json_each(parts) WHERE parts IS NOT NULL
+    """
+    return {(row[0], row[1]) for row in catalog.rows(query)}
