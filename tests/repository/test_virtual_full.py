@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pitr import times
 from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySink
 from pitr.endpoints.points.cached_point import CachedPoint
@@ -25,9 +26,12 @@ from pitr.endpoints.points.frame_cache import FrameCache
 from pitr.endpoints.points.point import open_point
 from pitr.endpoints.points.salvage import open_salvage
 from pitr.errors import FormatError, UsageError
+from pitr.jobs import find, point_order
 from pitr.jobs.known_damage import losses, remember
+from pitr.jobs.upkeep.forget import forget
 from pitr.jobs.upkeep.prune import Removal
 from pitr.jobs.upkeep.records_from_blobs import Recovered, recover
+from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Backup, Kind, Record, Stream
 from pitr.repository import Repository, names
@@ -160,6 +164,33 @@ def test_the_records_that_it_replaces_may_go(repository: Repository) -> None:
     again = stand_in(repository, later)
     assert read_point(repository, again, the(again)) == applied(content, "4k:Z 252k:-")
     assert len(the(again).parts) == 4
+
+
+def test_the_stand_in_is_the_parent_of_later_points(repository: Repository) -> None:
+    writer, _ = chain_of(repository, *STORY)
+    old = writer.backups[-1]
+    new = stand_in(repository, old)
+    later = writer.add("4k:Z 252k:-", frame_size=64 * K)
+    repository.remove(writer.backups[2::-1])
+    points = repository.catalog.points()
+    assert points == [later, new] and point_order.newest_first(points, times.now()) == points
+    assert find.ancestry(repository.catalog, later) == [new, later]
+    assert find.point_named(repository.catalog, old.backup_id).backup == new
+    assert kept_by(points, Retention(last=1)) == {
+        later.backup_id: ["keep-last 1"],
+        new.backup_id: [f"needed by {later.backup_id}"],
+    }
+    assert repository.catalog.descendants(new.backup_id) == [new.backup_id, later.backup_id]
+    with pytest.raises(UsageError, match="other points are based on"):
+        forget(repository, [new], [], notify=pytest.fail)
+    assert verify(repository, Scope(backup=later), "full").points == 2
+    with open_salvage(repository, later, the(later)) as salvaged:
+        assert salvaged.damaged() == ()
+        assert [list(each) for each in salvaged.extents()] == [
+            list(each) for each in resolve_chain(repository, later, the(later)).map.extents()
+        ]
+    assert len(forget(repository, [new, later], [], notify=pytest.fail).removed) == 2
+    assert list(repository.store.list(names.BACKUPS)) == []
 
 
 def test_a_disk_of_zeroes_has_no_parts(repository: Repository) -> None:

@@ -124,12 +124,13 @@ def _parent(
 ) -> tuple[Backup, Stream] | None:
     if part.parent_stream_id is None:
         return None
-    parent_backup = repository.catalog.get(owner.parent_id or "")
+    parent_id, catalog = owner.parent_id or "", repository.catalog
+    parent_backup = catalog.get(parent_id) or catalog.stand_in(parent_id)
     parent = parent_backup.stream_of(part.disk_id) if parent_backup is not None else None
     if (
         parent_backup is None
         or parent is None
-        or parent.stream_id != part.parent_stream_id
+        or (parent.stream_id != part.parent_stream_id and parent_backup.stands_for != parent_id)
         or parent.stream_id in seen
     ):
         raise _GapError(f"stream {part.parent_stream_id} of backup {owner.parent_id} is lost")

@@ -18,7 +18,7 @@ from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import holds, point_order
 from pitr.jobs.facts import PointFacts, facts_of_vm
 from pitr.jobs.upkeep.retention import Retention, kept_by
-from pitr.model import Backup, Stream, VMName
+from pitr.model import Backup, Stream, VMName, parents_of
 from pitr.reporting import Notify
 from pitr.repository import Repository, drills, findings, history, marks, names, proofs
 from pitr.repository.damage import StoredDamage
@@ -271,14 +271,17 @@ class Removal:
 def _children_first(backups: Sequence[Backup]) -> list[Backup]:
     """Return the backups, each before the backup it is based on, whatever their times say."""
     by_id = {backup.backup_id: backup for backup in backups}
+    parents = parents_of(backups)
     depths: dict[str, int] = {}
     for backup in backups:
         path = [backup]
         seen = {backup.backup_id}
-        while (parent := path[-1].parent_id) in by_id and parent not in depths and parent not in seen:
+        while (
+            (parent := parents[path[-1].backup_id]) in by_id and parent not in depths and parent not in seen
+        ):
             seen.add(parent)
             path.append(by_id[parent])
-        depth = depths.get(path[-1].parent_id or "", 0)
+        depth = depths.get(parents[path[-1].backup_id] or "", 0)
         for number, each in enumerate(reversed(path), depth + 1):
             depths.setdefault(each.backup_id, number)
     return sorted(backups, key=lambda backup: -depths[backup.backup_id])

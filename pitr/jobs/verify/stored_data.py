@@ -224,7 +224,10 @@ class _Verification:
         backup_id: str | None = backup.backup_id
         while backup_id is not None and all(backup_id != known.backup_id for known in chain):
             try:
-                chain.append(self._read_record(backup_id))
+                stand_in = (
+                    None if self._catalog.known_record(backup_id) else self._catalog.stand_in(backup_id)
+                )
+                chain.append(self._read_record(stand_in.backup_id if stand_in else backup_id))
             except StoredDamage as error:
                 self._add_record(error.damage, names.records_of(backup.vm.id) + "/")
                 break

@@ -7,6 +7,10 @@ WITH RECURSIVE above (backup_id) AS (
     VALUES (?)
     UNION
     SELECT point.backup_id FROM point JOIN above ON point.parent_id = above.backup_id
+    UNION
+    SELECT based.backup_id FROM above
+    JOIN point AS stand_in ON stand_in.backup_id = above.backup_id AND stand_in.stands_for IS NOT NULL
+    JOIN point AS based ON based.parent_id = stand_in.stands_for
 )
 SELECT above.backup_id FROM above LEFT JOIN point USING (backup_id)
 ORDER BY point.point, above.backup_id
