@@ -94,7 +94,7 @@ def write_index(
     parent: str | None,
     grains: list[int],
 ) -> None:
-    from pitr.repository.index import IndexRow, IndexWriter, StreamRow
+    from pitr.repository.index import IndexRow, IndexWriter, PartRow, StreamRow
 
     def rows() -> Iterator[IndexRow]:
         for at, grain in enumerate(grains):
@@ -103,7 +103,8 @@ def write_index(
 
     writer = IndexWriter(path)
     writer.add(list(rows()))
-    writer.finish(StreamRow(stream_id, backup_id, disk_id, kind, size, parent, GRAIN, size, "0" * 64))
+    own = [PartRow(0, disk_id, stream_id, size, "0" * 64)]
+    writer.finish(StreamRow(stream_id, backup_id, disk_id, kind, size, parent, GRAIN), own)
 
 
 def digest(content: bytes) -> str:

@@ -26,7 +26,7 @@ def make_chain(folder: Path, rows: int, layers: int) -> None:
 
     The full has half of the rows, on every second grain of the disk. The incrementals change random grains.
     """
-    from pitr.repository.index import IndexRow, IndexWriter, StreamRow
+    from pitr.repository.index import IndexRow, IndexWriter, PartRow, StreamRow
 
     grains = max(2, rows // 2)
     size = grains * GRAIN
@@ -56,7 +56,8 @@ def make_chain(folder: Path, rows: int, layers: int) -> None:
         writer.add(batch)
         parent = None if full else ids[number + 1]
         kind = "full" if full else "incremental"
-        writer.finish(StreamRow(ids[number], backup_id, disk_id, kind, size, parent, GRAIN, size, "0" * 64))
+        own = [PartRow(0, disk_id, ids[number], size, "0" * 64)]
+        writer.finish(StreamRow(ids[number], backup_id, disk_id, kind, size, parent, GRAIN), own)
 
 
 def chain_files(folder: Path) -> list[Path]:

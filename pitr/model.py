@@ -6,6 +6,7 @@ Sizes and lengths are bytes. Times are aware datetimes in UTC. Digests are BLAKE
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -213,6 +214,23 @@ class Backup:
     def stream_of(self, disk_id: str) -> Stream | None:
         """Return the stream of the disk; None if the backup does not include the disk."""
         return next((stream for stream in self.streams if stream.disk_id == disk_id), None)
+
+
+def parents_of(backups: Iterable[Backup]) -> dict[str, str | None]:
+    """Return the id of the backup that each of these is based on, by its own id.
+
+    Where the parent is not among them, the synthetic backup that stands for it takes its place.
+    """
+    known = {backup.backup_id: backup for backup in backups}
+    standing: dict[str | None, str | None] = {
+        backup.stands_for: backup.backup_id for backup in known.values() if backup.stands_for is not None
+    }
+    return {
+        backup_id: backup.parent_id
+        if backup.parent_id in known
+        else standing.get(backup.parent_id, backup.parent_id)
+        for backup_id, backup in known.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

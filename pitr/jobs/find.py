@@ -181,9 +181,9 @@ def check_none_lost(repository: Repository, chosen: Backup, time: datetime) -> N
 def point_named(catalog: Catalog, name: str, vm: VMName | None = None) -> Choice:
     """Return the point whose id is `name` or begins with it (at least 3 characters).
 
-    Raises NoSuchPoint and UsageError.
+    A point that stands for another one, which is gone, also has the id of that one. Raises NoSuchPoint and UsageError.
     """
-    exact = catalog.get(name)
+    exact = catalog.get(name) or catalog.stand_in(name)
     matches = [exact] if exact else (catalog.with_prefix(name) if len(name) >= 3 else [])
     matches = [backup for backup in matches if vm is None or backup.vm.id == vm.id]
     if not matches:
@@ -267,8 +267,8 @@ def ancestry(catalog: Catalog, backup: Backup) -> list[Backup]:
     chain = [backup]
     seen = {backup.backup_id}
     while backup.parent_id is not None and backup.parent_id not in seen:
-        parent = catalog.get(backup.parent_id)
-        if parent is None:
+        parent = catalog.get(backup.parent_id) or catalog.stand_in(backup.parent_id)
+        if parent is None or parent.backup_id in seen:
             break
         chain.append(parent)
         seen.add(parent.backup_id)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pitr.model import Backup
+from pitr.model import Backup, parents_of
 
 #: Clocks that differ by less are good enough for labels.
 CLOCK_TOLERANCE = timedelta(minutes=2)
@@ -23,7 +23,7 @@ def times_by_lineage(points: Sequence[Backup], now: datetime) -> dict[str, datet
     A label later than `now` is wrong. Such a point is as old as the oldest point based on it, or as `now`.
     """
     order = _parents_first(points)
-    ids = {backup.backup_id for backup in points}
+    parents = parents_of(points)
     children: dict[str, list[str]] = defaultdict(list)
     found: dict[str, datetime] = {}
     for backup in reversed(order):
@@ -31,11 +31,13 @@ def times_by_lineage(points: Sequence[Backup], now: datetime) -> dict[str, datet
         if label > now:
             label = min((found[child] for child in children[backup.backup_id]), default=now)
         found[backup.backup_id] = label
-        if backup.parent_id in ids:
-            children[backup.parent_id].append(backup.backup_id)
+        parent = parents[backup.backup_id]
+        if parent in parents:
+            children[parent].append(backup.backup_id)
     for backup in order:
-        if backup.parent_id in found:
-            found[backup.backup_id] = max(found[backup.backup_id], found[backup.parent_id])
+        parent = parents[backup.backup_id]
+        if parent in found:
+            found[backup.backup_id] = max(found[backup.backup_id], found[parent])
     return found
 
 
@@ -51,7 +53,8 @@ def newest_first(points: Sequence[Backup], now: datetime) -> list[Backup]:
 def labelled_before_parent(points: Sequence[Backup]) -> list[tuple[Backup, Backup]]:
     """Return the points whose label is earlier than the label of the point they are based on, with that point."""
     by_id = {backup.backup_id: backup for backup in points}
-    pairs = ((backup, by_id.get(backup.parent_id or "")) for backup in points)
+    parents = parents_of(points)
+    pairs = ((backup, by_id.get(parents[backup.backup_id] or "")) for backup in points)
     return [
         (backup, parent) for backup, parent in pairs if parent is not None and backup.point < parent.point
     ]
@@ -60,6 +63,7 @@ def labelled_before_parent(points: Sequence[Backup]) -> list[tuple[Backup, Backu
 def _parents_first(points: Sequence[Backup]) -> list[Backup]:
     """Return the points by label, but each after the point that it is based on."""
     by_id = {backup.backup_id: backup for backup in points}
+    parents = parents_of(points)
     placed: set[str] = set()
     order: list[Backup] = []
     for backup in sorted(points, key=lambda backup: backup.point):
@@ -68,6 +72,6 @@ def _parents_first(points: Sequence[Backup]) -> list[Backup]:
         while current is not None and current.backup_id not in placed:
             placed.add(current.backup_id)
             waiting.append(current)
-            current = by_id.get(current.parent_id or "")
+            current = by_id.get(parents[current.backup_id] or "")
         order += reversed(waiting)
     return order

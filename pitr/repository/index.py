@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Extent indexes: the place of each range of the disk in a blob (schema/index.sql)."""
+"""Extent indexes: the place of each range of the disk in a blob (schema/index.sql).
+
+The frames of a stream are in the blobs of its parts: its own blob, and blobs of other streams.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,53 @@ import numpy as np
 import numpy.typing as npt
 
 from pitr.errors import FormatError, RepositoryError
-from pitr.extents import MAX_SIZE, ExtentMap, Int64Array
+from pitr.extents import MAX_SIZE, BoolArray, ExtentMap, Int64Array
+from pitr.model import Stream
 from pitr.repository import schema, sqlite
 from pitr.system.closing import Closes
 
 _APPLICATION_ID = 0x70697478
-_VERSION = 1
+_VERSION = 2
 _ROWS_AT_ONCE = 1 << 16
+#: Digests as items of an array.
+DIGEST = np.dtype("V32")
+#: The number of the part that is the stream's own blob.
+OWN = 0
 
 
 class IndexRow(NamedTuple):
-    """One row of the extent table. For a zero range the last three columns are None."""
+    """One row of the extent table. For a zero range the offset, the stored length and the digest are None.
+
+    The row is `[skip, skip + length)` of a frame of `frame_length` bytes (None: as long as the row) in the blob of
+    part number `part`.
+    """
 
     start: int
     length: int
     blob_offset: int | None
     blob_length: int | None
     digest: bytes | None
+    frame_length: int | None = None
+    skip: int = 0
+    part: int = OWN
+
+    def columns(self) -> tuple[int | bytes | None, ...]:
+        """Return the values in the order of the table's columns."""
+        if self.blob_offset is None:
+            return (self.start, self.length, None, None, None, None, None, None)
+        frame_length = self.length if self.frame_length is None else self.frame_length
+        place = (self.part, self.blob_offset, self.blob_length, frame_length, self.skip)
+        return (self.start, self.length, *place, self.digest)
+
+
+class PartRow(NamedTuple):
+    """One row of the part table: a blob that holds frames of the stream. Number OWN is the stream's own blob."""
+
+    number: int
+    disk_id: str
+    stream_id: str
+    blob_size: int
+    blob_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +78,20 @@ class StreamRow:
     size: int
     parent_stream_id: str | None
     frame_size: int
-    blob_size: int
-    blob_digest: str
+
+
+def parts_of(stream: Stream) -> tuple[PartRow, ...]:
+    """Return the parts that the index of a stream must have. Part OWN is absent if the stream has no blob."""
+    blob = stream.blob
+    if not stream.parts:
+        # A virtual full of a disk that reads as zero has no part at all.
+        own = PartRow(OWN, stream.disk_id, stream.stream_id, blob.size, blob.digest) if blob else None
+        return (own,) if own is not None else ()
+    first = OWN if blob is not None else OWN + 1
+    return tuple(
+        PartRow(number, part.disk_id, part.stream_id, part.blob.size, part.blob.digest)
+        for number, part in enumerate(stream.parts, first)
+    )
 
 
 class IndexWriter:
@@ -73,14 +118,17 @@ class IndexWriter:
     def add(self, rows: list[IndexRow]) -> None:
         """Add the next rows."""
         with self._writing():
-            self._connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", rows)
+            self._connection.executemany(
+                "INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(IndexRow.columns, rows)
+            )
         self.rows += len(rows)
 
-    def finish(self, stream: StreamRow) -> None:
-        """Complete the index of `stream`, and close it."""
+    def finish(self, stream: StreamRow, parts: Sequence[PartRow]) -> None:
+        """Complete the index of `stream` with its parts, and close it."""
         with self._writing():
+            self._connection.executemany("INSERT INTO part VALUES (?, ?, ?, ?, ?)", parts)
             self._connection.execute(
-                "INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO stream VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     stream.stream_id,
                     stream.backup_id,
@@ -89,8 +137,6 @@ class IndexWriter:
                     stream.size,
                     stream.parent_stream_id,
                     stream.frame_size,
-                    stream.blob_size,
-                    stream.blob_digest,
                 ),
             )
             self._connection.execute("COMMIT")
@@ -109,6 +155,7 @@ class Index(Closes):
             self._connection = sqlite.connect_read_only(path, immutable=True)
         try:
             self.stream = self._read_stream()
+            self.parts = self._read_parts()
         except BaseException:
             self._connection.close()
             raise
@@ -136,8 +183,8 @@ class Index(Closes):
                 raise FormatError(f"{self._path.name} names {len(rows)} streams instead of one")
             stream = StreamRow(*rows[0])
         # SQLite does not enforce the types of columns.
-        numbers = (stream.size, stream.frame_size, stream.blob_size)
-        texts = (stream.stream_id, stream.backup_id, stream.disk_id, stream.kind, stream.blob_digest)
+        numbers = (stream.size, stream.frame_size)
+        texts = (stream.stream_id, stream.backup_id, stream.disk_id, stream.kind)
         if (
             not all(isinstance(number, int) and 0 <= number <= MAX_SIZE for number in numbers)
             or not all(isinstance(text, str) for text in texts)
@@ -146,6 +193,17 @@ class Index(Closes):
             raise FormatError(f"{self._path.name} names an invalid stream")
         return stream
 
+    def _read_parts(self) -> tuple[PartRow, ...]:
+        with self._reading():
+            query = "SELECT number, disk_id, stream_id, blob_size, blob_digest FROM part ORDER BY number"
+            parts = tuple(PartRow(*row) for row in self._connection.execute(query))
+        for part in parts:
+            texts = (part.disk_id, part.stream_id, part.blob_digest)
+            sizes_fit = isinstance(part.blob_size, int) and 0 <= part.blob_size <= MAX_SIZE
+            if not sizes_fit or not all(isinstance(text, str) for text in texts):
+                raise FormatError(f"{self._path.name} names an invalid part")
+        return parts
+
     def count(self) -> int:
         """Return the number of rows."""
         with self._reading():
@@ -153,44 +211,62 @@ class Index(Closes):
 
     def rows(self) -> Iterator[IndexRow]:
         """Yield all rows in the order of the disk."""
+        query = (
+            "SELECT start, length, blob_offset, blob_length, digest, frame_length, skip, part "
+            "FROM extent ORDER BY start"
+        )
         with self._reading():
-            for row in self._connection.execute(
-                "SELECT start, length, blob_offset, blob_length, digest FROM extent ORDER BY start"
-            ):
-                yield IndexRow(*row)
+            for row in self._connection.execute(query):
+                yield IndexRow(*row) if row[7] is not None else IndexRow(row[0], row[1], None, None, None)
 
     def extents(self) -> ExtentMap:
         """Return the rows as a checked extent map for the resolver, one range for each row."""
         count = self.count()
         extents = ExtentMap(np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.bool_))
         columns = (extents.start, extents.length, extents.zero)
-        self._fill("SELECT start, length, blob_offset IS NULL FROM extent ORDER BY start", columns)
+        self._fill("SELECT start, length, part IS NULL FROM extent ORDER BY start", columns)
+        # A row that is in no part would read another row's frame.
+        unknown = "SELECT start FROM extent WHERE part IS NOT NULL AND part NOT IN (SELECT number FROM part)"
+        with self._reading():
+            row = self._connection.execute(unknown).fetchone()
+        if row is not None or any(part.number < OWN for part in self.parts):
+            raise FormatError(f"the extent index {self._path.name} has a frame in an unknown part")
         if self.stream.kind != "incremental" and not extents.covers(self.stream.size):
             raise FormatError(f"the extent index {self._path.name} of a full stream does not cover the disk")
         return extents.checked(self.stream.size, whole=False)
 
-    def frames(self) -> Frames:
-        """Return all frames, checked against the sizes of frame and blob."""
-        where = "FROM extent WHERE blob_offset IS NOT NULL"
+    def part_numbers(self) -> Int64Array:
+        """Return the number of each row's part, -1 for a zero range, in the order of `extents`."""
+        numbers = np.empty(self.count(), np.int64)
+        self._fill("SELECT ifnull(part, -1) FROM extent ORDER BY start", (numbers,))
+        return numbers
+
+    def frames(self, part: int = OWN) -> Frames:
+        """Return the rows of one part that hold data, checked against the sizes of frame and blob."""
+        where = "FROM extent WHERE part = ?"
+        of_part = next((each for each in self.parts if each.number == part), None)
         with self._reading():
-            count = int(self._connection.execute(f"SELECT count(*) {where}").fetchone()[0])
-        start, length, offset, stored = (np.empty(count, np.int64) for _ in range(4))
-        query = f"SELECT start, length, blob_offset, blob_length {where} ORDER BY start"
-        self._fill(query, (start, length, offset, stored))
+            count = int(self._connection.execute(f"SELECT count(*) {where}", [part]).fetchone()[0])
+        if of_part is None and count:
+            raise FormatError(f"the extent index {self._path.name} has a frame in the unknown part {part}")
+        columns = [np.empty(count, np.int64) for _ in range(6)]
+        query = f"SELECT start, length, blob_offset, blob_length, frame_length, skip {where} ORDER BY start"
+        self._fill(query, columns, [part])
         digests = bytearray()
         with self._reading():
-            cursor = self._connection.execute(f"SELECT digest {where} ORDER BY start")
+            cursor = self._connection.execute(f"SELECT digest {where} ORDER BY start", [part])
             while rows := cursor.fetchmany(_ROWS_AT_ONCE):
                 digests += b"".join(row[0] for row in rows)
-        frames = Frames(start, length, offset, stored, np.frombuffer(digests, np.uint8))
-        frames.check(self.stream)
+        start, length, offset, stored, frame_length, skip = columns
+        frames = Frames(start, length, offset, stored, frame_length, skip, np.frombuffer(digests, np.uint8))
+        frames.check(self.stream.frame_size, of_part.blob_size if of_part is not None else 0, own=part == OWN)
         return frames
 
-    def _fill(self, query: str, columns: Sequence[npt.NDArray[Any]]) -> None:
+    def _fill(self, query: str, columns: Sequence[npt.NDArray[Any]], values: Sequence[int] = ()) -> None:
         """Fill `columns` with the integers of `query`, some rows at a time, so that no second copy takes memory."""
         count, width = len(columns[0]), len(columns)
         with self._reading():
-            cells = itertools.chain.from_iterable(self._connection.execute(query))
+            cells = itertools.chain.from_iterable(self._connection.execute(query, values))
             for at in range(0, count, _ROWS_AT_ONCE):
                 rows = min(_ROWS_AT_ONCE, count - at)
                 table = np.fromiter(cells, np.int64, rows * width).reshape(rows, width)
@@ -200,36 +276,74 @@ class Index(Closes):
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """The frames of one stream in the order of the disk: four int64 arrays (bytes) and 32 bytes of digest for each."""
+    """Pieces of the frames in one blob, in the order of the disk: int64 arrays (bytes), and 32 bytes of digest each.
+
+    `start` and `length` are the piece on the disk. `skip` is its offset in the uncompressed frame, which has
+    `frame_length` bytes. The pieces of one frame follow each other, with the same place in the blob.
+    """
 
     start: Int64Array
     length: Int64Array
     blob_offset: Int64Array
     blob_length: Int64Array
+    frame_length: Int64Array
+    skip: Int64Array
     digests: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
     def __len__(self) -> int:
         return len(self.start)
 
-    def digest(self, frame: int) -> bytes:
-        """Return the digest of the frame with this number, 32 bytes."""
-        return self.digests[32 * frame : 32 * frame + 32].tobytes()
+    def digest(self, number: int) -> bytes:
+        """Return the digest of the frame of the piece with this number, 32 bytes."""
+        return self.digests[32 * number : 32 * number + 32].tobytes()
 
-    def check(self, stream: StreamRow) -> None:
-        """Raise FormatError if a frame cannot be in this stream's blob."""
+    def origin(self, number: int) -> int:
+        """Return the place of the frame's first byte on the disk; the frame may be live only in part."""
+        return int(self.start[number] - self.skip[number])
+
+    def numbers_of(self, starts: Int64Array) -> Int64Array:
+        """Return for each range that begins in a piece the number of the first piece of that frame."""
+        numbers = np.searchsorted(self.start, starts, side="right") - 1
+        return np.searchsorted(self.blob_offset, self.blob_offset[numbers], side="left")
+
+    def check(self, frame_size: int, blob_size: int, *, own: bool) -> None:
+        """Raise FormatError if a frame cannot be in a blob of this size. An `own` blob holds only whole frames."""
         if len(self.digests) != 32 * len(self):
             raise FormatError("the extent index has digests of the wrong length")
-        size = stream.frame_size
-        if not 0 < size <= MAX_SIZE:
-            raise FormatError(f"the extent index has the impossible frame size {size}")
+        if not 0 < frame_size <= MAX_SIZE:
+            raise FormatError(f"the extent index has the impossible frame size {frame_size}")
+        origin = self.start - self.skip
         bad = (
             (self.blob_offset < 0)
             | (self.blob_length <= 0)
-            | (self.blob_length > stream.blob_size)
-            | (self.blob_offset > stream.blob_size - self.blob_length)
-            | (self.start // size != (self.start + self.length - 1) // size)
+            | (self.blob_length > blob_size)
+            | (self.blob_offset > blob_size - self.blob_length)
+            | (self.length <= 0)
+            | (self.skip < 0)
+            | (self.skip > self.start)
+            | (self.frame_length <= 0)
+            | (self.frame_length > frame_size)
+            | (self.skip > self.frame_length - self.length)
+            | (origin // frame_size != (origin + self.frame_length - 1) // frame_size)
         )
-        bad[1:] |= self.blob_offset[1:] < self.blob_offset[:-1] + self.blob_length[:-1]
+        if own:
+            bad |= (self.skip != 0) | (self.frame_length != self.length)
+        bad[1:] |= ~(self._is_behind() | self._is_same_frame(origin))
+        if own:
+            bad[1:] |= ~self._is_behind()
         if bad.any():
             at = int(self.start[np.flatnonzero(bad)[0]])
             raise FormatError(f"the extent index has an impossible frame for the range at {at}")
+
+    def _is_behind(self) -> BoolArray:
+        """Return whether each frame but the first lies behind the end of the one before it in the blob."""
+        behind: BoolArray = self.blob_offset[1:] >= self.blob_offset[:-1] + self.blob_length[:-1]
+        return behind
+
+    def _is_same_frame(self, origin: Int64Array) -> BoolArray:
+        """Return whether each piece but the first is of the same frame as the one before."""
+        digests = self.digests.view(DIGEST)
+        same: BoolArray = digests[1:] == digests[:-1]
+        for column in (self.blob_offset, self.blob_length, self.frame_length, origin):
+            same &= column[1:] == column[:-1]
+        return same

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pitr.repository.index import Index
     from pitr.repository.stream_sink import ExternalBlob, NewStream, StreamSink
 
+_log = logging.getLogger(__name__)
 _DIGEST_CHUNK = 1 << 22
 
 
@@ -160,13 +162,17 @@ class Repository(Closes):
 
         return StreamSink(self.store, new, size, meta, level=level, external=external)
 
-    def drop_stream(self, disk_id: str, stream_id: str) -> None:
-        """Remove a stream unless its record is or may be written; then `prune` decides."""
+    def drop_stream(self, disk_id: str, stream_id: str, *, keep_blob: bool = False) -> None:
+        """Remove a stream unless its record is or may be written; then `prune` decides.
+
+        `keep_blob`: other streams use its frames.
+        """
         if stream_id in self._recorded:
             return
         self.store.delete(names.index(disk_id, stream_id))
         self.store.delete(names.index_copy(disk_id, stream_id))
-        self.store.delete(names.blob(disk_id, stream_id))
+        if not keep_blob:
+            self.store.delete(names.blob(disk_id, stream_id))
 
     def commit(self, new: Record) -> None:
         """Commit a backup after all its streams: store its record, which makes it a point.
@@ -281,7 +287,7 @@ class Repository(Closes):
                     backup.backup_id, stream, "inconsistent", "parent", "its backup has no parent"
                 )
             try:
-                parent_backup = read.get(backup.parent_id) or self.record_of(backup.parent_id).backup
+                parent_backup = read.get(backup.parent_id) or self._record_or_stand_in(backup.parent_id)
             except StoredDamage as error:
                 raise of_stream(
                     backup.backup_id,
@@ -292,7 +298,9 @@ class Repository(Closes):
                     f"{error.damage.message}",
                 ) from None
             parent = parent_backup.stream_of(stream.disk_id)
-            if parent is None or parent.stream_id != stream.parent_stream_id or parent.stream_id in seen:
+            stands_in = parent_backup.stands_for == backup.parent_id
+            is_parent = parent is not None and (parent.stream_id == stream.parent_stream_id or stands_in)
+            if parent is None or not is_parent or parent.stream_id in seen:
                 raise of_stream(
                     backup.backup_id,
                     stream,
@@ -304,6 +312,16 @@ class Repository(Closes):
             seen.add(stream.stream_id)
             links.append((backup, stream))
         return links
+
+    def _record_or_stand_in(self, backup_id: str) -> Backup:
+        """Read the record of a backup, or of the synthetic one that stands for it. Raises StoredDamage."""
+        try:
+            return self.record_of(backup_id).backup
+        except StoredDamage:
+            stand_in = self.catalog_with_point(backup_id).stand_in(backup_id)
+            if stand_in is None:
+                raise
+            return self.record_of(stand_in.backup_id).backup
 
     def check_sizes(self, backup: Backup, stream: Stream) -> None:
         """Compare the sizes of a stream's blob and index with the record. Raises StoredDamage."""
@@ -317,6 +335,11 @@ class Repository(Closes):
         for what, name, recorded in objects:
             with self._open(backup, stream, what, name) as file:
                 _compare_size(backup, stream, what, file.size, recorded.size)
+        if stream.parts:
+            from pitr.repository.layers import blobs_of_others  # noqa: PLC0415 - a list of points needs no arrays
+
+            for used in blobs_of_others(stream):
+                self.open_blob(backup, used).close()
 
     def is_here(self, stream: Stream) -> bool:
         """Return whether the blob must be in the repository: it was not piped out, or it was imported again."""
@@ -348,16 +371,41 @@ class Repository(Closes):
         return file
 
     def open_index(self, backup: Backup, stream: Stream) -> Index:
-        """Open an extent index after comparing its digest with the record. Raises StoredDamage."""
-        from pitr.repository.index import Index, StreamRow  # noqa: PLC0415 - a list of points needs no arrays
+        """Open an extent index after comparing its digest with the record. Raises StoredDamage.
 
-        name = names.index(stream.disk_id, stream.stream_id)
+        If it is damaged, its second copy is used, if it has one.
+        """
+        try:
+            return self.open_index_copy(backup, stream)
+        except StoredDamage as error:
+            if stream.index_copy is None:
+                raise
+            try:
+                opened = self.open_index_copy(backup, stream, second=True)
+            except StoredDamage:
+                raise error from None
+            _log.warning("%s: pitr reads its second copy", error.message)
+            return opened
+
+    def open_index_copy(self, backup: Backup, stream: Stream, *, second: bool = False) -> Index:
+        """Open an extent index, or its `second` copy, after comparing its digest with the record.
+
+        Raises StoredDamage.
+        """
+        from pitr.repository.index import Index, StreamRow, parts_of  # noqa: PLC0415 - a list of points needs no arrays
+
+        if second:
+            name, recorded = names.index_copy(stream.disk_id, stream.stream_id), stream.index_copy
+        else:
+            name, recorded = names.index(stream.disk_id, stream.stream_id), stream.index
+        if recorded is None:
+            raise ValueError(f"the index of stream {stream.stream_id} is stored once")
         with self._open(backup, stream, "index", name) as file:
-            _compare_size(backup, stream, "index", file.size, stream.index.size)
+            _compare_size(backup, stream, "index", file.size, recorded.size)
             digest = blake3()
             for offset in range(0, file.size, _DIGEST_CHUNK):
                 digest.update(file.read_at(offset, _DIGEST_CHUNK))
-        if digest.hexdigest() != stream.index.digest:
+        if digest.hexdigest() != recorded.digest:
             raise of_stream(backup.backup_id, stream, "corrupt", "index", "its digest does not match")
         try:
             opened = Index(self.store.local_file(name))
@@ -371,10 +419,8 @@ class Repository(Closes):
             size=stream.size,
             parent_stream_id=stream.parent_stream_id,
             frame_size=stream.frame_size,
-            blob_size=stream.own_blob.size,
-            blob_digest=stream.own_blob.digest,
         )
-        if opened.stream != expected:
+        if opened.stream != expected or opened.parts != parts_of(stream):
             opened.close()
             raise of_stream(backup.backup_id, stream, "inconsistent", "index", "it belongs to another stream")
         return opened

@@ -233,9 +233,8 @@ class StreamSink:
                 size=self._size,
                 parent_stream_id=self._new.parent_stream_id,
                 frame_size=self._frame_size,
-                blob_size=self._blob.size,
-                blob_digest=digest,
-            )
+            ),
+            [index.PartRow(index.OWN, self._new.disk_id, self._new.stream_id, self._blob.size, digest)],
         )
         if isinstance(self._blob_object, ExternalBlob):
             self._blob_object.finish()

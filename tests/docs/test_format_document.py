@@ -6,8 +6,10 @@ from __future__ import annotations
 import re
 import sqlite3
 import subprocess
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -59,13 +61,25 @@ def test_the_example_is_the_stream_that_the_code_writes(repository: Repository) 
     assert f"{len(shown)} bytes:" in _TEXT
     assert _unpacked(shown) == _unpacked(blob_path(repository, sink.stream).read_bytes())
     # Compressed sizes are those of the version of zstd that made the example.
-    rows = [row[:2] + row[4:] for row in _table("| start | length | blob_offset |")]
+    rows = [[*row[:3], *row[5:]] for row in _table("| start | length | part | blob_offset |")]
     with Index(index_path(repository, sink.stream)) as index:
         written = [
-            [str(row.start), str(row.length), row.digest.hex() if row.digest else "NULL"]
-            for row in index.rows()
+            [
+                *(
+                    "NULL" if each is None else str(each)
+                    for each in (start, length, part, frame_length, skip)
+                ),
+                digest,
+            ]
+            for start, length, part, _, _, frame_length, skip, digest in _columns(index)
         ]
     assert rows == written
+
+
+def _columns(index: Index) -> Iterator[tuple[Any, ...]]:
+    for row in index.rows():
+        *numbers, digest = row.columns()
+        yield *numbers, digest.hex() if isinstance(digest, bytes) else "NULL"
 
 
 def test_the_frames_of_the_example_are_where_it_says() -> None:
@@ -84,7 +98,7 @@ def test_the_frames_of_the_example_are_where_it_says() -> None:
                 header.encode() for header in headers
             ]
     assert at == len(shown)
-    for _, length, offset, stored, digest in _table("| start | length | blob_offset |"):
+    for _, length, _, offset, stored, _, _, digest in _table("| start | length | part | blob_offset |"):
         if offset != "NULL":
             data = _unpacked(shown[int(offset) : int(offset) + int(stored)])
             assert (len(data), blake3(data).hexdigest()) == (int(length), digest)

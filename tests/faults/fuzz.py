@@ -67,10 +67,11 @@ def _seeds(corpus: Path) -> None:
     path = _FOLDER / "seed.db"
     connection = sqlite3.connect(path)
     connection.executescript(schema.read("index.sql"))
-    connection.execute("INSERT INTO stream VALUES ('s', 'b', 'd', 'full', 8192, NULL, 4096, 100, 'x')")
+    connection.execute("INSERT INTO stream VALUES ('s', 'b', 'd', 'full', 8192, NULL, 4096)")
+    connection.execute("INSERT INTO part VALUES (0, 'd', 's', 100, 'x')")
     connection.executemany(
-        "INSERT INTO extent VALUES (?, ?, ?, ?, ?)",
-        [(0, 4096, 10, 20, bytes(32)), (4096, 4096, None, None, None)],
+        "INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(0, 4096, 0, 10, 20, 4096, 0, bytes(32)), (4096, 4096, *[None] * 6)],
     )
     connection.commit()
     connection.close()

@@ -127,14 +127,28 @@ def test_a_record_with_any_values(document: dict[str, Any], data: st.DataObject)
         st.tuples(
             NUMBERS,
             NUMBERS,
+            st.none() | st.sampled_from([0, 1]) | NUMBERS,
             st.none() | NUMBERS,
             st.none() | NUMBERS | st.floats() | st.text(max_size=5),
+            st.none() | NUMBERS,
+            st.none() | NUMBERS,
             st.none() | st.binary(max_size=40),
         ),
         max_size=5,
     ),
     st.dictionaries(
-        st.sampled_from(["size", "frame_size", "blob_size", "kind", "stream_id", "parent_stream_id"]),
+        st.sampled_from(
+            [
+                "size",
+                "frame_size",
+                "blob_size",
+                "blob_digest",
+                "number",
+                "kind",
+                "stream_id",
+                "parent_stream_id",
+            ]
+        ),
         NUMBERS | st.text(max_size=5) | st.none() | st.binary(max_size=5),
         max_size=2,
     ),

@@ -66,8 +66,9 @@ def read_frames(stored: bytes) -> None:
 def read_index(path: Path) -> None:
     with suppress(FormatError), Index(path) as index:
         extents = index.extents()
-        frames = index.frames()
-        assert len(frames) <= len(extents)
+        index.part_numbers()
+        frames = [index.frames(part.number) for part in index.parts]
+        assert sum(map(len, frames)) <= len(extents)
         assert index.count() == len(list(index.rows()))
 
 
@@ -81,12 +82,13 @@ def write_rows(
         connection.executescript(
             "PRAGMA synchronous = OFF;"
             "DROP TABLE extent;"
-            "CREATE TABLE extent (start, length, blob_offset, blob_length, digest);"
+            "CREATE TABLE extent (start, length, part, blob_offset, blob_length, frame_length, skip, digest);"
             "PRAGMA ignore_check_constraints = ON;"
         )
-        connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         for column, value in stream.items():
-            connection.execute(f"UPDATE stream SET {column} = ?", [value])  # noqa: S608
+            table = "part" if column.startswith("blob_") else "stream"
+            connection.execute(f"UPDATE {table} SET {column} = ?", [value])  # noqa: S608
     finally:
         connection.close()
 

@@ -100,7 +100,7 @@ class CachedPoint(Closes):
                 return
             self._damaged.add((layer, number))
         frames = self._point.stored(layer).frames
-        start, length = int(frames.start[number]), int(frames.length[number])
+        start, length = frames.origin(number), int(frames.frame_length[number])
         self._on_damage(f"{human_size(length)} at {start}: {error.message}", error)
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
@@ -127,9 +127,9 @@ class CachedPoint(Closes):
         for piece_start, piece_end, layer in self._point.pieces(start, end):
             if piece_start > covered:
                 pieces.append((covered, piece_start, None, 0))
-            starts = self._point.stored(layer).frames.start
-            number = int(np.searchsorted(starts, piece_start, side="right")) - 1
-            pieces.append((piece_start, piece_end, (self, layer, number), int(starts[number])))
+            frames = self._point.stored(layer).frames
+            number = int(frames.numbers_of(np.array([piece_start]))[0])
+            pieces.append((piece_start, piece_end, (self, layer, number), frames.origin(number)))
             covered = piece_end
         if covered < end:
             pieces.append((covered, end, None, 0))

@@ -27,6 +27,7 @@ from pitr.repository.blob import Decompressor
 from pitr.repository.chain import frames_of, resolve_chain
 from pitr.repository.damage import DamageKind, StoredDamage, of_stream
 from pitr.repository.index import Frames
+from pitr.repository.layers import LayerSource
 from pitr.repository.resolver import PointMap, resolve
 
 _SKIP_PIECE = 1 << 20
@@ -60,11 +61,9 @@ class ChainStream:
         self.bytes_read = 0
         self.streams_read = 0
 
-    def _resolved(
-        self, backup: Backup, stream: Stream
-    ) -> tuple[PointMap, Mapping[int, tuple[Backup, Stream]]]:
+    def _resolved(self, backup: Backup, stream: Stream) -> tuple[PointMap, Mapping[int, LayerSource]]:
         resolved = resolve_chain(self._repository, backup, stream)
-        return resolved.map, dict(enumerate(resolved.chain))
+        return resolved.map, dict(enumerate(resolved.sources))
 
     @property
     def size(self) -> int:
@@ -101,17 +100,18 @@ class ChainStream:
     def _live(self, layer: int, frames: Frames) -> _Live:
         mine = np.flatnonzero((self._map.layer == layer) & ~self._map.zero)
         starts = self._map.start[mine]
-        numbers = np.searchsorted(frames.start, starts, side="right") - 1
+        numbers = frames.numbers_of(starts)
         return _Live(starts.tolist(), self._map.length[mine].tolist(), numbers.tolist())
 
     def _counted(self, layer: int) -> tuple[int, int]:
-        frames = frames_of(self._repository, *self._chain[layer])
+        frames = frames_of(self._repository, self._chain[layer])
         numbers = np.unique(self._live(layer, frames).frame)
         return len(numbers), int(frames.blob_length[numbers].sum())
 
     def _layer(self, layer: int) -> Iterator[Passing]:
-        backup, stream = self._chain[layer]
-        frames = frames_of(self._repository, backup, stream)
+        source = self._chain[layer]
+        backup, stream = source.backup, source.stream
+        frames = frames_of(self._repository, source)
         live = self._live(layer, frames)
         self.streams_read += 1
         passed = 0
@@ -126,7 +126,7 @@ class ChainStream:
                         data, current = reader.frame(number), number
                         self.frames_read += 1
                         self.bytes_read += int(frames.blob_length[number])
-                    begin = start - int(frames.start[number])
+                    begin = start - frames.origin(number)
                     if isinstance(data, bytes):
                         yield Passing(Extent(start, length, False), data[begin : begin + length])
                     else:
@@ -200,13 +200,11 @@ class SalvageStream(ChainStream):
     When a command fails, only the frames that it did not deliver are lost; frames that were proven before are good.
     """
 
-    def _resolved(
-        self, backup: Backup, stream: Stream
-    ) -> tuple[PointMap, Mapping[int, tuple[Backup, Stream]]]:
+    def _resolved(self, backup: Backup, stream: Stream) -> tuple[PointMap, Mapping[int, LayerSource]]:
         known = known_layers(self._repository, backup, stream)
         self._problems = known.problems
         self._damaged: list[DamagedRange] = []
-        return resolve(known.layers), {number: part[:2] for number, part in known.parts.items()}
+        return resolve(known.layers), {number: part[0] for number, part in known.parts.items()}
 
     def extents(self) -> ExtentMap:
         lost = lost_pieces(self._map, self._problems)

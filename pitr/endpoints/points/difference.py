@@ -19,9 +19,8 @@ from pitr.extents import BoolArray, ExtentMap, Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
+from pitr.repository.index import DIGEST
 from pitr.system.closing import Closes
-
-_DIGEST = np.dtype("V32")
 
 
 def open_difference(
@@ -93,24 +92,25 @@ def _contents(
 ) -> tuple[_DiskFrames, _DiskFrames]:
     """Return the frames of both points. Read the frames of a stream that both are based on once, then drop them."""
     pairs = [(_zeroes(resolved), resolved) for resolved in (before, after)]
-    needed: dict[str, list[tuple[_DiskFrames, ResolvedChain, int]]] = {}
+    needed: dict[tuple[str, int], list[tuple[_DiskFrames, ResolvedChain, int]]] = {}
     for content, resolved in pairs:
         if resolved is None:
             continue
         for layer in np.unique(resolved.map.layer[~resolved.map.zero]).tolist():
-            stream_id = resolved.chain[layer][1].stream_id
-            needed.setdefault(stream_id, []).append((content, resolved, layer))
+            source = resolved.sources[layer]
+            of_index = needed.setdefault((source.indexed.stream_id, source.number), [])
+            of_index.append((content, resolved, layer))
     for readers in needed.values():
         kept = (resolved.frames.get(layer) for _, resolved, layer in readers)
         frames = next((known for known in kept if known is not None), None)
         if frames is None:
-            frames = frames_of(repository, *readers[0][1].chain[readers[0][2]])
+            frames = frames_of(repository, readers[0][1].sources[readers[0][2]])
         for content, resolved, layer in readers:
             mine = np.flatnonzero((resolved.map.layer == layer) & ~resolved.map.zero)
-            number = np.searchsorted(frames.start, resolved.map.start[mine], side="right") - 1
-            content.frame_start[mine] = frames.start[number]
-            content.frame_length[mine] = frames.length[number]
-            content.digest[mine] = frames.digests.view(_DIGEST)[number]
+            number = frames.numbers_of(resolved.map.start[mine])
+            content.frame_start[mine] = frames.start[number] - frames.skip[number]
+            content.frame_length[mine] = frames.frame_length[number]
+            content.digest[mine] = frames.digests.view(DIGEST)[number]
     return pairs[0][0], pairs[1][0]
 
 
@@ -118,7 +118,7 @@ def _zeroes(resolved: ResolvedChain | None) -> _DiskFrames:
     """Return a disk whose frames are not filled in yet."""
     if resolved is None:
         nothing = np.zeros(0, np.int64)
-        return _DiskFrames(0, nothing, np.zeros(0, np.bool_), nothing, nothing, np.zeros(0, _DIGEST))
+        return _DiskFrames(0, nothing, np.zeros(0, np.bool_), nothing, nothing, np.zeros(0, DIGEST))
     point_map = resolved.map
     count = len(point_map)
     return _DiskFrames(
@@ -127,7 +127,7 @@ def _zeroes(resolved: ResolvedChain | None) -> _DiskFrames:
         point_map.zero,
         np.full(count, -1, np.int64),
         np.zeros(count, np.int64),
-        np.zeros(count, _DIGEST),
+        np.zeros(count, DIGEST),
     )
 
 

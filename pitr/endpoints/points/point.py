@@ -44,14 +44,14 @@ def open_resolved(repository: Repository, resolved: ResolvedChain) -> PointSourc
     needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
     with ExitStack() as stack:
         chain: dict[int, StoredStream] = {}
-        for layer, (owner, part) in enumerate(resolved.chain):
+        for layer, source in enumerate(resolved.sources):
             if layer not in needed:
                 continue
-            blob = stack.enter_context(repository.open_blob(owner, part))
+            blob = stack.enter_context(repository.open_blob(source.backup, source.stream))
             frames = resolved.frames.get(layer)
             if frames is None:
-                frames = frames_of(repository, owner, part)
-            chain[layer] = StoredStream(owner, part, frames, blob)
+                frames = frames_of(repository, source)
+            chain[layer] = StoredStream(source.backup, source.stream, frames, blob)
         stack.pop_all()
         return PointSource(resolved.map, chain)
 
@@ -127,7 +127,7 @@ class PointSource(Closes):
         frames = stored_bytes = 0
         for layer, stored in self._chain.items():
             starts = self._map.start[(self._map.layer == layer) & ~self._map.zero]
-            numbers = np.unique(np.searchsorted(stored.frames.start, starts, side="right") - 1)
+            numbers = np.unique(stored.frames.numbers_of(starts))
             frames += len(numbers)
             stored_bytes += int(stored.frames.blob_length[numbers].sum())
         return Needed(frames, stored_bytes, len(self._chain))
@@ -172,7 +172,7 @@ class PointReader(Closes):
         frames = stored.frames
         starts = np.fromiter((piece[0] for piece in pieces), np.int64, len(pieces))
         by_frame: dict[int, list[tuple[int, int, int]]] = {}
-        numbers = (np.searchsorted(frames.start, starts, side="right") - 1).tolist()
+        numbers = frames.numbers_of(starts).tolist()
         for number, piece in zip(numbers, pieces, strict=True):
             by_frame.setdefault(number, []).append(piece)
         read = 0
@@ -184,7 +184,7 @@ class PointReader(Closes):
                 begin, length = int(frames.blob_offset[number]) - offset, int(frames.blob_length[number])
                 read += length
                 data = memoryview(self._checked(stored, number, stored_bytes[begin : begin + length]))
-                frame_start = int(frames.start[number])
+                frame_start = frames.origin(number)
                 for piece_start, piece_end, target in by_frame[number]:
                     part = data[piece_start - frame_start : piece_end - frame_start]
                     buffer[target : target + len(part)] = part
@@ -215,7 +215,7 @@ def verified_frame(
 
     `decompress` gets the length of the data in bytes.
     """
-    start, length = int(frames.start[number]), int(frames.length[number])
+    start, length = frames.origin(number), int(frames.frame_length[number])
     try:
         data = decompress(length)
         if digest_of(data) != frames.digest(number):

@@ -21,6 +21,7 @@ from pitr.model import Backup, Stream
 from pitr.repository import Repository, names
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.index import Frames
+from pitr.repository.layers import LayerSource, layers_of
 from pitr.repository.resolver import Layer, PointMap, resolve
 from pitr.repository.store import StoredFile
 
@@ -38,11 +39,11 @@ class DamagedRange:
 class KnownLayers:
     """The layers that the indexes still describe.
 
-    `parts`: the stream and the frames of each layer with a valid index. `problems`: what is wrong with the others.
+    `parts`: the origin and the frames of each layer with a valid index. `problems`: what is wrong with the others.
     """
 
     layers: list[Layer]
-    parts: dict[int, tuple[Backup, Stream, Frames]]
+    parts: dict[int, tuple[LayerSource, Frames]]
     problems: dict[int, str]
 
 
@@ -52,21 +53,21 @@ def known_layers(repository: Repository, backup: Backup, stream: Stream) -> Know
     The catalog stands in for lost records.
     """
     layers: list[Layer] = []
-    parts: dict[int, tuple[Backup, Stream, Frames]] = {}
+    parts: dict[int, tuple[LayerSource, Frames]] = {}
     problems: dict[int, str] = {}
     seen = {stream.stream_id}
     link: tuple[Backup, Stream] | None = (backup, stream)
     while link is not None:
         owner, part = link
-        number = len(layers)
         try:
-            extents, frames = _read_index(repository, owner, part)
+            of_link = _read_index(repository, owner, part)
         except (StoredDamage, FormatError) as error:
+            problems[len(layers)] = str(error)
             layers.append(_unknown(part.size))
-            problems[number] = str(error)
             break
-        layers.append(Layer(extents, part.size))
-        parts[number] = (owner, part, frames)
+        for source, layer, frames in of_link:
+            parts[len(layers)] = (source, frames)
+            layers.append(layer)
         try:
             link = _parent(repository, owner, part, seen)
         except _GapError as gap:
@@ -99,7 +100,11 @@ def open_salvage(repository: Repository, backup: Backup, stream: Stream) -> Salv
     chain: dict[int, StoredStream] = {}
     problems = dict(known.problems)
     with ExitStack() as stack:
-        for number, (owner, part, frames) in known.parts.items():
+        for number, (origin, frames) in known.parts.items():
+            owner, part = origin.backup, origin.stream
+            if part.blob is None:
+                # The layer has only the zero ranges of a stream of parts.
+                continue
             try:
                 blob = stack.enter_context(open_blob_of_any_size(repository, owner, part))
                 chain[number] = StoredStream(owner, part, frames, blob)
@@ -119,12 +124,13 @@ def _parent(
 ) -> tuple[Backup, Stream] | None:
     if part.parent_stream_id is None:
         return None
-    parent_backup = repository.catalog.get(owner.parent_id or "")
+    parent_id, catalog = owner.parent_id or "", repository.catalog
+    parent_backup = catalog.get(parent_id) or catalog.stand_in(parent_id)
     parent = parent_backup.stream_of(part.disk_id) if parent_backup is not None else None
     if (
         parent_backup is None
         or parent is None
-        or parent.stream_id != part.parent_stream_id
+        or (parent.stream_id != part.parent_stream_id and parent_backup.stands_for != parent_id)
         or parent.stream_id in seen
     ):
         raise _GapError(f"stream {part.parent_stream_id} of backup {owner.parent_id} is lost")
@@ -137,9 +143,13 @@ def _unknown(size: int) -> Layer:
     return Layer(ExtentMap.of([(0, size, False)] if size else []), size)
 
 
-def _read_index(repository: Repository, backup: Backup, stream: Stream) -> tuple[ExtentMap, Frames]:
+def _read_index(
+    repository: Repository, backup: Backup, stream: Stream
+) -> list[tuple[LayerSource, Layer, Frames]]:
     with repository.open_index(backup, stream) as index:
-        return index.extents(), index.frames()
+        return [
+            (source, layer, index.frames(source.number)) for source, layer in layers_of(backup, stream, index)
+        ]
 
 
 def open_blob_of_any_size(repository: Repository, backup: Backup, stream: Stream) -> StoredFile:

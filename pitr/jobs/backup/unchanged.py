@@ -89,11 +89,11 @@ class _ParentData:
     def is_same(self, layer: int, start: int, data: memoryview) -> bool:
         """Return whether this layer holds the same `data` at `start`. Raises StoredDamage."""
         if layer not in self._frames:
-            self._frames[layer] = frames_of(self._repository, *self._resolved.chain[layer])
+            self._frames[layer] = frames_of(self._repository, self._resolved.sources[layer])
         frames = self._frames[layer]
-        number = int(np.searchsorted(frames.start, start, side="right")) - 1
-        frame_start = int(frames.start[number])
-        if (frame_start, int(frames.length[number])) == (start, len(data)):
+        number = int(frames.numbers_of(np.array([start]))[0])
+        frame_start = frames.origin(number)
+        if (frame_start, int(frames.frame_length[number])) == (start, len(data)):
             return digest_of(data) == frames.digest(number)
         # Only whole frames have digests.
         whole = read_frame(self._opened(layer), number, self._stored_frame(layer, number), self._decompressor)

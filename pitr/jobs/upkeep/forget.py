@@ -10,7 +10,7 @@ from pitr.errors import UsageError
 from pitr.jobs import holds
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.upkeep.prune import DeleteExternal, KeptBy, Pruned, Removal
-from pitr.model import Backup, VMName
+from pitr.model import Backup, VMName, parents_of
 from pitr.reporting import Notify
 from pitr.repository import Repository
 from pitr.text import printable
@@ -77,7 +77,7 @@ def _keep(points: Sequence[Backup], ids: frozenset[str] | None) -> KeptBy:
     """Return the points of a VM that stay. Raises UsageError if one of them is based on a point that goes."""
     if ids is None:
         return {}
-    parents = {backup.backup_id: backup.parent_id for backup in points}
+    parents = parents_of(points)
     staying: dict[str, list[str]] = {}
     for backup in points:
         if backup.backup_id not in ids:

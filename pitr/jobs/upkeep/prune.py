@@ -18,7 +18,7 @@ from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import holds, point_order
 from pitr.jobs.facts import PointFacts, facts_of_vm
 from pitr.jobs.upkeep.retention import Retention, kept_by
-from pitr.model import Backup, Stream, VMName
+from pitr.model import Backup, Stream, VMName, parents_of
 from pitr.reporting import Notify
 from pitr.repository import Repository, drills, findings, history, marks, names, proofs
 from pitr.repository.damage import StoredDamage
@@ -188,9 +188,12 @@ class Removal:
             drills.remove_of(self.repository.store, removed)
             findings.remove_of(self.repository.store, removed)
             marks.remove_of(self.repository.store, removed)
+            used = self.repository.catalog.used_as_parts()
             for backup in removed:
                 for stream in backup.streams:
-                    self.repository.drop_stream(stream.disk_id, stream.stream_id)
+                    self.repository.drop_stream(
+                        stream.disk_id, stream.stream_id, keep_blob=stream.stream_id in used
+                    )
                     if stream.external is not None:
                         self._delete_external(backup, stream)
         gone = {backup.backup_id for backup in unwanted}
@@ -268,14 +271,17 @@ class Removal:
 def _children_first(backups: Sequence[Backup]) -> list[Backup]:
     """Return the backups, each before the backup it is based on, whatever their times say."""
     by_id = {backup.backup_id: backup for backup in backups}
+    parents = parents_of(backups)
     depths: dict[str, int] = {}
     for backup in backups:
         path = [backup]
         seen = {backup.backup_id}
-        while (parent := path[-1].parent_id) in by_id and parent not in depths and parent not in seen:
+        while (
+            (parent := parents[path[-1].backup_id]) in by_id and parent not in depths and parent not in seen
+        ):
             seen.add(parent)
             path.append(by_id[parent])
-        depth = depths.get(path[-1].parent_id or "", 0)
+        depth = depths.get(parents[path[-1].backup_id] or "", 0)
         for number, each in enumerate(reversed(path), depth + 1):
             depths.setdefault(each.backup_id, number)
     return sorted(backups, key=lambda backup: -depths[backup.backup_id])
@@ -289,10 +295,18 @@ def _stored(repository: Repository, backup: Backup) -> int:
     objects = [names.record(backup.vm.id, backup.point, backup.backup_id)]
     for stream in backup.streams:
         objects += [
-            names.blob(stream.disk_id, stream.stream_id),
-            names.index(stream.disk_id, stream.stream_id),
+            *_objects(stream.disk_id, stream.stream_id),
         ]
     return sum(_size(repository, name) for name in objects)
+
+
+def _objects(disk_id: str, stream_id: str) -> set[str]:
+    """Return the names of all objects of a stream."""
+    return {
+        names.blob(disk_id, stream_id),
+        names.index(disk_id, stream_id),
+        names.index_copy(disk_id, stream_id),
+    }
 
 
 def _size(repository: Repository, name: str) -> int:
@@ -323,8 +337,8 @@ def unreferenced(repository: Repository, limit: datetime) -> Iterator[str]:
             # A lost parent may come back, and the streams based on it need it.
             for stream_id in (stream.stream_id, stream.parent_stream_id):
                 if stream_id is not None:
-                    referenced.add(names.blob(stream.disk_id, stream_id))
-                    referenced.add(names.index(stream.disk_id, stream_id))
+                    referenced |= _objects(stream.disk_id, stream_id)
+            referenced |= {names.blob(part.disk_id, part.stream_id) for part in stream.parts}
     for name in repository.store.list(names.STREAMS):
         if name in referenced:
             continue

@@ -25,6 +25,8 @@ from pitr.version import __version__
 NOTE = "recovered from its blob: the settings of the disk on the engine are unknown"
 _REASON = "recovered from its blobs"
 _BLOB = ".sparse.zst"
+#: The second copy of an index, which only streams that use frames of others have.
+_COPY = ".copy.db"
 #: Index rows that are written at a time.
 _ROWS = 4096
 
@@ -86,10 +88,14 @@ def _vms(repository: Repository) -> list[VMName]:
 def _recover(repository: Repository) -> Recovered:
     recorded, failed = _recorded(repository)
     by_stream = {stream.stream_id: backup for backup in recorded for stream in backup.streams}
+    # The record of such a blob was removed on purpose, and its point with it.
+    parts = {part.stream_id for backup in recorded for stream in backup.streams for part in stream.parts}
     by_id: dict[str, _BlobStream] = {}
     for name in sorted(repository.store.list(names.STREAMS)):
         stream_id = name.rpartition("/")[2].removesuffix(_BLOB)
-        if not name.endswith(_BLOB) or stream_id in by_stream:
+        if name.endswith(_COPY) and stream_id.removesuffix(_COPY) not in by_stream:
+            failed.append(f"{name}: the stream used frames of others, so no blob can give its point back")
+        if not name.endswith(_BLOB) or stream_id in by_stream or stream_id in parts:
             continue
         try:
             stream = _read(repository, name)
@@ -218,9 +224,8 @@ def _write_index(
                 size=walk.virtual_size,
                 parent_stream_id=_parent_id(walk),
                 frame_size=totals.frame_size,
-                blob_size=walk.size,
-                blob_digest=walk.digest,
-            )
+            ),
+            [index.PartRow(index.OWN, disk_id, stream_id, walk.size, walk.digest)],
         )
     finally:
         writer.close()

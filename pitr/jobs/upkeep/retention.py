@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, tzinfo
 
 from pitr import times
 from pitr.jobs import point_order
-from pitr.model import Backup
+from pitr.model import Backup, parents_of
 from pitr.times import parse_span
 
 #: The rules that count points, as they are named.
@@ -131,7 +131,7 @@ def _chosen(
 
 def _with_ancestors(points: Sequence[Backup], chosen: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Add the points that the chosen ones are based on, up to and including the next chosen one of each chain."""
-    parents = {backup.backup_id: backup.parent_id for backup in points}
+    parents = parents_of(points)
     reasons = {backup_id: list(rules) for backup_id, rules in chosen.items()}
     for backup_id in chosen:
         seen = {backup_id}

@@ -209,6 +209,8 @@ def _check_meta(stream: Stream, text: bytes) -> int:
     stream_id = reader.meta.get("stream-id")
     if stream_id != stream.stream_id:
         raise FormatError(f"it is the blob of the stream {str(stream_id)[:64]!r}")
-    if reader.virtual_size != stream.size or reader.incremental != (stream.kind is Kind.INCREMENTAL):
+    # The blob of a stream of parts has only a part of the disk.
+    partial = stream.kind is Kind.INCREMENTAL or bool(stream.parts)
+    if reader.virtual_size != stream.size or reader.incremental != partial:
         raise FormatError("its meta header does not match the record")
     return reader.position

@@ -8,10 +8,11 @@ same bytes again and finds them good.
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pitr.copier.copy import DEFAULT_WORKERS
@@ -23,7 +24,8 @@ from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, findings, names
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stream
 from pitr.repository.findings import StoredFinding
-from pitr.repository.index import IndexRow
+from pitr.repository.index import OWN, IndexRow
+from pitr.repository.layers import blobs_of_others
 
 Level = Literal["quick", "full"]
 
@@ -137,6 +139,7 @@ class _Verification:
         self._total = 0
         self._found: dict[str, list[Damage]] = defaultdict(list)
         self._checked = _Checked()
+        self._without_index: set[str] = set()
         self._read: dict[str, set[str]] = defaultdict(set)
         self.result = Verified(level if sample_percent is None else "sample")
 
@@ -221,7 +224,10 @@ class _Verification:
         backup_id: str | None = backup.backup_id
         while backup_id is not None and all(backup_id != known.backup_id for known in chain):
             try:
-                chain.append(self._read_record(backup_id))
+                stand_in = (
+                    None if self._catalog.known_record(backup_id) else self._catalog.stand_in(backup_id)
+                )
+                chain.append(self._read_record(stand_in.backup_id if stand_in else backup_id))
             except StoredDamage as error:
                 self._add_record(error.damage, names.records_of(backup.vm.id) + "/")
                 break
@@ -255,6 +261,11 @@ class _Verification:
                     if error.damage.stream_id == stream.stream_id:
                         self._add(error, backup)
                     streams.setdefault(stream.stream_id, (backup, stream))
+        for backup, stream in list(streams.values()):
+            for used in blobs_of_others(stream):
+                # The record of a stream may be gone while others use its frames.
+                if streams.setdefault(used.stream_id, (backup, used)) == (backup, used):
+                    self._without_index.add(used.stream_id)
         return list(streams.values())
 
     def _add(self, error: StoredDamage, backup: Backup) -> None:
@@ -264,7 +275,15 @@ class _Verification:
         self.result.damage.append(lost)
 
     def _stream(self, backup: Backup, stream: Stream) -> None:
+        if stream.stream_id in self._without_index:
+            self._blob_of_part(backup, stream)
+            return
         rows = self._index(backup, stream)
+        if stream.blob is None:
+            return
+        if stream.parts and rows is not None:
+            # The text of the blob of a stream of parts tells only of its own frames.
+            rows = [row for row in rows if row.blob_offset is not None and row.part == OWN]
         if not self._repository.is_here(stream):
             self.result.external += 1
             self._advance(stream.stored_bytes)
@@ -298,6 +317,24 @@ class _Verification:
         except RepositoryError as error:
             self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
 
+    def _blob_of_part(self, backup: Backup, stream: Stream) -> None:
+        """Check a blob that is known only as a part of other streams: its size, and the digest of the whole."""
+        self._checked.blobs.add(stream.stream_id)
+        percent = self._sample_percent
+        # Such a blob has no index that tells its frames: a sample takes it as a whole or not at all.
+        whole = self._whole and (percent is None or random.uniform(0, 100) < percent)  # noqa: S311
+        try:
+            with self._repository.open_blob(backup, stream) as blob:
+                if whole:
+                    check_digest(backup, stream, blob)
+                    self.result.bytes += blob.size
+                    self._checked_whole(backup, stream)
+        except StoredDamage as error:
+            self._add(error, backup)
+        except RepositoryError as error:
+            self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
+        self._advance(stream.stored_bytes)
+
     def _checked_whole(self, backup: Backup, stream: Stream) -> None:
         if self._whole and self._sample_percent is None:
             self._checked.whole_blobs.add(stream.stream_id)
@@ -307,9 +344,12 @@ class _Verification:
         """Check the index and return its rows (for the full level); None if it is damaged."""
         self._checked.indexes.add(stream.stream_id)
         try:
+            self._second_index(backup, stream)
             with self._repository.open_index(backup, stream) as index:
                 extents = index.extents()
-                index.frames()
+                index.part_numbers()
+                for part in index.parts:
+                    index.frames(part.number)
                 rows = list(index.rows()) if self._whole else []
         except StoredDamage as error:
             self._add(error, backup)
@@ -322,6 +362,20 @@ class _Verification:
             message = "its totals do not match the record"
             self._add(of_stream(backup.backup_id, stream, "inconsistent", "index", message), backup)
         return rows
+
+    def _second_index(self, backup: Backup, stream: Stream) -> None:
+        """Check both copies of an index that is stored twice. A damaged copy loses nothing while the other is good."""
+        if stream.index_copy is None:
+            return
+        harmed: list[StoredDamage] = []
+        for second in (False, True):
+            try:
+                self._repository.open_index_copy(backup, stream, second=second).close()
+            except StoredDamage as error:
+                harmed.append(error)
+        if len(harmed) == 1:
+            message = f"{harmed[0].damage.message}; its other copy is good, and pitr reads that"
+            self.result.damage.append(replace(harmed[0].damage, message=message))
 
     def _count(self, checked: BlobChecked, backup: Backup) -> None:
         self.result.frames += checked.frames

@@ -23,6 +23,7 @@ from pitr.errors import BusyError, RepositoryError
 from pitr.model import Backup, StoredObject, VMName
 from pitr.repository import lock, names, schema, sqlite
 from pitr.repository.catalog import rows
+from pitr.repository.catalog.dependence import DEPENDANTS, DESCENDANTS, USED_AS_PARTS
 from pitr.repository.catalog.order import by_lineage
 from pitr.repository.catalog.user_query import Rows, run_query
 from pitr.system.closing import Closes
@@ -270,6 +271,10 @@ class Catalog(Closes):
         """Return a backup by its id; None for an unknown one."""
         return next(iter(self._backups("WHERE backup_id = ?", [backup_id])), None)
 
+    def stand_in(self, backup_id: str) -> Backup | None:
+        """Return the synthetic backup that stands for this one, whether this one is known or not; None without one."""
+        return next(iter(self._backups("WHERE stands_for = ?", [backup_id])), None)
+
     def with_prefix(self, prefix: str) -> list[Backup]:
         """Return at most ten backups whose id begins with `prefix`."""
         return self._backups(
@@ -294,15 +299,7 @@ class Catalog(Closes):
     def descendants(self, backup_id: str) -> list[str]:
         """Return the ids of the backups based on this one, oldest first, including its own."""
         ids = self._all(
-            """
-            WITH RECURSIVE above (backup_id) AS (
-                VALUES (?)
-                UNION
-                SELECT point.backup_id FROM point JOIN above ON point.parent_id = above.backup_id
-            )
-            SELECT above.backup_id FROM above LEFT JOIN point USING (backup_id)
-            ORDER BY point.point, above.backup_id
-            """,
+            DESCENDANTS,
             [backup_id],
         )
         return [row["backup_id"] for row in ids]
@@ -326,21 +323,18 @@ class Catalog(Closes):
     def dependants(self, stream_id: str) -> list[str]:
         """Return the ids of the backups with this stream or a stream based on it, oldest first.
 
-        The stream itself may be unknown, because its record is lost.
+        A stream is also based on the streams whose frames it uses. The stream itself may be unknown, because its record
+        is lost.
         """
         ids = self._all(
-            """
-            WITH RECURSIVE above (stream_id) AS (
-                VALUES (?)
-                UNION
-                SELECT stream.stream_id FROM stream JOIN above ON stream.parent_stream_id = above.stream_id
-            )
-            SELECT DISTINCT backup_id FROM above JOIN stream USING (stream_id) JOIN point USING (backup_id)
-            ORDER BY point.point, backup_id
-            """,
+            DEPENDANTS,
             [stream_id],
         )
         return [row["backup_id"] for row in ids]
+
+    def used_as_parts(self) -> set[str]:
+        """Return the ids of the streams whose frames other streams use."""
+        return {row[0] for row in self._all(USED_AS_PARTS)}
 
     def query(self, sql: str) -> Rows:
         """Run a read-only query. Return the names of the columns, and the rows. Raises UsageError, RepositoryError."""

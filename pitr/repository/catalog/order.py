@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import groupby
 
-from pitr.model import Backup
+from pitr.model import Backup, parents_of
 
 
 def by_lineage(backups: list[Backup]) -> list[Backup]:
@@ -15,7 +15,7 @@ def by_lineage(backups: list[Backup]) -> list[Backup]:
     for _, group in groupby(backups, key=lambda backup: backup.point):
         same_time = list(group)
         if len(same_time) > 1:
-            parents = {backup.backup_id: backup.parent_id for backup in same_time}
+            parents = parents_of(same_time)
             same_time.sort(key=lambda backup: _generation(backup.backup_id, parents), reverse=True)
         ordered += same_time
     return ordered

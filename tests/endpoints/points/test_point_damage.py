@@ -214,7 +214,7 @@ def _hostile_index(path: Path, statement: str) -> None:
     [
         "DELETE FROM stream",
         "INSERT INTO stream SELECT * FROM stream",
-        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 3",
         "PRAGMA application_id = 1",
         "DROP TABLE extent",
         "DROP TABLE stream",
@@ -238,7 +238,7 @@ def _hostile_index(path: Path, statement: str) -> None:
         "UPDATE stream SET frame_size = 0",
         "UPDATE stream SET frame_size = 4096",
         "UPDATE stream SET frame_size = -1",
-        "UPDATE stream SET blob_size = 0",
+        "UPDATE part SET blob_size = 0",
     ],
 )
 def test_an_impossible_index_is_refused(chain: Writer, statement: str) -> None:

@@ -10,6 +10,7 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,6 +26,7 @@ from pitr.jobs.diff.two_points import DiskDiff
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain
+from pitr.repository.layers import LayerSource
 from pitr.repository.resolver import Layer, resolve
 from tests.support import browser
 from tests.support.pitr import Pitr
@@ -351,7 +353,7 @@ def test_a_disk_of_a_tebibyte_with_millions_of_extents_makes_a_small_page() -> N
             0, Layer(ExtentMap(start[chosen], np.full(20_000, 65536), chance.random(20_000) < 0.2), size)
         )
         backups.insert(0, backup_of([fake_stream(parent="x")], parent_id="y"))
-    resolved = ResolvedChain(resolve(layers), tuple((backup, backup.streams[0]) for backup in backups))
+    resolved = ResolvedChain(resolve(layers), tuple(_sources(backups)))
     disk = DiskDiff("id", "name", size, size, layers[0].extents, 0)
     began = time.monotonic()
     picture = draw(disk, resolved, cells_for(1))
@@ -364,6 +366,11 @@ def test_a_disk_of_a_tebibyte_with_millions_of_extents_makes_a_small_page() -> N
     assert picture.cells == Cells.of(size, 4096) and picture.cells.count == 4096
 
 
+def _sources(backups: Sequence[Backup]) -> Iterator[LayerSource]:
+    for backup in backups:
+        yield LayerSource(backup, backup.streams[0], backup.streams[0])
+
+
 def test_a_long_chain_names_only_what_is_still_read() -> None:
     size, count = 1 << 30, 1500
     whole = ExtentMap.of([(0, size, False)])
@@ -371,6 +378,6 @@ def test_a_long_chain_names_only_what_is_still_read() -> None:
     backups = [backup_of([fake_stream(parent="x")], parent_id="y") for _ in range(count)]
     layers.append(Layer(whole, size))
     backups.append(backup_of([fake_stream()]))
-    resolved = ResolvedChain(resolve(layers), tuple((backup, backup.streams[0]) for backup in backups))
+    resolved = ResolvedChain(resolve(layers), tuple(_sources(backups)))
     picture = draw(DiskDiff("id", "name", size, size, ExtentMap.of([]), 0), resolved, 4096)
     assert len(picture.links) == 101 and picture.unread == count + 1 - 101
