@@ -87,6 +87,36 @@ def wait_for(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+def oldest_hold(folder: Path, before: float) -> float | None:
+    """Return the time since when the oldest lock of a VM in `folder` is held; None if none is held since `before`.
+
+    Times are seconds since 1970, by the clock of the file system: a process writes to the file when it gets the lock.
+    Raises RepositoryError.
+    """
+    oldest: float | None = None
+    for path in sorted(folder.glob("*.lock")):
+        try:
+            if (taken := path.stat().st_mtime) >= before or not _is_held(path):
+                continue
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _cannot_lock(f"the lock {path.name}", error) from error
+        oldest = taken if oldest is None else min(oldest, taken)
+    return oldest
+
+
+def _is_held(path: Path) -> bool:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[int]:
     try:
