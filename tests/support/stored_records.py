@@ -12,9 +12,9 @@ from pitr.repository import Repository, names, record
 from tests.support.points import FIRST_POINT, backup_of, fake_stream
 
 
-def many(repository: Repository, *, vms: int, points: int) -> None:
-    """Store so many points of so many VMs, which are called vm0, vm1 and so on."""
-    for number in range(vms):
+def many(repository: Repository, *, vms: int, points: int, start: int = 0) -> None:
+    """Store so many points of so many VMs each, which are called vm0, vm1 and so on, or from another `start`."""
+    for number in range(start, start + vms):
         vm = VMName(f"00000000-0000-4000-8000-{number:012}", f"vm{number}")
         folder = repository.path / names.records_of(vm.id)
         folder.mkdir(parents=True)
