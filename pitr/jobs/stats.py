@@ -115,7 +115,10 @@ def _growth(totals: Totals, now: datetime) -> int | None:
 
 
 def _unreferenced_bytes(repository: Repository, now: datetime) -> int:
-    return sum(repository.store.size(name) for name in unreferenced.of_all(repository, repository.catalog, now - prune.GRACE))
+    return sum(
+        repository.store.size(name)
+        for name in unreferenced.of_all(repository, repository.catalog, now - prune.GRACE)
+    )
 
 
 def _freed(repository: Repository, vms: Sequence[VMName], retention: Retention | None) -> dict[str, int]:

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -87,23 +88,23 @@ def wait_for(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def oldest_hold(folder: Path, before: float) -> float | None:
+def oldest_hold(folder: Path, before: datetime) -> datetime | None:
     """Return the time since when the oldest lock of a VM in `folder` is held; None if none is held since `before`.
 
-    Times are seconds since 1970, by the clock of the file system: a process writes to the file when it gets the lock.
-    Raises RepositoryError.
+    Times are by the clock of the file system: a process writes to the file when it gets the lock. Raises
+    RepositoryError.
     """
     oldest: float | None = None
     for path in sorted(folder.glob("*.lock")):
         try:
-            if (taken := path.stat().st_mtime) >= before or not _is_held(path):
+            if (taken := path.stat().st_mtime) >= before.timestamp() or not _is_held(path):
                 continue
         except FileNotFoundError:
             continue
         except OSError as error:
             raise _cannot_lock(f"the lock {path.name}", error) from error
         oldest = taken if oldest is None else min(oldest, taken)
-    return oldest
+    return None if oldest is None else datetime.fromtimestamp(oldest, UTC)
 
 
 def _is_held(path: Path) -> bool:

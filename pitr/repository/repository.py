@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -89,17 +89,11 @@ class Repository(Closes):
         """The catalog with all records, if no record was lost; quicker than `catalog`."""
         return self._opened_catalog().by_number()
 
-    def completed_again(self) -> tuple[Catalog, Sequence[str]]:
-        """Return the catalog with all records that exist now, and messages about the records that are unreadable."""
+    def completed_again(self, vm_id: str | None = None) -> tuple[Catalog, Sequence[str]]:
+        """Return the catalog with all records (of a VM) that exist now, and messages about unreadable ones."""
         self._forget_catalog()
         opened = self._opened_catalog()
-        return opened.whole(), opened.unreadable
-
-    def completed_again_of(self, vm_id: str) -> tuple[Catalog, Sequence[str]]:
-        """Return the catalog with all records of a VM that exist now, and messages about those that are unreadable."""
-        self._forget_catalog()
-        opened = self._opened_catalog()
-        return opened.of_id(vm_id), opened.unreadable
+        return (opened.whole() if vm_id is None else opened.of_id(vm_id)), opened.unreadable
 
     def catalog_with_point(self, beginning: str) -> Catalog:
         """Return the catalog with all records of the VM whose point's id begins with `beginning`, which is faster."""
@@ -144,8 +138,7 @@ class Repository(Closes):
 
     def before_all_writers(self, limit: datetime) -> datetime:
         """Return `limit`, or the start of the oldest run that still writes backups of a VM, if that is earlier."""
-        oldest = lock.oldest_hold(self.path / "locks", limit.timestamp())
-        return limit if oldest is None else datetime.fromtimestamp(oldest, UTC)
+        return lock.oldest_hold(self.path / "locks", limit) or limit
 
     def reading_vm(self, vm: VMName) -> AbstractContextManager[None]:
         """Protect the points of a VM from removal while you read them. Raises BusyError during a removal."""

@@ -288,7 +288,7 @@ class Removal:
             except BusyError:
                 # The result names it already, or a backup has begun meanwhile.
                 return
-            catalog, unreadable = repository.completed_again_of(vm.id)
+            catalog, unreadable = repository.completed_again(vm.id)
             if unreadable:
                 self.notify(
                     f"unreferenced objects of VM {vm.name} stay: cannot read a record: {unreadable[0]}"
