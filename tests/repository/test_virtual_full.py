@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +44,7 @@ from pitr.repository.virtual_full import store_virtual_full
 from tests.support.points import Writer, applied, blob_path, flip_bit, index_path, read_point
 
 K = 1 << 10
+_EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "restore_index.py"
 
 
 @pytest.fixture
@@ -191,6 +194,29 @@ def test_the_stand_in_is_the_parent_of_later_points(repository: Repository) -> N
         ]
     assert len(forget(repository, [new, later], [], notify=pytest.fail).removed) == 2
     assert list(repository.store.list(names.BACKUPS)) == []
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_the_example_restores_from_indexes_without_pitr(
+    repository: Repository, tmp_path: Path, chain: bool
+) -> None:
+    writer, content = chain_of(repository, *STORY)
+    new = stand_in(repository, writer.backups[-1])
+    backups = writer.backups if chain else [new]
+    if not chain:
+        repository.remove(writer.backups[::-1])
+    indexes = [index_path(repository, the(backup)) for backup in backups]
+    image = tmp_path / "disk.raw"
+    subprocess.run([sys.executable, _EXAMPLE, repository.path, image, *indexes], check=True)
+    assert image.read_bytes() == content
+    blob_path(repository, the(writer.backups[0])).unlink()
+    lost = subprocess.run(
+        [sys.executable, _EXAMPLE, repository.path, image, *indexes],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert lost.returncode != 0 and "is missing" in lost.stderr
 
 
 def test_a_disk_of_zeroes_has_no_parts(repository: Repository) -> None:
