@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pitr import times
@@ -35,6 +36,8 @@ from pitr.units import human_size
 
 #: The main thread checks for signals at least this often.
 _WAKE_S = 0.5
+#: A signal that comes again within this time is the same one.
+_REPETITION_S = 0.2
 #: The pause between two rounds of busy VMs. Each attempt itself also waits for some time.
 _BUSY_PAUSE_S = 5.0
 
@@ -213,6 +216,9 @@ class _Fleet:
                     stop.set()
                     for task in tasks:
                         task.cancel()
+                    # timeout(1) sends each signal twice: the second one must not end the wait for the threads.
+                    with suppress(Interrupted):
+                        time.sleep(_REPETITION_S)
                     raise
         finally:
             # After an interrupt, some of the backups that had to stop have finished nevertheless.
