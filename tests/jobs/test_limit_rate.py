@@ -110,7 +110,7 @@ def test_a_signal_ends_a_limited_gateway_at_once(point: str, command: Pitr, tmp_
         [disk] = command.json("show", point)["point"]["disks"]
         where = f"{gateway['url']}/points/{point}/disks/{disk['disk_id']}?format=raw"
         header = f"Authorization: Bearer {token}"
-        curl = ["curl", "-s", "-f", "-o", tmp_path / "out", "-H", header, where]
+        curl = ["curl", "-s", "-f", "-o", str(tmp_path / "out"), "-H", header, where]
         with subprocess.Popen(curl) as client:
             time.sleep(2)
             assert client.poll() is None
