@@ -20,6 +20,8 @@ mkdir -p "$bundle/wheels"
 # A build leaves files in the folder of its sources.
 mkdir "$work/sources"
 for part in pitr schema pyproject.toml README.md LICENSE; do cp -R "$checkout/$part" "$work/sources/"; done
+mkdir "$work/sources/docs"
+cp -R "$checkout/docs/man" "$work/sources/docs/"
 
 echo "Collecting wheels for Python $python_version on $machine" >&2
 "$python" -m pip wheel --quiet --disable-pip-version-check --wheel-dir "$bundle/wheels" \

@@ -8,7 +8,8 @@ usage() {
 Usage: sh install.sh [--to FOLDER] [--link FOLDER] [--python PROGRAM] [--extras NAME,NAME...] [--editable]
 
   --to FOLDER       create the virtual environment here. Default: /usr/local/pitr
-  --link FOLDER     link the program pitr into this folder. Default: /usr/local/bin; "" makes no link
+  --link FOLDER     link the program pitr into this folder, and its manual pages into share/man beside it. Default:
+                    /usr/local/bin; "" makes no link
   --python PROGRAM  use this Python, 3.11 or later. Default: the newest one that the machine has
   --extras NAMES    also install what these extras need, for example files,gateway
   --editable        from a checkout: run pitr from it, for developers
@@ -115,5 +116,16 @@ fi
         "Install libxml2: $(packages libxml2 libxml2)"
 if [ -n "$link" ]; then
     mkdir -p "$link" && ln -sf "$to/bin/pitr" "$link/pitr" || fail "cannot write to $link: run this as root, or use --link"
+    # man looks for pages beside the folders of PATH.
+    pages=$(dirname "$link")/share/man/man1
+    if mkdir -p "$pages" 2>/dev/null && [ -w "$pages" ]; then
+        for page in "$pages"/pitr.1 "$pages"/pitr-*.1; do
+            # A page of a command that no longer exists.
+            if [ -L "$page" ] && [ ! -e "$page" ]; then rm -f "$page"; fi
+        done
+        for page in "$to"/share/man/man1/pitr.1 "$to"/share/man/man1/pitr-*.1; do
+            if [ -e "$page" ]; then ln -sf "$page" "$pages/"; fi
+        done
+    fi
 fi
 echo "Installed: $("$to/bin/pitr" --version) in $to${link:+, linked as $link/pitr}"

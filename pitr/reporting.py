@@ -6,12 +6,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
 Notify = Callable[[str], None]
 """Called with one line for the user while the job runs."""
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the total bytes known so far, from any thread, one call at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentList:
+    """A list in a JSON document whose items are made while it is written, because there can be millions."""
+
+    make: Callable[[], Iterator[dict[str, Any]]]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.make()
+
 
 #: The name of the VM that the thread works for. Each line of the log has it.
 _vm: ContextVar[str | None] = ContextVar("vm", default=None)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 def printable(name: str) -> str:
     """Return a name from outside with its control and formatting characters escaped, safe for a terminal."""
+    if name.isprintable():
+        return name
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 

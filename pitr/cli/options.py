@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import getpass
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.cli import completion, repository_location
+from pitr.cli import completion, repository_location, typed_password
 from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
 from pitr.cli.log import (
@@ -304,7 +302,7 @@ class Common:
         return load_config(
             self.engine_settings(),
             configured=self.settings.engine,
-            prompt=_typed_password if sys.stdin.isatty() else None,
+            prompt=typed_password.prompt(),
         )
 
     @property
@@ -321,15 +319,6 @@ class Common:
 
         with Engine(self.engine_config()) as engine:
             yield engine
-
-
-@cache
-def _typed_password(question: str) -> str:
-    """Return the password that the user types, once for the whole command. Raises UsageError for the end of input."""
-    try:
-        return getpass.getpass(question)
-    except EOFError:
-        raise UsageError("no password was typed", "Type it, or give --password-file FILE.") from None
 
 
 _GENERAL_OPTIONS = {

@@ -13,6 +13,7 @@ from pitr.errors import PitrError
 from pitr.gateway.channel import ClientGone
 from pitr.gateway.failures import TooManyRequests
 from pitr.reporting import Notify
+from pitr.system import rate_limit
 from pitr.system.closing import Closes
 from pitr.text import printable
 
@@ -78,6 +79,7 @@ class BlockingWork(Closes):
     def stop(self) -> None:
         """End all streams as if their clients had disconnected, and start no more."""
         self._stopping = True
+        rate_limit.lift()
         for stop in list(self._stops):
             stop(ClientGone("the gateway is stopping"))
 

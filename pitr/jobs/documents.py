@@ -13,6 +13,7 @@ from pitr.jobs import find
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.known_damage import damage_of
 from pitr.model import Backup, Stream
+from pitr.reporting import DocumentList
 from pitr.repository import Repository
 from pitr.repository.history import Failure
 
@@ -134,17 +135,15 @@ def consolidated(result: Consolidated) -> dict[str, Any]:
 
 def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
     """Return the document of `pitr prune` and `pitr forget`."""
-    facts = result.facts
     return {
         "dry_run": dry_run,
-        "removed": [point(backup, facts.get(backup.backup_id, NO_FACTS)) for backup in result.removed],
-        "kept": [
-            {
-                **point(backup, facts.get(backup.backup_id, NO_FACTS)),
-                "kept_by": result.kept_by.get(backup.backup_id, []),
-            }
-            for backup in result.kept
-        ],
+        "removed": DocumentList(lambda: (point(item.backup, item.facts) for item in result.removed.items())),
+        "kept": DocumentList(
+            lambda: (
+                {**point(item.backup, item.facts), "kept_by": list(item.reasons)}
+                for item in result.kept.items()
+            )
+        ),
         "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
         "failed": [
             {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pitr import times
 from pitr.jobs.facts import facts_of_vm
-from pitr.jobs.upkeep import prune
+from pitr.jobs.upkeep import prune, unreferenced
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
@@ -115,7 +115,10 @@ def _growth(totals: Totals, now: datetime) -> int | None:
 
 
 def _unreferenced_bytes(repository: Repository, now: datetime) -> int:
-    return sum(repository.store.size(name) for name in prune.unreferenced(repository, now - prune.GRACE))
+    return sum(
+        repository.store.size(name)
+        for name in unreferenced.of_all(repository, repository.catalog, now - prune.GRACE)
+    )
 
 
 def _freed(repository: Repository, vms: Sequence[VMName], retention: Retention | None) -> dict[str, int]:

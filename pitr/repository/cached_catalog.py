@@ -77,6 +77,11 @@ class CompletedCatalog:
             self._complete_vm(vm_id)
         return self._catalog if matches else self.whole()
 
+    def of_id(self, vm_id: str) -> Catalog:
+        """Return the catalog with all records of the VM with this id."""
+        self._complete_vm(vm_id)
+        return self._catalog
+
     def by_number(self) -> Catalog:
         """Return the catalog with all records of each VM whose number of records it does not know.
 

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -85,6 +86,36 @@ def wait_for(path: Path, what: str) -> Iterator[None]:
     with _opened(path, what) as handle:
         _take(handle, fcntl.LOCK_EX, what)
         yield
+
+
+def oldest_hold(folder: Path, before: datetime) -> datetime | None:
+    """Return the time since when the oldest lock of a VM in `folder` is held; None if none is held since `before`.
+
+    Times are by the clock of the file system: a process writes to the file when it gets the lock. Raises
+    RepositoryError.
+    """
+    oldest: float | None = None
+    for path in sorted(folder.glob("*.lock")):
+        try:
+            if (taken := path.stat().st_mtime) >= before.timestamp() or not _is_held(path):
+                continue
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _cannot_lock(f"the lock {path.name}", error) from error
+        oldest = taken if oldest is None else min(oldest, taken)
+    return None if oldest is None else datetime.fromtimestamp(oldest, UTC)
+
+
+def _is_held(path: Path) -> bool:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 @contextmanager

@@ -16,6 +16,8 @@ STREAMS = "streams"
 BACKUPS = "backups"
 #: No VM's lock has this name, because an id does not begin with a dot.
 CATALOG_LOCK = "locks/.catalog"
+#: Held by a process that removes unreferenced objects, or makes records of them.
+COLLECTION_LOCK = "locks/.collection"
 PENDING = "pending"
 DRILLS = "drills"
 CHECKS = "checks"
@@ -40,6 +42,15 @@ def index(disk_id: str, stream_id: str) -> str:
 def index_copy(disk_id: str, stream_id: str) -> str:
     """Return the name of the second copy of a stream's extent index."""
     return f"{STREAMS}/{disk_id}/{stream_id}.copy.db"
+
+
+def stream_of(name: str) -> str:
+    """Return the stream id in the name of a blob or an index; the name's last part for other names."""
+    last = name.rpartition("/")[2]
+    for suffix in (".sparse.zst", ".index.db", ".copy.db"):
+        if last.endswith(suffix):
+            return last.removesuffix(suffix)
+    return last
 
 
 def record(vm_id: str, point: datetime, backup_id: str) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,7 +26,6 @@ from pitr.repository.store import (
     Store,
     StoredFile,
     check_name,
-    is_name,
 )
 from pitr.system.closing import Closes
 
@@ -89,11 +89,11 @@ class Repository(Closes):
         """The catalog with all records, if no record was lost; quicker than `catalog`."""
         return self._opened_catalog().by_number()
 
-    def completed_again(self) -> tuple[Catalog, Sequence[str]]:
-        """Return the catalog with all records that exist now, and messages about the records that are unreadable."""
+    def completed_again(self, vm_id: str | None = None) -> tuple[Catalog, Sequence[str]]:
+        """Return the catalog with all records (of a VM) that exist now, and messages about unreadable ones."""
         self._forget_catalog()
         opened = self._opened_catalog()
-        return opened.whole(), opened.unreadable
+        return (opened.whole() if vm_id is None else opened.of_id(vm_id)), opened.unreadable
 
     def catalog_with_point(self, beginning: str) -> Catalog:
         """Return the catalog with all records of the VM whose point's id begins with `beginning`, which is faster."""
@@ -132,10 +132,13 @@ class Repository(Closes):
         """Lock a VM for writing backups. Raises BusyError at once if another process has locked it."""
         return lock.hold(self.path / check_name(names.lock(vm.id)), f"the VM {vm.name}")
 
-    def locked_vms(self) -> list[str]:
-        """Return the ids of all VMs that were ever backed up to this repository."""
-        folder = self.path / "locks"
-        return [path.stem for path in folder.glob("*.lock") if is_name(names.lock(path.stem))]
+    def collecting(self) -> AbstractContextManager[None]:
+        """Lock the unreferenced objects, to remove them or to make records of them. Raises BusyError."""
+        return lock.hold(self.path / names.COLLECTION_LOCK, "the unreferenced objects")
+
+    def before_all_writers(self, limit: datetime) -> datetime:
+        """Return `limit`, or the start of the oldest run that still writes backups of a VM, if that is earlier."""
+        return lock.oldest_hold(self.path / "locks", limit) or limit
 
     def reading_vm(self, vm: VMName) -> AbstractContextManager[None]:
         """Protect the points of a VM from removal while you read them. Raises BusyError during a removal."""

@@ -26,6 +26,11 @@ class RateLimit:
         self._lock = threading.Lock()
         self._tokens = float(rate)
         self._filled_at = time.monotonic()
+        self._lifted = False
+
+    def lift(self) -> None:
+        """Let all waits end, now and from now on."""
+        self._lifted = True
 
     def spend(self, size: int) -> None:
         """Wait until `size` more bytes are within the limit. Raises Cancelled."""
@@ -35,7 +40,7 @@ class RateLimit:
             self._filled_at = now
             # Whoever comes later waits for the debts of all before.
             until = now - self._tokens / self.rate
-        while (left := until - time.monotonic()) > 0:
+        while (left := until - time.monotonic()) > 0 and not self._lifted:
             pause(min(left, _STEP_S))
 
 
@@ -51,6 +56,12 @@ def spend(size: int) -> None:
 def is_limited() -> bool:
     """Return whether this process has a limit."""
     return _limit is not None
+
+
+def lift() -> None:
+    """Let nobody wait for the limit any more, because the command ends: a server gives up what it still moves."""
+    if _limit is not None:
+        _limit.lift()
 
 
 def one_second() -> int | None:

@@ -73,6 +73,10 @@ def test_a_bundle_installs_pitr_without_a_network(bundle: Path, tmp_path: Path) 
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("Installed: pitr ")
+        pages = tmp_path / "share" / "man" / "man1"
+        assert (pages / "pitr.1").read_text().startswith(".TH") and (pages / "pitr-restore.1").exists()
+        assert not (pages / "pitr-gone.1").is_symlink()
+        (pages / "pitr-gone.1").symlink_to(tmp_path / "a b" / "share" / "gone")
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     program = tmp_path / "bin" / "pitr"
     said = subprocess.run(

@@ -37,6 +37,17 @@ def test_groff_prints_every_page_without_a_warning() -> None:
     assert "pitr prune web1 --keep-last 7" in shown
 
 
+@pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
+def test_man_shows_a_page() -> None:
+    done = subprocess.run(
+        ["man", "--warnings", "-l", FOLDER / "pitr-restore.1"], capture_output=True, text=True, check=False
+    )
+    if "minimized" in done.stdout + done.stderr:
+        pytest.skip("this machine's man shows no pages")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "no-network" in done.stdout
+
+
 def test_an_installation_has_the_pages() -> None:
     settings = (FOLDER.parents[1] / "pyproject.toml").read_text()
     assert '"docs/man" = "share/man/man1"' in settings

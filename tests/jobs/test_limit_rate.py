@@ -101,6 +101,25 @@ def test_a_signal_ends_a_limited_server_at_once(point: str, command: Pitr, tmp_p
     assert time.monotonic() - started < 10 and result.code == 0
 
 
+def test_a_signal_ends_a_limited_gateway_at_once(point: str, command: Pitr, tmp_path: Path) -> None:
+    line = ("gateway", "--port", "0", "--plain-http", "--limit-rate", "10k", "-o", "json")
+    with command.process(*line) as process:
+        assert process.stdout is not None
+        gateway = json.loads(process.stdout.readline())["gateway"]
+        token = Path(gateway["token_file"]).read_text().strip()
+        [disk] = command.json("show", point)["point"]["disks"]
+        where = f"{gateway['url']}/points/{point}/disks/{disk['disk_id']}?format=raw"
+        header = f"Authorization: Bearer {token}"
+        curl = ["curl", "-s", "-f", "-o", tmp_path / "out", "-H", header, where]
+        with subprocess.Popen(curl) as client:
+            time.sleep(2)
+            assert client.poll() is None
+            process.send_signal(signal.SIGINT)
+            started = time.monotonic()
+            result = ended(process)
+    assert time.monotonic() - started < 10 and result.code == 0
+
+
 def test_all_disks_of_a_backup_share_the_rate(pitr: Pitr, lab: Lab) -> None:
     vm = make_vm(lab, 8 * MiB, 8 * MiB)
     for disk in vm.disks:

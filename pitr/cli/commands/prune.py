@@ -104,6 +104,9 @@ def prune(
     a point.
     Rules do not count points that are known to be damaged, so the newest good point always stays.
 
+    pitr also removes unreferenced objects, which failed backups left. If you name VMs, it removes only those that
+    backups of these VMs left.
+
     A VM that is being backed up or read is left alone: pitr goes on with the others, lists it as busy and exits with 5.
 
     For data that is stored externally, pitr runs delete_command, set under [store] in the configuration. If that
@@ -130,6 +133,7 @@ def prune(
             chosen,
             dry_run=dry_run,
             grace=parse_span("--grace", grace),
+            only=bool(vms or vm),
             delete_external=deleting_with(common.settings.delete_command),
             notify=common.out.notify,
         )

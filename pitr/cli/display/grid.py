@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
@@ -15,6 +15,8 @@ from rich.style import Style
 from rich.text import Text
 
 _BOLD = Style(bold=True)
+#: Rows that are drawn at a time.
+_PART = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,31 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Rows of cells, with `gap` spaces between columns. `edge`: a blank line and a space around all."""
+    """Rows of cells, with `gap` spaces between columns. `edge`: a blank line and a space around all.
+
+    `cells` are the positions of the columns' cells in a row. A part of a grid has no `top` or no `bottom` edge.
+    """
 
     columns: Sequence[Column]
+    cells: Sequence[int]
     rows: Sequence[Sequence[str]]
     gap: int
     edge: bool
     header: bool
+    top: bool = True
+    bottom: bool = True
+
+    def parts(self) -> Iterator[Grid]:
+        """Yield the grid in parts of limited size, to print one after the other."""
+        for start in range(0, max(1, len(self.rows)), _PART):
+            first, last = start == 0, start + _PART >= len(self.rows)
+            yield replace(
+                self,
+                rows=self.rows[start : start + _PART],
+                header=self.header and first,
+                top=first,
+                bottom=last,
+            )
 
     @property
     def _width(self) -> int:
@@ -55,7 +75,7 @@ class Grid:
 
     def _lines(self, console: Console, options: ConsoleOptions) -> Iterator[tuple[str, Style | None]]:
         margin = " " if self.edge else ""
-        if self.edge:
+        if self.edge and self.top:
             yield " " * self._width, None
         if self.header:
             names = [column.name for column in self.columns]
@@ -64,9 +84,9 @@ class Grid:
             rule = ("-" if options.ascii_only else "─") * (self._width - 2 * len(margin))
             yield f"{margin}{rule}{margin}", None
         for row in self.rows:
-            for line in self._drawn(console, row):
+            for line in self._drawn(console, [row[number] for number in self.cells]):
                 yield f"{margin}{line}{margin}", None
-        if self.edge:
+        if self.edge and self.bottom:
             yield " " * self._width, None
 
     def _drawn(self, console: Console, row: Sequence[str]) -> list[str]:

@@ -8,13 +8,14 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import orjson
 
 from pitr.errors import PitrError
+from pitr.reporting import DocumentList
 from pitr.text import printable
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Without a terminal, texts do not wrap, and no column is dropped. Tables may have a width of their own.
 WIDTH_WITHOUT_TERMINAL = 1 << 16
+#: Output is written when it is this long.
+_PIECE = 1 << 18
 
 
 #: Marks a line of the log that is printed anyway: standard error must not get it twice.
@@ -71,9 +74,15 @@ def write(data: bytes, to: TextIO | None = None) -> None:
 def _encoded(document: Any, option: int = 0) -> bytes:
     """Return the JSON of a document. Bytes of paths that are not UTF-8 are escaped, as in the output of `files`."""
     try:
-        return orjson.dumps(document, option=option)
+        return orjson.dumps(document, option=option, default=_as_list)
     except TypeError:
         return orjson.dumps(_escaped(document), option=option)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, DocumentList):
+        return list(value)
+    raise TypeError(type(value))
 
 
 def _escaped(value: Any) -> Any:
@@ -81,7 +90,7 @@ def _escaped(value: Any) -> Any:
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
         return {_escaped(key): _escaped(item) for key, item in value.items()}
-    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
+    return [_escaped(item) for item in value] if isinstance(value, list | tuple | DocumentList) else value
 
 
 class Printer:
@@ -100,7 +109,16 @@ class Printer:
         if _standard_output.taken:
             print(_encoded(document).decode(), file=sys.stderr, flush=True)  # noqa: T201
             return
-        write(_encoded(document, orjson.OPT_APPEND_NEWLINE) if one_line else as_json(document))
+        if one_line:
+            write(_encoded(document, orjson.OPT_APPEND_NEWLINE))
+            return
+        gathered = bytearray()
+        for piece in _json_pieces(document):
+            gathered += piece
+            if len(gathered) > _PIECE:
+                write(bytes(gathered))
+                gathered.clear()
+        write(bytes(gathered))
 
     def show(self, *renderables: RenderableType) -> None:
         """Print text and tables for people."""
@@ -108,7 +126,8 @@ class Printer:
         out = sys.stderr if _standard_output.taken else sys.stdout
         terminal = out.isatty()
         width = None if terminal or os.environ.get("COLUMNS") else WIDTH_WITHOUT_TERMINAL
-        write(_rendered(renderables, out.encoding, width, terminal=terminal), out)
+        for piece in _rendered(renderables, out.encoding, width, terminal=terminal):
+            write(piece, out)
 
     def notify(self, message: str) -> None:
         """Print one line on standard error while the work goes on, and log it. Quiet printers only log it."""
@@ -140,17 +159,43 @@ class Printer:
 
 def as_json(document: dict[str, Any]) -> bytes:
     """Return a document as `Printer.document` prints it."""
-    return _encoded(document, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return b"".join(_json_pieces(document))
+
+
+def _json_pieces(document: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the JSON of a document in pieces, each item of a DocumentList on its own."""
+    if not any(isinstance(value, DocumentList) for value in document.values()):
+        yield _encoded(document, orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return
+    before = b"{"
+    for key, value in document.items():
+        yield before + b"\n  " + _encoded(key) + b": "
+        before = b","
+        if isinstance(value, DocumentList):
+            yield from _list_pieces(value)
+        else:
+            yield _encoded(value, orjson.OPT_INDENT_2).replace(b"\n", b"\n  ")
+    yield b"\n}\n"
+
+
+def _list_pieces(items: DocumentList) -> Iterator[bytes]:
+    before = b"["
+    for item in items:
+        # A string in JSON has no line break.
+        yield before + b"\n    " + _encoded(item, orjson.OPT_INDENT_2).replace(b"\n", b"\n    ")
+        before = b","
+    yield b"[]" if before == b"[" else b"\n  ]"
 
 
 def as_text(*renderables: RenderableType) -> bytes:
     """Return text and tables as `Printer.show` prints them to a file."""
-    return _rendered(renderables, "utf-8", WIDTH_WITHOUT_TERMINAL, terminal=False)
+    return b"".join(_rendered(renderables, "utf-8", WIDTH_WITHOUT_TERMINAL, terminal=False))
 
 
 def _rendered(
     renderables: Iterable[RenderableType], encoding: str, width: int | None, *, terminal: bool
-) -> bytes:
+) -> Iterator[bytes]:
+    """Yield the text in pieces, so that a table of millions of rows needs little memory."""
     from rich.console import Console  # noqa: PLC0415 - `pitr --help` must start quickly
 
     # The library would exit the program itself on a broken pipe; pitr.cli.main handles that.
@@ -160,8 +205,14 @@ def _rendered(
         file=file, force_terminal=terminal or None, width=width, highlight=False, soft_wrap=False
     )
     for renderable in renderables:
-        console.print(renderable, markup=False)
-    return printed.getvalue()
+        parts = getattr(renderable, "parts", None)
+        for part in (renderable,) if parts is None else parts(console):
+            console.print(part, markup=False)
+            if printed.tell() > _PIECE:
+                yield printed.getvalue()
+                printed.seek(0)
+                printed.truncate()
+    yield printed.getvalue()
 
 
 def error_document(error: PitrError) -> dict[str, Any]:

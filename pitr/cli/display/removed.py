@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 
@@ -12,7 +12,6 @@ from pitr.cli.display import tables
 from pitr.cli.display.output import Printer
 from pitr.jobs import documents
 from pitr.jobs.upkeep.prune import Pruned
-from pitr.model import Backup
 from pitr.text import counted, printable
 from pitr.units import human_size
 
@@ -25,7 +24,8 @@ def show(out: Printer, result: Pruned, *, dry_run: bool) -> None:
     if out.json:
         out.document(documents.pruned(result, dry_run=dry_run))
     else:
-        out.show(*_in_words(result, dry_run=dry_run))
+        for part in _in_words(result, dry_run=dry_run):
+            out.show(part)
     for failure in result.failed:
         where = f"VM {printable(failure.vm.name)}: " if failure.vm is not None else ""
         out.notify(f"{where}{failure.error.message}. {failure.error.advice}".strip())
@@ -37,7 +37,7 @@ def _in_words(result: Pruned, *, dry_run: bool) -> Iterator[RenderableType]:
     removed = "Would remove" if dry_run else "Removed"
     yield f"{removed} {counted(len(result.removed), 'point')}{':' if result.removed else '.'}"
     if result.removed:
-        yield tables.points(result.removed, result.facts)
+        yield tables.points(result.removed, result.removed.facts())
     if result.kept:
         yield f"{'Would keep' if dry_run else 'Kept'} {counted(len(result.kept), 'point')}:"
         yield _kept(result)
@@ -54,14 +54,14 @@ def _kept(result: Pruned) -> RenderableType:
         ("Point", "VM", "Kind", "Stored", "Id", "Kept by"),
         (
             (
-                times.for_people(backup.point),
-                backup.vm.name,
-                backup.kind.value,
-                human_size(backup.stored_bytes),
-                backup.backup_id[:_SHORT_ID],
-                _reasons(result, backup),
+                times.for_people(item.backup.point),
+                item.backup.vm.name,
+                item.backup.kind.value,
+                human_size(item.backup.stored_bytes),
+                item.backup.backup_id[:_SHORT_ID],
+                _in_short(item.reasons),
             )
-            for backup in result.kept
+            for item in result.kept.items()
         ),
         right=("Stored",),
         drop=("Kind", "Stored"),
@@ -69,9 +69,8 @@ def _kept(result: Pruned) -> RenderableType:
     )
 
 
-def _reasons(result: Pruned, backup: Backup) -> str:
+def _in_short(reasons: Sequence[str]) -> str:
     """Return the reasons, with ids as short as in the table, and one id for the points that need this one."""
-    reasons = result.kept_by.get(backup.backup_id, [])
     rules = [reason for reason in reasons if not reason.startswith(_NEEDED_BY)]
     needed = [reason for reason in reasons if reason.startswith(_NEEDED_BY)]
     if needed:

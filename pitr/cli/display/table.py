@@ -9,8 +9,10 @@ from typing import Literal
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.text import Text
 
+from pitr.cli.display.cells import Rows
 from pitr.cli.display.grid import Column, Grid
 from pitr.cli.display.output import WIDTH_WITHOUT_TERMINAL
 from pitr.text import printable
@@ -54,16 +56,30 @@ class FittingTable:
         upright: bool = False,
     ) -> None:
         self._columns = [printable(name) for name in columns]
-        self._rows = [[printable(cell) for cell in row] for row in rows]
+        self._natural = [cell_len(name) for name in self._columns]
+        self._rows = Rows(self._measured(rows))
         self._right = right
         self._drop = drop
         self._least = least or {}
         self._below = below
         self._upright = upright
-        self._natural = [
-            max([cell_len(name), *(cell_len(row[number]) for row in self._rows)])
-            for number, name in enumerate(columns)
-        ]
+
+    def _measured(self, rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+        """Yield the rows with printable cells, and note the widths of the columns."""
+        for row in rows:
+            cells = [printable(cell) for cell in row]
+            for number, cell in enumerate(cells):
+                width = len(cell) if cell.isascii() else cell_len(cell)
+                self._natural[number] = max(self._natural[number], width)
+            yield cells
+
+    def parts(self, console: Console) -> Iterator[RenderableType]:
+        """Yield the table in parts to print one after the other: all at once would need much memory."""
+        for part in self.__rich_console__(console, console.options):
+            if isinstance(part, Grid):
+                yield from part.parts()
+            elif not isinstance(part, Segment):
+                yield part
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = WIDTH_IN_FILES if self._is_in_file(options) else options.max_width
@@ -202,10 +218,10 @@ class FittingTable:
             )
             for number in kept
         ]
-        rows = self._rows if only is None else self._rows[only : only + 1]
         return Grid(
             columns,
-            [[row[number] for number in kept] for row in rows],
+            kept,
+            self._rows if only is None else self._rows[only : only + 1],
             gap,
             edge=gap != _TIGHT_GAP and only is None,
             header=not only,

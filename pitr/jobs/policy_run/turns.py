@@ -32,7 +32,8 @@ def share_to_verify(
     taken = 0
     for each in streams:
         late = each.read is not None and each.read + every <= now + interval
-        if taken < share or late:
+        # A stream without stored bytes of its own costs nothing.
+        if taken < share or late or not each.stream.stored_bytes:
             chosen.append(each)
             taken += each.stream.stored_bytes
     return chosen

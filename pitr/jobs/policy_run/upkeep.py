@@ -64,8 +64,7 @@ def prune_all(run: Running, vms: Sequence[VMName]) -> None:
 
 
 def _pruned(run: Running, vm: VMName, done: Pruned, error: PitrError | None) -> StepResult:
-    removed = sum(backup.vm.id == vm.id for backup in done.removed)
-    kept = sum(backup.vm.id == vm.id for backup in done.kept)
+    removed, kept = done.removed.count_of_vm(vm.id), done.kept.count_of_vm(vm.id)
     detail = (
         f"would remove {counted(removed, 'point')} and keep {kept}"
         if run.setup.dry_run

@@ -8,7 +8,7 @@ points of a VM, no other process can write or read the VM's points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,12 +16,14 @@ from datetime import datetime, timedelta
 from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import holds, point_order
-from pitr.jobs.facts import PointFacts, facts_of_vm
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
+from pitr.jobs.upkeep import unreferenced
+from pitr.jobs.upkeep.point_list import PointList
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName, parents_of
 from pitr.reporting import Notify
 from pitr.repository import Repository, drills, findings, history, marks, names, proofs
-from pitr.repository.damage import StoredDamage
+from pitr.repository.catalog import contents
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.store import ObjectMissing
 from pitr.text import counted
@@ -61,22 +63,24 @@ class FailedRemoval:
 
 @dataclass(slots=True)
 class Pruned:
-    """What a run removed (or would remove) and kept, newest first. `unreferenced`: the names of such objects.
+    """What a run removed (or would remove) and kept, VM by VM, newest first. `unreferenced`: the names of such objects.
 
-    `kept_by`: the reasons why a point is kept, by backup id. `facts`: facts about the points, by backup id, from before
-    the removal. `left_external`: the ids of removed streams whose external data was not deleted. The points of `busy`
-    VMs are neither in `removed` nor in `kept`.
+    The items of `kept` have the reasons why a point is kept. `left_external`: the ids of removed streams whose external
+    data was not deleted. The points of `busy` VMs are neither in `removed` nor in `kept`.
     """
 
-    removed: list[Backup] = field(default_factory=list)
-    kept: list[Backup] = field(default_factory=list)
-    kept_by: dict[str, list[str]] = field(default_factory=dict)
-    facts: dict[str, PointFacts] = field(default_factory=dict)
+    removed: PointList = field(default_factory=PointList)
+    kept: PointList = field(default_factory=PointList)
     unreferenced: list[str] = field(default_factory=list)
     freed_bytes: int = 0
     left_external: list[str] = field(default_factory=list)
     busy: list[BusyVM] = field(default_factory=list)
     failed: list[FailedRemoval] = field(default_factory=list)
+
+    @property
+    def kept_by(self) -> dict[str, list[str]]:
+        """The reasons why points are kept, by backup id."""
+        return {item.backup.backup_id: list(item.reasons) for item in self.kept.items()}
 
     @property
     def exit_code(self) -> int:
@@ -103,18 +107,20 @@ def prune(
     *,
     dry_run: bool = False,
     grace: timedelta = GRACE,
+    only: bool = False,
     delete_external: DeleteExternal | None = None,
     notify: Notify,
 ) -> Pruned:
     """Remove the points of these VMs that `retention` does not keep, and all unreferenced objects of the repository.
 
+    With `only`, remove just the unreferenced objects that backups of these VMs left: this takes no look at other VMs.
     `delete_external` runs for each removed stream that is stored externally. If it fails, `notify` gets a line and
     prune goes on. `dry_run` removes nothing and returns the same. A VM that is being backed up or read is left alone,
     and a failure ends the removal from its VM only: the result lists both. Raises Interrupted.
     """
     removal = Removal(repository, dry_run, delete_external, notify)
     removal.from_vms(vms, lambda points, facts: kept_with_facts(points, facts, retention))
-    removal.of_unreferenced(grace)
+    removal.of_unreferenced(grace, vms if only else None)
     removal.of_old_runs()
     return removal.result
 
@@ -163,7 +169,6 @@ class Removal:
         facts = facts_of_vm(self.repository, vm.id)
         reasons = keep(points, facts)
         unwanted = [backup for backup in points if backup.backup_id not in reasons]
-        self.result.facts.update(facts)
         sizes = {backup.backup_id: _stored(self.repository, backup) for backup in unwanted}
         gone = {backup.backup_id for backup in unwanted}
         try:
@@ -175,10 +180,12 @@ class Removal:
             gone = {backup.backup_id for backup in unwanted if not _is_stored(self.repository, backup)}
             raise
         finally:
-            kept = [backup for backup in points if backup.backup_id not in gone]
-            self.result.kept += kept
-            self.result.kept_by.update({each.backup_id: reasons.get(each.backup_id, []) for each in kept})
-            self.result.removed += [backup for backup in unwanted if backup.backup_id in gone]
+            for backup in points:
+                of_point = facts.get(backup.backup_id, NO_FACTS)
+                if backup.backup_id in gone:
+                    self.result.removed.add(backup, facts=of_point)
+                else:
+                    self.result.kept.add(backup, reasons.get(backup.backup_id, ()), of_point)
             self.result.freed_bytes += sum(sizes[backup_id] for backup_id in gone)
 
     def _remove(self, vm: VMName, points: Sequence[Backup], unwanted: Sequence[Backup]) -> None:
@@ -221,10 +228,16 @@ class Removal:
             )
         self.result.left_external.append(stream.stream_id)
 
-    def of_unreferenced(self, grace: timedelta) -> None:
-        """Remove all unreferenced objects that are older than `grace`; a failure is in the result."""
+    def of_unreferenced(self, grace: timedelta, only: Sequence[VMName] | None = None) -> None:
+        """Remove unreferenced objects that are older than `grace`; a failure is in the result.
+
+        `only` limits this to the objects that backups of these VMs left.
+        """
         try:
-            self._of_unreferenced(grace)
+            if only is None:
+                self._of_all_unreferenced(times.now() - grace)
+            for vm in only or ():
+                self._of_unreferenced_of(vm, times.now() - grace)
         except Interrupted:
             self._tell_removed()
             raise
@@ -241,13 +254,14 @@ class Removal:
         except PitrError as error:
             self.result.failed.append(FailedRemoval(None, error))
 
-    def _of_unreferenced(self, grace: timedelta) -> None:
+    def _of_all_unreferenced(self, limit: datetime) -> None:
         repository = self.repository
         with ExitStack() as stack:
             try:
-                # The streams of a running backup are unreferenced until it commits its record.
-                for vm_id in sorted(repository.locked_vms()):
-                    stack.enter_context(repository.lock_vm(VMName(vm_id, vm_id)))
+                if not self.dry_run:
+                    stack.enter_context(repository.collecting())
+                # Before the records are read: what a run commits after this moment is newer than `limit`.
+                limit = repository.before_all_writers(limit)
             except RepositoryError as error:
                 # A dry run also works on a read-only repository.
                 if not self.dry_run:
@@ -257,15 +271,37 @@ class Removal:
             except BusyError as error:
                 self.notify(f"unreferenced objects stay until the next run: {error.message}")
                 return
-            doubt = _doubt(repository)
-            if doubt is not None:
-                self.notify(f"unreferenced objects stay: {doubt}")
-                return
-            for name in sorted(unreferenced(repository, times.now() - grace)):
-                self.result.unreferenced.append(name)
-                self.result.freed_bytes += _size(repository, name)
+            catalog, unreadable = repository.completed_again()
+            if unreadable:
+                self.notify(f"unreferenced objects stay: cannot read a record: {unreadable[0]}")
+            elif contents.is_empty(catalog):
+                self.notify("unreferenced objects stay: the repository holds no record at all")
+            else:
+                self._remove_unreferenced(unreferenced.of_all(repository, catalog, limit))
+
+    def _of_unreferenced_of(self, vm: VMName, limit: datetime) -> None:
+        repository = self.repository
+        with ExitStack() as stack:
+            try:
                 if not self.dry_run:
-                    repository.store.delete(name)
+                    stack.enter_context(repository.lock_vm(vm))
+            except BusyError:
+                # The result names it already, or a backup has begun meanwhile.
+                return
+            catalog, unreadable = repository.completed_again(vm.id)
+            if unreadable:
+                self.notify(
+                    f"unreferenced objects of VM {vm.name} stay: cannot read a record: {unreadable[0]}"
+                )
+                return
+            self._remove_unreferenced(unreferenced.of_vm(repository, catalog, vm.id, limit))
+
+    def _remove_unreferenced(self, found: Iterable[str]) -> None:
+        for name in found:
+            self.result.unreferenced.append(name)
+            self.result.freed_bytes += _size(self.repository, name)
+            if not self.dry_run:
+                self.repository.store.delete(name)
 
 
 def _children_first(backups: Sequence[Backup]) -> list[Backup]:
@@ -314,37 +350,3 @@ def _size(repository: Repository, name: str) -> int:
         return repository.store.size(name)
     except ObjectMissing:
         return 0
-
-
-def _doubt(repository: Repository) -> str | None:
-    """Return why the list of referenced objects may be incomplete; None if it is complete."""
-    known = repository.catalog.known()
-    for name in sorted(set(repository.store.list(names.BACKUPS)) - known.keys()):
-        try:
-            repository.read_record(name)
-        except StoredDamage as error:
-            return f"cannot read a record: {error.message}"
-    if not known:
-        return "the repository holds no record at all"
-    return None
-
-
-def unreferenced(repository: Repository, limit: datetime) -> Iterator[str]:
-    """Yield the names of unreferenced blobs and indexes that were written before `limit`. Raises RepositoryError."""
-    referenced: set[str] = set()
-    for backup in repository.catalog.points():
-        for stream in backup.streams:
-            # A lost parent may come back, and the streams based on it need it.
-            for stream_id in (stream.stream_id, stream.parent_stream_id):
-                if stream_id is not None:
-                    referenced |= _objects(stream.disk_id, stream_id)
-            referenced |= {names.blob(part.disk_id, part.stream_id) for part in stream.parts}
-    for name in repository.store.list(names.STREAMS):
-        if name in referenced:
-            continue
-        try:
-            written = repository.store.written(name)
-        except ObjectMissing:
-            continue
-        if written < limit:
-            yield name

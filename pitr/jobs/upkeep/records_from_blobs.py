@@ -65,6 +65,7 @@ def recover(repository: Repository) -> Recovered:
     the VMs is being backed up, because the blobs of a running backup have no record yet; RepositoryError.
     """
     with ExitStack() as locks:
+        locks.enter_context(repository.collecting())
         for vm in _vms(repository):
             locks.enter_context(repository.lock_vm(vm))
         # Read the records under the locks: a backup may just have committed one.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pitr.errors import NoSuchVM
 from pitr.jobs import find
-from pitr.jobs.facts import facts_of_vm
+from pitr.jobs.facts import NO_FACTS, facts_of_vm
 from pitr.jobs.upkeep.prune import Pruned
 from pitr.model import VMName
 from pitr.repository import Repository, retired
@@ -22,10 +22,9 @@ def retire(repository: Repository, vms: Sequence[VMName], *, dry_run: bool = Fal
     for vm in vms:
         if not dry_run:
             retired.add(repository.store, vm)
-        points = repository.catalog.points(vm.id)
-        result.kept += points
-        result.kept_by.update({backup.backup_id: [_RETIRED] for backup in points})
-        result.facts.update(facts_of_vm(repository, vm.id))
+        facts = facts_of_vm(repository, vm.id)
+        for backup in repository.catalog_of_vm(vm.id).points(vm.id):
+            result.kept.add(backup, [_RETIRED], facts.get(backup.backup_id, NO_FACTS))
     return result
 
 

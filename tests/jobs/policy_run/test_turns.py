@@ -44,6 +44,12 @@ def test_with_one_day_everything_is_read(one: ReadStream) -> None:
     assert share_to_verify(_in_turn(streams), DAY, NOON, NOON) == _in_turn(streams)
 
 
+def test_a_stream_without_stored_bytes_is_never_left_out(one: ReadStream) -> None:
+    streams = [_stream(one, 0, 10, None), _stream(one, 1, 10, None), _stream(one, 2, 0, NOON)]
+    assert share_to_verify(streams, DAY, NOON, NOON) == streams
+    assert [each.stream.stream_id for each in share_to_verify(streams, 2 * DAY, NOON, NOON)] == ["0", "2"]
+
+
 def test_a_run_after_a_week_reads_the_share_of_a_week(one: ReadStream) -> None:
     streams = [_stream(one, number, 10, None) for number in range(28)]
     assert len(share_to_verify(streams, 28 * DAY, NOON, None)) == 1

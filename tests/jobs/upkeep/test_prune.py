@@ -224,7 +224,7 @@ def test_what_no_record_names_goes_after_the_grace_time(tmp_path: Path, memory_e
     assert _prune(stored.path, vm, Retention(last=9), dry_run=True).unreferenced == [name]
     assert orphan.exists()
     done = _prune(stored.path, vm, Retention(last=9))
-    assert (done.unreferenced, done.removed, orphan.exists()) == ([name], [], False)
+    assert (done.unreferenced, list(done.removed), orphan.exists()) == ([name], [], False)
     check_contents(stored.path, stored)
 
 
@@ -280,7 +280,7 @@ def test_prune_waits_for_nobody_and_removes_nothing_that_is_read(
 def _check_busy(done: Pruned, message: str) -> None:
     (busy,) = done.busy
     assert re.search(message, busy.message)
-    assert (done.removed, done.kept, done.exit_code) == ([], [], BusyError.exit_code)
+    assert (list(done.removed), list(done.kept), done.exit_code) == ([], [], BusyError.exit_code)
 
 
 def test_other_vms_are_pruned_while_one_is_busy_or_fails(

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Find unreferenced objects: blobs and indexes that no record names. Failed backups leave them.
+
+The streams of a running backup have no record yet either. How pitr tells them apart, without holding the locks of all
+VMs, is in docs/design.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+
+from pitr.errors import PitrError
+from pitr.repository import Repository, names
+from pitr.repository.catalog import Catalog, contents
+from pitr.repository.store import ObjectMissing
+
+
+def of_all(repository: Repository, catalog: Catalog, limit: datetime) -> Iterator[str]:
+    """Yield the names of all unreferenced objects that were written before `limit`, disk by disk, in order.
+
+    The catalog must have all records, and every writer that is still running must have started after `limit`.
+    """
+    parts = contents.parts_named(catalog)
+    for disk_id in sorted(repository.store.folders(names.STREAMS)):
+        yield from _of_disk(repository, catalog, disk_id, parts, limit)
+
+
+def of_vm(repository: Repository, catalog: Catalog, vm_id: str, limit: datetime) -> Iterator[str]:
+    """Yield the names of the unreferenced blobs that the VM's own backups wrote before `limit`, and of their indexes.
+
+    The catalog must have all records of the VM. The caller holds its lock, so none of its backups is running.
+    """
+    parts = contents.parts_named(catalog)
+    for disk_id in contents.disks_of_vm(catalog, vm_id):
+        writers: dict[str, bool] = {}
+        for name in _of_disk(repository, catalog, disk_id, parts, limit):
+            stream_id = names.stream_of(name)
+            if stream_id not in writers:
+                writers[stream_id] = _wrote(repository, vm_id, names.blob(disk_id, stream_id))
+            # A record that this catalog does not have yet, of another VM, may name the others.
+            if writers[stream_id]:
+                yield name
+
+
+def _of_disk(
+    repository: Repository, catalog: Catalog, disk_id: str, parts: set[tuple[str, str]], limit: datetime
+) -> Iterator[str]:
+    named = contents.streams_named(catalog, disk_id)
+    for name in sorted(repository.store.list(f"{names.STREAMS}/{disk_id}")):
+        stream_id = names.stream_of(name)
+        # Of a part, only the blob is needed.
+        if stream_id in named or ((disk_id, stream_id) in parts and name == names.blob(disk_id, stream_id)):
+            continue
+        with suppress(ObjectMissing):
+            if repository.store.written(name) < limit:
+                yield name
+
+
+def _wrote(repository: Repository, vm_id: str, blob: str) -> bool:
+    """Return whether the blob says that a backup of this VM wrote it."""
+    from pitr.repository.blob_walk import BlobWalk  # noqa: PLC0415 - a plan needs no arrays
+
+    with suppress(PitrError), repository.store.open(blob) as file:
+        return BlobWalk(file).meta.get("vm-id") == vm_id
+    return False
