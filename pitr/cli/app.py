@@ -42,6 +42,9 @@ ENTRIES = {
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
     "config": CommandEntry("config", "app", "Show or check the configuration."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
+    "consolidate": CommandEntry(
+        "consolidate", "consolidate", "Make a point independent of older points, without copying data."
+    ),
     "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
     "hold": CommandEntry("mark", "hold", "Hold a point: neither prune nor forget removes it."),
     "release": CommandEntry("mark", "release", "Release a held point."),

@@ -18,6 +18,7 @@ from pitr.repository import Repository
 from pitr.repository.history import Failure
 
 if TYPE_CHECKING:
+    from pitr.jobs.consolidate.one_point import Consolidated
     from pitr.jobs.policy_run.notices import Sent
     from pitr.jobs.policy_run.outcome import RunResult, StepResult
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
@@ -119,6 +120,16 @@ def verified(result: Verified) -> dict[str, Any]:
             "elsewhere": result.external,
         },
         "damage": [damage(finding) for finding in result.damage],
+    }
+
+
+def consolidated(result: Consolidated) -> dict[str, Any]:
+    """Return the document of `pitr consolidate`."""
+    return {
+        "created": [point(backup) for backup in result.created],
+        "removed": [point(backup, result.facts) for backup in result.removed],
+        "copied_bytes": result.copied_bytes,
+        "freed_bytes": result.freed_bytes,
     }
 
 

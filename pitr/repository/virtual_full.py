@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 from pitr.errors import UsageError
-from pitr.model import Kind, Part, Stream
+from pitr.model import Kind, Part, StoredObject, Stream
 from pitr.repository import names
 from pitr.repository.chain import ResolvedChain, frames_of
 from pitr.repository.index import OWN, Frames, IndexRow, IndexWriter, StreamRow, parts_of
@@ -24,12 +26,18 @@ _ROWS_AT_ONCE = 4096
 
 
 def store_virtual_full(
-    repository: Repository, resolved: ResolvedChain, stream: Stream, *, backup_id: str, stream_id: str
+    repository: Repository,
+    resolved: ResolvedChain,
+    stream: Stream,
+    *,
+    backup_id: str,
+    stream_id: str,
+    dry_run: bool = False,
 ) -> Stream:
     """Store the index of a new stream that is the disk of `resolved`, and return that stream.
 
     `stream` is the disk's stream at the point. If the record of `backup_id` is not written, the caller drops the new
-    stream. Raises StoredDamage; UsageError if a blob is stored externally.
+    stream. `dry_run` stores nothing, and returns the same. Raises StoredDamage; UsageError if a blob is external.
     """
     live = _live_layers(resolved)
     parts = _parts(resolved, live)
@@ -66,19 +74,34 @@ def store_virtual_full(
             StreamRow(stream_id, backup_id, new.disk_id, new.kind.value, new.size, None, new.frame_size),
             parts_of(new),
         )
-        copies = []
-        for name in (names.index(new.disk_id, stream_id), names.index_copy(new.disk_id, stream_id)):
-            with store.new(name) as stored:
-                copies.append(written(path, stored))
-                stored.commit()
+        stored_index = _digested(path) if dry_run else _stored_twice(repository, new, path)
     return replace(
         new,
         data_bytes=totals[False],
         zero_bytes=totals[True],
         extents=writer.rows,
-        index=copies[0],
-        index_copy=copies[1],
+        index=stored_index,
+        index_copy=stored_index,
     )
+
+
+def _digested(path: Path) -> StoredObject:
+    with path.open("rb") as file:
+        digest = blake3(file.read()).hexdigest()
+    return StoredObject(path.stat().st_size, digest)
+
+
+def _stored_twice(repository: Repository, stream: Stream, path: Path) -> StoredObject:
+    """Store an index file and its copy. Return the size and digest of each."""
+    stored_index = _digested(path)
+    for name in (
+        names.index(stream.disk_id, stream.stream_id),
+        names.index_copy(stream.disk_id, stream.stream_id),
+    ):
+        with repository.store.new(name) as stored:
+            stored_index = written(path, stored)
+            stored.commit()
+    return stored_index
 
 
 def _live_layers(resolved: ResolvedChain) -> list[int]:

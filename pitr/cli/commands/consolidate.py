@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`pitr consolidate`."""
+
+from __future__ import annotations
+
+from pitr.cli import point_options
+from pitr.cli.options import AtOption, Common, DryRunOption, OnlyVMArgument, PointOption, with_common
+from pitr.cli.point_options import Asked
+from pitr.jobs import documents
+from pitr.jobs.asked_time import parse
+from pitr.jobs.consolidate.one_point import consolidate as consolidate_point
+from pitr.text import printable
+from pitr.times import for_people
+from pitr.units import human_size
+
+
+@with_common(locks=True)
+def consolidate(
+    common: Common,
+    vm: OnlyVMArgument = None,
+    at: AtOption = None,
+    point: PointOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Make a point independent of older points, without copying data.
+
+    pitr writes down where the data of each disk is, and the new point takes the place of the old one: same time, same
+    disks, its own id; the old id still names it. Without --at and --point, pitr takes the VM's newest point. The points
+    before it may then go, with 'pitr forget' or 'pitr prune'. Stored data that a point still uses stays. The next
+    incremental backup can be based on the new point.
+
+    Points whose data is damaged or stored externally cannot be consolidated. The engine is not asked.
+
+    Examples: pitr consolidate web1; pitr consolidate web1 --at 2020-06-30 --dry-run
+    """
+    asked = point_options.at_most_one(at, point) or Asked(parse("now"), None)
+    with common.repository() as repository:
+        chosen = asked.find(repository, vm)
+        done = consolidate_point(repository, chosen.backup, dry_run=dry_run)
+    if common.out.json:
+        common.out.document(documents.consolidated(done))
+        return
+    name, time = printable(chosen.backup.vm.name), for_people(chosen.backup.point)
+    if not done.created:
+        common.out.show(
+            f"The point of VM {name} at {time} is not based on another one: there is nothing to do."
+        )
+        return
+    verb = "would take" if dry_run else "takes"
+    common.out.show(
+        f"Point {done.created[0].backup_id} {verb} the place of {chosen.backup.backup_id}, the point of VM {name} at "
+        f"{time}. It needs no other point; {human_size(done.freed_bytes)} freed."
+    )
