@@ -151,7 +151,7 @@ def _chains_read(points: Sequence[Backup], read: Mapping[str, datetime]) -> dict
 
 def _parents(points: Sequence[Backup], streams: Mapping[str, Stream]) -> dict[str, Stream]:
     """Return the parent of each stream that has one; that of a backup which stands for the parent's, if it is gone."""
-    instead = {
+    instead: dict[tuple[str | None, str], Stream] = {
         (backup.stands_for, stream.disk_id): stream
         for backup in points
         if backup.stands_for is not None
