@@ -131,6 +131,7 @@ def point_proven(points: Sequence[Backup], read: Mapping[str, datetime]) -> date
 def _chains_read(points: Sequence[Backup], read: Mapping[str, datetime]) -> dict[str, datetime | None]:
     """Return by stream id the time since which the whole chain of the stream was read; None if it was not."""
     streams = {stream.stream_id: stream for backup in points for stream in backup.streams}
+    parents = _parents(points, streams)
     since: dict[str, datetime | None] = {}
     for stream in streams.values():
         chain: list[Stream] = []
@@ -139,12 +140,32 @@ def _chains_read(points: Sequence[Backup], read: Mapping[str, datetime]) -> dict
             # Also ends a loop, which only damage can make.
             since[link.stream_id] = None
             chain.append(link)
-            link = streams.get(link.parent_stream_id or "")
+            link = parents.get(link.stream_id)
         for each in reversed(chain):
             own = _earliest(read.get(blob) for blob in _blobs(each))
-            below = own if each.parent_stream_id is None else since.get(each.parent_stream_id)
-            since[each.stream_id] = _earliest((own, below))
+            parent = parents.get(each.stream_id)
+            below = since.get(parent.stream_id) if parent is not None else None
+            since[each.stream_id] = own if each.parent_stream_id is None else _earliest((own, below))
     return since
+
+
+def _parents(points: Sequence[Backup], streams: Mapping[str, Stream]) -> dict[str, Stream]:
+    """Return the parent of each stream that has one; that of a backup which stands for the parent's, if it is gone."""
+    instead: dict[tuple[str | None, str], Stream] = {
+        (backup.stands_for, stream.disk_id): stream
+        for backup in points
+        if backup.stands_for is not None
+        for stream in backup.streams
+    }
+    parents: dict[str, Stream] = {}
+    for backup in points:
+        for stream in backup.streams:
+            if stream.parent_stream_id is not None:
+                known = streams.get(stream.parent_stream_id)
+                parent = known or instead.get((backup.parent_id, stream.disk_id))
+                if parent is not None:
+                    parents[stream.stream_id] = parent
+    return parents
 
 
 def _blobs(stream: Stream) -> list[str]:

@@ -43,13 +43,19 @@ def backups(catalog: Catalog, backup_ids: Collection[str]) -> dict[str, Backup]:
 
 
 def chain_length(catalog: Catalog, backup_id: str) -> int:
-    """Return the number of backups in the chain of this one, itself included, as far as the catalog knows them."""
+    """Return the number of backups in the chain of this one, itself included, as far as the catalog knows them.
+
+    The backup that stands for one that is gone counts instead.
+    """
     query = """
         WITH RECURSIVE below (backup_id, parent_id) AS (
-            SELECT backup_id, parent_id FROM point WHERE backup_id = ?
+            VALUES ('', ?)
             UNION
-            SELECT point.backup_id, point.parent_id FROM point JOIN below ON point.backup_id = below.parent_id
+            SELECT point.backup_id, point.parent_id FROM below JOIN point ON point.backup_id = coalesce(
+                (SELECT known.backup_id FROM point AS known WHERE known.backup_id = below.parent_id),
+                (SELECT instead.backup_id FROM point AS instead WHERE instead.stands_for = below.parent_id)
+            )
         )
-        SELECT count(*) FROM below
+        SELECT count(*) - 1 FROM below
     """
     return int(catalog.rows(query, [backup_id])[0][0])

@@ -17,6 +17,7 @@ from pitr.repository import Repository, findings, names, retired
 from pitr.repository.damage import Damage
 from pitr.repository.drills import DiskFindings, Drill, Finding, add
 from tests.jobs.status.histories import GiB, Night, store
+from tests.repository.test_virtual_full import STORY, chain_of, stand_in
 from tests.support.lab import MiB, make_vm
 from tests.support.pitr import Pitr
 from tests.support.points import VM, Writer, backup_of, fake_stream, record_path
@@ -128,6 +129,17 @@ def test_a_damaged_chain_longer_than_what_is_read_at_once(repository: Repository
     vm = vms(command, code=1)["web1"]
     assert vm["newest_good"]["backup_id"] == made[1].backup_id
     assert len(vm["damaged_points"]) == 98
+
+
+def test_a_point_that_stands_for_a_removed_one_is_part_of_the_chain(
+    repository: Repository, command: Pitr
+) -> None:
+    writer, _ = chain_of(repository, *STORY)
+    stand_in(repository, writer.backups[-1])
+    writer.add("4k:Z 252k:-", frame_size=64 << 10)
+    repository.remove(writer.backups[-2::-1])
+    (vm,) = vms(command).values()
+    assert vm["chain_length"] == len(command.json("show", VM.name)["chain"]) == 2
 
 
 def test_an_incomplete_newest_point_is_a_warning(repository: Repository, command: Pitr) -> None:

@@ -200,3 +200,11 @@ def test_a_stream_of_parts_is_proven_with_the_blobs_that_it_uses() -> None:
     later = NOON + timedelta(hours=1)
     assert proofs.point_proven(points, {full.stream_id: NOON}) is None
     assert proofs.point_proven(points, {full.stream_id: NOON, "other": later}) == NOON
+    # A point above one that is gone is based on the backup that stands for it.
+    gone = backup_of([fake_stream()])
+    stand_in = replace(points[0], stands_for=gone.backup_id)
+    above = fake_stream(parent=gone.streams[0].stream_id)
+    child = backup_of([above], parent_id=gone.backup_id)
+    everything = {full.stream_id: NOON, "other": later, above.stream_id: later}
+    assert proofs.point_proven([child], everything) is None
+    assert proofs.point_proven([child, stand_in], everything) == NOON
