@@ -21,7 +21,7 @@ FIRST = datetime(2020, 1, 1, tzinfo=UTC)
 
 def make_repository(folder: Path, points: int, vms: int) -> tuple[str, str]:
     """Create a repository with records but without streams. Return a VM's name and a point's id."""
-    from pitr.model import Backup, DiskSettings, Kind, Mode, Record, StoredObject, Stream, VMName
+    from pitr.model import Backup, DiskSettings, Kind, Mode, StoredObject, Stream, VMName
     from pitr.repository import Repository, names, record
 
     nothing = StoredObject(1, "0" * 64)
@@ -68,7 +68,7 @@ def make_repository(folder: Path, points: int, vms: int) -> tuple[str, str]:
                     pitr_version="0",
                 )
                 path = folder / names.record(vm.id, backup.point, backup.backup_id)
-                path.write_bytes(record.encode(Record(backup, None)))
+                path.write_bytes(record.encode(backup))
                 parent = replace(backup)
             if parent is not None:
                 chosen = parent.backup_id

@@ -112,7 +112,7 @@ def pitr_restore(repository: str, backup_id: str, url: str, cafile: str) -> dict
     from pitr.repository import Repository
 
     with Repository.open(Path(repository)) as opened:
-        backup = opened.record_of(backup_id).backup
+        backup = opened.record_of(backup_id)
         start, before_s = time.perf_counter(), _cpu_s()
         with open_point(opened, backup, backup.streams[0]) as source:
             needed = source.needed()
@@ -142,7 +142,7 @@ def replay(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, 
 
     written = 0
     with Repository.open(Path(repository)) as opened:
-        backup = opened.record_of(backup_id).backup
+        backup = opened.record_of(backup_id)
         start, before_s = time.perf_counter(), _cpu_s()
         for number, (owner, stream) in enumerate(reversed(opened.chain(backup, backup.streams[0]))):
             with opened.open_index(owner, stream) as index:

@@ -105,7 +105,7 @@ def to_file(repository: str, backup_id: str, target: str) -> None:
     from pitr.endpoints.images.raw_file import RawFileSink
 
     with Repository.open(Path(repository)) as opened:
-        backup = opened.record_of(backup_id).backup
+        backup = opened.record_of(backup_id)
         with open_point(opened, backup, backup.streams[0]) as source:
             sink = RawFileSink(Path(target), source.size)
             try:

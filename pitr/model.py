@@ -235,7 +235,7 @@ def parents_of(backups: Iterable[Backup]) -> dict[str, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The content of the file that commits a backup. `configuration` is the VM's OVF; None without one."""
+    """A backup to commit, and the VM's OVF, which is stored beside its record; None without one."""
 
     backup: Backup
     configuration: str | None

@@ -80,6 +80,8 @@ def with_points_lost(catalog: Catalog, damage: Damage, known: StoredFinding | No
     """Return the damage with all points that are lost because of it."""
     if known is not None and known.what == findings.ENGINE:
         lost = [known.backup_id]
+    elif damage.what == "configuration":
+        lost = []
     elif damage.stream_id is not None:
         lost = catalog.dependants(damage.stream_id)
     else:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pitr.errors import RepositoryError
-from pitr.model import Backup, Record, StoredObject
+from pitr.model import Backup, StoredObject
 from pitr.repository import lock, names
 from pitr.repository.catalog import Catalog, contents, overview
 from pitr.repository.catalog.catalog import KEYS, CatalogUnusable
@@ -21,7 +21,7 @@ from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
 from pitr.system.closing import Closes
 
-ReadRecord = Callable[[str], tuple[Record, StoredObject]]
+ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
 CatalogRow = dict[str, Any]
 #: Records that are read and added at a time.
@@ -225,11 +225,11 @@ def _read(record_names: Sequence[str], read_record: ReadRecord) -> tuple[list[St
     damage: list[str] = []
     for name in record_names:
         try:
-            record, stored = read_record(name)
+            backup, stored = read_record(name)
         except StoredDamage as error:
             damage.append(error.message)
         else:
-            entries.append((record.backup, name, stored))
+            entries.append((backup, name, stored))
     return entries, damage
 
 

@@ -16,7 +16,7 @@ from blake3 import blake3
 from pitr.errors import FormatError
 from pitr.repository import schema
 
-#: The largest document in bytes. A record holds the VM's configuration, which has no bound of its own.
+#: The largest document in bytes.
 MAX_SIZE = 64 << 20
 
 
@@ -28,6 +28,13 @@ def encode(document: dict[str, Any]) -> bytes:
 
 def decode(stored: bytes, schema_name: str) -> dict[str, Any]:
     """Return a stored document after checking its form, digest and schema. Raises FormatError."""
+    document = parse(stored)
+    validate(document, schema_name)
+    return document
+
+
+def parse(stored: bytes) -> dict[str, Any]:
+    """Return a stored document after checking its form and digest. Raises FormatError."""
     try:
         document = orjson.loads(stored)
     except orjson.JSONDecodeError as error:
@@ -45,7 +52,6 @@ def decode(stored: bytes, schema_name: str) -> dict[str, Any]:
     if blake3(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest() != digest:
         raise FormatError("its digest does not match")
     document["digest"] = digest
-    _validate(document, schema_name)
     return document
 
 
@@ -57,7 +63,8 @@ def _has_fraction(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def _validate(document: dict[str, Any], schema_name: str) -> None:
+def validate(document: dict[str, Any], schema_name: str) -> None:
+    """Check a document against its schema. Raises FormatError."""
     import fastjsonschema  # noqa: PLC0415 - a list of points must not wait for it
 
     try:

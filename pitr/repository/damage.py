@@ -11,7 +11,7 @@ from pitr.model import Stream
 from pitr.text import printable
 
 DamageKind = Literal["missing", "corrupt", "truncated", "inconsistent"]
-What = Literal["blob", "index", "record", "frame", "parent"]
+What = Literal["blob", "index", "record", "frame", "parent", "configuration"]
 
 
 @dataclass(frozen=True, slots=True)

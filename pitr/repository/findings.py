@@ -73,8 +73,10 @@ def add(
     RepositoryError.
     """
     now = times.now()
-    # An object that belongs to no backup is no part of a point.
-    of_backups = [damage for damage in found if damage.backup_id is not None]
+    # An object that belongs to no backup is no part of a point, and without a configuration all disks are there.
+    of_backups = [
+        damage for damage in found if damage.backup_id is not None and damage.what != "configuration"
+    ]
     for damage in _new(store, vm_id, check, of_backups):
         document: dict[str, Any] = {
             "format": FORMAT,

@@ -119,6 +119,14 @@ def _is_held(path: Path) -> bool:
 
 
 @contextmanager
+def wait_to_share(path: Path, what: str) -> Iterator[None]:
+    """Wait for the lock file `path`, and share it while the block runs. Only for blocks that take a moment."""
+    with _opened(path, what) as handle:
+        _take(handle, fcntl.LOCK_SH, what)
+        yield
+
+
+@contextmanager
 def _opened(path: Path, what: str) -> Iterator[int]:
     try:
         with suppress(FileExistsError):

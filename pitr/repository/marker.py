@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from pitr import times
 from pitr.errors import FormatError, RepositoryError
@@ -17,7 +19,9 @@ from pitr.repository.store import ObjectExists, ObjectMissing, PosixStore, Store
 from pitr.repository.store.naming import set_mode
 from pitr.repository.store.s3 import S3Location
 
-FORMAT = 1
+FORMAT = 2
+#: How long objects stay in a bucket after the removal of their point: writers hold no locks there.
+_GRACE = timedelta(days=3)
 #: Features beyond the format that a repository may require. This version of pitr knows none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
 _SCHEMA = "repository.schema.json"
@@ -32,6 +36,10 @@ def create(location: Location) -> None:
             "format": FORMAT,
             "required_features": sorted(KNOWN_FEATURES),
             "created": times.to_text(times.now()),
+            # In a folder, locks protect what a writer needs.
+            "grace": 0 if isinstance(location, Path) else int(_GRACE.total_seconds()),
+            "lock": None,
+            "encryption": None,
         }
         store.create(names.REPOSITORY, canonical.encode(document))
     except ObjectExists:
@@ -51,17 +59,36 @@ def read_id(location: Location, store: Store) -> str:
             "Create one with 'pitr init', or name another one with --repo.",
         ) from None
     try:
-        document = canonical.decode(stored, _SCHEMA)
+        document = canonical.parse(stored)
+        _check_format(document, where)
+        canonical.validate(document, _SCHEMA)
     except FormatError as error:
         raise StoredDamage(
             Damage(None, None, None, "corrupt", "record", f"{where}/{names.REPOSITORY}: {error.message}")
         ) from None
-    unknown = sorted(set(document["required_features"]) - KNOWN_FEATURES)
-    if document["format"] != FORMAT or unknown:
-        what = f"format {document['format']}" + (f" with {', '.join(unknown)}" if unknown else "")
-        raise RepositoryError(f"the repository in {where} needs a newer pitr ({what})", "Update pitr.")
+    used = (key for key in ("lock", "encryption") if document[key] is not None)
+    unknown = sorted({*document["required_features"], *used} - KNOWN_FEATURES)
+    if unknown:
+        raise _too_new(where, f"format {FORMAT} with {', '.join(unknown)}")
     repository_id: str = document["id"]
     return repository_id
+
+
+def _check_format(document: dict[str, Any], where: str) -> None:
+    """Raise RepositoryError for another format, whose document may have another schema."""
+    found = document.get("format")
+    if not isinstance(found, int) or found == FORMAT:
+        return
+    if found < FORMAT:
+        raise RepositoryError(
+            f"the repository in {where} has format {found}, which this version no longer reads",
+            "Make a new one with 'pitr init'. The version of pitr that wrote the old one still restores from it.",
+        )
+    raise _too_new(where, f"format {found}")
+
+
+def _too_new(where: str, what: str) -> RepositoryError:
+    return RepositoryError(f"the repository in {where} needs a newer pitr ({what})", "Update pitr.")
 
 
 def _exists(location: Location) -> RepositoryError:

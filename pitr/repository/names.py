@@ -4,26 +4,30 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pitr import times
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _MAX_NAME = 4096
 
 REPOSITORY = "repository.json"
-STREAMS = "streams"
+BLOBS = "blobs"
+INDEXES = "indexes"
+CONFIGURATIONS = "configurations"
+COMMITS = "commits"
+CONTROL = "control"
 BACKUPS = "backups"
 #: No VM's lock has this name, because an id does not begin with a dot.
 CATALOG_LOCK = "locks/.catalog"
 #: Held by a process that removes unreferenced objects, or makes records of them.
 COLLECTION_LOCK = "locks/.collection"
-PENDING = "pending"
+#: Shared by commits, and held by who removes configurations.
+CONFIGURATIONS_LOCK = "locks/.configurations"
 DRILLS = "drills"
 CHECKS = "checks"
 MARKS = "marks"
 PROOFS = "proofs"
-UPLOADS = "uploads"
 RETIRED = "retired"
 SUCCESSIONS = "successions"
 RUNS = "runs"
@@ -31,17 +35,17 @@ RUNS = "runs"
 
 def blob(disk_id: str, stream_id: str) -> str:
     """Return the name of a stream's blob."""
-    return f"{STREAMS}/{disk_id}/{stream_id}.sparse.zst"
+    return f"{BLOBS}/{disk_id}/{stream_id}.sparse.zst"
 
 
 def index(disk_id: str, stream_id: str) -> str:
     """Return the name of a stream's extent index."""
-    return f"{STREAMS}/{disk_id}/{stream_id}.index.db"
+    return f"{INDEXES}/{disk_id}/{stream_id}.index.db"
 
 
 def index_copy(disk_id: str, stream_id: str) -> str:
     """Return the name of the second copy of a stream's extent index."""
-    return f"{STREAMS}/{disk_id}/{stream_id}.copy.db"
+    return f"{INDEXES}/{disk_id}/{stream_id}.copy.db"
 
 
 def stream_of(name: str) -> str:
@@ -84,14 +88,24 @@ def records_of(vm_id: str | None) -> str:
     return BACKUPS if vm_id is None else f"{BACKUPS}/{vm_id}"
 
 
-def checkpoint(vm_id: str, checkpoint_id: str) -> str:
-    """Return the note that pitr created this checkpoint."""
-    return f"checkpoints/{vm_id}/{checkpoint_id}"
+def configuration(digest: str) -> str:
+    """Return the name of a VM's configuration, the digest of its bytes."""
+    return f"{CONFIGURATIONS}/{digest}"
 
 
-def distrusted(vm_id: str, disk_id: str) -> str:
-    """Return the note that the change tracking of this disk was wrong."""
-    return f"distrusted/{vm_id}/{disk_id}"
+def day(time: datetime) -> str:
+    """Return the day (UTC) as in the names of commit notes: 20200630."""
+    return time.astimezone(UTC).strftime("%Y%m%d")
+
+
+def commit(now: datetime, vm_id: str, point: datetime, backup_id: str) -> str:
+    """Return the note that the record of a backup is about to be stored."""
+    return f"{COMMITS}/{day(now)}/{times.to_object_name(point)}-{vm_id}-{backup_id}"
+
+
+def control(kind: str, *key: str) -> str:
+    """Return one object of a state that begins and ends, or the folder of those whose keys begin with `key`."""
+    return "/".join((CONTROL, kind, *key))
 
 
 def succession(vm_id: str, old_id: str, new_id: str) -> str:
@@ -102,11 +116,6 @@ def succession(vm_id: str, old_id: str, new_id: str) -> str:
 def successions_of(vm_id: str) -> str:
     """Return the folder of the notes of a VM's replaced disks."""
     return f"{SUCCESSIONS}/{vm_id}"
-
-
-def upload(disk_id: str) -> str:
-    """Return the note that pitr created this disk for an upload."""
-    return f"{UPLOADS}/{disk_id}"
 
 
 def upload_lock(disk_id: str) -> str:
@@ -143,16 +152,6 @@ def run(ended: datetime, random: str, command: str, *, ok: bool) -> str:
     """Return the outcome of a run."""
     result = "ok" if ok else "failed"
     return f"{RUNS}/{ended:%Y%m}/{times.to_object_name(ended)}-{random}-{command}-{result}.json"
-
-
-def pending(vm_id: str, backup_id: str) -> str:
-    """Return the note that this backup may be open on the engine."""
-    return f"{PENDING}/{vm_id}/{backup_id}"
-
-
-def pending_of(vm_id: str) -> str:
-    """Return the folder of a VM's pending backups."""
-    return f"{PENDING}/{vm_id}"
 
 
 def usable_id(value: object) -> str | None:

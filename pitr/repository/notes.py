@@ -7,45 +7,41 @@ names the disks whose change tracking was wrong; their next backup must be a ful
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 
-from pitr.repository import names
-from pitr.repository.store import ObjectExists, Store
+from pitr.repository.pairs import CHECKPOINTS, DISTRUSTED
+from pitr.repository.store import Store
 
 
 def add_checkpoint(store: Store, vm_id: str, checkpoint_id: str) -> None:
     """Note that pitr created a checkpoint."""
-    with suppress(ObjectExists):
-        store.create(names.checkpoint(vm_id, checkpoint_id), b"")
+    CHECKPOINTS.begin(store, vm_id, checkpoint_id)
 
 
-def remove_checkpoint(store: Store, vm_id: str, checkpoint_id: str) -> None:
-    """Delete the note of a checkpoint."""
-    store.delete(names.checkpoint(vm_id, checkpoint_id))
+def forget_checkpoint(store: Store, vm_id: str, checkpoint_id: str) -> None:
+    """Note that a checkpoint is gone."""
+    CHECKPOINTS.end(store, vm_id, checkpoint_id)
 
 
 def checkpoints(store: Store, vm_id: str) -> Iterator[str]:
     """Yield the ids of the VM's checkpoints that pitr created and has not removed."""
-    yield from _ids(store, names.checkpoint(vm_id, ""))
+    for _, checkpoint_id in CHECKPOINTS.open(store, vm_id):
+        yield checkpoint_id
 
 
 def distrust(store: Store, vm_id: str, disk_id: str) -> None:
     """Note that the engine reported wrong changes of a disk."""
-    with suppress(ObjectExists):
-        store.create(names.distrusted(vm_id, disk_id), b"")
+    if disk_id not in distrusted(store, vm_id):
+        DISTRUSTED.begin(store, vm_id, disk_id, uuid.uuid4().hex)
 
 
 def trust_again(store: Store, vm_id: str, disk_id: str) -> None:
-    """Delete the note of a distrusted disk."""
-    store.delete(names.distrusted(vm_id, disk_id))
+    """End the distrust of a disk."""
+    for key in list(DISTRUSTED.open(store, vm_id, disk_id)):
+        DISTRUSTED.end(store, *key)
 
 
-def distrusted(store: Store, vm_id: str) -> Iterator[str]:
-    """Yield the ids of the VM's disks that need a full backup next."""
-    yield from _ids(store, names.distrusted(vm_id, ""))
-
-
-def _ids(store: Store, folder: str) -> Iterator[str]:
-    for name in store.list(folder.rstrip("/")):
-        yield name.rpartition("/")[2]
+def distrusted(store: Store, vm_id: str) -> set[str]:
+    """Return the ids of the VM's disks that need a full backup next."""
+    return {disk_id for _, disk_id, _ in DISTRUSTED.open(store, vm_id)}

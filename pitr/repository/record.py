@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Records: the JSON objects that commit backups (schema/record.schema.json)."""
+"""Records: the JSON objects that commit backups (schema/record.schema.json).
+
+What the management of a repository needs is in the open: ids, times, kinds, sizes and digests. What describes the VM
+and its disks to people is in one object, `private`, which a sealed repository can encrypt.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +21,25 @@ from pitr.model import (
     LeftOut,
     Mode,
     Part,
-    Record,
     StoredObject,
     Stream,
     VMName,
 )
 from pitr.repository import canonical
 
-FORMAT = 1
+FORMAT = 2
 _SCHEMA = "record.schema.json"
+#: The only type of configuration: what the engine gives.
+_OVF = "ovf"
 
 
-def encode(record: Record) -> bytes:
-    """Return the stored form of a record."""
-    backup = record.backup
+def encode(backup: Backup) -> bytes:
+    """Return the stored form of a backup's record."""
     document = {
         "format": FORMAT,
         "backup_id": backup.backup_id,
-        "vm": asdict(backup.vm),
+        "vm_id": backup.vm.id,
         "kind": backup.kind.value,
-        "reason": backup.reason,
         "point": times.to_text(backup.point),
         "lo": times.to_text(backup.lo),
         "parent_id": backup.parent_id,
@@ -45,27 +48,40 @@ def encode(record: Record) -> bytes:
         "mode": backup.mode.value,
         "consistency": backup.consistency,
         "disks": [_stream_document(stream) for stream in backup.streams],
-        "left_out": [_left_out_document(disk) for disk in backup.left_out],
+        "left_out": [{"disk_id": disk.disk_id, "cause": disk.cause.value} for disk in backup.left_out],
         "configuration": None
-        if record.configuration is None
-        else {"type": "ovf", "data": record.configuration},
+        if backup.configuration is None
+        else {"type": _OVF, **asdict(backup.configuration)},
         "duration_ms": backup.duration_ms,
         "pitr_version": backup.pitr_version,
+        "private": {
+            "vm_name": backup.vm.name,
+            "reason": backup.reason,
+            "disks": [_private_of(stream) for stream in backup.streams],
+            "left_out": [{"name": disk.name, "reason": disk.reason} for disk in backup.left_out],
+        },
     }
     if backup.stands_for is not None:
         document["stands_for"] = backup.stands_for
     return canonical.encode(document)
 
 
-def decode(stored: bytes) -> Record:
+def decode(stored: bytes) -> Backup:
     """Read a record. Raises FormatError if it is damaged or contradicts itself."""
     document = canonical.decode(stored, _SCHEMA)
-    configuration = document["configuration"]
+    private, configuration = document["private"], document["configuration"]
+    for key in ("disks", "left_out"):
+        if len(document[key]) != len(private[key]):
+            raise FormatError(f"the record describes {len(private[key])} of {len(document[key])} {key}")
+    left_out = [
+        LeftOut(open_["disk_id"], described["name"], described["reason"], Cause(open_["cause"]))
+        for open_, described in zip(document["left_out"], private["left_out"], strict=True)
+    ]
     backup = Backup(
         backup_id=document["backup_id"],
-        vm=VMName(**document["vm"]),
+        vm=VMName(document["vm_id"], private["vm_name"]),
         kind=Kind(document["kind"]),
-        reason=document["reason"],
+        reason=private["reason"],
         point=times.from_text(document["point"]),
         lo=times.from_text(document["lo"]),
         parent_id=document["parent_id"],
@@ -73,17 +89,21 @@ def decode(stored: bytes) -> Record:
         from_checkpoint_id=document["from_checkpoint_id"],
         mode=Mode(document["mode"]),
         consistency=document["consistency"],
-        streams=tuple(_stream(disk) for disk in document["disks"]),
-        # In the order of the catalog, so that the two can be compared.
-        left_out=tuple(
-            sorted((_left_out(disk) for disk in document["left_out"]), key=lambda disk: disk.disk_id)
+        streams=tuple(
+            _stream(open_, described)
+            for open_, described in zip(document["disks"], private["disks"], strict=True)
         ),
+        # In the order of the catalog, so that the two can be compared.
+        left_out=tuple(sorted(left_out, key=lambda disk: disk.disk_id)),
         duration_ms=document["duration_ms"],
         pitr_version=document["pitr_version"],
         stands_for=document.get("stands_for"),
+        configuration=None
+        if configuration is None
+        else StoredObject(configuration["size"], configuration["digest"]),
     )
     check(backup)
-    return Record(backup, None if configuration is None else configuration["data"])
+    return backup
 
 
 def check(backup: Backup) -> None:
@@ -109,48 +129,42 @@ def check(backup: Backup) -> None:
             raise FormatError(f"the stream {stream.stream_id} has no blob")
 
 
-#: Reasons in records of pitr versions that did not store the cause.
-_CAUSES = {
-    "not selected": Cause.CHOSEN,
-    "excluded": Cause.CHOSEN,
-    "the stream it is based on is lost": Cause.MISSING,
-}
-
-
-def _left_out_document(disk: LeftOut) -> dict[str, Any]:
-    document = asdict(disk)
-    # Early versions of pitr do not know this key.
-    if disk.cause is Cause.UNABLE:
-        del document["cause"]
-    return document
-
-
-def _left_out(document: dict[str, Any]) -> LeftOut:
-    cause = document.get("cause") or _CAUSES.get(document["reason"], Cause.UNABLE)
-    return LeftOut(**{**document, "cause": Cause(cause)})
-
-
 #: Keys of a stream that are absent instead of null or empty.
-_ONLY_IF_NEEDED = ("blob", "note", "external", "changes", "parts", "index_copy")
+_ONLY_IF_NEEDED = ("blob", "external", "changes", "parts", "index_copy")
+#: What the private object has of a stream.
+_PRIVATE = ("name", "reason", "settings", "note")
 
 
 def _stream_document(stream: Stream) -> dict[str, Any]:
-    document = {**asdict(stream), "kind": stream.kind.value}
-    # Early versions of pitr do not know these keys.
-    settings = stream.settings
-    document["settings"] = {
+    document = {**asdict(stream), "kind": stream.kind.value, "parts": [asdict(part) for part in stream.parts]}
+    return {
         key: value
-        for key, value in asdict(settings).items()
-        if key not in MORE_SETTINGS or key in settings.more
+        for key, value in document.items()
+        if key not in _PRIVATE and (value or key not in _ONLY_IF_NEEDED)
     }
-    document["parts"] = [asdict(part) for part in stream.parts]
-    return {key: value for key, value in document.items() if key not in _ONLY_IF_NEEDED or value}
 
 
-def _stream(document: dict[str, Any]) -> Stream:
+def _private_of(stream: Stream) -> dict[str, Any]:
+    settings = stream.settings
+    document: dict[str, Any] = {
+        "name": stream.name,
+        "reason": stream.reason,
+        "settings": {
+            key: value
+            for key, value in asdict(settings).items()
+            if key not in MORE_SETTINGS or key in settings.more
+        },
+    }
+    if stream.note is not None:
+        document["note"] = stream.note
+    return document
+
+
+def _stream(document: dict[str, Any], private: dict[str, Any]) -> Stream:
     return Stream(
         **{
             **document,
+            **private,
             "kind": Kind(document["kind"]),
             "blob": _object(document.get("blob")),
             "index": StoredObject(**document["index"]),
@@ -158,7 +172,7 @@ def _stream(document: dict[str, Any]) -> Stream:
             "parts": tuple(
                 Part(**{**part, "blob": StoredObject(**part["blob"])}) for part in document.get("parts", ())
             ),
-            "settings": DiskSettings(**document["settings"]),
+            "settings": DiskSettings(**private["settings"]),
         }
     )
 

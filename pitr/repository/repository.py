@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +15,7 @@ from blake3 import blake3
 
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
-from pitr.repository import canonical, lock, marker, names, record
+from pitr.repository import canonical, commit_notes, configurations, lock, marker, names, record
 from pitr.repository import location as locations
 from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
@@ -177,16 +178,38 @@ class Repository(Closes):
         if not keep_blob:
             self.store.delete(names.blob(disk_id, stream_id))
 
-    def commit(self, new: Record) -> None:
-        """Commit a backup after all its streams: store its record, which makes it a point.
+    def commit(self, new: Record) -> Backup:
+        """Commit a backup after all its streams: store the VM's configuration, then the record, which makes it a point.
 
-        Raises FormatError for a record that no reader would accept, and RepositoryError.
+        Returns the backup with the reference to its configuration. Raises FormatError for a record that no reader
+        would accept, and RepositoryError.
         """
-        stored = record.encode(new)
-        if len(stored) > canonical.MAX_SIZE or record.decode(stored) != new:
-            raise FormatError(f"pitr could not read the record of backup {new.backup.backup_id} again")
-        name = names.record(new.backup.vm.id, new.backup.point, new.backup.backup_id)
-        streams = {stream.stream_id for stream in new.backup.streams}
+        backup = new.backup
+        configuration = None if new.configuration is None else configurations.encode(new.configuration)
+        if configuration is not None:
+            backup = replace(backup, configuration=configurations.described(configuration))
+        stored = record.encode(backup)
+        if len(stored) > canonical.MAX_SIZE or record.decode(stored) != backup:
+            raise FormatError(f"pitr could not read the record of backup {backup.backup_id} again")
+        name = names.record(backup.vm.id, backup.point, backup.backup_id)
+        with ExitStack() as stack:
+            if configuration is not None:
+                # Prune may be about to remove an old configuration that is used again now.
+                stack.enter_context(
+                    lock.wait_to_share(self.path / names.CONFIGURATIONS_LOCK, "the VMs' configurations")
+                )
+                configurations.add(self.store, configuration)
+            commit_notes.add(self.store, backup)
+            self._store_record(backup, name, stored)
+        try:
+            self.catalog.add([(backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))])
+        except RepositoryError:
+            # The record is the commit. The catalog adds it when it is opened again.
+            self._forget_catalog()
+        return backup
+
+    def _store_record(self, backup: Backup, name: str, stored: bytes) -> None:
+        streams = {stream.stream_id for stream in backup.streams}
         # From here on, the record may be stored although a signal or an error comes.
         self._recorded |= streams
         try:
@@ -195,11 +218,6 @@ class Repository(Closes):
             if not self._may_be_stored(name, stored):
                 self._recorded -= streams
             raise
-        try:
-            self.catalog.add([(new.backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))])
-        except RepositoryError:
-            # The record is the commit. The catalog adds it when it is opened again.
-            self._forget_catalog()
 
     def remove(self, backups: Sequence[Backup]) -> None:
         """Remove the records of backups in this order, each before the backup that it is based on.
@@ -230,7 +248,7 @@ class Repository(Closes):
 
     # Reading
 
-    def read_record(self, name: str) -> tuple[Record, StoredObject]:
+    def read_record(self, name: str) -> tuple[Backup, StoredObject]:
         """Read a record by the name of its object, without the catalog. Raises StoredDamage."""
         of_backup = names.backup_of_record(name)
         try:
@@ -240,27 +258,26 @@ class Repository(Closes):
         except RepositoryError as error:
             raise _record_damage(of_backup, "corrupt", error.message) from error
         try:
-            decoded = record.decode(stored)
+            backup = record.decode(stored)
         except FormatError as error:
             raise _record_damage(
                 of_backup, "corrupt", f"the record {name} is damaged: {error.message}"
             ) from None
-        backup = decoded.backup
         if names.record(backup.vm.id, backup.point, backup.backup_id) != name:
             raise _record_damage(
                 backup.backup_id,
                 "inconsistent",
                 f"the record {name} has the wrong name for backup {backup.backup_id}",
             )
-        return decoded, StoredObject(len(stored), blake3(stored).hexdigest())
+        return backup, StoredObject(len(stored), blake3(stored).hexdigest())
 
-    def record_of(self, backup_id: str) -> Record:
+    def record_of(self, backup_id: str) -> Backup:
         """Read the record of a backup, and compare it with the catalog. Raises StoredDamage."""
         known = self.catalog_with_point(backup_id).known_record(backup_id)
         if known is None:
             raise _record_damage(backup_id, "missing", f"the record of backup {backup_id} is missing")
         try:
-            stored_record, stored = self.read_record(known.name)
+            backup, stored = self.read_record(known.name)
         except StoredDamage as error:
             damage = error.damage
             raise _record_damage(backup_id, damage.kind, damage.message) from None
@@ -268,7 +285,17 @@ class Repository(Closes):
             raise _record_damage(
                 backup_id, "inconsistent", f"the record {known.name} was changed after it was written"
             )
-        return stored_record
+        return backup
+
+    def configuration_of(self, backup: Backup) -> str | None:
+        """Return the configuration of a point's VM; None if it has none. Raises StoredDamage."""
+        return configurations.read(self.store, backup)
+
+    @contextmanager
+    def removing_configurations(self) -> Iterator[None]:
+        """Keep commits out while configurations are removed; it is to take a moment."""
+        with lock.wait_for(self.path / names.CONFIGURATIONS_LOCK, "the VMs' configurations"):
+            yield
 
     def chain(
         self, backup: Backup, stream: Stream, read: Mapping[str, Backup] | None = None
@@ -279,7 +306,7 @@ class Repository(Closes):
         """
         read = read or {}
         # The catalog does not suffice: the record may be lost or changed.
-        if backup.backup_id not in read and self.record_of(backup.backup_id).backup != backup:
+        if backup.backup_id not in read and self.record_of(backup.backup_id) != backup:
             message = f"the catalog and the record of backup {backup.backup_id} do not agree: see 'pitr catalog check'"
             raise CatalogDiffers(Damage(backup.backup_id, None, None, "inconsistent", "record", message))
         links = [(backup, stream)]
@@ -319,12 +346,12 @@ class Repository(Closes):
     def _record_or_stand_in(self, backup_id: str) -> Backup:
         """Read the record of a backup, or of the synthetic one that stands for it. Raises StoredDamage."""
         try:
-            return self.record_of(backup_id).backup
+            return self.record_of(backup_id)
         except StoredDamage:
             stand_in = self.catalog_with_point(backup_id).stand_in(backup_id)
             if stand_in is None:
                 raise
-            return self.record_of(stand_in.backup_id).backup
+            return self.record_of(stand_in.backup_id)
 
     def check_sizes(self, backup: Backup, stream: Stream) -> None:
         """Compare the sizes of a stream's blob and index with the record. Raises StoredDamage."""

@@ -24,6 +24,7 @@ from pitr.endpoints.streams.detect import open_stream
 from pitr.errors import FormatError, NoSuchError, PitrError, UsageError
 from pitr.lab.host.host import Host
 from pitr.system.process import run
+from tests.support.layout import stored
 from tests.support.points import Writer, applied, disk, read_point
 
 SIZE = 3 * (1 << 20) + 512
@@ -254,7 +255,7 @@ def test_a_copy_that_fails_leaves_nothing(repository: Repository, tmp_path: Path
                 copy(source, sink)
     assert [path.name for path in tmp_path.iterdir()] == ["repository"]
     assert repository.catalog.points() == []
-    assert not list((repository.path / "streams").rglob("*.*"))
+    assert not stored(repository)
     # The VM is free again.
     with open_sink(repository, SIZE, vm="v", disk="d") as sink, open_source(CONTENT) as whole:
         copy(whole, sink)

@@ -19,6 +19,7 @@ import pytest
 from pitr.lab import Lab, LabVM
 from pitr.lab.engine.state import Transfer
 from tests.support.lab import MiB, assert_disk_is, assert_restores, make_vm, nothing_open, oracle_of
+from tests.support.layout import open_states
 from tests.support.pitr import Pitr, ended, wait_until
 
 
@@ -101,7 +102,7 @@ def test_a_backup_that_is_interrupted_leaves_nothing(
     assert nothing_open(lab)
     assert pitr.json("list") == before
     assert pitr.json("verify")["ok"]
-    assert list((pitr.repository / "pending").rglob("*-*-*-*-*/*")) == []
+    assert open_states(pitr.repository, "pending", "ended") == set()
     with oracle_of(lab, tmp_path) as oracle:
         said = pitr("backup", vm.name, "--output", "json")
     assert "left open" not in said.stderr

@@ -193,7 +193,7 @@ def test_every_document(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     pitr("catalog", "query", "SELECT 1 AS one", "--set", "days=1", code=2)
 
     stream = full["disks"][0]
-    blob = pitr.repository / "streams" / stream["disk_id"] / f"{stream['stream_id']}.sparse.zst"
+    blob = pitr.repository / "blobs" / stream["disk_id"] / f"{stream['stream_id']}.sparse.zst"
     blob.unlink()
     verified = pitr.json("verify", code=3)
     assert_shape(verified, {"ok": (False,), "damage": [DAMAGE]})

@@ -48,7 +48,7 @@ def _files(repository: Path) -> set[Path]:
         path
         for path in repository.rglob("*")
         if path.is_file()
-        and path.relative_to(repository).parts[0] in ("repository.json", "streams", "backups")
+        and path.relative_to(repository).parts[0] in ("repository.json", "blobs", "indexes", "backups")
     }
 
 

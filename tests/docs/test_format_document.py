@@ -106,7 +106,7 @@ def test_the_frames_of_the_example_are_where_it_says() -> None:
 
 def test_the_document_of_the_example_is_a_valid_one() -> None:
     document = canonical.decode(_block("json").encode(), "repository.schema.json")
-    assert document["format"] == 1
+    assert document["format"] == 2
 
 
 def _properties(name: str, definition: str | None = None) -> set[str]:
@@ -121,6 +121,7 @@ def _properties(name: str, definition: str | None = None) -> set[str]:
         ("repository.schema.json", None),
         ("record.schema.json", None),
         ("record.schema.json", "stream"),
+        ("record.schema.json", "private_stream"),
         ("finding.schema.json", None),
         ("run.schema.json", None),
         ("proof.schema.json", None),

@@ -87,7 +87,7 @@ def test_an_installed_pitr_works(wheel: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
     ).stdout
     assert where.startswith(str(installed))
-    assert json.loads(pitr("init", "--output", "json"))["repository"]["format"] == 1
+    assert json.loads(pitr("init", "--output", "json"))["repository"]["format"] == 2
     assert json.loads(pitr("list", "--output", "json")) == {"points": []}
     assert json.loads(pitr("catalog", "check", "--output", "json"))["ok"]
     assert json.loads(pitr("verify", "--output", "json"))["ok"]

@@ -75,7 +75,7 @@ def _seeds(corpus: Path) -> None:
     )
     connection.commit()
     connection.close()
-    record = hostile.sealed({"format": 1, "backup_id": "b", "vm": {"id": "v", "name": "n"}})
+    record = hostile.sealed({"format": 2, "backup_id": "b", "vm_id": "v", "private": {"vm_name": "n"}})
     for number, data in enumerate((record, path.read_bytes(), stream, zstandard.compress(stream))):
         (corpus / f"seed{number}").write_bytes(bytes([number]) + data)
 

@@ -75,7 +75,9 @@ def damaged(example: Example, tmp_path: Path) -> Path:
 def objects(path: Path) -> list[str]:
     """Return all files of a repository except locks and the catalog, which pitr can rebuild."""
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sorted(name for name in found if name.split("/")[0] in ("repository.json", "streams", "backups"))
+    return sorted(
+        name for name in found if name.split("/")[0] in ("repository.json", "blobs", "indexes", "backups")
+    )
 
 
 def found_by(level: Level, path: Path) -> list[Damage]:
@@ -161,7 +163,7 @@ def test_missing_files_are_found(example: Example, damaged: Path, level: Level) 
 @pytest.mark.parametrize("level", ["quick", "full"])
 @pytest.mark.parametrize("suffix", [".sparse.zst", ".index.db"])
 def test_swapped_files_are_found(example: Example, damaged: Path, level: Level, suffix: str) -> None:
-    files = sorted(damaged.glob(f"streams/*/*{suffix}"))
+    files = sorted(damaged.glob(f"*/*/*{suffix}"))
     for one, two in zip(files, files[1:] + files[:1], strict=True):
         _swap(one, two)
         found = {one.stream_id for one in found_by(level, damaged)}
@@ -174,7 +176,7 @@ def test_swapped_files_are_found(example: Example, damaged: Path, level: Level, 
 def test_a_blob_replaced_by_another_of_the_same_size_is_found(
     example: Example, damaged: Path, level: Level
 ) -> None:
-    one, two, *_ = sorted(damaged.glob("streams/*/*.sparse.zst"), key=lambda file: file.stat().st_size)
+    one, two, *_ = sorted(damaged.glob("blobs/*/*.sparse.zst"), key=lambda file: file.stat().st_size)
     # Truncated or padded to the length of the other blob.
     size = two.stat().st_size
     two.write_bytes((one.read_bytes() + bytes(size))[:size])
@@ -189,7 +191,8 @@ def test_an_edited_record_with_a_valid_digest_is_found(example: Example, damaged
     for key, value in (
         ("kind", "full"),
         ("parent_id", example.other.backup_id),
-        ("vm", {"id": example.other.vm.id, "name": "web1"}),
+        ("vm_id", example.other.vm.id),
+        ("private", {**document["private"], "vm_name": "other"}),
         ("duration_ms", document["duration_ms"] + 1),
         ("point", "2020-06-29T20:01:30Z"),
     ):
@@ -219,7 +222,7 @@ def test_a_read_error_of_the_disk_is_damage(
     import errno
     import os
 
-    blob = max(damaged.glob("streams/*/*.sparse.zst"), key=lambda file: file.stat().st_size)
+    blob = max(damaged.glob("blobs/*/*.sparse.zst"), key=lambda file: file.stat().st_size)
     real = os.pread
 
     def pread(handle: int, length: int, offset: int) -> bytes:

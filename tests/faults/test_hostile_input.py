@@ -156,7 +156,7 @@ def test_a_record_with_any_values(document: dict[str, Any], data: st.DataObject)
 def test_an_index_with_any_rows(
     stored: Stored, tmp_path: Path, rows: list[tuple[object, ...]], stream: dict[str, object]
 ) -> None:
-    template = next(stored.path.glob("streams/*/*.index.db"))
+    template = next(stored.path.glob("indexes/*/*.index.db"))
     path = tmp_path / "index.db"
     try:
         hostile.write_rows(template, path, rows, stream)
@@ -170,7 +170,7 @@ def test_an_index_with_any_rows(
 @often
 @given(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=64))
 def test_an_index_with_any_bytes_in_it(stored: Stored, tmp_path: Path, start: int, data: bytes) -> None:
-    template = next(stored.path.glob("streams/*/*.index.db"))
+    template = next(stored.path.glob("indexes/*/*.index.db"))
     whole = bytearray(template.read_bytes())
     start %= len(whole)
     whole[start : start + len(data)] = data
@@ -229,7 +229,7 @@ def test_a_record_that_is_too_large_is_not_read(damaged: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["symlink", "pipe", "folder", "symlink to folder"])
 @pytest.mark.parametrize(
-    "pattern", ["repository.json", "backups/*/*.json", "streams/*/*.index.db", "streams/*/*.zst"]
+    "pattern", ["repository.json", "backups/*/*.json", "indexes/*/*.index.db", "blobs/*/*.zst"]
 )
 def test_a_link_pipe_or_folder_instead_of_a_file_is_damage(
     damaged: Path, tmp_path: Path, kind: str, pattern: str
@@ -262,7 +262,7 @@ def test_a_linked_folder_is_refused(damaged: Path, tmp_path: Path) -> None:
         assert not verify(repository, Scope(), "quick").ok
 
 
-@pytest.mark.parametrize("folder", ["backups", "streams/*", "locks", "catalog.db"])
+@pytest.mark.parametrize("folder", ["backups", "blobs/*", "locks", "catalog.db"])
 def test_prune_removes_nothing_through_a_linked_folder(damaged: Path, tmp_path: Path, folder: str) -> None:
     with Repository.open(damaged) as repository:
         vm = repository.catalog.points()[0].vm
@@ -274,7 +274,7 @@ def test_prune_removes_nothing_through_a_linked_folder(damaged: Path, tmp_path: 
     inside.symlink_to(elsewhere)
 
     def content() -> dict[Path, bytes]:
-        folders = (damaged / "backups", damaged / "streams", elsewhere)
+        folders = (damaged / "backups", damaged / "blobs", elsewhere)
         paths = [path for one in folders for path in (one, *one.resolve().rglob("*"))]
         return {path: path.read_bytes() for path in paths if path.is_file()}
 

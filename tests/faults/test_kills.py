@@ -15,6 +15,7 @@ import pytest
 
 from pitr.lab import Lab
 from pitr.lab.lab import LabDisk, LabVM
+from tests.support.layout import open_states
 from tests.support.pitr_server import Done, PitrServer
 from tests.support.stored_points import check_verified
 
@@ -114,7 +115,7 @@ def test_the_next_backup_cleans_up_after_killed_ones(
     record_property("backups stopped", f"{stopped} of {KILLS // 2}")
     assert server.run("backup", "web1").code == 0
     _check_clean(remote_lab)
-    assert not list(repository.glob("pending/*/*"))
+    assert not open_states(repository, "pending", "ended")
     assert stopped > KILLS // 8
 
 
@@ -153,7 +154,7 @@ def test_the_next_restore_cleans_up_after_killed_ones(
     assert _same(
         remote_lab, remote_lab.disk(orjson.loads(done.out)["disks"][0]["target"]), vm.disks[0], folder
     )
-    assert not list((folder / "repository").glob("uploads/*"))
+    assert not open_states(folder / "repository", "uploads", "done")
     assert not list((folder / "repository").glob("locks/*.upload"))
     assert stopped > KILLS // 8
 
@@ -207,7 +208,7 @@ def _killed_with_an_open_backup(remote_lab: Lab, server: PitrServer, folder: Pat
     running.send(signal.SIGKILL)
     running.wait()
     (left,) = set(remote_lab.open_backups()) - before
-    assert (folder / "repository" / "pending" / remote_lab.vm("web1").id / left).exists()
+    assert f"{remote_lab.vm('web1').id}/{left}" in open_states(folder / "repository", "pending", "ended")
     return left
 
 

@@ -166,7 +166,7 @@ def test_damage_is_reported_and_the_notice_says_that_it_is_not_recorded(
 ) -> None:
     _, (_, second), _ = stored
     disk = second["disks"][0]
-    blob = pitr.repository / "streams" / disk["disk_id"] / f"{disk['stream_id']}.sparse.zst"
+    blob = pitr.repository / "blobs" / disk["disk_id"] / f"{disk['stream_id']}.sparse.zst"
     content = bytearray(blob.read_bytes())
     content[len(content) // 2] ^= 1
     blob.write_bytes(content)

@@ -138,7 +138,7 @@ def test_a_lost_checkpoint_leads_to_a_full_that_says_so(tmp_path: Path, memory_e
     assert "the engine no longer has the checkpoint" in (backup.reason or "")
     assert {stream.kind for stream in backup.streams} == {Kind.FULL}
     with Repository.open(stored.path) as repository:
-        assert repository.record_of(backup.backup_id).backup.kind is Kind.FULL
+        assert repository.record_of(backup.backup_id).kind is Kind.FULL
     # The full can be restored without the points before it.
     for path in stored.path.glob("backups/*/*.json"):
         if backup.backup_id not in path.name:

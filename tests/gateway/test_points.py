@@ -175,7 +175,7 @@ def test_damage_breaks_the_answer_off_or_is_an_error(pitr: Pitr, points: Points,
     copy = tmp_path / "repository"
     shutil.copytree(pitr.repository, copy)
     with Repository.open(copy) as repository:
-        backup = repository.record_of(points.id(0)).backup
+        backup = repository.record_of(points.id(0))
         stream = backup.streams[0]
         blob = copy / names.blob(stream.disk_id, stream.stream_id)
         # The last data is in the fifth window of 8 MiB.
@@ -202,7 +202,7 @@ def test_damage_breaks_the_answer_off_or_is_an_error(pitr: Pitr, points: Points,
 
 def test_points_that_are_being_removed_are_busy(gateway: Gateway, pitr: Pitr, points: Points) -> None:
     with Repository.open(pitr.repository) as repository:
-        vm = repository.record_of(points.id(0)).backup.vm
+        vm = repository.record_of(points.id(0)).vm
         with repository.removing_from_vm(vm):
             answer = gateway.get(points.path(0, "d0"), status=503)
             assert answer.error["type"] == "BusyError" and answer.headers["retry-after"]

@@ -163,7 +163,7 @@ def test_each_command_leaves_its_outcome(pitr: Pitr, lab: Lab, tmp_path: Path) -
 def test_damage_counts_as_a_failed_run(pitr: Pitr, lab: Lab) -> None:
     vm = make_vm(lab, 1 * MiB)
     point = pitr.backup(vm.name)
-    [blob] = pitr.repository.glob(f"streams/*/{point['disks'][0]['stream_id']}.sparse.zst")
+    [blob] = pitr.repository.glob(f"blobs/*/{point['disks'][0]['stream_id']}.sparse.zst")
     blob.unlink()
     pitr("verify", vm.name, code=3)
     [run] = _runs(pitr, "--failed")

@@ -92,7 +92,7 @@ def test_the_forecast_counts_all_vms(writer: Writer, repository: Repository, com
 
 def test_what_interrupted_runs_left_is_counted_as_prune_does(writer: Writer, command: Pitr) -> None:
     left = (
-        command.repository / "streams" / "22222222-0000-4000-8000-000000000009" / f"{uuid.uuid4()}.sparse.zst"
+        command.repository / "blobs" / "22222222-0000-4000-8000-000000000009" / f"{uuid.uuid4()}.sparse.zst"
     )
     left.parent.mkdir()
     left.write_bytes(bytes(5000))

@@ -63,7 +63,7 @@ def test_zstd_alone_turns_blobs_into_sparse_streams(lab: Lab, pitr: Pitr, tmp_pa
         with oracle_of(lab, tmp_path) as oracle:
             point = pitr.backup(vm.name)
         said = point["disks"][0]
-        blob = pitr.repository / "streams" / disk.id / f"{said['stream_id']}.sparse.zst"
+        blob = pitr.repository / "blobs" / disk.id / f"{said['stream_id']}.sparse.zst"
         assert blob.stat().st_size == said["stored_bytes"]
         meta, data, zero = read_sparse_stream(decompressed(blob), rebuilt, base=number > 0)
         assert (data, zero) == (said["data_bytes"], said["zero_bytes"])
@@ -73,7 +73,7 @@ def test_zstd_alone_turns_blobs_into_sparse_streams(lab: Lab, pitr: Pitr, tmp_pa
         assert (meta["stream-id"], meta["parent-stream-id"]) == (said["stream_id"], parent)
         assert rebuilt.getvalue() == oracle[disk.id].read_bytes()
         parent = said["stream_id"]
-        index = sqlite3.connect(blob.with_name(f"{said['stream_id']}.index.db"))
+        index = sqlite3.connect(pitr.repository / "indexes" / disk.id / f"{said['stream_id']}.index.db")
         rows = index.execute("SELECT start, length, blob_offset, blob_length, digest FROM extent").fetchall()
         index.close()
         assert len(rows) == said["extents"]
@@ -165,7 +165,7 @@ def test_points_are_restored_from_the_blobs_alone(lab: Lab, pitr: Pitr, tmp_path
             points.append(pitr.backup(vm.name))
         oracles.append(oracle[disk.id])
     (pitr.repository / "catalog.db").unlink()
-    for lost in [*pitr.repository.glob("backups/*/*.json"), *pitr.repository.glob("streams/*/*.index.db")]:
+    for lost in [*pitr.repository.glob("backups/*/*.json"), *pitr.repository.glob("indexes/*/*.index.db")]:
         lost.unlink()
 
     rebuilt = pitr.json("catalog", "rebuild", "--from-blobs")

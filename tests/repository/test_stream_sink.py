@@ -21,6 +21,7 @@ from pitr.model import Stream
 from pitr.repository import Repository
 from pitr.repository.index import Index, IndexRow
 from pitr.repository.stream_sink import StreamSink, cut
+from tests.support.layout import stored
 from tests.support.points import (
     Writer,
     applied,
@@ -257,7 +258,7 @@ def test_a_full_stream_must_not_have_gaps(repository: Repository) -> None:
         store_stream(repository.store, source("64k:A 64k:- 64k:A"), new_stream())
     with pytest.raises(FormatError, match="must not end"):
         store_stream(repository.store, source("64k:A 64k:-"), new_stream())
-    assert list(repository.store.list("streams")) == []
+    assert stored(repository) == []
 
 
 def test_a_stream_whose_index_cannot_be_written_is_removed(repository: Repository) -> None:
@@ -266,13 +267,13 @@ def test_a_stream_whose_index_cannot_be_written_is_removed(repository: Repositor
         pytest.raises(RepositoryError, match="already"),
         StreamSink(repository.store, new, 512, meta_of(new, 512), level=1) as sink,
     ):
-        repository.store.create(f"streams/{new.disk_id}/{new.stream_id}.index.db", b"in the way")
+        repository.store.create(f"indexes/{new.disk_id}/{new.stream_id}.index.db", b"in the way")
         with sink.open_writer() as writer:
             writer.zero(0, 512)
             sink.append(writer.take())
         sink.flush()
     # A stream must not remove objects of another stream.
-    assert list(repository.store.list("streams")) == [f"streams/{new.disk_id}/{new.stream_id}.index.db"]
+    assert stored(repository) == [f"indexes/{new.disk_id}/{new.stream_id}.index.db"]
 
 
 def test_a_cancelled_stream_leaves_nothing(repository: Repository) -> None:
@@ -285,7 +286,7 @@ def test_a_cancelled_stream_leaves_nothing(repository: Repository) -> None:
             writer.write(0, memoryview(b"A" * 4096))
             sink.append(writer.take())
         raise KeyboardInterrupt
-    assert list(repository.store.list("streams")) == []
+    assert stored(repository) == []
     assert [path for path in repository.path.rglob("tmp/*/*") if path.name != "lock"] == []
 
 
@@ -297,6 +298,6 @@ def test_a_finished_stream_stays_after_a_later_failure(repository: Repository) -
     ):
         sink.flush()
         raise KeyboardInterrupt
-    assert len(list(repository.store.list("streams"))) == 2
+    assert len(stored(repository)) == 2
     repository.drop_stream(new.disk_id, new.stream_id)
-    assert list(repository.store.list("streams")) == []
+    assert stored(repository) == []

@@ -103,7 +103,7 @@ def test_a_virtual_full_reads_as_the_point_that_it_stands_for(repository: Reposi
     assert stream.blob is None and stream.index == stream.index_copy and new.stored_bytes == 0
     assert [part.stream_id for part in stream.parts] == sorted(the(each).stream_id for each in writer.backups)
     assert sum(part.live_bytes for part in stream.parts) == stream.data_bytes
-    assert repository.catalog.get(new.backup_id) == repository.record_of(new.backup_id).backup == new
+    assert repository.catalog.get(new.backup_id) == repository.record_of(new.backup_id) == new
     assert read_point(repository, new, stream) == content
     with open_salvage(repository, new, stream) as salvaged, salvaged.open_reader() as reader:
         data = [(each.start, each.length) for each in salvaged.extents() if not each.zero]
@@ -157,7 +157,7 @@ def test_the_records_that_it_replaces_may_go(repository: Repository) -> None:
     removal.of_unreferenced(timedelta(0))
     assert removal.result.failed == [] and removal.result.unreferenced
     assert not any(
-        ".index.db" in name and the(old[0]).stream_id in name for name in repository.store.list(names.STREAMS)
+        ".index.db" in name and the(old[0]).stream_id in name for name in repository.store.list(names.INDEXES)
     )
     assert read_point(repository, new, the(new)) == content
     # A backup that is based on the old one reads the stand-in.

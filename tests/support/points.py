@@ -157,7 +157,7 @@ class Writer:
             parent_id=parent.backup_id if parent else None,
         )
         if commit:
-            self.repository.commit(Record(backup, "<ovf:Envelope/>"))
+            backup = self.repository.commit(Record(backup, "<ovf:Envelope/>"))
             self.backups.append(backup)
         return backup
 
@@ -235,8 +235,8 @@ def record_path(repository: Repository, backup: Backup) -> Path:
 
 
 def blob_path(repository: Repository, stream: Stream) -> Path:
-    return repository.path / "streams" / stream.disk_id / f"{stream.stream_id}.sparse.zst"
+    return repository.path / "blobs" / stream.disk_id / f"{stream.stream_id}.sparse.zst"
 
 
 def index_path(repository: Repository, stream: Stream) -> Path:
-    return repository.path / "streams" / stream.disk_id / f"{stream.stream_id}.index.db"
+    return repository.path / "indexes" / stream.disk_id / f"{stream.stream_id}.index.db"

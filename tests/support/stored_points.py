@@ -101,8 +101,14 @@ def unnamed_files(path: Path) -> set[str]:
             for name in (
                 names.blob(stream.disk_id, stream.stream_id),
                 names.index(stream.disk_id, stream.stream_id),
+                names.configuration(backup.configuration.digest if backup.configuration else ""),
             )
         }
-    found = {str(file.relative_to(path)) for file in path.glob("streams/**/*") if file.is_file()}
+    found = {
+        str(file.relative_to(path))
+        for kind in ("blobs", "indexes", "configurations")
+        for file in path.glob(f"{kind}/**/*")
+        if file.is_file()
+    }
     found |= {str(file.relative_to(path)) for file in path.glob("tmp/**/*")}
     return found - named

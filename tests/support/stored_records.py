@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from blake3 import blake3
 
-from pitr.model import Record, StoredObject, VMName
+from pitr.model import StoredObject, VMName
 from pitr.repository import Repository, names, record
 from tests.support.points import FIRST_POINT, backup_of, fake_stream
 
@@ -22,7 +22,7 @@ def many(repository: Repository, *, vms: int, points: int, start: int = 0) -> No
         for hours in range(points):
             backup = backup_of([fake_stream(number)], vm=vm, point=FIRST_POINT + timedelta(hours=hours))
             name = names.record(vm.id, backup.point, backup.backup_id)
-            stored = record.encode(Record(backup, None))
+            stored = record.encode(backup)
             (repository.path / name).write_bytes(stored)
             entries.append((backup, name, StoredObject(len(stored), blake3(stored).hexdigest())))
         repository.catalog.add(entries)

@@ -197,7 +197,7 @@ class _BackupRun:
                     "complete; see the engine's events"
                 )
             backup = self._point(started, base, streams, left_out, started_at)
-            self.repository.commit(Record(backup, configuration))
+            backup = self.repository.commit(Record(backup, configuration))
             _log.info("stored the point of %s, backup %s", times.to_text(backup.point), backup.backup_id)
             cleanup.pop_all()
         return backup

@@ -150,6 +150,6 @@ def trust_again(repository: Repository, backup: Backup) -> None:
     store, vm_id = repository.store, backup.vm.id
     left_out = {disk.disk_id for disk in backup.left_out}
     full = {stream.disk_id for stream in backup.streams if stream.kind is Kind.FULL}
-    for disk_id in set(notes.distrusted(store, vm_id)):
+    for disk_id in notes.distrusted(store, vm_id):
         if disk_id in full or (disk_id not in left_out and backup.stream_of(disk_id) is None):
             notes.trust_again(store, vm_id, disk_id)

@@ -63,7 +63,7 @@ def _check_still_missing(repository: Repository, backup: Backup, stream: Stream)
     if repository.catalog.get(backup.backup_id) != backup:
         raise NoSuchPoint(f"the point of backup {backup.backup_id} has just been removed")
     # The catalog alone is no proof: the record may be lost, or may differ.
-    if repository.record_of(backup.backup_id).backup != backup:
+    if repository.record_of(backup.backup_id) != backup:
         raise RepositoryError(
             f"the catalog and the record of backup {backup.backup_id} differ",
             "Run 'pitr catalog check'.",

@@ -30,5 +30,6 @@ def open_engine_target(
     if isinstance(choice, ToNewDisks):
         return NewDisksTarget(uploading, backup, streams, choice.placement, attach_to=choice.attach_to)
     if isinstance(choice, ToNewVM):
-        return NewVMTarget(uploading, selection.repository.record_of(backup.backup_id), streams, choice)
+        record = selection.repository.record_of(backup.backup_id)
+        return NewVMTarget(uploading, record, streams, choice)
     return ReplacedDisksTarget(uploading, backup, streams, choice.placement)

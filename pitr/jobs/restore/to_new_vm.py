@@ -14,7 +14,7 @@ from pitr.jobs.restore.outcome import TargetOutcome, TargetVM, Twin
 from pitr.jobs.restore.states import vm_as_it_is
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
 from pitr.jobs.restore.uploading import Uploading, note_succession
-from pitr.model import Record, Stream
+from pitr.model import Backup, Stream
 from pitr.ovirt import ovf
 from pitr.ovirt.engine import (
     VM,
@@ -38,30 +38,30 @@ class NewVMTarget(OntoNewDisks):
     """
 
     def __init__(
-        self, uploading: Uploading, record: Record, streams: Sequence[Stream], choice: ToNewVM
+        self, uploading: Uploading, backup: Backup, streams: Sequence[Stream], choice: ToNewVM
     ) -> None:
-        backup, engine = record.backup, uploading.engine
-        if record.configuration is None:
+        engine, self._repository = uploading.engine, uploading.notes.repository
+        configuration = self._repository.configuration_of(backup)
+        if configuration is None:
             raise UsageError(
                 f"point {backup.backup_id} holds no VM configuration: the engine did not give one",
                 "Restore the disks with --to-new-disks --attach-to VM, or choose another point.",
             )
-        check_name(engine, choice.name, record.configuration)
+        check_name(engine, choice.name, configuration)
         self._engine = engine
         self._name = choice.name
         self._start = choice.start
         self._no_network = choice.no_network
         self._notify = uploading.notify
-        self._repository = uploading.notes.repository
         self._streams = list(streams)
         self._old_vm_id = backup.vm.id
         self._left_out = backup.left_out
         original = _original(engine, backup.vm.id)
         self._regenerate = original is not None
-        self._cluster = _cluster(engine, choice.cluster, original, ovf.cluster_name(record.configuration))
+        self._cluster = _cluster(engine, choice.cluster, original, ovf.cluster_name(configuration))
         self._configuration = adapted(
             engine,
-            record.configuration,
+            configuration,
             choice.name,
             self._cluster.id,
             keep_addresses=original is None,

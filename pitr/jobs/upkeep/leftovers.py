@@ -26,7 +26,7 @@ from pitr.ovirt.engine import (
     list_checkpoints,
 )
 from pitr.reporting import Notify
-from pitr.repository import Repository, names, notes, pending
+from pitr.repository import Repository, notes, pending
 from pitr.text import printable
 
 
@@ -44,9 +44,9 @@ def noted(repository: Repository, vm_id: str, running: RunningBackup) -> Iterato
         with suppress(PitrError):
             if running.has_ended():
                 _note_checkpoint(repository, vm_id, running.checkpoint_id())
-                pending.remove(store, vm_id, running.id)
+                pending.end(store, vm_id, running.id)
         raise
-    pending.remove(store, vm_id, running.id)
+    pending.end(store, vm_id, running.id)
 
 
 def _note_checkpoint(repository: Repository, vm_id: str, checkpoint_id: str | None) -> None:
@@ -76,14 +76,14 @@ def end_of_vm(repository: Repository, engine: Engine, vm: VM, *, dry_run: bool =
             was_open = end_leftovers(engine, vm, backup_id)
             # Not before: the engine creates the checkpoint while the backup starts.
             _note_checkpoint(repository, vm.id, leftover_checkpoint(engine, vm, backup_id))
-            pending.remove(store, vm.id, backup_id)
+            pending.end(store, vm.id, backup_id)
         leftovers.append(Leftover(VMName(vm.id, vm.name), backup_id, was_open))
     return leftovers
 
 
 def noted_vms(repository: Repository) -> list[str]:
     """Return the ids of the VMs that have a noted backup."""
-    return sorted({name.split("/")[1] for name in repository.store.list(names.PENDING)})
+    return pending.vms(repository.store)
 
 
 def end_all(
@@ -134,7 +134,7 @@ def remove_old_checkpoints(
             if checkpoint_id in ours:
                 delete_checkpoint(engine, vm.id, checkpoint_id)
         for checkpoint_id in set(notes.checkpoints(store, vm.id)) - {newest.checkpoint_id}:
-            notes.remove_checkpoint(store, vm.id, checkpoint_id)
+            notes.forget_checkpoint(store, vm.id, checkpoint_id)
     except EngineError as error:
         notify(f"cannot remove old checkpoints of VM {printable(vm.name)} now: {error.message}")
 

@@ -17,12 +17,12 @@ from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import holds, point_order
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
-from pitr.jobs.upkeep import unreferenced
+from pitr.jobs.upkeep import small_objects, unreferenced
 from pitr.jobs.upkeep.point_list import PointList
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName, parents_of
 from pitr.reporting import Notify
-from pitr.repository import Repository, drills, findings, history, marks, names, proofs
+from pitr.repository import Repository, drills, findings, marks, names, proofs
 from pitr.repository.catalog import contents
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.store import ObjectMissing
@@ -121,7 +121,7 @@ def prune(
     removal = Removal(repository, dry_run, delete_external, notify)
     removal.from_vms(vms, lambda points, facts: kept_with_facts(points, facts, retention))
     removal.of_unreferenced(grace, vms if only else None)
-    removal.of_old_runs()
+    removal.of_old_notes()
     return removal.result
 
 
@@ -170,10 +170,14 @@ class Removal:
         reasons = keep(points, facts)
         unwanted = [backup for backup in points if backup.backup_id not in reasons]
         sizes = {backup.backup_id: _stored(self.repository, backup) for backup in unwanted}
+        configurations = small_objects.configurations_of_only(self.repository, unwanted)
+        sizes_of_configurations = sum(_size(self.repository, name) for name in configurations)
         gone = {backup.backup_id for backup in unwanted}
         try:
             if not self.dry_run:
                 self._remove(vm, points, unwanted)
+                small_objects.remove_configurations(self.repository, configurations)
+            self.result.freed_bytes += sizes_of_configurations
         except BaseException:
             # The result must be true for points of this VM, too: a point is gone if its record is.
             gone = set()
@@ -244,11 +248,11 @@ class Removal:
         except PitrError as error:
             self.result.failed.append(FailedRemoval(None, error))
 
-    def of_old_runs(self) -> None:
-        """Remove the outcomes of runs that are too old for `pitr history`; a failure is in the result."""
+    def of_old_notes(self) -> None:
+        """Remove small objects that have had their time; a failure is in the result."""
         try:
             if not self.dry_run:
-                history.remove_before(self.repository.store, times.now() - history.KEPT)
+                small_objects.remove_old_notes(self.repository)
         except Interrupted:
             raise
         except PitrError as error:
@@ -278,6 +282,14 @@ class Removal:
                 self.notify("unreferenced objects stay: the repository holds no record at all")
             else:
                 self._remove_unreferenced(unreferenced.of_all(repository, catalog, limit))
+                if not self.dry_run:
+                    stack.enter_context(repository.removing_configurations())
+                    # What was committed until now may refer to one.
+                    catalog, unreadable = repository.completed_again()
+                if not unreadable:
+                    self._remove_unreferenced(
+                        small_objects.unreferenced_configurations(repository, catalog, limit)
+                    )
 
     def _of_unreferenced_of(self, vm: VMName, limit: datetime) -> None:
         repository = self.repository

@@ -75,7 +75,7 @@ def recover(repository: Repository) -> Recovered:
 def _vms(repository: Repository) -> list[VMName]:
     """Return the VMs that the blobs name."""
     vms: dict[str, VMName] = {}
-    for name in repository.store.list(names.STREAMS):
+    for name in repository.store.list(names.BLOBS):
         if not name.endswith(_BLOB):
             continue
         # _recover reports blobs that are unreadable.
@@ -92,7 +92,7 @@ def _recover(repository: Repository) -> Recovered:
     # The record of such a blob was removed on purpose, and its point with it.
     parts = {part.stream_id for backup in recorded for stream in backup.streams for part in stream.parts}
     by_id: dict[str, _BlobStream] = {}
-    for name in sorted(repository.store.list(names.STREAMS)):
+    for name in sorted(repository.store.list(names.BLOBS)):
         stream_id = name.rpartition("/")[2].removesuffix(_BLOB)
         if name.endswith(_COPY) and stream_id.removesuffix(_COPY) not in by_stream:
             failed.append(f"{name}: the stream used frames of others, so no blob can give its point back")
@@ -138,7 +138,7 @@ def _recorded(repository: Repository) -> tuple[list[Backup], list[str]]:
     failed: list[str] = []
     for name in sorted(repository.store.list(names.BACKUPS)):
         try:
-            backups.append(repository.read_record(name)[0].backup)
+            backups.append(repository.read_record(name)[0])
         except PitrError as error:
             failed.append(error.message)
     return backups, failed

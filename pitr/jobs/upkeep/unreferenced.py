@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 
 from pitr.errors import PitrError
 from pitr.repository import Repository, names
@@ -23,7 +24,8 @@ def of_all(repository: Repository, catalog: Catalog, limit: datetime) -> Iterato
     The catalog must have all records, and every writer that is still running must have started after `limit`.
     """
     parts = contents.parts_named(catalog)
-    for disk_id in sorted(repository.store.folders(names.STREAMS)):
+    store = repository.store
+    for disk_id in sorted({*store.folders(names.BLOBS), *store.folders(names.INDEXES)}):
         yield from _of_disk(repository, catalog, disk_id, parts, limit)
 
 
@@ -48,7 +50,8 @@ def _of_disk(
     repository: Repository, catalog: Catalog, disk_id: str, parts: set[tuple[str, str]], limit: datetime
 ) -> Iterator[str]:
     named = contents.streams_named(catalog, disk_id)
-    for name in sorted(repository.store.list(f"{names.STREAMS}/{disk_id}")):
+    folders = (f"{names.BLOBS}/{disk_id}", f"{names.INDEXES}/{disk_id}")
+    for name in sorted(chain.from_iterable(map(repository.store.list, folders))):
         stream_id = names.stream_of(name)
         # Of a part, only the blob is needed.
         if stream_id in named or ((disk_id, stream_id) in parts and name == names.blob(disk_id, stream_id)):

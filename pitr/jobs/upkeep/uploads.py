@@ -12,6 +12,7 @@ from pitr.errors import BusyError, RepositoryError
 from pitr.ovirt.engine import Engine, Transfer, disk_exists
 from pitr.reporting import Notify
 from pitr.repository import Repository, lock, names
+from pitr.repository.pairs import UPLOADS
 from pitr.repository.store import check_name, is_name
 
 
@@ -28,7 +29,7 @@ class UploadNotes:
         with ExitStack() as stack:
             with suppress(RepositoryError):
                 stack.enter_context(self._held(disk_id))
-                store.create(names.upload(disk_id), b"")
+                UPLOADS.begin(store, disk_id)
                 stack.callback(self._forget, disk_id)
             yield disk_id
 
@@ -38,10 +39,12 @@ class UploadNotes:
         A disk without an upload stays: it may be complete and in use. Raises EngineError.
         """
         ended: list[str] = []
-        noted = {name.rpartition("/")[2] for name in self.repository.store.list(names.UPLOADS)}
+        noted = {disk_id for (disk_id,) in UPLOADS.open(self.repository.store)}
         # A lock without a note: its owner was killed before it started an upload.
         locked = {path.stem for path in self.repository.path.glob(names.upload_lock("*"))}
-        for disk_id in sorted(noted | {disk_id for disk_id in locked if is_name(names.upload(disk_id))}):
+        for disk_id in sorted(
+            noted | {disk_id for disk_id in locked if is_name(names.control(UPLOADS.begun, disk_id))}
+        ):
             # A live restore holds its lock.
             with suppress(BusyError), self._held(disk_id):
                 transfers = Transfer.left_behind(engine, disk_id, "upload")
@@ -60,7 +63,7 @@ class UploadNotes:
     def _forget(self, disk_id: str) -> None:
         # If the note stays, the next restore sends one more request to the engine.
         with suppress(RepositoryError):
-            self.repository.store.delete(names.upload(disk_id))
+            UPLOADS.end(self.repository.store, disk_id)
 
     @contextmanager
     def _held(self, disk_id: str) -> Iterator[None]:

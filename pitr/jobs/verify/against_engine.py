@@ -110,7 +110,7 @@ class _EngineComparison:
             # This backup stores nothing, so no later backup can start from its checkpoint.
             if checkpoint_id is not None:
                 delete_checkpoint(self.engine, vm.id, checkpoint_id)
-                notes.remove_checkpoint(self.repository.store, vm.id, checkpoint_id)
+                notes.forget_checkpoint(self.repository.store, vm.id, checkpoint_id)
         if equal == len(last.streams):
             proofs.remember_point(self.repository, vm.id, self.notify)
 

@@ -146,6 +146,7 @@ class _Verification:
     def verify(self, scope: Scope) -> None:
         """Check records, then streams, and collect the result."""
         backups = self._records(scope)
+        self._configurations(backups)
         streams = self._streams(backups)
         if scope.streams is not None:
             streams = [link for link in streams if link[1].stream_id in scope.streams]
@@ -202,7 +203,7 @@ class _Verification:
         return backups
 
     def _read_record(self, backup_id: str) -> Backup:
-        backup = self._repository.record_of(backup_id).backup
+        backup = self._repository.record_of(backup_id)
         self._checked.records.add(backup_id)
         return backup
 
@@ -218,6 +219,17 @@ class _Verification:
                         Damage(backup.backup_id, None, None, "inconsistent", "record", f"{message}; {advice}")
                     )
                 )
+
+    def _configurations(self, backups: Sequence[Backup]) -> None:
+        """Read each configuration once. A damaged one is no finding: it loses no disk."""
+        read: set[str] = set()
+        for backup in backups:
+            if backup.configuration is not None and backup.configuration.digest not in read:
+                read.add(backup.configuration.digest)
+                try:
+                    self._repository.configuration_of(backup)
+                except StoredDamage as error:
+                    self.result.damage.append(error.damage)
 
     def _ancestry(self, backup: Backup) -> list[Backup]:
         chain: list[Backup] = []

@@ -59,3 +59,15 @@ def chain_length(catalog: Catalog, backup_id: str) -> int:
         SELECT count(*) - 1 FROM below
     """
     return int(catalog.rows(query, [backup_id])[0][0])
+
+
+def refers_to_configuration(catalog: Catalog, digest: str, besides: Collection[str] = ()) -> bool:
+    """Return whether a record refers to the configuration with this digest (hex), `besides` those of these backups.
+
+    Raises RepositoryError.
+    """
+    query = """
+        SELECT 1 FROM point
+        WHERE configuration_digest = ? AND backup_id NOT IN (SELECT value FROM json_each(?)) LIMIT 1
+    """
+    return bool(catalog.rows(query, [digest, json.dumps(list(besides))]))

@@ -52,7 +52,7 @@ def oracle(lab: Lab, vm: LabVM, path: Path) -> Path:
 
 
 def stored(pitr: Pitr) -> set[str]:
-    return {path.suffix for path in (pitr.repository / "streams").rglob("*.*")}
+    return {path.suffix for kind in ("blobs", "indexes") for path in pitr.repository.glob(f"{kind}/*/*.*")}
 
 
 def assert_nothing_came_of_it(pitr: Pitr, lab: Lab) -> None:

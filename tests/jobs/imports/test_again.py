@@ -21,7 +21,11 @@ def ids(command: Pitr) -> list[str]:
 
 
 def stored(command: Pitr) -> set[Path]:
-    return {path for path in (command.repository / "streams").rglob("*") if path.is_file()}
+    return {
+        path
+        for path in (*command.repository.glob("blobs/*/*"), *command.repository.glob("indexes/*/*"))
+        if path.is_file()
+    }
 
 
 def nothing_is_added(command: Pitr, *arguments: str | Path) -> None:

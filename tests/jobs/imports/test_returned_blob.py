@@ -48,7 +48,11 @@ def tape(pitr: Pitr, lab: Lab, tmp_path: Path) -> Tape:
 
 
 def _files(pitr: Pitr) -> set[Path]:
-    return {path for path in (pitr.repository / "streams").rglob("*") if path.is_file()}
+    return {
+        path
+        for path in (*pitr.repository.glob("blobs/*/*"), *pitr.repository.glob("indexes/*/*"))
+        if path.is_file()
+    }
 
 
 def test_the_point_is_restorable_from_the_repository_again(pitr: Pitr, tape: Tape, tmp_path: Path) -> None:

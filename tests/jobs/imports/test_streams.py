@@ -102,7 +102,7 @@ def test_blobs_of_another_repository_are_streams_with_their_ids(
     other = command.with_environment(PITR_REPO=str(tmp_path / "other"))
     other("init")
     blobs = [
-        next((repository.path / "streams").rglob(f"{backup.streams[0].stream_id}*.zst"))
+        next((repository.path / "blobs").rglob(f"{backup.streams[0].stream_id}*.zst"))
         for backup in (full, changes)
     ]
     complaint = run(other, "import", "-", "--vm", "web", "--disk", "d", given=blobs[1], code=2).stderr

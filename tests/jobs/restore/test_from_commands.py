@@ -210,7 +210,7 @@ def test_keep_going_restores_everything_that_can_be_verified(
 
 def test_keep_going_where_an_index_is_lost(lab: Lab, pitr: Pitr, tape: Tape, tmp_path: Path) -> None:
     disk_id = tape.points[0]["disks"][0]["disk_id"]
-    index = pitr.repository / "streams" / disk_id / f"{tape.blob(0).name}.index.db"
+    index = pitr.repository / "indexes" / disk_id / f"{tape.blob(0).name}.index.db"
     index.write_bytes(b"no index")
     target = tmp_path / "out.raw"
     assert "Points that do not depend on it" in pitr(*tape.where(), "--to-file", target, code=3).stderr

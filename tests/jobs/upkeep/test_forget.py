@@ -84,7 +84,7 @@ def test_a_time_forgets_only_a_point_within_it(stored: tuple[Stored, MemoryVM, M
     newest = list(points.contents)[2]
     pitr = _pitr(points)
     with Repository.open(points.path) as repository:
-        moment = repository.record_of(newest).backup.point
+        moment = repository.record_of(newest).point
     later = (moment + timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
     refused = pitr("forget", vm.name, "--at", later, code=4).complaint
     assert newest in refused and "no point within" in refused
@@ -111,7 +111,7 @@ def test_a_point_that_became_needed_in_the_meantime_stays(
     points, vm, _ = stored
     newest = list(points.contents)[2]
     with Repository.open(points.path) as repository:
-        backup = repository.record_of(newest).backup
+        backup = repository.record_of(newest)
         lock = repository.removing_from_vm
 
         def slow(name: VMName) -> object:

@@ -148,7 +148,7 @@ def test_prune_keeps_the_newest_good_point_beside_a_damaged_one(
 ) -> None:
     stored, vm, old, new = _two_chains(tmp_path / "repository", memory_engine)
     with Repository.open(stored.path) as repository:
-        full = repository.record_of(new[0]).backup
+        full = repository.record_of(new[0])
         lost = full.streams[0]
         damage = Damage(full.backup_id, lost.disk_id, lost.stream_id, "missing", "blob", "it is missing")
         known_damage.remember(repository, vm.id, "verify", [damage], print)
@@ -183,9 +183,9 @@ def test_a_dry_run_names_what_is_removed_then_and_removes_nothing(
     tmp_path: Path, memory_engine: MemoryEngine
 ) -> None:
     stored, vm, old, new = _two_chains(tmp_path / "repository", memory_engine)
-    before = sorted(path for path in stored.path.glob("[bs]*/**/*") if path.is_file())
+    before = _objects(stored.path)
     planned = _prune(stored.path, vm, Retention(last=1), dry_run=True)
-    assert sorted(path for path in stored.path.glob("[bs]*/**/*") if path.is_file()) == before
+    assert _objects(stored.path) == before
     size_before = sum(path.stat().st_size for path in before)
 
     done = _prune(stored.path, vm, Retention(last=1))
@@ -203,6 +203,11 @@ def test_a_dry_run_names_what_is_removed_then_and_removes_nothing(
     assert _prune(stored.path, vm, Retention(last=1)).removed == []
 
 
+def _objects(path: Path) -> list[Path]:
+    folders = ("backups", "blobs", "indexes", "configurations")
+    return sorted(file for folder in folders for file in (path / folder).rglob("*") if file.is_file())
+
+
 def listed(done: Pruned) -> tuple[list[str], list[str], list[str], int]:
     return (
         [one.backup_id for one in done.removed],
@@ -214,7 +219,7 @@ def listed(done: Pruned) -> tuple[list[str], list[str], list[str], int]:
 
 def test_what_no_record_names_goes_after_the_grace_time(tmp_path: Path, memory_engine: MemoryEngine) -> None:
     stored, vm, _, _ = _two_chains(tmp_path / "repository", memory_engine)
-    blob = next(stored.path.glob("streams/*/*.sparse.zst"))
+    blob = next(stored.path.glob("blobs/*/*.sparse.zst"))
     orphan = blob.with_name("99999999-9999-4999-8999-999999999999.sparse.zst")
     shutil.copy(blob, orphan)
     name = orphan.relative_to(stored.path).as_posix()
@@ -248,7 +253,7 @@ def test_without_any_record_nothing_is_removed(tmp_path: Path, memory_engine: Me
     shutil.rmtree(stored.path / "backups")
     (stored.path / "catalog.db").unlink()
     assert _prune(stored.path, vm, Retention(last=1), grace=timedelta(seconds=-1)).unreferenced == []
-    assert len(list(stored.path.glob("streams/*/*"))) == 2 * 2 * 5
+    assert [len(list(stored.path.glob(f"{kind}/*/*"))) for kind in ("blobs", "indexes")] == [2 * 5, 2 * 5]
 
 
 def test_only_the_vm_asked_for_is_pruned(tmp_path: Path, memory_engine: MemoryEngine) -> None:

@@ -140,7 +140,7 @@ def test_a_record_that_another_process_committed_meanwhile_keeps_its_streams(
 
     def commits(self: Repository, limit: object) -> object:
         name = names.record(late.vm.id, late.point, late.backup_id)
-        repository.store.create(name, record.encode(Record(late, None)))
+        repository.store.create(name, record.encode(late))
         return before(self, limit)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Repository, "before_all_writers", commits)

@@ -39,7 +39,7 @@ def _content(repository: Repository, backup_id: str) -> bytearray:
 def _lose_all_but_blobs(path: Path) -> None:
     (path / "catalog.db").unlink()
     shutil.rmtree(path / "backups")
-    for index in path.glob("streams/*/*.index.db"):
+    for index in path.glob("indexes/*/*.index.db"):
         index.unlink()
 
 
@@ -108,9 +108,17 @@ def test_a_damaged_blob_is_named_and_not_brought_back(repository: Repository) ->
 def test_blobs_of_a_backup_that_runs_are_left_to_it(repository: Repository) -> None:
     _chain(repository)
     vm = repository.catalog.vms()[0]
-    before = {path: path.read_bytes() for path in repository.path.glob("streams/*/*")}
+    before = {
+        path: path.read_bytes()
+        for kind in ("blobs", "indexes")
+        for path in repository.path.glob(f"{kind}/*/*")
+    }
     for record in repository.path.glob("backups/*/*.json"):
         record.unlink()
     with repository.lock_vm(vm), pytest.raises(BusyError):
         recover(repository)
-    assert {path: path.read_bytes() for path in repository.path.glob("streams/*/*")} == before
+    assert {
+        path: path.read_bytes()
+        for kind in ("blobs", "indexes")
+        for path in repository.path.glob(f"{kind}/*/*")
+    } == before

@@ -32,11 +32,15 @@ def chain(lab: Lab, pitr: Pitr, tmp_path: Path) -> list[tuple[Any, Path]]:
 
 def object_of(pitr: Pitr, point: Any, what: str) -> Path:
     (disk,) = point["disks"]
-    folder, name = pitr.repository / "streams" / disk["disk_id"], disk["stream_id"]
+    disk_id, name = disk["disk_id"], disk["stream_id"]
     if what == "record":
         records = pitr.repository / "backups" / str(point["vm"]["id"])
         return next(records.glob(f"*{point['backup_id']}.json"))
-    return Path(folder, f"{name}.sparse.zst" if what == "blob" else f"{name}.index.db")
+    return (
+        Path(pitr.repository, "blobs", disk_id, f"{name}.sparse.zst")
+        if what == "blob"
+        else Path(pitr.repository, "indexes", disk_id, f"{name}.index.db")
+    )
 
 
 def flip_a_bit(path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_broken_file_system_and_damage_are_found_and_remembered(
     assert _found(document, "system")["checksum"]["ok"] is True
     assert pitr.json("list")["points"][0]["proven"]["ok"] is False
     assert "FAILED" in pitr("list").stdout
-    blob = next((pitr.repository / "streams" / vm.disks[0].id).glob("*.zst"))
+    blob = next((pitr.repository / "blobs" / vm.disks[0].id).glob("*.zst"))
     stored = bytearray(blob.read_bytes())
     stored[len(stored) // 2] ^= 1
     blob.write_bytes(stored)

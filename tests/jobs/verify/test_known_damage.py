@@ -18,7 +18,7 @@ from tests.support.pitr import Pitr
 
 def blob_of(pitr: Pitr, point: Any, disk: int = 0) -> Path:
     entry = point["disks"][disk]
-    return Path(pitr.repository, "streams", entry["disk_id"], f"{entry['stream_id']}.sparse.zst")
+    return Path(pitr.repository, "blobs", entry["disk_id"], f"{entry['stream_id']}.sparse.zst")
 
 
 def harm(path: Path) -> Callable[[], None]:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The configurations of VMs, as objects of their own: a VM's changes seldom, and it is most of what a record has.
+
+An object's name is the digest of its bytes. Records refer to it. Without it, a point has no configuration, but all its
+disks.
+"""
+
+from __future__ import annotations
+
+from blake3 import blake3
+
+from pitr.errors import FormatError, RepositoryError
+from pitr.model import Backup, StoredObject
+from pitr.repository import names
+from pitr.repository.damage import Damage, DamageKind, StoredDamage
+from pitr.repository.store import ObjectExists, ObjectMissing, Store
+
+#: The largest configuration in bytes; it has no bound of its own.
+MAX_SIZE = 64 << 20
+
+
+def encode(text: str) -> bytes:
+    """Return the bytes of a configuration's object. Raises FormatError."""
+    try:
+        stored = text.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"the VM's configuration is no text: {error}") from None
+    if len(stored) > MAX_SIZE:
+        raise FormatError(f"the VM's configuration has {len(stored)} bytes; pitr stores at most {MAX_SIZE}")
+    return stored
+
+
+def described(stored: bytes) -> StoredObject:
+    """Return the size and digest of a configuration's object."""
+    return StoredObject(len(stored), blake3(stored).hexdigest())
+
+
+def add(store: Store, stored: bytes) -> None:
+    """Store a configuration unless it is stored already; replace a damaged one. Raises RepositoryError."""
+    name = names.configuration(described(stored).digest)
+    try:
+        store.create(name, stored)
+        return
+    except ObjectExists:
+        if _is(store, name, stored):
+            return
+    store.delete(name)
+    store.create(name, stored)
+
+
+def _is(store: Store, name: str, stored: bytes) -> bool:
+    try:
+        return store.size(name) == len(stored) and store.read(name, limit=len(stored)) == stored
+    except ObjectMissing:
+        return False
+
+
+def read(store: Store, backup: Backup) -> str | None:
+    """Return the configuration of a point's VM; None if it has none. Raises StoredDamage."""
+    expected = backup.configuration
+    if expected is None:
+        return None
+    try:
+        stored = store.read(names.configuration(expected.digest), limit=MAX_SIZE)
+    except ObjectMissing:
+        raise _damage(backup, expected, "missing", "it is missing") from None
+    except RepositoryError as error:
+        raise _damage(backup, expected, "corrupt", error.message) from error
+    if len(stored) < expected.size:
+        raise _damage(backup, expected, "truncated", f"it has {len(stored)} bytes instead of {expected.size}")
+    if described(stored) != expected:
+        raise _damage(backup, expected, "corrupt", "its digest does not match")
+    try:
+        return stored.decode()
+    except UnicodeDecodeError as error:
+        raise _damage(backup, expected, "corrupt", f"it is no text: {error}") from None
+
+
+def _damage(backup: Backup, expected: StoredObject, kind: DamageKind, message: str) -> StoredDamage:
+    text = (
+        f"configuration of VM {backup.vm.id}: {message} (backup {backup.backup_id}, "
+        f"{names.configuration(expected.digest)}); its disks can be restored without it"
+    )
+    return StoredDamage(Damage(backup.backup_id, None, None, kind, "configuration", text))

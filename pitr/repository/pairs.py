@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""States that begin and end, each as two objects that are only ever created.
+
+A state is open if its first object exists and its second one does not. So no writer must delete anything, which a
+store may forbid. Prune removes both objects of the states that have ended. A key is used once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pitr.repository import names
+from pitr.repository.store import ObjectExists, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A kind of state: the folders of its first and its second objects, and the number of parts of a key."""
+
+    begun: str
+    ended: str
+    parts: int
+
+    def begin(self, store: Store, *key: str) -> None:
+        """Begin a state; one that has begun stays so."""
+        with suppress(ObjectExists):
+            store.create(names.control(self.begun, *key), b"")
+
+    def end(self, store: Store, *key: str) -> None:
+        """End a state; one that has ended stays so."""
+        with suppress(ObjectExists):
+            store.create(names.control(self.ended, *key), b"")
+
+    def open(self, store: Store, *under: str) -> Iterator[tuple[str, ...]]:
+        """Yield the keys of the open states whose keys begin with `under`."""
+        # In this order: prune removes first objects first, so none that has ended looks open.
+        ended = set(self._keys(store, self.ended, under))
+        yield from (key for key in self._keys(store, self.begun, under) if key not in ended)
+
+    def collect(self, store: Store) -> None:
+        """Remove both objects of all states that have ended. Raises RepositoryError."""
+        for key in list(self._keys(store, self.ended, ())):
+            store.delete(names.control(self.begun, *key))
+            store.delete(names.control(self.ended, *key))
+
+    def _keys(self, store: Store, folder: str, under: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for name in store.list(names.control(folder, *under)):
+            key = tuple(name.split("/")[2:])
+            if len(key) == self.parts:
+                yield key
+
+
+#: Backups that may be open on the engine: VM, backup.
+PENDING = Pair("pending", "ended", 2)
+#: Checkpoints on the engine that pitr created and has not removed: VM, checkpoint.
+CHECKPOINTS = Pair("checkpoints", "forgotten", 2)
+#: Disks whose change tracking was wrong: VM, disk, a random part, because a disk can be distrusted again.
+DISTRUSTED = Pair("distrusted", "trusted", 3)
+#: New disks on the engine that a restore is writing: disk.
+UPLOADS = Pair("uploads", "done", 1)
+ALL = (PENDING, CHECKPOINTS, DISTRUSTED, UPLOADS)
