@@ -64,7 +64,7 @@ def consolidate(repository: Repository, backup: Backup, *, dry_run: bool = False
 
 def _written(repository: Repository, backup: Backup, stack: ExitStack, *, dry_run: bool) -> Backup:
     """Return the synthetic backup, committed unless `dry_run`. `stack` removes its streams if that fails."""
-    record = repository.record_of(backup.backup_id)
+    repository.record_of(backup.backup_id)
     backup_id = str(uuid.uuid4())
     streams = []
     for stream in backup.streams:
@@ -92,7 +92,8 @@ def _written(repository: Repository, backup: Backup, stack: ExitStack, *, dry_ru
         stands_for=backup.backup_id,
     )
     if not dry_run:
-        repository.commit(Record(new, record.configuration))
+        # The new record refers to the same stored configuration.
+        repository.commit(Record(new, None))
     return new
 
 
