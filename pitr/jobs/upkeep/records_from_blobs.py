@@ -92,10 +92,11 @@ def _recover(repository: Repository) -> Recovered:
     # The record of such a blob was removed on purpose, and its point with it.
     parts = {part.stream_id for backup in recorded for stream in backup.streams for part in stream.parts}
     by_id: dict[str, _BlobStream] = {}
+    for name in sorted(repository.store.list(names.INDEXES)):
+        if name.endswith(_COPY) and name.rpartition("/")[2].removesuffix(_COPY) not in by_stream:
+            failed.append(f"{name}: the stream used frames of others, so no blob can give its point back")
     for name in sorted(repository.store.list(names.BLOBS)):
         stream_id = name.rpartition("/")[2].removesuffix(_BLOB)
-        if name.endswith(_COPY) and stream_id.removesuffix(_COPY) not in by_stream:
-            failed.append(f"{name}: the stream used frames of others, so no blob can give its point back")
         if not name.endswith(_BLOB) or stream_id in by_stream or stream_id in parts:
             continue
         try:
