@@ -7,16 +7,22 @@ disks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
 from blake3 import blake3
 
 from pitr.errors import FormatError, RepositoryError
-from pitr.model import Backup, StoredObject
-from pitr.repository import names
+from pitr.model import Backup, Record, StoredObject
+from pitr.repository import lock, names
 from pitr.repository.damage import Damage, DamageKind, StoredDamage
 from pitr.repository.store import ObjectExists, ObjectMissing, Store
 
 #: The largest configuration in bytes; it has no bound of its own.
 MAX_SIZE = 64 << 20
+_WHAT = "the VMs' configurations"
 
 
 def encode(text: str) -> bytes:
@@ -33,6 +39,34 @@ def encode(text: str) -> bytes:
 def described(stored: bytes) -> StoredObject:
     """Return the size and digest of a configuration's object."""
     return StoredObject(len(stored), blake3(stored).hexdigest())
+
+
+def referred_to(new: Record) -> tuple[Backup, bytes | None]:
+    """Return the backup with the reference to its configuration, and the bytes of that. Raises FormatError."""
+    if new.configuration is None:
+        return new.backup, None
+    stored = encode(new.configuration)
+    return replace(new.backup, configuration=described(stored)), stored
+
+
+@contextmanager
+def stored(store: Store, state: Path, configuration: bytes | None) -> Iterator[None]:
+    """Store a configuration, and keep others from removing it while the block stores its record.
+
+    `state` is the folder of the repository's locks. Raises RepositoryError.
+    """
+    if configuration is None:
+        yield
+        return
+    # It may be an old one that no record refers to, and that is about to be removed.
+    with lock.wait_to_share(state / names.CONFIGURATIONS_LOCK, _WHAT):
+        add(store, configuration)
+        yield
+
+
+def removing(state: Path) -> AbstractContextManager[None]:
+    """Keep commits out while configurations are removed, which is to take a moment."""
+    return lock.wait_for(state / names.CONFIGURATIONS_LOCK, _WHAT)
 
 
 def add(store: Store, stored: bytes) -> None:

@@ -63,3 +63,8 @@ def of_stream(
         f"(backup {backup_id}, disk {stream.disk_id}, stream {stream.stream_id})"
     )
     return StoredDamage(Damage(backup_id, stream.disk_id, stream.stream_id, kind, what, text, start, length))
+
+
+def of_record(backup_id: str | None, kind: DamageKind, message: str) -> StoredDamage:
+    """Return the error for a damaged record."""
+    return StoredDamage(Damage(backup_id, None, None, kind, "record", message))

@@ -74,6 +74,11 @@ def read_id(location: Location, store: Store) -> str:
     return repository_id
 
 
+def keeps_modes(location: Location) -> bool:
+    """Return whether the file system has file modes that keep other users out; else the mount options decide."""
+    return not isinstance(location, Path) or not (location / names.REPOSITORY).stat().st_mode & 0o077
+
+
 def _check_format(document: dict[str, Any], where: str) -> None:
     """Raise RepositoryError for another format, whose document may have another schema."""
     found = document.get("format")

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +18,15 @@ from pitr.repository import canonical, commit_notes, configurations, lock, marke
 from pitr.repository import location as locations
 from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
-from pitr.repository.damage import CatalogDiffers, Damage, DamageKind, StoredDamage, What, of_stream
+from pitr.repository.damage import (
+    CatalogDiffers,
+    Damage,
+    DamageKind,
+    StoredDamage,
+    What,
+    of_record,
+    of_stream,
+)
 from pitr.repository.location import Location
 from pitr.repository.store import (
     LinkInside,
@@ -27,6 +34,7 @@ from pitr.repository.store import (
     Store,
     StoredFile,
     check_name,
+    may_be_stored,
 )
 from pitr.system.closing import Closes
 
@@ -64,13 +72,6 @@ class Repository(Closes):
             repository_id = marker.read_id(location, first)
         state = locations.state_of(location, repository_id)
         return cls(location, locations.opened(location, state), repository_id, state)
-
-    @property
-    def keeps_modes(self) -> bool:
-        """Whether the file system has file modes that keep other users out; else the mount options decide."""
-        if not isinstance(self.location, Path):
-            return True
-        return not (self.location / names.REPOSITORY).stat().st_mode & 0o077
 
     def close(self) -> None:
         self._forget_catalog()
@@ -184,21 +185,12 @@ class Repository(Closes):
         Returns the backup with the reference to its configuration. Raises FormatError for a record that no reader
         would accept, and RepositoryError.
         """
-        backup = new.backup
-        configuration = None if new.configuration is None else configurations.encode(new.configuration)
-        if configuration is not None:
-            backup = replace(backup, configuration=configurations.described(configuration))
+        backup, configuration = configurations.referred_to(new)
         stored = record.encode(backup)
         if len(stored) > canonical.MAX_SIZE or record.decode(stored) != backup:
             raise FormatError(f"pitr could not read the record of backup {backup.backup_id} again")
         name = names.record(backup.vm.id, backup.point, backup.backup_id)
-        with ExitStack() as stack:
-            if configuration is not None:
-                # Prune may be about to remove an old configuration that is used again now.
-                stack.enter_context(
-                    lock.wait_to_share(self.path / names.CONFIGURATIONS_LOCK, "the VMs' configurations")
-                )
-                configurations.add(self.store, configuration)
+        with configurations.stored(self.store, self.path, configuration):
             commit_notes.add(self.store, backup)
             self._store_record(backup, name, stored)
         try:
@@ -215,7 +207,7 @@ class Repository(Closes):
         try:
             self.store.create(name, stored)
         except BaseException:
-            if not self._may_be_stored(name, stored):
+            if not may_be_stored(self.store, name, stored):
                 self._recorded -= streams
             raise
 
@@ -238,14 +230,6 @@ class Repository(Closes):
             catalog.remove([backup.backup_id for backup in backups], delete)
         self._recorded -= {stream.stream_id for backup in backups for stream in backup.streams}
 
-    def _may_be_stored(self, name: str, stored: bytes) -> bool:
-        try:
-            return self.store.read(name, limit=canonical.MAX_SIZE) == stored
-        except ObjectMissing:
-            return False
-        except RepositoryError:
-            return True
-
     # Reading
 
     def read_record(self, name: str) -> tuple[Backup, StoredObject]:
@@ -254,17 +238,15 @@ class Repository(Closes):
         try:
             stored = self.store.read(name, limit=canonical.MAX_SIZE)
         except ObjectMissing:
-            raise _record_damage(of_backup, "missing", f"the record {name} is missing") from None
+            raise of_record(of_backup, "missing", f"the record {name} is missing") from None
         except RepositoryError as error:
-            raise _record_damage(of_backup, "corrupt", error.message) from error
+            raise of_record(of_backup, "corrupt", error.message) from error
         try:
             backup = record.decode(stored)
         except FormatError as error:
-            raise _record_damage(
-                of_backup, "corrupt", f"the record {name} is damaged: {error.message}"
-            ) from None
+            raise of_record(of_backup, "corrupt", f"the record {name} is damaged: {error.message}") from None
         if names.record(backup.vm.id, backup.point, backup.backup_id) != name:
-            raise _record_damage(
+            raise of_record(
                 backup.backup_id,
                 "inconsistent",
                 f"the record {name} has the wrong name for backup {backup.backup_id}",
@@ -275,27 +257,17 @@ class Repository(Closes):
         """Read the record of a backup, and compare it with the catalog. Raises StoredDamage."""
         known = self.catalog_with_point(backup_id).known_record(backup_id)
         if known is None:
-            raise _record_damage(backup_id, "missing", f"the record of backup {backup_id} is missing")
+            raise of_record(backup_id, "missing", f"the record of backup {backup_id} is missing")
         try:
             backup, stored = self.read_record(known.name)
         except StoredDamage as error:
             damage = error.damage
-            raise _record_damage(backup_id, damage.kind, damage.message) from None
+            raise of_record(backup_id, damage.kind, damage.message) from None
         if stored != known.record:
-            raise _record_damage(
+            raise of_record(
                 backup_id, "inconsistent", f"the record {known.name} was changed after it was written"
             )
         return backup
-
-    def configuration_of(self, backup: Backup) -> str | None:
-        """Return the configuration of a point's VM; None if it has none. Raises StoredDamage."""
-        return configurations.read(self.store, backup)
-
-    @contextmanager
-    def removing_configurations(self) -> Iterator[None]:
-        """Keep commits out while configurations are removed; it is to take a moment."""
-        with lock.wait_for(self.path / names.CONFIGURATIONS_LOCK, "the VMs' configurations"):
-            yield
 
     def chain(
         self, backup: Backup, stream: Stream, read: Mapping[str, Backup] | None = None
@@ -471,7 +443,3 @@ def _compare_size(backup: Backup, stream: Stream, what: What, actual: int, recor
         raise of_stream(
             backup.backup_id, stream, kind, what, message, min(actual, recorded), abs(actual - recorded)
         )
-
-
-def _record_damage(backup_id: str | None, kind: DamageKind, message: str) -> StoredDamage:
-    return StoredDamage(Damage(backup_id, None, None, kind, "record", message))

@@ -14,6 +14,7 @@ from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
+from pitr.repository.marker import keeps_modes
 from tests.support import no_links
 from tests.support.memory_engine import MemoryEngine
 from tests.support.stored_points import chain_of_three, check_contents, check_verified, unnamed_files
@@ -26,7 +27,7 @@ def test_points_are_created_read_verified_and_pruned_on_exfat(
         stored, vm = chain_of_three(folder / "repository", memory_engine)
         name = VMName(vm.id, vm.name)
         with Repository.open(stored.path) as repository:
-            assert not repository.keeps_modes
+            assert not keeps_modes(repository.location)
             with (
                 repository.lock_vm(name),
                 Repository.open(stored.path) as other,

@@ -18,7 +18,7 @@ import pytest
 
 from pitr.errors import BusyError, FormatError, PitrError, RepositoryError
 from pitr.model import Record, VMName
-from pitr.repository import Repository, canonical, names, record
+from pitr.repository import Repository, canonical, configurations, names, record
 from pitr.repository.catalog import Catalog
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store import ObjectExists, PosixStore
@@ -151,7 +151,7 @@ def test_a_committed_backup_is_a_point_for_all_readers_at_once(repository: Repos
     backup = Writer(repository).add("64k:A", "128k:B")
     assert repository.catalog.points() == [backup]
     assert repository.record_of(backup.backup_id) == backup
-    assert repository.configuration_of(backup) == "<ovf:Envelope/>"
+    assert configurations.read(repository.store, backup) == "<ovf:Envelope/>"
     with Repository.open(repository.path) as again:
         assert again.catalog.points() == [backup]
         assert read_point(again, backup, backup.streams[1]) == b"B" * 131072
@@ -161,7 +161,7 @@ def test_a_backup_is_committed_once(repository: Repository) -> None:
     backup = Writer(repository).add("64k:A")
     with pytest.raises(ObjectExists):
         repository.commit(Record(backup, None))
-    assert repository.configuration_of(repository.record_of(backup.backup_id)) == "<ovf:Envelope/>"
+    assert configurations.read(repository.store, repository.record_of(backup.backup_id)) == "<ovf:Envelope/>"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pitr.cli.options import Common, with_common
 from pitr.errors import UsageError
 from pitr.repository import Repository
 from pitr.repository import location as locations
-from pitr.repository.marker import FORMAT
+from pitr.repository.marker import FORMAT, keeps_modes
 
 FolderArgument = Annotated[
     Any,
@@ -41,7 +41,7 @@ def init(common: Common, folder: FolderArgument = None) -> None:
     where = replace(common, repo=folder or common.repo).repository_location()
     path = locations.text(where.absolute() if isinstance(where, Path) else where)
     with Repository.create(where) as repository:
-        if not repository.keeps_modes:
+        if not keeps_modes(repository.location):
             common.out.notify(
                 f"warning: the file system of {path} does not store file modes: its mount options decide who can "
                 "read the backups"

@@ -26,6 +26,7 @@ from pitr.ovirt.engine import (
     list_clusters,
     start_vm,
 )
+from pitr.repository import configurations
 from pitr.text import named, printable
 
 
@@ -41,7 +42,7 @@ class NewVMTarget(OntoNewDisks):
         self, uploading: Uploading, backup: Backup, streams: Sequence[Stream], choice: ToNewVM
     ) -> None:
         engine, self._repository = uploading.engine, uploading.notes.repository
-        configuration = self._repository.configuration_of(backup)
+        configuration = configurations.read(self._repository.store, backup)
         if configuration is None:
             raise UsageError(
                 f"point {backup.backup_id} holds no VM configuration: the engine did not give one",

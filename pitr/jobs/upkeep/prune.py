@@ -22,7 +22,7 @@ from pitr.jobs.upkeep.point_list import PointList
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName, parents_of
 from pitr.reporting import Notify
-from pitr.repository import Repository, drills, findings, marks, names, proofs
+from pitr.repository import Repository, configurations, drills, findings, marks, names, proofs
 from pitr.repository.catalog import contents
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.store import ObjectMissing
@@ -283,7 +283,7 @@ class Removal:
             else:
                 self._remove_unreferenced(unreferenced.of_all(repository, catalog, limit))
                 if not self.dry_run:
-                    stack.enter_context(repository.removing_configurations())
+                    stack.enter_context(configurations.removing(repository.path))
                     # What was committed until now may refer to one.
                     catalog, unreadable = repository.completed_again()
                 if not unreadable:

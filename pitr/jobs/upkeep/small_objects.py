@@ -8,7 +8,7 @@ from datetime import datetime
 
 from pitr import times
 from pitr.model import Backup
-from pitr.repository import Repository, commit_notes, history, names, pairs
+from pitr.repository import Repository, commit_notes, configurations, history, names, pairs
 from pitr.repository.catalog import Catalog, overview
 from pitr.repository.store import ObjectMissing
 
@@ -36,7 +36,7 @@ def configurations_of_only(repository: Repository, backups: Sequence[Backup]) ->
 def remove_configurations(repository: Repository, objects: Sequence[str]) -> None:
     """Remove these configurations unless a record refers to one again. Raises RepositoryError."""
     if objects:
-        with repository.removing_configurations():
+        with configurations.removing(repository.path):
             for name in objects:
                 if not overview.refers_to_configuration(repository.catalog, _digest(name)):
                     repository.store.delete(name)

@@ -21,7 +21,7 @@ from pitr.jobs import known_damage, proofs
 from pitr.jobs.verify.blob_check import BlobChecked, check_blob, check_digest, check_head
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify, Progress
-from pitr.repository import Repository, findings, names
+from pitr.repository import Repository, configurations, findings, names
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stream
 from pitr.repository.findings import StoredFinding
 from pitr.repository.index import OWN, IndexRow
@@ -227,7 +227,7 @@ class _Verification:
             if backup.configuration is not None and backup.configuration.digest not in read:
                 read.add(backup.configuration.digest)
                 try:
-                    self._repository.configuration_of(backup)
+                    configurations.read(self._repository.store, backup)
                 except StoredDamage as error:
                     self.result.damage.append(error.damage)
 

@@ -9,6 +9,7 @@ from pitr.repository.store.base import (
     StoredFile,
     check_name,
     is_name,
+    may_be_stored,
 )
 from pitr.repository.store.folders import LinkInside
 from pitr.repository.store.posix import PosixStore
@@ -23,4 +24,5 @@ __all__ = [
     "StoredFile",
     "check_name",
     "is_name",
+    "may_be_stored",
 ]

@@ -131,3 +131,13 @@ class Store(Protocol):
         """Remove a scratch file early, if possible."""
 
     def close(self) -> None: ...
+
+
+def may_be_stored(store: Store, name: str, data: bytes) -> bool:
+    """Return whether the store has a small object with these bytes, or cannot tell."""
+    try:
+        return store.size(name) == len(data) and store.read(name, limit=len(data)) == data
+    except ObjectMissing:
+        return False
+    except RepositoryError:
+        return True
