@@ -9,17 +9,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from pitr.errors import PitrError, UsageError
+from pitr.system.target_path import refuse_new_device
 
 
 def replace_file(path: Path, data: bytes, mode: int) -> None:
     """Write `data` to a new file beside `path`, with `mode` for any umask, and give it that name. Follows links.
 
-    Raises UsageError if `path` is no regular file, PitrError.
+    Raises UsageError if `path` is no regular file or would be a new file in /dev, PitrError.
     """
     try:
         target = path.resolve()
         if target.exists() and not target.is_file():
             raise UsageError(f"{path} is not a regular file", "Name a file that pitr can replace.")
+        if not target.exists():
+            refuse_new_device(target)
         # Collectors of files ignore names that begin with a dot.
         scratch = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:8]}")
         handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -185,6 +185,8 @@ def test_a_file_that_cannot_be_replaced_is_refused(command: Pitr, tmp_path: Path
     assert "not a regular file" in command("status", "--to", pipe, code=2).complaint
     assert "not a regular file" in command("status", "--to", "/dev/null", code=2).complaint
     assert "not a regular file" in command("status", "--to", tmp_path, code=2).complaint
+    assert "no files in /dev" in command("status", "--to", "/dev/pitr.prom", code=2).complaint
+    assert not Path("/dev/pitr.prom").exists()
     assert "cannot write" in command("status", "--to", tmp_path / "no" / "file", code=1).complaint
     assert "--to is empty" in command("status", "--to", "", code=2).complaint
 
