@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from pitr.errors import UsageError
+from pitr.system.target_path import refuse_new_device
 
 
 class LogFile(WatchedFileHandler):
@@ -26,6 +27,8 @@ class LogFile(WatchedFileHandler):
     @classmethod
     def opened(cls, path: Path) -> Self:
         """Open the file. Raises UsageError."""
+        if not path.exists():
+            refuse_new_device(path.absolute())
         try:
             return cls(path.absolute(), encoding="utf-8", errors="backslashreplace")
         except OSError as error:

@@ -108,6 +108,7 @@ def test_a_second_run_appends_and_keeps_the_mode(command: Pitr, tmp_path: Path) 
 
 
 def test_a_log_file_that_cannot_be_opened_is_a_usage_error(command: Pitr, tmp_path: Path) -> None:
+    assert "no files in /dev" in command("list", "--log-file", "/dev/pitr.log", code=2).complaint
     refused = command("list", "--log-file", tmp_path / "absent" / "pitr.log", code=2)
     assert "cannot write the log file" in refused.complaint
     for unusable in ("", "-"):
