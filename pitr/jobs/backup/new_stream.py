@@ -28,4 +28,5 @@ def new_stream(
         reason=reason,
         parent_stream_id=parent_stream_id,
         settings=settings_of(disk),
+        changes="tracked" if kind is Kind.INCREMENTAL else None,
     )
