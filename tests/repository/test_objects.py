@@ -96,7 +96,8 @@ def test_a_rebuilt_catalog_is_identical(lab: Lab, pitr: Pitr, tmp_path: Path) ->
 
     def dump() -> list[str]:
         connection = sqlite3.connect(catalog)
-        lines = list(connection.iterdump())
+        # A rebuilt catalog has its indexes in another order.
+        lines = sorted(connection.iterdump())
         connection.close()
         return lines
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -178,4 +179,5 @@ def test_a_configuration_that_is_absent_for_once_is_asked_for_again(lab: Lab, pi
     (record,) = (pitr.repository / "backups" / vm.id).glob(
         f"*{pitr.json('list')['points'][0]['backup_id']}.json"
     )
-    assert "Envelope" in record.read_text()
+    digest = json.loads(record.read_bytes())["configuration"]["digest"]
+    assert "Envelope" in (pitr.repository / "configurations" / digest).read_text()
