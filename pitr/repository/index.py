@@ -199,8 +199,13 @@ class Index(Closes):
             parts = tuple(PartRow(*row) for row in self._connection.execute(query))
         for part in parts:
             texts = (part.disk_id, part.stream_id, part.blob_digest)
-            sizes_fit = isinstance(part.blob_size, int) and 0 <= part.blob_size <= MAX_SIZE
-            if not sizes_fit or not all(isinstance(text, str) for text in texts):
+            # A changed byte in the file can change any value, also the key.
+            numbers_fit = isinstance(part.number, int) and isinstance(part.blob_size, int)
+            if (
+                not numbers_fit
+                or not 0 <= part.blob_size <= MAX_SIZE
+                or not all(isinstance(text, str) for text in texts)
+            ):
                 raise FormatError(f"{self._path.name} names an invalid part")
         return parts
 

@@ -87,7 +87,7 @@ def write_rows(
         )
         connection.executemany("INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         for column, value in stream.items():
-            table = "part" if column.startswith("blob_") else "stream"
+            table = "part" if column in ("number", "blob_size", "blob_digest") else "stream"
             connection.execute(f"UPDATE {table} SET {column} = ?", [value])  # noqa: S608
     finally:
         connection.close()
