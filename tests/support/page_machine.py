@@ -77,21 +77,21 @@ class PageMachine:
         self.notice = folder / "notice"
         (self._programs / "pitr").symlink_to(Path(sys.executable).with_name("pitr"))
         for name in _PRIVATE:
-            (folder / "root" / name).mkdir(parents=True)
-        shutil.copytree("/etc", folder / "root" / "etc", symlinks=True)
-        (folder / "root" / "run" / "systemd" / "system").mkdir(parents=True)
-        shutil.rmtree(folder / "root" / "etc" / "pitr", ignore_errors=True)
+            (folder / "files" / name).mkdir(parents=True)
+        shutil.copytree("/etc", folder / "files" / "etc", symlinks=True)
+        (folder / "files" / "run" / "systemd" / "system").mkdir(parents=True)
+        shutil.rmtree(folder / "files" / "etc" / "pitr", ignore_errors=True)
         (folder / "home").mkdir()
 
     def path(self, path: str) -> Path:
         """Return where a path of the machine is."""
-        return self._folder / "root" / path.lstrip("/")
+        return self._folder / "files" / path.lstrip("/")
 
     def run(
         self, script: str, *, typed: str = "", code: int = 0, variables: Mapping[str, str] | None = None
     ) -> str:
         """Run the commands, each of which must succeed, and return what they print. `typed` is the standard input."""
-        mounts = "".join(f"mount --bind {self._folder}/root/{name} /{name}\n" for name in ("etc", *_PRIVATE))
+        mounts = "".join(f"mount --bind {self._folder}/files/{name} /{name}\n" for name in ("etc", *_PRIVATE))
         done = subprocess.run(
             [
                 "unshare",

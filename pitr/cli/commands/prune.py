@@ -8,57 +8,25 @@ from typing import Annotated
 import typer
 
 from pitr.cli.display import removed
+from pitr.cli.keep_options import (
+    KeepDailyOption,
+    KeepHourlyOption,
+    KeepLastOption,
+    KeepMonthlyOption,
+    KeepWeeklyOption,
+    KeepWithinOption,
+    KeepYearlyOption,
+    rules,
+)
 from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.errors import UsageError
 from pitr.jobs import find
 from pitr.jobs.upkeep import prune as job
 from pitr.jobs.upkeep.external_data import deleting_with
-from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
 from pitr.times import parse_span
 
-KeepLastOption = Annotated[
-    int | None, typer.Option("--keep-last", min=1, metavar="N", help="Keep the N newest points.")
-]
-KeepHourlyOption = Annotated[
-    int | None,
-    typer.Option(
-        "--keep-hourly", min=1, metavar="N", help="Keep the newest point of each of the last N hours."
-    ),
-]
-KeepDailyOption = Annotated[
-    int | None,
-    typer.Option(
-        "--keep-daily", min=1, metavar="N", help="Keep the newest point of each of the last N days."
-    ),
-]
-KeepWeeklyOption = Annotated[
-    int | None,
-    typer.Option(
-        "--keep-weekly", min=1, metavar="N", help="Keep the newest point of each of the last N weeks."
-    ),
-]
-KeepMonthlyOption = Annotated[
-    int | None,
-    typer.Option(
-        "--keep-monthly", min=1, metavar="N", help="Keep the newest point of each of the last N months."
-    ),
-]
-KeepYearlyOption = Annotated[
-    int | None,
-    typer.Option(
-        "--keep-yearly", min=1, metavar="N", help="Keep the newest point of each of the last N years."
-    ),
-]
-KeepWithinOption = Annotated[
-    str | None,
-    typer.Option(
-        "--keep-within",
-        metavar="SPAN",
-        help="Keep all points in this time before the newest point: 36h, 30d, 8w, 6m or 1y.",
-    ),
-]
 VMsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -101,8 +69,7 @@ def prune(
     pitr keeps a point if any rule keeps it, together with all points that it is based on. Rules count only hours,
     days, weeks, months and years that have points, in local time. Without any rule on the command line, pitr uses
     the rules under [retention] in the configuration. The result says why each point is kept: a rule, or "needed by"
-    a point.
-    Rules do not count points that are known to be damaged, so the newest good point always stays.
+    a point. Rules do not count points that are known to be damaged, so the newest good point always stays.
 
     pitr also removes unreferenced objects, which failed backups left. If you name VMs, it removes only those that
     backups of these VMs left.
@@ -114,16 +81,22 @@ def prune(
 
     Examples: pitr prune --keep-within 7d --keep-daily 30 --keep-monthly 12 --dry-run; pitr prune web1 --keep-last 7
     """
-    given = {
-        "keep_last": keep_last,
-        "keep_hourly": keep_hourly,
-        "keep_daily": keep_daily,
-        "keep_weekly": keep_weekly,
-        "keep_monthly": keep_monthly,
-        "keep_yearly": keep_yearly,
-        "keep_within": keep_within,
-    }
-    retention = _or_configured(common, Retention.of(given))
+    retention = rules(
+        common,
+        keep_last=keep_last,
+        keep_hourly=keep_hourly,
+        keep_daily=keep_daily,
+        keep_weekly=keep_weekly,
+        keep_monthly=keep_monthly,
+        keep_yearly=keep_yearly,
+        keep_within=keep_within,
+    )
+    if retention.is_empty:
+        raise UsageError(
+            "no rule says which points to keep",
+            "Give at least one of --keep-last, --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly, "
+            "--keep-yearly and --keep-within, or set rules under [retention] in pitr's config.toml.",
+        )
     with common.repository() as repository:
         chosen = _vms(repository, [*(vms or ()), *(vm or ())])
         common.run.expect(chosen)
@@ -143,18 +116,6 @@ def prune(
     code = done.exit_code or int(bool(done.left_external) and common.settings.delete_command is not None)
     if code:
         raise typer.Exit(code)
-
-
-def _or_configured(common: Common, given: Retention) -> Retention:
-    """Return the rules of the command line, else all of the configuration: a mix of both would keep too much."""
-    retention = Retention.of(common.settings.retention) if given.is_empty else given
-    if retention.is_empty:
-        raise UsageError(
-            "no rule says which points to keep",
-            "Give at least one of --keep-last, --keep-hourly, --keep-daily, --keep-weekly, --keep-monthly, "
-            "--keep-yearly and --keep-within, or set rules under [retention] in pitr's config.toml.",
-        )
-    return retention
 
 
 def _vms(repository: Repository, names: list[str]) -> list[VMName]:

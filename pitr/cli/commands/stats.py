@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from pitr import times
-from pitr.cli.commands.prune import (
+from pitr.cli.display import tables
+from pitr.cli.keep_options import (
     KeepDailyOption,
     KeepHourlyOption,
     KeepLastOption,
@@ -16,13 +17,12 @@ from pitr.cli.commands.prune import (
     KeepWeeklyOption,
     KeepWithinOption,
     KeepYearlyOption,
+    rules,
 )
-from pitr.cli.display import tables
 from pitr.cli.options import Common, with_common
 from pitr.jobs import find
 from pitr.jobs import stats as job
 from pitr.jobs.stats import GROWTH_OVER, Stats, VMStats
-from pitr.jobs.upkeep.retention import Retention
 from pitr.units import human_size
 
 StatsVMsArgument = Annotated[
@@ -51,18 +51,16 @@ def stats(
 
     Examples: pitr stats; pitr stats web1 --keep-daily 30 --keep-monthly 12; pitr stats --output json
     """
-    given = Retention.of(
-        {
-            "keep_last": keep_last,
-            "keep_hourly": keep_hourly,
-            "keep_daily": keep_daily,
-            "keep_weekly": keep_weekly,
-            "keep_monthly": keep_monthly,
-            "keep_yearly": keep_yearly,
-            "keep_within": keep_within,
-        }
+    retention = rules(
+        common,
+        keep_last=keep_last,
+        keep_hourly=keep_hourly,
+        keep_daily=keep_daily,
+        keep_weekly=keep_weekly,
+        keep_monthly=keep_monthly,
+        keep_yearly=keep_yearly,
+        keep_within=keep_within,
     )
-    retention = Retention.of(common.settings.retention) if given.is_empty else given
     with common.repository() as repository:
         chosen = list(dict.fromkeys(vm for name in vms or () for vm in find.vms_of(repository, name)))
         found = job.stats(repository, chosen, None if retention.is_empty else retention)
