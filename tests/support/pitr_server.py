@@ -58,6 +58,9 @@ class PitrServer:
     def start(self, *arguments: str) -> Running:
         self._number += 1
         out = self._folder / f"out{self._number}"
+        # Here, and not in the process: it may be killed before it has opened them.
+        out.touch()
+        _said(out).touch()
         pid = self._ask({"run": arguments, "out": str(out)})
         return Running(self, pid, out)
 
@@ -86,11 +89,15 @@ class Running:
 
     def wait(self) -> Done:
         code = self._server._ask({"wait": self.pid})
-        said = self._out.with_name(self._out.name + ".err")
+        said = _said(self._out)
         done = Done(code, self._out.read_text(), said.read_text())
         self._out.unlink()
         said.unlink()
         return done
+
+
+def _said(out: Path) -> Path:
+    return out.with_name(out.name + ".err")
 
 
 def _serve() -> None:
