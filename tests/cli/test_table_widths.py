@@ -90,5 +90,5 @@ def test_a_reason_stands_below_its_own_row() -> None:
     first, second = point("web1"), point("web2", "requested")
     lines = shown(tables.points([first, second]), WIDTH_WITHOUT_TERMINAL)
     rows = [number for number, line in enumerate(lines) if " web" in line]
-    assert lines[rows[0] + 1].strip().startswith("Why full: disk system")
-    assert lines[rows[1] + 1].strip() == "Why full: requested"
+    assert lines[rows[0] + 1].strip().startswith("Why whole: disk system")
+    assert lines[rows[1] + 1].strip() == "Why whole: requested"

@@ -51,12 +51,26 @@ JobsOption = Annotated[
 IncrementalOption = Annotated[
     bool,
     typer.Option(
-        "--incremental", help="Back up only changes. If that is impossible, take a full backup and say why."
+        "--incremental",
+        help="Back up only changes. If the engine cannot tell them, read the disks whole, store what differs from the "
+        "last backup, and say why.",
     ),
 ]
 FullOption = Annotated[bool, typer.Option("--full", help="Back up all data.")]
+FullEveryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--full-every",
+        metavar="TIME",
+        help="Back up all data if the last full backup is at least this old: 36h, 30d, 8w, 6m, 1y.",
+    ),
+]
 NoFallbackOption = Annotated[
-    bool, typer.Option("--no-fallback", help="Fail if an incremental backup is impossible.")
+    bool,
+    typer.Option(
+        "--no-fallback",
+        help="Fail if the engine cannot tell the changes of a disk. It never tells those of raw disks.",
+    ),
 ]
 ExcludeDiskOption = Annotated[
     list[str] | None,
@@ -115,6 +129,7 @@ def backup(
     jobs: JobsOption = None,
     incremental: IncrementalOption = False,
     full: FullOption = False,
+    full_every: FullEveryOption = None,
     no_fallback: NoFallbackOption = False,
     disk: DisksOption = None,
     exclude_disk: ExcludeDiskOption = None,
@@ -130,9 +145,10 @@ def backup(
 ) -> None:
     """Back up VMs: all disks of each VM at one point in time.
 
-    Without --incremental and --full, pitr takes an incremental backup if possible. If not, it takes a full backup
-    and says why. If one of several VMs fails, pitr backs up the others and exits with 1. A VM that is busy (locked,
-    migrating, in another backup) is tried again at the end of the run. The hosted engine's VM is skipped.
+    Without --full, pitr takes an incremental backup if the repository holds an earlier one. Where the engine cannot
+    tell the changes (raw disks, a lost checkpoint), pitr reads the whole disk, stores only what differs from the last
+    backup, and says why. If one of several VMs fails, pitr backs up the others and exits with 1. A VM that is busy
+    (locked, migrating, in another backup) is tried again at the end of the run. The hosted engine's VM is skipped.
 
     Without names, pitr skips VMs that the engine no longer has, VMs that were only imported, and retired VMs ('pitr
     forget --retire'). --tag and --all skip retired VMs, too. Skipped VMs are listed and are no failure.
@@ -159,6 +175,7 @@ def backup(
         workers=common.workers(max_workers),
         check_unchanged=check_unchanged,
         busy_wait_s=times.parse_wait("--busy-wait", busy_wait),
+        full_every=times.parse_span("--full-every", full_every) if full_every is not None else None,
     )
     pipe = PipeOptions(to, put_command, compress)
     _back_up(common, _selection(common, vms, tag, every), options, pipe, jobs, dry_run)

@@ -48,7 +48,7 @@ def points(
     return table(
         ("Point",)
         + (("State",) if any_state else ())
-        + ("VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why full")
+        + ("VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why whole")
         + (("Proven",) if shown else ())
         + (("Note",) if notes else ()),
         (
@@ -56,13 +56,13 @@ def points(
                 times.for_people(backup.point),
                 *([states.get(backup.backup_id, "")] if any_state else []),
                 backup.vm.name,
-                backup.kind.value,
+                kind(backup),
                 disk_count(backup),
                 human_size(_changed_bytes(backup)),
                 human_size(backup.stored_bytes),
                 times.duration(backup.duration_ms / 1000),
                 backup.backup_id[:_SHORT_ID],
-                why_full(backup),
+                why_whole(backup),
                 *([shown.get(backup.backup_id, "")] if shown else []),
                 *([_note(facts, backup)] if notes else []),
             )
@@ -70,9 +70,9 @@ def points(
         ),
         right=("Disks", "Changed", "Stored", "Took"),
         # Within 80 columns, neither a name nor a reason nor a drill displaces disks, changed and stored.
-        drop=("Took", "Why full", "Kind", "Proven", "Disks", "Changed", "Stored"),
-        least={"VM": ("cut", 12), "Why full": ("cut", 12), "Proven": ("cut", 11), "Note": ("fold", 20)},
-        below=("Why full", "Proven", "Note"),
+        drop=("Took", "Why whole", "Kind", "Proven", "Disks", "Changed", "Stored"),
+        least={"VM": ("cut", 12), "Why whole": ("cut", 12), "Proven": ("cut", 11), "Note": ("fold", 20)},
+        below=("Why whole", "Proven", "Note"),
     )
 
 
@@ -94,14 +94,14 @@ def fleet(outcomes: Sequence[Outcome]) -> RenderableType:
         (
             (
                 outcome.vm.name,
-                backup.kind.value if backup else "skipped" if outcome.skipped else "FAILED",
+                kind(backup) if backup else "skipped" if outcome.skipped else "FAILED",
                 times.for_people(backup.point) if backup else "",
                 disk_count(backup) if backup else "",
                 human_size(_changed_bytes(backup)) if backup else "",
                 human_size(backup.stored_bytes) if backup else "",
                 times.duration(outcome.duration_s),
                 backup.backup_id[:_SHORT_ID] if backup else "",
-                why_full(backup) if backup else outcome.error.message if outcome.error else "",
+                why_whole(backup) if backup else outcome.error.message if outcome.error else "",
             )
             for outcome in outcomes
             for backup in [outcome.backup]
@@ -128,12 +128,20 @@ def disk_count(backup: Backup) -> str:
     return str(count) if backup.is_complete else f"{count} of {count + len(backup.missing_disks)}"
 
 
-def why_full(backup: Backup) -> str:
-    """Return the reason why a backup, or some of its disks, are full."""
+def kind(backup: Backup) -> str:
+    """Return the kind of a backup for people: "compared" if pitr itself found all its changes."""
+    changes = {stream.changes for stream in backup.streams_of_its_kind}
+    return "compared" if changes == {"compared"} else backup.kind.value
+
+
+def why_whole(backup: Backup) -> str:
+    """Return the reason why pitr read a backup, or some of its disks, whole."""
     if backup.kind is not Kind.INCREMENTAL:
         return backup.reason or ""
-    full = [stream for stream in backup.streams if stream.kind is Kind.FULL]
-    return "; ".join(f"{stream.name}: {stream.reason or 'full'}" for stream in full)
+    whole = [stream for stream in backup.streams if stream.kind is Kind.FULL or stream.changes == "compared"]
+    if len(whole) == len(backup.streams) and len({stream.reason for stream in whole}) == 1:
+        return whole[0].reason or ""
+    return "; ".join(f"{stream.name}: {stream.reason or stream.kind.value}" for stream in whole)
 
 
 def disks(streams: Sequence[Stream]) -> RenderableType:
@@ -143,7 +151,7 @@ def disks(streams: Sequence[Stream]) -> RenderableType:
         (
             (
                 stream.name,
-                stream.kind.value,
+                stream.changes if stream.changes == "compared" else stream.kind.value,
                 human_size(stream.size),
                 human_size(stream.data_bytes),
                 human_size(stream.zero_bytes),
@@ -178,7 +186,7 @@ def one_point(
         ("State of", f"{times.for_people(backup.lo)} to {times.for_people(backup.point)}"),
         ("VM", named(backup.vm.name, backup.vm.id)),
         ("Backup", backup.backup_id),
-        ("Kind", backup.kind.value + (f": {why_full(backup)}" if why_full(backup) else "")),
+        ("Kind", kind(backup) + (f": {why_whole(backup)}" if why_whole(backup) else "")),
         ("Mode", f"{backup.mode.value}, consistency {backup.consistency}"),
         ("Checkpoint", backup.checkpoint_id or "none"),
         ("Stored", f"{human_size(backup.stored_bytes)} in {times.duration(backup.duration_ms / 1000)}"),

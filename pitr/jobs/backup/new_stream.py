@@ -16,17 +16,25 @@ if TYPE_CHECKING:
 
 
 def new_stream(
-    backup_id: str, disk: Disk, kind: Kind, reason: str | None, parent_stream_id: str | None
+    backup_id: str,
+    disk: Disk,
+    reason: str | None,
+    *,
+    parent_stream_id: str | None = None,
+    changes: str | None = None,
 ) -> NewStream:
-    """Return the description of a new stream of `disk`; `reason` says why it is a full."""
+    """Return the description of a new stream of `disk`, incremental with a parent.
+
+    `reason` says why it is a full, or why it was compared.
+    """
     return NewStream(
         stream_id=str(uuid.uuid4()),
         backup_id=backup_id,
         disk_id=disk.id,
         name=disk.name,
-        kind=kind,
+        kind=Kind.FULL if parent_stream_id is None else Kind.INCREMENTAL,
         reason=reason,
         parent_stream_id=parent_stream_id,
         settings=settings_of(disk),
-        changes="tracked" if kind is Kind.INCREMENTAL else None,
+        changes=changes,
     )

@@ -8,21 +8,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from pitr.copier.protocols import Sink, Source
+from pitr.endpoints.points.comparing import ComparedPoint, ComparingSink, open_compared
 from pitr.errors import CheckpointGone, ImageioError, TransferStopped, UntrackedChange
 from pitr.jobs.backup.base import Base, Bases
 from pitr.jobs.backup.changes import WatchedSource, start_stopped, unlisted, with_events
 from pitr.jobs.backup.new_stream import new_stream
 from pitr.jobs.backup.pipe_out import PipingOut
 from pitr.jobs.backup.unchanged import check_unchanged
-from pitr.model import Backup, Kind, Stream, VMName
+from pitr.model import Backup, Stream, VMName
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import Disk, StartedBackup, Transfer, reported_problems, start_download
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
 from pitr.ovirt.imageio.keep_alive import KeptAliveSource, kept_alive
 from pitr.repository import notes
 from pitr.repository.damage import StoredDamage
-from pitr.repository.stream_sink import NewStream, blob_meta
+from pitr.repository.stream_sink import NewStream, StreamSink, blob_meta
+from pitr.system.closing import Closes
 from pitr.text import printable
+
+_NOT_HELD = "the last backup does not hold the disk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,23 @@ class DiskRun:
     started: StartedBackup
     with_chain: frozenset[str]
     cleanup: ExitStack
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened(Closes):
+    """A new stream with its source, and the stored point to compare it with."""
+
+    new: NewStream
+    source: Source
+    point: ComparedPoint | None = None
+
+    def before(self, sink: StreamSink) -> Sink:
+        """Return the sink for the source: `sink` itself, or one that passes on what differs from the point."""
+        return sink if self.point is None else ComparingSink(sink, self.point)
+
+    def close(self) -> None:
+        if self.point is not None:
+            self.point.close()
 
 
 class DiskBackup:
@@ -55,16 +76,20 @@ class DiskBackup:
         disk = self._disk
         with self._transfer() as transfer:
             address = imageio_address(self._engine, transfer)
-            new, source = self._source(transfer, address)
+            opened = self._source(transfer, address)
+            new, source = opened.new, opened.source
             started, vm = self._run.started, VMName(self._vm.id, self._vm.name)
             data_bytes = source.extents().data_bytes
             meta = blob_meta(new, vm, source.size, data_bytes, started.hi, started.checkpoint_id)
             if self._options.piping_out is not None:
-                with self._piping_out(self._options.piping_out, address, new, source, meta) as opened:
-                    yield opened
+                with self._piping_out(self._options.piping_out, address, opened, meta) as copied:
+                    yield copied
                 return
-            with self._repository.new_stream(new, source.size, meta, level=self._options.level) as sink:
-                yield source, sink
+            with (
+                opened,
+                self._repository.new_stream(new, source.size, meta, level=self._options.level) as sink,
+            ):
+                yield source, opened.before(sink)
             self.stream = sink.stream
             self._run.cleanup.callback(self._repository.drop_stream, disk.id, new.stream_id)
 
@@ -86,62 +111,98 @@ class DiskBackup:
         self,
         piping_out: PipingOut,
         address: ImageioAddress,
-        new: NewStream,
-        source: Source,
+        opened: _Opened,
         meta: dict[str, object],
     ) -> Iterator[tuple[Source, Sink]]:
         """Copy to an external output, at the speed of its reader."""
+        new, source = opened.new, opened.source
         output = piping_out.open(new, self._vm.id)
         # Also abort the output when the run fails after its last byte.
         self._run.cleanup.callback(output.abort)
         with (
             kept_alive(address),
+            opened,
             self._repository.new_stream(
                 new, source.size, meta, level=self._options.level, external=output
             ) as sink,
         ):
-            yield KeptAliveSource(source), sink
+            yield KeptAliveSource(source), opened.before(sink)
         self.stream = sink.stream
         self._run.cleanup.callback(self._repository.drop_stream, new.disk_id, new.stream_id)
 
-    def _source(self, transfer: Transfer, address: ImageioAddress) -> tuple[NewStream, Source]:
+    def _source(self, transfer: Transfer, address: ImageioAddress) -> _Opened:
+        """Return the changes since the parent if the engine has them; else the whole disk, to compare it."""
+        base = self._run.base
         whole: ImageioSource | None = None
-        parent = self._run.base.parent.stream_of(self._disk.id) if self._run.base.parent else None
-        reason = self._run.base.reason
-        damaged = self._run.base.damaged.get(self._disk.id)
+        reason: str | None
+        parent = base.parent.stream_of(self._disk.id) if base.parent else None
+        damaged = base.damaged.get(self._disk.id)
         if self._incremental and parent is not None and damaged is None:
             source = ImageioSource(address, "dirty", engine_size=self._disk.size)
             try:
                 source.extents()
             except CheckpointGone as error:
-                reason = self._reason_for_full(f"disk {printable(self._disk.name)}: {error.message}")
+                reason = self._reason_for_whole(f"disk {printable(self._disk.name)}: {error.message}")
             except ImageioError as error:
                 whole, why = unlisted(self._disk, transfer, address, error)
-                reason = self._reason_for_full(why)
+                reason = self._reason_for_whole(why)
             else:
                 watched = self._watched(source, transfer)
-                damaged = self._check_unchanged(self._run.base.parent, parent, watched)
+                damaged = self._check_unchanged(base.parent, parent, watched)
                 if damaged is None:
                     new = new_stream(
-                        self._run.started.id, self._disk, Kind.INCREMENTAL, None, parent.stream_id
+                        self._run.started.id,
+                        self._disk,
+                        None,
+                        parent_stream_id=parent.stream_id,
+                        changes="tracked",
                     )
-                    return new, watched
-                reason = self._run.bases.no_base(damaged).reason
-        elif self._incremental and damaged is not None:
-            reason = damaged
-        elif self._incremental:
-            reason = "the last backup does not hold the disk"
-        elif self._run.base.parent is not None:
-            reason = "the disk is raw"
-            if self._disk.format != "raw":
-                reason = "the checkpoint does not hold the disk"
-                if self._disk.id in self._run.with_chain:
-                    reason = self._run.bases.no_base(
-                        f"{reason}: disk {printable(self._disk.name)} was detached since, or left out of a backup"
-                    ).reason
+                    return _Opened(new, watched)
+                reason = self._run.bases.untracked(damaged)
+        else:
+            reason = self._why_untracked()
         # A transfer of an incremental backup can also read the whole disk.
-        new = new_stream(self._run.started.id, self._disk, Kind.FULL, reason, None)
-        return new, whole or ImageioSource(address, "zero", engine_size=self._disk.size)
+        whole = whole or ImageioSource(address, "zero", engine_size=self._disk.size)
+        return self._compared(whole, reason, damaged)
+
+    def _why_untracked(self) -> str | None:
+        """Return why the engine tells no changes of the disk."""
+        base = self._run.base
+        if self._disk.format == "raw" and base.stored is not None:
+            return "the disk is raw"
+        if base.parent is None:
+            return base.reason
+        if self._incremental:
+            # Without a stream, or with a damaged one.
+            return base.damaged.get(self._disk.id, _NOT_HELD)
+        reason = "the checkpoint does not hold the disk"
+        if self._disk.id in self._run.with_chain:
+            return self._run.bases.untracked(
+                f"{reason}: disk {printable(self._disk.name)} was detached since, or left out of a backup"
+            )
+        return reason
+
+    def _compared(self, whole: ImageioSource, reason: str | None, damaged: str | None) -> _Opened:
+        """Return the whole disk with the stored point to compare it with; without one, for a full."""
+        base = self._run.base
+        stream = base.stored.stream_of(self._disk.id) if base.stored is not None else None
+        if damaged is None and stream is not None and base.stored is not None:
+            try:
+                point = open_compared(self._repository, base.stored, stream)
+            except StoredDamage as error:
+                damaged = self._run.bases.damage_found(error)
+            else:
+                new = new_stream(
+                    self._run.started.id,
+                    self._disk,
+                    reason,
+                    parent_stream_id=stream.stream_id,
+                    changes="compared",
+                )
+                return _Opened(new, whole, point)
+        if damaged is None and base.compared is not None:
+            reason = f"{reason}; {_NOT_HELD}"
+        return _Opened(new_stream(self._run.started.id, self._disk, damaged or reason), whole)
 
     def _watched(self, source: ImageioSource, transfer: Transfer) -> Source:
         piping_out = self._options.piping_out
@@ -150,16 +211,16 @@ class DiskBackup:
             return source
         return WatchedSource(source, self._disk, transfer)
 
-    def _reason_for_full(self, why: str) -> str | None:
+    def _reason_for_whole(self, why: str) -> str:
         """Return the reason for reading the whole disk, with the engine's events. Raises CheckpointGone."""
         started = self._run.started
         events = reported_problems(
             self._engine, started.id, disk_name=self._disk.name, since=started.creation_date
         )
         bases = self._run.bases
-        reason = bases.no_base(with_events(why, events)).reason
+        reason = bases.untracked(with_events(why, events))
         if bases.notify is not None:
-            bases.notify(f"taking a full backup of one disk of VM {printable(self._vm.name)}: {reason}")
+            bases.notify(f"reading one disk of VM {printable(self._vm.name)} whole: {reason}")
         return reason
 
     def _check_unchanged(self, parent: Backup | None, stream: Stream, source: Source) -> str | None:

@@ -39,11 +39,14 @@ from pitr.ovirt.engine import (
 )
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository
+from pitr.repository.damage import StoredDamage
 from pitr.text import named, printable
 from pitr.version import __version__
 
 #: Wait this long for a locked VM or disk: the lock is often short. A run of pitr backup tries it again later.
 _BUSY_S = 10.0
+#: Each further attempt leaves out what stopped the one before.
+_MOST_ATTEMPTS = 5
 #: After an incremental backup fails to start, the engine keeps the VM locked for some time.
 _BUSY_AFTER_FAILURE_S = 120.0
 
@@ -71,7 +74,7 @@ def back_up(
 
 @dataclass(frozen=True, slots=True)
 class BackupPlan:
-    """The plan of a backup: it reads `disks`, incrementally if there is a checkpoint to start from."""
+    """The plan of a backup of `disks`. Without a checkpoint to start from, an incremental compares them."""
 
     vm_id: str
     vm_name: str
@@ -91,7 +94,7 @@ def plan_backup(repository: Repository, engine: Engine, name: str, options: Back
     return BackupPlan(
         vm_id=vm.id,
         vm_name=vm.name,
-        kind=Kind.INCREMENTAL.value if base.parent else Kind.FULL.value,
+        kind=Kind.INCREMENTAL.value if base.stored else Kind.FULL.value,
         reason=base.reason or base.full_disks(disks),
         from_checkpoint_id=base.parent.checkpoint_id if base.parent else None,
         disks=tuple(disks),
@@ -140,17 +143,28 @@ class _BackupRun:
         for disk in left_out:
             self.notify(f"disk {named(disk.name, disk.disk_id)} is left out: {disk.reason}")
         base = self.bases.choose(disks)
-        try:
-            backup = self._attempt(disks, left_out, base, started_at, _BUSY_S)
-        except IncrementalStopped as stopped:
-            base = self._full_after(stopped)
-            backup = self._attempt(disks, left_out, base, started_at, _BUSY_AFTER_FAILURE_S)
+        backup = self._until_it_succeeds(disks, left_out, base, started_at)
         trust_again(self.repository, backup)
         warn_of_clocks(self.repository, backup, self.skew, self.notify)
         if backup.mode is Mode.HYBRID:
             warn_of_snapshots(self.engine, self.vm, self.notify)
         remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
         return backup
+
+    def _until_it_succeeds(
+        self, disks: Sequence[Disk], left_out: Sequence[LeftOut], base: Base, started_at: float
+    ) -> Backup:
+        """Run the backup, and again without what made it impossible: the engine's changes, or damaged stored data."""
+        busy_s = _BUSY_S
+        for _ in range(_MOST_ATTEMPTS):
+            try:
+                return self._attempt(disks, left_out, base, started_at, busy_s)
+            except IncrementalStopped as stopped:
+                base = self._whole_after(stopped, disks)
+            except StoredDamage as error:
+                base = self._after_damage(error, disks)
+            busy_s = _BUSY_AFTER_FAILURE_S
+        return self._attempt(disks, left_out, Base(None, base.reason), started_at, busy_s)
 
     def choose_disks(self) -> tuple[list[Disk], list[LeftOut]]:
         attached = vm_disks(self.engine, self.vm.id)
@@ -172,9 +186,15 @@ class _BackupRun:
     ) -> Backup:
         """Run one backup on the engine, commit its point and return it.
 
-        Raises IncrementalStopped if it was incremental and a full backup can take its place.
+        Raises IncrementalStopped if it was incremental and another backup can take its place, and StoredDamage if a
+        comparison met damage.
         """
-        if base.parent is None and not self.options.full:
+        if base.compared is not None and any(disk.format != "raw" for disk in disks):
+            self.notify(
+                f"reading the disks of VM {printable(self.vm.name)} whole and comparing them with the last backup: "
+                f"{base.reason}"
+            )
+        elif base.stored is None and not self.options.full:
             self.notify(f"taking a full backup of VM {printable(self.vm.name)}: {base.reason}")
         with ExitStack() as cleanup:
             with self._running(disks, base, busy_wait_s) as running:
@@ -202,12 +222,23 @@ class _BackupRun:
             cleanup.pop_all()
         return backup
 
-    def _full_after(self, stopped: IncrementalStopped) -> Base:
-        """Return the base of the full backup that takes the place of a stopped incremental. Raises CheckpointGone."""
+    def _whole_after(self, stopped: IncrementalStopped, disks: Sequence[Disk]) -> Base:
+        """Return the base of the backup that takes the place of a stopped incremental. Raises CheckpointGone."""
         events = reported_problems(self.engine, self.backup_id, disk_name=stopped.disk_name, since=self.began)
         # The engine may remember the id of the stopped backup for some time.
         self.backup_id = str(uuid.uuid4())
-        return self.bases.no_base(with_events(stopped.message, events))
+        return self.bases.no_base(with_events(stopped.message, events), disks)
+
+    def _after_damage(self, error: StoredDamage, disks: Sequence[Disk]) -> Base:
+        """Return the base of the backup after a comparison met damage, which it stores. Raises StoredDamage."""
+        reason = self.bases.damage_found(error)
+        piping_out = self.options.piping_out
+        if piping_out is not None and piping_out.output is not None:
+            # The output has a part of the stream already, so nothing can take its place.
+            raise error
+        self.notify(f"VM {printable(self.vm.name)}: the comparison with stored data met damage: {reason}")
+        self.backup_id = str(uuid.uuid4())
+        return self.bases.choose(disks)
 
     @contextmanager
     def _running(self, disks: Sequence[Disk], base: Base, busy_wait_s: float) -> Iterator[RunningBackup]:
@@ -271,7 +302,7 @@ class _BackupRun:
     ) -> Backup:
         incremental = any(stream.kind is Kind.INCREMENTAL for stream in streams)
         reason = None
-        if not incremental:
+        if not any(stream.changes == "tracked" for stream in streams):
             reason = base.reason or "; ".join(sorted({stream.reason for stream in streams if stream.reason}))
         return Backup(
             backup_id=started.id,
@@ -280,7 +311,7 @@ class _BackupRun:
             reason=reason,
             point=started.hi,
             lo=started.lo,
-            parent_id=base.parent.backup_id if base.parent and incremental else None,
+            parent_id=base.stored.backup_id if base.stored and incremental else None,
             checkpoint_id=started.checkpoint_id,
             from_checkpoint_id=started.from_checkpoint_id,
             mode=started.mode,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.jobs.backup.pipe_out import PipingOut
@@ -18,6 +19,7 @@ class BackupOptions:
     `disks`: names or ids of the disks to back up; all if empty. `exclude_disks`: disks to leave out. `fallback`: take
     a full if no requested incremental is possible; otherwise fail. `check_unchanged`: compare this percentage of the
     unchanged ranges with the stored data. `busy_wait_s`: wait this long for VMs that are busy on the engine.
+    `full_every`: take a full if the last one is that old.
     """
 
     full: bool = False
@@ -31,3 +33,4 @@ class BackupOptions:
     piping_out: PipingOut | None = None
     check_unchanged: float = DEFAULT_PERCENT
     busy_wait_s: float = 0.0
+    full_every: timedelta | None = None

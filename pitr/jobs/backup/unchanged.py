@@ -17,7 +17,7 @@ from pitr.copier.protocols import Reader, Source
 from pitr.endpoints.points.point import StoredStream, read_frame
 from pitr.errors import UntrackedChange
 from pitr.extents import ExtentMap, Int64Array
-from pitr.model import Backup, Kind, Stream
+from pitr.model import Backup, Stream
 from pitr.repository import Repository, notes
 from pitr.repository.blob import FRAME_SIZE, Decompressor, digest_of
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
@@ -69,7 +69,7 @@ def check_unchanged(
                 raise UntrackedChange(
                     f"disk {named(stream.name, stream.disk_id)}: {length} bytes at {start} have changed since "
                     f"backup {parent.backup_id}, but the engine reports them as unchanged",
-                    "The next backup of this VM will be a full. Incremental backups since the last full may lack "
+                    "The next backup of this VM reads its disks whole. Tracked backups since the last full may lack "
                     "changes, too: check the guest's data, and look for a bug in qemu, libvirt or the storage.",
                 )
     return len(sample)
@@ -146,10 +146,10 @@ def _read(reader: Reader, start: int, length: int) -> memoryview:
 
 
 def trust_again(repository: Repository, backup: Backup) -> None:
-    """Trust the change tracking again of disks that have a new full, and forget disks that the VM no longer has."""
+    """Trust the change tracking again of disks that were read whole, and forget disks that the VM no longer has."""
     store, vm_id = repository.store, backup.vm.id
     left_out = {disk.disk_id for disk in backup.left_out}
-    full = {stream.disk_id for stream in backup.streams if stream.kind is Kind.FULL}
+    whole = {stream.disk_id for stream in backup.streams if stream.changes != "tracked"}
     for disk_id in notes.distrusted(store, vm_id):
-        if disk_id in full or (disk_id not in left_out and backup.stream_of(disk_id) is None):
+        if disk_id in whole or (disk_id not in left_out and backup.stream_of(disk_id) is None):
             notes.trust_again(store, vm_id, disk_id)

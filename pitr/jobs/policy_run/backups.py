@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Final
 
 from pitr import times
 from pitr.errors import Interrupted, PitrError
+from pitr.jobs.backup.full_due import full_is_due
 from pitr.jobs.backup.many_vms import Around, Chosen, FleetInterrupted, FleetReports, Outcome, back_up_fleet
 from pitr.jobs.backup.one_vm import plan_backup
 from pitr.jobs.backup.options import BackupOptions
@@ -22,16 +21,13 @@ from pitr.jobs.policy_run.policy import Policy
 from pitr.jobs.policy_run.running import Running
 from pitr.jobs.unusual import Unusual
 from pitr.jobs.unusual import words as words_of_unusual
-from pitr.model import Backup, Kind, Mode, VMName
+from pitr.model import Backup, Kind, VMName
 from pitr.ovirt.engine import Engine, vm_disks
 from pitr.reporting import about_vm
 from pitr.repository import Repository
 from pitr.repository.history import VMOfRun
 from pitr.text import counted, printable
 from pitr.units import human_size
-
-#: A run that starts this much early still takes the full that is due.
-_MOST_EARLY: Final = timedelta(hours=6)
 
 
 def back_up_all(run: Running) -> ChosenVMs | None:
@@ -135,14 +131,6 @@ class _PolicyAround(Around):
         return found
 
 
-def full_is_due(points: list[Backup], every: timedelta, now: datetime) -> bool:
-    """Return whether the last full that the engine gave is at least `every` old; False without points."""
-    fulls = [
-        backup.point for backup in points if backup.kind is Kind.FULL and backup.mode is not Mode.IMPORTED
-    ]
-    return bool(fulls) and now - max(fulls) >= every - min(every / 10, _MOST_EARLY)
-
-
 def _told(vm: Chosen) -> dict[str, str]:
     return {"PITR_VM": vm.name, "PITR_VM_ID": vm.key if vm.key != vm.name else ""}
 
@@ -190,7 +178,7 @@ def _of_outcome(outcome: Outcome) -> StepResult:
 def _in_words(backup: Backup, unusual: tuple[Unusual, ...]) -> str:
     words = f"{backup.kind.value}, {counted(len(backup.streams), 'disk')}, {human_size(backup.stored_bytes)} stored"
     if backup.reason:
-        words += f" (full: {backup.reason})"
+        words += f" ({'full' if backup.kind is Kind.FULL else 'compared'}: {backup.reason})"
     if backup.missing_disks:
         words += f"; it lacks {', '.join(printable(disk.name) for disk in backup.missing_disks)}"
     if unusual:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Chains that break: the same run ends in a full for the disks concerned, says why, and every point restores."""
+"""Chains that break: the same run compares the disks concerned, says why, and every point restores."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ BREAKS: dict[str, tuple[Callable[[Lab, LabVM], None], str]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_chain_that_breaks_ends_in_a_full_in_the_same_run(
+def test_a_chain_that_breaks_is_continued_by_a_comparison_in_the_same_run(
     lab: Lab, pitr: Pitr, tmp_path: Path, name: str
 ) -> None:
     break_it, reason = BREAKS[name]
@@ -72,14 +72,21 @@ def test_a_chain_that_breaks_ends_in_a_full_in_the_same_run(
     with oracle_of(lab, tmp_path / "2") as second:
         document = pitr("backup", vm.name, "--incremental", "-o", "json")
     (point,) = document.json["backups"]
-    assert (point["kind"], point["parent_id"]) == ("full", None)
+    assert (point["kind"], point["parent_id"]) == ("incremental", before["backup_id"])
+    assert point["from_checkpoint_id"] is None
     assert reason in point["reason"]
     assert reason in document.stderr
     assert reason.split()[0] in " ".join(pitr("list", vm.name).stdout.split())
-    assert {disk["kind"] for disk in point["disks"]} == {"full"}
+    assert {(disk["kind"], disk["changes"]) for disk in point["disks"]} == {("incremental", "compared")}
+    # Only the block that changed is stored. A crash loses what qemu has not written yet.
+    assert (
+        break_it is _crash
+        or sum(disk["data_bytes"] + disk["zero_bytes"] for disk in point["disks"]) == 64 * KiB
+    )
     with oracle_of(lab, tmp_path / "3") as third:
         after = pitr.backup(vm.name, "--incremental", "--no-fallback")
     assert after["parent_id"] == point["backup_id"]
+    assert {disk["changes"] for disk in after["disks"]} == {"tracked"}
     for taken, oracle in ((before, first), (point, second), (after, third)):
         assert_restores(pitr, lab, taken, oracle, tmp_path)
 
@@ -94,7 +101,7 @@ def test_without_fallback_a_broken_chain_is_refused(lab: Lab, pitr: Pitr, name: 
     assert len(pitr.json("list")["points"]) == 1
 
 
-def test_one_disk_whose_bitmap_the_host_lost_is_full_and_the_other_incremental(
+def test_one_disk_whose_bitmap_the_host_lost_is_compared_and_the_other_tracked(
     lab: Lab, pitr: Pitr, tmp_path: Path
 ) -> None:
     vm = make_vm(lab, MiB, MiB)
@@ -104,10 +111,11 @@ def test_one_disk_whose_bitmap_the_host_lost_is_full_and_the_other_incremental(
     lab.engine.faults.fail("bitmap")
     with oracle_of(lab, tmp_path) as oracle:
         point = pitr.backup(vm.name)
-    kinds = {disk["name"]: disk["kind"] for disk in point["disks"]}
-    assert kinds == {"d0": "full", "d1": "incremental"}
-    (full,) = [disk for disk in point["disks"] if disk["kind"] == "full"]
-    assert "no list of changes since the checkpoint" in full["reason"]
+    assert {disk["name"]: disk["changes"] for disk in point["disks"]} == {"d0": "compared", "d1": "tracked"}
+    assert point["kind"] == "incremental" and point["reason"] is None
+    (compared,) = [disk for disk in point["disks"] if disk["changes"] == "compared"]
+    assert "no list of changes since the checkpoint" in compared["reason"]
+    assert (compared["data_bytes"], compared["zero_bytes"]) == (0, 0)
     shown = " ".join(pitr("show", point["backup_id"]).stdout.split())
     assert "d0: ovirt-imageio" in shown
     assert_restores(pitr, lab, point, oracle, tmp_path)
@@ -116,7 +124,7 @@ def test_one_disk_whose_bitmap_the_host_lost_is_full_and_the_other_incremental(
     assert "no list of changes since the checkpoint" in refused.complaint
 
 
-def test_a_disk_detached_and_attached_again_is_full_and_the_others_are_not(
+def test_a_disk_detached_and_attached_again_is_compared_and_the_others_are_tracked(
     lab: Lab, pitr: Pitr, tmp_path: Path
 ) -> None:
     vm = make_vm(lab, MiB, MiB)
@@ -128,7 +136,7 @@ def test_a_disk_detached_and_attached_again_is_full_and_the_others_are_not(
     assert "d1" in refused.complaint
     with oracle_of(lab, tmp_path) as oracle:
         point = pitr.backup(vm.name)
-    assert {disk["name"]: disk["kind"] for disk in point["disks"]} == {"d0": "incremental", "d1": "full"}
+    assert {disk["name"]: disk["changes"] for disk in point["disks"]} == {"d0": "tracked", "d1": "compared"}
     assert_restores(pitr, lab, point, oracle, tmp_path)
 
 

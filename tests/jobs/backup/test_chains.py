@@ -125,7 +125,7 @@ def test_a_vm_that_is_now_up_and_now_down_has_one_chain(lab: Lab, pitr: Pitr, tm
         assert_restores(pitr, lab, point, oracle, tmp_path)
 
 
-def test_a_raw_disk_is_always_full_and_a_qcow2_disk_incremental_in_one_point(
+def test_a_raw_disk_is_compared_and_a_qcow2_disk_tracked_in_one_point(
     lab: Lab, pitr: Pitr, tmp_path: Path
 ) -> None:
     vm = make_vm(lab, 4 * MiB, SIZE, formats=("cow", "raw"))
@@ -137,26 +137,27 @@ def test_a_raw_disk_is_always_full_and_a_qcow2_disk_incremental_in_one_point(
                 scribble(guest, chance, disk.size)
         with oracle_of(lab, tmp_path / str(number)) as oracle:
             points.append((pitr.backup(vm.name), oracle))
-    assert [[disk["kind"] for disk in point["disks"]] for point, _ in points] == [
-        ["full", "full"],
-        ["incremental", "full"],
-        ["incremental", "full"],
+    assert [[disk["changes"] for disk in point["disks"]] for point, _ in points] == [
+        [None, None],
+        ["tracked", "compared"],
+        ["tracked", "compared"],
     ]
     assert [point["kind"] for point, _ in points] == ["full", "incremental", "incremental"]
     for point, oracle in points:
         assert_restores(pitr, lab, point, oracle, tmp_path, ways="raw disks")
 
 
-def test_only_raw_disks_are_full_each_time_and_say_why(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+def test_without_fallback_only_the_first_backup_of_raw_disks_is_refused(
+    lab: Lab, pitr: Pitr, tmp_path: Path
+) -> None:
     vm = make_vm(lab, 2 * MiB, formats=("raw",))
-    for _ in range(2):
+    assert "no backup of this VM" in pitr("backup", vm.name, "--no-fallback", code=6).complaint
+    for kind, options in (("full", ["--incremental"]), ("incremental", ["--no-fallback"])):
         with oracle_of(lab, tmp_path) as oracle:
-            point = pitr.backup(vm.name, "--incremental")
-        assert (point["kind"], point["checkpoint_id"]) == ("full", None)
+            point = pitr.backup(vm.name, *options)
+        assert (point["kind"], point["checkpoint_id"]) == (kind, None)
         assert_restores(pitr, lab, point, oracle, tmp_path)
     assert "checkpoint" in point["reason"]
-    refused = pitr("backup", vm.name, "--no-fallback", code=6)
-    assert "checkpoint" in refused.complaint
 
 
 def test_a_disk_added_later_is_full_in_an_incremental_point(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:

@@ -69,11 +69,13 @@ def test_a_disk_that_shrinks_with_a_restored_snapshot_and_one_that_changes_its_f
     vm.stop()
     vm.disks[0].replace(2 * MiB, "cow")
     vm.disks[1].replace(MiB, "cow")
-    assert story.back_up() == {"d0": "full", "d1": "full"}
+    assert story.back_up() == {"d0": "incremental", "d1": "incremental"}
+    assert {disk["changes"] for disk in story.points[-1][0]["disks"]} == {"compared"}
     assert story.back_up() == {"d0": "incremental", "d1": "incremental"}
     vm.disks[1].replace(MiB, "raw")
-    assert story.back_up() == {"d0": "incremental", "d1": "full"}
+    assert story.back_up() == {"d0": "incremental", "d1": "incremental"}
     assert [disk["reason"] for disk in story.points[-1][0]["disks"]] == [None, "the disk is raw"]
+    assert [disk["changes"] for disk in story.points[-1][0]["disks"]] == ["tracked", "compared"]
     story.assert_all_restore()
 
 

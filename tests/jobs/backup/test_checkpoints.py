@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checkpoints that are gone, invalid, or not what the engine believes: a full instead, and why."""
+"""Checkpoints that are gone, invalid, or not what the engine believes: a comparison instead, and why."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ def vm(lab: Lab, pitr: Pitr) -> LabVM:
     return vm
 
 
-def assert_next_is_full(lab: Lab, pitr: Pitr, vm: LabVM, folder: Path) -> Any:
+def assert_next_is_compared(lab: Lab, pitr: Pitr, vm: LabVM, folder: Path) -> Any:
+    before = pitr.json("list")["points"][0]
     with oracle_of(lab, folder) as oracle:
         result = pitr("backup", "--incremental", "--output", "json")
     (point,) = result.json["backups"]
-    assert point["kind"] == "full" and point["parent_id"] is None and point["from_checkpoint_id"] is None
+    assert {disk["changes"] for disk in point["disks"]} == {"compared"}
+    assert point["parent_id"] == before["backup_id"] and point["from_checkpoint_id"] is None
     assert point["reason"] and point["reason"] in result.stderr
     assert_restores(pitr, lab, point, oracle, folder)
     assert nothing_open(lab)
     assert pitr.json("list")["points"][0]["reason"] == point["reason"]
     with oracle_of(lab, folder / "next") as oracle:
         following = pitr.backup(vm.name, "--no-fallback")
-    assert following["kind"] == "incremental" and following["parent_id"] == point["backup_id"]
+    assert {disk["changes"] for disk in following["disks"]} == {"tracked"}
+    assert following["parent_id"] == point["backup_id"]
     assert_restores(pitr, lab, following, oracle, folder)
     return point
 
@@ -49,23 +52,25 @@ def refused(lab: Lab, pitr: Pitr) -> None:
     assert nothing_open(lab) and pitr.json("list") == points
 
 
-def test_lost_checkpoints_make_a_full_and_say_so(lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path) -> None:
+def test_lost_checkpoints_make_a_comparison_and_say_so(
+    lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path
+) -> None:
     lab.engine.lose_checkpoints(vm.id)
     refused(lab, pitr)
-    assert "no longer has the checkpoint" in assert_next_is_full(lab, pitr, vm, tmp_path)["reason"]
+    assert "no longer has the checkpoint" in assert_next_is_compared(lab, pitr, vm, tmp_path)["reason"]
 
 
-def test_an_invalid_checkpoint_makes_a_full_and_says_so(
+def test_an_invalid_checkpoint_makes_a_comparison_and_says_so(
     lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path
 ) -> None:
     lab.engine.restore_snapshot(vm.id)
     refused(lab, pitr)
-    assert "invalid" in assert_next_is_full(lab, pitr, vm, tmp_path)["reason"]
+    assert "invalid" in assert_next_is_compared(lab, pitr, vm, tmp_path)["reason"]
 
 
 def test_a_chain_that_is_lost_as_the_backup_starts(lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path) -> None:
     lab.engine.lose_checkpoints(vm.id, at_next_backup=True)
-    assert_next_is_full(lab, pitr, vm, tmp_path)
+    assert_next_is_compared(lab, pitr, vm, tmp_path)
 
 
 def test_a_chain_that_is_lost_as_the_backup_starts_and_no_fallback(lab: Lab, pitr: Pitr, vm: LabVM) -> None:
@@ -77,11 +82,11 @@ def test_an_incremental_backup_that_fails_on_the_host(
     lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path
 ) -> None:
     lab.engine.faults.fail("backup start")
-    assert_next_is_full(lab, pitr, vm, tmp_path)
+    assert_next_is_compared(lab, pitr, vm, tmp_path)
 
 
 @pytest.mark.parametrize("compat", ["4.6", "4.7"])
-def test_a_crash_that_lost_the_bitmaps_makes_a_full(
+def test_a_crash_that_lost_the_bitmaps_makes_a_comparison(
     lab: Lab, pitr: Pitr, tmp_path: Path, compat: str
 ) -> None:
     """The engine still lists the checkpoints, and finds out when it is asked for an incremental."""
@@ -93,13 +98,13 @@ def test_a_crash_that_lost_the_bitmaps_makes_a_full(
     vm.start()
     with oracle_of(lab, tmp_path) as oracle:
         point = pitr.backup(vm.name, "--incremental")
-    assert point["disks"][0]["kind"] == "full"
+    assert point["disks"][0]["changes"] == "compared"
     assert point["disks"][0]["reason"]
     assert_restores(pitr, lab, point, oracle, tmp_path)
     assert nothing_open(lab)
 
 
-def test_dirty_extents_that_are_missing_make_this_disk_full_in_the_same_run(
+def test_dirty_extents_that_are_missing_make_this_disk_compared_in_the_same_run(
     lab: Lab, pitr: Pitr, vm: LabVM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine says incremental, the ticket has no bitmap: imageio answers 404."""
@@ -114,7 +119,7 @@ def test_dirty_extents_that_are_missing_make_this_disk_full_in_the_same_run(
     with oracle_of(lab, tmp_path) as oracle:
         point = pitr.backup(vm.name)
     assert asked == [True, True]
-    assert [disk["kind"] for disk in point["disks"]] == ["full", "incremental"]
+    assert [disk["changes"] for disk in point["disks"]] == ["compared", "tracked"]
     assert "no list of changes" in point["disks"][0]["reason"]
     assert point["kind"] == "incremental"
     assert_restores(pitr, lab, point, oracle, tmp_path)
@@ -122,7 +127,7 @@ def test_dirty_extents_that_are_missing_make_this_disk_full_in_the_same_run(
     monkeypatch.undo()
     with oracle_of(lab, tmp_path / "next") as oracle:
         point = pitr.backup(vm.name)
-    assert {disk["kind"] for disk in point["disks"]} == {"incremental"}
+    assert {disk["changes"] for disk in point["disks"]} == {"tracked"}
     assert_restores(pitr, lab, point, oracle, tmp_path)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bitmaps lost without the engine's knowledge: a full in the same run, with a reason; then an incremental again."""
+"""Bitmaps lost without the engine's knowledge: a comparison in the same run, with a reason; then tracked again."""
 
 from __future__ import annotations
 
@@ -34,26 +34,27 @@ def _write(vm: LabVM, byte: bytes) -> None:
             guest.write(random.Random(disk.name).randrange(4) * 4096, byte * 70000)
 
 
-def assert_full_then_incremental(
-    lab: Lab, pitr: Pitr, vm: LabVM, folder: Path, kinds: list[str] | None = None
+def assert_compared_then_tracked(
+    lab: Lab, pitr: Pitr, vm: LabVM, folder: Path, changes: list[str] | None = None
 ) -> Any:
     """Run one backup that must fall back, check its point and the next one. Return the point."""
     with oracle_of(lab, folder) as oracle:
         result = pitr("backup", vm.name, "--incremental", "--output", "json")
     (point,) = result.json["backups"]
-    assert [disk["kind"] for disk in point["disks"]] == (kinds or ["full", "full"]), result.stderr
+    expected = changes or ["compared", "compared"]
+    assert [disk["changes"] for disk in point["disks"]] == expected, result.stderr
     assert nothing_open(lab)
     assert_restores(pitr, lab, point, oracle, folder)
     with oracle_of(lab, folder / "next") as oracle:
         following = pitr.backup(vm.name, "--no-fallback")
-    assert {disk["kind"] for disk in following["disks"]} == {"incremental"}
+    assert {disk["changes"] for disk in following["disks"]} == {"tracked"}
     assert_restores(pitr, lab, following, oracle, folder / "next")
     assert len(vm.checkpoints) == 1
     return point
 
 
 @pytest.mark.parametrize(("compat", "running"), [("4.7", True), ("4.7", False), ("4.6", False)])
-def test_a_download_that_the_engine_cancels_makes_a_full_and_quotes_the_event(
+def test_a_download_that_the_engine_cancels_makes_a_comparison_and_quotes_the_event(
     lab: Lab, pitr: Pitr, tmp_path: Path, compat: str, running: bool
 ) -> None:
     """The engine lists the checkpoint and reaches READY; only the transfer fails (ovirt-engine#896)."""
@@ -61,7 +62,7 @@ def test_a_download_that_the_engine_cancels_makes_a_full_and_quotes_the_event(
     vm.crash()
     if running:
         vm.start()
-    point = assert_full_then_incremental(lab, pitr, vm, tmp_path)
+    point = assert_compared_then_tracked(lab, pitr, vm, tmp_path)
     assert "did not start" in point["reason"] and "bitmap" in point["reason"]
     assert point["reason"].startswith("disk d"), "names come first"
     assert "Image Download with disk d" in point["reason"] and point["from_checkpoint_id"] is None
@@ -92,7 +93,7 @@ def test_the_event_about_the_backup_is_quoted_before_events_about_disks(
         return found(installation, search)
 
     monkeypatch.setattr(events, "found", with_event)
-    point = assert_full_then_incremental(lab, pitr, vm, tmp_path)
+    point = assert_compared_then_tracked(lab, pitr, vm, tmp_path)
     assert text.rstrip(".") in point["reason"] and "Image Download" not in point["reason"]
 
 
@@ -100,21 +101,21 @@ def test_an_engine_without_events_is_no_failure(lab: Lab, pitr: Pitr, tmp_path: 
     vm = changed_vm(lab, pitr)
     lab.engine.faults.next("GET", "/events", status=501, times=10)
     lab.engine.faults.fail("transfer start")
-    assert_full_then_incremental(lab, pitr, vm, tmp_path)
+    assert_compared_then_tracked(lab, pitr, vm, tmp_path)
 
 
 @pytest.mark.parametrize("compat", ["4.6", "4.7"])
-def test_changes_that_imageio_cannot_list_make_only_this_disk_full(
+def test_changes_that_imageio_cannot_list_compare_only_this_disk(
     lab: Lab, pitr: Pitr, tmp_path: Path, compat: str
 ) -> None:
     """The engine says incremental, the export has no bitmap."""
     vm = changed_vm(lab, pitr, compat=compat)
     lab.engine.faults.fail("bitmap")
-    point = assert_full_then_incremental(lab, pitr, vm, tmp_path, ["full", "incremental"])
+    point = assert_compared_then_tracked(lab, pitr, vm, tmp_path, ["compared", "tracked"])
     assert point["disks"][0]["reason"].startswith("disk d0: ")
 
 
-def test_an_export_that_is_gone_makes_a_full(
+def test_an_export_that_is_gone_makes_a_comparison(
     lab: Lab, pitr: Pitr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The ticket names a socket that does not exist: imageio answers 500 to each request."""
@@ -129,7 +130,7 @@ def test_an_export_that_is_gone_makes_a_full(
         add_ticket(ticket_id, **ticket)
 
     monkeypatch.setattr(lab.host, "add_ticket", add)
-    point = assert_full_then_incremental(lab, pitr, vm, tmp_path)
+    point = assert_compared_then_tracked(lab, pitr, vm, tmp_path)
     assert done and point["reason"].startswith("disk d")
 
 
@@ -137,7 +138,7 @@ def test_an_export_that_is_gone_makes_a_full(
 def test_a_transfer_that_ends_while_changes_are_read(
     lab: Lab, pitr: Pitr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
 ) -> None:
-    """If the engine stopped it, a full helps. An expired ticket is another failure, which must not cost a full."""
+    """If the engine stopped it, a comparison helps. An expired ticket is another failure, which must not cost one."""
     vm = changed_vm(lab, pitr)
     points = pitr.json("list")
     read = session.ImageioSession.read
@@ -170,7 +171,7 @@ def test_a_transfer_that_ends_while_changes_are_read(
 
     monkeypatch.setattr(session.ImageioSession, "read", ended)
     if stop == "engine":
-        point = assert_full_then_incremental(lab, pitr, vm, tmp_path)
+        point = assert_compared_then_tracked(lab, pitr, vm, tmp_path)
         assert "cancelled" in point["reason"] or "failure" in point["reason"]
         assert "Image Download with disk" in point["reason"]
     else:

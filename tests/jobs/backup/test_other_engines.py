@@ -124,13 +124,13 @@ def test_an_engine_that_is_slow(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     chain(lab, pitr, make_vm(lab, 2 * MiB), tmp_path, 2)
 
 
-def test_the_newest_checkpoint_invalid_makes_a_full(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
+def test_the_newest_checkpoint_invalid_makes_a_comparison(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
     vm = make_vm(lab, 2 * MiB)
     chain(lab, pitr, vm, tmp_path, 2)
     lab.engine.invalidate_checkpoint(vm.checkpoints[-1])
     with oracle_of(lab, tmp_path) as oracle:
         point = pitr.backup(vm.name)
-    assert point["kind"] == "full" and "invalid" in point["reason"]
+    assert point["disks"][0]["changes"] == "compared" and "invalid" in point["reason"]
     assert_restores(pitr, lab, point, oracle, tmp_path)
 
 

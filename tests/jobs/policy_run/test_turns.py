@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pitr.jobs.policy_run.backups import full_is_due
+from pitr.jobs.backup.full_due import full_is_due
 from pitr.jobs.policy_run.turns import next_to_drill, share_to_verify
 from pitr.jobs.proofs import ReadStream
 from pitr.model import Kind, StoredObject, VMName

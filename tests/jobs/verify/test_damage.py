@@ -96,13 +96,14 @@ def test_damage_is_found_named_and_never_restored(
 
 
 @pytest.mark.parametrize("what", ["blob", "index", "record"])
-def test_the_next_backup_after_damage_is_a_full_and_says_why(
+def test_the_next_backup_after_damage_compares_with_an_older_point_and_says_why(
     lab: Lab, pitr: Pitr, chain: Any, what: str
 ) -> None:
     delete(object_of(pitr, chain[3][0], what))
     point = pitr.backup(chain[0][0]["vm"]["name"], "--incremental")
-    assert point["kind"] == "full" and "damaged" in point["reason"]
-    # The new full is a good base.
+    assert (point["parent_id"], point["disks"][0]["changes"]) == (chain[2][0]["backup_id"], "compared")
+    assert what == "record" or "damaged" in point["reason"]
+    # The new point is a good base.
     pitr.backup(chain[0][0]["vm"]["name"], "--no-fallback")
 
 

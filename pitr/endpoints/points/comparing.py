@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compare a disk that is read whole with a stored point, and store only what differs.
+
+A sink between the copier and a new stream: whatever the stored point holds already is neither compressed nor stored.
+A whole frame is compared by its digest. Parts of frames, and frames with another digest, are compared byte by byte
+with the stored data, in blocks of 64 KiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pitr.endpoints.points.point import PointReader, PointSource, StoredStream
+from pitr.model import Backup, Stream
+from pitr.repository import Repository
+from pitr.repository.blob import digest_of
+from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
+from pitr.repository.index import Frames
+from pitr.repository.stream_sink import ZERO_BLOCK, StoredPiece, StreamSink, StreamWriter, cut
+from pitr.system.closing import Closes
+
+
+class Piece(NamedTuple):
+    """A range of the stored point, in bytes. `digest` is the frame's if the range is a whole frame.
+
+    `readable`: the stored data of the range is in the repository.
+    """
+
+    start: int
+    end: int
+    zero: bool
+    digest: bytes | None
+    readable: bool
+
+
+class ComparedPoint(Closes):
+    """A stored point to compare with. Closing it closes the blobs."""
+
+    def __init__(
+        self, resolved: ResolvedChain, frames: dict[int, Frames], readable: dict[int, StoredStream]
+    ) -> None:
+        self._map = resolved.map
+        self._end = self._map.start + self._map.length
+        self._frames = frames
+        self._readable = readable
+        self._source = PointSource(self._map, readable)
+        self._number = np.full(len(self._map), -1, np.int64)
+        self._whole = np.zeros(len(self._map), np.bool_)
+        for layer, of_layer in frames.items():
+            rows = np.flatnonzero((self._map.layer == layer) & ~self._map.zero)
+            starts = self._map.start[rows]
+            numbers = of_layer.numbers_of(starts)
+            self._number[rows] = numbers
+            self._whole[rows] = (of_layer.start[numbers] - of_layer.skip[numbers] == starts) & (
+                of_layer.frame_length[numbers] == self._map.length[rows]
+            )
+
+    def pieces(self, start: int, end: int) -> list[Piece]:
+        """Return the pieces in `[start, end)`, cut at its bounds. What lies beyond the point's disk is zero."""
+        first = int(np.searchsorted(self._end, start, side="right"))
+        last = int(np.searchsorted(self._map.start, end, side="left"))
+        pieces = [self._piece(row, start, end) for row in range(first, last)]
+        beyond = max(start, self._map.size)
+        if beyond < end:
+            pieces.append(Piece(beyond, end, True, None, True))
+        return pieces
+
+    def _piece(self, row: int, start: int, end: int) -> Piece:
+        piece_start, piece_end = int(self._map.start[row]), int(self._end[row])
+        inside = start <= piece_start and piece_end <= end
+        piece_start, piece_end = max(piece_start, start), min(piece_end, end)
+        if self._map.zero[row]:
+            return Piece(piece_start, piece_end, True, None, True)
+        layer = int(self._map.layer[row])
+        digest = self._frames[layer].digest(int(self._number[row])) if inside and self._whole[row] else None
+        return Piece(piece_start, piece_end, False, digest, layer in self._readable)
+
+    def open_reader(self) -> PointReader:
+        """Return a reader of the readable pieces."""
+        return self._source.open_reader()
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def open_compared(repository: Repository, backup: Backup, stream: Stream) -> ComparedPoint:
+    """Open the disk of `stream` at the point of `backup` for a comparison. The caller closes it.
+
+    Data that is stored externally has only its digests. Raises StoredDamage.
+    """
+    resolved = resolve_chain(repository, backup, stream, with_frames=True)
+    needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
+    all_frames: dict[int, Frames] = {}
+    readable: dict[int, StoredStream] = {}
+    with ExitStack() as stack:
+        for layer, source in enumerate(resolved.sources):
+            if layer not in needed:
+                continue
+            kept = resolved.frames.get(layer)
+            frames = all_frames[layer] = kept if kept is not None else frames_of(repository, source)
+            if repository.is_here(source.stream):
+                blob = stack.enter_context(repository.open_blob(source.backup, source.stream))
+                readable[layer] = StoredStream(source.backup, source.stream, frames, blob)
+        stack.pop_all()
+    return ComparedPoint(resolved, all_frames, readable)
+
+
+class ComparingSink:
+    """Passes on to a new incremental stream what differs from the stored point that the stream is based on.
+
+    The caller closes both. The writers raise StoredDamage when a stored frame that they need is damaged.
+    """
+
+    reads_zero = False
+
+    def __init__(self, sink: StreamSink, point: ComparedPoint) -> None:
+        self._sink = sink
+        self._point = point
+
+    @property
+    def max_writers(self) -> int:
+        return self._sink.max_writers
+
+    def open_writer(self) -> ComparingWriter:
+        return ComparingWriter(self._sink.open_writer(), self._point)
+
+    def append(self, pieces: Sequence[StoredPiece]) -> None:
+        """Add the next pieces of the disk to the stream; one caller at a time."""
+        self._sink.append(pieces)
+
+    def flush(self) -> None:
+        self._sink.flush()
+
+    def abort(self) -> None:
+        self._sink.abort()
+
+
+class ComparingWriter(Closes):
+    """One worker's access: compares ranges with the stored point and passes on those that differ."""
+
+    def __init__(self, writer: StreamWriter, point: ComparedPoint) -> None:
+        self._writer = writer
+        self._point = point
+        self._reader = point.open_reader()
+
+    def write(self, offset: int, data: memoryview) -> None:
+        changed: list[tuple[int, int]] = []
+        unsure: list[Piece] = []
+        for piece in self._point.pieces(offset, offset + len(data)):
+            part = data[piece.start - offset : piece.end - offset]
+            if piece.zero:
+                runs = cut(piece.start, part, max(len(part), ZERO_BLOCK))
+                changed += [(start, start + length) for start, length, zero in runs if not zero]
+            elif piece.digest is not None and digest_of(part) == piece.digest:
+                continue
+            elif piece.readable:
+                unsure.append(piece)
+            else:
+                changed.append((piece.start, piece.end))
+        if unsure:
+            changed += self._differing(unsure, offset, data)
+        for start, end in _joined(changed):
+            self._writer.write(start, data[start - offset : end - offset])
+
+    def zero(self, offset: int, length: int) -> None:
+        changed: list[tuple[int, int]] = []
+        for piece in self._point.pieces(offset, offset + length):
+            if not piece.zero and not (self._is_short(piece) and not self._stored([piece]).any()):
+                changed.append((piece.start, piece.end))
+        for start, end in _joined(changed):
+            self._writer.zero(start, end - start)
+
+    def take(self) -> Sequence[StoredPiece]:
+        """Return the pieces of the stream since the last call."""
+        return self._writer.take()
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    def _is_short(self, piece: Piece) -> bool:
+        """Return whether stored data can hold zeroes here: pitr does not look for them in less than a block."""
+        return piece.readable and piece.end - piece.start < ZERO_BLOCK
+
+    def _differing(self, pieces: Sequence[Piece], offset: int, data: memoryview) -> list[tuple[int, int]]:
+        """Return the blocks of the pieces in which `data`, from `offset` on, differs from the stored data."""
+        stored = self._stored(pieces)
+        given = np.frombuffer(data, np.uint8)
+        changed: list[tuple[int, int]] = []
+        at = 0
+        for piece in pieces:
+            start = piece.start
+            while start < piece.end:
+                end = min(piece.end, (start // ZERO_BLOCK + 1) * ZERO_BLOCK)
+                block = stored[at : at + end - start]
+                if not np.array_equal(block, given[start - offset : end - offset]):
+                    changed.append((start, end))
+                at += end - start
+                start = end
+        return changed
+
+    def _stored(self, pieces: Sequence[Piece]) -> Any:
+        """Return the stored bytes of the pieces as an array. Raises StoredDamage."""
+        buffer = bytearray(sum(piece.end - piece.start for piece in pieces))
+        with memoryview(buffer) as view:
+            self._reader.read_ranges([(piece.start, piece.end - piece.start) for piece in pieces], view)
+        return np.frombuffer(buffer, np.uint8)
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the (start, end) ranges in the order of the disk, with adjacent ones joined."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
