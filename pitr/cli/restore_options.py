@@ -128,6 +128,14 @@ GetCommandOption = Annotated[
         help="Command that returns externally stored data: 'vendor-get {stream_id}'. It runs once for each stream.",
     ),
 ]
+ReuseOption = Annotated[
+    bool,
+    typer.Option(
+        "--reuse",
+        help="With --to-file: complete an image that exists (an old copy, or a restore that did not end), and write "
+        "only what it lacks.",
+    ),
+]
 IncompleteOption = Annotated[
     bool,
     typer.Option(
@@ -211,6 +219,7 @@ class TargetOptions:
     new_vm: NewVMOptions
     new_disks: NewDiskOptions
     overwrite_device: bool = False
+    reuse: bool = False
 
     def choice(self) -> TargetChoice:
         """Return the chosen target. Raises UsageError for options that do not go together."""
@@ -228,7 +237,12 @@ class TargetOptions:
     def _files(self, path: str) -> ToFiles:
         """Return the image files. The suffix decides the format, unless --format is given or `path` is a folder."""
         usable(path, "--to-file")
-        files = ToFiles(path, self.image_format or ImageFormat.RAW, self.overwrite_device)
+        files = ToFiles(path, self.image_format or ImageFormat.RAW, self.overwrite_device, self.reuse)
+        if self.reuse and ImageFormat.QCOW2 in (self.image_format, format_of_suffix(path)):
+            raise UsageError(
+                "--reuse completes raw images and block devices, not qcow2 files",
+                "Leave --reuse out to write a new file, or name a raw image.",
+            )
         promised = None if files.is_folder else format_of_suffix(path)
         if promised is None or promised == self.image_format:
             return files
@@ -265,6 +279,8 @@ class TargetOptions:
             raise UsageError("--format goes with --to-file")
         if self.to_file is None and self.overwrite_device:
             raise UsageError("--overwrite-device goes with --to-file")
+        if self.to_file is None and self.reuse:
+            raise UsageError("--reuse goes with --to-file")
         if self.to_file is not None and self.new_disks.any_given:
             raise UsageError(
                 "--storage-domain, --disk-map, --rename and --attach-to go with new disks, not with --to-file"

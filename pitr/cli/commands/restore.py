@@ -54,6 +54,7 @@ def restore(
     to_file: options.ToFileOption = None,
     image_format: options.ImageFormatOption = None,
     overwrite_device: options.OverwriteDeviceOption = False,
+    reuse: options.ReuseOption = False,
     storage_domain: options.NewDisksDomainOption = None,
     disk_map: options.DiskMapOption = None,
     rename: options.RenameOption = None,
@@ -74,27 +75,32 @@ def restore(
     """Restore disks as they were at a point in time.
 
     A restore creates new disks, a new VM or new files. It overwrites nothing, except a block device that you name with
-    --to-file and --overwrite-device. Each byte is written once, and pitr verifies the digest of each frame before it
-    writes it.
+    --to-file and --overwrite-device, and an image that you name with --to-file and --reuse. Each byte is written
+    once, and pitr verifies the digest of each frame before it writes it.
 
     --at prefers points with all disks of the VM. --as-new-vm and --replace refuse other points without --incomplete.
     If the point that --at names is damaged, pitr writes nothing, names the newest good point, and exits with 3.
 
     Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/;
     pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start;
+    pitr restore web1 --at now --to-file /var/tmp/web1/ --reuse;
     vendor-get 1234 | pitr restore --from - --to-file system.raw
     """
     new_disks = options.NewDiskOptions(storage_domain, tuple(disk_map or ()), attach_to, tuple(rename or ()))
     new_vm = options.NewVMOptions(as_new_vm, cluster, start, no_network)
     target = options.TargetOptions(
-        to_new_disks, to_file, image_format, replace, new_vm, new_disks, overwrite_device
+        to_new_disks, to_file, image_format, replace, new_vm, new_disks, overwrite_device, reuse
     )
     workers = common.workers(max_workers)
     plan = _RestoreOptions(verify or replace, keep_going, get_command, dry_run, workers, incomplete)
     plan.check()
+    if reuse:
+        plan.check_for_reuse()
     if from_stream is not None:
-        if vm or at or point or get_command or dry_run or newest_good:
-            raise UsageError("--from restores a stream: it does not go with a VM, a point or --get-command")
+        if vm or at or point or get_command or dry_run or newest_good or reuse:
+            raise UsageError(
+                "--from restores a stream: it does not go with a VM, a point, --get-command or --reuse"
+            )
         plan.check_for_stream()
         restore_from.restore_stream(common, from_stream, target.choice(), disk or (), plan.workers)
         return
@@ -118,6 +124,10 @@ class _RestoreOptions:
             raise UsageError(
                 "--keep-going restores damaged disks: it goes with neither --verify nor --replace"
             )
+
+    def check_for_reuse(self) -> None:
+        if self.keep_going or self.get_command:
+            raise UsageError("--reuse goes with neither --keep-going nor --get-command")
 
     def check_for_stream(self) -> None:
         if self.verify:

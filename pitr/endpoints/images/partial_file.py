@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,19 @@ class PartialFile:
     def _refuse_existing(self) -> None:
         if os.path.lexists(self.target):
             raise UsageError(f"{self.target} already exists", "Name another file, or remove this one first.")
+
+
+def hold(descriptor: int, path: Path) -> None:
+    """Keep other restores out of an open file until it is closed. Raises UsageError if another one writes it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"another pitr is writing {path}", "Wait until it has ended, or name another file."
+        ) from None
+    except OSError:
+        # A file system without locks.
+        return
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pitr.endpoints.images.memory import check_range
-from pitr.endpoints.images.partial_file import PartialFile, file_errors
+from pitr.endpoints.images.partial_file import PartialFile, file_errors, hold
 from pitr.errors import PitrError
 from pitr.extents import ExtentMap
 from pitr.system.block_device import open_exclusively
@@ -148,6 +148,8 @@ class RawFileSink:
         try:
             with file_errors(self._path):
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+                # Another restore could take a partial file for one of a killed restore, and go on with it.
+                hold(self._descriptor, path)
                 _grow(self._path, self._descriptor, size)
         except BaseException:
             self.abort()

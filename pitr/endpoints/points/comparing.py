@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pitr.copier.copy import OrderedWriter
 from pitr.endpoints.points.point import PointReader, PointSource, StoredStream
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.blob import digest_of
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
 from pitr.repository.index import Frames
-from pitr.repository.stream_sink import ZERO_BLOCK, StoredPiece, StreamSink, StreamWriter, cut
+from pitr.repository.stream_sink import ZERO_BLOCK, StoredPiece, StreamSink, cut
 from pitr.system.closing import Closes
 
 
@@ -142,7 +143,7 @@ class ComparingSink:
 class ComparingWriter(Closes):
     """One worker's access: compares ranges with the stored point and passes on those that differ."""
 
-    def __init__(self, writer: StreamWriter, point: ComparedPoint) -> None:
+    def __init__(self, writer: OrderedWriter, point: ComparedPoint) -> None:
         self._writer = writer
         self._point = point
         self._reader = point.open_reader()
@@ -176,7 +177,8 @@ class ComparingWriter(Closes):
 
     def take(self) -> Sequence[StoredPiece]:
         """Return the pieces of the stream since the last call."""
-        return self._writer.take()
+        pieces: Sequence[StoredPiece] = self._writer.take()
+        return pieces
 
     def close(self) -> None:
         self._reader.close()

@@ -34,12 +34,13 @@ class Placement:
 class ToFiles:
     """Restore to image files. `path` is a folder for several disks, if it is one already, or if it ends in "/".
 
-    It can also be a block device, if `overwrite_device` is set.
+    It can also be a block device, if `overwrite_device` is set. `reuse`: a file that exists is completed in place.
     """
 
     path: str
     image_format: ImageFormat = ImageFormat.RAW
     overwrite_device: bool = False
+    reuse: bool = False
 
     @property
     def is_folder(self) -> bool:

@@ -41,7 +41,7 @@ def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     with advise_on_damage(selection):
         for stream in selection.streams:
             source = source_type(selection.repository, selection.backup, stream, _read_no_blob)
-            plans.append(planned(stream, target, source, source.damaged()))
+            plans.append(planned(stream, target, source, source.needed(), source.damaged()))
     return plans
 
 

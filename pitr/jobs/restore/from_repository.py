@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pitr.copier import Copied, copy_all
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Sink, Source
+from pitr.endpoints.points.comparing import open_compared
+from pitr.endpoints.points.missing import MissingSource, missing_ranges
 from pitr.endpoints.points.point import PointSource, open_point
 from pitr.endpoints.points.salvage import DamagedRange, SalvageSource, open_salvage
 from pitr.jobs.clean_reads import forget_what_was_read
@@ -32,7 +34,8 @@ def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     with advise_on_damage(selection):
         for stream in selection.streams:
             with _open(selection, stream) as source:
-                plans.append(planned(stream, target, source, _damaged(source)))
+                wanted = _wanted(selection, stream, target, source)
+                plans.append(planned(stream, target, wanted, source.needed(), _damaged(source)))
     return plans
 
 
@@ -89,6 +92,17 @@ def _open(selection: DiskSelection, stream: Stream) -> PointSource:
     return open_source(selection.repository, selection.backup, stream)
 
 
+def _wanted(
+    selection: DiskSelection, stream: Stream, target: Target, source: PointSource
+) -> PointSource | MissingSource:
+    """Return what the target does not hold already."""
+    with target.present(stream) as image:
+        if image is None:
+            return source
+        with open_compared(selection.repository, selection.backup, stream) as point:
+            return MissingSource(source, missing_ranges(image, point, source.extents()))
+
+
 def _damaged(source: PointSource) -> tuple[DamagedRange, ...]:
     return source.damaged() if isinstance(source, SalvageSource) else ()
 
@@ -116,7 +130,7 @@ class _DiskRestore:
             self._target.sink(self._stream, source) as (name, sink),
         ):
             self._name = name
-            yield source, sink
+            yield _wanted(self._selection, self._stream, self._target, source), sink
             self._frames_read, self._bytes_read = source.frames_read, source.bytes_read
             self._streams = source.needed().streams
             self._damaged = _damaged(source)
@@ -132,7 +146,7 @@ class _DiskRestore:
             size=copied.size,
             bytes_written=copied.written,
             bytes_zeroed=copied.zeroed,
-            bytes_skipped=copied.skipped,
+            bytes_skipped=copied.size - copied.written - copied.zeroed,
             bytes_read=self._bytes_read,
             frames_read=self._frames_read,
             streams=self._streams,

@@ -36,29 +36,28 @@ class Restored:
 
 
 class PlannedSource(Protocol):
-    """A source that knows how much it will read."""
+    """The ranges that a restore would write."""
 
     @property
     def size(self) -> int: ...
 
     def extents(self) -> ExtentMap: ...
 
-    def needed(self) -> Needed: ...
-
 
 def planned(
-    stream: Stream, target: Target, source: PlannedSource, damaged: tuple[DamagedRange, ...]
+    stream: Stream, target: Target, source: PlannedSource, needed: Needed, damaged: tuple[DamagedRange, ...]
 ) -> Restored:
-    """Return the expected result for this disk."""
-    extents, needed, skips = source.extents(), source.needed(), target.reads_zero(stream)
+    """Return the expected result for this disk. `source` has the ranges to write, `needed` what a whole point costs."""
+    extents, skips = source.extents(), target.reads_zero(stream)
+    zeroed = 0 if skips else extents.zero_bytes
     return Restored(
         disk_id=stream.disk_id,
         name=stream.name,
         target=target.expected_name(stream),
         size=source.size,
         bytes_written=extents.data_bytes,
-        bytes_zeroed=0 if skips else extents.zero_bytes,
-        bytes_skipped=extents.zero_bytes if skips else 0,
+        bytes_zeroed=zeroed,
+        bytes_skipped=source.size - extents.data_bytes - zeroed,
         bytes_read=needed.stored_bytes,
         frames_read=needed.frames,
         streams=needed.streams,

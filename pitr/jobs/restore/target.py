@@ -28,6 +28,9 @@ class Target(Protocol):
     def reads_zero(self, stream: Stream) -> bool:
         """Return whether the new disk or file of this stream reads as zero before it is written."""
 
+    def present(self, stream: Stream) -> AbstractContextManager[Source | None]:
+        """Open what the target holds already, so that only what differs is written; None to write everything."""
+
     def expected_name(self, stream: Stream) -> str | None:
         """Return the file or disk that this stream will be restored to; None if it is not known yet."""
 
@@ -68,7 +71,7 @@ def open_target(
     Raises UsageError if the target cannot be used, EngineError, NoSuchVM.
     """
     if isinstance(choice, ToFiles):
-        yield FilesTarget(choice, selection.streams, verifier=verifier)
+        yield FilesTarget(choice, selection.streams, verifier=verifier, notify=notify)
         return
     # The engine's SDK doubles the memory and the start-up time; a restore to files does without it.
     from pitr.jobs.restore.engine_targets import open_engine_target  # noqa: PLC0415

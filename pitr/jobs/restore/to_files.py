@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.images.qcow2_file import Qcow2FileSink, Qcow2FileSource
 from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource
+from pitr.endpoints.images.reused_file import ReusedFileSink, reusable
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
 from pitr.jobs.restore.outcome import TargetOutcome, TargetPlace
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
+from pitr.reporting import Notify
 from pitr.system.target_path import check_image_target, format_of_suffix, usable
 from pitr.text import printable
 
@@ -27,15 +29,23 @@ class FilesTarget:
     """Creates an image file for each disk: `choice.path`, or in this folder a file with the name of each disk.
 
     With a `verifier` each file is read back and compared. Raises UsageError if a file already exists: pitr overwrites
-    nothing except block devices, and those only if `choice.overwrite_device` is set and nothing uses them.
+    nothing except block devices, and those only if `choice.overwrite_device` is set and nothing uses them. With
+    `choice.reuse` it completes files that exist, and writes only what they lack.
     """
 
     vm_id: str | None = None
 
     def __init__(
-        self, choice: ToFiles, streams: Sequence[Stream], *, verifier: Verifier | None = None
+        self,
+        choice: ToFiles,
+        streams: Sequence[Stream],
+        *,
+        verifier: Verifier | None = None,
+        notify: Notify = lambda line: None,
     ) -> None:
         self._verifier = verifier
+        self._notify = notify
+        self._reuse = choice.reuse
         self._format = choice.image_format
         self._folder: Path | None = None
         self._made: list[Path] = []
@@ -67,10 +77,21 @@ class FilesTarget:
                 f"{path} is a block device: pitr writes only raw data to it",
                 "Use --format raw, or name a file.",
             )
-        check_image_target(path, size, overwrite_device=self._overwrite_device)
+        if self._reused(path) is None:
+            check_image_target(path, size, overwrite_device=self._overwrite_device)
+
+    def _reused(self, path: Path) -> Path | None:
+        """Return the file that this restore completes; None for a new one and for a block device."""
+        return reusable(path) if self._reuse and not path.is_block_device() else None
 
     def reads_zero(self, stream: Stream) -> bool:
-        return not self._paths[stream.disk_id].is_block_device()
+        path = self._paths[stream.disk_id]
+        return not path.is_block_device() and self._reused(path) is None
+
+    def present(self, stream: Stream) -> AbstractContextManager[RawFileSource | None]:
+        path = self._paths[stream.disk_id]
+        found = path if self._reuse and path.is_block_device() else self._reused(path)
+        return nullcontext() if found is None else RawFileSource(found, size=stream.size)
 
     def expected_name(self, stream: Stream) -> str | None:
         return str(self._paths[stream.disk_id])
@@ -92,17 +113,13 @@ class FilesTarget:
     def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
         path = self._paths[stream.disk_id]
         self._make_folder()
-        sink: RawFileSink | Qcow2FileSink = (
-            RawFileSink(path, source.size, overwrite_device=self._overwrite_device)
-            if self._format is ImageFormat.RAW
-            else Qcow2FileSink(path, source.size)
-        )
+        sink, is_new = self._opened(path, source.size)
         try:
             yield str(path), sink
         except BaseException:
             sink.abort()
             raise
-        if not path.is_block_device():
+        if is_new:
             self._made.append(path)
         if self._verifier is not None:
             image = (
@@ -112,6 +129,19 @@ class FilesTarget:
             )
             with image:
                 self._verifier.check_copy(stream.disk_id, printable(stream.name), source, image)
+
+    def _opened(self, path: Path, size: int) -> tuple[RawFileSink | Qcow2FileSink | ReusedFileSink, bool]:
+        """Return the sink of one disk, and whether it creates a file."""
+        if self._format is ImageFormat.QCOW2:
+            return Qcow2FileSink(path, size), True
+        found = self._reused(path)
+        if found is None:
+            return RawFileSink(
+                path, size, overwrite_device=self._overwrite_device
+            ), not path.is_block_device()
+        sink = ReusedFileSink(path, size)
+        self._notify(f"reading {path}, which is called {sink.name_while_open} until it is complete")
+        return sink, False
 
     def finish(self) -> None:
         pass

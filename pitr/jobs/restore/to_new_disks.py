@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from pitr import times
@@ -143,6 +143,9 @@ class NewDisksTarget:
         domain, settings = self._domains[stream.disk_id], self._settings[stream.disk_id]
         return _format(settings, domain) == "cow" or (settings.sparse and not domain.is_block)
 
+    def present(self, stream: Stream) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def expected_name(self, stream: Stream) -> str | None:
         return None
 
@@ -276,6 +279,9 @@ class OntoNewDisks:
 
     def reads_zero(self, stream: Stream) -> bool:
         return self._disks.reads_zero(stream)
+
+    def present(self, stream: Stream) -> AbstractContextManager[None]:
+        return self._disks.present(stream)
 
     def expected_name(self, stream: Stream) -> str | None:
         return self._disks.expected_name(stream)

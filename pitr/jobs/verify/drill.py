@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import orjson
@@ -261,6 +261,9 @@ class _Nowhere:
 
     def reads_zero(self, stream: Stream) -> bool:
         return True
+
+    def present(self, stream: Stream) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def expected_name(self, stream: Stream) -> str | None:
         return None
