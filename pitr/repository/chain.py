@@ -38,34 +38,86 @@ class ResolvedChain:
         return tuple((source.backup, source.stream) for source in self.sources)
 
 
+class KnownLayers:
+    """What the chains of several points have in common: records by backup, and small layers by stream.
+
+    Each is read once while the points are opened one after the other.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, Backup] = {}
+        self.layers: dict[str, list[_ReadLayer]] = {}
+        self._room = _MOST_KEPT
+
+    def keep(self, stream: Stream, layers: list[_ReadLayer]) -> None:
+        """Keep the layers of a stream, if there is room."""
+        rows = sum(len(read.layer.extents) for read in layers)
+        if rows <= self._room:
+            self._room -= rows
+            self.layers[stream.stream_id] = layers
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadLayer:
+    """A layer, its source, and its frames if they were asked for and are few."""
+
+    source: LayerSource
+    layer: Layer
+    frames: Frames | None
+
+
 def resolve_chain(
-    repository: Repository, backup: Backup, stream: Stream, *, with_frames: bool = False
+    repository: Repository,
+    backup: Backup,
+    stream: Stream,
+    *,
+    with_frames: bool = False,
+    known: KnownLayers | None = None,
 ) -> ResolvedChain:
     """Check and combine the streams that `stream` is based on. Raises StoredDamage for a missing or damaged one.
 
-    `with_frames` also reads the frames of small indexes, for callers that need frames.
+    `with_frames` also reads the frames of small indexes, for callers that need frames; all callers that share `known`
+    do, or none.
     """
     # The catalog may still list a point whose record is lost or changed. That point is damaged too.
     repository.record_of(backup.backup_id)
+    known = known or KnownLayers()
     sources: list[LayerSource] = []
     layers: list[Layer] = []
     kept: dict[int, Frames] = {}
     room = _MOST_KEPT if with_frames else 0
-    for owner, link in repository.chain(backup, stream):
-        with repository.open_index(owner, link) as index:
-            try:
-                of_link = list(layers_of(owner, link, index))
-            except FormatError as error:
-                raise of_stream(owner.backup_id, link, "corrupt", "index", error.message) from None
-            for source, layer in of_link:
-                if 0 < len(layer.extents) <= room:
-                    # A damaged layer may hold no visible range. A reader of its frames gets the error later.
-                    with suppress(FormatError):
-                        kept[len(layers)] = index.frames(source.number)
-                        room -= len(layer.extents)
-                sources.append(source)
-                layers.append(layer)
+    for owner, link in repository.chain(backup, stream, known.records):
+        known.records[owner.backup_id] = owner
+        of_link = known.layers.get(link.stream_id)
+        if of_link is None:
+            of_link = _read_layers(repository, owner, link, room)
+            known.keep(link, of_link)
+        for read in of_link:
+            if read.frames is not None and len(read.layer.extents) <= room:
+                kept[len(layers)] = read.frames
+                room -= len(read.layer.extents)
+            sources.append(read.source)
+            layers.append(read.layer)
     return ResolvedChain(resolve(layers), tuple(sources), kept)
+
+
+def _read_layers(repository: Repository, owner: Backup, link: Stream, room: int) -> list[_ReadLayer]:
+    """Read the layers of one stream, with the frames of at most `room` extents. Raises StoredDamage."""
+    with repository.open_index(owner, link) as index:
+        try:
+            of_link = list(layers_of(owner, link, index))
+        except FormatError as error:
+            raise of_stream(owner.backup_id, link, "corrupt", "index", error.message) from None
+        read: list[_ReadLayer] = []
+        for source, layer in of_link:
+            frames = None
+            if 0 < len(layer.extents) <= room:
+                # A damaged layer may hold no visible range. A reader of its frames gets the error later.
+                with suppress(FormatError):
+                    frames = index.frames(source.number)
+                    room -= len(layer.extents)
+            read.append(_ReadLayer(source, layer, frames))
+        return read
 
 
 def frames_of(repository: Repository, source: LayerSource) -> Frames:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr files ls|cp|cat|diff`."""
+"""`pitr files ls|cp|cat|find|history|diff`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
 
 import typer
 
-from pitr.cli import point_options
+from pitr.cli import files_options, point_options
+from pitr.cli.commands import file_versions
 from pitr.cli.display import files as display
 from pitr.cli.display.output import take_standard_output, write
 from pitr.cli.display.progress import showing
@@ -20,7 +20,6 @@ from pitr.cli.options import (
     DryRunOption,
     NewestGoodOption,
     PointOption,
-    choices,
     with_common,
 )
 from pitr.errors import DamageError, PitrError, UsageError
@@ -28,6 +27,7 @@ from pitr.jobs import find
 from pitr.jobs.files.compare import changed_ranges, compare_files
 from pitr.jobs.files.copy_out import copy_files
 from pitr.jobs.files.guestfs_reader import FileReader
+from pitr.jobs.files.history import WantedFile
 from pitr.jobs.files.list import list_files
 from pitr.jobs.files.read import read_file
 from pitr.jobs.files.volumes import Place, Volumes, open_volumes, same_place
@@ -42,88 +42,29 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ListedArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[VM] [PATH]",
-        help="Name or id of the VM. Default: the only VM in the repository. A path begins with /. Default: list the "
-        "volumes.",
-    ),
-]
-CopiedArgument = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="[VM] PATH... DEST",
-        help="Paths at the point, which begin with /, and the destination: a new name, or a folder.",
-    ),
-]
-PrintedArgument = Annotated[
-    list[str],
-    typer.Argument(metavar="[VM] PATH", help="A file at the point; its path begins with /."),
-]
-ComparedArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[VM] [PATH]", help="A VM, and a path that begins with /. Default: all files."),
-]
-DiskOption = Annotated[
-    str | None, typer.Option("--disk", metavar="DISK", help="Name or id of a disk. Default: all disks.")
-]
-VolumeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--volume",
-        metavar="VOLUME",
-        help="Number of a partition, or GROUP/NAME of a logical volume. Default: the only one that has the path.",
-    ),
-]
-ReaderOption = Annotated[
-    FileReader | None,
-    typer.Option(
-        "--reader",
-        metavar=choices(FileReader),
-        help="Reader of the file systems: own is built in, guestfs is libguestfs, which reads more kinds and replays "
-        "journals. Default: own; guestfs if it is installed and own cannot read everything.",
-    ),
-]
-RecursiveOption = Annotated[
-    bool, typer.Option("--recursive", "-R", help="List everything below the folder, too.")
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")]
-SinceOption = Annotated[
-    str | None,
-    typer.Option("--since", metavar="TIME|ID", help="Compare with this point (a time or an id); required."),
-]
-ContentOption = Annotated[
-    bool,
-    typer.Option("--content", help="Compare the bytes of files, too, not only size, time, mode and owner."),
-]
-ExitCodeOption = Annotated[
-    bool, typer.Option("--exit-code", help="Exit with 1 if there are differences, as git does.")
-]
-
 
 @app.command("ls")
 @with_common(moves_data=True)
 def ls(
     common: Common,
-    words: ListedArgument = None,
+    words: files_options.ListedArgument = None,
     at: AtOption = None,
     point: PointOption = None,
     newest_good: NewestGoodOption = False,
-    disk: DiskOption = None,
-    volume: VolumeOption = None,
-    reader: ReaderOption = None,
-    recursive: RecursiveOption = False,
+    disk: files_options.DiskOption = None,
+    volume: files_options.VolumeOption = None,
+    reader: files_options.ReaderOption = None,
+    recursive: files_options.RecursiveOption = False,
 ) -> None:
     """List a folder as it was at a point in time. Without a path, list the volumes and their file systems.
 
     Examples: pitr files ls web1 --at 2020-06-30T22:00; pitr files ls web1 --at 2020-06-30T22:00 /etc;
     pitr files ls web1 --point 1c2d --volume vg0/root /var/log
     """
-    vm, paths = _split(words)
+    vm, paths = files_options.split(words)
     if len(paths) > 1:
         raise UsageError("pitr lists one path at a time", "Name a folder, perhaps with --recursive.")
-    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk, reader) as opened:
+    with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
         if not paths:
             opened.volumes.describe()
             shown = opened.volumes.all if volume is None else [opened.volumes.volume_named(volume)]
@@ -140,14 +81,15 @@ def ls(
 @with_common(moves_data=True)
 def cp(
     common: Common,
-    words: CopiedArgument,
+    words: files_options.CopiedArgument,
     at: AtOption = None,
     point: PointOption = None,
     newest_good: NewestGoodOption = False,
-    disk: DiskOption = None,
-    volume: VolumeOption = None,
-    reader: ReaderOption = None,
-    overwrite: OverwriteOption = False,
+    disk: files_options.DiskOption = None,
+    volume: files_options.VolumeOption = None,
+    reader: files_options.ReaderOption = None,
+    version: files_options.VersionOption = None,
+    overwrite: files_options.OverwriteOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Copy files and folders as they were at a point, like 'cp -r'. Existing files stay, unless you say --overwrite.
@@ -156,18 +98,26 @@ def cp(
     files that it cannot copy and copies the others. It then exits with 1, or with 3 if the repository is damaged.
 
     Examples: pitr files cp web1 --at 2020-06-30T22:00 /etc/nginx restored/;
-    pitr files cp web1 --at 2020-06-30T22:00 /etc/hosts /etc/fstab . --dry-run
+    pitr files cp web1 --at 2020-06-30T22:00 /etc/hosts /etc/fstab . --dry-run;
+    pitr files cp web1 /etc/fstab . --version 2
     """
     if len(words) < 2:
         raise UsageError(
             "a path and a destination are required", "Write: pitr files cp VM --at TIME /etc restored/"
         )
-    vm, paths = _split(words[:-1])
+    vm, paths = files_options.split(words[:-1])
     if not paths:
         raise UsageError(
             f"{words[-2]!r} is not a path: paths begin with /", "Name at least one path and a destination."
         )
-    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk, reader) as opened:
+    if version is not None:
+        if len(paths) != 1 or at or point or newest_good:
+            raise UsageError(
+                "--version takes one path, and names its point: --at and --point do not go with it"
+            )
+        wanted = WantedFile(paths[0], disk, volume, reader or FileReader.OWN)
+        point = file_versions.point_of_version(common, vm, wanted, version)
+    with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
         # As with 'cp -r', a link is copied as a link.
         places = [opened.volumes.locate(path, volume, follow=False) for path in paths]
         _note(common, places)
@@ -189,13 +139,13 @@ def _exit_after(places: Sequence[Place], *, failed: bool = False, damaged: bool 
 @with_common(moves_data=True)
 def cat(
     common: Common,
-    words: PrintedArgument,
+    words: files_options.PrintedArgument,
     at: AtOption = None,
     point: PointOption = None,
     newest_good: NewestGoodOption = False,
-    disk: DiskOption = None,
-    volume: VolumeOption = None,
-    reader: ReaderOption = None,
+    disk: files_options.DiskOption = None,
+    volume: files_options.VolumeOption = None,
+    reader: files_options.ReaderOption = None,
 ) -> None:
     """Print a file as it was at a point in time.
 
@@ -203,11 +153,11 @@ def cat(
 
     Examples: pitr files cat web1 --at 2020-06-30T22:00 /etc/fstab | diff - /etc/fstab
     """
-    vm, paths = _split(words)
+    vm, paths = files_options.split(words)
     if len(paths) != 1:
         raise UsageError("one path is required", "Write: pitr files cat VM --at TIME /etc/fstab")
     take_standard_output()
-    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk, reader) as opened:
+    with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
         place = opened.volumes.locate(paths[0], volume)
         _note(common, [place])
         written = _print(read_file(place))
@@ -225,20 +175,24 @@ def _print(pieces: Iterator[bytes]) -> int:
     return written
 
 
+app.command("history")(file_versions.history)
+app.command("find")(file_versions.find_)
+
+
 @app.command("diff")
 @with_common(moves_data=True)
 def diff(
     common: Common,
-    words: ComparedArgument = None,
+    words: files_options.ComparedArgument = None,
     at: AtOption = None,
     point: PointOption = None,
     newest_good: NewestGoodOption = False,
-    since: SinceOption = None,
-    disk: DiskOption = None,
-    volume: VolumeOption = None,
-    reader: ReaderOption = None,
-    content: ContentOption = False,
-    exit_code: ExitCodeOption = False,
+    since: files_options.SinceOption = None,
+    disk: files_options.DiskOption = None,
+    volume: files_options.VolumeOption = None,
+    reader: files_options.ReaderOption = None,
+    content: files_options.ContentOption = False,
+    exit_code: files_options.ExitCodeOption = False,
 ) -> None:
     """Show which files differ between two points in time.
 
@@ -248,7 +202,7 @@ def diff(
     Examples: pitr files diff web1 --at 2020-06-30T22:00 --since 2020-06-29T22:00 /etc;
     pitr files diff web1 --at now --since 1c2d --content
     """
-    vm, paths = _split(words)
+    vm, paths = files_options.split(words)
     if since is None:
         raise UsageError(
             "--since is required: it names the point to compare with",
@@ -256,10 +210,10 @@ def diff(
         )
     if len(paths) > 1:
         raise UsageError("pitr compares one path at a time", "Name a folder that holds them.")
-    with _opened(common, vm, _asked(at, point, newest_good=newest_good), disk, reader) as opened:
-        earlier = point_options.since(opened.repository, since, opened.choice, _named(disk))
+    with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
+        earlier = point_options.since(opened.repository, since, opened.choice, files_options.named(disk))
         common.out.notify(point_options.in_words(earlier))
-        streams = find.some_streams_of(earlier.backup, _named(disk), opened.repository)
+        streams = find.some_streams_of(earlier.backup, files_options.named(disk), opened.repository)
         with open_volumes(opened.repository, earlier.backup, streams, common.out.notify, reader) as before:
             path = paths[0] if paths else "/"
             old, new = same_place(before, opened.volumes, path, volume)
@@ -289,37 +243,22 @@ class _OpenFileSystems:
         return self.choice.backup
 
 
-def _asked(at: str | None, point: str | None, *, newest_good: bool) -> point_options.Asked:
-    return point_options.exactly_one("access to files", at, point, newest_good=newest_good)
-
-
 @contextmanager
 def _opened(
     common: Common, vm: str | None, asked: point_options.Asked, disk: str | None, reader: FileReader | None
 ) -> Iterator[_OpenFileSystems]:
     with common.repository() as repository:
         chosen = asked.find_good(
-            repository, vm, GoodPoint(_named(disk), check="files", refuse=False), common.out.notify
+            repository,
+            vm,
+            GoodPoint(files_options.named(disk), check="files", refuse=False),
+            common.out.notify,
         )
         common.out.notify(point_options.in_words(chosen))
-        point_options.warn(common.out, chosen, _named(disk))
-        streams = find.some_streams_of(chosen.backup, _named(disk), repository)
+        point_options.warn(common.out, chosen, files_options.named(disk))
+        streams = find.some_streams_of(chosen.backup, files_options.named(disk), repository)
         with open_volumes(repository, chosen.backup, streams, common.out.notify, reader) as volumes:
             yield _OpenFileSystems(repository, chosen, streams, volumes)
-
-
-def _named(disk: str | None) -> list[str]:
-    return [disk] if disk is not None else []
-
-
-def _split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """Split the arguments into a VM and paths. Paths begin with a slash; no name of a VM does. Raises UsageError."""
-    paths = list(words or ())
-    vm = paths.pop(0) if paths and not paths[0].startswith("/") else None
-    for path in paths:
-        if not path.startswith("/"):
-            raise UsageError(f"{path!r} is not a path at the point: paths begin with /")
-    return vm, paths
 
 
 def _note(common: Common, places: Sequence[Place]) -> None:

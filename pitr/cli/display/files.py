@@ -16,8 +16,11 @@ from pitr.cli.display.output import Printer
 from pitr.guest.filesystem import EntryKind, Node
 from pitr.jobs.files.compare import Change
 from pitr.jobs.files.copy_out import CopiedFiles
+from pitr.jobs.files.history import FileHistory, FileVersion
 from pitr.jobs.files.list import Listed
+from pitr.jobs.files.search import FoundFile, FoundFiles
 from pitr.jobs.files.volumes import GuestVolume, Place
+from pitr.jobs.files.walk import UnreadPoint
 from pitr.model import Backup
 from pitr.text import counted, printable
 from pitr.units import human_size
@@ -96,13 +99,12 @@ def _row(name: str, entry: Listed) -> tuple[str, ...]:
     mode = _LETTERS[node.kind] | (node.mode or 0)
     owner = "" if node.uid is None else f"{node.uid}:{node.gid}"
     size = str(node.size) if node.kind is EntryKind.FILE else ""
-    moment = _moment(node.mtime_ns)
     more = (
         f" -> {entry.target}" if entry.target is not None else f"  ({entry.problem})" if entry.problem else ""
     )
     more += f"  ({node.unreadable})" if node.unreadable else ""
     shown = stat.filemode(mode) if node.mode is not None else stat.filemode(mode)[0]
-    return (shown, owner, size, times.for_people(moment) if moment else "?", f"{name}{more}")
+    return (shown, owner, size, _shown_moment(node), f"{name}{more}")
 
 
 def copied(
@@ -137,6 +139,123 @@ def copied(
         f"{'Would copy' if dry_run else 'Copied'} {counted(done.files, 'file')}, {counted(done.folders, 'folder')}, "
         f"{counted(done.links, 'link')}, {human_size(done.bytes)}{holes} to {printable(target)}."
     )
+
+
+def history(output: Printer, found: FileHistory) -> None:
+    """Print the versions of a file, newest first, and the points that could not be read."""
+    _tell_unread(output, found.unread)
+    newest_first = found.versions[::-1]
+    if output.json:
+        output.document(
+            {
+                "path": text(found.path),
+                "versions": [_version(version) for version in newest_first],
+                "unread": _unread(found.unread),
+            }
+        )
+        return
+    rows = [
+        (
+            str(version.number),
+            times.for_people(version.points[0].point),
+            times.for_people(version.points[-1].point),
+            str(len(version.points)),
+            str(version.node.size),
+            _shown_moment(version.node),
+            stat.filemode(_LETTERS[version.node.kind] | (version.node.mode or 0)),
+            version.digest[:16] if version.digest else "",
+        )
+        for version in newest_first
+    ]
+    output.show(
+        tables.table(
+            ("Version", "First", "Last", "Points", "Size", "Changed", "Mode", "Digest"),
+            rows,
+            right=("Version", "Points", "Size"),
+            drop=("Mode", "Digest"),
+        )
+    )
+
+
+def found(output: Printer, pattern: str, files: FoundFiles) -> None:
+    """Print the files that a search found, and what could not be searched."""
+    _tell_unread(output, files.unread)
+    for path, problem in files.problems[:_MOST_LINES]:
+        output.notify(f"not searched: {path}: {problem}")
+    if output.json:
+        output.document(
+            {
+                "pattern": text(pattern),
+                "files": [_found(file) for file in files.files],
+                "problems": [
+                    {"path": text(path), "message": text(problem)} for path, problem in files.problems
+                ],
+                "unread": _unread(files.unread),
+            }
+        )
+        return
+    rows = [
+        (
+            str(file.node.size) if file.node.kind is EntryKind.FILE else "",
+            _shown_moment(file.node),
+            times.for_people(file.points[0].point),
+            times.for_people(file.points[-1].point) if len(file.points) > 1 else "",
+            f"{file.path}/" if file.node.kind is EntryKind.FOLDER else file.path,
+        )
+        for file in files.files
+    ]
+    output.show(
+        tables.table(
+            ("Size", "Changed", "First point", "Last point", "Path"),
+            rows,
+            right=("Size",),
+            drop=("Last point", "First point"),
+            least={"Path": ("fold", 24)},
+        )
+    )
+
+
+def _found(file: FoundFile) -> dict[str, Any]:
+    disk_id, volume = file.volume
+    return {
+        "path": text(file.path),
+        "disk_id": disk_id,
+        "volume": text(volume),
+        **_node(file.node),
+        "points": [backup.backup_id for backup in file.points],
+        "first": times.to_text(file.points[0].point),
+        "last": times.to_text(file.points[-1].point),
+    }
+
+
+def _tell_unread(output: Printer, unread: Sequence[UnreadPoint]) -> None:
+    for point in unread:
+        moment = times.for_people(point.backup.point)
+        output.notify(f"not read: point {point.backup.backup_id[:8]} of {moment}: {point.message}")
+
+
+def _unread(unread: Sequence[UnreadPoint]) -> list[dict[str, Any]]:
+    return [
+        {"backup_id": point.backup.backup_id, "message": text(point.message), "damaged": point.damaged}
+        for point in unread
+    ]
+
+
+def _shown_moment(node: Node) -> str:
+    moment = _moment(node.mtime_ns)
+    return times.for_people(moment) if moment else "?"
+
+
+def _version(version: FileVersion) -> dict[str, Any]:
+    node = _node(version.node)
+    return {
+        "number": version.number,
+        "points": [backup.backup_id for backup in version.points],
+        "first": times.to_text(version.points[0].point),
+        "last": times.to_text(version.points[-1].point),
+        **{name: node[name] for name in ("kind", "size", "mtime", "mode", "uid", "gid")},
+        "digest": version.digest,
+    }
 
 
 def differences(

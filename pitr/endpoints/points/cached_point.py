@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -28,11 +29,39 @@ _MOST_AHEAD: Final = 8 << 20
 _Piece = tuple[int, int, FrameKey | None, int]
 
 
+class SharedFrames:
+    """The most recently used frames of several points, decompressed, by their digests. One thread at a time uses it.
+
+    Points of one VM have most frames in common, also in different blobs.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._frames: OrderedDict[bytes, bytes] = OrderedDict()
+        self._used = 0
+
+    def get(self, digest: bytes) -> bytes | None:
+        """Return the frame with this digest; None if it is not kept."""
+        data = self._frames.get(digest)
+        if data is not None:
+            self._frames.move_to_end(digest)
+        return data
+
+    def keep(self, digest: bytes, data: bytes) -> None:
+        """Keep a frame whose digest was verified."""
+        if digest in self._frames:
+            return
+        self._frames[digest] = data
+        self._used += len(data)
+        while self._used > self._capacity:
+            self._used -= len(self._frames.popitem(last=False)[1])
+
+
 class CachedPoint(Closes):
     """The disk of `point`, read through `cache` by any number of threads. Closing it closes the point.
 
     It calls `on_damage` once for each frame that it cannot read, also for one that it only reads ahead, with the range
-    in words and the error.
+    in words and the error. It takes frames from `shared`, and puts them there, if it is given.
     """
 
     def __init__(
@@ -40,7 +69,9 @@ class CachedPoint(Closes):
         point: PointSource,
         cache: FrameCache,
         on_damage: Callable[[str, PitrError], object] = lambda message, error: None,
+        shared: SharedFrames | None = None,
     ) -> None:
+        self._shared = shared
         self._point = point
         self._cache = cache
         self._on_damage = on_damage
@@ -81,6 +112,9 @@ class CachedPoint(Closes):
         """Return a frame, decompressed, read from its blob. Raises PitrError."""
         stored = self._point.stored(layer)
         frames = stored.frames
+        known = self._shared.get(frames.digest(number)) if self._shared is not None else None
+        if known is not None and len(known) == int(frames.frame_length[number]):
+            return known
         length = int(frames.blob_length[number])
         try:
             frame = stored.blob.read_at(int(frames.blob_offset[number]), length)
@@ -89,6 +123,8 @@ class CachedPoint(Closes):
             self._report(layer, number, error)
             raise
         self._point.count(1, length)
+        if self._shared is not None:
+            self._shared.keep(frames.digest(number), data)
         return data
 
     def close(self) -> None:

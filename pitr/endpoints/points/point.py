@@ -20,7 +20,7 @@ from pitr.extents import ExtentMap
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.blob import Decompressor, digest_of
-from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
+from pitr.repository.chain import KnownLayers, ResolvedChain, frames_of, resolve_chain
 from pitr.repository.damage import of_stream
 from pitr.repository.index import Frames
 from pitr.repository.resolver import PointMap
@@ -31,12 +31,14 @@ from pitr.system.closing import Closes
 _MAX_GAP = 4096
 
 
-def open_point(repository: Repository, backup: Backup, stream: Stream) -> PointSource:
+def open_point(
+    repository: Repository, backup: Backup, stream: Stream, known: KnownLayers | None = None
+) -> PointSource:
     """Open the disk of `stream` as it was at the point of `backup`. The caller closes it.
 
-    Raises StoredDamage when the chain is damaged.
+    `known` goes with several points that are opened one after the other. Raises StoredDamage when the chain is damaged.
     """
-    return open_resolved(repository, resolve_chain(repository, backup, stream, with_frames=True))
+    return open_resolved(repository, resolve_chain(repository, backup, stream, with_frames=True, known=known))
 
 
 def open_resolved(repository: Repository, resolved: ResolvedChain) -> PointSource:

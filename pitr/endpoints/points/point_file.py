@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pitr.endpoints.points.cached_point import CachedPoint
 from pitr.system import rate_limit
 from pitr.system.closing import Closes
@@ -10,9 +12,13 @@ from pitr.system.read_ahead import ReadAhead
 
 
 class PointFile(Closes):
-    """The bytes of a cached point. One thread at a time uses it. Closing it closes the point."""
+    """The bytes of a cached point. One thread at a time uses it. Closing it closes the point.
 
-    def __init__(self, point: CachedPoint) -> None:
+    `on_read` gets the offset and the length of each range that is read, in bytes.
+    """
+
+    def __init__(self, point: CachedPoint, on_read: Callable[[int, int], None] | None = None) -> None:
+        self._on_read = on_read
         self._point = point
         self._read_ahead = ReadAhead(point.read_ahead)
 
@@ -25,6 +31,8 @@ class PointFile(Closes):
         end = min(offset + length, self.size)
         if offset < 0 or offset >= end:
             return b""
+        if self._on_read is not None:
+            self._on_read(offset, end - offset)
         ahead = self._read_ahead.after(offset, end - offset)
         if ahead is not None:
             self._point.ask(*ahead)

@@ -21,6 +21,7 @@ from pitr.guest.filesystem.paths import look_up
 from pitr.guest.filesystem.volume import DiskRange
 from pitr.jobs import known_damage
 from pitr.jobs.files.guestfs_reader import FileReader, FoundVolume, GuestfsReader
+from pitr.jobs.files.views import Views
 from pitr.model import Backup, Stream
 from pitr.reporting import Notify
 from pitr.repository import Repository
@@ -315,10 +316,12 @@ def open_volumes(
     streams: Sequence[Stream],
     notify: Notify,
     reader: FileReader | None = None,
+    views: Views | None = None,
 ) -> Iterator[Volumes]:
     """Open these disks of a point and find their volumes. The memory is limited until the block exits.
 
-    `reader` is the only one to use; None takes libguestfs where pitr's own reader cannot read everything. Raises
+    `reader` is the only one to use; None takes libguestfs where pitr's own reader cannot read everything. `views` goes
+    with several points that are opened one after the other. Raises
     StoredDamage if a chain is incomplete, ProgramMissing if the libraries are not installed.
     """
     if reader is FileReader.GUESTFS:
@@ -337,8 +340,11 @@ def open_volumes(
         with unbounded_memory():
             for stream in streams:
                 with known_damage.remembering(repository, backup.vm.id, _CHECK):
-                    point = open_point(repository, backup, stream)
-                file = PointFile(CachedPoint(point, cache, lambda _, error: met.append(error)))
+                    point = open_point(repository, backup, stream, views.layers if views else None)
+                cached = CachedPoint(
+                    point, cache, lambda _, error: met.append(error), views.frames if views else None
+                )
+                file = PointFile(cached, views.reading(stream) if views else None)
                 disks.append((stream, stack.enter_context(file)))
         stack.enter_context(bounded_memory())
         hidden = [stream for stream in backup.streams if stream not in streams]
