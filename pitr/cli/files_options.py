@@ -25,7 +25,8 @@ CopiedArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="[VM] PATH... DEST",
-        help="Paths at the point, which begin with /, and the destination: a new name, or a folder.",
+        help="Paths at the point, which begin with /, and the destination: a new name, or a folder. With --tar there "
+        "is no destination. In paths, *, ? and [...] are wildcards.",
     ),
 ]
 PrintedArgument = Annotated[
@@ -58,6 +59,14 @@ ReaderOption = Annotated[
 ]
 RecursiveOption = Annotated[
     bool, typer.Option("--recursive", "-R", help="List everything below the folder, too.")
+]
+TarOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tar",
+        metavar="FILE|-",
+        help="Write a tar archive, with owners and all mode bits, instead of files; - is standard output.",
+    ),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing files.")]
 SinceOption = Annotated[

@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, cast
 
 import typer
 
@@ -22,19 +25,24 @@ from pitr.cli.options import (
     PointOption,
     with_common,
 )
+from pitr.endpoints.images.partial_file import PartialFile, file_errors
 from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.files.compare import changed_ranges, compare_files
-from pitr.jobs.files.copy_out import copy_files
+from pitr.jobs.files.copy_out import CopiedFiles, copy_files
+from pitr.jobs.files.globs import places_of
 from pitr.jobs.files.guestfs_reader import FileReader
 from pitr.jobs.files.history import WantedFile
 from pitr.jobs.files.list import list_files
 from pitr.jobs.files.read import read_file
+from pitr.jobs.files.to_tar import write_tar
 from pitr.jobs.files.volumes import Place, Volumes, open_volumes, same_place
 from pitr.jobs.find import Choice
 from pitr.jobs.good_points import GoodPoint
 from pitr.model import Backup, Stream
+from pitr.reporting import Progress
 from pitr.repository import Repository
+from pitr.system.target_path import checked_new_file
 
 app = typer.Typer(
     help="Take files from a past state, without a restore. pitr mounts nothing and does not need root.",
@@ -70,11 +78,12 @@ def ls(
             shown = opened.volumes.all if volume is None else [opened.volumes.volume_named(volume)]
             display.volumes(common.out, opened.backup, shown)
             return
-        place = opened.volumes.locate(paths[0], volume)
-        _note(common, [place])
-        listed = list_files(place, recursive=recursive)
-        problems = display.listing(common.out, opened.backup, place, listed, full=recursive)
-    _exit_after([place], failed=problems)
+        places = places_of(opened.volumes, paths[0], volume)
+        _note(common, places)
+        listed = chain.from_iterable(list_files(place, recursive=recursive) for place in places)
+        full = recursive or len(places) > 1
+        problems = display.listing(common.out, opened.backup, places[0], listed, full=full)
+    _exit_after(places, failed=problems)
 
 
 @app.command("cp")
@@ -90,6 +99,7 @@ def cp(
     reader: files_options.ReaderOption = None,
     version: files_options.VersionOption = None,
     overwrite: files_options.OverwriteOption = False,
+    tar: files_options.TarOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Copy files and folders as they were at a point, like 'cp -r'. Existing files stay, unless you say --overwrite.
@@ -98,18 +108,22 @@ def cp(
     files that it cannot copy and copies the others. It then exits with 1, or with 3 if the repository is damaged.
 
     Examples: pitr files cp web1 --at 2020-06-30T22:00 /etc/nginx restored/;
-    pitr files cp web1 --at 2020-06-30T22:00 /etc/hosts /etc/fstab . --dry-run;
-    pitr files cp web1 /etc/fstab . --version 2
+    pitr files cp web1 --at 2020-06-30T22:00 '/etc/*.conf' /etc/fstab . --dry-run;
+    pitr files cp web1 /etc/fstab . --version 2;
+    pitr files cp web1 --at now /srv --tar - | ssh web1 tar -x -C /
     """
-    if len(words) < 2:
+    target, words = (tar, words) if tar is not None else (words[-1], words[:-1])
+    if not words:
         raise UsageError(
             "a path and a destination are required", "Write: pitr files cp VM --at TIME /etc restored/"
         )
-    vm, paths = files_options.split(words[:-1])
+    vm, paths = files_options.split(words)
     if not paths:
         raise UsageError(
-            f"{words[-2]!r} is not a path: paths begin with /", "Name at least one path and a destination."
+            f"{words[-1]!r} is not a path: paths begin with /", "Name at least one path and a destination."
         )
+    if tar is not None:
+        _check_tar(tar, overwrite=overwrite, dry_run=dry_run)
     if version is not None:
         if len(paths) != 1 or at or point or newest_good:
             raise UsageError(
@@ -119,12 +133,46 @@ def cp(
         point = file_versions.point_of_version(common, vm, wanted, version)
     with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
         # As with 'cp -r', a link is copied as a link.
-        places = [opened.volumes.locate(path, volume, follow=False) for path in paths]
+        places = [place for path in paths for place in places_of(opened.volumes, path, volume, follow=False)]
         _note(common, places)
         with showing(common.out, "copy files") as progress:
-            copied = copy_files(places, words[-1], overwrite=overwrite, dry_run=dry_run, progress=progress)
-        display.copied(common.out, opened.backup, places, words[-1], copied, dry_run=dry_run)
+            if tar is not None:
+                copied = _to_tar(tar, places, progress)
+            else:
+                copied = copy_files(places, target, overwrite=overwrite, dry_run=dry_run, progress=progress)
+        display.copied(common.out, opened.backup, places, target, copied, dry_run=dry_run)
     _exit_after(places, failed=copied.failed, damaged=copied.damaged)
+
+
+def _check_tar(tar: str, *, overwrite: bool, dry_run: bool) -> None:
+    if overwrite or dry_run:
+        raise UsageError("--overwrite and --dry-run do not go with --tar")
+    if tar == "-":
+        take_standard_output()
+    else:
+        checked_new_file(tar, "--tar")
+
+
+def _to_tar(tar: str, places: Sequence[Place], progress: Progress | None) -> CopiedFiles:
+    if tar == "-":
+        return write_tar(places, cast(IO[bytes], _StandardOutput()), progress)
+    partial = PartialFile(Path(tar))
+    try:
+        with file_errors(partial.path), partial.path.open("wb") as output:
+            copied = write_tar(places, output, progress)
+        partial.commit()
+    except BaseException:
+        partial.abort()
+        raise
+    return copied
+
+
+class _StandardOutput:
+    """Standard output as a file to write to."""
+
+    def write(self, data: bytes) -> int:
+        write(data)
+        return len(data)
 
 
 def _exit_after(places: Sequence[Place], *, failed: bool = False, damaged: bool = False) -> None:
@@ -158,12 +206,12 @@ def cat(
         raise UsageError("one path is required", "Write: pitr files cat VM --at TIME /etc/fstab")
     take_standard_output()
     with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
-        place = opened.volumes.locate(paths[0], volume)
-        _note(common, [place])
-        written = _print(read_file(place))
+        places = places_of(opened.volumes, paths[0], volume)
+        _note(common, places)
+        written = sum(_print(read_file(place)) for place in places)
         if common.out.json:
-            common.out.document({"file": {**display.where(opened.backup, place), "bytes": written}})
-    _exit_after([place])
+            common.out.document({"file": {**display.where(opened.backup, places[0]), "bytes": written}})
+    _exit_after(places)
 
 
 def _print(pieces: Iterator[bytes]) -> int:

@@ -104,7 +104,7 @@ def copy_files(
         raise PitrError(f"cannot write to {base}: {error.strerror}") from error
     try:
         for place in places:
-            name = _last_part(place.path) if into else Path(target).name
+            name = last_part(place.path) if into else Path(target).name
             copying.copy(place, folder, name)
         copying.make_links(folder)
     finally:
@@ -113,7 +113,7 @@ def copy_files(
     return copying.result
 
 
-def _last_part(path: str) -> str:
+def last_part(path: str) -> str:
     """Return the name of the copy in its folder; "" for the root, whose entries are copied instead."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return parts[-1] if parts else ""

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import signal
 import stat
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -353,3 +355,61 @@ def test_without_the_libraries_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "dissect.xfs", None)
     assert "pip install 'pitr[files]'" in command("files", "ls", "--at", AT[0], code=1).complaint
+
+
+def test_wildcards_stand_for_names(guest: Any, command: Pitr, tmp_path: Path) -> None:
+    _, (files, _) = guest
+    command("files", "cp", "web", "--at", AT[0], "--volume", "2", "/etc/ngin*/*.conf", f"{tmp_path}/conf/")
+    assert [path.name for path in below(tmp_path / "conf")] == ["nginx.conf"]
+    listed = command.json("files", "ls", "web", "--at", AT[0], "--volume", "2", "/etc/ho*")
+    assert [entry["path"] for entry in listed["entries"]] == ["/etc/hosts"]
+    printed = command("files", "cat", "web", "--at", AT[0], "--volume", "2", "/etc/h?sts").stdout
+    assert printed == (files / "etc/hosts").read_text()
+    assert "nothing matches" in command("files", "ls", "--at", AT[0], "/none*", code=4).complaint
+
+
+def test_a_tar_archive_has_owners_modes_and_links(guest: Any, tmp_path: Path, repository: Repository) -> None:
+    _, (files, _) = guest
+    program = Pitr({**os.environ, "PITR_REPO": str(repository.path)})
+    target = tmp_path / "etc.tar"
+    copied = program.json(
+        "files", "cp", "web", "--at", AT[0], "--volume", "2", "/etc", "/sparse", "--tar", target
+    )
+    with tarfile.open(target) as archive:
+        members = {member.name: member for member in archive}
+        assert members["etc/hosts"].mode == 0o4755 and members["etc/hosts"].uid == 0
+        assert members["etc/link"].linkname == "hosts" and members["etc/nginx"].isdir()
+        assert int(members["etc/hosts"].mtime) == MTIME_NS // 1_000_000_000
+        for name in ("etc/hosts", "etc/nginx/conf.d/ümlaut site.conf", "sparse"):
+            content = archive.extractfile(name)
+            assert content is not None and content.read() == (files / name).read_bytes()
+    assert copied["files"] == sum(member.isreg() for member in members.values())
+    again = ("files", "cp", "web", "--at", AT[0], "/etc", "--tar", target)
+    assert "already exists" in program(*again, code=2).complaint
+
+
+def test_a_tar_archive_goes_to_standard_output_without_damaged_files(
+    guest: Any, command: Pitr, repository: Repository, tmp_path: Path
+) -> None:
+    def archived(code: int) -> dict[str, bytes]:
+        words = ["files", "cp", "web", "--at", AT[0], "--volume", "2", "/etc", "/var", "--tar", "-"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pitr", *words],
+            env={**os.environ, **command.environment},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+            return {
+                member.name: content.read()
+                for member in archive
+                if (content := archive.extractfile(member)) is not None
+            }
+
+    whole = archived(0)
+    assert len(whole["var/log/big.log"]) == 1_333_333
+    backups, _ = guest
+    flip_bit(blob_path(repository, backups[0].streams[0]), -2000)
+    left = archived(3)
+    assert left.items() < whole.items()
