@@ -374,6 +374,8 @@ def check_meta(meta: Document, record: Document, entry: Document) -> None:
         "backup-id": record["backup_id"],
         "parent-stream-id": entry["parent_stream_id"],
     }
+    if "parent-backup-id" in meta:
+        expected["parent-backup-id"] = record["parent_id"]
     found = {key: meta.get(key) for key in expected}
     demand(found == expected, f"the meta of a blob is {found}, not {expected}")
 
