@@ -6,9 +6,10 @@
 
 IMAGE becomes a raw image; an existing file is overwritten. Give the index of the oldest stream first, then those of the
 streams based on it. A virtual full needs only its own index: it names the blobs with its data. They are searched below
-the folder REPOSITORY.
+the folder REPOSITORY. The records there are read only if a virtual full stands for a stream that is gone.
 """
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -18,12 +19,29 @@ from typing import IO
 CHUNK = 1 << 20
 
 
-def apply(repository: Path, index: sqlite3.Connection, image: IO[bytes], parent: str | None) -> str:
-    """Write the disk of one index over `image`. Return the id of its stream, which the next one is based on."""
-    stream_id, kind, size, base = index.execute(
-        "SELECT stream_id, kind, size, parent_stream_id FROM stream"
+def stands_for_parent(repository: Path, virtual: str, child: str) -> bool:
+    """Return whether the backup `virtual` stands for the backup that `child` is based on."""
+    records = {}
+    for path in repository.glob("backups/*/*.json"):
+        record = json.loads(path.read_bytes())
+        records[record["backup_id"]] = record
+    parent = records.get(child, {}).get("parent_id")
+    return parent is not None and records.get(virtual, {}).get("stands_for") == parent
+
+
+def apply(
+    repository: Path, index: sqlite3.Connection, image: IO[bytes], parent: tuple[str, str] | None
+) -> tuple[str, str]:
+    """Write the disk of one index over `image`.
+
+    Return the ids of its stream and its backup, which the next one is based on.
+    """
+    stream_id, backup_id, kind, size, base = index.execute(
+        "SELECT stream_id, backup_id, kind, size, parent_stream_id FROM stream"
     ).fetchone()
-    if base != parent:
+    if base != (parent and parent[0]) and not (
+        base and parent and stands_for_parent(repository, parent[1], backup_id)
+    ):
         sys.exit(
             f"an index is missing: the one of stream {base} must come before the one of stream {stream_id}"
         )
@@ -53,15 +71,15 @@ def apply(repository: Path, index: sqlite3.Connection, image: IO[bytes], parent:
         image.write(frame[skip : skip + length])
     for blob in blobs.values():
         blob.close()
-    return str(stream_id)
+    return str(stream_id), str(backup_id)
 
 
 def main(repository: str, target: str, *indexes: str) -> None:
-    stream_id = None
+    parent = None
     with Path(target).open("wb") as image:
         for path in indexes:
             index = sqlite3.connect(f"file:{Path(path).absolute().as_uri()[7:]}?immutable=1", uri=True)
-            stream_id = apply(Path(repository), index, image, stream_id)
+            parent = apply(Path(repository), index, image, parent)
             index.close()
 
 

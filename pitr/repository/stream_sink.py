@@ -308,13 +308,20 @@ def written(path: Path, new: NewObject) -> StoredObject:
 
 
 def blob_meta(
-    new: NewStream, vm: VMName, size: int, data_bytes: int, point: datetime, checkpoint_id: str | None
+    new: NewStream,
+    vm: VMName,
+    size: int,
+    data_bytes: int,
+    point: datetime,
+    checkpoint_id: str | None,
+    *,
+    parent_id: str | None,
 ) -> dict[str, object]:
     """Return the meta header that identifies a blob without its record (docs/format.md).
 
-    `size` and `data_bytes` are the disk's, in bytes.
+    `size` and `data_bytes` are the disk's, in bytes. `parent_id`: the backup that an incremental is based on.
     """
-    return {
+    meta: dict[str, object] = {
         "virtual-size": size,
         "data-size": data_bytes,
         "date": times.to_text(point),
@@ -328,3 +335,6 @@ def blob_meta(
         "vm-name": vm.name,
         "checkpoint-id": checkpoint_id,
     }
+    if parent_id is not None:
+        meta["parent-backup-id"] = parent_id
+    return meta

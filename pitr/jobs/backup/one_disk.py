@@ -80,7 +80,18 @@ class DiskBackup:
             new, source = opened.new, opened.source
             started, vm = self._run.started, VMName(self._vm.id, self._vm.name)
             data_bytes = source.extents().data_bytes
-            meta = blob_meta(new, vm, source.size, data_bytes, started.hi, started.checkpoint_id)
+            stored = self._run.base.stored
+            meta = blob_meta(
+                new,
+                vm,
+                source.size,
+                data_bytes,
+                started.hi,
+                started.checkpoint_id,
+                parent_id=stored.backup_id
+                if stored is not None and new.parent_stream_id is not None
+                else None,
+            )
             if self._options.piping_out is not None:
                 with self._piping_out(self._options.piping_out, address, opened, meta) as copied:
                     yield copied

@@ -140,7 +140,15 @@ def new_stream(
         note=disk.note,
     )
     # The amount of data is unknown before the source ends.
-    meta = blob_meta(stream, new.vm, size, 0, new.point, usable_id(new.checkpoint_id))
+    meta = blob_meta(
+        stream,
+        new.vm,
+        size,
+        0,
+        new.point,
+        usable_id(new.checkpoint_id),
+        parent_id=None if disk.parent is None else disk.parent[0].backup_id,
+    )
     return repository.new_stream(stream, size, meta, level=DEFAULT_LEVEL)
 
 

@@ -48,6 +48,8 @@ class _BlobStream:
     vm: VMName
     time: str
     checkpoint_id: str | None
+    #: The backup that it is based on; blobs from other programs do not tell it.
+    parent_backup_id: str | None
 
     @property
     def stream_id(self) -> str:
@@ -105,6 +107,7 @@ def _recover(repository: Repository) -> Recovered:
             failed.append(f"{name}: {error}")
         else:
             by_id[stream.stream_id] = stream
+    by_stream |= _replaced_parents(by_id, by_stream, recorded)
     complete, orphans = _with_parents(by_id, by_stream)
     failed += [
         f"stream {orphan.stream_id}: it is based on stream {orphan.parent_id}, which is lost"
@@ -178,6 +181,7 @@ def _read(repository: Repository, name: str) -> _BlobStream:
         _vm(meta),
         _text(meta, "date"),
         checkpoint if isinstance(checkpoint, str) else None,
+        parent_backup if isinstance(parent_backup := meta.get("parent-backup-id"), str) else None,
     )
 
 
@@ -287,6 +291,20 @@ def _with_parents(
     return with_chain, [stream for stream in by_id.values() if not complete[stream.stream_id]]
 
 
+def _replaced_parents(
+    by_id: dict[str, _BlobStream], by_stream: dict[str, Backup], recorded: list[Backup]
+) -> dict[str, Backup]:
+    """Return, by the id of a parent stream that is gone, the synthetic backup that stands for the parent's."""
+    stand_ins = {backup.stands_for: backup for backup in recorded if backup.stands_for is not None}
+    found: dict[str, Backup] = {}
+    for stream in by_id.values():
+        stand_in = stand_ins.get(stream.parent_backup_id or "")
+        lost = stream.parent_id is not None and not {stream.parent_id} & {*by_id, *by_stream}
+        if lost and stand_in is not None and stand_in.stream_of(stream.stream.disk_id) is not None:
+            found[stream.parent_id or ""] = stand_in
+    return found
+
+
 def _by_backup(streams: Iterable[_BlobStream]) -> dict[str, list[_BlobStream]]:
     groups: dict[str, list[_BlobStream]] = defaultdict(list)
     for stream in streams:
@@ -310,7 +328,10 @@ def _backup(
         if parent_id in by_id:
             parents.add((by_id[parent_id].backup_id, by_id[parent_id].checkpoint_id))
         elif parent_id in by_stream:
-            parents.add((by_stream[parent_id].backup_id, by_stream[parent_id].checkpoint_id))
+            parent = by_stream[parent_id]
+            replaced = all(each.stream_id != parent_id for each in parent.streams)
+            backup_of_parent = parent.stands_for if replaced and parent.stands_for else parent.backup_id
+            parents.add((backup_of_parent, parent.checkpoint_id))
     if len(parents) > 1:
         raise RepositoryError(f"the streams of backup {backup_id} are based on several backups")
     parent_backup_id, from_checkpoint_id = next(iter(parents), (None, None))

@@ -380,13 +380,20 @@ class _Verification:
         if stream.index_copy is None:
             return
         harmed: list[StoredDamage] = []
+        damaged_first = False
         for second in (False, True):
             try:
                 self._repository.open_index_copy(backup, stream, second=second).close()
             except StoredDamage as error:
                 harmed.append(error)
+                damaged_first |= not second
         if len(harmed) == 1:
-            message = f"{harmed[0].damage.message}; its other copy is good, and pitr reads that"
+            copies = [name(stream.disk_id, stream.stream_id) for name in (names.index, names.index_copy)]
+            bad, good = copies if damaged_first else copies[::-1]
+            message = (
+                f"{harmed[0].damage.message}; its other copy is good, and pitr reads that. "
+                f"To repair it, copy {good} to {bad} in the repository"
+            )
             self.result.damage.append(replace(harmed[0].damage, message=message))
 
     def _count(self, checked: BlobChecked, backup: Backup) -> None:
