@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
     """Return the document of a point."""
-    proven = facts.proven
+    proven, removed = facts.proven, facts.removed
     return {
         "backup_id": backup.backup_id,
         "vm": {"id": backup.vm.id, "name": backup.vm.name},
@@ -60,6 +60,8 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
         "note": facts.marks.note,
         "hold": hold(facts.marks.hold) if facts.marks.hold is not None else None,
         "stands_for": backup.stands_for,
+        "removed_at": times.to_text(removed.removed_at) if removed is not None else None,
+        "swept_after": times.to_text(removed.swept_after) if removed is not None else None,
     }
 
 
@@ -160,6 +162,7 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
         "freed_bytes": result.freed_bytes,
         "left_elsewhere": result.left_external,
         "created": [],
+        "swept": DocumentList(lambda: (point(item.backup, item.facts) for item in result.swept.items())),
     }
 
 

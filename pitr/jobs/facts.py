@@ -16,6 +16,7 @@ from pitr.repository import Repository, drills
 from pitr.repository.drills import Proven
 from pitr.repository.findings import StoredFinding
 from pitr.repository.marks import NO_MARKS, Marks
+from pitr.repository.removed_points import RemovedPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +24,14 @@ class PointFacts:
     """Facts about one point. `proven` is the result of its last drill, `damage` what checks found in its chains.
 
     `unusual` has what the point differs in from its VM's earlier points. `marks` has its hold and its note; a hold that
-    has ended is absent.
+    has ended is absent. `removed`: the point is removed, and its objects stay for some time.
     """
 
     proven: Proven | None = None
     damage: tuple[StoredFinding, ...] = ()
     unusual: tuple[Unusual, ...] = ()
     marks: Marks = NO_MARKS
+    removed: RemovedPoint | None = None
 
     @property
     def damaged(self) -> bool:

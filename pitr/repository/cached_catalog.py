@@ -7,16 +7,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
-from pitr.repository import lock, names
+from pitr.repository import hidden, lock, names
 from pitr.repository.catalog import Catalog, contents, overview
-from pitr.repository.catalog.catalog import KEYS, CatalogUnusable
+from pitr.repository.catalog.catalog import KEYS, CatalogUnusable, Known
 from pitr.repository.damage import StoredDamage
+from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
 from pitr.system.closing import Closes
@@ -34,10 +36,18 @@ class CompletedCatalog:
     It removes nothing, so that `verify` notices a lost record, and skips damaged records. If the file is not
     writable, it adds the records in memory. Comparing the names of 100,000 points takes a second, so callers that
     need only one VM complete only that VM.
+
+    Points with a tombstone are not in it. `own_state`: the file belongs to one host of several.
     """
 
-    def __init__(self, path: Path, store: Store, read_record: ReadRecord) -> None:
+    def __init__(self, path: Path, store: Store, read_record: ReadRecord, *, own_state: bool = False) -> None:
         self._path = path
+        self._own_state = own_state
+        self._tombstones = Tombstones(store)
+        self._hidden: dict[str, dict[str, HiddenRecord]] = {}
+        self._hidden_rows = HiddenRows(
+            path.with_name("removed.db"), partial(_open, store=store), _writable, read_record
+        )
         self._store = store
         self._read_record = read_record
         self._catalog = _open(path, store)
@@ -50,10 +60,12 @@ class CompletedCatalog:
 
     def close(self) -> None:
         self._catalog.close()
+        self._hidden_rows.close()
 
     def whole(self) -> Catalog:
         """Return the catalog with all stored records."""
         if not self._whole:
+            self._tombstones.all()
             # VM by VM: the names of millions of points would not fit into the memory.
             for vm_id in sorted(self._store.folders(names.BACKUPS)):
                 self._complete_vm(vm_id)
@@ -89,8 +101,9 @@ class CompletedCatalog:
         """
         if not self._whole and not self._counted:
             known = overview.point_counts(self._catalog)
+            buried = self._tombstones.all()
             for vm_id, count in self._store.counts(names.BACKUPS).items():
-                if count != known.get(vm_id, 0):
+                if count != known.get(vm_id, 0) or vm_id in buried:
                     self._complete_vm(vm_id)
             self._counted = True
         return self._catalog
@@ -105,11 +118,65 @@ class CompletedCatalog:
         self._complete_vm(vm_ids.pop())
         return self._catalog
 
+    def again(self, vm_id: str) -> Catalog:
+        """Return the catalog with the VM's records and tombstones of this moment."""
+        self._tombstones.forget(vm_id)
+        self._refresh(vm_id)
+        return self._catalog
+
     def _complete_vm(self, vm_id: str) -> None:
         if not self._whole and vm_id not in self._whole_vms:
-            known = self._catalog.record_names(vm_id)
+            self._refresh(vm_id)
+
+    def _refresh(self, vm_id: str) -> None:
+        buried = self._tombstones.of_vm(vm_id)
+        known = self._catalog.record_names(vm_id)
+        self._hidden.pop(vm_id, None)
+        if buried or self._own_state:
+            self._complete_and_hide(vm_id, known, buried)
+        else:
             self._take_up(self._store.list(names.records_of(vm_id), besides=known))
-            self._whole_vms.add(vm_id)
+        self._whole_vms.add(vm_id)
+
+    def _complete_and_hide(self, vm_id: str, known: set[str], buried: Mapping[str, datetime]) -> None:
+        view = hidden.view(self._store, vm_id, known, buried, own_state=self._own_state)
+        writable = _writable(self._path)
+        if view.gone:
+            went = hidden.entries(self._catalog, vm_id, [each for each in view.gone if each in view.hidden])
+            self._hidden_rows.keep(went)
+            self._catalog = hidden.without(self._catalog, view.gone, writable=writable)
+        self._take_up(view.missing)
+        while view.hidden and (needed := hidden.needed(self._catalog, vm_id, view.hidden, self._hidden_rows)):
+            self._catalog = hidden.extended(self._catalog, needed, writable=writable)
+            for backup, _, _ in needed:
+                del view.hidden[backup.backup_id]
+        self._hidden[vm_id] = view.hidden
+
+    def hidden_of(self, vm_id: str) -> Mapping[str, HiddenRecord]:
+        """Return the records of a VM's points that tombstones hide, by backup id."""
+        self._complete_vm(vm_id)
+        return self._hidden.get(vm_id, {})
+
+    def hidden_rows(self, vm_id: str | None = None) -> tuple[Catalog, Mapping[str, HiddenRecord]]:
+        """Return a catalog of the points (of a VM) that tombstones hide, and their records by backup id."""
+        if vm_id is not None:
+            records = self.hidden_of(vm_id)
+            return self._hidden_rows.of_vm(vm_id, records), records
+        by_vm = {each: records for each in self._tombstones.all() if (records := self.hidden_of(each))}
+        every = {backup_id: record for of_vm in by_vm.values() for backup_id, record in of_vm.items()}
+        return self._hidden_rows.of_vms(by_vm), every
+
+    @property
+    def unreadable_hidden(self) -> list[str]:
+        """Messages about the records of hidden points that could not be read."""
+        return self._hidden_rows.unreadable
+
+    def known_record(self, backup_id: str) -> Known | None:
+        """Return the record of a point, also of a hidden one of a VM that was completed; None for an unknown point."""
+        for vm_id, records in self._hidden.items():
+            if backup_id in records:
+                return self._hidden_rows.of_vm(vm_id, records).known_record(backup_id)
+        return self.with_point(backup_id).known_record(backup_id)
 
     def _from_records(self) -> Catalog | None:
         """Return a catalog of all records in memory, if the damaged file cannot be rebuilt; else None."""

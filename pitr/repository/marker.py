@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,22 @@ KNOWN_FEATURES: frozenset[str] = frozenset()
 _SCHEMA = "repository.schema.json"
 
 
-def create(location: Location) -> None:
-    """Make a repository of an empty or new folder, or of an unused prefix of a bucket. Raises RepositoryError."""
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What repository.json says. `grace`: how long the objects of a removed point stay."""
+
+    id: str
+    grace: timedelta
+
+
+def create(location: Location, grace: timedelta | None = None) -> None:
+    """Make a repository of an empty or new folder, or of an unused prefix of a bucket. Raises RepositoryError.
+
+    `grace`: how long the objects of a removed point stay; by default not at all in a folder, where locks protect what
+    a writer needs, and three days in a bucket.
+    """
+    if grace is None:
+        grace = timedelta() if isinstance(location, Path) else _GRACE
     store = _new_folder(location) if isinstance(location, Path) else _unused_prefix(location)
     try:
         document = {
@@ -36,8 +51,7 @@ def create(location: Location) -> None:
             "format": FORMAT,
             "required_features": sorted(KNOWN_FEATURES),
             "created": times.to_text(times.now()),
-            # In a folder, locks protect what a writer needs.
-            "grace": 0 if isinstance(location, Path) else int(_GRACE.total_seconds()),
+            "grace": int(grace.total_seconds()),
             "lock": None,
             "encryption": None,
         }
@@ -48,8 +62,8 @@ def create(location: Location) -> None:
         store.close()
 
 
-def read_id(location: Location, store: Store) -> str:
-    """Read the id of the repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
+def read(location: Location, store: Store) -> Marker:
+    """Read what marks the repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
     where = locations.text(location)
     try:
         stored = store.read(names.REPOSITORY, limit=canonical.MAX_SIZE)
@@ -70,8 +84,7 @@ def read_id(location: Location, store: Store) -> str:
     unknown = sorted({*document["required_features"], *used} - KNOWN_FEATURES)
     if unknown:
         raise _too_new(where, f"format {FORMAT} with {', '.join(unknown)}")
-    repository_id: str = document["id"]
-    return repository_id
+    return Marker(document["id"], timedelta(seconds=document["grace"]))
 
 
 def keeps_modes(location: Location) -> bool:

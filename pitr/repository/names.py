@@ -31,6 +31,8 @@ PROOFS = "proofs"
 RETIRED = "retired"
 SUCCESSIONS = "successions"
 RUNS = "runs"
+TOMBSTONES = "tombstones"
+SWEPT = "swept"
 
 
 def blob(disk_id: str, stream_id: str) -> str:
@@ -146,6 +148,26 @@ def marks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
 def retired(vm_id: str) -> str:
     """Return the note that a VM is retired."""
     return f"{RETIRED}/{vm_id}.json"
+
+
+def tombstones_of(vm_id: str | None = None) -> str:
+    """Return the folder of the tombstones of a VM's points, or of all points."""
+    return TOMBSTONES if vm_id is None else f"{TOMBSTONES}/{vm_id}"
+
+
+def tombstone(vm_id: str, backup_id: str) -> str:
+    """Return the note that a point is to be removed."""
+    return f"{TOMBSTONES}/{vm_id}/{backup_id}"
+
+
+def swept_of(vm_id: str | None = None) -> str:
+    """Return the folder of the notes of a VM's removed points, or of all removed points."""
+    return SWEPT if vm_id is None else f"{SWEPT}/{vm_id}"
+
+
+def swept(vm_id: str, backup_id: str) -> str:
+    """Return the note that a point was removed."""
+    return f"{SWEPT}/{vm_id}/{backup_id}"
 
 
 def run(ended: datetime, random: str, command: str, *, ok: bool) -> str:

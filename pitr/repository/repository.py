@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
-from pitr.repository import canonical, commit_notes, configurations, lock, marker, names, record
+from pitr.repository import canonical, lock, marker, names, record
 from pitr.repository import location as locations
 from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
@@ -34,7 +34,6 @@ from pitr.repository.store import (
     Store,
     StoredFile,
     check_name,
-    may_be_stored,
 )
 from pitr.system.closing import Closes
 
@@ -49,61 +48,74 @@ _DIGEST_CHUNK = 1 << 22
 class Repository(Closes):
     """An open repository; `close` it, or use it as a context manager."""
 
-    def __init__(self, location: Location, store: Store, repository_id: str, state: Path) -> None:
+    def __init__(self, location: Location, store: Store, marker: marker.Marker, state: Path) -> None:
         self.location = location
         self.store = store
-        self.id = repository_id
+        self.id = marker.id
+        #: How long the objects of a removed point stay. Zero: `remove` removes them at once, under locks.
+        self.grace = marker.grace
         #: The local folder of the catalog and the locks; the location itself if that is a folder.
         self.path = state
         self._catalog: CompletedCatalog | None = None
         # Streams that a record names or may name; `drop_stream` keeps them.
-        self._recorded: set[str] = set()
+        self.recorded: set[str] = set()
 
     @classmethod
-    def create(cls, location: Location) -> Self:
-        """Create a repository in an empty or new folder, or below a prefix of a bucket. Raises RepositoryError."""
-        marker.create(location)
+    def create(cls, location: Location, *, grace: timedelta | None = None) -> Self:
+        """Create a repository in an empty or new folder, or below a prefix of a bucket. Raises RepositoryError.
+
+        `grace`: how long the objects of a removed point stay; None for the default of the place.
+        """
+        marker.create(location, grace)
         return cls.open(location)
 
     @classmethod
     def open(cls, location: Location) -> Self:
         """Open a repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
         with closing(locations.opened(location, locations.scratch_state())) as first:
-            repository_id = marker.read_id(location, first)
-        state = locations.state_of(location, repository_id)
-        return cls(location, locations.opened(location, state), repository_id, state)
+            found = marker.read(location, first)
+        state = locations.state_of(location, found.id)
+        return cls(location, locations.opened(location, state), found, state)
 
     def close(self) -> None:
-        self._forget_catalog()
+        self.forget_catalog()
         self.store.close()
 
     @property
     def catalog(self) -> Catalog:
         """The catalog with all records."""
-        return self._opened_catalog().whole()
+        return self.opened_catalog().whole()
 
     def catalog_of_vm(self, name: str | None) -> Catalog:
         """Return the catalog with all records of the VM with this id or name, which is faster; with all for None."""
-        return self.catalog if name is None else self._opened_catalog().of_vm(name)
+        return self.catalog if name is None else self.opened_catalog().of_vm(name)
 
     @property
     def catalog_by_number(self) -> Catalog:
         """The catalog with all records, if no record was lost; quicker than `catalog`."""
-        return self._opened_catalog().by_number()
+        return self.opened_catalog().by_number()
 
     def completed_again(self, vm_id: str | None = None) -> tuple[Catalog, Sequence[str]]:
-        """Return the catalog with all records (of a VM) that exist now, and messages about unreadable ones."""
-        self._forget_catalog()
-        opened = self._opened_catalog()
-        return (opened.whole() if vm_id is None else opened.of_id(vm_id)), opened.unreadable
+        """Return the catalog with all records (of a VM) that exist now, and messages about unreadable ones.
+
+        Among these are the records of all hidden points, which are not in the catalog.
+        """
+        self.forget_catalog()
+        opened = self.opened_catalog()
+        catalog = opened.whole() if vm_id is None else opened.of_id(vm_id)
+        opened.hidden_rows()
+        return catalog, [*opened.unreadable, *opened.unreadable_hidden]
 
     def catalog_with_point(self, beginning: str) -> Catalog:
         """Return the catalog with all records of the VM whose point's id begins with `beginning`, which is faster."""
-        return self._opened_catalog().with_point(beginning)
+        return self.opened_catalog().with_point(beginning)
 
-    def _opened_catalog(self) -> CompletedCatalog:
+    def opened_catalog(self) -> CompletedCatalog:
+        """Return the catalog with what completes it, and what tombstones hide."""
         if self._catalog is None:
-            self._catalog = CompletedCatalog(self.catalog_path, self.store, self.read_record)
+            self._catalog = CompletedCatalog(
+                self.catalog_path, self.store, self.read_record, own_state=self.path != self.location
+            )
         return self._catalog
 
     @property
@@ -120,15 +132,21 @@ class Repository(Closes):
 
     def rebuild_catalog(self) -> CatalogDifferences:
         """Rebuild the catalog file from the records. Return how the old file differed."""
-        self._forget_catalog()
+        self.forget_catalog()
         return rebuild(self.catalog_path, self.store, self.read_record)
 
-    def _forget_catalog(self) -> None:
+    def forget_catalog(self) -> None:
+        """Close the catalog; its next user opens and completes it again."""
         if self._catalog is not None:
             self._catalog.close()
             self._catalog = None
 
     # Writing
+
+    @property
+    def removes_later(self) -> bool:
+        """Whether a removal only hides points: hosts share no locks, or a grace time was asked for."""
+        return self.grace > timedelta() or self.path != self.location
 
     def lock_vm(self, vm: VMName) -> AbstractContextManager[None]:
         """Lock a VM for writing backups. Raises BusyError at once if another process has locked it."""
@@ -172,7 +190,7 @@ class Repository(Closes):
 
         `keep_blob`: other streams use its frames.
         """
-        if stream_id in self._recorded:
+        if stream_id in self.recorded:
             return
         self.store.delete(names.index(disk_id, stream_id))
         self.store.delete(names.index_copy(disk_id, stream_id))
@@ -180,36 +198,10 @@ class Repository(Closes):
             self.store.delete(names.blob(disk_id, stream_id))
 
     def commit(self, new: Record) -> Backup:
-        """Commit a backup after all its streams: store the VM's configuration, then the record, which makes it a point.
+        """Commit a backup after all its streams; see `pitr.repository.committing`."""
+        from pitr.repository.committing import commit  # noqa: PLC0415 - a list of points commits nothing
 
-        Returns the backup with the reference to its configuration. Raises FormatError for a record that no reader
-        would accept, and RepositoryError.
-        """
-        backup, configuration = configurations.referred_to(new)
-        stored = record.encode(backup)
-        if len(stored) > canonical.MAX_SIZE or record.decode(stored) != backup:
-            raise FormatError(f"pitr could not read the record of backup {backup.backup_id} again")
-        name = names.record(backup.vm.id, backup.point, backup.backup_id)
-        with configurations.stored(self.store, self.path, configuration):
-            commit_notes.add(self.store, backup)
-            self._store_record(backup, name, stored)
-        try:
-            self.catalog.add([(backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))])
-        except RepositoryError:
-            # The record is the commit. The catalog adds it when it is opened again.
-            self._forget_catalog()
-        return backup
-
-    def _store_record(self, backup: Backup, name: str, stored: bytes) -> None:
-        streams = {stream.stream_id for stream in backup.streams}
-        # From here on, the record may be stored although a signal or an error comes.
-        self._recorded |= streams
-        try:
-            self.store.create(name, stored)
-        except BaseException:
-            if not may_be_stored(self.store, name, stored):
-                self._recorded -= streams
-            raise
+        return commit(self, new)
 
     def remove(self, backups: Sequence[Backup]) -> None:
         """Remove the records of backups in this order, each before the backup that it is based on.
@@ -222,13 +214,13 @@ class Repository(Closes):
                 self.store.delete(names.record(backup.vm.id, backup.point, backup.backup_id))
 
         # Open the file again: the open catalog may be in memory, or another process may replace the file.
-        self._forget_catalog()
+        self.forget_catalog()
         with (
             lock.wait_for(self.path / names.CATALOG_LOCK, "the catalog"),
             Catalog.open(self.catalog_path) as catalog,
         ):
             catalog.remove([backup.backup_id for backup in backups], delete)
-        self._recorded -= {stream.stream_id for backup in backups for stream in backup.streams}
+        self.recorded -= {stream.stream_id for backup in backups for stream in backup.streams}
 
     # Reading
 
@@ -255,7 +247,7 @@ class Repository(Closes):
 
     def record_of(self, backup_id: str) -> Backup:
         """Read the record of a backup, and compare it with the catalog. Raises StoredDamage."""
-        known = self.catalog_with_point(backup_id).known_record(backup_id)
+        known = self.opened_catalog().known_record(backup_id)
         if known is None:
             raise of_record(backup_id, "missing", f"the record of backup {backup_id} is missing")
         try:

@@ -8,23 +8,34 @@ points of a VM, no other process can write or read the VM's points.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import holds, point_order
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
-from pitr.jobs.upkeep import small_objects, unreferenced
+from pitr.jobs.upkeep import small_objects, sweep, unreferenced
 from pitr.jobs.upkeep.point_list import PointList
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName, parents_of
 from pitr.reporting import Notify
-from pitr.repository import Repository, configurations, drills, findings, marks, names, proofs
+from pitr.repository import (
+    Repository,
+    configurations,
+    drills,
+    findings,
+    marks,
+    names,
+    proofs,
+    removed_points,
+    tombstones,
+)
 from pitr.repository.catalog import contents
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
+from pitr.repository.removed_points import RemovedPoint
 from pitr.repository.store import ObjectMissing
 from pitr.text import counted
 
@@ -65,12 +76,14 @@ class FailedRemoval:
 class Pruned:
     """What a run removed (or would remove) and kept, VM by VM, newest first. `unreferenced`: the names of such objects.
 
-    The items of `kept` have the reasons why a point is kept. `left_external`: the ids of removed streams whose external
+    The items of `kept` have the reasons why a point is kept. Where a removal only hides points, `swept` has the points
+    that earlier runs hid and that are gone now. `left_external`: the ids of removed streams whose external
     data was not deleted. The points of `busy` VMs are neither in `removed` nor in `kept`.
     """
 
     removed: PointList = field(default_factory=PointList)
     kept: PointList = field(default_factory=PointList)
+    swept: PointList = field(default_factory=PointList)
     unreferenced: list[str] = field(default_factory=list)
     freed_bytes: int = 0
     left_external: list[str] = field(default_factory=list)
@@ -120,6 +133,7 @@ def prune(
     """
     removal = Removal(repository, dry_run, delete_external, notify)
     removal.from_vms(vms, lambda points, facts: kept_with_facts(points, facts, retention))
+    sweep.sweep(removal, vms if only else None)
     removal.of_unreferenced(grace, vms if only else None)
     removal.of_old_notes()
     return removal.result
@@ -154,7 +168,7 @@ class Removal:
             try:
                 with ExitStack() as stack:
                     if not self.dry_run:
-                        stack.enter_context(self.repository.removing_from_vm(vm))
+                        stack.enter_context(self._locked(vm))
                     self._from_vm(vm, keep)
             except Interrupted:
                 self._tell_removed()
@@ -164,7 +178,45 @@ class Removal:
             except PitrError as error:
                 self.result.failed.append(FailedRemoval(vm, error))
 
+    def _locked(self, vm: VMName) -> AbstractContextManager[None]:
+        # What is only hidden stays readable.
+        repository = self.repository
+        return repository.lock_vm(vm) if repository.removes_later else repository.removing_from_vm(vm)
+
     def _from_vm(self, vm: VMName, keep: Keep) -> None:
+        if self.repository.removes_later:
+            self._hide_from_vm(vm, keep)
+        else:
+            self._remove_from_vm(vm, keep)
+
+    def _hide_from_vm(self, vm: VMName, keep: Keep) -> None:
+        repository = self.repository
+        catalog = (
+            repository.catalog_of_vm(vm.id) if self.dry_run else repository.opened_catalog().again(vm.id)
+        )
+        points = point_order.newest_first(catalog.points(vm.id), times.now())
+        facts = facts_of_vm(repository, vm.id)
+        reasons = keep(points, facts)
+        unwanted = [backup for backup in points if backup.backup_id not in reasons]
+        gone = {backup.backup_id for backup in unwanted}
+        hidden: Mapping[str, RemovedPoint] = {}
+        try:
+            if unwanted and not self.dry_run:
+                gone = set()
+                removed_points.hide(repository, children_first(unwanted))
+        finally:
+            if unwanted and not self.dry_run:
+                hidden = {each.backup.backup_id: each for each in removed_points.of_vm(repository, vm.id)}
+                gone = {backup.backup_id for backup in unwanted} & hidden.keys()
+            for backup in points:
+                of_point = facts.get(backup.backup_id, NO_FACTS)
+                if backup.backup_id in gone:
+                    removed = hidden.get(backup.backup_id)
+                    self.result.removed.add(backup, facts=replace(of_point, removed=removed))
+                else:
+                    self.result.kept.add(backup, reasons.get(backup.backup_id, ()), of_point)
+
+    def _remove_from_vm(self, vm: VMName, keep: Keep) -> None:
         points = point_order.newest_first(self.repository.catalog_of_vm(vm.id).points(vm.id), times.now())
         facts = facts_of_vm(self.repository, vm.id)
         reasons = keep(points, facts)
@@ -194,24 +246,29 @@ class Removal:
 
     def _remove(self, vm: VMName, points: Sequence[Backup], unwanted: Sequence[Backup]) -> None:
         if unwanted:
-            removed = _children_first(unwanted)
+            removed = children_first(unwanted)
             self.repository.remove(removed)
             drills.remove_of(self.repository.store, removed)
             findings.remove_of(self.repository.store, removed)
             marks.remove_of(self.repository.store, removed)
             used = self.repository.catalog.used_as_parts()
-            for backup in removed:
-                for stream in backup.streams:
-                    self.repository.drop_stream(
-                        stream.disk_id, stream.stream_id, keep_blob=stream.stream_id in used
-                    )
-                    if stream.external is not None:
-                        self._delete_external(backup, stream)
+            used |= removed_points.rows(self.repository).used_as_parts()
+            self.drop_streams(removed, used)
         gone = {backup.backup_id for backup in unwanted}
         keep = [backup for backup in points if backup.backup_id not in gone]
         if not keep:
             proofs.remove_of(self.repository.store, vm.id)
         findings.remove_of_lost_records(self.repository.store, vm.id, points, keep)
+
+    def drop_streams(self, removed: Sequence[Backup], used: Set[str]) -> None:
+        """Remove the streams of points whose records are gone; the blobs of those in `used` stay."""
+        for backup in removed:
+            for stream in backup.streams:
+                self.repository.drop_stream(
+                    stream.disk_id, stream.stream_id, keep_blob=stream.stream_id in used
+                )
+                if stream.external is not None:
+                    self._delete_external(backup, stream)
 
     def _tell_removed(self) -> None:
         if self.result.removed and not self.dry_run:
@@ -238,15 +295,25 @@ class Removal:
         `only` limits this to the objects that backups of these VMs left.
         """
         try:
+            limit = self._oldest_unreferenced(grace)
             if only is None:
-                self._of_all_unreferenced(times.now() - grace)
+                self._of_all_unreferenced(limit)
             for vm in only or ():
-                self._of_unreferenced_of(vm, times.now() - grace)
+                self._of_unreferenced_of(vm, limit)
         except Interrupted:
             self._tell_removed()
             raise
         except PitrError as error:
             self.result.failed.append(FailedRemoval(None, error))
+
+    def _oldest_unreferenced(self, grace: timedelta) -> datetime:
+        """Return the time before which unreferenced objects are not of a running backup, as far as its age tells."""
+        repository = self.repository
+        if not repository.removes_later:
+            return times.now() - grace
+        # Another host gives up a backup before it takes so long. It holds no lock here.
+        now = times.now() if self.dry_run else tombstones.store_time(repository.store)
+        return now - max(grace, repository.grace)
 
     def of_old_notes(self) -> None:
         """Remove small objects that have had their time; a failure is in the result."""
@@ -316,7 +383,7 @@ class Removal:
                 self.repository.store.delete(name)
 
 
-def _children_first(backups: Sequence[Backup]) -> list[Backup]:
+def children_first(backups: Sequence[Backup]) -> list[Backup]:
     """Return the backups, each before the backup it is based on, whatever their times say."""
     by_id = {backup.backup_id: backup for backup in backups}
     parents = parents_of(backups)

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
 from pitr import times
 from pitr.model import Backup
-from pitr.repository import Repository, commit_notes, configurations, history, names, pairs
+from pitr.repository import Repository, commit_notes, configurations, history, names, pairs, removed_points
 from pitr.repository.catalog import Catalog, overview
 from pitr.repository.store import ObjectMissing
 
@@ -29,7 +29,7 @@ def configurations_of_only(repository: Repository, backups: Sequence[Backup]) ->
     return [
         names.configuration(digest)
         for digest in sorted(digests)
-        if not overview.refers_to_configuration(repository.catalog, digest, besides=ids)
+        if not _is_used(repository, repository.catalog, digest, besides=ids)
     ]
 
 
@@ -38,7 +38,7 @@ def remove_configurations(repository: Repository, objects: Sequence[str]) -> Non
     if objects:
         with configurations.removing(repository.path):
             for name in objects:
-                if not overview.refers_to_configuration(repository.catalog, _digest(name)):
+                if not _is_used(repository, repository.catalog, _digest(name)):
                     repository.store.delete(name)
 
 
@@ -49,7 +49,7 @@ def unreferenced_configurations(repository: Repository, catalog: Catalog, limit:
     """
     store = repository.store
     for name in sorted(store.list(names.CONFIGURATIONS)):
-        if overview.refers_to_configuration(catalog, _digest(name)):
+        if _is_used(repository, catalog, _digest(name)):
             continue
         try:
             written = store.written(name)
@@ -57,6 +57,14 @@ def unreferenced_configurations(repository: Repository, catalog: Catalog, limit:
             continue
         if written < limit:
             yield name
+
+
+def _is_used(repository: Repository, catalog: Catalog, digest: str, besides: Collection[str] = ()) -> bool:
+    """Return whether a record refers to the configuration, also that of a hidden point."""
+    return any(
+        overview.refers_to_configuration(each, digest, besides)
+        for each in (catalog, removed_points.rows(repository))
+    )
 
 
 def _digest(name: str) -> str:

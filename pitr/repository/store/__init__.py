@@ -2,6 +2,7 @@
 """The store: it keeps the objects of a repository, bytes under names."""
 
 from pitr.repository.store.base import (
+    ListedObject,
     NewObject,
     ObjectExists,
     ObjectMissing,
@@ -16,6 +17,7 @@ from pitr.repository.store.posix import PosixStore
 
 __all__ = [
     "LinkInside",
+    "ListedObject",
     "NewObject",
     "ObjectExists",
     "ObjectMissing",

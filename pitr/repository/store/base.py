@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,15 @@ def check_name(name: str) -> str:
     if not is_name(name):
         raise RepositoryError(f"invalid name for an object: {name[:100]!r}")
     return name
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object as a list shows it: `written` is the time by the store's clock (UTC), which may lack fractions."""
+
+    name: str
+    size: int
+    written: datetime
 
 
 class NewObject(Protocol):
@@ -108,6 +118,9 @@ class Store(Protocol):
 
         Skips names in `besides`, which is faster than filtering the result.
         """
+
+    def listed(self, prefix: str) -> Iterator[ListedObject]:
+        """Yield all objects in and below the folder `prefix`, in any order, with their sizes and times."""
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names of the folders in the folder `prefix`, in any order, even if they have no objects."""

@@ -26,7 +26,7 @@ from obstore.store import ObjectStore as Objects
 
 from pitr.errors import RepositoryError
 from pitr.repository.store import object_errors
-from pitr.repository.store.base import ObjectExists, ObjectMissing, check_name, is_name
+from pitr.repository.store.base import ListedObject, ObjectExists, ObjectMissing, check_name, is_name
 from pitr.repository.store.local_copies import LocalCopies
 from pitr.repository.store.requests import Requests
 from pitr.repository.store.scratch import Scratch
@@ -137,6 +137,11 @@ class ObjectStore:
             return self._run(lambda: obstore.head_async(self._objects, name))
 
     def list(self, prefix: str, *, besides: Container[str] = ()) -> Iterator[str]:
+        for each in self.listed(prefix):
+            if each.name not in besides:
+                yield each.name
+
+    def listed(self, prefix: str) -> Iterator[ListedObject]:
         check_name(prefix)
         stream: Any = obstore.list(self._objects, prefix=prefix)
 
@@ -149,9 +154,8 @@ class ObjectStore:
             if chunk is None:
                 return
             for each in chunk:
-                name: str = each["path"]
-                if name not in besides and is_name(name):
-                    yield name
+                if is_name(each["path"]):
+                    yield ListedObject(each["path"], int(each["size"]), each["last_modified"].astimezone(UTC))
 
     def folders(self, prefix: str) -> Iterator[str]:
         check_name(prefix)

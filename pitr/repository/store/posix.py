@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from pitr.errors import RepositoryError
-from pitr.repository.store.base import ObjectExists, ObjectMissing, check_name, is_name
+from pitr.repository.store.base import ListedObject, ObjectExists, ObjectMissing, check_name, is_name
 from pitr.repository.store.folders import Folders, LinkInside
 from pitr.repository.store.naming import Naming, set_mode, sync_folder
 from pitr.repository.store.scratch import Scratch
@@ -127,6 +127,12 @@ class PosixStore:
                         yield from self._walk(name, inner, besides)
                 else:
                     yield name
+
+    def listed(self, prefix: str) -> Iterator[ListedObject]:
+        for name in self.list(prefix):
+            with suppress(ObjectMissing):
+                status = self._status(name)
+                yield ListedObject(name, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
     def folders(self, prefix: str) -> Iterator[str]:
         check_name(prefix)

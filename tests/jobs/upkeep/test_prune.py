@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs import known_damage
-from pitr.jobs.upkeep.prune import Pruned, _children_first, prune
+from pitr.jobs.upkeep.prune import Pruned, children_first, prune
 from pitr.jobs.upkeep.retention import Retention, kept, kept_by
 from pitr.model import Backup, Kind, Mode, VMName
 from pitr.repository import Repository, names
@@ -341,7 +341,7 @@ def test_children_go_before_their_parents_even_if_clocks_went_back() -> None:
     # The child's label is before its parent's.
     points = [_point(0, datetime(2020, 6, 2, tzinfo=UTC)), _point(1, datetime(2020, 6, 1, tzinfo=UTC), 0)]
     for order in (points, points[::-1]):
-        assert [one.backup_id for one in _children_first(order)] == ["1", "0"]
+        assert [one.backup_id for one in children_first(order)] == ["1", "0"]
 
 
 def test_records_go_before_blobs_and_children_before_parents(

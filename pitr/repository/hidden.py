@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The points that tombstones hide: which they are, and a second catalog with their rows.
+
+The first catalog has only the points that are not hidden, so that nothing else needs to know of tombstones. A
+tombstone does not count for a point that another point is based on: somebody committed that one meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pitr.errors import RepositoryError
+from pitr.model import Backup, StoredObject
+from pitr.repository import names, tombstones
+from pitr.repository.catalog import Catalog, overview
+from pitr.repository.damage import StoredDamage
+from pitr.repository.store import Store
+from pitr.system.closing import Closes
+
+StoredRecord = tuple[Backup, str, StoredObject]
+ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
+_ORPHANS = """
+    SELECT DISTINCT parent_id FROM point AS child
+    WHERE vm_id = ? AND parent_id IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM point WHERE backup_id = child.parent_id)
+    AND NOT EXISTS (SELECT 1 FROM point WHERE stands_for = child.parent_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenRecord:
+    """The record of a point with a tombstone, which was written at `removed_at` by the store's clock."""
+
+    name: str
+    removed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a list of a VM's records and tombstones says.
+
+    `missing`: the records that the catalog lacks. `gone`: the ids of the points whose rows must go, because they are
+    hidden or were swept.
+    """
+
+    hidden: dict[str, HiddenRecord]
+    missing: list[str]
+    gone: list[str]
+
+
+def view(
+    store: Store, vm_id: str, known: Collection[str], buried: Mapping[str, datetime], *, own_state: bool
+) -> View:
+    """Compare the `known` records of a VM with the stored ones; `buried` has its tombstones.
+
+    `own_state`: other hosts remove points without telling this catalog. Raises RepositoryError.
+    """
+    # After the tombstones: a point that is swept in between is hidden or absent, never visible.
+    listed = set(store.list(names.records_of(vm_id)))
+    ids = {name: names.backup_of_record(name) or "" for name in listed | set(known)}
+    hidden = {
+        ids[name]: HiddenRecord(name, buried[ids[name]]) for name in sorted(listed) if ids[name] in buried
+    }
+    gone = [ids[name] for name in known if ids[name] in buried]
+    lost = [ids[name] for name in known if name not in listed and ids[name] not in buried]
+    if lost and own_state:
+        swept = {name.rpartition("/")[2] for name in store.list(names.swept_of(vm_id))}
+        gone += [backup_id for backup_id in lost if backup_id in swept]
+    missing = [name for name in listed.difference(known) if ids[name] not in hidden]
+    return View(hidden, missing, gone)
+
+
+def needed(
+    catalog: Catalog, vm_id: str, hidden: Mapping[str, HiddenRecord], rows: HiddenRows
+) -> list[StoredRecord]:
+    """Return the records of hidden points that points of the catalog are based on, directly."""
+    wanted = [row[0] for row in catalog.rows(_ORPHANS, [vm_id])]
+    if not wanted:
+        return []
+    of_vm = rows.of_vm(vm_id, hidden)
+    by_id = {backup.backup_id: backup for backup in of_vm.points(vm_id)}
+    stand_ins = {backup.stands_for: backup for backup in by_id.values() if backup.stands_for is not None}
+    chosen = [each for name in wanted if (each := by_id.get(name) or stand_ins.get(name)) is not None]
+    return entries(of_vm, vm_id, [backup.backup_id for backup in chosen if backup.backup_id in hidden])
+
+
+def entries(catalog: Catalog, vm_id: str, backup_ids: Collection[str]) -> list[StoredRecord]:
+    """Return these points of a VM as `Catalog.add` takes them; unknown ones are absent."""
+    if not backup_ids:
+        return []
+    known = {each.backup_id: each for each in catalog.known(vm_id).values()}
+    backups = overview.backups(catalog, [name for name in backup_ids if name in known])
+    return [(backup, known[name].name, known[name].record) for name, backup in backups.items()]
+
+
+def without(catalog: Catalog, backup_ids: Sequence[str], *, writable: bool) -> Catalog:
+    """Return the catalog without these points. A file that cannot be written is replaced by a copy in memory."""
+    if not backup_ids:
+        return catalog
+    if writable:
+        with suppress(RepositoryError):
+            catalog.remove(backup_ids, lambda: None)
+            return catalog
+    in_memory = catalog.copy_in_memory()
+    in_memory.remove(backup_ids, lambda: None)
+    catalog.close()
+    return in_memory
+
+
+def extended(catalog: Catalog, added: Sequence[StoredRecord], *, writable: bool) -> Catalog:
+    """Return the catalog with these points. A file that cannot be written is replaced by a copy in memory."""
+    if not added:
+        return catalog
+    if writable:
+        with suppress(RepositoryError):
+            catalog.add(added)
+            return catalog
+    in_memory = catalog.copy_in_memory()
+    in_memory.add(added)
+    catalog.close()
+    return in_memory
+
+
+class HiddenRows(Closes):
+    """A catalog of hidden points beside the catalog. It is a cache; nothing is opened before it is needed."""
+
+    def __init__(
+        self,
+        path: Path,
+        opened: Callable[[Path], Catalog],
+        writable: Callable[[Path], bool],
+        read_record: ReadRecord,
+    ) -> None:
+        self._path = path
+        self._opened = opened
+        self._writable = writable
+        self._read_record = read_record
+        self._catalog: Catalog | None = None
+        #: Messages about the hidden records that could not be read.
+        self.unreadable: list[str] = []
+
+    def close(self) -> None:
+        if self._catalog is not None:
+            self._catalog.close()
+
+    def keep(self, added: Sequence[StoredRecord]) -> None:
+        """Keep the rows of points that are hidden now."""
+        if added:
+            self._catalog = extended(self._open(), added, writable=self._writable(self._path))
+
+    def of_vm(self, vm_id: str, hidden: Mapping[str, HiddenRecord]) -> Catalog:
+        """Return the catalog; of the VM it has the hidden points, as far as their records are readable."""
+        catalog = self._open(create=bool(hidden))
+        known = {each.backup_id for each in catalog.known(vm_id).values()}
+        writable = self._writable(self._path)
+        added: list[StoredRecord] = []
+        for backup_id, record in hidden.items():
+            if backup_id not in known:
+                try:
+                    backup, stored = self._read_record(record.name)
+                except StoredDamage as error:
+                    self.unreadable.append(error.message)
+                else:
+                    added.append((backup, record.name, stored))
+        catalog = without(catalog, sorted(known - hidden.keys()), writable=writable)
+        self._catalog = extended(catalog, added, writable=writable)
+        return self._catalog
+
+    def of_vms(self, hidden: Mapping[str, Mapping[str, HiddenRecord]]) -> Catalog:
+        """Return the catalog with the hidden points of these VMs, and no others."""
+        others = [vm.id for vm in self._open(create=bool(hidden)).vms() if vm.id not in hidden]
+        for vm_id in (*others, *hidden):
+            self.of_vm(vm_id, hidden.get(vm_id, {}))
+        return self._open(create=bool(hidden))
+
+    def _open(self, *, create: bool = True) -> Catalog:
+        """Open the file. Most folders never have a tombstone, nor the file: `create` tells whether it is needed."""
+        if self._catalog is None:
+            if not create and not self._path.exists():
+                return Catalog.create(None)
+            self._catalog = self._opened(self._path)
+        return self._catalog
+
+
+class Tombstones:
+    """The tombstones of a repository, listed once: for a VM, or for all."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._all: dict[str, dict[str, datetime]] | None = None
+
+    def of_vm(self, vm_id: str) -> dict[str, datetime]:
+        """Return when the tombstones of a VM's points were written, by backup id."""
+        return tombstones.of_vm(self._store, vm_id) if self._all is None else self._all.get(vm_id, {})
+
+    def forget(self, vm_id: str) -> None:
+        """List the tombstones of a VM again when they are asked for."""
+        if self._all is not None:
+            self._all[vm_id] = tombstones.of_vm(self._store, vm_id)
+
+    def all(self) -> dict[str, dict[str, datetime]]:
+        """Return the same by VM; later answers about one VM come from this list."""
+        if self._all is None:
+            self._all = tombstones.of_vms(self._store)
+        return self._all
