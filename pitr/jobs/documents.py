@@ -12,6 +12,7 @@ from pitr import times
 from pitr.jobs import find
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.known_damage import damage_of
+from pitr.jobs.point_order import without_replaced
 from pitr.model import Backup, Stream
 from pitr.reporting import DocumentList
 from pitr.repository import Repository
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pitr.jobs.policy_run.outcome import RunResult, StepResult
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
-    from pitr.jobs.upkeep.prune import Pruned
+    from pitr.jobs.upkeep.pruned import Pruned
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
     from pitr.repository.history import RunOutcome
@@ -161,7 +162,8 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
         "unreferenced": result.unreferenced,
         "freed_bytes": result.freed_bytes,
         "left_elsewhere": result.left_external,
-        "created": [],
+        "created": DocumentList(lambda: (point(item.backup) for item in result.consolidated.items())),
+        "copied_bytes": result.copied_bytes,
         "swept": DocumentList(lambda: (point(item.backup, item.facts) for item in result.swept.items())),
     }
 
@@ -267,7 +269,7 @@ def points_of_vm(
     """
     catalog = repository.catalog_of_vm(vm)
     chosen = find.vm_named(catalog, vm) if vm is not None else None
-    points = part.of(catalog.points(chosen.id if chosen else None))
+    points = part.of(without_replaced(catalog.points(chosen.id if chosen else None)))
     return points, facts_of_vm(repository, chosen.id if chosen else None)
 
 

@@ -311,7 +311,8 @@ class _BackupRun:
             reason=reason,
             point=started.hi,
             lo=started.lo,
-            parent_id=base.stored.backup_id if base.stored and incremental else None,
+            # The id of the backup that a synthetic one stands for: the synthetic one may be replaced by another.
+            parent_id=base.stored.known_as if base.stored and incremental else None,
             checkpoint_id=started.checkpoint_id,
             from_checkpoint_id=started.from_checkpoint_id,
             mode=started.mode,

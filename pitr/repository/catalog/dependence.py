@@ -39,6 +39,15 @@ above (stream_id) AS (
 SELECT DISTINCT backup_id FROM above JOIN stream USING (stream_id) JOIN point USING (backup_id)
 ORDER BY point.point, backup_id
 """
+#: Of the streams with these ids (a JSON list), those that other VMs than this one have or use.
+OF_OTHER_VMS = """
+WITH wanted (stream_id) AS (SELECT value FROM json_each(?))
+SELECT stream_id FROM wanted JOIN stream USING (stream_id) JOIN point USING (backup_id) WHERE vm_id != ?
+UNION
+SELECT wanted.stream_id FROM stream JOIN point USING (backup_id), json_each(stream.parts) AS part
+JOIN wanted ON wanted.stream_id = json_extract(part.value, '$[1]')
+WHERE stream.parts IS NOT NULL AND vm_id != ?
+"""
 #: The streams whose frames other streams use.
 USED_AS_PARTS = """
 SELECT DISTINCT json_extract(part.value, '$[1]') FROM stream, json_each(stream.parts) AS part
