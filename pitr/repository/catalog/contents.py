@@ -36,8 +36,14 @@ def disks_of_vm(catalog: Catalog, vm_id: str) -> list[str]:
 
 def streams_named(catalog: Catalog, disk_id: str) -> set[str]:
     """Return the ids of a disk's streams that records name as a stream or as a parent. Raises RepositoryError."""
-    # A lost parent may come back, and the streams based on it need it.
-    query = "SELECT stream_id, parent_stream_id FROM stream WHERE disk_id = ?"
+    # A lost parent may come back, and the streams based on it need it. One that another record stands for was replaced.
+    query = """
+        SELECT stream_id, CASE
+            WHEN EXISTS (SELECT 1 FROM point AS other WHERE other.stands_for = point.parent_id) THEN NULL
+            ELSE parent_stream_id
+        END
+        FROM stream JOIN point USING (backup_id) WHERE disk_id = ?
+    """
     return {stream_id for row in catalog.rows(query, [disk_id]) for stream_id in row if stream_id is not None}
 
 
