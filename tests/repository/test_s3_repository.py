@@ -17,7 +17,7 @@ from pitr.cli import repository_location
 from pitr.errors import UsageError
 from pitr.repository.store.s3 import S3Location
 from tests.support import s3
-from tests.support.hostile_s3 import OverwritingServer
+from tests.support.hostile_s3 import OverwritingServer, RefusingProxy
 from tests.support.lab import assert_same
 from tests.support.pitr import Pitr
 from tests.support.s3 import host_at, keys
@@ -176,3 +176,22 @@ def test_the_configuration_names_the_bucket(location: S3Location, tmp_path: Path
     assert "repository.region" in host("list", code=2).complaint
     config.write_text('[repository]\nurl = "s3://bucket"\nregoin = "eu"\n')
     assert "region" in host("list", code=2).complaint
+
+
+def test_a_store_that_fails_in_between_is_no_damage(
+    remote: Pitr, location: S3Location, tmp_path: Path
+) -> None:
+    image = _image(tmp_path / "image", os.urandom(2 * MiB))
+    remote("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", "2026-11-01")
+    with RefusingProxy(str(location.endpoint)) as proxy:
+        away = host_at(replace(location, endpoint=proxy.address), tmp_path / "away")
+        for refused in ("/backups/", "/indexes/", "/blobs/"):
+            proxy.refused = location.prefix + refused
+            for arguments in (
+                ("verify",),
+                ("restore", "web", "--at", "now", "--to-file", tmp_path / "out"),
+                ("restore", "web", "--at", "now", "--to-file", tmp_path / "out", "--keep-going"),
+            ):
+                failed = away(*arguments, code=6)
+                assert "refuses the access key" in failed.complaint
+    assert remote.json("verify")["ok"] and not remote.json("list")["points"][0]["damaged"]
