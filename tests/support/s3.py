@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An S3 server on this machine (moto), and stores on it and in memory."""
+"""An S3 server on this machine (moto, or the one that PITR_TEST_S3 names), and stores on it and in memory."""
 
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,19 @@ from pitr.repository.store.s3 import S3Location, open_store
 from tests.support.pitr import Pitr
 
 BUCKET = "backups"
+KEY = "key"
+SECRET = "secret"
+#: The variable with the address of a real server, where KEY and SECRET are a user's.
+SERVER_VARIABLE = "PITR_TEST_S3"
 
 
 @cache
 def server() -> str:
-    """Start the server once for this process, with the bucket; return its address."""
+    """Return the address of the server, which has the bucket. Without a real one, start moto once for this process."""
+    real = os.environ.get(SERVER_VARIABLE)
+    if real is not None:
+        client(real).create_bucket(Bucket=BUCKET)
+        return real
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
@@ -38,8 +47,8 @@ def client(address: str):  # type: ignore[no-untyped-def]
         "s3",
         endpoint_url=address,
         region_name="us-east-1",
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
     )
 
 
@@ -50,8 +59,8 @@ def place(prefix: str | None = None) -> S3Location:
         prefix or f"test/{uuid.uuid4()}",
         endpoint=server(),
         region="us-east-1",
-        access_key_id="key",
-        secret_access_key="secret",
+        access_key_id=KEY,
+        secret_access_key=SECRET,
     )
 
 
