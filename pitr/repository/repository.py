@@ -31,6 +31,7 @@ from pitr.repository.location import Location
 from pitr.repository.store import (
     LinkInside,
     ObjectMissing,
+    ObjectStoreError,
     Store,
     StoredFile,
     check_name,
@@ -231,6 +232,9 @@ class Repository(Closes):
             stored = self.store.read(name, limit=canonical.MAX_SIZE)
         except ObjectMissing:
             raise of_record(of_backup, "missing", f"the record {name} is missing") from None
+        except ObjectStoreError:
+            # A store that does not answer says nothing about its objects.
+            raise
         except RepositoryError as error:
             raise of_record(of_backup, "corrupt", error.message) from error
         try:
@@ -424,6 +428,8 @@ class Repository(Closes):
             return self.store.open(name)
         except ObjectMissing:
             raise of_stream(backup.backup_id, stream, "missing", what, "it is missing") from None
+        except ObjectStoreError:
+            raise
         except RepositoryError as error:
             raise of_stream(backup.backup_id, stream, "corrupt", what, error.message) from error
 

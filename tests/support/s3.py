@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An S3 server on this machine (moto), and stores on it and in memory."""
+"""An S3 server on this machine (moto, or the one that PITR_TEST_S3 names), and stores on it and in memory."""
 
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from functools import cache
 from pathlib import Path
@@ -15,13 +16,22 @@ from moto.server import ThreadedMotoServer
 from pitr.repository.store import Store
 from pitr.repository.store.object_store import ObjectStore
 from pitr.repository.store.s3 import S3Location, open_store
+from tests.support.pitr import Pitr
 
 BUCKET = "backups"
+KEY = "key"
+SECRET = "secret"
+#: The variable with the address of a real server, where KEY and SECRET are a user's.
+SERVER_VARIABLE = "PITR_TEST_S3"
 
 
 @cache
 def server() -> str:
-    """Start the server once for this process, with the bucket; return its address."""
+    """Return the address of the server, which has the bucket. Without a real one, start moto once for this process."""
+    real = os.environ.get(SERVER_VARIABLE)
+    if real is not None:
+        client(real).create_bucket(Bucket=BUCKET)
+        return real
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
@@ -37,8 +47,8 @@ def client(address: str):  # type: ignore[no-untyped-def]
         "s3",
         endpoint_url=address,
         region_name="us-east-1",
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
     )
 
 
@@ -49,9 +59,35 @@ def place(prefix: str | None = None) -> S3Location:
         prefix or f"test/{uuid.uuid4()}",
         endpoint=server(),
         region="us-east-1",
-        access_key_id="key",
-        secret_access_key="secret",
+        access_key_id=KEY,
+        secret_access_key=SECRET,
     )
+
+
+def host_at(location: S3Location, state: Path, **environment: str) -> Pitr:
+    """Return the program on a host of its own, whose state is in `state`, with the repository at the location."""
+    return Pitr(
+        {
+            "PITR_REPO": location.url,
+            "AWS_ENDPOINT_URL_S3": str(location.endpoint),
+            "AWS_ACCESS_KEY_ID": str(location.access_key_id),
+            "AWS_SECRET_ACCESS_KEY": str(location.secret_access_key),
+            "AWS_REGION": "us-east-1",
+            "XDG_STATE_HOME": str(state),
+            "TZ": "UTC",
+            "COLUMNS": "140",
+            **environment,
+        }
+    )
+
+
+def keys(location: S3Location, prefix: str | None = None) -> set[str]:
+    """Return the keys below the location, or below another prefix of its bucket."""
+    pages = client(server()).get_paginator("list_objects_v2")
+    found: set[str] = set()
+    for page in pages.paginate(Bucket=location.bucket, Prefix=location.prefix if prefix is None else prefix):
+        found |= {each["Key"] for each in page.get("Contents", ())}
+    return found
 
 
 def s3_store(state: Path) -> Store:

@@ -90,8 +90,8 @@ def parse(error: Exception) -> Answer:
     if status is None:
         lowered = text.lower()
         cause = next((name for words, name in _CAUSES if words.lower() in lowered), "no answer")
-    # Without an answer, the first line of obstore's text says why; else the server's own words do.
-    words = message[1] if message else "" if code else text.partition("\n")[0][:300]
+    # Without an answer, the first line of obstore's text says why; else the server's own words do, if it has any.
+    words = message[1] if message else "" if code or status else text.partition("\n")[0][:300]
     return Answer(int(status[1]) if status else None, code[1] if code else None, words, cause)
 
 

@@ -315,7 +315,7 @@ class _NewUpload:
         self._give(None)
         try:
             with _errors("write", self._name):
-                self._upload.result()
+                Requests.wait(self._upload)
         finally:
             self._end()
 
