@@ -132,8 +132,10 @@ class Search:
             yield vm
 
     def _of_template(self) -> Set[str]:
+        # An engine need not tell the templates of its VMs.
+        template_ids = getattr(self.vm, "template_ids", frozenset())
         try:
-            return vms_of_templates(self.engine, self.vm.template_ids)
+            return vms_of_templates(self.engine, template_ids)
         except EngineError as error:
             self.notify(
                 f"pitr cannot list the VMs of the template, so no stored frames are shared: {error.message}"
