@@ -13,6 +13,7 @@ from pitr.jobs import find
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.known_damage import damage_of
 from pitr.jobs.point_order import without_replaced
+from pitr.jobs.shared import shared_of
 from pitr.model import Backup, Stream
 from pitr.reporting import DocumentList
 from pitr.repository import Repository
@@ -278,10 +279,19 @@ def point_document(repository: Repository, point_id: str) -> dict[str, Any]:
     backup, chain, facts = point_and_chain(repository, point_id)
     own = facts.get(backup.backup_id, NO_FACTS)
     return {
-        "point": point(backup, own),
-        "chain": [point(link, facts.get(link.backup_id, NO_FACTS)) for link in chain],
+        "point": _with_shared(repository, backup, own),
+        "chain": [_with_shared(repository, link, facts.get(link.backup_id, NO_FACTS)) for link in chain],
         "damage": [damage(found) for found in damage_of(repository, own.damage)],
     }
+
+
+def _with_shared(repository: Repository, backup: Backup, facts: PointFacts) -> dict[str, Any]:
+    """Return the document of a point whose disks say what they share."""
+    disks = [
+        {**disk(stream), "shared": [asdict(each) for each in shared_of(repository, stream)]}
+        for stream in backup.streams
+    ]
+    return {**point(backup, facts), "disks": disks}
 
 
 def point_and_chain(

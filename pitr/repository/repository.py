@@ -180,11 +180,12 @@ class Repository(Closes):
         *,
         level: int,
         external: ExternalBlob | None = None,
+        of_parts: bool = False,
     ) -> StreamSink:
         """Begin a stream of a disk of `size` bytes; see StreamSink for the parameters."""
         from pitr.repository.stream_sink import StreamSink  # noqa: PLC0415 - a list of points needs no arrays
 
-        return StreamSink(self.store, new, size, meta, level=level, external=external)
+        return StreamSink(self.store, new, size, meta, level=level, external=external, of_parts=of_parts)
 
     def drop_stream(self, disk_id: str, stream_id: str, *, keep_blob: bool = False) -> None:
         """Remove a stream unless its record is or may be written; then `prune` decides.

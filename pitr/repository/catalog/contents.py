@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pitr.model import VMName
 from pitr.repository.catalog.catalog import KEYS, Catalog
+from pitr.repository.catalog.dependence import DEPENDENT_DISKS
 
 
 def is_empty(catalog: Catalog) -> bool:
@@ -54,3 +56,18 @@ def parts_named(catalog: Catalog) -> set[tuple[str, str]]:
         FROM stream, json_each(parts) WHERE parts IS NOT NULL
     """
     return {(row[0], row[1]) for row in catalog.rows(query)}
+
+
+def disks_lost(catalog: Catalog, stream_id: str) -> list[tuple[str, str, str]]:
+    """Return the disks that are lost with a stream, as (disk id, backup id, VM id)."""
+    return [(row[0], row[1], row[2]) for row in catalog.rows(DEPENDENT_DISKS, [stream_id])]
+
+
+def vm_of_disk(catalog: Catalog, disk_id: str) -> VMName | None:
+    """Return the VM of the newest point with the disk; None if there is no such point."""
+    rows = catalog.rows(
+        "SELECT point.vm_id, point.vm_name FROM stream JOIN point USING (backup_id) WHERE stream.disk_id = ? "
+        "ORDER BY point.point DESC LIMIT 1",
+        [disk_id],
+    )
+    return VMName(*rows[0]) if rows else None
