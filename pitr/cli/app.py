@@ -40,6 +40,9 @@ ENTRIES = {
     "stats": CommandEntry("stats", "stats", "Show what is stored, how it grows, and when it is full."),
     "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
+    "replicate": CommandEntry(
+        "replicate", "replicate", "Copy to another repository what it lacks: a second site."
+    ),
     "config": CommandEntry("config", "app", "Show or check the configuration."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
     "consolidate": CommandEntry(

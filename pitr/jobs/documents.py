@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pitr.jobs.consolidate.one_point import Consolidated
     from pitr.jobs.policy_run.notices import Sent
     from pitr.jobs.policy_run.outcome import RunResult, StepResult
+    from pitr.jobs.replicate.outcome import Replicated
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
     from pitr.jobs.upkeep.prune import Pruned
@@ -163,6 +164,22 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
         "left_elsewhere": result.left_external,
         "created": [],
         "swept": DocumentList(lambda: (point(item.backup, item.facts) for item in result.swept.items())),
+    }
+
+
+def replicated(result: Replicated, *, dry_run: bool) -> dict[str, Any]:
+    """Return the document of `pitr replicate`."""
+    return {
+        "dry_run": dry_run,
+        "source": result.source,
+        "target": result.target,
+        "target_id": result.target_id,
+        "copied": {"points": result.points, "objects": result.objects, "bytes": result.bytes},
+        "repaired": [asdict(each) for each in result.repaired],
+        "behind": result.behind,
+        "damage": [damage(each) for each in result.damage],
+        "unrepaired": [damage(each) for each in result.unrepaired],
+        "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
     }
 
 
