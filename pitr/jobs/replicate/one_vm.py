@@ -17,16 +17,18 @@ from typing import Final
 
 from blake3 import blake3
 
+from pitr import times
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs import known_damage
 from pitr.jobs.replicate.one_object import Advance, check_object, copy_object, has_size
 from pitr.jobs.replicate.outcome import BusyVMOfTarget, Replicated, ReplicateWatch
 from pitr.jobs.replicate.pieces import Piece, pieces_of
 from pitr.jobs.replicate.plan import Missing, Plan
+from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
 from pitr.jobs.replicate.team import Team
 from pitr.model import Backup, StoredObject, VMName
-from pitr.repository import Repository, configurations, lock, names
-from pitr.repository.catalog import contents
+from pitr.repository import Repository, commit_notes, configurations, lock, names
+from pitr.repository.cached_catalog import StoredRecord
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.store import ObjectExists, ObjectMissing
 
@@ -37,30 +39,6 @@ _WINDOW: Final = 32
 #: How long to wait while the target removes points of the VM.
 _PATIENCE_S: Final = 60.0
 CHECK: Final = "replicate"
-
-
-@dataclass(slots=True)
-class NamedStreams:
-    """Which streams the records of the target name: their blobs are known to be whole."""
-
-    target: Repository
-    _by_disk: dict[str, set[str]] = field(default_factory=dict)
-    _parts: set[tuple[str, str]] | None = None
-
-    def has(self, disk_id: str, stream_id: str) -> bool:
-        """Return whether a record names the stream, or its blob as a part."""
-        if disk_id not in self._by_disk:
-            self._by_disk[disk_id] = contents.streams_named(self.target.catalog, disk_id)
-        if self._parts is None:
-            self._parts = contents.parts_named(self.target.catalog)
-        return stream_id in self._by_disk[disk_id] or (disk_id, stream_id) in self._parts
-
-    def add(self, backup: Backup) -> None:
-        """Note a new record."""
-        for stream in backup.streams:
-            self._by_disk.setdefault(stream.disk_id, set()).add(stream.stream_id)
-            if self._parts is not None:
-                self._parts |= {(part.disk_id, part.stream_id) for part in stream.parts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +54,7 @@ class _Copied:
 class _InWork:
     missing: Missing
     copies: list[tuple[Piece, Future[_Copied]]]
+    note: Future[None]
 
 
 @dataclass(slots=True)
@@ -86,6 +65,7 @@ class VMCopy:
     target: Repository
     team: Team
     named: NamedStreams
+    hidden: HiddenStreams
     watch: ReplicateWatch
     result: Replicated
     advance: Advance
@@ -94,6 +74,7 @@ class VMCopy:
     _started: dict[str, Future[_Copied]] = field(default_factory=dict)
     _counted: set[str] = field(default_factory=set)
     _lost: set[str] = field(default_factory=set)
+    _stored: dict[str, StoredRecord] = field(default_factory=dict)
     _found: list[Damage] = field(default_factory=list)
 
     def copy(self, vm_id: str, plan: Plan) -> int:
@@ -114,6 +95,7 @@ class VMCopy:
             vm = plan.points[0].backup.vm if plan.points else VMName(vm_id, vm_id)
             self.result.busy.append(BusyVMOfTarget(vm, error.message))
         finally:
+            self._add_to_catalog(vm_id)
             self.result.points += len(stored)
             if self._found:
                 known_damage.remember(self.source, vm_id, CHECK, self._found, self.watch.notify)
@@ -124,7 +106,9 @@ class VMCopy:
         window: deque[_InWork] = deque()
         for missing in plan.points:
             pieces = pieces_of(missing.backup, self.source.is_here)
-            window.append(_InWork(missing, [(piece, self._start(piece)) for piece in pieces]))
+            copies = [(piece, self._start(piece)) for piece in pieces]
+            note = self.team.start(commit_notes.add, self.target.store, missing.backup)
+            window.append(_InWork(missing, copies, note))
             if len(window) >= _WINDOW:
                 yield window.popleft()
         yield from window
@@ -139,7 +123,7 @@ class VMCopy:
         """Let the target have an object that is whole."""
         store = self.target.store
         present = has_size(store, piece)
-        if present and (is_named or self._is_good(piece)):
+        if present and (is_named or (self._is_recent(piece) and self._is_good(piece))):
             return _Copied()
         try:
             damage = copy_object(
@@ -151,6 +135,12 @@ class VMCopy:
                 raise
             return _Copied()
         return _Copied(1, piece.expected.size, tuple(damage))
+
+    def _is_recent(self, piece: Piece) -> bool:
+        """Return whether no other host may take an object without a record for one that an old run left."""
+        if not self.target.removes_later:
+            return True
+        return times.now() - self.target.store.written(piece.name) < self.target.grace / 2
 
     def _is_good(self, piece: Piece) -> bool:
         """Return whether an object that no record names yet is what it should be."""
@@ -174,6 +164,7 @@ class VMCopy:
                     self._note(error, piece)
             else:
                 self._count(piece, done)
+        work.note.result()
         if whole and self._commit(work.missing, [piece for piece, _ in work.copies]):
             return True
         self._lost.add(backup.backup_id)
@@ -220,15 +211,24 @@ class VMCopy:
             lock.wait_to_share(path / names.COLLECTION_LOCK, "the unreferenced objects"),
             lock.wait_to_share(path / names.CONFIGURATIONS_LOCK, "the VMs' configurations"),
         ):
-            # From here on, nothing in the target removes points of the VM, or objects without a record.
+            # From here on, no other process of this host removes points of the VM, or objects without a record. Other
+            # hosts remove nothing before the end of the grace time.
+            if self.hidden.needs(backup):
+                self.watch.notify(
+                    f"point {backup.backup_id} needs a point that was removed in the target: it is copied when that "
+                    "one is swept, or taken back with 'pitr undo-prune'"
+                )
+                return False
             if not self._is_complete(pieces) or not self._has_base(backup):
                 self.is_outdated = True
                 return False
             configuration = self._configuration(backup)
             try:
-                self.target.commit_stored(backup, stored, configuration)
+                with configurations.stored(self.target.store, path, configuration):
+                    self.target.store.create(missing.name, stored)
             except ObjectExists:
                 return True
+        self._stored[backup.backup_id] = (backup, missing.name, missing.record)
         self.named.add(backup)
         self.result.objects += 1 + (configuration is not None)
         self.result.bytes += len(stored) + len(configuration or b"")
@@ -238,15 +238,25 @@ class VMCopy:
         """Return whether the target still has the point that this one is based on, or one that stands for it."""
         if backup.parent_id is None:
             return True
+        if backup.parent_id in self._stored:
+            return self._is_in_target(self._stored[backup.parent_id][1])
         catalog = self.target.catalog_of_vm(backup.vm.id)
         stand_in = catalog.stand_in(backup.parent_id)
         ids = (backup.parent_id, stand_in.backup_id if stand_in is not None else "")
         bases = [known for known in map(catalog.known_record, ids) if known is not None]
-        for base in bases:
-            with suppress(ObjectMissing):
-                self.target.store.size(base.name)
-                return True
-        return False
+        return any(self._is_in_target(base.name) for base in bases)
+
+    def _is_in_target(self, name: str) -> bool:
+        try:
+            self.target.store.size(name)
+        except ObjectMissing:
+            return False
+        return True
+
+    def _add_to_catalog(self, vm_id: str) -> None:
+        # The records are the commits: a catalog without them adds them when it is opened again.
+        with suppress(RepositoryError):
+            self.target.catalog_of_vm(vm_id).add(list(self._stored.values()))
 
     def _is_complete(self, pieces: list[Piece]) -> bool:
         """Return whether the target still has all objects; a removal of unreferenced ones may have come between."""

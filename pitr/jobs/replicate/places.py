@@ -41,7 +41,7 @@ def open_target(source: Repository, location: Location, *, dry_run: bool) -> Rep
         )
     if dry_run:
         return None
-    origin = marker.read_origin(source.location, source.store)
+    origin = marker.read(source.location, source.store).origin
     marker.create(location, origin=origin)
     return Repository.open(location)
 
@@ -56,7 +56,7 @@ def _check_origin(source: Repository, target: Repository, where: str) -> None:
             f"the target {where} has the id of the source: both would share the state of this host",
             "Replicate into a new prefix: a copy that pitr makes has an id of its own.",
         )
-    of_source, of_target = (marker.read_origin(each.location, each.store) for each in (source, target))
+    of_source, of_target = (marker.read(each.location, each.store).origin for each in (source, target))
     if of_source != of_target:
         raise UsageError(
             f"the target {where} is another repository ({target.id}), and no copy of {locations.text(source.location)}",

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 from pitr.jobs import known_damage
@@ -65,7 +64,9 @@ def _planned(
     folder = names.records_of(vm_id)
     stored = set(target.store.list(folder)) if target is not None else set()
     in_source = set(source.store.list(folder))
-    known = source.catalog_of_vm(vm_id).known(vm_id)
+    known = source.opened_catalog().again(vm_id).known(vm_id)
+    # Removed points wait there for the end of their grace time; those that others are based on are not hidden.
+    in_source -= {record.name for record in source.opened_catalog().hidden_of(vm_id).values()}
     plan = Plan()
     found: dict[str, Missing] = {}
     lacked = sorted(in_source - stored)
@@ -91,11 +92,10 @@ def _planned(
 
 
 def _lost_records(source: Repository, vm_id: str, lost: Set[str]) -> Iterator[tuple[str, Damage]]:
-    """Yield the records that the catalog of a folder knows, and that are gone although nobody removed them."""
-    if not lost or not isinstance(source.location, Path):
-        # Another host may have removed a point of a bucket.
+    """Yield the records that the catalog knows, and that are gone although nobody removed them."""
+    if not lost:
         return
-    still_known = source.completed_again(vm_id)[0].known(vm_id)
+    still_known = source.opened_catalog().again(vm_id).known(vm_id)
     now = set(source.store.list(names.records_of(vm_id)))
     for name in sorted(lost & still_known.keys() - now):
         backup_id = still_known[name].backup_id

@@ -10,12 +10,12 @@ from typing import Final
 
 from pitr.jobs.replicate import small_objects
 from pitr.jobs.replicate.one_object import has_size
-from pitr.jobs.replicate.one_vm import NamedStreams, VMCopy
+from pitr.jobs.replicate.one_vm import VMCopy
 from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateWatch
 from pitr.jobs.replicate.pieces import pieces_of
 from pitr.jobs.replicate.places import open_target
 from pitr.jobs.replicate.plan import Plan, plan_of
-from pitr.jobs.replicate.repair import VMRepair
+from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
 from pitr.jobs.replicate.team import Team
 from pitr.reporting import Progress
 from pitr.repository import Repository, names
@@ -88,14 +88,13 @@ class _Replication:
     def run(self) -> None:
         """Copy VM by VM, then the small objects beside the points."""
         vm_ids = self._vm_ids()
-        named = NamedStreams(self._target) if self._target is not None else None
-        for vm_id in vm_ids:
-            if self._target is None or named is None or self._options.dry_run:
-                self._plan_only(vm_id)
-            else:
-                self._copy(vm_id, self._target, named)
         if self._target is None or self._options.dry_run:
+            for vm_id in vm_ids:
+                self._plan_only(vm_id)
             return
+        named, hidden = NamedStreams(self._target), HiddenStreams(self._target)
+        for vm_id in vm_ids:
+            self._copy(vm_id, self._target, named, hidden)
         small_objects.copy_all(self._source, self._target, self._team, vm_ids, self._watch, self._result)
 
     def _vm_ids(self) -> Sequence[str]:
@@ -106,20 +105,24 @@ class _Replication:
     def _plan(self, vm_id: str) -> Plan:
         return plan_of(self._source, self._target, vm_id, self._options.since, self._team)
 
-    def _copy(self, vm_id: str, target: Repository, named: NamedStreams) -> None:
+    def _copy(self, vm_id: str, target: Repository, named: NamedStreams, hidden: HiddenStreams) -> None:
         if self._options.repair:
             self._repair(vm_id, target)
         behind = 0
         for _ in range(_TRIES):
             plan = self._plan(vm_id)
             self._done.expect(sum(each.backup.stored_bytes for each in plan.points))
-            copy = VMCopy(self._source, target, self._team, named, self._watch, self._result, self._done.add)
+            copy = VMCopy(
+                self._source, target, self._team, named, hidden, self._watch, self._result, self._done.add
+            )
             behind = copy.copy(vm_id, plan)
             if not copy.is_outdated:
                 break
         self._result.behind += behind
 
     def _repair(self, vm_id: str, target: Repository) -> None:
+        from pitr.jobs.replicate.repair import VMRepair  # noqa: PLC0415 - a copy alone needs no arrays
+
         points = target.catalog_of_vm(vm_id).points(vm_id)
         self._done.expect(sum(backup.stored_bytes for backup in points))
         VMRepair(self._source, target, self._team, self._watch, self._result, self._done.add).repair(

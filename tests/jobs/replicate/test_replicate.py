@@ -17,7 +17,17 @@ from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateW
 from pitr.jobs.replicate.run import replicate
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.retention import Retention
-from pitr.repository import Repository, marker, marks, names, notes, pending, retired, successions
+from pitr.repository import (
+    Repository,
+    marker,
+    marks,
+    names,
+    notes,
+    pending,
+    removed_points,
+    retired,
+    successions,
+)
 from pitr.repository.location import Location
 from pitr.repository.marks import Hold
 from tests.support import s3
@@ -160,7 +170,7 @@ def test_only_a_copy_of_the_source_or_an_empty_place_is_a_target(
     assert copied(tmp_path / "second", tmp_path / "third").points == 3
     assert copied(tmp_path / "third", points.path).points == 0
     with Repository.open(tmp_path / "third") as repository:
-        assert repository.id != marker.read_origin(repository.location, repository.store)
+        assert repository.id != marker.read(repository.location, repository.store).origin
 
 
 def test_a_prefix_with_other_things_is_refused(stored: tuple[Stored, Any]) -> None:
@@ -247,3 +257,33 @@ def test_holds_notes_and_what_is_known_of_disks_go_along(stored: tuple[Stored, A
         assert facts_of(copy, first).marks == marks.Marks(None, "before the upgrade")
         assert notes.distrusted(copy.store, vm.id) == set()
         assert retired.ids(copy.store) == set()
+
+
+def test_points_that_wait_for_their_sweep_are_not_copied(
+    stored: tuple[Stored, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    points, vm = stored
+    copied(points.path, first := s3.place())
+    before = ids(first)
+    with Repository.open(first) as repository:
+        newest = repository.catalog.points()[0]
+        removed_points.hide(repository, [newest])
+    done = copied(first, tmp_path / "second")
+    assert (done.points, done.behind, ids(tmp_path / "second")) == (2, 0, before[1:])
+    # A point removed in the target only stays removed as long as it waits for its sweep.
+    assert copied(points.path, first).points == 0
+    assert ids(first) == before[1:]
+    # What is based on it waits, too.
+    change(vm, random.Random(4))
+    later = points.back_up(vm)
+    assert later.parent_id == newest.backup_id
+    told: list[str] = []
+    with Repository.open(points.path) as repository:
+        done = replicate(repository, first, ReplicateOptions(), ReplicateWatch(told.append))
+    assert (done.points, done.behind) == (0, 1) and "undo-prune" in told[0]
+    with Repository.open(first) as repository:
+        removed_points.bring_back(repository, [newest])
+    assert copied(points.path, first).points == 1
+    assert ids(first) == [later.backup_id, *before]
+    check(first, points)
