@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.cli import completion, repository_location, typed_password
+from pitr.cli import completion, repository_location, sites, typed_password
 from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
 from pitr.cli.log import (
@@ -270,7 +270,7 @@ class Common:
 
     def reachable(self, location: Location) -> Location:
         """Return the location with what the settings say about reaching it. Raises UsageError."""
-        return repository_location.reachable(location, self.settings.repository)
+        return sites.reachable(location, self.settings)
 
     @contextmanager
     def repository(self) -> Iterator[Repository]:

@@ -31,13 +31,14 @@ class Plan:
     """The points of a VM to copy, each after the one that it is based on, and the damage that keeps others away.
 
     `wanted` names the records of all points that the target lacks, damaged ones included, without what they need.
-    `has_gap`: the base of a point is gone.
+    `has_gap`: the base of a point is gone. `newest` is the newest point of the source.
     """
 
     points: list[Missing] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     wanted: set[str] = field(default_factory=set)
     has_gap: bool = False
+    newest: datetime | None = None
 
     def want(self, name: str, since: datetime | None) -> None:
         """Add a record to the wanted ones if its point is not older than `since`."""
@@ -67,7 +68,8 @@ def _planned(
     known = source.opened_catalog().again(vm_id).known(vm_id)
     # Removed points wait there for the end of their grace time; those that others are based on are not hidden.
     in_source -= {record.name for record in source.opened_catalog().hidden_of(vm_id).values()}
-    plan = Plan()
+    points = [point for name in in_source if (point := names.point_of_record(name)) is not None]
+    plan = Plan(newest=max(points, default=None))
     found: dict[str, Missing] = {}
     lacked = sorted(in_source - stored)
     for name, read in [(name, team.start(source.read_record, name)) for name in lacked]:

@@ -6,8 +6,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from typing import Final
 
+from pitr import times
+from pitr.errors import RepositoryError
 from pitr.jobs.replicate import small_objects
 from pitr.jobs.replicate.one_object import has_size
 from pitr.jobs.replicate.one_vm import VMCopy
@@ -18,8 +21,9 @@ from pitr.jobs.replicate.plan import Plan, plan_of
 from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
 from pitr.jobs.replicate.team import Team
 from pitr.reporting import Progress
-from pitr.repository import Repository, names
+from pitr.repository import Repository, copies, names
 from pitr.repository import location as locations
+from pitr.repository.copies import KnownCopy
 from pitr.repository.location import Location
 from pitr.repository.store import ObjectMissing
 
@@ -84,6 +88,7 @@ class _Replication:
         self._result = result
         self._done = _Done(watch.progress)
         self._planned: set[str] = set()
+        self._complete: dict[str, datetime] = {}
 
     def run(self) -> None:
         """Copy VM by VM, then the small objects beside the points."""
@@ -95,6 +100,7 @@ class _Replication:
         named, hidden = NamedStreams(self._target), HiddenStreams(self._target)
         for vm_id in vm_ids:
             self._copy(vm_id, self._target, named, hidden)
+        self._note_copy(self._target)
         small_objects.copy_all(self._source, self._target, self._team, vm_ids, self._watch, self._result)
 
     def _vm_ids(self) -> Sequence[str]:
@@ -119,6 +125,18 @@ class _Replication:
             if not copy.is_outdated:
                 break
         self._result.behind += behind
+        if not behind and plan.newest is not None:
+            self._complete[vm_id] = plan.newest
+
+    def _note_copy(self, target: Repository) -> None:
+        """Note in the source what the target has, for its status."""
+        if not self._complete:
+            return
+        place = locations.full_text(target.location)
+        try:
+            copies.add(self._source.store, KnownCopy(target.id, place, times.now(), self._complete))
+        except RepositoryError as error:
+            self._watch.notify(f"the source cannot be told how far the target is: {error.message}")
 
     def _repair(self, vm_id: str, target: Repository) -> None:
         from pitr.jobs.replicate.repair import VMRepair  # noqa: PLC0415 - a copy alone needs no arrays

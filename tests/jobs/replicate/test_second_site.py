@@ -10,7 +10,6 @@ import pytest
 
 from pitr.lab import Lab
 from pitr.repository.location import Location, text
-from pitr.repository.store.s3 import S3Location
 from tests.support import s3
 from tests.support.guest_images import make_image
 from tests.support.lab import MiB, assert_same, oracle_of
