@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pitr.jobs.consolidate.one_point import Consolidated
     from pitr.jobs.policy_run.notices import Sent
     from pitr.jobs.policy_run.outcome import RunResult, StepResult
+    from pitr.jobs.replicate.outcome import Replicated
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
     from pitr.jobs.upkeep.pruned import Pruned
@@ -166,6 +167,22 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
         "created": DocumentList(lambda: (point(item.backup) for item in result.consolidated.items())),
         "copied_bytes": result.copied_bytes,
         "swept": DocumentList(lambda: (point(item.backup, item.facts) for item in result.swept.items())),
+    }
+
+
+def replicated(result: Replicated, *, dry_run: bool) -> dict[str, Any]:
+    """Return the document of `pitr replicate`."""
+    return {
+        "dry_run": dry_run,
+        "source": result.source,
+        "target": result.target,
+        "target_id": result.target_id,
+        "copied": {"points": result.points, "objects": result.objects, "bytes": result.bytes},
+        "repaired": [asdict(each) for each in result.repaired],
+        "behind": result.behind,
+        "damage": [damage(each) for each in result.damage],
+        "unrepaired": [damage(each) for each in result.unrepaired],
+        "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
     }
 
 

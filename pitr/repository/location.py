@@ -19,6 +19,11 @@ def text(location: Location) -> str:
     return location.url if isinstance(location, S3Location) else str(location)
 
 
+def full_text(location: Location) -> str:
+    """Return the location in one form for all ways to write it: a folder's whole path, without links."""
+    return text(location.resolve() if isinstance(location, Path) else location)
+
+
 def opened(location: Location, state: Path) -> Store:
     """Open the store at the location; the caller closes it. `state` as `state_of` returns it.
 

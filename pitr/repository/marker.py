@@ -30,23 +30,27 @@ _SCHEMA = "repository.schema.json"
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What repository.json says. `grace`: how long the objects of a removed point stay."""
+    """What repository.json says. `grace`: how long the objects of a removed point stay.
+
+    `origin` is the id of the repository that this one is a copy of; its own id if it is none.
+    """
 
     id: str
     grace: timedelta
+    origin: str
 
 
-def create(location: Location, grace: timedelta | None = None) -> None:
+def create(location: Location, grace: timedelta | None = None, *, origin: str | None = None) -> None:
     """Make a repository of an empty or new folder, or of an unused prefix of a bucket. Raises RepositoryError.
 
     `grace`: how long the objects of a removed point stay; by default not at all in a folder, where locks protect what
-    a writer needs, and three days in a bucket.
+    a writer needs, and three days in a bucket. `origin`: the id of the repository that this one is a copy of.
     """
     if grace is None:
         grace = timedelta() if isinstance(location, Path) else _GRACE
     store = _new_folder(location) if isinstance(location, Path) else _unused_prefix(location)
     try:
-        document = {
+        document: dict[str, Any] = {
             "id": str(uuid.uuid4()),
             "format": FORMAT,
             "required_features": sorted(KNOWN_FEATURES),
@@ -55,6 +59,8 @@ def create(location: Location, grace: timedelta | None = None) -> None:
             "lock": None,
             "encryption": None,
         }
+        if origin is not None:
+            document["origin"] = origin
         store.create(names.REPOSITORY, canonical.encode(document))
     except ObjectExists:
         raise _exists(location) from None
@@ -84,7 +90,9 @@ def read(location: Location, store: Store) -> Marker:
     unknown = sorted({*document["required_features"], *used} - KNOWN_FEATURES)
     if unknown:
         raise _too_new(where, f"format {FORMAT} with {', '.join(unknown)}")
-    return Marker(document["id"], timedelta(seconds=document["grace"]))
+    return Marker(
+        document["id"], timedelta(seconds=document["grace"]), document.get("origin", document["id"])
+    )
 
 
 def keeps_modes(location: Location) -> bool:

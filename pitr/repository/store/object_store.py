@@ -75,6 +75,14 @@ class ObjectStore:
         """Begin a new object. `expected`: its size, if it is known that it is not larger."""
         return _NewUpload(self, check_name(name), expected)
 
+    def replacing(self, name: str) -> _NewUpload:
+        return _NewUpload(self, check_name(name), 0, replaces=True)
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Write a small object, whether one with this name exists or not."""
+        with _errors("write", name):
+            self._run(lambda: obstore.put_async(self._objects, name, data, use_multipart=False))
+
     def create(self, name: str, data: bytes) -> None:
         """Create the object with one conditional request.
 
@@ -126,6 +134,20 @@ class ObjectStore:
 
     def size(self, name: str) -> int:
         return int(self._meta(name)["size"])
+
+    def holds(self, name: str) -> bool:
+        """Return whether there is an object with this name."""
+        try:
+            self.size(name)
+        except ObjectMissing:
+            return False
+        return True
+
+    def is_unused(self) -> bool:
+        """Return whether nothing at all lies below the prefix."""
+        with _errors("list", "the prefix"):
+            found = self._run(lambda: obstore.list_with_delimiter_async(self._objects))
+        return not found["objects"] and not found["common_prefixes"]
 
     def written(self, name: str) -> datetime:
         moment: datetime = self._meta(name)["last_modified"]
@@ -288,9 +310,10 @@ class _Dropped(Exception):
 class _NewUpload:
     """An object while it is written: in memory while it is small, then a multipart upload."""
 
-    def __init__(self, store: ObjectStore, name: str, expected: int) -> None:
+    def __init__(self, store: ObjectStore, name: str, expected: int, *, replaces: bool = False) -> None:
         self._store = store
         self._name = name
+        self._replaces = replaces
         # Parts grow with the object, because their number is limited.
         self._part = max(_PART, -(-expected // _MAX_PARTS))
         self._pieces: list[bytes] = []
@@ -308,7 +331,8 @@ class _NewUpload:
 
     def commit(self) -> None:
         if self._upload is None:
-            self._store.create(self._name, b"".join(self._pieces))
+            put = self._store.overwrite if self._replaces else self._store.create
+            put(self._name, b"".join(self._pieces))
             self._pieces = []
             return
         self._flush()
@@ -320,11 +344,7 @@ class _NewUpload:
             self._end()
 
     def _begin(self) -> None:
-        try:
-            self._store.size(self._name)
-        except ObjectMissing:
-            pass
-        else:
+        if not self._replaces and self._store.holds(self._name):
             raise ObjectExists(self._name)
         # Names of large objects are random, so that a check suffices: stores ignore conditions for uploads in parts.
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=4)

@@ -60,6 +60,11 @@ class PosixStore:
         with _io_errors(f"cannot write {name}"):
             return _NewFile(self._folders, self._naming, name, self._scratch.file())
 
+    def replacing(self, name: str) -> _NewFile:
+        check_name(name)
+        with _io_errors(f"cannot write {name}"):
+            return _NewFile(self._folders, self._naming, name, self._scratch.file(), replaces=True)
+
     def create(self, name: str, data: bytes) -> None:
         with self.new(name) as new:
             new.write(data)
@@ -190,8 +195,11 @@ class PosixStore:
 
 
 class _NewFile:
-    def __init__(self, folders: Folders, naming: Naming, name: str, scratch: Path) -> None:
+    def __init__(
+        self, folders: Folders, naming: Naming, name: str, scratch: Path, *, replaces: bool = False
+    ) -> None:
         self._folders = folders
+        self._replaces = replaces
         self._naming = naming
         self._name = name
         self._scratch = f"{_SCRATCH}/{scratch.parent.name}/{scratch.name}"
@@ -214,6 +222,10 @@ class _NewFile:
                 self._folders.of(self._scratch, to_read=True) as (scratch_folder, scratch),
                 self._folders.made(above) as folder,
             ):
+                if self._replaces:
+                    os.rename(scratch, target, src_dir_fd=scratch_folder, dst_dir_fd=folder)
+                    sync_folder(folder)
+                    return
                 try:
                     self._naming.give(scratch, scratch_folder, target, folder)
                 except FileExistsError:

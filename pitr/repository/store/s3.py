@@ -79,7 +79,8 @@ class S3Location:
             region=self.region or first("AWS_REGION", "AWS_DEFAULT_REGION"),
             access_key_id=key,
             secret_access_key=self.secret_access_key or first("AWS_SECRET_ACCESS_KEY"),
-            session_token=self.session_token or first("AWS_SESSION_TOKEN"),
+            # It belongs to the key of the environment.
+            session_token=self.session_token or (None if self.access_key_id else first("AWS_SESSION_TOKEN")),
         )
 
     def options(self) -> dict[str, Any]:
