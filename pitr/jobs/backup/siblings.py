@@ -133,7 +133,7 @@ class Search:
 
     def _of_template(self) -> Set[str]:
         # An engine need not tell the templates of its VMs.
-        template_ids = getattr(self.vm, "template_ids", frozenset())
+        template_ids: Set[str] = getattr(self.vm, "template_ids", frozenset())
         try:
             return vms_of_templates(self.engine, template_ids)
         except EngineError as error:
