@@ -36,6 +36,7 @@ from pitr.repository.store import (
     StoredFile,
     check_name,
 )
+from pitr.repository.store.lock_rules import Lock
 from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Repository(Closes):
         self.id = marker.id
         #: How long the objects of a removed point stay. Zero: `remove` removes them at once, under locks.
         self.grace = marker.grace
+        #: How the store protects objects from removal; None: it does not.
+        self.lock = marker.lock
         #: The local folder of the catalog and the locks; the location itself if that is a folder.
         self.path = state
         self._catalog: CompletedCatalog | None = None
@@ -62,12 +65,13 @@ class Repository(Closes):
         self.recorded: set[str] = set()
 
     @classmethod
-    def create(cls, location: Location, *, grace: timedelta | None = None) -> Self:
+    def create(cls, location: Location, *, grace: timedelta | None = None, lock: Lock | None = None) -> Self:
         """Create a repository in an empty or new folder, or below a prefix of a bucket. Raises RepositoryError.
 
-        `grace`: how long the objects of a removed point stay; None for the default of the place.
+        `grace`: how long the objects of a removed point stay; None for the default of the place. `lock`: how objects
+        in a bucket are protected from removal.
         """
-        marker.create(location, grace)
+        marker.create(location, grace, lock=lock)
         return cls.open(location)
 
     @classmethod
@@ -76,7 +80,7 @@ class Repository(Closes):
         with closing(locations.opened(location, locations.scratch_state())) as first:
             found = marker.read(location, first)
         state = locations.state_of(location, found.id)
-        return cls(location, locations.opened(location, state), found, state)
+        return cls(location, locations.opened(location, state, found.lock), found, state)
 
     def close(self) -> None:
         self.forget_catalog()
