@@ -19,7 +19,9 @@ from pitr.repository.location import Location
 from pitr.repository.store import ObjectExists, ObjectMissing, PosixStore, Store
 from pitr.repository.store.lock_rules import Lock
 from pitr.repository.store.naming import set_mode
+from pitr.repository.store.posix import SCRATCH
 from pitr.repository.store.s3 import S3Location
+from pitr.repository.store.scratch import is_scratch
 
 FORMAT = 2
 #: How long objects stay in a bucket after the removal of their point: writers hold no locks there.
@@ -147,12 +149,20 @@ def _exists(location: Location) -> RepositoryError:
     )
 
 
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder is empty, but for what a killed `create` left there. Raises OSError."""
+    left = list(folder.iterdir())
+    return not left or (
+        [entry.name for entry in left] == [SCRATCH] and all(map(is_scratch, left[0].iterdir()))
+    )
+
+
 def _new_folder(path: Path) -> Store:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (path / names.REPOSITORY).exists():
             raise _exists(path)
-        if any(path.iterdir()):
+        if not is_unused(path):
             raise RepositoryError(f"{path} is not empty", "Name an empty or a new folder.")
         set_mode(path, 0o700)
     except OSError as error:
