@@ -61,6 +61,8 @@ class _Opened(Closes):
     def close(self) -> None:
         if self.point is not None:
             self.point.close()
+        if self.shared is not None:
+            self.shared.close()
 
 
 class DiskBackup:
