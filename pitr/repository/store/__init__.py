@@ -2,6 +2,7 @@
 """The store: it keeps the objects of a repository, bytes under names."""
 
 from pitr.repository.store.base import (
+    Batch,
     ListedObject,
     NewObject,
     ObjectExists,
@@ -17,6 +18,7 @@ from pitr.repository.store.object_errors import ObjectStoreError
 from pitr.repository.store.posix import PosixStore
 
 __all__ = [
+    "Batch",
     "LinkInside",
     "ListedObject",
     "NewObject",
