@@ -48,6 +48,7 @@ ENTRIES = {
     "consolidate": CommandEntry(
         "consolidate", "consolidate", "Make a point independent of older points, without copying data."
     ),
+    "protect": CommandEntry("protect", "protect", "Extend the protection of points from removal."),
     "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
     "hold": CommandEntry("mark", "hold", "Hold a point: neither prune nor forget removes it."),
     "release": CommandEntry("mark", "release", "Release a held point."),

@@ -167,6 +167,7 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
         "created": DocumentList(lambda: (point(item.backup) for item in result.consolidated.items())),
         "copied_bytes": result.copied_bytes,
         "swept": DocumentList(lambda: (point(item.backup, item.facts) for item in result.swept.items())),
+        "protected": result.protected.as_document() if result.protected is not None else None,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -32,6 +32,7 @@ from pitr.repository.store import (
     LinkInside,
     ObjectMissing,
     ObjectStoreError,
+    StillProtected,
     Store,
     StoredFile,
     check_name,
@@ -198,10 +199,11 @@ class Repository(Closes):
         """
         if stream_id in self.recorded:
             return
-        self.store.delete(names.index(disk_id, stream_id))
-        self.store.delete(names.index_copy(disk_id, stream_id))
-        if not keep_blob:
-            self.store.delete(names.blob(disk_id, stream_id))
+        objects = [names.index(disk_id, stream_id), names.index_copy(disk_id, stream_id)]
+        for name in [*objects, *(() if keep_blob else (names.blob(disk_id, stream_id),))]:
+            # `prune` removes what is protected when its time has passed.
+            with suppress(StillProtected):
+                self.store.delete(name)
 
     def commit(self, new: Record) -> Backup:
         """Commit a backup after all its streams; see `pitr.repository.committing`."""

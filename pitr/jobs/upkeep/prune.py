@@ -22,6 +22,7 @@ from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.point_order import replaced_already
 from pitr.jobs.upkeep import small_objects, sweep, unreferenced
 from pitr.jobs.upkeep.consolidation import KeptBy, KeptPoints, kept_points
+from pitr.jobs.upkeep.protect import protect_kept
 from pitr.jobs.upkeep.pruned import BusyVM, FailedRemoval, Pruned
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName, parents_of
@@ -38,6 +39,7 @@ from pitr.repository import (
     tombstones,
 )
 from pitr.repository.catalog import contents
+from pitr.repository.protection import protected_until
 from pitr.repository.removed_points import RemovedPoint
 from pitr.text import counted
 
@@ -80,6 +82,7 @@ def prune(
     sweep.sweep(removal, vms if only else None)
     removal.of_unreferenced(grace, vms if only else None)
     removal.of_old_notes()
+    protect_kept(repository, vms, removal.result, dry_run=dry_run)
     return removal.result
 
 
@@ -378,6 +381,9 @@ class Removal:
 
     def _remove_unreferenced(self, found: Iterable[str]) -> None:
         for name in found:
+            if protected_until(self.repository, name) is not None:
+                # A later run removes it.
+                continue
             self.result.unreferenced.append(name)
             self.result.freed_bytes += stored_size(self.repository, name)
             if not self.dry_run:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from pitr import times
 from pitr.model import Backup
 from pitr.repository import Repository, commit_notes, configurations, history, names, pairs, removed_points
 from pitr.repository.catalog import Catalog, overview
-from pitr.repository.store import ObjectMissing
+from pitr.repository.store import ObjectMissing, StillProtected
 
 
 def remove_old_notes(repository: Repository) -> None:
@@ -39,7 +40,9 @@ def remove_configurations(repository: Repository, objects: Sequence[str]) -> Non
         with configurations.removing(repository.path):
             for name in objects:
                 if not _is_used(repository, repository.catalog, _digest(name)):
-                    repository.store.delete(name)
+                    # Another point may have needed it until recently.
+                    with suppress(StillProtected):
+                        repository.store.delete(name)
 
 
 def unreferenced_configurations(repository: Repository, catalog: Catalog, limit: datetime) -> Iterator[str]:

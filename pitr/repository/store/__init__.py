@@ -14,7 +14,7 @@ from pitr.repository.store.base import (
     may_be_stored,
 )
 from pitr.repository.store.folders import LinkInside
-from pitr.repository.store.object_errors import ObjectStoreError
+from pitr.repository.store.object_errors import ObjectStoreError, StillProtected
 from pitr.repository.store.posix import PosixStore
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ObjectMissing",
     "ObjectStoreError",
     "PosixStore",
+    "StillProtected",
     "Store",
     "StoredFile",
     "check_name",
