@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,8 @@ _GRACE = timedelta(days=3)
 #: Features beyond the format that a repository may require. This version of pitr knows none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
 _SCHEMA = "repository.schema.json"
+#: The only type of encryption.
+_AGE = "age"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,39 +36,66 @@ class Marker:
     """What repository.json says. `grace`: how long the objects of a removed point stay.
 
     `origin` is the id of the repository that this one is a copy of; its own id if it is none.
+    `sealed`: objects are age files, for the recipients of the key files.
     """
 
     id: str
     grace: timedelta
     origin: str
+    sealed: bool = False
 
 
-def create(location: Location, grace: timedelta | None = None, *, origin: str | None = None) -> None:
+def create(
+    location: Location,
+    grace: timedelta | None = None,
+    *,
+    origin: str | None = None,
+    recipients: Sequence[str] = (),
+) -> str:
     """Make a repository of an empty or new folder, or of an unused prefix of a bucket. Raises RepositoryError.
 
     `grace`: how long the objects of a removed point stay; by default not at all in a folder, where locks protect what
-    a writer needs, and three days in a bucket. `origin`: the id of the repository that this one is a copy of.
+    a writer needs, and three days in a bucket. `origin`: the id of the repository that this one is a copy of. With
+    `recipients` (age1…) the repository is sealed. Returns its id.
     """
+    first_epoch = _first_epoch(recipients)
     if grace is None:
         grace = timedelta() if isinstance(location, Path) else _GRACE
     store = _new_folder(location) if isinstance(location, Path) else _unused_prefix(location)
     try:
+        repository_id = str(uuid.uuid4())
         document: dict[str, Any] = {
-            "id": str(uuid.uuid4()),
+            "id": repository_id,
             "format": FORMAT,
             "required_features": sorted(KNOWN_FEATURES),
             "created": times.to_text(times.now()),
             "grace": int(grace.total_seconds()),
             "lock": None,
-            "encryption": None,
+            "encryption": {"type": _AGE} if recipients else None,
         }
         if origin is not None:
             document["origin"] = origin
+        # The marker comes last: it makes the repository.
+        first_epoch(store)
         store.create(names.REPOSITORY, canonical.encode(document))
     except ObjectExists:
         raise _exists(location) from None
     finally:
         store.close()
+    return repository_id
+
+
+def _first_epoch(recipients: Sequence[str]) -> Callable[[Store], object]:
+    """Return what stores the recipients of a sealed repository. Raises UsageError, ProgramMissing."""
+    if not recipients:
+        return lambda store: None
+    from pitr.repository import sealed  # noqa: PLC0415 - it imports this module
+
+    with sealed.needing_cryptography():
+        from pitr.repository.sealing import keyring  # noqa: PLC0415 - the extra may be missing
+        from pitr.repository.sealing.keys import Recipient  # noqa: PLC0415
+    parsed = [Recipient.parse(text) for text in dict.fromkeys(recipients)]
+    return lambda store: keyring.add_epoch(store, 1, parsed)
 
 
 def read(location: Location, store: Store) -> Marker:
@@ -86,12 +116,18 @@ def read(location: Location, store: Store) -> Marker:
         raise StoredDamage(
             Damage(None, None, None, "corrupt", "record", f"{where}/{names.REPOSITORY}: {error.message}")
         ) from None
-    used = (key for key in ("lock", "encryption") if document[key] is not None)
+    used = [] if document["lock"] is None else ["lock"]
+    encryption = document["encryption"]
+    if encryption not in (None, {"type": _AGE}):
+        used.append("encryption")
     unknown = sorted({*document["required_features"], *used} - KNOWN_FEATURES)
     if unknown:
         raise _too_new(where, f"format {FORMAT} with {', '.join(unknown)}")
     return Marker(
-        document["id"], timedelta(seconds=document["grace"]), document.get("origin", document["id"])
+        document["id"],
+        timedelta(seconds=document["grace"]),
+        document.get("origin", document["id"]),
+        encryption is not None,
     )
 
 
