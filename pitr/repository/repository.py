@@ -79,7 +79,7 @@ class Repository(Closes):
         `grace`: how long the objects of a removed point stay; None for the default of the place. With
         `recipients` (age1…) the repository is sealed, and this host pins them.
         """
-        sealed.pin(marker.create(location, grace, recipients), recipients)
+        sealed.pin(marker.create(location, grace, recipients=recipients), recipients)
         return cls.open(location)
 
     @classmethod

@@ -98,6 +98,8 @@ def _effective(common: Common, settings: Settings) -> Iterator[Setting]:
             yield Setting(f"backup.{key}", list(getattr(settings, key)), from_file(f"backup.{key}"))
     for key, rule in settings.retention.items():
         yield Setting(f"retention.{key}", rule, from_file(f"retention.{key}"))
+    for key, value in settings.encryption.items():
+        yield Setting(f"encryption.{key}", value, from_file(f"encryption.{key}"))
     for key in ("put_command", "get_command", "delete_command"):
         if f"store.{key}" in settings.sources:
             yield Setting(f"store.{key}", getattr(settings, key), from_file(f"store.{key}"))

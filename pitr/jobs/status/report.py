@@ -16,7 +16,7 @@ from pitr.jobs.status.expected import ExpectedRuns
 from pitr.jobs.status.sites import ExpectedSite, SiteStatus, sites_of
 from pitr.jobs.status.vm_status import State, VMStatus, judged, worst_first
 from pitr.jobs.unusual import Unusual
-from pitr.model import Backup, VMName
+from pitr.model import Backup, VMName, known_name
 from pitr.repository import Repository
 from pitr.repository.catalog import overview
 
@@ -119,5 +119,5 @@ def _document(
     }
 
 
-def _vm(vm: VMName) -> dict[str, str]:
-    return {"id": vm.id, "name": vm.name}
+def _vm(vm: VMName) -> dict[str, str | None]:
+    return {"id": vm.id, "name": known_name(vm.name, vm.id)}

@@ -3,68 +3,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 
-from pitr.jobs.backup import one_vm as job
 from pitr.jobs.verify.stored_data import Scope, Verified, verify
 from pitr.model import Backup
 from pitr.repository import Repository, configurations, names
-from pitr.repository.sealing import identities
 from pitr.repository.sealing.age import NoFittingIdentity
-from pitr.repository.sealing.identities import KeySettings
-from pitr.repository.sealing.keys import Identity
-from tests.support.memory_engine import MemoryEngine, MemoryVM
-from tests.support.stored_points import MiB, Stored, change, content
-
-_ALICE, _BOB, _EVE = (Identity.generate() for _ in range(3))
-_VM, _OVF = "paymaster-vm", "<ovf:Envelope>the ledger of the paymaster</ovf:Envelope>"
-
-
-@dataclass
-class SealedPlace:
-    """A sealed repository with a full and an incremental of one VM, and the folder of this host's keys."""
-
-    stored: Stored
-    vm: MemoryVM
-    folder: Path
-
-    @property
-    def path(self) -> Path:
-        return self.stored.path
-
-    def key(self, identity: Identity) -> Path:
-        path = self.folder / f"{identity.recipient.fingerprint}.key"
-        path.write_text(f"{identity.secret()}\n")
-        return path
-
-    def use(self, *held: Identity, trust: bool = False) -> None:
-        identities.use(KeySettings(tuple(self.key(each) for each in held), trust=trust))
-
-
-@pytest.fixture
-def sealed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_engine: MemoryEngine, quick_disk: None
-) -> Iterator[SealedPlace]:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.delenv(identities.VARIABLE, raising=False)
-    identities.use(KeySettings())
-    path, engine = tmp_path / "repository", memory_engine
-    with Repository.create(path, recipients=[str(each.recipient) for each in (_ALICE, _BOB)]):
-        stored = Stored(path, engine)
-    chance = random.Random(7)
-    vm = engine.add_vm(_VM, chance.randbytes(MiB) + bytes(MiB + 512), chance.randbytes(MiB // 4))
-    place = SealedPlace(stored, vm, tmp_path)
-    monkeypatch.setattr(job, "get_configuration", lambda engine, vm_id: _OVF)
-    stored.back_up(vm)
-    change(vm, chance)
-    stored.back_up(vm)
-    yield place
-    identities.use(KeySettings())
+from tests.support.sealed import ALICE, BOB, EVE, OVF, VM_NAME, SealedPlace
+from tests.support.stored_points import content
 
 
 def _points(place: SealedPlace) -> list[Backup]:
@@ -86,11 +32,11 @@ def _check_contents(place: SealedPlace) -> None:
 
 
 def test_a_host_without_an_identity_backs_up_and_an_identity_reads_all(sealed: SealedPlace) -> None:
-    for identity in (_ALICE, _BOB):
+    for identity in (ALICE, BOB):
         sealed.use(identity)
         _check_contents(sealed)
         points = _points(sealed)
-        assert {backup.vm.name for backup in points} == {_VM}
+        assert {backup.vm.name for backup in points} == {VM_NAME}
         assert [backup.kind.value for backup in points] == ["incremental", "full"]
 
 
@@ -101,12 +47,12 @@ def test_without_an_identity_points_have_ids_in_the_place_of_names(sealed: Seale
 
 
 def test_no_file_of_the_repository_holds_a_name_or_the_configuration(sealed: SealedPlace) -> None:
-    for identity in ((), (_ALICE,), ()):
+    for identity in ((), (ALICE,), ()):
         sealed.use(*identity)
         _ = _points(sealed)
         _ = _verified(sealed)
         needles = [
-            _VM.encode(),
+            VM_NAME.encode(),
             b"ledger",
             b"Envelope",
             *(f"disk-{each[-1]}".encode() for each in sealed.vm.disks),
@@ -118,28 +64,28 @@ def test_no_file_of_the_repository_holds_a_name_or_the_configuration(sealed: Sea
 
 
 def test_content_is_refused_without_a_fitting_identity(sealed: SealedPlace) -> None:
-    for held in ((), (_EVE,)):
+    for held in ((), (EVE,)):
         sealed.use(*held)
         with Repository.open(sealed.path) as repository:
             backup = repository.catalog.points()[0]
             with pytest.raises(NoFittingIdentity) as refused:
                 content(repository, backup)
-            for each in (_ALICE, _BOB):
+            for each in (ALICE, BOB):
                 assert each.recipient.fingerprint in refused.value.message
             with pytest.raises(NoFittingIdentity):
                 configurations.read(repository.store, backup)
 
 
 def test_the_configuration_is_stored_once_and_opens(sealed: SealedPlace) -> None:
-    sealed.use(_BOB)
+    sealed.use(BOB)
     with Repository.open(sealed.path) as repository:
         points = repository.catalog.points()
-        assert [configurations.read(repository.store, backup) for backup in points] == [_OVF, _OVF]
+        assert [configurations.read(repository.store, backup) for backup in points] == [OVF, OVF]
         assert len(list(repository.store.list(names.CONFIGURATIONS))) == 1
 
 
 def test_verify_passes_with_and_without_an_identity(sealed: SealedPlace) -> None:
-    for held in ((), (_BOB,)):
+    for held in ((), (BOB,)):
         sealed.use(*held)
         for level in ("quick", "full"):
             result = _verified(sealed, level)
