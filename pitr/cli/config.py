@@ -3,8 +3,8 @@
 
 pitr reads `config.toml` from /etc/pitr and from the user's `pitr` folder. For each key, the user's file overrides the
 system's, and options and environment variables override both. The tables [engine], [retention] and [encryption], each
-policy and each site come whole from one file, so that two engines or two sets of rules are never mixed. --config-file or
-PITR_CONFIG names one file to read instead.
+policy and each site come whole from one file, so that two engines or two sets of rules are never mixed. --config-file
+or PITR_CONFIG names one file to read instead.
 """
 
 from __future__ import annotations

@@ -71,10 +71,13 @@ class SealedStore:
         self._inner.close()
 
     def new(self, name: str) -> NewObject:
-        check_name(name)
-        if _folder(name) not in _CONTENT:
-            return self._inner.new(_stored_name(name))
-        return _NewSealed(self, name, self._inner.new(_stored_name(name)), self._keyring)
+        return self._sealing(name, self._inner.new(_stored_name(check_name(name))))
+
+    def replacing(self, name: str) -> NewObject:
+        return self._sealing(name, self._inner.replacing(_stored_name(check_name(name))))
+
+    def _sealing(self, name: str, new: NewObject) -> NewObject:
+        return _NewSealed(self, name, new, self._keyring) if _folder(name) in _CONTENT else new
 
     def note_sealed(self, name: str, stored: StoredObject) -> None:
         """Note size and digest of a sealed object."""

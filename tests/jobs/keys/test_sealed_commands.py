@@ -135,3 +135,19 @@ def test_age_zstd_and_thirty_lines_of_python_restore_a_point(sealed: SealedPlace
     disk = tmp_path / "disk.raw"
     subprocess.run([sys.executable, str(_RESTORE_BLOB), str(disk), *opened], check=True)
     assert disk.read_bytes() == list(sealed.stored.contents.values())[-1][disk_id]
+
+
+def test_without_an_identity_prune_keeps_what_kept_points_need(host: Pitr, sealed: SealedPlace) -> None:
+    host("prune", "--keep-last", "1")
+    host("verify")
+    assert len(host("list", "-o", "json").json["points"]) == 2
+    host("prune", "--keep-last", "1", "--identity", str(sealed.key(ALICE)))
+    host("verify", "--identity", str(sealed.key(ALICE)))
+    host("verify")
+    key = ("--identity", str(sealed.key(BOB)))
+    assert len(host("list", "-o", "json", *key).json["points"]) == 1
+    assert len(host("list", "-o", "json").json["points"]) == 1
+    target = sealed.folder / "images"
+    host("restore", "--at", "now", "--to-file", str(target), "--format", "raw", *key)
+    restored = sorted(path.read_bytes() for path in target.iterdir())
+    assert restored == sorted(list(sealed.stored.contents.values())[-1].values())
