@@ -132,6 +132,7 @@ def _repository(location: Location | None, labels: list[str], probe: bool) -> It
             labels += _wrong_labels(backups)
             points = len(backups)
             vms = len(repository.catalog.vms())
+            lock = repository.lock
     except PitrError as error:
         yield Check("repository", "failed", error.message, error.advice)
         return
@@ -146,7 +147,7 @@ def _repository(location: Location | None, labels: list[str], probe: bool) -> It
     else:
         yield Check("repository", "ok", f"{where} holds {counted(points, 'point')} of {counted(vms, 'VM')}")
     if not isinstance(location, Path):
-        yield from trial(location) if probe else (Check("object store", "skipped", "not requested"),)
+        yield from trial(location, lock) if probe else (Check("object store", "skipped", "not requested"),)
         return
     usage = shutil.disk_usage(location)
     scarce = usage.free < _FREE_BYTES or usage.free < usage.total * _FREE_PART

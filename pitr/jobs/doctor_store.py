@@ -11,7 +11,7 @@ from pitr.errors import PitrError
 from pitr.jobs.doctor_check import Check
 from pitr.repository import location as locations
 from pitr.repository.location import Location
-from pitr.repository.store import probe
+from pitr.repository.store.lock_rules import Lock
 from pitr.repository.store.probe import Speed
 from pitr.units import human_size
 
@@ -24,11 +24,13 @@ _SLOW_REQUEST_S = 0.2
 _SLOW_BYTES = 20 << 20
 
 
-def trial(location: Location) -> Iterator[Check]:
+def trial(location: Location, lock: Lock | None) -> Iterator[Check]:
     """Check what 'pitr init' checks, and measure. The objects of the trial are gone after it."""
     try:
-        with closing(locations.opened(location, locations.scratch_state())) as store:
-            speed = probe.check(store)
+        from pitr.repository.store.buckets import try_out  # noqa: PLC0415 - a folder needs no library for S3
+
+        with closing(locations.opened(location, locations.scratch_state(), lock)) as store:
+            speed = try_out(store)
     except PitrError as error:
         yield Check("object store", "failed", error.message, error.advice)
         return

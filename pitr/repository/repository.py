@@ -36,6 +36,7 @@ from pitr.repository.store import (
     StoredFile,
     check_name,
 )
+from pitr.repository.store.lock_rules import Lock
 from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Repository(Closes):
         self.id = marker.id
         #: How long the objects of a removed point stay. Zero: `remove` removes them at once, under locks.
         self.grace = marker.grace
+        #: How the store protects objects from removal; None: it does not.
+        self.lock = marker.lock
         #: The local folder of the catalog and the locks; the location itself if that is a folder.
         self.path = state
         #: The keys of a sealed repository.
@@ -72,14 +75,19 @@ class Repository(Closes):
 
     @classmethod
     def create(
-        cls, location: Location, *, grace: timedelta | None = None, recipients: Sequence[str] = ()
+        cls,
+        location: Location,
+        *,
+        grace: timedelta | None = None,
+        lock: Lock | None = None,
+        recipients: Sequence[str] = (),
     ) -> Self:
         """Create a repository in an empty or new folder, or below a prefix of a bucket. Raises RepositoryError.
 
-        `grace`: how long the objects of a removed point stay; None for the default of the place. With
-        `recipients` (age1…) the repository is sealed, and this host pins them.
+        `grace`: how long the objects of a removed point stay; None for the default of the place. `lock`: how objects
+        in a bucket are protected from removal. With `recipients` (age1…) it is sealed, and this host pins them.
         """
-        sealed.pin(marker.create(location, grace, recipients=recipients), recipients)
+        sealed.pin(marker.create(location, grace, lock=lock, recipients=recipients), recipients)
         return cls.open(location)
 
     @classmethod
@@ -89,7 +97,7 @@ class Repository(Closes):
             found = marker.read(location, first)
             keyring = sealed.keyring_of(found, first)
         state = locations.state_of(location, found.id)
-        store = sealed.above(locations.opened(location, state), keyring)
+        store = sealed.above(locations.opened(location, state, found.lock), keyring)
         return cls(location, store, found, state, keyring)
 
     def close(self) -> None:
@@ -137,9 +145,8 @@ class Repository(Closes):
     def catalog_path(self) -> Path:
         """The path of the catalog. Raises LinkInside for a link, which SQLite would follow out of the repository."""
         path = self.path / "catalog.db"
-        if self.keyring is not None and self.keyring.opens:
-            # It has names, which no file of the repository may hold.
-            path = self.keyring.opened_folder() / "catalog.db"
+        if self.keyring is not None:
+            path = self.keyring.catalog_path(path)
         if path.is_symlink():
             raise LinkInside(path)
         return path
@@ -178,8 +185,7 @@ class Repository(Closes):
 
     def check_opens(self) -> None:
         """Raise NoFittingIdentity if the repository is sealed, and this process cannot read its content."""
-        if self.keyring is not None:
-            self.keyring.check_opens()
+        sealed.check_opens(self.keyring)
 
     def lock_vm(self, vm: VMName) -> AbstractContextManager[None]:
         """Lock a VM for writing backups. Raises BusyError at once if another process has locked it."""
@@ -217,11 +223,8 @@ class Repository(Closes):
         """Begin a stream of a disk of `size` bytes; see StreamSink for the parameters."""
         from pitr.repository.stream_sink import StreamSink  # noqa: PLC0415 - a list of points needs no arrays
 
-        if external is not None and self.keyring is not None:
-            raise UsageError(
-                "a sealed repository stores no streams externally: pitr would not seal them",
-                "Let the repository hold the streams.",
-            )
+        if external is not None:
+            sealed.refuse_external(self.keyring)
         return StreamSink(self.store, new, size, meta, level=level, external=external, of_parts=of_parts)
 
     def drop_stream(self, disk_id: str, stream_id: str, *, keep_blob: bool = False) -> None:

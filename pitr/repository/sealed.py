@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pitr.errors import ProgramMissing, RepositoryError
+from pitr.errors import ProgramMissing, RepositoryError, UsageError
 from pitr.repository import location as locations
 from pitr.repository.marker import Marker
 from pitr.repository.sealing import identities
@@ -59,6 +59,21 @@ def keyring_of(marker: Marker, store: Store) -> Keyring | None:
     with needing_cryptography():
         from pitr.repository.sealing import keyring  # noqa: PLC0415 - the extra may be missing
     return keyring.Keyring(keyring.epochs_of(store), settings, locations.private_state(marker.id))
+
+
+def check_opens(keys: Keyring | None) -> None:
+    """Raise NoFittingIdentity if the repository is sealed and these keys do not open it."""
+    if keys is not None:
+        keys.check_opens()
+
+
+def refuse_external(keys: Keyring | None) -> None:
+    """Raise UsageError in a sealed repository: a stream that is stored externally would not be sealed."""
+    if keys is not None:
+        raise UsageError(
+            "a sealed repository stores no streams externally: pitr would not seal them",
+            "Let the repository hold the streams.",
+        )
 
 
 def above(store: Store, keys: Keyring | None) -> Store:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from pitr.repository.store.s3 import S3Location, open_store
 from tests.support.pitr import Pitr
 
 BUCKET = "backups"
+#: A bucket with versions and object lock.
+LOCKED = "locked-backups"
 KEY = "key"
 SECRET = "secret"
 #: The variable with the address of a real server, where KEY and SECRET are a user's.
@@ -28,17 +31,20 @@ SERVER_VARIABLE = "PITR_TEST_S3"
 @cache
 def server() -> str:
     """Return the address of the server, which has the bucket. Without a real one, start moto once for this process."""
-    real = os.environ.get(SERVER_VARIABLE)
-    if real is not None:
-        client(real).create_bucket(Bucket=BUCKET)
-        return real
+    address = os.environ.get(SERVER_VARIABLE) or _moto()
+    made = client(address)
+    made.create_bucket(Bucket=BUCKET)
+    with suppress(made.exceptions.BucketAlreadyOwnedByYou, made.exceptions.BucketAlreadyExists):
+        made.create_bucket(Bucket=LOCKED, ObjectLockEnabledForBucket=True)
+    return address
+
+
+def _moto() -> str:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     _, port = running.get_host_and_port()
-    address = f"http://127.0.0.1:{port}"
-    client(address).create_bucket(Bucket=BUCKET)
-    return address
+    return f"http://127.0.0.1:{port}"
 
 
 def client(address: str):  # type: ignore[no-untyped-def]
@@ -52,10 +58,10 @@ def client(address: str):  # type: ignore[no-untyped-def]
     )
 
 
-def place(prefix: str | None = None) -> S3Location:
+def place(prefix: str | None = None, bucket: str = BUCKET) -> S3Location:
     """Return a new place on the server."""
     return S3Location(
-        BUCKET,
+        bucket,
         prefix or f"test/{uuid.uuid4()}",
         endpoint=server(),
         region="us-east-1",

@@ -17,6 +17,7 @@ from pitr.jobs import keys
 from pitr.repository import Repository
 from pitr.repository import location as locations
 from pitr.repository.marker import FORMAT, keeps_modes
+from pitr.repository.store.lock_rules import Lock
 
 FolderArgument = Annotated[
     Any,
@@ -29,17 +30,37 @@ FolderArgument = Annotated[
 ]
 
 
+LockOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lock",
+        metavar="MODE:SPAN",
+        help="Protect stored objects from removal for this time after each upload, by the object lock of the bucket: "
+        "compliance:30d (nobody can shorten it) or governance:30d.",
+    ),
+]
+
+
 @with_common()
-def init(common: Common, folder: FolderArgument = None, encrypt: EncryptOption = None) -> None:
+def init(
+    common: Common,
+    folder: FolderArgument = None,
+    lock: LockOption = None,
+    encrypt: EncryptOption = None,
+) -> None:
     """Create a repository in an empty folder or a bucket (S3).
 
     pitr first tries out whether the object store does what a repository relies on, and refuses one that overwrites
     objects silently. It creates no bucket.
 
+    With --lock, the bucket must have versions and object lock, and no default retention. 'pitr protect' and
+    'pitr prune' extend the protection of the points that stay.
+
     With --encrypt, the repository is sealed: this host can back up without being able to read. Keep the identities on
     other machines, and one on paper: without an identity, nothing can be restored.
 
-    Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt
+    Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt;
+    pitr init s3://backups/ovirt --lock compliance:30d
     """
     if folder is not None and common.repo is not None and folder != common.repo:
         raise UsageError("the argument and --repo name different repositories", "Give only one of them.")
@@ -48,14 +69,20 @@ def init(common: Common, folder: FolderArgument = None, encrypt: EncryptOption =
     recipients, recovery = list(dict.fromkeys(encrypt or ())), None
     if len(recipients) == 1:
         recovery = keys.new_identity(recipients)
-    with Repository.create(where, recipients=recipients) as repository:
+    chosen = Lock.parse(lock) if lock is not None else None
+    with Repository.create(where, lock=chosen, recipients=recipients) as repository:
         if not keeps_modes(repository.location):
             common.out.notify(
                 f"warning: the file system of {path} does not store file modes: its mount options decide who can "
                 "read the backups"
             )
         if common.out.json:
-            document: dict[str, Any] = {"id": repository.id, "path": path, "format": FORMAT}
+            document: dict[str, Any] = {
+                "id": repository.id,
+                "path": path,
+                "format": FORMAT,
+                "lock": repository.lock.as_document() if repository.lock is not None else None,
+            }
             if recipients:
                 document |= {"recipients": recipients, "new_identity": recovery}
             common.out.document({"repository": document})

@@ -6,7 +6,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from pitr.errors import RepositoryError, UsageError
 from pitr.repository import Repository, marker, names
@@ -14,9 +13,6 @@ from pitr.repository import location as locations
 from pitr.repository.location import Location
 from pitr.repository.store import ObjectMissing
 from pitr.repository.store.s3 import S3Location, open_store
-
-#: What an interrupted start leaves in a folder that is no repository yet.
-_OF_PITR: Final = frozenset({"tmp"})
 
 
 def open_target(source: Repository, location: Location, *, dry_run: bool) -> Repository | None:
@@ -108,7 +104,7 @@ def _has_repository(location: Location) -> bool:
 def _is_unused(location: Location) -> bool:
     if isinstance(location, Path):
         try:
-            return not location.exists() or {entry.name for entry in location.iterdir()} <= _OF_PITR
+            return not location.exists() or marker.is_unused(location)
         except OSError as error:
             raise RepositoryError(f"cannot read the folder {location}: {error.strerror}") from error
     with closing(open_store(replace(location), locations.scratch_state())) as store:

@@ -128,14 +128,19 @@ class Keyring:
         """Whether this process can read content."""
         return bool(self.identities)
 
-    def opened_folder(self) -> Path:
-        """Return this user's folder for what holds opened names. Raises RepositoryError."""
+    def catalog_path(self, nameless: Path) -> Path:
+        """Return the path of the catalog: this user's own if an identity opens names. Raises RepositoryError.
+
+        `nameless` is the path of the one that all users share. No file of the repository may hold a name.
+        """
+        if not self.opens:
+            return nameless
         folder = self.folder / "opened"
         try:
             (folder / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise RepositoryError(f"cannot create {folder}: {error.strerror}") from error
-        return folder
+        return folder / nameless.name
 
     def recipients(self) -> tuple[Recipient, ...]:
         """Return the recipients to seal to. Raises RepositoryError if this host has no reason to trust them."""

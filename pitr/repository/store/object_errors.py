@@ -21,6 +21,8 @@ _CAUSES: Final = (
     ("failed to lookup", "unknown host"),
     ("Connection refused", "refused"),
     ("timed out", "timeout"),
+    ("timeout on endpoint", "timeout"),
+    ("could not connect", "refused"),
     ("operation timed out", "timeout"),
 )
 
@@ -180,7 +182,11 @@ _BY_CAUSE: Final = {
 
 def failure(what: str, error: Exception) -> ObjectStoreError:
     """Return the failure for people. `what` says what pitr was doing ("cannot write NAME")."""
-    answer = parse(error)
+    return of_answer(what, parse(error))
+
+
+def of_answer(what: str, answer: Answer) -> ObjectStoreError:
+    """Return the failure for people that an answer means, or that came without one."""
     if answer.cause is not None:
         why, advice = _BY_CAUSE[answer.cause]
         return StoreUnreachable(f"{what}: {why} ({answer.message})", advice)

@@ -14,7 +14,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -84,7 +84,14 @@ class ObjectStore:
             self._run(lambda: obstore.put_async(self._objects, name, data, use_multipart=False))
 
     def create(self, name: str, data: bytes) -> None:
-        """Create the object with one conditional request.
+        self.put_once(name, data)
+        self.stored(name)
+
+    def stored(self, name: str) -> None:
+        """Do what is due after an upload."""
+
+    def put_once(self, name: str, data: bytes) -> None:
+        """Create the object with one conditional request. Raises ObjectExists.
 
         A request that is repeated after an unclear answer can meet its own earlier effect: then the bytes are equal.
         """
@@ -113,14 +120,21 @@ class ObjectStore:
         return _RemoteFile(self, name, self.size(name))
 
     def read(self, name: str, *, limit: int) -> bytes:
-        check_name(name)
+        return self.read_with_version(name, limit=limit)[0]
 
-        async def get() -> bytes:
-            answer = await obstore.get_async(self._objects, name)
+    def read_with_version(
+        self, name: str, version: str | None = None, *, limit: int
+    ) -> tuple[bytes, str | None]:
+        """Read an object (this version of it), and return its version, too; None in a bucket without versions."""
+        check_name(name)
+        options: Any = {"version": version} if version is not None else None
+
+        async def get() -> tuple[bytes, str | None]:
+            answer = await obstore.get_async(self._objects, name, options=options)
             size = int(answer.meta["size"])
             if size > limit:
                 raise RepositoryError(f"{name} has {size} bytes; pitr accepts at most {limit} bytes")
-            return bytes(await answer.bytes_async())
+            return bytes(await answer.bytes_async()), answer.meta["version"]
 
         with _errors("read", name):
             return self._run(get)
@@ -303,6 +317,11 @@ def _errors(what: str, name: str) -> Iterator[None]:
         raise object_errors.failure(f"cannot {what} {name}", error) from error
 
 
+def reading(name: str) -> AbstractContextManager[None]:
+    """Raise the errors of the block as those of reading an object."""
+    return _errors("read", name)
+
+
 class _Dropped(Exception):
     """The writer of an upload gave it up."""
 
@@ -342,6 +361,7 @@ class _NewUpload:
                 Requests.wait(self._upload)
         finally:
             self._end()
+        self._store.stored(self._name)
 
     def _begin(self) -> None:
         if not self._replaces and self._store.holds(self._name):

@@ -25,7 +25,7 @@ from pitr.repository.store.scratch import Scratch
 from pitr.system.closing import Closes
 
 _FILE_MODE = 0o600
-_SCRATCH = "tmp"
+SCRATCH = "tmp"
 
 
 @contextmanager
@@ -48,7 +48,7 @@ class PosixStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._scratch = Scratch(folder / _SCRATCH)
+        self._scratch = Scratch(folder / SCRATCH)
         self._folders = Folders(folder)
         self._naming = Naming()
 
@@ -202,7 +202,7 @@ class _NewFile:
         self._replaces = replaces
         self._naming = naming
         self._name = name
-        self._scratch = f"{_SCRATCH}/{scratch.parent.name}/{scratch.name}"
+        self._scratch = f"{SCRATCH}/{scratch.parent.name}/{scratch.name}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with folders.of(self._scratch) as (folder, base):
             self._handle = os.open(base, flags, _FILE_MODE, dir_fd=folder)

@@ -62,7 +62,8 @@ def check(store: Store) -> Speed:
             if not trial.ok:
                 raise UnsafeStore(
                     f"a repository cannot lie on this store: {trial.what}",
-                    "Use another server. docs/object-storage.md names those that were tried.",
+                    "Use another server, or a bucket without versions: some servers ignore the condition only there. "
+                    "docs/object-storage.md names those that were tried.",
                 )
         return trials.speed()
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pitr.errors import ProgramMissing, UsageError
 
 if TYPE_CHECKING:
+    from pitr.repository.store.lock_rules import Lock
     from pitr.repository.store.object_store import ObjectStore
 
 SCHEME: Final = "s3://"
@@ -110,10 +111,11 @@ class S3Location:
         return f"S3Location({self.url!r}, endpoint={self.endpoint!r})"
 
 
-def open_store(place: S3Location, state: Path) -> ObjectStore:
+def open_store(place: S3Location, state: Path, lock: Lock | None = None) -> ObjectStore:
     """Open the store at `place`; `state` is a local folder for scratch files and copies. The caller closes it.
 
-    Raises ProgramMissing without obstore. Sends no request.
+    `lock`: how it protects objects. Raises ProgramMissing without obstore, or without boto3 where a lock needs it.
+    Sends no request.
     """
     try:
         import obstore.store  # noqa: PLC0415 - an extra
@@ -132,7 +134,12 @@ def open_store(place: S3Location, state: Path) -> ObjectStore:
         )
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise UsageError(f"{place.url} cannot be used: {str(error).partition(chr(10))[0]}") from error
-    return ObjectStore(objects, once, state)
+    if lock is None:
+        return ObjectStore(objects, once, state)
+    from pitr.repository.store.locked_store import LockedStore  # noqa: PLC0415 - few stores have a lock
+    from pitr.repository.store.versions import VersionedBucket  # noqa: PLC0415
+
+    return LockedStore(objects, once, state, bucket=VersionedBucket(place), lock=lock)
 
 
 def _check_endpoint(endpoint: str) -> None:
