@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pitr.cli import log, options
+from pitr.cli import key_options, log, options
 from pitr.cli.plain_values import convert_quickly
 from pitr.version import __version__
 
@@ -63,6 +63,7 @@ ENTRIES = {
     "schedule": CommandEntry("schedule", "app", "Run a policy every night, by systemd or by cron."),
     "notice": CommandEntry("notice", "app", "Test the notices of a policy, or tell that no run came."),
     "history": CommandEntry("history", "history", "List past runs, failed ones included, newest first."),
+    "key": CommandEntry("key", "app", "List, change and check the recipients of a sealed repository."),
     "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
     "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),
     "demo": CommandEntry("demo", "demo", "Run a demo on a local oVirt: backups, a disaster, a restore."),
@@ -142,6 +143,8 @@ def _before(
     verbose: log.VerboseOption = False,
     log_file: log.LogFileOption = None,
     log_format: log.LogFormatOption = None,
+    identity: key_options.IdentityOption = None,
+    trust_recipients: key_options.TrustRecipientsOption = False,
 ) -> None:
     options.remember(
         options.Common(
@@ -159,5 +162,7 @@ def _before(
             log_format,
             quiet,
             verbose,
+            identity,
+            trust_recipients,
         )
     )

@@ -24,7 +24,7 @@ def commit(repository: Repository, new: Record) -> Backup:
 
     Raises FormatError for a record that no reader would accept, and RepositoryError.
     """
-    backup, configuration = configurations.referred_to(new)
+    backup, configuration = configurations.referred_to(repository.store, new)
     stored = record.encode(backup)
     if len(stored) > canonical.MAX_SIZE or record.decode(stored) != backup:
         raise FormatError(f"pitr could not read the record of backup {backup.backup_id} again")
@@ -33,7 +33,11 @@ def commit(repository: Repository, new: Record) -> Backup:
         commit_notes.add(repository.store, backup)
         _store(repository, backup, name, stored)
     try:
-        repository.catalog.add([(backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))])
+        entry = (backup, StoredObject(len(stored), blake3(stored).hexdigest()))
+        if repository.keyring is not None:
+            # The catalog of a host that cannot read holds no names either.
+            entry = repository.read_record(name)
+        repository.catalog.add([(entry[0], name, entry[1])])
     except RepositoryError:
         # The record is the commit. The catalog adds it when it is opened again.
         repository.forget_catalog()

@@ -17,7 +17,7 @@ from pitr.jobs.status.protection import ProtectionStatus, protection_status
 from pitr.jobs.status.sites import ExpectedSite, SiteStatus, sites_of
 from pitr.jobs.status.vm_status import State, VMStatus, judged, worst_first
 from pitr.jobs.unusual import Unusual
-from pitr.model import Backup, VMName
+from pitr.model import Backup, VMName, known_name
 from pitr.repository import Repository
 from pitr.repository.catalog import overview
 
@@ -128,5 +128,5 @@ def _document(
     }
 
 
-def _vm(vm: VMName) -> dict[str, str]:
-    return {"id": vm.id, "name": vm.name}
+def _vm(vm: VMName) -> dict[str, str | None]:
+    return {"id": vm.id, "name": known_name(vm.name, vm.id)}
