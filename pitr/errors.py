@@ -69,6 +69,10 @@ class NoSuchVM(NoSuchError):
     """The engine or the repository has no such VM."""
 
 
+class NamesSealed(PitrError):
+    """A VM is named, and the names in the repository are sealed: only an identity tells which VM is meant."""
+
+
 class NoSuchDisk(NoSuchError):
     """The VM, the point or the engine has no such disk."""
 

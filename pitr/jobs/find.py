@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import TypeVar
 
 from pitr import times
-from pitr.errors import NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
+from pitr.errors import NamesSealed, NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
 from pitr.jobs import lineage, point_order
 from pitr.jobs.asked_time import AskedTime, to_type
-from pitr.model import Backup, Stream, VMName
+from pitr.model import Backup, Stream, VMName, known_name
 from pitr.repository import Repository, names
 from pitr.repository.catalog import Catalog
 from pitr.text import named, printable
@@ -72,10 +72,15 @@ def vms_of(repository: Repository, name: str | None) -> list[VMName]:
 
 
 def vm_named(catalog: Catalog, name: str) -> VMName:
-    """Return the VM with this id or name. Raises NoSuchVM, and UsageError if several VMs have the name."""
+    """Return the VM with this id or name. Raises NoSuchVM, and UsageError if several VMs have the name.
+
+    Raises NamesSealed for another text where the names of the VMs are sealed.
+    """
     vms = catalog.vms()
     vm = by_id_or_name(name, "VMs", [(vm.id, vm.name, vm) for vm in vms])
     if vm is None:
+        if vms and all(known_name(known.name, known.id) is None for known in vms):
+            raise NamesSealed(f"no VM has the id {printable(name)}, the names of VMs are sealed")
         known = ", ".join(printable(vm.name) for vm in vms)
         raise NoSuchVM(
             f"the repository holds no backup of a VM {name!r}",

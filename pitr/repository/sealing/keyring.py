@@ -173,12 +173,12 @@ class Keyring:
         if not self.opens:
             raise self.refusal()
 
-    def refusal(self) -> NoFittingIdentity:
-        """Return the error for content that no identity of this process opens."""
+    def refusal(self, what: str = "the repository is sealed") -> NoFittingIdentity:
+        """Return the error for content that no identity of this process opens; `what` says what is needed of it."""
         recipients = dict.fromkeys(each for epoch in reversed(self.epochs) for each in epoch.recipients)
         why = "no given identity opens it" if self._given else "no identity is given"
         return NoFittingIdentity(
-            f"the repository is sealed, and {why}. It opens for: {described(tuple(recipients))}",
+            f"{what}, and {why}. The repository opens for: {described(tuple(recipients))}",
             "Give --identity FILE, or set PITR_IDENTITY_FILE.",
         )
 
