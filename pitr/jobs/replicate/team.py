@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from pitr.repository.store import StoredFile
+from pitr.repository.store import ReadsInto, StoredFile
 from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
 
 T = TypeVar("T")
@@ -21,6 +21,7 @@ T = TypeVar("T")
 #: How much of an object is read at once, and how many such reads run ahead of the one that is written.
 CHUNK: Final = 4 << 20
 _AHEAD: Final = 3
+_LOCAL_CHUNK: Final = 1 << 20
 
 
 class Team:
@@ -39,8 +40,14 @@ class Team:
         """Start a short request, which must not wait for the copies before it."""
         return self._started(self._reads, work, *arguments)
 
-    def chunks(self, file: StoredFile) -> Generator[bytes, None, None]:
-        """Yield the bytes of an open object in order. The iterator must come to its end, or be closed."""
+    def chunks(self, file: StoredFile) -> Generator[bytes | memoryview, None, None]:
+        """Yield the bytes of an open object in order; each chunk is valid until the next one.
+
+        The iterator must come to its end, or be closed.
+        """
+        if isinstance(file, ReadsInto):
+            yield from self._local_chunks(file, file.size)
+            return
         ahead: deque[Future[bytes]] = deque()
         offset = 0
         try:
@@ -56,6 +63,15 @@ class Team:
                 read.cancel()
             # The caller closes the file.
             wait(ahead)
+
+    def _local_chunks(self, file: ReadsInto, size: int) -> Generator[memoryview, None, None]:
+        # One buffer that stays in the processor's cache.
+        buffer = memoryview(bytearray(min(_LOCAL_CHUNK, size)))
+        offset = 0
+        while got := file.read_into(offset, buffer[: size - offset]):
+            offset += got
+            yield buffer[:got]
+            self.check()
 
     def check(self) -> None:
         """Raise Cancelled if the work is cancelled."""

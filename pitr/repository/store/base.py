@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from pitr.errors import RepositoryError
 
@@ -112,6 +112,14 @@ class StoredFile(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+
+@runtime_checkable
+class ReadsInto(Protocol):
+    """An opened object whose bytes are on this machine, so that reading ahead is left to the system."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Read bytes at `offset` into `buffer`; return their number, which is smaller only at the end of the object."""
 
 
 class Store(Protocol):

@@ -25,6 +25,8 @@ from pitr.repository.store.scratch import Scratch
 from pitr.system.closing import Closes
 
 _FILE_MODE = 0o600
+#: After so many bytes, the disk begins to write a large object of a batch.
+_WRITE_EARLY = 32 << 20
 SCRATCH = "tmp"
 
 
@@ -309,10 +311,15 @@ class _BatchFile:
     def __init__(self, files: list[_NewFile], file: _NewFile) -> None:
         self._files = files
         self._file: _NewFile | None = file
+        self._waiting = 0
 
     def write(self, data: bytes | memoryview) -> None:
         if self._file is not None:
             self._file.write(data)
+            self._waiting += len(data)
+            if self._waiting >= _WRITE_EARLY:
+                self._file.start_writing()
+                self._waiting = 0
 
     def commit(self) -> None:
         if self._file is not None:
@@ -355,6 +362,13 @@ class _OpenFile(Closes):
                 parts.append(data)
                 got += len(data)
             return b"".join(parts)
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        with _io_errors(f"cannot read {self._name}"):
+            got = 0
+            while got < len(buffer) and (more := os.preadv(self._handle, [buffer[got:]], offset + got)):
+                got += more
+            return got
 
     def close(self) -> None:
         if self._handle >= 0:
