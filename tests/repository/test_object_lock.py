@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -54,8 +55,8 @@ def _image(path: Path, size: int = 12 * MiB) -> Path:
     return path
 
 
-def _import(host: Pitr, image: Path, time: str) -> None:
-    host("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", time)
+def _import(host: Pitr, image: Path, day: str) -> None:
+    host("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", day)
 
 
 def _ids(host: Pitr) -> list[str]:
@@ -213,3 +214,113 @@ def test_the_lock_is_read_from_the_oldest_marker(locked: Pitr, location: S3Locat
         assert repository.lock == LOCK
     with pytest.raises(UsageError):
         Lock.parse("compliance")
+
+
+def _protected(location: S3Location) -> dict[str, datetime]:
+    """Return until when the oldest version of each protected object is protected, by name."""
+    client = s3.client(s3.server())
+    found = {}
+    for each in _versions(location):
+        name = each["Key"].removeprefix(f"{location.prefix}/")
+        if is_protected(name):
+            head = client.head_object(Bucket=location.bucket, Key=each["Key"], VersionId=each["VersionId"])
+            if "ObjectLockRetainUntilDate" in head:
+                found[name] = head["ObjectLockRetainUntilDate"]
+    return found
+
+
+def test_protect_extends_the_points_and_status_tells_the_least_time_left(
+    locked: Pitr, location: S3Location, tmp_path: Path
+) -> None:
+    _import(locked, _image(tmp_path / "image", MiB), "2026-11-01")
+    planned = locked.json("protect", "--for", "30d", "--dry-run")
+    assert (planned["points"], planned["objects"], planned["extended"]) == (1, 4, 4)
+    now = datetime.now(UTC)
+    assert max(_protected(location).values()) < now + timedelta(days=2)
+    assert locked.json("protect", "web", "--for", "30d")["extended"] == 4
+    assert min(_protected(location).values()) > now + timedelta(days=29, hours=23)
+    # A shorter time changes nothing, and the state of another host is not needed.
+    other = host_at(location, tmp_path / "other")
+    assert other.json("protect", "--for", "2d")["extended"] == 0
+    for host in (locked, other):
+        told = host.json("status")["protection"]
+        assert (told["mode"] == "governance" and told["vm"] is None) or told["vm"]["name"] == "web"
+        assert 29 * 86400 < told["left_s"] < 31 * 86400
+    assert "protected for at least 29 days" in locked("status").stdout
+    locked("protect", "--until", "2020-01-01", code=2)
+    locked("protect", "--until", "2030-01-01", "--for", "1d", code=2)
+    plain = host_at(s3.place(), tmp_path / "plain")
+    plain("init")
+    assert "init" in plain("protect", code=2).complaint and plain.json("status")["protection"] is None
+
+
+def test_an_object_that_is_not_protected_is_a_warning(
+    location: S3Location, tmp_path: Path, quick_trial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Repository.create(location, lock=LOCK).close()
+    host = host_at(location, tmp_path / "state")
+    with monkeypatch.context() as patched:
+        patched.setattr(LockedStore, "stored", lambda self, name: None)
+        _import(host, _image(tmp_path / "image", MiB), "2026-11-01")
+    told = host.json("status", code=1)["protection"]
+    assert told["until"] is None and told["left_s"] == 0 and told["vm"]["name"] == "web"
+    assert "is not protected" in host("status", code=1).stdout
+    assert "not protected" in host("status", "--output", "nagios", code=1).stdout
+    checks = {check["name"]: check for check in host.json("doctor", "--no-probe", code=1)["checks"]}
+    assert checks["protection"]["status"] == "warning" and "pitr protect" in checks["protection"]["advice"]
+    host("protect")
+    assert host.json("status")["ok"]
+
+
+def test_prune_extends_what_stays_and_removes_nothing_protected(
+    location: S3Location, tmp_path: Path, quick_trial: None
+) -> None:
+    lock = Lock("governance", timedelta(seconds=8))
+    Repository.create(location, lock=lock, grace=timedelta(seconds=1)).close()
+    host = host_at(location, tmp_path / "state")
+    for day in (1, 2):
+        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}")
+    host("protect", "--for", "1h")
+    pruned = host.json("prune", "--keep-last", "1")
+    assert len(pruned["removed"]) == 1 and pruned["protected"]["points"] == 1
+    time.sleep(1.5)
+    assert host.json("prune", "--keep-last", "1")["swept"] == []
+    assert len([name for name in _protected(location) if name.startswith("backups/")]) == 2
+
+
+def test_a_removed_point_goes_when_its_protection_ends(
+    location: S3Location, tmp_path: Path, quick_trial: None
+) -> None:
+    Repository.create(
+        location, lock=Lock("governance", timedelta(seconds=1)), grace=timedelta(seconds=1)
+    ).close()
+    host = host_at(location, tmp_path / "state")
+    for day in (1, 2):
+        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}")
+    host("prune", "--keep-last", "1")
+    time.sleep(2.5)
+    assert len(host.json("prune", "--keep-last", "1")["swept"]) == 1
+    assert len([name for name in _protected(location) if name.startswith("blobs/")]) == 1
+    assert host.json("verify")["ok"]
+
+
+def test_verify_lists_what_somebody_changed(locked: Pitr, location: S3Location, tmp_path: Path) -> None:
+    _import(locked, _image(tmp_path / "image", MiB), "2026-11-01")
+    assert locked.json("verify", "--versions") == {
+        "ok": True,
+        "level": "versions",
+        "checked": {"objects": 4},
+        "versions": [],
+    }
+    client = s3.client(s3.server())
+    key = f"{location.prefix}/repository.json"
+    client.put_object(Bucket=location.bucket, Key=key, Body=b"{}")
+    [blob] = [name for name in _protected(location) if name.startswith("blobs/")]
+    client.delete_object(Bucket=location.bucket, Key=f"{location.prefix}/{blob}")
+    found = {each["object"]: each for each in locked.json("verify", "--versions", code=3)["versions"]}
+    assert set(found) == {"repository.json", blob}
+    assert found[blob]["deleted"] and found[blob]["overwritten"] == 0
+    assert found["repository.json"]["overwritten"] == 1 and not found["repository.json"]["deleted"]
+    assert "CHANGED BY SOMEBODY" in locked("verify", "--versions", code=3).stdout
+    assert locked.json("verify")["ok"]
+    locked("verify", "web", "--versions", code=2)

@@ -20,10 +20,12 @@ from pitr.cli.options import (
 )
 from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
+from pitr.jobs.verify.later_versions import later_versions
 from pitr.jobs.verify.stored_data import Scope, Verified
 from pitr.jobs.verify.stored_data import verify as verify_stored_data
 from pitr.repository import Repository
 from pitr.text import counted
+from pitr.times import for_people
 from pitr.units import human_size
 
 QuickOption = Annotated[
@@ -51,6 +53,13 @@ AgainstEngineOption = Annotated[
         help="Compare the last point of each VM with its disks now. The hosts compute the disks' checksums.",
     ),
 ]
+VersionsOption = Annotated[
+    bool,
+    typer.Option(
+        "--versions",
+        help="List the protected objects that somebody overwrote or deleted in the bucket. pitr reads what it wrote.",
+    ),
+]
 
 
 @with_common(engine=True, run="verify", moves_data=True)
@@ -63,6 +72,7 @@ def verify(
     full: FullOption = False,
     sample: SampleOption = None,
     against_engine: AgainstEngineOption = False,
+    versions: VersionsOption = False,
     max_workers: MaxWorkersOption = None,
 ) -> None:
     """Compare stored data with its recorded digests.
@@ -73,11 +83,18 @@ def verify(
     pitr remembers damage that any command found, until a check reads the same data again and finds it good. Until then,
     'pitr list' marks the lost points, --quick lists the damage too, and backups do not build on it.
 
+    --versions is for repositories with a lock, and looks at all VMs. If it finds something, pitr exits with 3.
+
     Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00;
-    pitr verify web1 --against-engine
+    pitr verify web1 --against-engine; pitr verify --versions
     """
-    if sum((quick, full, sample is not None, against_engine)) > 1:
-        raise UsageError("--quick, --full, --sample and --against-engine exclude each other")
+    if sum((quick, full, sample is not None, against_engine, versions)) > 1:
+        raise UsageError("--quick, --full, --sample, --against-engine and --versions exclude each other")
+    if versions:
+        if (vm, at, point) != (None, None, None):
+            raise UsageError("--versions looks at all VMs", "Name neither a VM nor a point.")
+        _versions(common)
+        return
     if against_engine and (at is not None or point is not None):
         raise UsageError("--against-engine compares the last point", "Leave out --at and --point.")
     asked = point_options.at_most_one(at, point)
@@ -101,6 +118,37 @@ def verify(
         common.run.detail = f"{counted(len(result.damage), 'finding')} of damage"
     _show(common, result)
     if not result.ok:
+        raise typer.Exit(DamageError.exit_code)
+
+
+def _versions(common: Common) -> None:
+    with common.repository() as repository:
+        result = later_versions(repository)
+    if result.found:
+        common.run.detail = f"{counted(len(result.found), 'object')} overwritten or deleted"
+    if common.out.json:
+        common.out.document(result.as_document())
+    elif result.found:
+        common.out.show(
+            f"CHANGED BY SOMEBODY: {len(result.found)} of {counted(result.objects, 'object')}. pitr still reads what "
+            "it wrote. Replace the keys of the bucket, and copy the points with 'pitr replicate'.",
+            tables.table(
+                ("Changed", "Overwritten", "Deleted", "Object"),
+                (
+                    (
+                        for_people(each.changed),
+                        str(each.overwritten or ""),
+                        "yes" if each.deleted else "",
+                        each.name,
+                    )
+                    for each in result.found
+                ),
+                right=("Overwritten",),
+            ),
+        )
+    else:
+        common.out.show(f"Nobody overwrote or deleted one of {counted(result.objects, 'object')}.")
+    if result.found:
         raise typer.Exit(DamageError.exit_code)
 
 
