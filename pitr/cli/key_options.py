@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pitr.errors import NamesSealed
 from pitr.repository.sealing import identities
 from pitr.system.target_path import given_path
+
+if TYPE_CHECKING:
+    from pitr.repository import Repository
 
 IdentityOption = Annotated[
     list[Path] | None,
@@ -37,6 +42,17 @@ EncryptOption = Annotated[
         "identity and prints it, for you to keep on paper.",
     ),
 ]
+
+
+@contextmanager
+def naming_recipients(repository: Repository) -> Iterator[None]:
+    """Add to an error about sealed names who can open the repository."""
+    try:
+        yield
+    except NamesSealed as error:
+        if repository.keyring is None:
+            raise
+        raise repository.keyring.refusal(error.message) from None
 
 
 def use(files: Sequence[Path], configured: Mapping[str, Any], *, trust: bool) -> None:

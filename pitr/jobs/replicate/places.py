@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pitr.errors import RepositoryError, UsageError
+from pitr.jobs.replicate import sealing
 from pitr.repository import Repository, marker, names
 from pitr.repository import location as locations
 from pitr.repository.location import Location
@@ -15,19 +16,18 @@ from pitr.repository.store import ObjectMissing
 from pitr.repository.store.s3 import S3Location, open_store
 
 
-def open_target(source: Repository, location: Location, *, dry_run: bool) -> Repository | None:
+def open_target(source: Repository, location: Location, *, dry_run: bool, repair: bool) -> Repository | None:
     """Open the target, or make it; None if it does not exist and this is a dry run.
 
     Raises UsageError if the target is no copy of the source, and RepositoryError.
     """
     _refuse_same_place(source.location, location)
-    _refuse_sealed(source)
     where = locations.text(location)
     if _has_repository(location):
         target = Repository.open(location)
         try:
-            _refuse_sealed(target)
             _check_origin(source, target, where)
+            sealing.prepare(source, target, repair=repair)
         except BaseException:
             target.close()
             raise
@@ -39,17 +39,14 @@ def open_target(source: Repository, location: Location, *, dry_run: bool) -> Rep
         )
     if dry_run:
         return None
-    origin = marker.read(source.location, source.store).origin
-    marker.create(location, origin=origin)
-    return Repository.open(location)
-
-
-def _refuse_sealed(repository: Repository) -> None:
-    if repository.keyring is not None:
-        raise UsageError(
-            f"{locations.text(repository.location)} is sealed: pitr cannot replicate sealed repositories yet",
-            "Copy the objects as they are, with a tool of your storage: all of them are sealed already.",
-        )
+    sealing.make_target(source, location, marker.read(source.location, source.store))
+    target = Repository.open(location)
+    try:
+        sealing.prepare(source, target, repair=repair)
+    except BaseException:
+        target.close()
+        raise
+    return target
 
 
 def _check_origin(source: Repository, target: Repository, where: str) -> None:
@@ -63,7 +60,7 @@ def _check_origin(source: Repository, target: Repository, where: str) -> None:
             "Replicate into a new prefix: a copy that pitr makes has an id of its own.",
         )
     of_source, of_target = (marker.read(each.location, each.store).origin for each in (source, target))
-    if of_source != of_target:
+    if of_source != of_target and not (of_target == target.id and sealing.adopt(of_source, target)):
         raise UsageError(
             f"the target {where} is another repository ({target.id}), and no copy of {locations.text(source.location)}",
             "Name an empty or a new folder or prefix, or an earlier copy of the source.",
