@@ -42,6 +42,9 @@ ENTRIES = {
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
     "config": CommandEntry("config", "app", "Show or check the configuration."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
+    "undo-prune": CommandEntry(
+        "undo_prune", "undo_prune", "Take back points that 'pitr prune' or 'pitr forget' removed."
+    ),
     "consolidate": CommandEntry(
         "consolidate", "consolidate", "Make a point independent of older points, without copying data."
     ),

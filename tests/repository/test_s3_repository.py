@@ -32,36 +32,10 @@ def location() -> S3Location:
 @pytest.fixture
 def remote(location: S3Location, tmp_path: Path) -> Pitr:
     """Run the program with a new repository in the bucket."""
-    runner = _host(location, tmp_path / "state")
+    runner = s3.host(location, tmp_path / "state")
     created = runner.json("init")["repository"]
     assert created["path"] == location.url
     return runner
-
-
-def _host(location: S3Location, state: Path, **environment: str) -> Pitr:
-    return Pitr(
-        {
-            "PITR_REPO": location.url,
-            "AWS_ENDPOINT_URL_S3": str(location.endpoint),
-            "AWS_ACCESS_KEY_ID": "key",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_REGION": "us-east-1",
-            "XDG_STATE_HOME": str(state),
-            "TZ": "UTC",
-            "COLUMNS": "140",
-            **environment,
-        }
-    )
-
-
-def _keys(location: S3Location, prefix: str | None = None) -> set[str]:
-    client = s3.client(s3.server())
-    found: set[str] = set()
-    for page in client.get_paginator("list_objects_v2").paginate(
-        Bucket=location.bucket, Prefix=location.prefix if prefix is None else prefix
-    ):
-        found |= {each["Key"] for each in page.get("Contents", ())}
-    return found
 
 
 def _image(path: Path, *pieces: bytes) -> Path:
@@ -88,12 +62,12 @@ def test_a_point_goes_into_the_bucket_and_comes_back(
     remote("hold", "web")
     remote("forget", "web", "--all", code=2)
     remote("release", "web")
-    assert all(key.startswith(f"{location.prefix}/") for key in _keys(location))
+    assert all(key.startswith(f"{location.prefix}/") for key in s3.keys(location))
     remote("forget", "web", "--all")
-    assert not {key for key in _keys(location) if key.endswith(".zst")}
+    assert {key for key in s3.keys(location) if key.endswith(".zst")}
     assert remote.json("list")["points"] == []
     # Nothing of this machine's files is left in the bucket.
-    names = {key.removeprefix(f"{location.prefix}/").partition("/")[0] for key in _keys(location)}
+    names = {key.removeprefix(f"{location.prefix}/").partition("/")[0] for key in s3.keys(location)}
     assert not names & {"catalog.db", "locks", "tmp", "probe"}
 
 
@@ -102,10 +76,10 @@ def test_another_host_sees_all_points_and_adds_its_own(
 ) -> None:
     first = _image(tmp_path / "first", os.urandom(MiB))
     remote("import", "raw", first, "--vm", "web", "--disk", "sys", "--time", "2026-11-01")
-    other = _host(location, tmp_path / "other")
+    other = s3.host(location, tmp_path / "other")
     second = _image(tmp_path / "second", os.urandom(MiB))
     other("import", "raw", second, "--vm", "web", "--disk", "sys", "--time", "2026-11-02")
-    for host in (remote, other, _host(location, tmp_path / "third")):
+    for host in (remote, other, s3.host(location, tmp_path / "third")):
         assert len(host.json("list")["points"]) == 2
     remote("restore", "web", "--at", "2026-11-02", "--to-file", tmp_path / "out.raw")
     assert_same(tmp_path / "out.raw", second)
@@ -115,23 +89,23 @@ def test_damage_in_the_bucket_is_found(remote: Pitr, location: S3Location, tmp_p
     image = _image(tmp_path / "image", os.urandom(2 * MiB))
     remote("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", "2026-11-01")
     client = s3.client(s3.server())
-    [blob] = (key for key in _keys(location) if key.endswith(".zst"))
+    [blob] = (key for key in s3.keys(location) if key.endswith(".zst"))
     data = bytearray(client.get_object(Bucket=location.bucket, Key=blob)["Body"].read())
     data[len(data) // 2] ^= 1
     client.put_object(Bucket=location.bucket, Key=blob, Body=bytes(data))
     assert not remote.json("verify", code=3)["ok"]
-    assert _host(location, tmp_path / "other").json("list")["points"][0]["damaged"]
+    assert s3.host(location, tmp_path / "other").json("list")["points"][0]["damaged"]
     remote("restore", "web", "--at", "now", "--to-file", tmp_path / "out.raw", code=3)
 
 
 def test_what_holds_a_repository_is_not_taken_again(remote: Pitr, location: S3Location) -> None:
-    before = _keys(location)
+    before = s3.keys(location)
     assert "repository already" in remote("init", code=1).complaint
-    assert _keys(location) == before
+    assert s3.keys(location) == before
 
 
 def test_init_makes_no_bucket(location: S3Location, tmp_path: Path) -> None:
-    missing = _host(replace(location, bucket="no-such-bucket"), tmp_path)
+    missing = s3.host(replace(location, bucket="no-such-bucket"), tmp_path)
     assert "no such bucket" in missing("init", code=6).complaint
     assert "no such bucket" in missing("list", code=6).complaint
 
@@ -141,7 +115,7 @@ def test_a_store_that_overwrites_silently_is_refused_and_left_empty(
 ) -> None:
     with OverwritingServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = _host(replace(location, endpoint=f"http://127.0.0.1:{server.server_port}"), tmp_path)
+        host = s3.host(replace(location, endpoint=f"http://127.0.0.1:{server.server_port}"), tmp_path)
         refused = host("init", code=6)
         assert "silently" in refused.complaint
         assert server.objects == {}
@@ -149,7 +123,7 @@ def test_a_store_that_overwrites_silently_is_refused_and_left_empty(
 
 
 def test_a_missing_key_and_a_missing_server_are_told(location: S3Location, tmp_path: Path) -> None:
-    away = _host(replace(location, endpoint="http://127.0.0.1:1"), tmp_path)
+    away = s3.host(replace(location, endpoint="http://127.0.0.1:1"), tmp_path)
     refused = away("list", code=6)
     assert "unreachable" in refused.complaint and "AWS_ENDPOINT_URL_S3" in refused.complaint
 
@@ -157,7 +131,7 @@ def test_a_missing_key_and_a_missing_server_are_told(location: S3Location, tmp_p
 def test_an_interrupt_ends_the_wait_for_a_silent_server(location: S3Location, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        host = _host(replace(location, endpoint=endpoint), tmp_path)
+        host = s3.host(replace(location, endpoint=endpoint), tmp_path)
         with host.process("list") as process:
             connection, _ = listener.accept()
             process.send_signal(signal.SIGINT)

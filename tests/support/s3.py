@@ -15,6 +15,7 @@ from moto.server import ThreadedMotoServer
 from pitr.repository.store import Store
 from pitr.repository.store.object_store import ObjectStore
 from pitr.repository.store.s3 import S3Location, open_store
+from tests.support.pitr import Pitr
 
 BUCKET = "backups"
 
@@ -52,6 +53,35 @@ def place(prefix: str | None = None) -> S3Location:
         access_key_id="key",
         secret_access_key="secret",
     )
+
+
+def host(location: S3Location, state: Path, **environment: str) -> Pitr:
+    """Run the program on a host with its own `state`, with the repository at `location`."""
+    return Pitr(
+        {
+            "PITR_REPO": location.url,
+            "AWS_ENDPOINT_URL_S3": str(location.endpoint),
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "XDG_STATE_HOME": str(state),
+            "TZ": "UTC",
+            "COLUMNS": "140",
+            **environment,
+        }
+    )
+
+
+def keys(location: S3Location, prefix: str | None = None) -> set[str]:
+    """Return the keys below a prefix of the bucket; that of the location for None."""
+    found: set[str] = set()
+    for page in (
+        client(server())
+        .get_paginator("list_objects_v2")
+        .paginate(Bucket=location.bucket, Prefix=location.prefix if prefix is None else prefix)
+    ):
+        found |= {each["Key"] for each in page.get("Contents", ())}
+    return found
 
 
 def s3_store(state: Path) -> Store:

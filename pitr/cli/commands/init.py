@@ -14,7 +14,8 @@ from pitr.cli.options import Common, with_common
 from pitr.errors import UsageError
 from pitr.repository import Repository
 from pitr.repository import location as locations
-from pitr.repository.marker import FORMAT, keeps_modes
+from pitr.repository.marker import FORMAT, MAX_GRACE, keeps_modes
+from pitr.times import parse_span
 
 FolderArgument = Annotated[
     Any,
@@ -25,22 +26,37 @@ FolderArgument = Annotated[
         parser=repository_location.parsed,
     ),
 ]
+GraceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--grace",
+        metavar="SPAN",
+        help="Keep the data of removed points for this time. Default: 3d in a bucket, 0d in a folder.",
+    ),
+]
 
 
 @with_common()
-def init(common: Common, folder: FolderArgument = None) -> None:
+def init(common: Common, folder: FolderArgument = None, grace: GraceOption = None) -> None:
     """Create a repository in an empty folder or a bucket (S3).
 
     pitr first tries out whether the object store does what a repository relies on, and refuses one that overwrites
     objects silently. It creates no bucket.
 
-    Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt
+    With a grace time, 'pitr prune' and 'pitr forget' first only hide points, and 'pitr undo-prune' takes them back. A
+    prune after the grace time removes their data. In a bucket no other lock protects what other hosts use: a backup
+    gives up after half the grace time, so it must be more than twice as long as your longest backup.
+
+    Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt --grace 7d
     """
     if folder is not None and common.repo is not None and folder != common.repo:
         raise UsageError("the argument and --repo name different repositories", "Give only one of them.")
     where = replace(common, repo=folder or common.repo).repository_location()
     path = locations.text(where.absolute() if isinstance(where, Path) else where)
-    with Repository.create(where) as repository:
+    span = parse_span("--grace", grace) if grace is not None else None
+    if span is not None and span > MAX_GRACE:
+        raise UsageError(f"--grace {grace} is too long", f"Give at most {MAX_GRACE.days}d.")
+    with Repository.create(where, grace=span) as repository:
         if not keeps_modes(repository.location):
             common.out.notify(
                 f"warning: the file system of {path} does not store file modes: its mount options decide who can "

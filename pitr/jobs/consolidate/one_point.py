@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of
 from pitr.jobs.known_damage import damage_of, remembering
 from pitr.model import Backup, Kind, Record
-from pitr.repository import Repository, drills, findings, marks, names
+from pitr.repository import Repository, drills, findings, marks, names, removed_points
 from pitr.repository.chain import resolve_chain
 from pitr.repository.damage import StoredDamage
 from pitr.repository.store import ObjectMissing
@@ -56,7 +56,9 @@ def consolidate(repository: Repository, backup: Backup, *, dry_run: bool = False
             new = _written(repository, backup, stack, dry_run=dry_run)
         parts = {part.stream_id for stream in new.streams for part in stream.parts}
         kept = parts | repository.catalog.used_as_parts()
-        freed = _freed(repository, backup, kept)
+        kept |= removed_points.rows(repository).used_as_parts()
+        # Hidden points free nothing before a prune sweeps them.
+        freed = 0 if repository.removes_later else _freed(repository, backup, kept)
         if not dry_run:
             _remove(repository, backup, facts, new, kept)
         return Consolidated((new,), (backup,), facts, 0, freed)
@@ -104,6 +106,9 @@ def _remove(repository: Repository, backup: Backup, facts: PointFacts, new: Back
         marks.hold(store, new, facts.marks.hold)
     if facts.marks.note is not None:
         marks.note(store, new, facts.marks.note)
+    if repository.removes_later:
+        removed_points.hide(repository, [backup])
+        return
     repository.remove([backup])
     drills.remove_of(store, [backup])
     findings.remove_of(store, [backup])

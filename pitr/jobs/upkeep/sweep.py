@@ -7,7 +7,7 @@ began later was not based on it. A point that somebody committed on a hidden one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,8 +16,9 @@ from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError
 from pitr.jobs.facts import PointFacts
 from pitr.jobs.upkeep import small_objects
-from pitr.model import Backup, VMName, parents_of
+from pitr.model import Backup, VMName
 from pitr.repository import Repository, drills, findings, marks, names, proofs, removed_points, tombstones
+from pitr.repository.hidden import based_on, needed_by
 from pitr.repository.removed_points import RemovedPoint
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def _due(repository: Repository, vm_id: str, now: datetime) -> _Due:
     due = {backup_id: each for backup_id, each in hidden.items() if backup_id in passed}
     visible = repository.catalog_of_vm(vm_id).points(vm_id)
     every = [*visible, *(each.backup for each in hidden.values())]
-    for backup_id in _ancestors((each for each in every if each.backup_id not in due), every):
+    parents = based_on(every, buried)
+    for backup_id in needed_by([each for each in parents if each not in due], parents):
         due.pop(backup_id, None)
     order = children_first([each.backup for each in due.values()])
     records = repository.opened_catalog().hidden_of(vm_id)
@@ -115,20 +117,6 @@ def _due(repository: Repository, vm_id: str, now: datetime) -> _Due:
     # A point of this VM needs the point, or its record is gone.
     mere = [each for each in passed if each not in records]
     return _Due([due[backup.backup_id] for backup in order], lost, sorted(mere))
-
-
-def _ancestors(backups: Iterable[Backup], every: Sequence[Backup]) -> set[str]:
-    """Return the ids of all points that these are based on, also where another one stands for a point."""
-    parents, direct = parents_of(every), {each.backup_id: each.parent_id for each in every}
-    found: set[str] = set()
-    waiting = [each.backup_id for each in backups]
-    while waiting:
-        current = waiting.pop()
-        for parent in (parents.get(current), direct.get(current)):
-            if parent is not None and parent not in found:
-                found.add(parent)
-                waiting.append(parent)
-    return found
 
 
 def _remove(removal: Removal, vm: VMName, due: _Due) -> None:
