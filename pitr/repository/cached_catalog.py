@@ -124,6 +124,10 @@ class CompletedCatalog:
         self._refresh(vm_id)
         return self._catalog
 
+    def add(self, backup: Backup, name: str, record: StoredObject) -> None:
+        """Add a point that was just committed. Raises RepositoryError."""
+        self._catalog.add([(backup, name, record)])
+
     def _complete_vm(self, vm_id: str) -> None:
         if not self._whole and vm_id not in self._whole_vms:
             self._refresh(vm_id)

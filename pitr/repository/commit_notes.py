@@ -15,10 +15,12 @@ from pitr.repository.store import ObjectExists, Store
 KEPT = timedelta(days=31)
 
 
-def add(store: Store, backup: Backup) -> None:
-    """Note that the record of a backup is about to be stored. Raises RepositoryError."""
+def add(store: Store, backup: Backup) -> str:
+    """Note that the record of a backup is about to be stored. Return the name of the note. Raises RepositoryError."""
+    name = names.commit(times.now(), backup.vm.id, backup.point, backup.backup_id)
     with suppress(ObjectExists):
-        store.create(names.commit(times.now(), backup.vm.id, backup.point, backup.backup_id), b"")
+        store.create(name, b"")
+    return name
 
 
 def remove_before(store: Store, limit: datetime) -> None:

@@ -136,9 +136,10 @@ def _remove(removal: Removal, vm: VMName, due: _Due) -> None:
     findings.remove_of(store, points)
     marks.remove_of(store, points)
     used = repository.catalog.used_as_parts() | removed_points.rows(repository).used_as_parts()
+    repository.recorded -= {stream.stream_id for backup in points for stream in backup.streams}
     removal.drop_streams(points, used)
     if points:
-        small_objects.remove_configurations(repository, configurations)
+        small_objects.remove_configurations(repository, configurations, vm.id)
     for backup_id in (*(backup.backup_id for backup in points), *due.lost, *due.tombstones):
         tombstones.remove(store, vm.id, backup_id)
     if points:
