@@ -24,8 +24,10 @@ def add(store: Store, backup: Backup) -> str:
 
 
 def remove_before(store: Store, limit: datetime) -> None:
-    """Remove the notes of the days before `limit`. Raises RepositoryError."""
+    """Remove the notes of earlier days that were written before `limit`. Raises RepositoryError."""
     for day in sorted(store.folders(names.COMMITS)):
         if day < names.day(limit):
-            for name in list(store.list(f"{names.COMMITS}/{day}")):
-                store.delete(name)
+            # The day is by the clock of a host, which may be wrong.
+            for note in list(store.listed(f"{names.COMMITS}/{day}")):
+                if note.written < limit:
+                    store.delete(note.name)

@@ -72,6 +72,7 @@ class _Check:
         self._backup = backup
         self._now = now
         self._tombstones: dict[str, dict[str, datetime]] = {}
+        self._records: dict[str, set[str | None]] = {}
 
     def all(self) -> None:
         """Raise BaseRemoved if the backup must not be committed."""
@@ -79,11 +80,10 @@ class _Check:
             self._age()
         if self._backup.parent_id is not None:
             self._base(self._backup.parent_id)
-        used = {part.stream_id: part.disk_id for stream in self._backup.streams for part in stream.parts}
         own = {stream.stream_id for stream in self._backup.streams}
-        for stream_id, disk_id in used.items():
-            if stream_id not in own:
-                self._part(disk_id, stream_id)
+        used = {part.stream_id for stream in self._backup.streams for part in stream.parts}
+        for stream_id in sorted(used - own):
+            self._part(stream_id)
 
     def _age(self) -> None:
         limit = max(self._repository.grace / 2, _SHORTEST_RUN)
@@ -102,8 +102,19 @@ class _Check:
             )
         except ObjectMissing:
             # Only the engine's backups have such a note, and it goes when they end.
-            stored = [names.index(stream.disk_id, stream.stream_id) for stream in self._backup.streams]
+            pass
+        stored = [names.index(stream.disk_id, stream.stream_id) for stream in self._backup.streams]
+        stored += [
+            names.blob(stream.disk_id, stream.stream_id)
+            for stream in self._backup.streams
+            if stream.blob is not None and stream.external is None
+        ]
+        try:
             return min(map(self._store.written, stored), default=self._now)
+        except ObjectMissing as error:
+            raise self._refused(
+                f"{error.name}, which it stored, is removed", "Run it again: this run took too long."
+            ) from None
 
     def _base(self, parent_id: str) -> None:
         catalog = self._repository.opened_catalog()
@@ -114,30 +125,24 @@ class _Check:
         if known is None:
             # A recovered point may be based on one that is lost.
             return
-        try:
-            self._store.size(known.name)
-        except ObjectMissing:
-            is_gone = True
-        else:
-            is_gone = known.backup_id in self._buried(self._backup.vm.id)
-        if is_gone:
+        vm_id = self._backup.vm.id
+        if known.backup_id in self._buried(vm_id) or known.backup_id not in self._stored(vm_id):
             raise self._refused(
                 f"the point that it is based on, {known.backup_id}, is removed",
                 "Run it again: it is then based on another point.",
             )
 
-    def _part(self, disk_id: str, stream_id: str) -> None:
-        """Check a stream whose frames the backup uses: its blob stays if its record does until this one is there."""
-        for owner_vm, owner_id in owners.of_stream(self._catalogs(), stream_id):
-            buried = self._buried(owner_vm).get(owner_id)
-            if buried is not None and self._now - buried >= self._repository.grace / 2:
-                raise self._refused(f"the point {owner_id}, whose data it uses, is removed", "Run it again.")
-        try:
-            self._store.size(names.blob(disk_id, stream_id))
-        except ObjectMissing:
-            raise self._refused(
-                f"the data of stream {stream_id}, which it uses, is removed", "Run it again."
-            ) from None
+    def _part(self, stream_id: str) -> None:
+        """Check a stream whose frames the backup uses. Its blob stays until the record of the backup names it, too."""
+        if not any(
+            backup_id in self._stored(vm_id)
+            and (
+                backup_id not in self._buried(vm_id)
+                or self._now - self._buried(vm_id)[backup_id] < self._repository.grace / 2
+            )
+            for vm_id, backup_id in owners.of_blob(self._catalogs(), stream_id)
+        ):
+            raise self._refused(f"the data of stream {stream_id}, which it uses, is removed", "Run it again.")
 
     def _catalogs(self) -> list[Catalog]:
         opened = self._repository.opened_catalog()
@@ -147,6 +152,14 @@ class _Check:
         if vm_id not in self._tombstones:
             self._tombstones[vm_id] = tombstones.of_vm(self._store, vm_id)
         return self._tombstones[vm_id]
+
+    def _stored(self, vm_id: str) -> set[str | None]:
+        if vm_id not in self._records:
+            # After the tombstones: a point that is swept in between has a tombstone or no record.
+            self._buried(vm_id)
+            records = self._store.list(names.records_of(vm_id))
+            self._records[vm_id] = {names.backup_of_record(name) for name in records}
+        return self._records[vm_id]
 
     def _refused(self, why: str, advice: str) -> BaseRemoved:
         vm: VMName = self._backup.vm

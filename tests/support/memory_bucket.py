@@ -31,8 +31,32 @@ class Bucket:
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, datetime]] = {}
         self.now = datetime(2026, 11, 1, tzinfo=UTC)
+        #: Lists lack what happened in the last second.
+        self.late_lists = False
+        self._changes: list[tuple[datetime, str, tuple[bytes, datetime] | None]] = []
         self.on_request: Callable[[str, str], None] = lambda kind, name: None
         self.requests: Counter[str] = Counter()
+
+    def put(self, name: str, data: bytes) -> None:
+        self._changes.append((self.now, name, None))
+        # Like HTTP, the clock has whole seconds.
+        self.objects[name] = (data, self.now.replace(microsecond=0))
+
+    def remove(self, name: str) -> None:
+        self._changes.append((self.now, name, self.objects.pop(name, None)))
+
+    def listed(self) -> dict[str, tuple[bytes, datetime]]:
+        """What a list shows."""
+        if not self.late_lists:
+            return self.objects
+        shown = dict(self.objects)
+        self._changes = [each for each in self._changes if self.now - each[0] < timedelta(seconds=1)]
+        for _, name, before in reversed(self._changes):
+            if before is None:
+                shown.pop(name, None)
+            else:
+                shown[name] = before
+        return shown
 
     def names(self, *folders: str) -> list[str]:
         return sorted(name for name in self.objects if name.partition("/")[0] in folders)
@@ -63,8 +87,7 @@ class HostStore(Closes):
         self._ask("create", name)
         if name in self._bucket.objects:
             raise ObjectExists(name)
-        # Like HTTP, the clock has whole seconds.
-        self._bucket.objects[name] = (bytes(data), self._bucket.now.replace(microsecond=0))
+        self._bucket.put(name, bytes(data))
 
     def open(self, name: str) -> _File:
         return _File(self.read(name, limit=1 << 40))
@@ -95,7 +118,7 @@ class HostStore(Closes):
         return iter(
             [
                 ListedObject(name, len(data), written)
-                for name, (data, written) in sorted(self._bucket.objects.items())
+                for name, (data, written) in sorted(self._bucket.listed().items())
                 if name.startswith(f"{prefix}/")
             ]
         )
@@ -110,7 +133,7 @@ class HostStore(Closes):
 
     def delete(self, name: str) -> None:
         self._ask("delete", name)
-        self._bucket.objects.pop(name, None)
+        self._bucket.remove(name)
 
     def local_file(self, name: str) -> Path:
         path = self.scratch_file()

@@ -9,14 +9,25 @@ from datetime import datetime
 
 from pitr import times
 from pitr.model import Backup
-from pitr.repository import Repository, commit_notes, configurations, history, names, pairs, removed_points
+from pitr.repository import (
+    Repository,
+    commit_notes,
+    configurations,
+    history,
+    names,
+    pairs,
+    removed_points,
+    tombstones,
+)
 from pitr.repository.catalog import Catalog, overview
 from pitr.repository.store import ObjectMissing
 
 
 def remove_old_notes(repository: Repository) -> None:
     """Remove states that have ended, and notes and outcomes that are too old to matter. Raises RepositoryError."""
-    store, now = repository.store, times.now()
+    store = repository.store
+    # Another host with another clock may just have written one.
+    now = tombstones.store_time(store) if repository.removes_later else times.now()
     for pair in pairs.ALL:
         pair.collect(store)
     commit_notes.remove_before(store, now - commit_notes.KEPT)

@@ -15,6 +15,9 @@ from pitr.repository import Repository, removed_points, tombstones
 from pitr.repository.hidden import based_on, needed_by
 from pitr.repository.removed_points import RemovedPoint
 
+#: In the last part of the grace time, this fraction of it, nothing comes back.
+_MARGIN = 20
+
 
 @dataclass(frozen=True, slots=True)
 class NotBack:
@@ -101,6 +104,8 @@ def _take_back(
     every = [*visible, *(each.backup for each in removed)]
     parents = based_on(every, hidden)
     replaced = {each.stands_for for each in visible}
+    # A sweep that begins right after the grace time must not meet the removal of a tombstone.
+    last = {name: each.swept_after - repository.grace / _MARGIN for name, each in hidden.items()}
     back: set[str] = set()
     for backup_id, point in hidden.items():
         # Without names, what another point stands for stays away: its data is in that one.
@@ -112,7 +117,7 @@ def _take_back(
         ):
             back |= needed & hidden.keys()
         elif chosen is not None:
-            result.failed.append(NotBack(backup_id, _too_late(point, now >= point.swept_after)))
+            result.failed.append(NotBack(backup_id, _too_late(point, now >= last[backup_id])))
     order = _parents_first(back, parents)
     points = [hidden[backup_id].backup for backup_id in order]
     if points and not dry_run:

@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pitr.repository.catalog.catalog import Catalog
 
 
-def of_stream(catalogs: Sequence[Catalog], stream_id: str) -> list[tuple[str, str]]:
-    """Return the VM and the backup id of each point in the catalogs that has this stream. Raises RepositoryError."""
-    query = "SELECT vm_id, backup_id FROM stream JOIN point USING (backup_id) WHERE stream_id = ?"
-    return [(row[0], row[1]) for catalog in catalogs for row in catalog.rows(query, [stream_id])]
+def of_blob(catalogs: Sequence[Catalog], stream_id: str) -> Iterator[tuple[str, str]]:
+    """Yield the VM and the backup id of each point in the catalogs that has this stream, or uses its frames.
+
+    Raises RepositoryError.
+    """
+    own = "SELECT vm_id, backup_id FROM stream JOIN point USING (backup_id) WHERE stream_id = ?"
+    users = """
+        SELECT DISTINCT vm_id, backup_id FROM stream JOIN point USING (backup_id), json_each(stream.parts)
+        WHERE stream.parts IS NOT NULL AND json_extract(value, '$[1]') = ?
+    """
+    # The second query reads many rows, and is seldom needed.
+    for query in (own, users):
+        for catalog in catalogs:
+            for row in catalog.rows(query, [stream_id]):
+                yield row[0], row[1]
 
 
 def children(catalog: Catalog, backup_id: str) -> set[str]:
