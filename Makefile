@@ -8,6 +8,8 @@ BUILD_PACKAGES := gcc python3-dev python3-venv libxml2-dev
 # The local oVirt of the demo and the tests.
 DEMO_PACKAGES := qemu-utils qemu-system-common e2fsprogs
 TEST_PACKAGES := systemd rsync openssl zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl exfat-fuse exfatprogs
+# The real gateway for S3 of `make test-s3`.
+CEPH_PACKAGES := ceph-mon ceph-osd ceph-common radosgw
 # Only the tests of the page of `pitr diff --html` need this package of 400 MB.
 BROWSER := chromium
 # More workers than this only wait for the disk.
@@ -15,11 +17,12 @@ WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$
 
 # Two runs of apt-get at the same time lock each other out.
 .NOTPARALLEL:
-.PHONY: help demo test soak fuzz check format docs man bench plot bundle venv install-demo install-system install-test clean
+.PHONY: help demo test test-s3 soak fuzz check format docs man bench plot bundle venv install-demo install-system install-test install-s3 clean
 
 help:
 	@echo "make demo            run the demo on a local oVirt: backups, a disaster, a restore, the proof"
 	@echo "make test            run all tests (PYTEST='-k name' selects some)"
+	@echo "make test-s3         run the tests of object storage against a real Ceph gateway"
 	@echo "make soak            run the random tests for longer: 1,000 kills, every power failure"
 	@echo "make fuzz            fuzz the readers of stored files, guided by coverage (FUZZ=-max_total_time=600)"
 	@echo "make check           check format, lint and types"
@@ -37,6 +40,11 @@ demo: install-demo $(VENV)/demo
 
 test: install-test $(VENV)/installed
 	@$(BIN)/pytest -n $(WORKERS) $(PYTEST)
+
+# `make test` runs these tests against a simulated server.
+S3_TESTS := tests/repository/test_s3_repository.py tests/repository/store tests/jobs/test_doctor_store.py
+test-s3: install-s3 $(VENV)/installed
+	@$(BIN)/python -m tests.support.radosgw $(BIN)/pytest -n $(WORKERS) $(S3_TESTS) $(PYTEST)
 
 # Ten times and more of what the tests sample or draw at random: about half an hour.
 soak: venv
@@ -99,9 +107,11 @@ install-demo: PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES)
 install-demo: PROGRAMS := gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs
 install-system: PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
 install-test: PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES) $(BROWSER)
+install-s3: PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES) $(CEPH_PACKAGES)
+install-s3: PROGRAMS := gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd ceph-mon ceph-osd ceph radosgw radosgw-admin
 install-system install-test: PROGRAMS := gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs zstd nbdcopy curl
 
-install-demo install-system install-test:
+install-demo install-system install-test install-s3:
 	@missing=; sudo=; \
 	if ! command -v dpkg-query >/dev/null; then \
 	    for program in $(PROGRAMS); do \

@@ -211,6 +211,11 @@ class Backup:
         """Whether the backup includes all disks of the VM that can be backed up."""
         return not self.missing_disks
 
+    @property
+    def known_as(self) -> str:
+        """The id by which later backups name this one: its own, or that of the backup it stands for."""
+        return self.stands_for or self.backup_id
+
     def stream_of(self, disk_id: str) -> Stream | None:
         """Return the stream of the disk; None if the backup does not include the disk."""
         return next((stream for stream in self.streams if stream.disk_id == disk_id), None)

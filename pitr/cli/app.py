@@ -29,7 +29,7 @@ class CommandEntry:
 ENTRIES = {
     "init": CommandEntry("init", "init", "Create a repository in an empty folder or a bucket (S3)."),
     "backup": CommandEntry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
-    "run": CommandEntry("run", "run", "Carry out a policy: back up, prune, verify and drill its VMs."),
+    "run": CommandEntry("run", "run", "Carry out a policy: back up, prune, copy, verify and drill its VMs."),
     "status": CommandEntry(
         "status", "status", "Show for each VM whether its points are fresh, whole and usual."
     ),
@@ -40,6 +40,9 @@ ENTRIES = {
     "stats": CommandEntry("stats", "stats", "Show what is stored, how it grows, and when it is full."),
     "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
+    "replicate": CommandEntry(
+        "replicate", "replicate", "Copy to another repository what it lacks: a second site."
+    ),
     "config": CommandEntry("config", "app", "Show or check the configuration."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
     "undo-prune": CommandEntry(

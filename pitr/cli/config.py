@@ -2,9 +2,9 @@
 """The configuration file: settings that you always use, and policies.
 
 pitr reads `config.toml` from /etc/pitr and from the user's `pitr` folder. For each key, the user's file overrides the
-system's, and options and environment variables override both. The tables [engine] and [retention] and each policy come
-whole from one file, so that two engines or two sets of rules are never mixed. --config-file or PITR_CONFIG
-names one file to read instead.
+system's, and options and environment variables override both. The tables [engine] and [retention], each policy
+and each site come whole from one file, so that two engines or two sets of rules are never mixed. --config-file or
+PITR_CONFIG names one file to read instead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Settings:
 
     `engine` is the table [engine], `retention` the rules of `pitr prune` by their names (keep_last: a number,
     keep_within: a time span such as "30d"). `policies` has the table of each policy by its name
-    (pitr/jobs/policy_run/policy.py reads it). The three commands write, read and delete external data. `sources` has
+    (pitr/jobs/policy_run/policy.py reads it), `sites` that of each site (pitr/cli/sites.py). The three commands
+    write, read and delete external data. `sources` has
     the file of each setting by its key ("policy.nightly.drills").
     """
 
@@ -49,6 +50,7 @@ class Settings:
     get_command: str | None = None
     delete_command: str | None = None
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     sources: Mapping[str, Path] = field(default_factory=dict)
 
@@ -153,12 +155,16 @@ def _beyond_the_schema(document: Mapping[str, Any]) -> list[Problem]:
 def _merged(files: list[ConfigFile]) -> Settings:
     merged: dict[str, Any] = {}
     policies: dict[str, Mapping[str, Any]] = {}
+    sites: dict[str, Mapping[str, Any]] = {}
     sources: dict[str, Path] = {}
     for file in files:
         document = dict(file.document)
         for name, policy in document.pop("policy", {}).items():
             policies[name] = policy
             _note_sources(sources, f"policy.{name}", policy, file.path)
+        for name, site in document.pop("site", {}).items():
+            sites[name] = site
+            _note_sources(sources, f"site.{name}", site, file.path)
         for name in ("engine", "retention"):
             if name in document:
                 merged[name] = document.pop(name)
@@ -171,7 +177,13 @@ def _merged(files: list[ConfigFile]) -> Settings:
         merged["repository"] = repository_location.configured(merged["repository"])
     for name in {"vms", "tags"} & merged.keys():
         merged[name] = tuple(dict.fromkeys(merged[name]))
-    return Settings(**merged, policies=policies, files=tuple(file.path for file in files), sources=sources)
+    return Settings(
+        **merged,
+        policies=policies,
+        sites=sites,
+        files=tuple(file.path for file in files),
+        sources=sources,
+    )
 
 
 def _note_sources(sources: dict[str, Path], table: str, settings: Mapping[str, Any], path: Path) -> None:

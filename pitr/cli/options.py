@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.cli import completion, repository_location, typed_password
+from pitr.cli import completion, repository_location, sites, typed_password
 from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
 from pitr.cli.log import (
@@ -266,7 +266,11 @@ class Common:
     def location_if_named(self) -> Location | None:
         """Return where the repository is; None if no option or setting names it. Raises UsageError."""
         named = self.repo or self.settings.repository
-        return named and repository_location.reachable(named, self.settings.repository)
+        return named and self.reachable(named)
+
+    def reachable(self, location: Location) -> Location:
+        """Return the location with what the settings say about reaching it. Raises UsageError."""
+        return sites.reachable(location, self.settings)
 
     @contextmanager
     def repository(self) -> Iterator[Repository]:
@@ -422,7 +426,7 @@ def _run(function: Callable[..., Any], common: Common, name: str, values: Mappin
     common = replace(common, noted=log)
     if values.get("dry_run"):
         return function(common, **values)
-    with recorded(log, common.repository_location, common.out.notify):
+    with recorded(log, lambda: log.location or common.repository_location(), common.out.notify):
         try:
             return function(common, **values)
         except typer.Exit as error:

@@ -28,18 +28,18 @@ def parsed(text: str) -> Location:
     return S3Location.parse(text)
 
 
-def configured(value: str | Mapping[str, Any]) -> Location:
-    """Return the location that `repository` in the configuration names, a text or a table. Raises UsageError."""
+def configured(value: str | Mapping[str, Any], key: str = "repository") -> Location:
+    """Return the location that a setting names, a text or a table, by default `repository`. Raises UsageError."""
     table = {"url": value} if isinstance(value, str) else dict(value)
     url = table.pop("url")
     location = parsed(str(expanded(url)) if url.startswith("~") else url)
     secret_file = table.pop("secret_access_key_file", None)
     if isinstance(location, Path):
         if table or secret_file:
-            key = next(iter(table), "secret_access_key_file")
-            raise UsageError(f"repository.{key} goes with a repository on S3", "Remove it, or name s3://…")
+            wrong = next(iter(table), "secret_access_key_file")
+            raise UsageError(f"{key}.{wrong} goes with a repository on S3", "Remove it, or name s3://…")
         return location
-    secret = _secret(expanded(secret_file)) if secret_file else None
+    secret = _secret(expanded(secret_file), key) if secret_file else None
     return replace(location, **table, secret_access_key=secret)
 
 
@@ -53,9 +53,9 @@ def reachable(location: Location, of_settings: Location | None) -> Location:
     return location.with_environment(os.environ)
 
 
-def _secret(path: Path) -> str:
+def _secret(path: Path, key: str) -> str:
     try:
         return path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"cannot read repository.secret_access_key_file {path}: {reason}") from None
+        raise UsageError(f"cannot read {key}.secret_access_key_file {path}: {reason}") from None

@@ -9,17 +9,18 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from pitr import times
 from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.backup.clocks import skew_in_words
+from pitr.jobs.doctor_check import Check
+from pitr.jobs.doctor_store import trial
 from pitr.jobs.exposed_secrets import readable_by_others
 from pitr.jobs.find import by_id_or_name
 from pitr.jobs.point_order import CLOCK_TOLERANCE, labelled_before_parent
@@ -59,18 +60,7 @@ _FREE_BYTES = 10 << 30
 _FREE_PART = 0.05
 _PROBE_SIZE = 1 << 20
 
-CheckStatus = Literal["ok", "warning", "failed", "skipped"]
 Configure = Callable[[], EngineConfig]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The result of one check, with advice on how to fix a failure ("" if there is nothing to fix)."""
-
-    name: str
-    status: CheckStatus
-    message: str
-    advice: str = ""
 
 
 def examine(
@@ -85,7 +75,8 @@ def examine(
     """Check programs, configuration, repository and engine; with `probe` also the path of the data.
 
     The probe creates a disk of 1 MiB in `storage_domain` (a name or an id; None: any), writes it, reads it back and
-    deletes it. pitr changes nothing else. `secret_files` hold passwords, if they exist.
+    deletes it. It does the same with a few objects if the repository is in an object store. pitr changes nothing else.
+    `secret_files` hold passwords, if they exist.
     Failures of the installation are results, not exceptions.
     """
     yield _versions()
@@ -94,7 +85,7 @@ def examine(
     yield Check("configuration", "ok", f"read from {files}" if files else "no configuration file found")
     yield from _secrets(secret_files)
     labels: list[str] = []
-    yield from _repository(repository_location, labels)
+    yield from _repository(repository_location, labels, probe)
     yield from _engine(configure, probe, storage_domain, labels)
 
 
@@ -125,8 +116,11 @@ def _secrets(files: Sequence[Path]) -> Iterator[Check]:
         yield Check("passwords", "ok", "other users cannot read the files with passwords")
 
 
-def _repository(location: Location | None, labels: list[str]) -> Iterator[Check]:
-    """Check the repository; add what is wrong with the labels of its points to `labels`."""
+def _repository(location: Location | None, labels: list[str], probe: bool) -> Iterator[Check]:
+    """Check the repository; add what is wrong with the labels of its points to `labels`.
+
+    `probe`: also try out the object store that it is in.
+    """
     if location is None:
         yield Check(
             "repository", "failed", "no repository is named", "Name it with --repo FOLDER or in PITR_REPO."
@@ -138,6 +132,7 @@ def _repository(location: Location | None, labels: list[str]) -> Iterator[Check]
             labels += _wrong_labels(backups)
             points = len(backups)
             vms = len(repository.catalog.vms())
+            lock = repository.lock
     except PitrError as error:
         yield Check("repository", "failed", error.message, error.advice)
         return
@@ -152,6 +147,7 @@ def _repository(location: Location | None, labels: list[str]) -> Iterator[Check]
     else:
         yield Check("repository", "ok", f"{where} holds {counted(points, 'point')} of {counted(vms, 'VM')}")
     if not isinstance(location, Path):
+        yield from trial(location, lock) if probe else (Check("object store", "skipped", "not requested"),)
         return
     usage = shutil.disk_usage(location)
     scarce = usage.free < _FREE_BYTES or usage.free < usage.total * _FREE_PART

@@ -12,6 +12,8 @@ from pitr import times
 from pitr.jobs import find
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_removed, facts_of_vm
 from pitr.jobs.known_damage import damage_of
+from pitr.jobs.point_order import without_replaced
+from pitr.jobs.shared import shared_of
 from pitr.model import Backup, Stream
 from pitr.reporting import DocumentList
 from pitr.repository import Repository
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
     from pitr.jobs.consolidate.one_point import Consolidated
     from pitr.jobs.policy_run.notices import Sent
     from pitr.jobs.policy_run.outcome import RunResult, StepResult
+    from pitr.jobs.replicate.outcome import Replicated
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
-    from pitr.jobs.upkeep.prune import Pruned
+    from pitr.jobs.upkeep.pruned import Pruned
     from pitr.jobs.upkeep.undo_prune import Undone
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
@@ -162,8 +165,25 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
         "unreferenced": result.unreferenced,
         "freed_bytes": result.freed_bytes,
         "left_elsewhere": result.left_external,
-        "created": [],
+        "created": DocumentList(lambda: (point(item.backup) for item in result.consolidated.items())),
+        "copied_bytes": result.copied_bytes,
         "swept": DocumentList(lambda: (point(item.backup, item.facts) for item in result.swept.items())),
+    }
+
+
+def replicated(result: Replicated, *, dry_run: bool) -> dict[str, Any]:
+    """Return the document of `pitr replicate`."""
+    return {
+        "dry_run": dry_run,
+        "source": result.source,
+        "target": result.target,
+        "target_id": result.target_id,
+        "copied": {"points": result.points, "objects": result.objects, "bytes": result.bytes},
+        "repaired": [asdict(each) for each in result.repaired],
+        "behind": result.behind,
+        "damage": [damage(each) for each in result.damage],
+        "unrepaired": [damage(each) for each in result.unrepaired],
+        "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
     }
 
 
@@ -268,7 +288,7 @@ def points_of_vm(
     """
     catalog = repository.catalog_of_vm(vm)
     chosen = find.vm_named(catalog, vm) if vm is not None else None
-    points = part.of(catalog.points(chosen.id if chosen else None))
+    points = part.of(without_replaced(catalog.points(chosen.id if chosen else None)))
     return points, facts_of_vm(repository, chosen.id if chosen else None)
 
 
@@ -289,6 +309,8 @@ def removed_points_of_vm(
     """
     facts = facts_of_removed(repository, None)
     removed = [fact.removed.backup for fact in facts.values() if fact.removed is not None]
+    # The data of a consolidated point is in the point that stands for it.
+    removed = [backup for backup in removed if repository.catalog.stand_in(backup.backup_id) is None]
     if vm is not None:
         # All points of the VM may be removed.
         entries = [(backup.vm.id, backup.vm.name, backup.vm.id) for backup in removed]
@@ -313,10 +335,19 @@ def point_document(repository: Repository, point_id: str) -> dict[str, Any]:
     backup, chain, facts = point_and_chain(repository, point_id)
     own = facts.get(backup.backup_id, NO_FACTS)
     return {
-        "point": point(backup, own),
-        "chain": [point(link, facts.get(link.backup_id, NO_FACTS)) for link in chain],
+        "point": _with_shared(repository, backup, own),
+        "chain": [_with_shared(repository, link, facts.get(link.backup_id, NO_FACTS)) for link in chain],
         "damage": [damage(found) for found in damage_of(repository, own.damage)],
     }
+
+
+def _with_shared(repository: Repository, backup: Backup, facts: PointFacts) -> dict[str, Any]:
+    """Return the document of a point whose disks say what they share."""
+    disks = [
+        {**disk(stream), "shared": [asdict(each) for each in shared_of(repository, stream)]}
+        for stream in backup.streams
+    ]
+    return {**point(backup, facts), "disks": disks}
 
 
 def point_and_chain(

@@ -27,6 +27,7 @@ class RunLog:
     """What a run notes of itself. Only the main thread uses it.
 
     `expected` are VMs that the run is about; each one without a step of its own gets the outcome of the run.
+    `location` is the repository of a run that does not use that of --repo.
     `exit_code` is set by a run that fails without an error, such as one that finds damage, and `error` by a run that
     has reported its error itself.
     """
@@ -41,6 +42,7 @@ class RunLog:
     exit_code: int = 0
     error: Failure | None = None
     stored: bool = False
+    location: Location | None = None
 
     def store_now(self, repository: Repository, exit_code: int, notify: Notify) -> None:
         """Store the outcome before the end of the run, which may lose the repository. `notify` gets a failure."""

@@ -7,7 +7,8 @@ Nothing here fails a command: on a repository that pitr cannot write, the findin
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +18,7 @@ from pitr.errors import FormatError, PitrError, RepositoryError
 from pitr.model import Backup
 from pitr.reporting import Notify
 from pitr.repository import Repository, findings
-from pitr.repository.catalog import Catalog
+from pitr.repository.catalog import Catalog, contents
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage
 from pitr.repository.findings import KnownDamage, StoredFinding
 
@@ -49,12 +50,18 @@ def losses(repository: Repository, vm_id: str | None = None, *, catalog: Catalog
     if not stored:
         return []
     catalog = catalog or repository.catalog
-    dependants: dict[str, frozenset[str]] = {}
+    lost: dict[str, dict[str, set[str]]] = {}
 
-    def based_on(stream_id: str) -> frozenset[str]:
-        if stream_id not in dependants:
-            dependants[stream_id] = frozenset(catalog.dependants(stream_id))
-        return dependants[stream_id]
+    def based_on(finding: StoredFinding, stream_id: str) -> Iterator[Loss]:
+        """Yield the loss of each disk: a stream can also use the frames of another disk."""
+        if stream_id not in lost:
+            by_disk = lost.setdefault(stream_id, defaultdict(set))
+            for disk_id, backup_id, _ in contents.disks_lost(catalog, stream_id):
+                by_disk[disk_id].add(backup_id)
+        if not lost[stream_id]:
+            yield Loss(finding, finding.disk_id, frozenset())
+        for disk_id, points in lost[stream_id].items():
+            yield Loss(finding, disk_id, frozenset(points))
 
     found: list[Loss] = []
     for finding in stored:
@@ -62,11 +69,11 @@ def losses(repository: Repository, vm_id: str | None = None, *, catalog: Catalog
             # The comparison proves this point wrong, not those based on it.
             found.append(Loss(finding, finding.disk_id, frozenset((finding.backup_id,))))
         elif finding.stream_id is not None:
-            found.append(Loss(finding, finding.disk_id, based_on(finding.stream_id)))
+            found += based_on(finding, finding.stream_id)
         elif (backup := catalog.get(finding.backup_id)) is None:
             found.append(Loss(finding, None, frozenset(catalog.descendants(finding.backup_id))))
         else:
-            found += [Loss(finding, stream.disk_id, based_on(stream.stream_id)) for stream in backup.streams]
+            found += [loss for stream in backup.streams for loss in based_on(finding, stream.stream_id)]
     return found
 
 
@@ -102,10 +109,26 @@ def _stored(repository: Repository, vm_id: str, check: str, found: Sequence[Dama
         whole = [
             damage if damage.points_lost else with_points_lost(repository.catalog, damage) for damage in found
         ]
-        findings.add(repository.store, vm_id, check, whole, _points_of_records(repository.catalog, found))
+        points = _points_of_records(repository.catalog, found)
+        findings.add(repository.store, vm_id, check, whole, points)
+        # A comparison with the engine's disk proves nothing about other points.
+        others = {} if check == findings.AGAINST_ENGINE else _of_others(repository.catalog, vm_id, whole)
+        for other_id, damage in others.items():
+            findings.add(repository.store, other_id, check, damage, points)
     except (RepositoryError, FormatError) as error:
         return f"the damage could not be recorded in the repository, so later commands do not know it: {error.message}"
     return None
+
+
+def _of_others(catalog: Catalog, vm_id: str, found: Sequence[Damage]) -> Mapping[str, list[Damage]]:
+    """Return the damage that also loses points of other VMs, which use the same frames, by the VM's id."""
+    of_others: dict[str, list[Damage]] = defaultdict(list)
+    for damage in found:
+        if damage.stream_id is not None:
+            vms = {owner for _, _, owner in contents.disks_lost(catalog, damage.stream_id)}
+            for owner in vms - {vm_id}:
+                of_others[owner].append(damage)
+    return of_others
 
 
 def _points_of_records(catalog: Catalog, found: Sequence[Damage]) -> dict[str, datetime]:
@@ -169,11 +192,24 @@ def reconcile(
         item.finding for item in known if item.finding.name in decided and item.finding.name not in again
     ]
     try:
-        findings.clear(repository.store, disproved)
+        findings.clear(repository.store, _everywhere(repository, disproved))
     except RepositoryError as error:
         notify(f"earlier findings of damage that are now disproved could not be cleared: {error.message}")
     gone = {finding.name for finding in disproved} | again
     return [_told(repository, item) for item in known if item.finding.name not in gone]
+
+
+def _everywhere(repository: Repository, disproved: Sequence[StoredFinding]) -> list[StoredFinding]:
+    """Return the findings with the same ones of other VMs, whose points use the same frames."""
+    if not any(finding.stream_id is not None for finding in disproved):
+        return list(disproved)
+    same = {_without_vm(finding) for finding in disproved if finding.stream_id is not None}
+    others = [each for each in findings.found_in(repository.store) if _without_vm(each) in same]
+    return list({each.name: each for each in [*disproved, *others]}.values())
+
+
+def _without_vm(finding: StoredFinding) -> str:
+    return finding.name.split("/", 2)[2]
 
 
 def _told(repository: Repository, item: KnownDamage) -> Damage:

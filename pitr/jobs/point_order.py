@@ -75,3 +75,24 @@ def _parents_first(points: Sequence[Backup]) -> list[Backup]:
             current = by_id.get(parents[current.backup_id] or "")
         order += reversed(waiting)
     return order
+
+
+def replaced_already(points: Sequence[Backup]) -> list[Backup]:
+    """Return the points whose place another one has taken: an interrupted run left them.
+
+    Of several records that stand for the same point, one stays.
+    """
+    ids = {backup.stands_for for backup in points if backup.stands_for is not None}
+    last = {backup.stands_for: backup.backup_id for backup in sorted(points, key=lambda each: each.backup_id)}
+    return [
+        backup
+        for backup in points
+        if backup.backup_id in ids
+        or (backup.stands_for is not None and last[backup.stands_for] != backup.backup_id)
+    ]
+
+
+def without_replaced(points: Sequence[Backup]) -> list[Backup]:
+    """Return the points without those whose place another one has taken."""
+    replaced = {backup.backup_id for backup in replaced_already(points)}
+    return [backup for backup in points if backup.backup_id not in replaced]

@@ -14,7 +14,7 @@ from typing import Self, TypedDict, Unpack
 from pitr.lab.engine import disks, vms
 from pitr.lab.engine.clock import Clock
 from pitr.lab.engine.simulator import Simulator
-from pitr.lab.engine.state import Attachment, Disk, StorageDomain, new_id, new_mac
+from pitr.lab.engine.state import BLANK_TEMPLATE, Attachment, Disk, StorageDomain, new_id, new_mac
 from pitr.lab.folder import lab_folder
 from pitr.lab.host.guest import Guest
 from pitr.lab.host.host import Host
@@ -119,8 +119,13 @@ class Lab:
         storage_domain: str | None = None,
         tags: Sequence[str] = (),
         nics: Sequence[str] = (),
+        template_id: str | None = None,
+        thin: bool = True,
     ) -> LabVM:
         """Add a VM, down, without disks; its disks go to `storage_domain`; `nics` are names.
+
+        With `template_id` the engine says that the VM comes from this template; a VM that is not `thin` has copies of
+        the template's disks, and does not depend on it.
 
         Compatibility below 4.7 is backed up live or cold, from 4.7 on from a snapshot.
         """
@@ -128,6 +133,9 @@ class Lab:
         with self.engine.state.lock:
             vm.tags.extend(tags)
             vm.nics.update((nic, new_mac()) for nic in nics)
+            if template_id is not None:
+                vm.original_template_id = template_id
+                vm.template_id = template_id if thin else BLANK_TEMPLATE
         return LabVM(self, vm.id, name, storage_domain or self.storage_domain)
 
     def add_disk(

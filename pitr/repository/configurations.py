@@ -18,7 +18,7 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.model import Backup, Record, StoredObject
 from pitr.repository import lock, names
 from pitr.repository.damage import Damage, DamageKind, StoredDamage
-from pitr.repository.store import ObjectExists, ObjectMissing, Store
+from pitr.repository.store import ObjectExists, ObjectMissing, ObjectStoreError, Store
 
 #: The largest configuration in bytes; it has no bound of its own.
 MAX_SIZE = 64 << 20
@@ -102,6 +102,8 @@ def read(store: Store, backup: Backup) -> str | None:
         stored = store.read(names.configuration(expected.digest), limit=MAX_SIZE)
     except ObjectMissing:
         raise _damage(backup, expected, "missing", "it is missing") from None
+    except ObjectStoreError:
+        raise
     except RepositoryError as error:
         raise _damage(backup, expected, "corrupt", error.message) from error
     if len(stored) < expected.size:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pitr.errors import RepositoryError
 from pitr.repository.store import PosixStore, Store
+from pitr.repository.store.lock_rules import Lock
 from pitr.repository.store.s3 import S3Location, open_store
 
 Location = Path | S3Location
@@ -19,12 +20,17 @@ def text(location: Location) -> str:
     return location.url if isinstance(location, S3Location) else str(location)
 
 
-def opened(location: Location, state: Path) -> Store:
-    """Open the store at the location; the caller closes it. `state` as `state_of` returns it.
+def full_text(location: Location) -> str:
+    """Return the location in one form for all ways to write it: a folder's whole path, without links."""
+    return text(location.resolve() if isinstance(location, Path) else location)
+
+
+def opened(location: Location, state: Path, lock: Lock | None = None) -> Store:
+    """Open the store at the location; the caller closes it. `state` as `state_of` returns it, `lock` as init chose.
 
     Raises ProgramMissing, UsageError.
     """
-    return open_store(location, state) if isinstance(location, S3Location) else PosixStore(location)
+    return open_store(location, state, lock) if isinstance(location, S3Location) else PosixStore(location)
 
 
 def state_of(location: Location, repository_id: str) -> Path:

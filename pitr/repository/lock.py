@@ -40,9 +40,9 @@ _patience_s = 0.0
 
 @contextmanager
 def waiting(seconds: float) -> Iterator[None]:
-    """Let this process wait so long for locks that others hold while the block runs."""
+    """Let this process wait so long, or longer if it does already, for locks that others hold while the block runs."""
     global _patience_s  # noqa: PLW0603 - a setting of the whole command
-    before, _patience_s = _patience_s, seconds
+    before, _patience_s = _patience_s, max(seconds, _patience_s)
     try:
         yield
     finally:

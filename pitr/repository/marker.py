@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from pitr import times
-from pitr.errors import FormatError, RepositoryError
+from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.repository import canonical, names
 from pitr.repository import location as locations
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.location import Location
-from pitr.repository.store import ObjectExists, ObjectMissing, PosixStore, Store, probe
+from pitr.repository.store import ObjectExists, ObjectMissing, PosixStore, Store
+from pitr.repository.store.lock_rules import Lock
 from pitr.repository.store.naming import set_mode
+from pitr.repository.store.posix import SCRATCH
 from pitr.repository.store.s3 import S3Location
+from pitr.repository.store.scratch import is_scratch
 
 FORMAT = 2
 #: How long objects stay in a bucket after the removal of their point: writers hold no locks there.
@@ -32,31 +35,49 @@ _SCHEMA = "repository.schema.json"
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What repository.json says. `grace`: how long the objects of a removed point stay."""
+    """What repository.json says. `grace`: how long the objects of a removed point stay; `lock`: what protects them.
+
+    `origin` is the id of the repository that this one is a copy of; its own id if it is none.
+    """
 
     id: str
     grace: timedelta
+    origin: str
+    lock: Lock | None = None
 
 
-def create(location: Location, grace: timedelta | None = None) -> None:
+def create(
+    location: Location,
+    grace: timedelta | None = None,
+    *,
+    lock: Lock | None = None,
+    origin: str | None = None,
+) -> None:
     """Make a repository of an empty or new folder, or of an unused prefix of a bucket. Raises RepositoryError.
 
     `grace`: how long the objects of a removed point stay; by default not at all in a folder, where locks protect what
-    a writer needs, and three days in a bucket.
+    a writer needs, and three days in a bucket. `lock`: how objects in a bucket are protected from removal. `origin`:
+    the id of the repository that this one is a copy of.
     """
+    if lock is not None and isinstance(location, Path):
+        raise UsageError(
+            "--lock goes with a repository on S3", "Name a bucket with object lock: s3://BUCKET/PREFIX."
+        )
     if grace is None:
         grace = timedelta() if isinstance(location, Path) else _GRACE
-    store = _new_folder(location) if isinstance(location, Path) else _unused_prefix(location)
+    store = _new_folder(location) if isinstance(location, Path) else _unused_prefix(location, lock)
     try:
-        document = {
+        document: dict[str, Any] = {
             "id": str(uuid.uuid4()),
             "format": FORMAT,
             "required_features": sorted(KNOWN_FEATURES),
             "created": times.to_text(times.now()),
             "grace": int(grace.total_seconds()),
-            "lock": None,
+            "lock": lock.as_document() if lock is not None else None,
             "encryption": None,
         }
+        if origin is not None:
+            document["origin"] = origin
         store.create(names.REPOSITORY, canonical.encode(document))
     except ObjectExists:
         raise _exists(location) from None
@@ -68,7 +89,7 @@ def read(location: Location, store: Store) -> Marker:
     """Read what marks the repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
     where = locations.text(location)
     try:
-        stored = store.read(names.REPOSITORY, limit=canonical.MAX_SIZE)
+        stored = _stored(location, store)
     except ObjectMissing:
         raise RepositoryError(
             f"there is no repository in {where}",
@@ -82,11 +103,24 @@ def read(location: Location, store: Store) -> Marker:
         raise StoredDamage(
             Damage(None, None, None, "corrupt", "record", f"{where}/{names.REPOSITORY}: {error.message}")
         ) from None
-    used = (key for key in ("lock", "encryption") if document[key] is not None)
+    used = (key for key in ("encryption",) if document[key] is not None)
     unknown = sorted({*document["required_features"], *used} - KNOWN_FEATURES)
     if unknown:
         raise _too_new(where, f"format {FORMAT} with {', '.join(unknown)}")
-    return Marker(document["id"], timedelta(seconds=document["grace"]))
+    return Marker(
+        document["id"],
+        timedelta(seconds=document["grace"]),
+        document.get("origin", document["id"]),
+        Lock.of_document(document["lock"]),
+    )
+
+
+def _stored(location: Location, store: Store) -> bytes:
+    if isinstance(location, Path):
+        return store.read(names.REPOSITORY, limit=canonical.MAX_SIZE)
+    from pitr.repository.store.buckets import read_oldest  # noqa: PLC0415 - a folder needs no library for S3
+
+    return read_oldest(location, store, names.REPOSITORY, limit=canonical.MAX_SIZE)
 
 
 def keeps_modes(location: Location) -> bool:
@@ -117,12 +151,20 @@ def _exists(location: Location) -> RepositoryError:
     )
 
 
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder is empty, but for what a killed `create` left there. Raises OSError."""
+    left = list(folder.iterdir())
+    return not left or (
+        [entry.name for entry in left] == [SCRATCH] and all(map(is_scratch, left[0].iterdir()))
+    )
+
+
 def _new_folder(path: Path) -> Store:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (path / names.REPOSITORY).exists():
             raise _exists(path)
-        if any(path.iterdir()):
+        if not is_unused(path):
             raise RepositoryError(f"{path} is not empty", "Name an empty or a new folder.")
         set_mode(path, 0o700)
     except OSError as error:
@@ -130,14 +172,16 @@ def _new_folder(path: Path) -> Store:
     return PosixStore(path)
 
 
-def _unused_prefix(location: S3Location) -> Store:
+def _unused_prefix(location: S3Location, lock: Lock | None) -> Store:
     """Return the store of a prefix that holds no repository, after a trial of what a repository relies on."""
-    store = locations.opened(location, locations.scratch_state())
+    store = locations.opened(location, locations.scratch_state(), lock)
     try:
+        from pitr.repository.store.buckets import try_out  # noqa: PLC0415 - a folder needs no library for S3
+
         with suppress(ObjectMissing):
             store.size(names.REPOSITORY)
             raise _exists(location)
-        probe.check(store)
+        try_out(store)
     except BaseException:
         store.close()
         raise

@@ -31,6 +31,7 @@ PROOFS = "proofs"
 RETIRED = "retired"
 SUCCESSIONS = "successions"
 RUNS = "runs"
+COPIES = "copies"
 TOMBSTONES = "tombstones"
 SWEPT = "swept"
 
@@ -138,6 +139,11 @@ def checks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
 def proofs_of(vm_id: str | None = None) -> str:
     """Return the folder of the notes of when a VM's streams, or those of all VMs, were last read."""
     return PROOFS if vm_id is None else f"{PROOFS}/{vm_id}"
+
+
+def copies_in(repository_id: str | None = None) -> str:
+    """Return the folder of the notes of what another repository has of this one; of all others for None."""
+    return COPIES if repository_id is None else f"{COPIES}/{repository_id}"
 
 
 def marks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:

@@ -31,10 +31,12 @@ from pitr.repository.location import Location
 from pitr.repository.store import (
     LinkInside,
     ObjectMissing,
+    ObjectStoreError,
     Store,
     StoredFile,
     check_name,
 )
+from pitr.repository.store.lock_rules import Lock
 from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class Repository(Closes):
         self.id = marker.id
         #: How long the objects of a removed point stay. Zero: `remove` removes them at once, under locks.
         self.grace = marker.grace
+        #: How the store protects objects from removal; None: it does not.
+        self.lock = marker.lock
         #: The local folder of the catalog and the locks; the location itself if that is a folder.
         self.path = state
         self._catalog: CompletedCatalog | None = None
@@ -61,12 +65,13 @@ class Repository(Closes):
         self.recorded: set[str] = set()
 
     @classmethod
-    def create(cls, location: Location, *, grace: timedelta | None = None) -> Self:
+    def create(cls, location: Location, *, grace: timedelta | None = None, lock: Lock | None = None) -> Self:
         """Create a repository in an empty or new folder, or below a prefix of a bucket. Raises RepositoryError.
 
-        `grace`: how long the objects of a removed point stay; None for the default of the place.
+        `grace`: how long the objects of a removed point stay; None for the default of the place. `lock`: how objects
+        in a bucket are protected from removal.
         """
-        marker.create(location, grace)
+        marker.create(location, grace, lock=lock)
         return cls.open(location)
 
     @classmethod
@@ -75,7 +80,7 @@ class Repository(Closes):
         with closing(locations.opened(location, locations.scratch_state())) as first:
             found = marker.read(location, first)
         state = locations.state_of(location, found.id)
-        return cls(location, locations.opened(location, state), found, state)
+        return cls(location, locations.opened(location, state, found.lock), found, state)
 
     def close(self) -> None:
         self.forget_catalog()
@@ -179,11 +184,12 @@ class Repository(Closes):
         *,
         level: int,
         external: ExternalBlob | None = None,
+        of_parts: bool = False,
     ) -> StreamSink:
         """Begin a stream of a disk of `size` bytes; see StreamSink for the parameters."""
         from pitr.repository.stream_sink import StreamSink  # noqa: PLC0415 - a list of points needs no arrays
 
-        return StreamSink(self.store, new, size, meta, level=level, external=external)
+        return StreamSink(self.store, new, size, meta, level=level, external=external, of_parts=of_parts)
 
     def drop_stream(self, disk_id: str, stream_id: str, *, keep_blob: bool = False) -> None:
         """Remove a stream unless its record is or may be written; then `prune` decides.
@@ -231,6 +237,9 @@ class Repository(Closes):
             stored = self.store.read(name, limit=canonical.MAX_SIZE)
         except ObjectMissing:
             raise of_record(of_backup, "missing", f"the record {name} is missing") from None
+        except ObjectStoreError:
+            # A store that does not answer says nothing about its objects.
+            raise
         except RepositoryError as error:
             raise of_record(of_backup, "corrupt", error.message) from error
         try:
@@ -424,6 +433,8 @@ class Repository(Closes):
             return self.store.open(name)
         except ObjectMissing:
             raise of_stream(backup.backup_id, stream, "missing", what, "it is missing") from None
+        except ObjectStoreError:
+            raise
         except RepositoryError as error:
             raise of_stream(backup.backup_id, stream, "corrupt", what, error.message) from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from pitr import times
 from pitr.formats.in_order import InOrder
-from pitr.model import DiskSettings, Kind, StoredObject, Stream, VMName
+from pitr.model import DiskSettings, Kind, Part, StoredObject, Stream, VMName
 from pitr.repository import index, names
 from pitr.repository.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
 from pitr.repository.store import NewObject, ObjectExists, Store
@@ -53,13 +53,26 @@ class NewStream:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """A frame of another stream: its place in the blob of `stream`."""
+
+    stream: Stream
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPiece:
-    """A data extent with its frame and digest, or a zero extent with None for both."""
+    """A data extent with its frame and digest, or a zero extent with None for both.
+
+    `used` takes the place of the frame if another stream has stored it.
+    """
 
     start: int
     length: int
     frame: bytes | None = None
     digest: bytes | None = None
+    used: StoredFrame | None = None
 
 
 class StreamWriter(Closes):
@@ -147,7 +160,8 @@ class StreamSink:
     """Writes one new stream: a blob and its index. Without `flush`, the end of the `with` block removes both.
 
     `size` is the disk's in bytes. `meta` is the blob's meta header (see `blob_meta`). With `external`, the sink
-    writes the blob there instead of to the repository.
+    writes the blob there instead of to the repository. A stream `of_parts` may use frames of other streams: its blob
+    holds only its own frames, and its index is stored twice.
     """
 
     max_writers = 1 << 10
@@ -163,8 +177,10 @@ class StreamSink:
         level: int,
         frame_size: int = FRAME_SIZE,
         external: ExternalBlob | None = None,
+        of_parts: bool = False,
     ) -> None:
         self._external = external
+        self._parts = UsedParts() if of_parts else None
         self._store = store
         self._new = new
         self._size = size
@@ -185,6 +201,8 @@ class StreamSink:
             self._index = index.IndexWriter(self._index_path)
             stack.callback(self._index.close)
             compressed = external is None or external.compression == "zstd"
+            if of_parts:
+                meta = {**meta, "incremental": True}
             self._blob = BlobWriter(self._blob_object.write, meta, compressed=compressed)
             self._stack = stack.pop_all()
 
@@ -211,8 +229,14 @@ class StreamSink:
     def append(self, pieces: Sequence[StoredPiece]) -> None:
         """Add the next pieces of the disk to the blob; one caller at a time."""
         for piece in pieces:
-            self._order.next(piece.start, piece.length, zero=piece.frame is None or piece.digest is None)
-            if piece.frame is not None and piece.digest is not None:
+            zero = piece.digest is None or (piece.frame is None and piece.used is None)
+            self._order.next(piece.start, piece.length, zero=zero)
+            if piece.used is not None and self._parts is not None:
+                part = self._parts.number_of(piece.used.stream, piece.length)
+                place = (piece.used.offset, piece.used.length, piece.digest)
+                self._add_row(index.IndexRow(piece.start, piece.length, *place, part=part))
+                self._data_bytes += piece.length
+            elif piece.frame is not None and piece.digest is not None:
                 offset = self._blob.add_data(piece.start, piece.length, piece.frame)
                 self._add_row(
                     index.IndexRow(piece.start, piece.length, offset, len(piece.frame), piece.digest)
@@ -224,6 +248,8 @@ class StreamSink:
         self._order.finish()
         digest = self._blob.finish()
         self._index.add(self._rows)
+        blob = StoredObject(self._blob.size, digest)
+        parts = self._parts_with(blob)
         self._index.finish(
             index.StreamRow(
                 stream_id=self._new.stream_id,
@@ -234,13 +260,19 @@ class StreamSink:
                 parent_stream_id=self._new.parent_stream_id,
                 frame_size=self._frame_size,
             ),
-            [index.PartRow(index.OWN, self._new.disk_id, self._new.stream_id, self._blob.size, digest)],
+            [index.PartRow(index.OWN, self._new.disk_id, self._new.stream_id, *astuple(blob))]
+            + [
+                index.PartRow(number, part.disk_id, part.stream_id, *astuple(part.blob))
+                for number, part in enumerate(parts[1:], index.OWN + 1)
+            ],
         )
         if isinstance(self._blob_object, ExternalBlob):
             self._blob_object.finish()
         else:
             self._commit(self._blob_object, names.blob(self._new.disk_id, self._new.stream_id))
-        stored_index = self._store_index()
+        stored_index = self._store_index(names.index(self._new.disk_id, self._new.stream_id))
+        if parts:
+            self._store_index(names.index_copy(self._new.disk_id, self._new.stream_id))
         self._stream = Stream(
             stream_id=self._new.stream_id,
             disk_id=self._new.disk_id,
@@ -253,13 +285,23 @@ class StreamSink:
             data_bytes=self._data_bytes,
             zero_bytes=self._zero_bytes,
             extents=self._index.rows,
-            blob=StoredObject(self._blob.size, digest),
+            blob=blob,
             index=stored_index,
             settings=self._new.settings,
             note=self._new.note,
             external=None if self._external is None else self._external.compression,
             changes=self._new.changes,
+            parts=parts,
+            index_copy=stored_index if parts else None,
         )
+
+    def _parts_with(self, blob: StoredObject) -> tuple[Part, ...]:
+        """Return the parts of a stream of parts, with its own `blob` first; of another stream none."""
+        if self._parts is None:
+            return ()
+        own_bytes = self._data_bytes - sum(part.live_bytes for part in self._parts.parts)
+        own = Part(self._new.disk_id, self._new.stream_id, own_bytes, blob)
+        return (own, *self._parts.parts)
 
     def abort(self) -> None:
         """Remove the stored objects of the stream. Only for a stream that no record names."""
@@ -276,15 +318,15 @@ class StreamSink:
             self._stored.remove(name)
             raise
 
-    def _store_index(self) -> StoredObject:
-        name = names.index(self._new.disk_id, self._new.stream_id)
+    def _store_index(self, name: str) -> StoredObject:
         with self._store.new(name) as new:
             stored = written(self._index_path, new)
             self._commit(new, name)
         return stored
 
     def _zero(self, start: int, length: int) -> None:
-        self._blob.add_zero(start, length)
+        if self._parts is None:
+            self._blob.add_zero(start, length)
         self._add_row(index.IndexRow(start, length, None, None, None))
         self._zero_bytes += length
 
@@ -293,6 +335,28 @@ class StreamSink:
         if len(self._rows) >= _ROWS_AT_ONCE:
             self._index.add(self._rows)
             self._rows.clear()
+
+
+class UsedParts:
+    """The other streams whose frames a new stream uses, in the order of their first use."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[Stream, int] = {}
+        self._numbers: dict[Stream, int] = {}
+
+    def number_of(self, stream: Stream, length: int) -> int:
+        """Return the number of the part, after `length` more bytes of the disk are in it."""
+        number = self._numbers.setdefault(stream, index.OWN + 1 + len(self._numbers))
+        self._bytes[stream] = self._bytes.get(stream, 0) + length
+        return number
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts by number."""
+        return [
+            Part(stream.disk_id, stream.stream_id, live, stream.own_blob)
+            for stream, live in self._bytes.items()
+        ]
 
 
 def written(path: Path, new: NewObject) -> StoredObject:

@@ -1,28 +1,63 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Virtual fulls: the map of a disk at a point, written down as an index whose frames are in the blobs of other streams.
 
-No data is read or copied. Such an index cannot be made again from blobs, so it is stored twice.
+No data is read or copied, but for the blobs that the caller names: their live frames go into the stream's own blob, so
+that these blobs may go. Such an index cannot be made again from blobs, so it is stored twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
 
-from pitr.errors import UsageError
+from pitr.errors import FormatError, UsageError
 from pitr.model import Kind, Part, StoredObject, Stream
 from pitr.repository import names
+from pitr.repository.blob import BlobWriter, Compressor, Decompressor, digest_of
 from pitr.repository.chain import ResolvedChain, frames_of
+from pitr.repository.damage import of_stream
 from pitr.repository.index import OWN, Frames, IndexRow, IndexWriter, StreamRow, parts_of
+from pitr.repository.layers import LayerSource
 from pitr.repository.repository import Repository
+from pitr.repository.store import StoredFile
 from pitr.repository.stream_sink import written
 
 _ROWS_AT_ONCE = 4096
+
+#: A disk and a stream: the blob with this name.
+PartKey = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The blob that holds the live frames of another one now: that of `stream`, with its own frames."""
+
+    stream: Stream
+    frames: Frames
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction:
+    """What a new stream does about blobs that are hardly live.
+
+    `copied`: the blobs whose live frames it copies into its own blob. `moved`: the blobs whose frames it takes from
+    another stream, which has copied them. `meta` is the header of its own blob. `on_copied` gets the stored bytes of
+    each frame in it.
+    """
+
+    copied: AbstractSet[PartKey] = frozenset()
+    moved: Mapping[PartKey, Moved] = field(default_factory=dict)
+    meta: Mapping[str, object] = field(default_factory=dict)
+    on_copied: Callable[[int], None] = lambda count: None
+
+
+NO_COMPACTION = Compaction()
 
 
 def store_virtual_full(
@@ -32,6 +67,7 @@ def store_virtual_full(
     *,
     backup_id: str,
     stream_id: str,
+    compaction: Compaction = NO_COMPACTION,
     dry_run: bool = False,
 ) -> Stream:
     """Store the index of a new stream that is the disk of `resolved`, and return that stream.
@@ -40,7 +76,7 @@ def store_virtual_full(
     stream. `dry_run` stores nothing, and returns the same. Raises StoredDamage; UsageError if a blob is external.
     """
     live = _live_layers(resolved)
-    parts = _parts(resolved, live)
+    parts = _parts(resolved, live, compaction)
     indexed = [resolved.sources[layer].indexed.frame_size for layer in live]
     new = replace(
         stream,
@@ -61,15 +97,23 @@ def store_virtual_full(
         stack.callback(store.drop_scratch, path)
         writer = IndexWriter(path)
         stack.callback(writer.close)
+        own = _OwnBlob(repository, new, compaction, dry_run=dry_run) if compaction.copied else None
+        if own is not None:
+            stack.callback(own.close)
         rows: list[IndexRow] = []
         totals = {True: 0, False: 0}
-        for row in _rows(repository, resolved, live, numbers):
+        for row in _rows(repository, resolved, live, numbers, compaction, own):
             totals[row.blob_offset is None] += row.length
             rows.append(row)
             if len(rows) >= _ROWS_AT_ONCE:
                 writer.add(rows)
                 rows.clear()
         writer.add(rows)
+        if own is not None and own.live_bytes:
+            blob = own.commit()
+            new = replace(
+                new, blob=blob, parts=(Part(new.disk_id, stream_id, own.live_bytes, blob), *new.parts)
+            )
         writer.finish(
             StreamRow(stream_id, backup_id, new.disk_id, new.kind.value, new.size, None, new.frame_size),
             parts_of(new),
@@ -108,17 +152,21 @@ def _live_layers(resolved: ResolvedChain) -> list[int]:
     return [int(layer) for layer in np.unique(resolved.map.layer[~resolved.map.zero])]
 
 
-def _parts(resolved: ResolvedChain, live: list[int]) -> dict[tuple[str, str], Part]:
-    """Return the parts by disk and stream, in this order."""
-    parts: dict[tuple[str, str], Part] = {}
+def _parts(resolved: ResolvedChain, live: list[int], compaction: Compaction) -> dict[PartKey, Part]:
+    """Return the parts by disk and stream, in this order, without the stream's own blob."""
+    parts: dict[PartKey, Part] = {}
     for layer in live:
         stream = resolved.sources[layer].stream
+        if key_of(stream) in compaction.copied:
+            continue
+        moved = compaction.moved.get(key_of(stream))
+        stream = moved.stream if moved is not None else stream
         if stream.external is not None:
             raise UsageError(
                 f"the blob of stream {stream.stream_id} is stored externally, so no other stream can use its frames"
             )
         pieces = (resolved.map.layer == layer) & ~resolved.map.zero
-        key = (stream.disk_id, stream.stream_id)
+        key = key_of(stream)
         before = parts[key].live_bytes if key in parts else 0
         parts[key] = Part(*key, before + int(resolved.map.length[pieces].sum()), stream.own_blob)
     return dict(sorted(parts.items()))
@@ -132,21 +180,97 @@ def _common_frame_size(sizes: list[int]) -> int:
     return largest
 
 
+def key_of(stream: Stream) -> PartKey:
+    """Return the name of a stream's blob."""
+    return stream.disk_id, stream.stream_id
+
+
+class _OwnBlob:
+    """The blob of a new stream, with frames that are copied from other blobs."""
+
+    def __init__(
+        self, repository: Repository, stream: Stream, compaction: Compaction, *, dry_run: bool
+    ) -> None:
+        self._stack = ExitStack()
+        self._stored = (
+            None
+            if dry_run
+            else self._stack.enter_context(repository.store.new(names.blob(stream.disk_id, stream.stream_id)))
+        )
+        write: Callable[[bytes], object] = self._stored.write if self._stored is not None else len
+        self._blob = BlobWriter(write, compaction.meta)
+        self._on_copied = compaction.on_copied
+        self._repository = repository
+        self._compressor = Compressor()
+        self._decompressor = Decompressor()
+        self._open: dict[PartKey, StoredFile] = {}
+        self._last: tuple[PartKey, int, bytes, bytes] | None = None
+        self.live_bytes = 0
+
+    def add(self, source: LayerSource, frames: Frames, start: int, length: int) -> IndexRow:
+        """Copy a range of the disk that lies in one frame. Raises StoredDamage."""
+        number = int(frames.numbers_of(np.array([start]))[0])
+        stored, data = self._frame(source, frames, number)
+        skip = start - frames.origin(number)
+        digest = frames.digest(number)
+        if length != len(data):
+            part = memoryview(data)[skip : skip + length]
+            stored, digest = self._compressor.compress(part), digest_of(part)
+        offset = self._blob.add_data(start, length, stored)
+        self.live_bytes += length
+        self._on_copied(len(stored))
+        return IndexRow(start, length, offset, len(stored), digest)
+
+    def _frame(self, source: LayerSource, frames: Frames, number: int) -> tuple[bytes, bytes]:
+        """Return a frame as it is stored and its data, after its digest is verified."""
+        key, offset = key_of(source.stream), int(frames.blob_offset[number])
+        if self._last is not None and self._last[:2] == (key, offset):
+            return self._last[2:]
+        blob = self._open.get(key)
+        if blob is None:
+            opened = self._repository.open_blob(source.backup, source.stream)
+            blob = self._open[key] = self._stack.enter_context(opened)
+        start, length = frames.origin(number), int(frames.frame_length[number])
+        try:
+            stored = blob.read_at(offset, int(frames.blob_length[number]))
+            data = self._decompressor.decompress(stored, length)
+            if digest_of(data) != frames.digest(number):
+                raise FormatError("the digest of its data does not match")
+        except FormatError as error:
+            raise of_stream(
+                source.backup.backup_id, source.stream, "corrupt", "frame", error.message, start, length
+            ) from None
+        self._last = key, offset, stored, data
+        return stored, data
+
+    def commit(self) -> StoredObject:
+        """Finish the blob and store it."""
+        digest = self._blob.finish()
+        if self._stored is not None:
+            self._stored.commit()
+        return StoredObject(self._blob.size, digest)
+
+    def close(self) -> None:
+        """Close the blobs. Without `commit`, nothing is stored."""
+        self._stack.close()
+
+
 def _rows(
-    repository: Repository, resolved: ResolvedChain, live: list[int], numbers: dict[tuple[str, str], int]
+    repository: Repository,
+    resolved: ResolvedChain,
+    live: list[int],
+    numbers: dict[PartKey, int],
+    compaction: Compaction,
+    own: _OwnBlob | None,
 ) -> Iterator[IndexRow]:
     """Yield the rows in the order of the disk, zero ranges joined."""
-    frames: dict[int, Frames] = {
+    frames = {
         layer: known
         if (known := resolved.frames.get(layer))
         else frames_of(repository, resolved.sources[layer])
         for layer in live
     }
-    part_of = {
-        layer: numbers[source.stream.disk_id, source.stream.stream_id]
-        for layer, source in enumerate(resolved.sources)
-        if layer in frames
-    }
+    keys = {layer: key_of(resolved.sources[layer].stream) for layer in live}
     zero_start = end = 0
     pieces = resolved.map
     for at in range(0, len(pieces), _ROWS_AT_ONCE):
@@ -159,9 +283,27 @@ def _rows(
             if zero_start < start:
                 yield IndexRow(zero_start, start - zero_start, None, None, None)
             zero_start = end
-            yield _row(frames[layer], start, length, part_of[layer])
+            key = keys[layer]
+            moved = compaction.moved.get(key)
+            if own is not None and key in compaction.copied:
+                yield own.add(resolved.sources[layer], frames[layer], start, length)
+            elif moved is not None:
+                yield from _rows_in(moved.frames, start, end, numbers[key_of(moved.stream)])
+            else:
+                yield _row(frames[layer], start, length, numbers[key])
     if zero_start < end:
         yield IndexRow(zero_start, end - zero_start, None, None, None)
+
+
+def _rows_in(frames: Frames, start: int, end: int, part: int) -> Iterator[IndexRow]:
+    """Yield the rows of a range that lies in the frames of a blob, which were cut at other places."""
+    while start < end:
+        number = int(np.searchsorted(frames.start, start, side="right")) - 1
+        stop = min(end, int(frames.start[number] + frames.length[number])) if number >= 0 else start
+        if stop <= start:
+            raise ValueError(f"the moved frames do not hold the range at {start}")
+        yield _row(frames, start, stop - start, part)
+        start = stop
 
 
 def _row(frames: Frames, start: int, length: int, part: int) -> IndexRow:

@@ -23,6 +23,7 @@ def _packages(name: str) -> list[str]:
 BUILD, DEMO, TEST = (_packages(f"{what}_PACKAGES") for what in ("BUILD", "DEMO", "TEST"))
 PACKAGES = [*BUILD, *DEMO, *TEST]
 BROWSER = _packages("BROWSER")
+CEPH = _packages("CEPH_PACKAGES")
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ def test_only_missing_packages_are_installed(machine: Path) -> None:
         ("install-demo", [*BUILD, *DEMO]),
         ("install-system", PACKAGES),
         ("install-test", [*PACKAGES, *BROWSER]),
+        ("install-s3", [*PACKAGES, *CEPH]),
     ],
 )
 def test_a_target_installs_only_what_it_needs(machine: Path, target: str, packages: list[str]) -> None:
@@ -99,7 +101,7 @@ def _dry_run(target: str) -> str:
 def test_the_demo_installs_nothing_for_the_tests() -> None:
     commands = _dry_run("demo")
     assert " ".join(DEMO) in commands
-    assert not [package for package in (*TEST, *BROWSER) if re.search(rf"\b{package}\b", commands)]
+    assert not [package for package in (*TEST, *BROWSER, *CEPH) if re.search(rf"\b{package}\b", commands)]
     assert "--editable '.[lab]'" in commands
 
 
@@ -107,6 +109,16 @@ def test_the_tests_install_all_packages() -> None:
     commands = _dry_run("test")
     assert " ".join([*PACKAGES, *BROWSER]) in commands
     assert "--editable '.[dev]'" in commands
+    # Only `make test-s3` needs Ceph.
+    assert not [package for package in CEPH if re.search(rf"\b{package}\b", commands)]
+
+
+def test_the_tests_of_object_storage_run_beside_a_real_gateway() -> None:
+    commands = _dry_run("test-s3")
+    assert " ".join([*PACKAGES, *CEPH]) in commands
+    [line] = [line for line in commands.splitlines() if "tests.support.radosgw" in line]
+    paths = [word for word in line.split() if word.startswith("tests/")]
+    assert paths and all((ROOT / path).exists() for path in paths)
 
 
 def test_nothing_is_asked_for_when_all_is_there(machine: Path) -> None:

@@ -14,6 +14,7 @@ from typing import get_args
 
 import pytest
 
+from pitr.jobs.consolidate.one_point import Consolidated, consolidate
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
@@ -61,12 +62,18 @@ def _inject_everywhere(
     job: Callable[[Path], object],
     keeps: set[str],
     names: Names = "link",
+    check: Callable[[Path, set[str]], object] = lambda folder, left: None,
+    sampled: int = 1,
 ) -> int:
-    """Run `job` on a copy of the repository, with the fault at each of its calls in turn."""
+    """Run `job` on a copy of the repository, with the fault at each of its calls in turn.
+
+    `check` is given the copy and its points after each fault. CI takes only one of `sampled` calls, others each time.
+    """
     # A power failure also loses data that was not synced. CI tests it at every fourth call.
-    step = 4 if fault.startswith("power") and names == "link" and not SOAK else 1
+    step = 4 if fault.startswith("power") and names == "link" else sampled
+    step = 1 if SOAK else max(step, sampled)
     injected = 0
-    for at in range(1, _ENDLESS, step):
+    for at in range(random.SystemRandom().randint(1, sampled), _ENDLESS, step):
         folder = tmp_path / "copy"
         shutil.copytree(stored.path, folder)
         outcome, said = run(partial(job, folder), folder, fault, at, names)
@@ -77,6 +84,7 @@ def _inject_everywhere(
             injected += 1
             assert outcome in ((REFUSED, ENDURED) if fault in ("ENOSPC", "EIO") else (DIED,))
             left = check_verified(folder, at_least=keeps)
+            check(folder, left)
             if SOAK or at % 2 == _FAULTS.index(fault) % 2:
                 _check_next_run(folder, stored, vm, left)
             else:
@@ -163,3 +171,93 @@ def test_a_catalog_rebuild_loses_nothing_for_any_failing_call(
     injected = _inject_everywhere(tmp_path, stored, vm, fault, job, set(stored.contents))
     record_property("faults injected", injected)
     assert injected > 5
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_a_consolidation_loses_nothing_for_any_failing_call(
+    tmp_path: Path, memory_engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
+) -> None:
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
+    with Repository.open(stored.path) as repository:
+        last, middle, first = repository.catalog.points()
+
+    def job(folder: Path) -> Consolidated:
+        with Repository.open(folder) as repository:
+            return consolidate(repository, middle)
+
+    sampled = 1 if SOAK else 25
+
+    def check(folder: Path, left: set[str]) -> None:
+        with Repository.open(folder) as repository:
+            points = repository.catalog.points()
+            # The point is there under its own id, under that of the one that stands for it, or both.
+            assert {point.point for point in points} == {last.point, middle.point, first.point}
+        check_contents(folder, stored)
+        if left != {last.backup_id, middle.backup_id, first.backup_id}:
+            return
+        # The next run does it all.
+        copy = folder.with_name("again")
+        shutil.copytree(folder, copy)
+        (new,) = job(copy).created
+        assert new.stands_for == middle.backup_id
+        assert check_verified(copy, at_least=set()) == {last.backup_id, new.backup_id, first.backup_id}
+        check_contents(copy, stored)
+        shutil.rmtree(copy)
+
+    keeps = {last.backup_id, first.backup_id}
+    injected = _inject_everywhere(tmp_path, stored, vm, fault, job, keeps, check=check, sampled=sampled)
+    record_property("faults injected", injected)
+    assert injected > (20 if SOAK else 1)
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_prune_below_a_virtual_full_loses_nothing_for_any_failing_call(
+    tmp_path: Path, memory_engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
+) -> None:
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
+    with Repository.open(stored.path) as repository:
+        last, middle, first = repository.catalog.points()
+        (new,) = consolidate(repository, middle).created
+    stored.contents[new.backup_id] = stored.contents[middle.backup_id]
+
+    def job(folder: Path) -> None:
+        with Repository.open(folder) as repository:
+            done = prune(repository, Retention(last=2), [VMName(vm.id, vm.name)], notify=lambda line: None)
+            for failure in done.failed:
+                raise failure.error
+            assert [backup.backup_id for backup in done.removed] == [first.backup_id]
+
+    keeps = {last.backup_id, new.backup_id}
+    sampled = 1 if SOAK else 12
+    injected = _inject_everywhere(tmp_path, stored, vm, fault, job, keeps, sampled=sampled)
+    record_property("faults injected", injected)
+    assert injected > (5 if SOAK else 0)
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_a_compared_backup_on_a_virtual_full_loses_nothing_for_any_failing_call(
+    tmp_path: Path, memory_engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
+) -> None:
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
+    with Repository.open(stored.path) as repository:
+        last, middle, first = repository.catalog.points()
+        (new,) = consolidate(repository, last).created
+    stored.contents[new.backup_id] = stored.contents[last.backup_id]
+    change(vm, random.Random(1))
+
+    def job(folder: Path) -> None:
+        vm.checkpoints.clear()
+        with Repository.open(folder) as repository:
+            made = memory_engine.back_up(repository, vm)
+            # What cannot be read now may be damaged, so a fault can make a disk full.
+            assert {stream.changes for stream in made.streams} <= {"compared", None}
+
+    keeps = {new.backup_id, middle.backup_id, first.backup_id}
+    sampled = 1 if SOAK else 25
+    injected = _inject_everywhere(tmp_path, stored, vm, fault, job, keeps, sampled=sampled)
+    record_property("faults injected", injected)
+    assert injected > (20 if SOAK else 1)
+    job(stored.path)
+    with Repository.open(stored.path) as repository:
+        made = repository.catalog.points()[0]
+    assert {stream.changes for stream in made.streams} == {"compared"} and made.parent_id == new.backup_id

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pitr.errors import BaseRemoved
-from pitr.jobs.upkeep.prune import Pruned, prune
+from pitr.jobs.upkeep.prune import prune
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import Backup
 from pitr.repository import Repository, removed_points, tombstones

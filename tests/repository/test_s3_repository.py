@@ -17,9 +17,10 @@ from pitr.cli import repository_location
 from pitr.errors import UsageError
 from pitr.repository.store.s3 import S3Location
 from tests.support import s3
-from tests.support.hostile_s3 import OverwritingServer
+from tests.support.hostile_s3 import OverwritingServer, RefusingProxy
 from tests.support.lab import assert_same
 from tests.support.pitr import Pitr
+from tests.support.s3 import host_at, keys
 
 MiB = 1 << 20
 
@@ -32,7 +33,7 @@ def location() -> S3Location:
 @pytest.fixture
 def remote(location: S3Location, tmp_path: Path) -> Pitr:
     """Run the program with a new repository in the bucket."""
-    runner = s3.host(location, tmp_path / "state")
+    runner = host_at(location, tmp_path / "state")
     created = runner.json("init")["repository"]
     assert created["path"] == location.url
     return runner
@@ -62,12 +63,13 @@ def test_a_point_goes_into_the_bucket_and_comes_back(
     remote("hold", "web")
     remote("forget", "web", "--all", code=2)
     remote("release", "web")
-    assert all(key.startswith(f"{location.prefix}/") for key in s3.keys(location))
+    assert all(key.startswith(f"{location.prefix}/") for key in keys(location))
     remote("forget", "web", "--all")
-    assert {key for key in s3.keys(location) if key.endswith(".zst")}
+    # The data stays for the grace time.
+    assert {key for key in keys(location) if key.endswith(".zst")}
     assert remote.json("list")["points"] == []
     # Nothing of this machine's files is left in the bucket.
-    names = {key.removeprefix(f"{location.prefix}/").partition("/")[0] for key in s3.keys(location)}
+    names = {key.removeprefix(f"{location.prefix}/").partition("/")[0] for key in keys(location)}
     assert not names & {"catalog.db", "locks", "tmp", "probe"}
 
 
@@ -76,10 +78,10 @@ def test_another_host_sees_all_points_and_adds_its_own(
 ) -> None:
     first = _image(tmp_path / "first", os.urandom(MiB))
     remote("import", "raw", first, "--vm", "web", "--disk", "sys", "--time", "2026-11-01")
-    other = s3.host(location, tmp_path / "other")
+    other = host_at(location, tmp_path / "other")
     second = _image(tmp_path / "second", os.urandom(MiB))
     other("import", "raw", second, "--vm", "web", "--disk", "sys", "--time", "2026-11-02")
-    for host in (remote, other, s3.host(location, tmp_path / "third")):
+    for host in (remote, other, host_at(location, tmp_path / "third")):
         assert len(host.json("list")["points"]) == 2
     remote("restore", "web", "--at", "2026-11-02", "--to-file", tmp_path / "out.raw")
     assert_same(tmp_path / "out.raw", second)
@@ -89,23 +91,23 @@ def test_damage_in_the_bucket_is_found(remote: Pitr, location: S3Location, tmp_p
     image = _image(tmp_path / "image", os.urandom(2 * MiB))
     remote("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", "2026-11-01")
     client = s3.client(s3.server())
-    [blob] = (key for key in s3.keys(location) if key.endswith(".zst"))
+    [blob] = (key for key in keys(location) if key.endswith(".zst"))
     data = bytearray(client.get_object(Bucket=location.bucket, Key=blob)["Body"].read())
     data[len(data) // 2] ^= 1
     client.put_object(Bucket=location.bucket, Key=blob, Body=bytes(data))
     assert not remote.json("verify", code=3)["ok"]
-    assert s3.host(location, tmp_path / "other").json("list")["points"][0]["damaged"]
+    assert host_at(location, tmp_path / "other").json("list")["points"][0]["damaged"]
     remote("restore", "web", "--at", "now", "--to-file", tmp_path / "out.raw", code=3)
 
 
 def test_what_holds_a_repository_is_not_taken_again(remote: Pitr, location: S3Location) -> None:
-    before = s3.keys(location)
+    before = keys(location)
     assert "repository already" in remote("init", code=1).complaint
-    assert s3.keys(location) == before
+    assert keys(location) == before
 
 
 def test_init_makes_no_bucket(location: S3Location, tmp_path: Path) -> None:
-    missing = s3.host(replace(location, bucket="no-such-bucket"), tmp_path)
+    missing = host_at(replace(location, bucket="no-such-bucket"), tmp_path)
     assert "no such bucket" in missing("init", code=6).complaint
     assert "no such bucket" in missing("list", code=6).complaint
 
@@ -115,7 +117,7 @@ def test_a_store_that_overwrites_silently_is_refused_and_left_empty(
 ) -> None:
     with OverwritingServer() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        host = s3.host(replace(location, endpoint=f"http://127.0.0.1:{server.server_port}"), tmp_path)
+        host = host_at(replace(location, endpoint=f"http://127.0.0.1:{server.server_port}"), tmp_path)
         refused = host("init", code=6)
         assert "silently" in refused.complaint
         assert server.objects == {}
@@ -123,7 +125,7 @@ def test_a_store_that_overwrites_silently_is_refused_and_left_empty(
 
 
 def test_a_missing_key_and_a_missing_server_are_told(location: S3Location, tmp_path: Path) -> None:
-    away = s3.host(replace(location, endpoint="http://127.0.0.1:1"), tmp_path)
+    away = host_at(replace(location, endpoint="http://127.0.0.1:1"), tmp_path)
     refused = away("list", code=6)
     assert "unreachable" in refused.complaint and "AWS_ENDPOINT_URL_S3" in refused.complaint
 
@@ -131,7 +133,7 @@ def test_a_missing_key_and_a_missing_server_are_told(location: S3Location, tmp_p
 def test_an_interrupt_ends_the_wait_for_a_silent_server(location: S3Location, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        host = s3.host(replace(location, endpoint=endpoint), tmp_path)
+        host = host_at(replace(location, endpoint=endpoint), tmp_path)
         with host.process("list") as process:
             connection, _ = listener.accept()
             process.send_signal(signal.SIGINT)
@@ -175,3 +177,22 @@ def test_the_configuration_names_the_bucket(location: S3Location, tmp_path: Path
     assert "repository.region" in host("list", code=2).complaint
     config.write_text('[repository]\nurl = "s3://bucket"\nregoin = "eu"\n')
     assert "region" in host("list", code=2).complaint
+
+
+def test_a_store_that_fails_in_between_is_no_damage(
+    remote: Pitr, location: S3Location, tmp_path: Path
+) -> None:
+    image = _image(tmp_path / "image", os.urandom(2 * MiB))
+    remote("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", "2026-11-01")
+    with RefusingProxy(str(location.endpoint)) as proxy:
+        away = host_at(replace(location, endpoint=proxy.address), tmp_path / "away")
+        for refused in ("/backups/", "/indexes/", "/blobs/"):
+            proxy.refused = location.prefix + refused
+            for arguments in (
+                ("verify",),
+                ("restore", "web", "--at", "now", "--to-file", tmp_path / "out"),
+                ("restore", "web", "--at", "now", "--to-file", tmp_path / "out", "--keep-going"),
+            ):
+                failed = away(*arguments, code=6)
+                assert "refuses the access key" in failed.complaint
+    assert remote.json("verify")["ok"] and not remote.json("list")["points"][0]["damaged"]

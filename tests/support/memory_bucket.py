@@ -65,7 +65,7 @@ class Bucket:
         """Open the repository on a host whose files are in `state`."""
         (state / "locks").mkdir(parents=True, exist_ok=True)
         store = HostStore(self, state)
-        return Repository(S3Location("memory", ""), store, Marker("0" * 36, grace), state)
+        return Repository(S3Location("memory", ""), store, Marker("0" * 36, grace, "0" * 36), state)
 
 
 class HostStore(Closes):
@@ -82,6 +82,9 @@ class HostStore(Closes):
 
     def new(self, name: str) -> _New:
         return _New(self, name)
+
+    def replacing(self, name: str) -> _New:
+        raise NotImplementedError
 
     def create(self, name: str, data: bytes) -> None:
         self._ask("create", name)

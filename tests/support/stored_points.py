@@ -84,11 +84,12 @@ def check_verified(path: Path, *, at_least: set[str]) -> set[str]:
 
 
 def check_contents(path: Path, stored: Stored) -> None:
-    """Check that the points whose content is known hold it."""
+    """Check that the points whose content is known hold it, and those that stand for one of them."""
     with Repository.open(path) as repository:
         for backup in repository.catalog.points():
-            if backup.backup_id in stored.contents:
-                assert content(repository, backup) == stored.contents[backup.backup_id]
+            expected = stored.contents.get(backup.backup_id) or stored.contents.get(backup.stands_for or "")
+            if expected is not None:
+                assert content(repository, backup) == expected
 
 
 def unnamed_files(path: Path) -> set[str]:
@@ -101,6 +102,8 @@ def unnamed_files(path: Path) -> set[str]:
             for name in (
                 names.blob(stream.disk_id, stream.stream_id),
                 names.index(stream.disk_id, stream.stream_id),
+                *([names.index_copy(stream.disk_id, stream.stream_id)] if stream.index_copy else []),
+                *(names.blob(part.disk_id, part.stream_id) for part in stream.parts),
                 names.configuration(backup.configuration.digest if backup.configuration else ""),
             )
         }

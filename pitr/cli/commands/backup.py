@@ -16,7 +16,7 @@ from pitr.cli.display.progress import showing_each
 from pitr.cli.options import Common, DisksOption, DryRunOption, MaxWorkersOption, with_common
 from pitr.cli.pipe_options import CompressOption, PipeOptions
 from pitr.errors import Interrupted, UsageError
-from pitr.jobs import documents
+from pitr.jobs import documents, find
 from pitr.jobs.backup import many_vms
 from pitr.jobs.backup.choose_vms import VMSelection
 from pitr.jobs.backup.many_vms import Chosen, FleetInterrupted, FleetReports
@@ -63,6 +63,15 @@ FullEveryOption = Annotated[
         "--full-every",
         metavar="TIME",
         help="Back up all data if the last full backup is at least this old: 36h, 30d, 8w, 6m, 1y.",
+    ),
+]
+LikeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--like",
+        metavar="VM",
+        help="At the first backup of a disk, use the stored data that it has in common with this VM (name or id). The "
+        "VM must be in the repository. Default: the VMs of the same template.",
     ),
 ]
 NoFallbackOption = Annotated[
@@ -130,6 +139,7 @@ def backup(
     incremental: IncrementalOption = False,
     full: FullOption = False,
     full_every: FullEveryOption = None,
+    like: LikeOption = None,
     no_fallback: NoFallbackOption = False,
     disk: DisksOption = None,
     exclude_disk: ExcludeDiskOption = None,
@@ -158,8 +168,12 @@ def backup(
     standard error. To use commands for all backups, set put_command, get_command and delete_command under [store]
     in the configuration.
 
+    The first backup of a disk uses the data that the VM of --like, or the VMs of its template, have stored already at
+    the same place, and stores only the rest. 'pitr show' says what a disk shares. --full shares nothing, unless you
+    give --like.
+
     Examples: pitr backup web1 --full; pitr backup --incremental; pitr backup --tag daily --jobs 4;
-    pitr backup web1 --disk system --to - | vendor-put
+    pitr backup web2 --like web1; pitr backup web1 --disk system --to - | vendor-put
     """
     _check_method(full=full, incremental=incremental, no_fallback=no_fallback)
     if to is None and put_command is None:
@@ -176,6 +190,7 @@ def backup(
         check_unchanged=check_unchanged,
         busy_wait_s=times.parse_wait("--busy-wait", busy_wait),
         full_every=times.parse_span("--full-every", full_every) if full_every is not None else None,
+        like=like,
     )
     pipe = PipeOptions(to, put_command, compress)
     _back_up(common, _selection(common, vms, tag, every), options, pipe, jobs, dry_run)
@@ -214,6 +229,7 @@ def _back_up(
             on_engine = known.on_engine(engine)
             chosen, skipped = on_engine.vms, on_engine.skipped
             _tell_skipped(common, skipped)
+            _check_like(repository, chosen, options, pipe)
             _check_one_vm(chosen, options, pipe)
             if dry_run:
                 plans = [plan_backup(repository, engine, vm.key, options) for vm in chosen]
@@ -250,6 +266,21 @@ def _check_one_vm(chosen: Sequence[Chosen], options: BackupOptions, pipe: PipeOp
         )
     if pipe.to is not None and len(chosen) != 1:
         raise UsageError("--to takes one disk of one VM", "Name the VM, or use --put-command.")
+
+
+def _check_like(
+    repository: Repository, chosen: Sequence[Chosen], options: BackupOptions, pipe: PipeOptions
+) -> None:
+    """Raise NoSuchVM if neither the repository nor this run has the VM of --like, UsageError for another output."""
+    if options.like is None:
+        return
+    if pipe.to is not None or pipe.put_command is not None:
+        raise UsageError(
+            "--like goes with data in the repository, because data elsewhere must be complete",
+            "Leave out --like.",
+        )
+    if all(options.like not in (vm.key, vm.name) for vm in chosen):
+        find.vm_named(repository.catalog, options.like)
 
 
 def _run(

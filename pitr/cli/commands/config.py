@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from pitr.cli import config
+from pitr.cli import config, sites
 from pitr.cli.config import Settings
 from pitr.cli.config_check import Problem
 from pitr.cli.display import tables
@@ -104,6 +104,9 @@ def _effective(common: Common, settings: Settings) -> Iterator[Setting]:
     for name, policy in settings.policies.items():
         for key, value in _flat(f"policy.{name}", policy):
             yield Setting(key, value, from_file(key))
+    for name, site in settings.sites.items():
+        for key, value in _flat(f"site.{name}", site):
+            yield Setting(key, value, from_file(key))
 
 
 def _engine(common: Common, settings: Settings) -> Iterator[Setting]:
@@ -195,7 +198,8 @@ def _wrong_together(settings: Settings) -> Iterator[tuple[Path, Problem]]:
     for name, table in settings.policies.items():
         path = next(file for key, file in settings.sources.items() if key.startswith(f"policy.{name}."))
         try:
-            Policy.of(name, table)
+            for site in Policy.of(name, table).sites:
+                sites.location_of(site, settings)
         except UsageError as error:
             yield path, Problem(f"policy.{name}", error.message, error.advice)
     if "url" in settings.engine:

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from pitr.cli.options import Common, StorageDomainOption, with_common
-from pitr.jobs.doctor import Check, examine
+from pitr.jobs.doctor import examine
+from pitr.jobs.doctor_check import Check
 
 NoProbeOption = Annotated[
-    bool, typer.Option("--no-probe", help="Skip the data-path check; create no disk on the engine.")
+    bool,
+    typer.Option(
+        "--no-probe",
+        help="Skip the data-path check and the trial of the object store; create no disk and no object.",
+    ),
 ]
 
 
@@ -24,7 +28,8 @@ def doctor(
 
     pitr checks programs, configuration, repository, free space, and the engine's certificate, login, clock and
     permissions. To check the data path, it creates a disk of 1 MiB on the engine, writes to it through
-    ovirt-imageio, compares the checksum and deletes the disk. If a check fails, pitr exits with 1.
+    ovirt-imageio, compares the checksum and deletes the disk. If the repository is on S3, pitr repeats the trial of
+    'pitr init', measures the store and deletes the objects of the trial. If a check fails, pitr exits with 1.
 
     Example: pitr doctor --no-probe
     """
@@ -43,7 +48,7 @@ def doctor(
             _show(common, check)
     ok = all(check.status != "failed" for check in checks)
     if common.out.json:
-        common.out.document({"ok": ok, "checks": [asdict(check) for check in checks]})
+        common.out.document({"ok": ok, "checks": [check.as_document() for check in checks]})
     else:
         common.out.show("All checks passed." if ok else "Some checks failed.")
     if not ok:

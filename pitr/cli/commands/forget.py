@@ -16,7 +16,7 @@ from pitr.jobs.asked_time import AskedTime
 from pitr.jobs.upkeep import forget as job
 from pitr.jobs.upkeep import retire as retiring
 from pitr.jobs.upkeep.external_data import deleting_with
-from pitr.jobs.upkeep.prune import Pruned
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.model import Backup, VMName
 from pitr.repository import Repository
 from pitr.text import named, printable

@@ -86,6 +86,15 @@ ImportFormatOption = Annotated[
 ]
 
 
+FullOption = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="Store whole disks in full. Default: store only what differs from the newest point of the disk.",
+    ),
+]
+
+
 @with_common(moves_data=True)
 def import_(
     common: Common,
@@ -95,6 +104,7 @@ def import_(
     time: TimeOption = None,
     onto: OntoOption = None,
     stream_format: ImportFormatOption = None,
+    full: FullOption = False,
     max_workers: MaxWorkersOption = None,
 ) -> None:
     """Import backups of other programs as points in time.
@@ -103,6 +113,8 @@ def import_(
     diff or a virtnbdbackup file, plain or compressed with zstd. The file of 'rbd export --export-format 2' makes a
     point of each snapshot. A whole folder of virtnbdbackup, or qcow2 images of backup_vm.py, make points with their
     original times. 'pitr show' prints a note on a point for each property that its source does not tell.
+
+    If the repository has an earlier point of a disk, pitr compares a whole disk with it and stores only what differs.
 
     What was imported before adds nothing, so you can import a growing folder every night. The name of the VM comes
     from vmconfig*.xml or NAME.cpt in the folder, else it is the folder's name.
@@ -114,7 +126,9 @@ def import_(
     """
     if sources.count("-") > 1:
         raise UsageError("standard input can be read only once")
-    options = _ImportArguments(vm, disk, tuple(time or ()), onto, stream_format, common.workers(max_workers))
+    options = _ImportArguments(
+        vm, disk, tuple(time or ()), onto, stream_format, common.workers(max_workers), full
+    )
     with common.repository() as repository:
         if sources[0] in _PROGRAMS and len(sources) > 1:
             points = _import_files(common, repository, sources[0], sources[1:], options)
@@ -152,6 +166,7 @@ class _ImportArguments:
     onto: str | None
     stream_format: ImportFormat | None
     workers: int
+    full: bool
 
     def times(self, sources: Sequence[str]) -> list[datetime]:
         """Return a time for each source; an empty list if none is given. Raises UsageError for another number."""
@@ -176,6 +191,7 @@ class _ImportArguments:
             before=before,
             format=self.stream_format.value if self.stream_format is not None else None,
             workers=self.workers,
+            full=self.full,
         )
 
 
@@ -247,7 +263,7 @@ def _import_files(
             common.out.notify(f"the point of {when} lacks disk {disk.name}: {disk.reason}")
 
     with showing(common.out, f"import {program}") as progress:
-        run = FileImport(repository, options.vm, done, options.workers, progress)
+        run = FileImport(repository, options.vm, done, options.workers, progress, options.full)
         paths = [Path(source) for source in sources]
         if program in FORMATS:
             return import_images(run, paths, program, disk=options.disk, given_times=options.times(sources))

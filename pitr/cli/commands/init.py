@@ -15,6 +15,7 @@ from pitr.errors import UsageError
 from pitr.repository import Repository
 from pitr.repository import location as locations
 from pitr.repository.marker import FORMAT, MAX_GRACE, keeps_modes
+from pitr.repository.store.lock_rules import Lock
 from pitr.times import parse_span
 
 FolderArgument = Annotated[
@@ -36,8 +37,21 @@ GraceOption = Annotated[
 ]
 
 
+LockOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lock",
+        metavar="MODE:SPAN",
+        help="Protect stored objects from removal for this time after each upload, by the object lock of the bucket: "
+        "compliance:30d (nobody can shorten it) or governance:30d.",
+    ),
+]
+
+
 @with_common()
-def init(common: Common, folder: FolderArgument = None, grace: GraceOption = None) -> None:
+def init(
+    common: Common, folder: FolderArgument = None, grace: GraceOption = None, lock: LockOption = None
+) -> None:
     """Create a repository in an empty folder or a bucket (S3).
 
     pitr first tries out whether the object store does what a repository relies on, and refuses one that overwrites
@@ -47,7 +61,11 @@ def init(common: Common, folder: FolderArgument = None, grace: GraceOption = Non
     prune after the grace time removes their data. In a bucket no other lock protects what other hosts use: a backup
     gives up after half the grace time, so it must be more than twice as long as your longest backup.
 
-    Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt --grace 7d
+    With --lock, the bucket must have versions and object lock, and no default retention. 'pitr protect' and
+    'pitr prune' extend the protection of the points that stay.
+
+    Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt --grace 7d;
+    pitr init s3://backups/ovirt --lock compliance:30d
     """
     if folder is not None and common.repo is not None and folder != common.repo:
         raise UsageError("the argument and --repo name different repositories", "Give only one of them.")
@@ -56,13 +74,25 @@ def init(common: Common, folder: FolderArgument = None, grace: GraceOption = Non
     span = parse_span("--grace", grace) if grace is not None else None
     if span is not None and span > MAX_GRACE:
         raise UsageError(f"--grace {grace} is too long", f"Give at most {MAX_GRACE.days}d.")
-    with Repository.create(where, grace=span) as repository:
+    with Repository.create(
+        where, grace=span, lock=Lock.parse(lock) if lock is not None else None
+    ) as repository:
         if not keeps_modes(repository.location):
             common.out.notify(
                 f"warning: the file system of {path} does not store file modes: its mount options decide who can "
                 "read the backups"
             )
         if common.out.json:
-            common.out.document({"repository": {"id": repository.id, "path": path, "format": FORMAT}})
+            chosen = repository.lock
+            common.out.document(
+                {
+                    "repository": {
+                        "id": repository.id,
+                        "path": path,
+                        "format": FORMAT,
+                        "lock": chosen.as_document() if chosen is not None else None,
+                    }
+                }
+            )
         else:
             common.out.show(f"Created the repository {path} ({repository.id}).")

@@ -29,7 +29,9 @@ from pitr.jobs.documents import (
 )
 from pitr.jobs.facts import NO_FACTS
 from pitr.jobs.known_damage import damage_of
-from pitr.text import printable
+from pitr.jobs.shared import shared_of
+from pitr.text import named, printable
+from pitr.units import human_size
 
 LastOption = Annotated[
     int | None, typer.Option("--last", metavar="N", min=1, help="List only the newest N points.")
@@ -93,8 +95,14 @@ def show(
         backup, chain, facts = point_and_chain(repository, chosen.backup_id)
         own = facts.get(backup.backup_id, NO_FACTS)
         damage = damage_of(repository, own.damage)
+        shared = [(stream, each) for stream in backup.streams for each in shared_of(repository, stream)]
         external = {stream.stream_id for stream in backup.streams if not repository.is_here(stream)}
     common.out.show(tables.one_point(backup, chain, external, facts))
+    for stream, each in shared:
+        owner = f" of VM {named(each.vm.name, each.vm.id)}" if each.vm is not None else ""
+        common.out.show(
+            f"Disk {printable(stream.name)} shares {human_size(each.bytes)} with disk {each.disk_id}{owner}."
+        )
     if own.marks.hold is not None:
         common.out.show(f"The point is {holds.in_words(own.marks.hold)}.")
     if own.marks.note:

@@ -43,6 +43,12 @@ GraceOption = Annotated[
 ]
 
 
+NoConsolidateOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-consolidate", help="Consolidate nothing: points stay on which points that rules keep are based."
+    ),
+]
 VMsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="VM", help="Names or ids of VMs: remove only their points. Default: all VMs."),
@@ -62,14 +68,19 @@ def prune(
     keep_within: KeepWithinOption = None,
     vm: VMsOption = None,
     grace: GraceOption = "1d",
+    no_consolidate: NoConsolidateOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Remove old points.
 
-    pitr keeps a point if any rule keeps it, together with all points that it is based on. Rules count only hours,
-    days, weeks, months and years that have points, in local time. Without any rule on the command line, pitr uses
-    the rules under [retention] in the configuration. The result says why each point is kept: a rule, or "needed by"
-    a point. Rules do not count points that are known to be damaged, so the newest good point always stays.
+    pitr keeps a point if any rule keeps it. Rules count only hours, days, weeks, months and years that have points, in
+    local time. Without any rule on the command line, pitr uses the rules under [retention] in the configuration. Rules
+    do not count points that are known to be damaged, so the newest good point always stays.
+
+    A kept point that is based on one that goes is consolidated, as with 'pitr consolidate', so that no full is ever
+    needed. Chains of more than 90 points are cut in the same way. Of stored data that is hardly used any more, pitr
+    copies what is used. Points that cannot be consolidated keep what they need; the result says why each point is
+    kept: a rule, or "needed by" a point.
 
     pitr also removes unreferenced objects, which failed backups left. If you name VMs, it removes only those that
     backups of these VMs left.
@@ -111,6 +122,7 @@ def prune(
             grace=parse_span("--grace", grace),
             only=bool(vms or vm),
             delete_external=deleting_with(common.settings.delete_command),
+            consolidate=not no_consolidate,
             notify=common.out.notify,
         )
     for step in done.steps("prune"):

@@ -10,6 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from pitr import times
+from pitr.cli import sites
 from pitr.cli.display import tables
 from pitr.cli.display.progress import showing, showing_each
 from pitr.cli.options import Common, DryRunOption, with_common
@@ -41,7 +42,7 @@ RunPolicyArgument = Annotated[
 
 @with_common(engine=True, run="run", moves_data=True)
 def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption = False) -> None:
-    """Carry out a policy: back up, prune, verify and drill its VMs.
+    """Carry out a policy: back up, prune, copy, verify and drill its VMs.
 
     The configuration says what a policy does ([policy.NAME], docs/configuration.md). The steps are independent: one
     that fails does not stop the others. At the end, pitr prints all results, sends the policy's notices, and
@@ -54,6 +55,7 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
     settings = common.settings
     chosen = choose_policy(settings.policies, policy)
     common.run.policy = chosen.name
+    places = {name: sites.location_of(name, settings) for name in chosen.sites}
     pipe = PipeOptions(None, settings.put_command, None)
     # --limit-rate comes before the rate of the policy.
     rate = parse_rate(chosen.limit_rate) if not rate_limit.is_limited() else None
@@ -70,6 +72,7 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
             jobs=chosen.jobs or settings.jobs or 1,
             delete_external=deleting_with(settings.delete_command),
             dry_run=dry_run,
+            sites=places,
         )
         result = carry_out(setup, _watch(common, chosen))
     _note(common, result)

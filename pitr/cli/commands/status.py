@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pitr import times
+from pitr.cli import sites
 from pitr.cli.display.output import as_json, as_text, write
 from pitr.cli.options import Common, choices, with_common
 from pitr.errors import PitrError, RepositoryError
 from pitr.jobs.status import nagios, report
 from pitr.jobs.status.expected import ExpectedRuns, expected_runs
 from pitr.jobs.status.report import Status
+from pitr.jobs.status.sites import ExpectedSite
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 from pitr.system.replace_file import replace_file
@@ -80,10 +82,11 @@ def status(
 
     One line for each VM, the worst first. A VM is critical if its newest chain is damaged, if no point is whole, or if
     the newest good point is too old. An unusual or incomplete newest point, damaged older points and a failed last
-    drill are warnings. pitr tells what is known: 'pitr verify' and 'pitr drill' read the data.
+    drill are warnings, and so is a site ([site.NAME]) that is too far behind. pitr tells what is known: 'pitr verify'
+    and 'pitr drill' read the data, and 'pitr replicate' looks at the other site.
 
-    If a VM is critical or has a warning, pitr exits with 1. With --output nagios, it exits with 1 for a warning, 2 for
-    critical and 3 if it cannot tell the state.
+    If a VM is critical or anything has a warning, pitr exits with 1. With --output nagios, it exits with 1 for a
+    warning, 2 for critical and 3 if it cannot tell the state.
 
     Examples: pitr status; pitr status web1 db1 --max-age 26h; pitr status --output nagios --max-age 26h;
     pitr status --output openmetrics --to /var/lib/prometheus/node-exporter/pitr.prom
@@ -94,7 +97,7 @@ def status(
     try:
         with common.repository() as repository:
             expected = _expected(common, repository, with_times=form is StatusFormat.TEXT)
-            found = report.status_of(repository, vms or [], limit, expected)
+            found = report.status_of(repository, vms or [], limit, expected, _expected_sites(common))
             printed = _printed(repository, found, form, to_file=to is not None)
     except (RepositoryError, StoredDamage):
         if form is StatusFormat.OPENMETRICS:
@@ -126,6 +129,13 @@ def _expected(common: Common, repository: Repository, *, with_times: bool) -> Ex
 
         next_runs = ask(unit_folder(None), [policy.name for policy in policies])
     return expected_runs(repository, policies, next_runs)
+
+
+def _expected_sites(common: Common) -> list[ExpectedSite]:
+    return [
+        ExpectedSite(site.name, site.place, site.max_behind)
+        for site in sites.configured_sites(common.settings)
+    ]
 
 
 def _printed(repository: Repository, found: Status, form: StatusFormat, *, to_file: bool) -> bytes | None:

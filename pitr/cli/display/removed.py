@@ -11,7 +11,7 @@ from pitr import times
 from pitr.cli.display import tables
 from pitr.cli.display.output import Printer
 from pitr.jobs import documents
-from pitr.jobs.upkeep.prune import Pruned
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.text import counted, printable
 from pitr.units import human_size
 
@@ -46,6 +46,10 @@ def _in_words(result: Pruned, *, dry_run: bool) -> Iterator[RenderableType]:
     if result.kept:
         yield f"{'Would keep' if dry_run else 'Kept'} {counted(len(result.kept), 'point')}:"
         yield _kept(result)
+    if result.consolidated:
+        verb = "Would consolidate" if dry_run else "Consolidated"
+        copied = f", {human_size(result.copied_bytes)} copied" if result.copied_bytes else ""
+        yield f"{verb} {counted(len(result.consolidated), 'point')}, which then need no other points{copied}."
     if result.busy:
         yield f"Busy, so all points stay: {', '.join(printable(busy.vm.name) for busy in result.busy)}."
     if result.unreferenced:

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from pitr.cli.display import tables
 from pitr.jobs.status.report import Status
 from pitr.jobs.status.vm_status import State, VMStatus
-from pitr.text import counted
+from pitr.text import counted, printable
 from pitr.units import human_size, in_unit_of
 
 #: Spans are shown in the largest unit of which they have two.
@@ -22,6 +22,7 @@ def status(found: Status) -> Iterator[RenderableType]:
     """Yield the table and a line below it."""
     if not found.vms:
         yield "The repository holds no points."
+        yield from _sites(found)
         return
     yield tables.table(
         (
@@ -55,7 +56,21 @@ def status(found: Status) -> Iterator[RenderableType]:
         least={"VM": ("cut", 12)},
         below=("Why",),
     )
+    yield from _sites(found)
     yield _summary(found)
+
+
+def _sites(found: Status) -> Iterator[str]:
+    for site in found.sites:
+        name = printable(site.place if site.name is None else f"{site.name} ({site.place})")
+        if site.copied is None:
+            yield f"{site.state.name}: nothing was copied to site {name} yet."
+            continue
+        lacks = f"lacks {counted(site.behind, 'point')}" if site.behind else "lacks no point"
+        if site.oldest is not None:
+            lacks += f", the oldest {_span(found.time - site.oldest)} old"
+        begin = "" if site.state is State.OK else f"{site.state.name}: "
+        yield f"{begin}Site {name} {lacks}; last copied to at {_minute(site.copied)}."
 
 
 def _row(each: VMStatus, now: datetime) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.index import Frames
 from pitr.repository.layers import LayerSource, layers_of
 from pitr.repository.resolver import Layer, PointMap, resolve
-from pitr.repository.store import StoredFile
+from pitr.repository.store import ObjectStoreError, StoredFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,9 @@ def open_salvage(repository: Repository, backup: Backup, stream: Stream) -> Salv
             try:
                 blob = stack.enter_context(open_blob_of_any_size(repository, owner, part))
                 chain[number] = StoredStream(owner, part, frames, blob)
+            except ObjectStoreError:
+                # A store that does not answer has not lost its objects.
+                raise
             except RepositoryError as error:
                 problems[number] = error.message
         source = SalvageSource(resolve(known.layers), chain, problems)
@@ -236,15 +239,21 @@ class _SalvageReader(PointReader):
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
         # RepositoryError: the file system of the repository reports an error.
-        with suppress(RepositoryError, StoredDamage):
+        try:
             super().read_ranges(ranges, buffer)
             return
+        except ObjectStoreError:
+            raise
+        except (RepositoryError, StoredDamage):
+            pass
         at = 0
         for offset, length in ranges:
             for start, end, _ in self._salvage.pieces(offset, offset + length):
                 piece = buffer[at + start - offset : at + end - offset]
                 try:
                     super().read_ranges([(start, end - start)], piece)
+                except ObjectStoreError:
+                    raise
                 except (RepositoryError, StoredDamage) as error:
                     piece[:] = bytes(len(piece))
                     self._salvage.lose(start, end, error)

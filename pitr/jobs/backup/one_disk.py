@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.points.comparing import ComparedPoint, ComparingSink, open_compared
+from pitr.endpoints.points.sharing import SharedDisk, SharingSink
 from pitr.errors import CheckpointGone, ImageioError, TransferStopped, UntrackedChange
 from pitr.jobs.backup.base import Base, Bases
 from pitr.jobs.backup.changes import WatchedSource, start_stopped, unlisted, with_events
 from pitr.jobs.backup.new_stream import new_stream
 from pitr.jobs.backup.pipe_out import PipingOut
+from pitr.jobs.backup.siblings import Siblings
 from pitr.jobs.backup.unchanged import check_unchanged
 from pitr.model import Backup, Stream, VMName
 from pitr.ovirt.data_path import imageio_address
@@ -38,18 +40,22 @@ class DiskRun:
     started: StartedBackup
     with_chain: frozenset[str]
     cleanup: ExitStack
+    siblings: Siblings | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened(Closes):
-    """A new stream with its source, and the stored point to compare it with."""
+    """A new stream with its source, and the stored point to compare it with, or a sibling's disk to share frames of."""
 
     new: NewStream
     source: Source
     point: ComparedPoint | None = None
+    shared: SharedDisk | None = None
 
     def before(self, sink: StreamSink) -> Sink:
-        """Return the sink for the source: `sink` itself, or one that passes on what differs from the point."""
+        """Return the sink for the source: `sink` itself, or one that passes on what is not stored yet."""
+        if self.shared is not None:
+            return SharingSink(sink, self.shared)
         return sink if self.point is None else ComparingSink(sink, self.point)
 
     def close(self) -> None:
@@ -98,7 +104,13 @@ class DiskBackup:
                 return
             with (
                 opened,
-                self._repository.new_stream(new, source.size, meta, level=self._options.level) as sink,
+                self._repository.new_stream(
+                    new,
+                    source.size,
+                    meta,
+                    level=self._options.level,
+                    of_parts=opened.shared is not None,
+                ) as sink,
             ):
                 yield source, opened.before(sink)
             self.stream = sink.stream
@@ -213,7 +225,15 @@ class DiskBackup:
                 return _Opened(new, whole, point)
         if damaged is None and base.compared is not None:
             reason = f"{reason}; {_NOT_HELD}"
-        return _Opened(new_stream(self._run.started.id, self._disk, damaged or reason), whole)
+        new = new_stream(self._run.started.id, self._disk, damaged or reason)
+        return _Opened(new, whole, shared=self._shared(whole))
+
+    def _shared(self, whole: Source) -> SharedDisk | None:
+        """Return the sibling's disk whose frames a full can use. Its blob in a pipe must be complete."""
+        siblings = self._run.siblings
+        if siblings is None or self._options.piping_out is not None:
+            return None
+        return siblings.best(self._disk, whole)
 
     def _watched(self, source: ImageioSource, transfer: Transfer) -> Source:
         piping_out = self._options.piping_out

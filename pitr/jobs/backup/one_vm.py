@@ -20,6 +20,7 @@ from pitr.jobs.backup.clocks import warn_of_clocks
 from pitr.jobs.backup.disks import choose_disks
 from pitr.jobs.backup.one_disk import DiskBackup, DiskRun
 from pitr.jobs.backup.options import BackupOptions
+from pitr.jobs.backup.siblings import Search, Siblings
 from pitr.jobs.backup.unchanged import trust_again
 from pitr.jobs.lineage import disk_ids_of
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted, remove_old_checkpoints, warn_of_snapshots
@@ -196,7 +197,8 @@ class _BackupRun:
             )
         elif base.stored is None and not self.options.full:
             self.notify(f"taking a full backup of VM {printable(self.vm.name)}: {base.reason}")
-        with ExitStack() as cleanup:
+        with ExitStack() as held, ExitStack() as cleanup:
+            siblings = self._siblings(disks, held)
             with self._running(disks, base, busy_wait_s) as running:
                 started = running.started
                 if self.options.require_consistency and started.mode is Mode.HYBRID:
@@ -204,7 +206,7 @@ class _BackupRun:
                         f"the engine takes backups of VM {printable(self.vm.name)} from snapshots and ignores "
                         "--require-consistency: the consistency of this point is unknown"
                     )
-                streams = self._copy(started, disks, base, cleanup)
+                streams = self._copy(started, disks, base, cleanup, siblings)
                 configuration = get_configuration(self.engine, self.vm.id)
                 if configuration is None:
                     self.notify(
@@ -274,8 +276,20 @@ class _BackupRun:
 
     # Data
 
+    def _siblings(self, disks: Sequence[Disk], held: ExitStack) -> Siblings | None:
+        """Return the disks of other VMs whose frames this backup can use, protected until `held` is closed."""
+        if self.options.piping_out is not None:
+            return None
+        search = Search(self.repository, self.engine, self.vm, self.options.like, self.notify, held)
+        return search.siblings_for(disks, full=self.options.full)
+
     def _copy(
-        self, started: StartedBackup, disks: Sequence[Disk], base: Base, cleanup: ExitStack
+        self,
+        started: StartedBackup,
+        disks: Sequence[Disk],
+        base: Base,
+        cleanup: ExitStack,
+        siblings: Siblings | None,
     ) -> list[Stream]:
         by_id = {disk.id: disk for disk in disks}
         unexpected = [disk.disk_id for disk in started.disks if disk.disk_id not in by_id]
@@ -285,7 +299,7 @@ class _BackupRun:
                 "the engine's backup does not hold the requested disks "
                 f"(missing: {', '.join(sorted(missing)) or 'none'}; unexpected: {', '.join(unexpected) or 'none'})"
             )
-        run = DiskRun(self.bases, base, started, self.bases.disks_with_chain(), cleanup)
+        run = DiskRun(self.bases, base, started, self.bases.disks_with_chain(), cleanup, siblings)
         copies = [DiskBackup(run, by_id[disk.disk_id], disk.incremental) for disk in started.disks]
         copy_all(copies, workers=self.options.workers, progress=self.progress)
         order = [disk.id for disk in disks]
@@ -311,7 +325,8 @@ class _BackupRun:
             reason=reason,
             point=started.hi,
             lo=started.lo,
-            parent_id=base.stored.backup_id if base.stored and incremental else None,
+            # The id of the backup that a synthetic one stands for: the synthetic one may be replaced by another.
+            parent_id=base.stored.known_as if base.stored and incremental else None,
             checkpoint_id=started.checkpoint_id,
             from_checkpoint_id=started.from_checkpoint_id,
             mode=started.mode,

@@ -19,7 +19,8 @@ class BackupOptions:
     `disks`: names or ids of the disks to back up; all if empty. `exclude_disks`: disks to leave out. `fallback`: take
     a full if no requested incremental is possible; otherwise fail. `check_unchanged`: compare this percentage of the
     unchanged ranges with the stored data. `busy_wait_s`: wait this long for VMs that are busy on the engine.
-    `full_every`: take a full if the last one is that old.
+    `full_every`: take a full if the last one is that old. `like`: the VM (name or id) whose stored frames the first
+    backup of a disk uses; None for the VMs of the same template.
     """
 
     full: bool = False
@@ -34,3 +35,4 @@ class BackupOptions:
     check_unchanged: float = DEFAULT_PERCENT
     busy_wait_s: float = 0.0
     full_every: timedelta | None = None
+    like: str | None = None

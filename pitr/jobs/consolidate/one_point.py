@@ -6,24 +6,23 @@ The new record is committed before the old one goes, so an interruption loses no
 
 from __future__ import annotations
 
-import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of
-from pitr.jobs.known_damage import damage_of, remembering
-from pitr.model import Backup, Kind, Record
-from pitr.repository import Repository, drills, findings, marks, names, removed_points
-from pitr.repository.chain import resolve_chain
+from pitr.jobs.consolidate.replaced import remove_replaced, size_of, take_over_marks
+from pitr.jobs.consolidate.shared_blobs import blobs_of_removed
+from pitr.jobs.consolidate.stand_ins import write_stand_ins
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
+from pitr.jobs.known_damage import damage_of
+from pitr.jobs.point_order import replaced_already
+from pitr.model import Backup, Kind
+from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
-from pitr.repository.store import ObjectMissing
-from pitr.repository.virtual_full import store_virtual_full
-from pitr.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
 class Consolidated:
-    """The new points, the points that they replace, and the facts about these. No data is copied (`copied_bytes`)."""
+    """The new points, the records that they replace, and the facts about the point. `copied_bytes` are in new blobs."""
 
     created: tuple[Backup, ...] = ()
     removed: tuple[Backup, ...] = ()
@@ -33,102 +32,42 @@ class Consolidated:
 
 
 def consolidate(repository: Repository, backup: Backup, *, dry_run: bool = False) -> Consolidated:
-    """Replace an incremental point by a synthetic one; any other point stays as it is.
+    """Replace an incremental point by a synthetic one, and copy what is live of blobs that are hardly live.
 
-    `dry_run` changes nothing and returns the same. Raises StoredDamage for a damaged point, UsageError if a disk's data
-    is stored externally, and BusyError.
+    Any other point stays as it is, but for blobs. `dry_run` changes nothing and returns the same. Raises StoredDamage
+    for a damaged point, UsageError if a disk's data is stored externally, and BusyError.
     """
-    if backup.kind is not Kind.INCREMENTAL:
-        return Consolidated()
     with ExitStack() as stack:
         if dry_run:
             stack.enter_context(repository.reading_vm(backup.vm))
         else:
             stack.enter_context(repository.removing_from_vm(backup.vm))
-        facts = facts_of(repository, backup)
-        for damage in damage_of(repository, facts.damage):
+        facts = facts_of_vm(repository, backup.vm.id)
+        own = facts.get(backup.backup_id, NO_FACTS)
+        for damage in damage_of(repository, own.damage):
             # Its findings would be lost with its record.
             raise StoredDamage(damage)
-        stack.enter_context(remembering(repository, backup.vm.id, "consolidate"))
+        points = repository.catalog_of_vm(backup.vm.id).points(backup.vm.id)
+        left_over = replaced_already(points)
+        ids = {each.backup_id for each in left_over}
         # An interrupted run leaves the new record beside the old one.
-        new = repository.catalog.stand_in(backup.backup_id)
-        if new is None:
-            new = _written(repository, backup, stack, dry_run=dry_run)
-        parts = {part.stream_id for stream in new.streams for part in stream.parts}
-        kept = parts | repository.catalog.used_as_parts()
-        kept |= removed_points.rows(repository).used_as_parts()
+        wanted = [backup] if backup.kind is Kind.INCREMENTAL and backup.backup_id not in ids else []
+        going = ids | {each.backup_id for each in wanted}
+        done = write_stand_ins(repository, points, wanted, going, dry_run=dry_run)
+        replaced = [each for each in points if each.backup_id in done.made.keys() | ids]
+        if not replaced:
+            return Consolidated()
+        gone = {each.backup_id for each in replaced}
+        remaining = [each for each in points if each.backup_id not in gone]
+        blobs = blobs_of_removed(repository, replaced, [*remaining, *done.made.values()])
         # Hidden points free nothing before a prune sweeps them.
-        freed = 0 if repository.removes_later else _freed(repository, backup, kept)
+        freed = 0 if repository.removes_later else size_of(repository, replaced, blobs)
         if not dry_run:
-            _remove(repository, backup, facts, new, kept)
-        return Consolidated((new,), (backup,), facts, 0, freed)
-
-
-def _written(repository: Repository, backup: Backup, stack: ExitStack, *, dry_run: bool) -> Backup:
-    """Return the synthetic backup, committed unless `dry_run`. `stack` removes its streams if that fails."""
-    repository.record_of(backup.backup_id)
-    backup_id = str(uuid.uuid4())
-    streams = []
-    for stream in backup.streams:
-        for owner, link in repository.chain(backup, stream):
-            repository.check_sizes(owner, link)
-        resolved = resolve_chain(repository, backup, stream)
-        stream_id = str(uuid.uuid4())
-        if not dry_run:
-            stack.callback(repository.drop_stream, stream.disk_id, stream_id)
-        streams.append(
-            store_virtual_full(
-                repository, resolved, stream, backup_id=backup_id, stream_id=stream_id, dry_run=dry_run
-            )
+            for old, new in done.made.items():
+                take_over_marks(repository, facts.get(old, NO_FACTS), new)
+            remove_replaced(repository, replaced, blobs)
+        created = tuple(done.made.values()) or tuple(
+            each for each in remaining if each.stands_for == backup.backup_id
         )
-    new = replace(
-        backup,
-        backup_id=backup_id,
-        kind=Kind.SYNTHETIC,
-        reason=None,
-        parent_id=None,
-        from_checkpoint_id=None,
-        streams=tuple(streams),
-        duration_ms=0,
-        pitr_version=__version__,
-        stands_for=backup.backup_id,
-    )
-    if not dry_run:
-        # The new record refers to the same stored configuration.
-        repository.commit(Record(new, None))
-    return new
-
-
-def _remove(repository: Repository, backup: Backup, facts: PointFacts, new: Backup, kept: set[str]) -> None:
-    """Remove a point and all that only it uses. Its hold and its note go over to `new`."""
-    store = repository.store
-    if facts.marks.hold is not None:
-        marks.hold(store, new, facts.marks.hold)
-    if facts.marks.note is not None:
-        marks.note(store, new, facts.marks.note)
-    if repository.removes_later:
-        removed_points.hide(repository, [backup])
-        return
-    repository.remove([backup])
-    drills.remove_of(store, [backup])
-    findings.remove_of(store, [backup])
-    marks.remove_of(store, [backup])
-    for stream in backup.streams:
-        repository.drop_stream(stream.disk_id, stream.stream_id, keep_blob=stream.stream_id in kept)
-
-
-def _freed(repository: Repository, backup: Backup, kept: set[str]) -> int:
-    objects = [names.record(backup.vm.id, backup.point, backup.backup_id)]
-    for stream in backup.streams:
-        objects.append(names.index(stream.disk_id, stream.stream_id))
-        objects.append(names.index_copy(stream.disk_id, stream.stream_id))
-        if stream.stream_id not in kept:
-            objects.append(names.blob(stream.disk_id, stream.stream_id))
-    return sum(_size(repository, name) for name in objects)
-
-
-def _size(repository: Repository, name: str) -> int:
-    try:
-        return repository.store.size(name)
-    except ObjectMissing:
-        return 0
+        removed = sorted(replaced, key=lambda each: each.backup_id != backup.backup_id)
+        return Consolidated(created, tuple(removed), own, done.copied_bytes, freed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.imports import identify, recognize, store_point
+from pitr.jobs.imports.compared import with_base
 from pitr.jobs.imports.identify import DiskIdentity
 from pitr.jobs.imports.store_point import DiskToImport, ImportedPoint, OpenSource, PointToImport, SourceTime
 from pitr.model import Backup, Cause, DiskSettings, LeftOut, Stream, VMName
@@ -23,13 +24,17 @@ Done = Callable[[ImportedPoint], None]
 
 @dataclass(frozen=True, slots=True)
 class FileImport:
-    """An import of files as backups of the VM `vm`, a name or an id; None for the VM that the files name."""
+    """An import of files as backups of the VM `vm`, a name or an id; None for the VM that the files name.
+
+    `full`: store whole disks without a comparison.
+    """
 
     repository: Repository
     vm: str | None
     done: Done
     workers: int = DEFAULT_WORKERS
     progress: Progress | None = None
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ def _import_part(
     try:
         point = store_point.store(
             run.repository,
-            stored.point(part, reason),
+            with_base(run.repository, stored.point(part, reason, full=run.full)),
             [file.open for file in whole],
             workers=run.workers,
             progress=run.progress,
@@ -134,7 +139,7 @@ class _Imported:
         unfinished = [file for file in group if file.unfinished]
         return [part + unfinished for part in parts.values()]
 
-    def point(self, part: Sequence[BackupFile], reason: str) -> PointToImport:
+    def point(self, part: Sequence[BackupFile], reason: str, *, full: bool) -> PointToImport:
         """Return the point that these files make."""
         whole = [file for file in part if not file.unfinished]
         parents = [self._streams[file.parent] for file in whole if file.parent is not None]
@@ -147,6 +152,7 @@ class _Imported:
             checkpoint_id=whole[0].checkpoint,
             from_checkpoint_id=parents[0][0].checkpoint_id if parents else None,
             left_out=self._left_out(part, [parent for parent, _ in parents]),
+            full=full,
         )
 
     def add(self, files: Sequence[BackupFile], backup: Backup) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pitr import times
 from pitr.copier.any import copy_any
 from pitr.copier.copy import DEFAULT_WORKERS
-from pitr.copier.protocols import Source
+from pitr.copier.protocols import Sink, Source
 from pitr.copier.streamed import StreamedSource
+from pitr.endpoints.points.comparing import ComparingSink, open_compared
 from pitr.errors import UsageError
 from pitr.jobs.imports import recognize
+from pitr.jobs.known_damage import remembering
 from pitr.model import Backup, DiskSettings, Kind, LeftOut, Mode, Record, Stream, VMName
 from pitr.reporting import Progress
 from pitr.repository import Repository
@@ -38,7 +40,9 @@ OpenSource = Callable[[], AbstractContextManager[Source | StreamedSource]]
 class DiskToImport:
     """One disk of a new point. An incremental disk is based on `parent`.
 
-    `stream_id` is the original id of the stream, if it has one. `note` says what the source does not tell.
+    `stream_id` is the original id of the stream, if it has one. `note` says what the source does not tell. A disk that
+    is `compared` holds the whole disk, of which only what differs from its parent is stored. `why` says why a whole
+    disk is not.
     """
 
     disk_id: str
@@ -47,13 +51,31 @@ class DiskToImport:
     settings: DiskSettings
     note: str | None
     stream_id: str | None = None
+    compared: bool = False
+    why: str | None = None
+
+    def reason(self, source: str) -> str | None:
+        """Return why the disk is compared or stored in full; None for changes."""
+        if self.compared:
+            return f"{source}: it holds the whole disk"
+        if self.parent is not None:
+            return None
+        return f"{source}; {self.why}" if self.why is not None else source
+
+    @property
+    def changes(self) -> str | None:
+        """How the changes of an incremental stream were found."""
+        if self.parent is None:
+            return None
+        return "compared" if self.compared else "tracked"
 
 
 @dataclass(frozen=True, slots=True)
 class PointToImport:
     """A new point: the state of the VM at a moment in `[lo, point]` (UTC); `reason` names its source.
 
-    It is not `dated` if neither the source nor the user told its time.
+    It is not `dated` if neither the source nor the user told its time. `full`: compare no whole disk with the chain
+    that the repository has of it.
     """
 
     vm: VMName
@@ -66,6 +88,15 @@ class PointToImport:
     from_checkpoint_id: str | None = None
     left_out: tuple[LeftOut, ...] = ()
     dated: bool = True
+    full: bool = False
+
+    def may_be(self, backup: Backup) -> bool:
+        """Return whether a point can be an earlier import of the same source, as far as names and times tell."""
+        return (
+            backup.mode is Mode.IMPORTED
+            and backup.checkpoint_id == usable_id(self.checkpoint_id)
+            and (not self.dated or (backup.lo <= self.lo and self.point <= backup.point))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +127,47 @@ def store(
     with ExitStack() as cleanup:
         streams: list[Stream] = []
         for disk, open_source in zip(new.disks, sources, strict=True):
-            with open_source() as source, new_stream(repository, new, backup_id, disk, source.size) as sink:
-                copy_any(source, sink, workers=workers, progress=progress)
+            with (
+                open_source() as source,
+                new_stream(repository, new, backup_id, disk, source.size) as sink,
+                _before(repository, new.vm, disk, sink) as target,
+            ):
+                copy_any(source, target, workers=workers, progress=progress)
             streams.append(sink.stream)
             cleanup.callback(repository.drop_stream, disk.disk_id, sink.stream.stream_id)
         backup = backup_of(new, backup_id, streams, time.monotonic() - started_at)
-        known = recognize.same_point(repository, backup, dated=new.dated)
+        known = recognize.same_point(repository, backup, dated=new.dated) or _unchanged_parent(new, streams)
         if known is not None:
             return ImportedPoint(known, new=False)
         repository.commit(Record(backup, None))
         cleanup.pop_all()
     return ImportedPoint(backup, new=True)
+
+
+def _unchanged_parent(new: PointToImport, streams: Sequence[Stream]) -> Backup | None:
+    """Return the point that whole disks were compared with if it was imported from the same data; else None."""
+    parent = check_parents(new)
+    if parent is None or not new.may_be(parent) or not all(disk.compared for disk in new.disks):
+        return None
+    before = [parent.stream_of(stream.disk_id) for stream in streams]
+    same = all(
+        stream.extents == 0 and old is not None and old.size == stream.size
+        for stream, old in zip(streams, before, strict=True)
+    )
+    return parent if same else None
+
+
+@contextmanager
+def _before(repository: Repository, vm: VMName, disk: DiskToImport, sink: StreamSink) -> Iterator[Sink]:
+    """Return the sink for the source: `sink` itself, or one that passes on what differs from the parent.
+
+    Damage that the comparison meets is stored. Raises StoredDamage.
+    """
+    if not disk.compared or disk.parent is None:
+        yield sink
+        return
+    with remembering(repository, vm.id, "import"), open_compared(repository, *disk.parent) as point:
+        yield ComparingSink(sink, point)
 
 
 def check_parents(new: PointToImport) -> Backup | None:
@@ -134,10 +195,11 @@ def new_stream(
         disk_id=disk.disk_id,
         name=disk.name,
         kind=Kind.FULL if disk.parent is None else Kind.INCREMENTAL,
-        reason=new.reason if disk.parent is None else None,
+        reason=disk.reason(new.reason),
         parent_stream_id=None if disk.parent is None else disk.parent[1].stream_id,
         settings=disk.settings,
         note=disk.note,
+        changes=disk.changes,
     )
     # The amount of data is unknown before the source ends.
     meta = blob_meta(

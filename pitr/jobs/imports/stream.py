@@ -18,6 +18,7 @@ from pitr.endpoints.streams.sparse import SparseStreamSource
 from pitr.errors import FormatError, PitrError, UsageError
 from pitr.formats import virtnbdbackup
 from pitr.jobs.imports import identify, recognize, returned_blob, store_point
+from pitr.jobs.imports.compared import with_base
 from pitr.jobs.imports.store_point import DiskToImport, ImportedPoint, PointToImport
 from pitr.model import Backup, DiskSettings, Stream, VMName
 from pitr.reporting import Progress
@@ -35,7 +36,7 @@ class ImportOptions:
     """The VM and the disk (names or ids), the time of the point, and the point that the stream is based on.
 
     `before` is the parent of an incremental stream that does not name one: the point of the stream before it. If the
-    stream `continues` it, they are parts of one file.
+    stream `continues` it, they are parts of one file. `full`: store a whole disk without a comparison.
     """
 
     vm: str | None = None
@@ -46,6 +47,7 @@ class ImportOptions:
     continues: bool = False
     format: InputFormat | None = None
     workers: int = DEFAULT_WORKERS
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +137,10 @@ def _import_source(
         return ImportedPoint(known[0], new=False)
     vm = identify.choose_vm(repository.catalog, options.vm, description.meta)
     with repository.lock_vm(vm):
+        point = _point(repository.catalog, vm, source, description, options)
         return store_point.store(
             repository,
-            _point(repository.catalog, vm, source, description, options),
+            with_base(repository, point),
             [lambda: nullcontext(source)],
             workers=options.workers,
             progress=progress,
@@ -220,6 +223,7 @@ def _point(
         checkpoint_id=description.name,
         from_checkpoint_id=None if source.whole else description.parent_name,
         dated=time_note != _NO_TIME,
+        full=options.full,
     )
 
 

@@ -14,7 +14,7 @@ from pitr.repository import Repository
 from pitr.repository.damage import Damage
 from pitr.repository.history import Failure, RunOutcome, StepOutcome, VMOfRun, outcomes
 
-StepName = Literal["hook", "repository", "backup", "prune", "verify", "drill"]
+StepName = Literal["hook", "repository", "backup", "prune", "replicate", "verify", "drill"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,12 +59,16 @@ class NoticeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a run does. None means that the policy does not say it, an empty `retention` that nothing is removed."""
+    """What a run does. None means that the policy does not say it, an empty `retention` that nothing is removed.
+
+    `sites` are the names of the sites that the policy copies to.
+    """
 
     name: str
     choice: Choice
     retention: Retention = field(default_factory=Retention)
     full_every: timedelta | None = None
+    sites: tuple[str, ...] = ()
     verify_every: timedelta | None = None
     drills: int = 0
     max_age: timedelta | None = None
@@ -94,6 +98,7 @@ class Policy:
             choice=choice,
             retention=Retention.of({key: value for key, value in table.items() if key.startswith("keep_")}),
             full_every=_span(name, table, "full_every"),
+            sites=_texts(table, "replicate"),
             verify_every=_span(name, table, "verify_every"),
             drills=table.get("drills", 0),
             max_age=_span(name, table, "max_age"),

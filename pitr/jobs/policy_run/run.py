@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Carry out a policy: hooks, backups, removal, verification, drills, and notices.
+"""Carry out a policy: hooks, backups, removal, copies, verification, drills, and notices.
 
 The steps are independent: one that fails does not stop the others. A signal ends the run, and the result says what was
 done.
@@ -23,6 +23,7 @@ from pitr.jobs.policy_run.notices import Sent
 from pitr.jobs.policy_run.outcome import RunResult, StepResult, Unfinished, last_run
 from pitr.jobs.policy_run.policy import Policy
 from pitr.jobs.policy_run.running import Running, RunSetup, RunWatch
+from pitr.jobs.policy_run.second_sites import replicate_to_sites
 from pitr.jobs.policy_run.summary import ended_notice, summary
 from pitr.jobs.policy_run.upkeep import drill_some, prune_all, verify_share
 from pitr.repository import Repository, location
@@ -71,6 +72,7 @@ def _planned(policy: Policy) -> list[Unfinished]:
     return [
         Unfinished("backup"),
         *([] if policy.retention.is_empty else [Unfinished("prune")]),
+        *([Unfinished("replicate")] if policy.sites else []),
         *([Unfinished("verify")] if policy.verify_every is not None else []),
         *([Unfinished("drill")] if policy.drills else []),
     ]
@@ -103,6 +105,7 @@ def _steps(run: Running) -> None:
     chosen = back_up_all(run)
     vms = members(run.repository, run.policy.choice, chosen, run.last)
     prune_all(run, vms)
+    replicate_to_sites(run, vms)
     verify_share(run, vms)
     drill_some(run, vms)
 

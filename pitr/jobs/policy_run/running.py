@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 class RunSetup:
     """What a run needs: the policy, the place of the repository, a way to the engine, and how to back up.
 
-    `delete_external` deletes data that is stored externally; None if no command for it is configured.
+    `delete_external` deletes data that is stored externally; None if no command for it is configured. `sites` has the
+    places of the policy's sites.
     """
 
     policy: Policy
@@ -40,6 +41,7 @@ class RunSetup:
     jobs: int = 1
     delete_external: DeleteExternal | None = None
     dry_run: bool = False
+    sites: Mapping[str, Location] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from pitr.jobs.policy_run.outcome import StepResult
 from pitr.jobs.policy_run.running import Running
 from pitr.jobs.policy_run.turns import next_to_drill, share_to_verify
 from pitr.jobs.proofs import ReadStream
-from pitr.jobs.upkeep.prune import Pruned, prune
+from pitr.jobs.upkeep.prune import prune
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.jobs.verify.drill import drill
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import VMName

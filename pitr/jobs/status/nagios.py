@@ -16,14 +16,18 @@ _MOST_LINES = 100
 def text(status: Status) -> str:
     """Return the output of the plugin, without a newline at its end."""
     bad = [each for each in status.vms if each.state is not State.OK]
-    lines = [f"PITR {status.state.name}: {_summary(status, bad)} | {_performance(status)}"]
+    late = [reason for site in status.sites for reason in site.reasons]
+    lines = [f"PITR {status.state.name}: {_summary(status, bad, late)} | {_performance(status)}"]
     lines += [f"{each.state.name} {_vm(each)}" for each in bad[:_MOST_LINES]]
+    lines += [f"WARNING {_plain(reason)}" for reason in late]
     if len(bad) > _MOST_LINES:
         lines.append(f"and {len(bad) - _MOST_LINES} more")
     return "\n".join(lines)
 
 
-def _summary(status: Status, bad: list[VMStatus]) -> str:
+def _summary(status: Status, bad: list[VMStatus], late: list[str]) -> str:
+    if late and not bad:
+        return _plain(late[0])
     if not status.vms:
         return "the repository holds no points"
     if not bad:

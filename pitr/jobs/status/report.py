@@ -13,6 +13,7 @@ from pitr.jobs import documents, unusual
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_good_points
 from pitr.jobs.status.collect import known_points
 from pitr.jobs.status.expected import ExpectedRuns
+from pitr.jobs.status.sites import ExpectedSite, SiteStatus, sites_of
 from pitr.jobs.status.vm_status import State, VMStatus, judged, worst_first
 from pitr.jobs.unusual import Unusual
 from pitr.model import Backup, VMName
@@ -22,15 +23,17 @@ from pitr.repository.catalog import overview
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The status of VMs at a time, the worst first."""
+    """The status of VMs at a time, the worst first, and of other sites."""
 
     time: datetime
     vms: Sequence[VMStatus]
+    sites: Sequence[SiteStatus] = ()
 
     @property
     def state(self) -> State:
-        """The state of the worst VM."""
-        return max((status.state for status in self.vms), default=State.OK)
+        """The state of the worst VM or site."""
+        states = [*(vm.state for vm in self.vms), *(site.state for site in self.sites)]
+        return max(states, default=State.OK)
 
     @property
     def ok(self) -> bool:
@@ -42,9 +45,13 @@ class Status:
 
 
 def status_of(
-    repository: Repository, names: Sequence[str], max_age: timedelta | None, expected: ExpectedRuns
+    repository: Repository,
+    names: Sequence[str],
+    max_age: timedelta | None,
+    expected: ExpectedRuns,
+    sites: Sequence[ExpectedSite] = (),
 ) -> Status:
-    """Return the status of the VMs with these names or ids; of all VMs if there is none.
+    """Return the status of the VMs with these names or ids; of all VMs and of all sites if there is none.
 
     `max_age` replaces the ages of policies. Raises RepositoryError, NoSuchVM and UsageError.
     """
@@ -55,7 +62,7 @@ def status_of(
         for vm, points in found
         for of_vm in [expected.of(vm)]
     ]
-    return Status(now, worst_first(statuses))
+    return Status(now, worst_first(statuses), sites_of(repository, sites, now) if not names else ())
 
 
 def document(repository: Repository, status: Status) -> dict[str, Any]:
@@ -70,7 +77,26 @@ def document(repository: Repository, status: Status) -> dict[str, Any]:
             found[good.backup_id] = last.unusual if is_last else of_vm.get(good.backup_id, ())
     backups = overview.backups(catalog, found)
     facts = facts_of_good_points(repository, found)
-    return {"ok": status.ok, "vms": [_document(each, backups, facts) for each in status.vms]}
+    result: dict[str, Any] = {
+        "ok": status.ok,
+        "vms": [_document(each, backups, facts) for each in status.vms],
+    }
+    if status.sites:
+        result["sites"] = [_site(each, status.time) for each in status.sites]
+    return result
+
+
+def _site(site: SiteStatus, now: datetime) -> dict[str, Any]:
+    return {
+        "site": site.name,
+        "place": site.place,
+        "repository_id": site.repository_id,
+        "state": site.state.word,
+        "reasons": list(site.reasons),
+        "copied_at": times.to_text(site.copied) if site.copied is not None else None,
+        "behind": site.behind,
+        "behind_s": round((now - site.oldest).total_seconds(), 3) if site.oldest is not None else 0,
+    }
 
 
 def _document(

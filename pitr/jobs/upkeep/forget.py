@@ -9,7 +9,9 @@ from functools import partial
 from pitr.errors import UsageError
 from pitr.jobs import holds
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
-from pitr.jobs.upkeep.prune import DeleteExternal, KeptBy, Pruned, Removal
+from pitr.jobs.upkeep.consolidation import KeptBy
+from pitr.jobs.upkeep.prune import DeleteExternal, Removal
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.model import Backup, VMName, parents_of
 from pitr.reporting import Notify
 from pitr.repository import Repository

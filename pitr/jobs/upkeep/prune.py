@@ -16,9 +16,12 @@ from datetime import datetime, timedelta
 from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import holds, point_order
+from pitr.jobs.consolidate.shared_blobs import BlobsOfRemoved, blobs_of_removed
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
+from pitr.jobs.point_order import replaced_already
 from pitr.jobs.upkeep import small_objects, sweep, unreferenced
-from pitr.jobs.upkeep.point_list import PointList
+from pitr.jobs.upkeep.consolidation import KeptBy, KeptPoints, kept_points
+from pitr.jobs.upkeep.pruned import BusyVM, FailedRemoval, Pruned
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName, parents_of
 from pitr.reporting import Notify
@@ -34,7 +37,6 @@ from pitr.repository import (
     tombstones,
 )
 from pitr.repository.catalog import contents
-from pitr.repository.history import Failure, StepOutcome, VMOfRun
 from pitr.repository.removed_points import RemovedPoint
 from pitr.repository.store import ObjectMissing
 from pitr.text import counted
@@ -46,71 +48,11 @@ DeleteExternal = Callable[[Backup, Stream], None]
 """Deletes the external data of a removed stream; raises PitrError if that fails."""
 
 
-KeptBy = Mapping[str, list[str]]
-"""The reasons why points are kept, by backup id. A point that is absent is removed."""
-
 Keep = Callable[[Sequence[Backup], Mapping[str, PointFacts]], KeptBy]
 """Chooses the points to keep among all points of one VM, newest first, with the facts about them by backup id.
 
 It must keep what a kept point is based on.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class BusyVM:
-    """A VM whose points another process uses, so all of them stay."""
-
-    vm: VMName
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class FailedRemoval:
-    """The failure that ended the removal from one VM; `vm` is None for the unreferenced objects."""
-
-    vm: VMName | None
-    error: PitrError
-
-
-@dataclass(slots=True)
-class Pruned:
-    """What a run removed (or would remove) and kept, VM by VM, newest first. `unreferenced`: the names of such objects.
-
-    The items of `kept` have the reasons why a point is kept. Where a removal only hides points, `swept` has the points
-    that earlier runs hid and that are gone now. `left_external`: the ids of removed streams whose external
-    data was not deleted. The points of `busy` VMs are neither in `removed` nor in `kept`.
-    """
-
-    removed: PointList = field(default_factory=PointList)
-    kept: PointList = field(default_factory=PointList)
-    swept: PointList = field(default_factory=PointList)
-    unreferenced: list[str] = field(default_factory=list)
-    freed_bytes: int = 0
-    left_external: list[str] = field(default_factory=list)
-    busy: list[BusyVM] = field(default_factory=list)
-    failed: list[FailedRemoval] = field(default_factory=list)
-
-    @property
-    def kept_by(self) -> dict[str, list[str]]:
-        """The reasons why points are kept, by backup id."""
-        return {item.backup.backup_id: list(item.reasons) for item in self.kept.items()}
-
-    @property
-    def exit_code(self) -> int:
-        """0; the exit code of the failures if it is the same for all, else 1; for VMs that are only busy, 5."""
-        codes = {failure.error.exit_code for failure in self.failed} or {
-            BusyError.exit_code for _ in self.busy
-        }
-        return min(codes, default=0) if len(codes) < 2 else PitrError.exit_code
-
-    def steps(self, name: str) -> list[StepOutcome]:
-        """Return the VMs that are busy or failed, as the history of runs keeps them."""
-        busy = [(each.vm, BusyError(each.message)) for each in self.busy]
-        failed = [(each.vm, each.error) for each in self.failed]
-        return [
-            StepOutcome(name, VMOfRun(vm.id, vm.name) if vm is not None else None, False, Failure.of(error))
-            for vm, error in (*busy, *failed)
-        ]
 
 
 def prune(
@@ -122,16 +64,18 @@ def prune(
     grace: timedelta = GRACE,
     only: bool = False,
     delete_external: DeleteExternal | None = None,
+    consolidate: bool = True,
     notify: Notify,
 ) -> Pruned:
     """Remove the points of these VMs that `retention` does not keep, and all unreferenced objects of the repository.
 
     With `only`, remove just the unreferenced objects that backups of these VMs left: this takes no look at other VMs.
     `delete_external` runs for each removed stream that is stored externally. If it fails, `notify` gets a line and
-    prune goes on. `dry_run` removes nothing and returns the same. A VM that is being backed up or read is left alone,
-    and a failure ends the removal from its VM only: the result lists both. Raises Interrupted.
+    prune goes on. `consolidate` makes kept points independent of those that only they need, which then go, too, and
+    cuts long chains. `dry_run` removes nothing and returns the same. A VM that is being backed up or read is left
+    alone, and a failure ends the removal from its VM only: the result lists both. Raises Interrupted.
     """
-    removal = Removal(repository, dry_run, delete_external, notify)
+    removal = Removal(repository, dry_run, delete_external, notify, consolidate)
     removal.from_vms(vms, lambda points, facts: kept_with_facts(points, facts, retention))
     sweep.sweep(removal, vms if only else None)
     removal.of_unreferenced(grace, vms if only else None)
@@ -160,6 +104,7 @@ class Removal:
     dry_run: bool
     delete_external: DeleteExternal | None
     notify: Notify
+    consolidate: bool = False
     result: Pruned = field(default_factory=Pruned)
 
     def from_vms(self, vms: Sequence[VMName], keep: Keep) -> None:
@@ -196,14 +141,18 @@ class Removal:
         )
         points = point_order.newest_first(catalog.points(vm.id), times.now())
         facts = facts_of_vm(repository, vm.id)
-        reasons = keep(points, facts)
-        unwanted = [backup for backup in points if backup.backup_id not in reasons]
+        left_over = replaced_already(points)
+        points = self._without(points, left_over)
+        kept = self._kept(points, left_over, facts, keep(points, facts))
+        unwanted = self._unwanted(points, kept)
         gone = {backup.backup_id for backup in unwanted}
         hidden: Mapping[str, RemovedPoint] = {}
         try:
-            if unwanted and not self.dry_run:
+            if not self.dry_run:
                 gone = set()
-                removed_points.hide(repository, children_first(unwanted))
+                hide = children_first([*unwanted, *self._replaced(points, kept), *kept.left_over])
+                if hide:
+                    removed_points.hide(repository, hide)
         finally:
             if unwanted and not self.dry_run:
                 hidden = {each.backup.backup_id: each for each in removed_points.of_vm(repository, vm.id)}
@@ -214,22 +163,36 @@ class Removal:
                     removed = hidden.get(backup.backup_id)
                     self.result.removed.add(backup, facts=replace(of_point, removed=removed))
                 else:
-                    self.result.kept.add(backup, reasons.get(backup.backup_id, ()), of_point)
+                    self._keep(backup, kept, of_point)
 
     def _remove_from_vm(self, vm: VMName, keep: Keep) -> None:
         points = point_order.newest_first(self.repository.catalog_of_vm(vm.id).points(vm.id), times.now())
         facts = facts_of_vm(self.repository, vm.id)
-        reasons = keep(points, facts)
-        unwanted = [backup for backup in points if backup.backup_id not in reasons]
-        sizes = {backup.backup_id: _stored(self.repository, backup) for backup in unwanted}
+        left_over = replaced_already(points)
+        points = self._without(points, left_over)
+        kept = self._kept(points, left_over, facts, keep(points, facts))
+        unwanted = self._unwanted(points, kept)
+        replaced = [*self._replaced(points, kept), *kept.left_over]
+        going = {backup.backup_id for backup in (*unwanted, *replaced)}
+        remaining = [
+            *(backup for backup in points if backup.backup_id not in going),
+            *kept.made.values(),
+        ]
+        blobs = blobs_of_removed(self.repository, [*unwanted, *replaced], remaining)
+        sizes = {
+            backup.backup_id: _stored(self.repository, backup, blobs.shared)
+            for backup in (*unwanted, *replaced)
+        }
+        orphans = sum(_size(self.repository, names.blob(*key)) for key in blobs.orphans)
         configurations = small_objects.configurations_of_only(self.repository, unwanted)
         sizes_of_configurations = sum(_size(self.repository, name) for name in configurations)
         gone = {backup.backup_id for backup in unwanted}
         try:
             if not self.dry_run:
-                self._remove(vm, points, unwanted)
+                self._remove(vm, points, [*unwanted, *replaced], blobs, kept)
                 small_objects.remove_configurations(self.repository, configurations)
-            self.result.freed_bytes += sizes_of_configurations
+            self.result.freed_bytes += sizes_of_configurations + orphans
+            self.result.freed_bytes += sum(sizes[backup.backup_id] for backup in replaced)
         except BaseException:
             # The result must be true for points of this VM, too: a point is gone if its record is.
             gone = set()
@@ -241,21 +204,59 @@ class Removal:
                 if backup.backup_id in gone:
                     self.result.removed.add(backup, facts=of_point)
                 else:
-                    self.result.kept.add(backup, reasons.get(backup.backup_id, ()), of_point)
+                    self._keep(backup, kept, of_point)
             self.result.freed_bytes += sum(sizes[backup_id] for backup_id in gone)
 
-    def _remove(self, vm: VMName, points: Sequence[Backup], unwanted: Sequence[Backup]) -> None:
+    def _kept(
+        self,
+        points: Sequence[Backup],
+        left_over: Sequence[Backup],
+        facts: Mapping[str, PointFacts],
+        reasons: KeptBy,
+    ) -> KeptPoints:
+        kept = KeptPoints(reasons, left_over=left_over)
+        if not self.consolidate:
+            return kept
+        kept = kept_points(self.repository, points, facts, kept, dry_run=self.dry_run, notify=self.notify)
+        for new in kept.made.values():
+            self.result.consolidated.add(new)
+        self.result.copied_bytes += kept.copied_bytes
+        return kept
+
+    def _without(self, points: Sequence[Backup], others: Sequence[Backup]) -> list[Backup]:
+        ids = {backup.backup_id for backup in others}
+        return [backup for backup in points if backup.backup_id not in ids]
+
+    def _unwanted(self, points: Sequence[Backup], kept: KeptPoints) -> list[Backup]:
+        return [backup for backup in points if backup.backup_id not in kept.reasons]
+
+    def _replaced(self, points: Sequence[Backup], kept: KeptPoints) -> list[Backup]:
+        return [backup for backup in points if backup.backup_id in kept.made]
+
+    def _keep(self, backup: Backup, kept: KeptPoints, facts: PointFacts) -> None:
+        """Add a point that stays to the result; the record that has taken its place, if there is one."""
+        stored = backup if self.dry_run else kept.made.get(backup.backup_id, backup)
+        self.result.kept.add(stored, kept.reasons.get(backup.backup_id, ()), facts)
+
+    def _remove(
+        self,
+        vm: VMName,
+        points: Sequence[Backup],
+        unwanted: Sequence[Backup],
+        blobs: BlobsOfRemoved,
+        kept: KeptPoints,
+    ) -> None:
         if unwanted:
             removed = children_first(unwanted)
             self.repository.remove(removed)
             drills.remove_of(self.repository.store, removed)
             findings.remove_of(self.repository.store, removed)
             marks.remove_of(self.repository.store, removed)
-            used = self.repository.catalog.used_as_parts()
-            used |= removed_points.rows(self.repository).used_as_parts()
-            self.drop_streams(removed, used)
+            self.drop_streams(removed, blobs.shared)
+            for disk_id, stream_id in blobs.orphans:
+                self.repository.drop_stream(disk_id, stream_id)
         gone = {backup.backup_id for backup in unwanted}
-        keep = [backup for backup in points if backup.backup_id not in gone]
+        keep = [backup for backup in (*points, *kept.made.values()) if backup.backup_id not in gone]
         if not keep:
             proofs.remove_of(self.repository.store, vm.id)
         findings.remove_of_lost_records(self.repository.store, vm.id, points, keep)
@@ -411,12 +412,13 @@ def _is_stored(repository: Repository, backup: Backup) -> bool:
     return _size(repository, names.record(backup.vm.id, backup.point, backup.backup_id)) > 0
 
 
-def _stored(repository: Repository, backup: Backup) -> int:
-    objects = [names.record(backup.vm.id, backup.point, backup.backup_id)]
+def _stored(repository: Repository, backup: Backup, shared: Set[str]) -> int:
+    """Return the size of a record and its streams, without the blobs of those in `shared`."""
+    objects = {names.record(backup.vm.id, backup.point, backup.backup_id)}
     for stream in backup.streams:
-        objects += [
-            *_objects(stream.disk_id, stream.stream_id),
-        ]
+        objects |= _objects(stream.disk_id, stream.stream_id)
+        if stream.stream_id in shared:
+            objects.discard(names.blob(stream.disk_id, stream.stream_id))
     return sum(_size(repository, name) for name in objects)
 
 

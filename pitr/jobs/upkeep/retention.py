@@ -14,6 +14,7 @@ from pitr.times import parse_span
 
 #: The rules that count points, as they are named.
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+_NEEDED_BY = "needed by "
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +130,41 @@ def _chosen(
         )
 
 
-def _with_ancestors(points: Sequence[Backup], chosen: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Add the points that the chosen ones are based on, up to and including the next chosen one of each chain."""
-    parents = parents_of(points)
+def is_needed_only(reasons: Sequence[str]) -> bool:
+    """Return whether a point is kept only because others are based on it."""
+    return all(reason.startswith(_NEEDED_BY) for reason in reasons)
+
+
+def needed_without(
+    points: Sequence[Backup], reasons: Mapping[str, Sequence[str]], independent: Set[str]
+) -> dict[str, list[str]]:
+    """Return the reasons of `kept_by` for the case that the `independent` points are based on no other one."""
+    chosen = {
+        backup_id: [reason for reason in why if not reason.startswith(_NEEDED_BY)]
+        for backup_id, why in reasons.items()
+        if not is_needed_only(why)
+    }
+    return _with_ancestors(points, chosen, independent)
+
+
+def _with_ancestors(
+    points: Sequence[Backup], chosen: Mapping[str, list[str]], independent: Set[str] = frozenset()
+) -> dict[str, list[str]]:
+    """Add the points that the chosen ones are based on, up to and including the next chosen one of each chain.
+
+    The `independent` ones are based on none.
+    """
+    parents = {
+        backup_id: None if backup_id in independent else parent
+        for backup_id, parent in parents_of(points).items()
+    }
     reasons = {backup_id: list(rules) for backup_id, rules in chosen.items()}
     for backup_id in chosen:
         seen = {backup_id}
         current = parents.get(backup_id)
         while current is not None and current not in seen:
             seen.add(current)
-            reasons.setdefault(current, []).append(f"needed by {backup_id}")
+            reasons.setdefault(current, []).append(f"{_NEEDED_BY}{backup_id}")
             if current in chosen:
                 break
             current = parents.get(current)

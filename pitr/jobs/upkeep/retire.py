@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pitr.errors import NoSuchVM
 from pitr.jobs import find
 from pitr.jobs.facts import NO_FACTS, facts_of_vm
-from pitr.jobs.upkeep.prune import Pruned
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.model import VMName
 from pitr.repository import Repository, retired
 

@@ -16,6 +16,7 @@ from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError
 from pitr.jobs.facts import PointFacts
 from pitr.jobs.upkeep import small_objects
+from pitr.jobs.upkeep.pruned import BusyVM, FailedRemoval
 from pitr.model import Backup, VMName
 from pitr.repository import Repository, drills, findings, marks, names, proofs, removed_points, tombstones
 from pitr.repository.hidden import based_on, needed_by
@@ -30,8 +31,6 @@ def sweep(removal: Removal, only: Sequence[VMName] | None = None) -> None:
 
     Failures are in the result of `removal`. Raises Interrupted.
     """
-    from pitr.jobs.upkeep.prune import FailedRemoval  # noqa: PLC0415 - it imports this module
-
     repository = removal.repository
     chosen = None if only is None else {vm.id for vm in only}
     vm: VMName | None = None
@@ -82,8 +81,6 @@ class _Due:
 
 
 def _sweep_vm(removal: Removal, vm: VMName, now: datetime) -> None:
-    from pitr.jobs.upkeep.prune import BusyVM  # noqa: PLC0415 - it imports this module
-
     repository = removal.repository
     if removal.dry_run:
         _tell(removal, _due(repository, vm.id, now).points)

@@ -26,6 +26,7 @@ from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stre
 from pitr.repository.findings import StoredFinding
 from pitr.repository.index import OWN, IndexRow
 from pitr.repository.layers import blobs_of_others
+from pitr.repository.store import ObjectStoreError
 
 Level = Literal["quick", "full"]
 
@@ -200,6 +201,9 @@ class _Verification:
                 self._repository.read_record(name)
             except StoredDamage as error:
                 self._add_record(error.damage, name)
+            except ObjectStoreError:
+                # A store that does not answer says nothing about its objects.
+                raise
             except RepositoryError as error:
                 self._add_record(Damage(None, None, None, "corrupt", "record", error.message), name)
         return backups
@@ -328,6 +332,8 @@ class _Verification:
                 self._advance(stream.stored_bytes)
         except StoredDamage as error:
             self._add(error, backup)
+        except ObjectStoreError:
+            raise
         except RepositoryError as error:
             self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
 
@@ -345,6 +351,8 @@ class _Verification:
                     self._checked_whole(backup, stream)
         except StoredDamage as error:
             self._add(error, backup)
+        except ObjectStoreError:
+            raise
         except RepositoryError as error:
             self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
         self._advance(stream.stored_bytes)
@@ -368,6 +376,8 @@ class _Verification:
         except StoredDamage as error:
             self._add(error, backup)
             return None
+        except ObjectStoreError:
+            raise
         except (FormatError, RepositoryError) as error:
             self._add(of_stream(backup.backup_id, stream, "corrupt", "index", error.message), backup)
             return None

@@ -143,6 +143,8 @@ def vm(
             *leaves(memory=each.memory, origin=each.origin, status=each.status, type="server"),
             reference("cluster", "clusters", installation.state.cluster_id),
             reference("host", "hosts", installation.state.host_id) if each.running else None,
+            reference("original_template", "templates", each.original_template_id),
+            reference("template", "templates", each.template_id),
             element("nics", [nic(each.id, name, mac) for name, mac in each.nics.items()]) if nics else None,
         ],
         href=href,

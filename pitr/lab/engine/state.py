@@ -16,6 +16,8 @@ Entity = TypeVar("Entity")
 
 BACKUP_ENDED = frozenset({"succeeded", "failed"})
 TRANSFER_ENDED = frozenset({"finished_success", "finished_failure"})
+#: The template of VMs that were made from none.
+BLANK_TEMPLATE = "00000000-0000-0000-0000-000000000000"
 BLOCK_STORAGE = frozenset({"iscsi", "fcp"})
 
 
@@ -108,6 +110,8 @@ class VM:
     freeze_fails: bool = False
     chain_breaks: bool = False
     origin: str = "ovirt"
+    template_id: str = BLANK_TEMPLATE
+    original_template_id: str = BLANK_TEMPLATE
     tags: list[str] = field(default_factory=list)
     nics: dict[str, str] = field(default_factory=dict)
     snapshots_left: list[str] = field(default_factory=list)

@@ -44,6 +44,7 @@ from pitr.ovirt.engine.storage import (
     disk_profiles,
     list_storage_domains,
 )
+from pitr.ovirt.engine.templates import vms_of_templates
 from pitr.ovirt.engine.transfers import Transfer, start_download, start_upload
 from pitr.ovirt.engine.vms import VM, find_vm, get_configuration, get_vm, list_vms, vms_with_tag
 
@@ -106,5 +107,6 @@ __all__ = [
     "list_storage_domains",
     "vm_disks",
     "vm_with_name",
+    "vms_of_templates",
     "vms_with_tag",
 ]

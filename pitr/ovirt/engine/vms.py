@@ -20,6 +20,9 @@ _NOT_RUNNING = frozenset({"down", "suspended", "image_locked"})
 #: The origins of the VM that the engine runs in.
 _HOSTED_ENGINE = frozenset({"hosted_engine", "managed_hosted_engine"})
 
+#: The template of VMs that were made from none.
+_BLANK = "00000000-0000-0000-0000-000000000000"
+
 #: The words that the engine's search takes unquoted, except the keywords of its language.
 _BARE_WORD = re.compile(r"[A-Za-z0-9_.-]+")
 _SEARCH_WORDS = frozenset({"and", "or", "not", "page", "sortby", "asc", "desc"})
@@ -29,7 +32,8 @@ _SEARCH_WORDS = frozenset({"and", "or", "not", "page", "sortby", "asc", "desc"})
 class VM:
     """A VM. `compatibility` is its own version ("4.6") or its cluster's, None if unknown.
 
-    `hosts_engine`: the engine itself runs in the VM.
+    `hosts_engine`: the engine itself runs in the VM. `template_ids`: its template, and the one that it was first made
+    from, as far as they have disks.
     """
 
     id: str
@@ -40,6 +44,7 @@ class VM:
     cluster_name: str | None
     compatibility: str | None
     hosts_engine: bool = False
+    template_ids: frozenset[str] = frozenset()
 
 
 def find_vm(engine: Engine, name_or_id: str) -> VM:
@@ -170,4 +175,9 @@ def _read(vm: Any, clusters: Mapping[str, Any]) -> VM:
         cluster_name=cluster.name if cluster is not None else None,
         compatibility=compatibility,
         hosts_engine=vm.origin in _HOSTED_ENGINE,
+        template_ids=frozenset(
+            template.id
+            for template in (vm.template, vm.original_template)
+            if template is not None and template.id and template.id != _BLANK
+        ),
     )

@@ -11,7 +11,7 @@ import re
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +23,7 @@ from pitr.errors import BusyError, RepositoryError
 from pitr.model import Backup, StoredObject, VMName
 from pitr.repository import lock, names, schema, sqlite
 from pitr.repository.catalog import rows
-from pitr.repository.catalog.dependence import DEPENDANTS, DESCENDANTS, USED_AS_PARTS
+from pitr.repository.catalog.dependence import DEPENDANTS, DESCENDANTS, OF_OTHER_VMS, USED_AS_PARTS
 from pitr.repository.catalog.order import by_lineage
 from pitr.repository.catalog.user_query import Rows, run_query
 from pitr.system.closing import Closes
@@ -331,6 +331,12 @@ class Catalog(Closes):
             [stream_id],
         )
         return [row["backup_id"] for row in ids]
+
+    def of_other_vms(self, vm_id: str, stream_ids: Collection[str]) -> set[str]:
+        """Return those of the streams that other VMs than this one have, or whose frames they use."""
+        if not stream_ids:
+            return set()
+        return {row[0] for row in self._all(OF_OTHER_VMS, [json.dumps(list(stream_ids)), vm_id, vm_id])}
 
     def used_as_parts(self) -> set[str]:
         """Return the ids of the streams whose frames other streams use."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pitr.model import VMName
 from pitr.repository.catalog.catalog import KEYS, Catalog
+from pitr.repository.catalog.dependence import DEPENDENT_DISKS
 
 
 def is_empty(catalog: Catalog) -> bool:
@@ -36,8 +38,14 @@ def disks_of_vm(catalog: Catalog, vm_id: str) -> list[str]:
 
 def streams_named(catalog: Catalog, disk_id: str) -> set[str]:
     """Return the ids of a disk's streams that records name as a stream or as a parent. Raises RepositoryError."""
-    # A lost parent may come back, and the streams based on it need it.
-    query = "SELECT stream_id, parent_stream_id FROM stream WHERE disk_id = ?"
+    # A lost parent may come back, and the streams based on it need it. One that another record stands for was replaced.
+    query = """
+        SELECT stream_id, CASE
+            WHEN EXISTS (SELECT 1 FROM point AS other WHERE other.stands_for = point.parent_id) THEN NULL
+            ELSE parent_stream_id
+        END
+        FROM stream JOIN point USING (backup_id) WHERE disk_id = ?
+    """
     return {stream_id for row in catalog.rows(query, [disk_id]) for stream_id in row if stream_id is not None}
 
 
@@ -48,3 +56,18 @@ def parts_named(catalog: Catalog) -> set[tuple[str, str]]:
         FROM stream, json_each(parts) WHERE parts IS NOT NULL
     """
     return {(row[0], row[1]) for row in catalog.rows(query)}
+
+
+def disks_lost(catalog: Catalog, stream_id: str) -> list[tuple[str, str, str]]:
+    """Return the disks that are lost with a stream, as (disk id, backup id, VM id)."""
+    return [(row[0], row[1], row[2]) for row in catalog.rows(DEPENDENT_DISKS, [stream_id])]
+
+
+def vm_of_disk(catalog: Catalog, disk_id: str) -> VMName | None:
+    """Return the VM of the newest point with the disk; None if there is no such point."""
+    rows = catalog.rows(
+        "SELECT point.vm_id, point.vm_name FROM stream JOIN point USING (backup_id) WHERE stream.disk_id = ? "
+        "ORDER BY point.point DESC LIMIT 1",
+        [disk_id],
+    )
+    return VMName(*rows[0]) if rows else None

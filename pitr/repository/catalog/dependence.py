@@ -15,9 +15,9 @@ WITH RECURSIVE above (backup_id) AS (
 SELECT above.backup_id FROM above LEFT JOIN point USING (backup_id)
 ORDER BY point.point, above.backup_id
 """
-#: The backups with this stream, with streams based on it, or with streams that use its frames. Where a synthetic backup
-#: stands for one, the streams that are based on that one are based on its streams.
-DEPENDANTS = """
+#: The streams that are this one, are based on it, or use its frames. Where a synthetic backup stands for one, the
+#: streams that are based on that one are based on its streams.
+_ABOVE = """
 WITH RECURSIVE use (stream_id, user_id) AS (
     SELECT json_extract(part.value, '$[1]'), stream.stream_id FROM stream, json_each(stream.parts) AS part
     WHERE stream.parts IS NOT NULL
@@ -36,8 +36,32 @@ above (stream_id) AS (
     JOIN stream AS child ON child.backup_id = based.backup_id AND child.disk_id = synthetic.disk_id
     WHERE child.parent_stream_id IS NOT NULL
 )
+"""
+#: The backups with such a stream.
+DEPENDANTS = (
+    _ABOVE
+    + """
 SELECT DISTINCT backup_id FROM above JOIN stream USING (stream_id) JOIN point USING (backup_id)
 ORDER BY point.point, backup_id
+"""
+)
+#: The disks of such streams, with their backups and VMs.
+DEPENDENT_DISKS = (
+    _ABOVE
+    + """
+SELECT DISTINCT stream.disk_id, backup_id, point.vm_id FROM above
+JOIN stream USING (stream_id) JOIN point USING (backup_id)
+ORDER BY stream.disk_id
+"""
+)
+#: Of the streams with these ids (a JSON list), those that other VMs than this one have or use.
+OF_OTHER_VMS = """
+WITH wanted (stream_id) AS (SELECT value FROM json_each(?))
+SELECT stream_id FROM wanted JOIN stream USING (stream_id) JOIN point USING (backup_id) WHERE vm_id != ?
+UNION
+SELECT wanted.stream_id FROM stream JOIN point USING (backup_id), json_each(stream.parts) AS part
+JOIN wanted ON wanted.stream_id = json_extract(part.value, '$[1]')
+WHERE stream.parts IS NOT NULL AND vm_id != ?
 """
 #: The streams whose frames other streams use.
 USED_AS_PARTS = """

@@ -13,6 +13,7 @@ from pitr.repository.store.base import (
     may_be_stored,
 )
 from pitr.repository.store.folders import LinkInside
+from pitr.repository.store.object_errors import ObjectStoreError
 from pitr.repository.store.posix import PosixStore
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "NewObject",
     "ObjectExists",
     "ObjectMissing",
+    "ObjectStoreError",
     "PosixStore",
     "Store",
     "StoredFile",

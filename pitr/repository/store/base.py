@@ -98,6 +98,12 @@ class Store(Protocol):
     def new(self, name: str) -> NewObject:
         """Begin a new object of any size."""
 
+    def replacing(self, name: str) -> NewObject:
+        """Begin an object that takes the place of one with the same name, if there is one, in one step.
+
+        Only a repair may do this: all other objects are immutable.
+        """
+
     def create(self, name: str, data: bytes) -> None:
         """Write a small object. Raises ObjectExists if the name is taken."""
 

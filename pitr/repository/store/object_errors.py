@@ -21,6 +21,8 @@ _CAUSES: Final = (
     ("failed to lookup", "unknown host"),
     ("Connection refused", "refused"),
     ("timed out", "timeout"),
+    ("timeout on endpoint", "timeout"),
+    ("could not connect", "refused"),
     ("operation timed out", "timeout"),
 )
 
@@ -90,8 +92,8 @@ def parse(error: Exception) -> Answer:
     if status is None:
         lowered = text.lower()
         cause = next((name for words, name in _CAUSES if words.lower() in lowered), "no answer")
-    # Without an answer, the first line of obstore's text says why; else the server's own words do.
-    words = message[1] if message else "" if code else text.partition("\n")[0][:300]
+    # Without an answer, the first line of obstore's text says why; else the server's own words do, if it has any.
+    words = message[1] if message else "" if code or status else text.partition("\n")[0][:300]
     return Answer(int(status[1]) if status else None, code[1] if code else None, words, cause)
 
 
@@ -180,7 +182,11 @@ _BY_CAUSE: Final = {
 
 def failure(what: str, error: Exception) -> ObjectStoreError:
     """Return the failure for people. `what` says what pitr was doing ("cannot write NAME")."""
-    answer = parse(error)
+    return of_answer(what, parse(error))
+
+
+def of_answer(what: str, answer: Answer) -> ObjectStoreError:
+    """Return the failure for people that an answer means, or that came without one."""
     if answer.cause is not None:
         why, advice = _BY_CAUSE[answer.cause]
         return StoreUnreachable(f"{what}: {why} ({answer.message})", advice)

@@ -14,7 +14,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -75,8 +75,23 @@ class ObjectStore:
         """Begin a new object. `expected`: its size, if it is known that it is not larger."""
         return _NewUpload(self, check_name(name), expected)
 
+    def replacing(self, name: str) -> _NewUpload:
+        return _NewUpload(self, check_name(name), 0, replaces=True)
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Write a small object, whether one with this name exists or not."""
+        with _errors("write", name):
+            self._run(lambda: obstore.put_async(self._objects, name, data, use_multipart=False))
+
     def create(self, name: str, data: bytes) -> None:
-        """Create the object with one conditional request.
+        self.put_once(name, data)
+        self.stored(name)
+
+    def stored(self, name: str) -> None:
+        """Do what is due after an upload."""
+
+    def put_once(self, name: str, data: bytes) -> None:
+        """Create the object with one conditional request. Raises ObjectExists.
 
         A request that is repeated after an unclear answer can meet its own earlier effect: then the bytes are equal.
         """
@@ -105,14 +120,21 @@ class ObjectStore:
         return _RemoteFile(self, name, self.size(name))
 
     def read(self, name: str, *, limit: int) -> bytes:
-        check_name(name)
+        return self.read_with_version(name, limit=limit)[0]
 
-        async def get() -> bytes:
-            answer = await obstore.get_async(self._objects, name)
+    def read_with_version(
+        self, name: str, version: str | None = None, *, limit: int
+    ) -> tuple[bytes, str | None]:
+        """Read an object (this version of it), and return its version, too; None in a bucket without versions."""
+        check_name(name)
+        options: Any = {"version": version} if version is not None else None
+
+        async def get() -> tuple[bytes, str | None]:
+            answer = await obstore.get_async(self._objects, name, options=options)
             size = int(answer.meta["size"])
             if size > limit:
                 raise RepositoryError(f"{name} has {size} bytes; pitr accepts at most {limit} bytes")
-            return bytes(await answer.bytes_async())
+            return bytes(await answer.bytes_async()), answer.meta["version"]
 
         with _errors("read", name):
             return self._run(get)
@@ -126,6 +148,20 @@ class ObjectStore:
 
     def size(self, name: str) -> int:
         return int(self._meta(name)["size"])
+
+    def holds(self, name: str) -> bool:
+        """Return whether there is an object with this name."""
+        try:
+            self.size(name)
+        except ObjectMissing:
+            return False
+        return True
+
+    def is_unused(self) -> bool:
+        """Return whether nothing at all lies below the prefix."""
+        with _errors("list", "the prefix"):
+            found = self._run(lambda: obstore.list_with_delimiter_async(self._objects))
+        return not found["objects"] and not found["common_prefixes"]
 
     def written(self, name: str) -> datetime:
         moment: datetime = self._meta(name)["last_modified"]
@@ -281,6 +317,11 @@ def _errors(what: str, name: str) -> Iterator[None]:
         raise object_errors.failure(f"cannot {what} {name}", error) from error
 
 
+def reading(name: str) -> AbstractContextManager[None]:
+    """Raise the errors of the block as those of reading an object."""
+    return _errors("read", name)
+
+
 class _Dropped(Exception):
     """The writer of an upload gave it up."""
 
@@ -288,9 +329,10 @@ class _Dropped(Exception):
 class _NewUpload:
     """An object while it is written: in memory while it is small, then a multipart upload."""
 
-    def __init__(self, store: ObjectStore, name: str, expected: int) -> None:
+    def __init__(self, store: ObjectStore, name: str, expected: int, *, replaces: bool = False) -> None:
         self._store = store
         self._name = name
+        self._replaces = replaces
         # Parts grow with the object, because their number is limited.
         self._part = max(_PART, -(-expected // _MAX_PARTS))
         self._pieces: list[bytes] = []
@@ -308,23 +350,21 @@ class _NewUpload:
 
     def commit(self) -> None:
         if self._upload is None:
-            self._store.create(self._name, b"".join(self._pieces))
+            put = self._store.overwrite if self._replaces else self._store.create
+            put(self._name, b"".join(self._pieces))
             self._pieces = []
             return
         self._flush()
         self._give(None)
         try:
             with _errors("write", self._name):
-                self._upload.result()
+                Requests.wait(self._upload)
         finally:
             self._end()
+        self._store.stored(self._name)
 
     def _begin(self) -> None:
-        try:
-            self._store.size(self._name)
-        except ObjectMissing:
-            pass
-        else:
+        if not self._replaces and self._store.holds(self._name):
             raise ObjectExists(self._name)
         # Names of large objects are random, so that a check suffices: stores ignore conditions for uploads in parts.
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=4)

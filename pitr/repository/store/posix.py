@@ -25,7 +25,7 @@ from pitr.repository.store.scratch import Scratch
 from pitr.system.closing import Closes
 
 _FILE_MODE = 0o600
-_SCRATCH = "tmp"
+SCRATCH = "tmp"
 
 
 @contextmanager
@@ -48,7 +48,7 @@ class PosixStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._scratch = Scratch(folder / _SCRATCH)
+        self._scratch = Scratch(folder / SCRATCH)
         self._folders = Folders(folder)
         self._naming = Naming()
 
@@ -59,6 +59,11 @@ class PosixStore:
         check_name(name)
         with _io_errors(f"cannot write {name}"):
             return _NewFile(self._folders, self._naming, name, self._scratch.file())
+
+    def replacing(self, name: str) -> _NewFile:
+        check_name(name)
+        with _io_errors(f"cannot write {name}"):
+            return _NewFile(self._folders, self._naming, name, self._scratch.file(), replaces=True)
 
     def create(self, name: str, data: bytes) -> None:
         with self.new(name) as new:
@@ -190,11 +195,14 @@ class PosixStore:
 
 
 class _NewFile:
-    def __init__(self, folders: Folders, naming: Naming, name: str, scratch: Path) -> None:
+    def __init__(
+        self, folders: Folders, naming: Naming, name: str, scratch: Path, *, replaces: bool = False
+    ) -> None:
         self._folders = folders
+        self._replaces = replaces
         self._naming = naming
         self._name = name
-        self._scratch = f"{_SCRATCH}/{scratch.parent.name}/{scratch.name}"
+        self._scratch = f"{SCRATCH}/{scratch.parent.name}/{scratch.name}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with folders.of(self._scratch) as (folder, base):
             self._handle = os.open(base, flags, _FILE_MODE, dir_fd=folder)
@@ -214,6 +222,10 @@ class _NewFile:
                 self._folders.of(self._scratch, to_read=True) as (scratch_folder, scratch),
                 self._folders.made(above) as folder,
             ):
+                if self._replaces:
+                    os.rename(scratch, target, src_dir_fd=scratch_folder, dst_dir_fd=folder)
+                    sync_folder(folder)
+                    return
                 try:
                     self._naming.give(scratch, scratch_folder, target, folder)
                 except FileExistsError:

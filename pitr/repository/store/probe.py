@@ -36,10 +36,15 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds for one small read and one small write (medians), and bytes a second for one large object."""
+    """Seconds of one small request of each kind (medians), and bytes a second for one large object.
 
+    `head_s`: for the size of an object. `read_s`: for 1,000 bytes, `list_s`: for a list of a few names.
+    """
+
+    head_s: float
     read_s: float
     write_s: float
+    list_s: float
     upload: float
     download: float
 
@@ -57,7 +62,8 @@ def check(store: Store) -> Speed:
             if not trial.ok:
                 raise UnsafeStore(
                     f"a repository cannot lie on this store: {trial.what}",
-                    "Use another server. docs/object-storage.md names those that were tried.",
+                    "Use another server, or a bucket without versions: some servers ignore the condition only there. "
+                    "docs/object-storage.md names those that were tried.",
                 )
         return trials.speed()
 
@@ -176,10 +182,12 @@ class _Trials:
 
     def speed(self) -> Speed:
         """Measure with the objects of the trials."""
-        small, large = self._name("range"), self._name("large")
-        reads = [_seconds(lambda: self._store.size(small)) for _ in range(_SMALL_REQUESTS)]
         names = [self._name(f"small/{number}") for number in range(_SMALL_REQUESTS)]
+        large, small = self._name("large"), names[0]
         writes = [_seconds(partial(self._store.create, name, b"x" * 1000)) for name in names]
+        heads = [_seconds(lambda: self._store.size(small)) for _ in names]
+        reads = [_seconds(lambda: self._store.read(small, limit=1000)) for _ in names]
+        lists = [_seconds(lambda: list(self._store.list(self._folder))) for _ in names]
         content = os.urandom(_LARGE)
 
         def upload() -> None:
@@ -192,8 +200,10 @@ class _Trials:
                 file.read_at(0, _LARGE)
 
         return Speed(
+            _median(heads),
             _median(reads),
             _median(writes),
+            _median(lists),
             _LARGE / _seconds(upload),
             _LARGE / _seconds(download),
         )

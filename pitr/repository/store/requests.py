@@ -17,6 +17,8 @@ from pitr.system.cancellation import Cancelled, current_cancellation, is_cancell
 from pitr.system.closing import Closes
 
 T = TypeVar("T")
+#: How often a wait looks for signals.
+_LOOK_S = 0.5
 
 
 class Requests(Closes):
@@ -29,7 +31,11 @@ class Requests(Closes):
 
     def run(self, request: Coroutine[Any, Any, T]) -> T:
         """Run `request` to its end and return its result. Raises Cancelled, and the errors of the request."""
-        future = self.start(request)
+        return self.wait(self.start(request))
+
+    @staticmethod
+    def wait(future: concurrent.futures.Future[T]) -> T:
+        """Return the result of a started request, as `run` does."""
 
         def cancel() -> None:
             future.cancel()
@@ -38,6 +44,9 @@ class Requests(Closes):
         if cancellation is not None:
             cancellation.add(cancel)
         try:
+            # A signal that comes just before a wait begins does not end it: Python looks after its end. So look often.
+            while not concurrent.futures.wait((future,), _LOOK_S).done:
+                pass
             return future.result()
         except (concurrent.futures.CancelledError, asyncio.CancelledError):
             if is_cancelled():

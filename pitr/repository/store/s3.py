@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pitr.errors import ProgramMissing, UsageError
 
 if TYPE_CHECKING:
+    from pitr.repository.store.lock_rules import Lock
     from pitr.repository.store.object_store import ObjectStore
 
 SCHEME: Final = "s3://"
@@ -79,7 +80,8 @@ class S3Location:
             region=self.region or first("AWS_REGION", "AWS_DEFAULT_REGION"),
             access_key_id=key,
             secret_access_key=self.secret_access_key or first("AWS_SECRET_ACCESS_KEY"),
-            session_token=self.session_token or first("AWS_SESSION_TOKEN"),
+            # It belongs to the key of the environment.
+            session_token=self.session_token or (None if self.access_key_id else first("AWS_SESSION_TOKEN")),
         )
 
     def options(self) -> dict[str, Any]:
@@ -109,10 +111,11 @@ class S3Location:
         return f"S3Location({self.url!r}, endpoint={self.endpoint!r})"
 
 
-def open_store(place: S3Location, state: Path) -> ObjectStore:
+def open_store(place: S3Location, state: Path, lock: Lock | None = None) -> ObjectStore:
     """Open the store at `place`; `state` is a local folder for scratch files and copies. The caller closes it.
 
-    Raises ProgramMissing without obstore. Sends no request.
+    `lock`: how it protects objects. Raises ProgramMissing without obstore, or without boto3 where a lock needs it.
+    Sends no request.
     """
     try:
         import obstore.store  # noqa: PLC0415 - an extra
@@ -131,7 +134,12 @@ def open_store(place: S3Location, state: Path) -> ObjectStore:
         )
     except (obstore.exceptions.BaseError, ValueError) as error:
         raise UsageError(f"{place.url} cannot be used: {str(error).partition(chr(10))[0]}") from error
-    return ObjectStore(objects, once, state)
+    if lock is None:
+        return ObjectStore(objects, once, state)
+    from pitr.repository.store.locked_store import LockedStore  # noqa: PLC0415 - few stores have a lock
+    from pitr.repository.store.versions import VersionedBucket  # noqa: PLC0415
+
+    return LockedStore(objects, once, state, bucket=VersionedBucket(place), lock=lock)
 
 
 def _check_endpoint(endpoint: str) -> None:

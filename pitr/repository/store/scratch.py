@@ -97,6 +97,11 @@ class Scratch:
                 _remove(name, parent, handle)
 
 
+def is_scratch(path: Path) -> bool:
+    """Return whether a folder's name is that of one process's scratch files."""
+    return _NAME.fullmatch(path.name) is not None
+
+
 def _make(folder: Path | str, within: int | None = None) -> None:
     os.mkdir(folder, 0o700, dir_fd=within)
     set_mode(folder, 0o700, dir_fd=within)  # a strict umask removes even the owner's permissions

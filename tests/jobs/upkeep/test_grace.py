@@ -34,7 +34,7 @@ class Site:
     def another(self, name: str) -> Pitr:
         if isinstance(self.location, Path):
             return Pitr({"PITR_REPO": str(self.location), "TZ": "UTC", "COLUMNS": "140"})
-        return s3.host(self.location, self.folder / name)
+        return s3.host_at(self.location, self.folder / name)
 
     def store(self) -> Store:
         return locations.opened(self.location, self.folder / "store")
@@ -47,11 +47,20 @@ class Site:
             store.close()
 
     def import_(self, day: int, *options: str) -> dict[str, Any]:
-        """Make a point with new data; `options` as of `pitr import`."""
+        """Make a point of a disk of its own; `options` as of `pitr import`."""
         image = self.image(day)
         image.write_bytes(os.urandom(MiB) + bytes(MiB))
         done = self.host.json(
-            "import", "raw", image, "--vm", "web", "--disk", "sys", "--time", f"2026-11-{day:02}", *options
+            "import",
+            "raw",
+            image,
+            "--vm",
+            "web",
+            "--disk",
+            f"sys{day}",
+            "--time",
+            f"2026-11-{day:02}",
+            *options,
         )
         point: dict[str, Any] = done["imported"][0]
         return point
@@ -145,7 +154,7 @@ def test_a_point_committed_on_a_hidden_chain_revives_it(
     assert host.json("list", "--removed")["points"] == []
     assert host.json("catalog", "check")["ok"] and host.json("verify")["ok"]
     time.sleep(2.1)
-    pruned = host.json("prune", "--keep-last", "1")
+    pruned = host.json("prune", "--keep-last", "1", "--no-consolidate")
     assert _ids(pruned, "swept") == _ids(pruned, "removed") == []
     assert not site.names("tombstones")
     host("restore", "web", "--at", "now", "--to-file", site.folder / "out.raw")
@@ -171,6 +180,28 @@ def test_a_chain_is_restored_and_taken_back_as_a_whole(
     assert _ids(host.json("list", "web")) == [middle, base]
     assert host.json("verify")["ok"]
     assert _ids(host.json("list", "--removed", "web")) == [newest]
+
+
+def test_a_consolidated_point_is_not_listed_as_removed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "writer"))
+    host = site.host
+    host("init", "--grace", "3d")
+    with Repository.open(site.location) as repository:
+        writer = Writer(repository)
+        base, newest = (writer.add(text).backup_id for text in ("64k:A 64k:B", "64k:C 64k:-"))
+    pruned = host.json("prune", "--keep-last", "1")
+    [created] = pruned["created"]
+    assert created["stands_for"] == newest and _ids(pruned, "removed") == [base]
+    assert _ids(host.json("list")) == [created["backup_id"]]
+    assert _ids(host.json("list", "--removed")) == [base]
+    assert _ids(host.json("undo-prune")) == [base]
+    assert len(site.names("tombstones")) == 1
+    for point, expected in ((base, b"A"), (newest, b"C"), (created["backup_id"], b"C")):
+        host("restore", "web", "--point", point, "--to-file", site.folder / f"{point}.raw")
+        assert (site.folder / f"{point}.raw").read_bytes() == expected * 65536 + b"B" * 65536
+    assert host.json("verify")["ok"] and host.json("catalog", "check")["ok"]
 
 
 def test_a_folder_removes_at_once_by_default(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs import known_damage
-from pitr.jobs.upkeep.prune import Pruned, children_first, prune
+from pitr.jobs.upkeep.prune import children_first, prune
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.jobs.upkeep.retention import Retention, kept, kept_by
 from pitr.model import Backup, Kind, Mode, VMName
 from pitr.repository import Repository, names
@@ -168,6 +169,7 @@ def _two_chains(path: Path, memory_engine: MemoryEngine) -> tuple[Stored, Memory
 
 
 def _prune(path: Path, vm: MemoryVM, retention: Retention, **options: object) -> Pruned:
+    """Prune without consolidation, so that points stay on which others are based."""
     said: list[str] = []
     with Repository.open(path) as repository:
         return prune(
@@ -175,6 +177,7 @@ def _prune(path: Path, vm: MemoryVM, retention: Retention, **options: object) ->
             retention,
             [VMName(vm.id, vm.name)],
             notify=said.append,
+            consolidate=False,
             **options,  # type: ignore[arg-type]
         )
 
@@ -312,6 +315,7 @@ def test_other_vms_are_pruned_while_one_is_busy_or_fails(
                 repository,
                 Retention(last=1),
                 [busy, broken, VMName(vm.id, vm.name), db],
+                consolidate=False,
                 notify=lambda line: None,
             )
     assert [each.vm for each in done.busy] == [busy]
@@ -357,7 +361,8 @@ def test_records_go_before_blobs_and_children_before_parents(
             delete(name)
 
         monkeypatch.setattr(repository.store, "delete", noting)
-        prune(repository, Retention(last=1), [VMName(vm.id, vm.name)], notify=lambda line: None)
+        vms = [VMName(vm.id, vm.name)]
+        prune(repository, Retention(last=1), vms, consolidate=False, notify=lambda line: None)
     records = [name for name in deleted if name.startswith(names.BACKUPS)]
     assert deleted[: len(records)] == records
     assert [next(one for one in old if one in name) for name in records] == old[::-1]

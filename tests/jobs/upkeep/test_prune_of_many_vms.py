@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from pitr.jobs.upkeep.point_list import PointList
-from pitr.jobs.upkeep.prune import Pruned, prune
+from pitr.jobs.upkeep.prune import prune
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import Record, VMName
 from pitr.repository import Repository, names, record

@@ -256,3 +256,19 @@ def test_scratch_files_are_gone_when_the_store_is_closed(store: Store) -> None:
         path.write_bytes(b"temporary")
     store.close()
     assert not any(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize("size", [10, 20 << 20])
+def test_a_replacement_takes_the_place_of_an_object_at_its_commit(store: Store, size: int) -> None:
+    store.create("blobs/one", b"damaged")
+    new = os.urandom(size)
+    with store.replacing("blobs/one") as object_:
+        object_.write(new)
+        assert store.read("blobs/one", limit=100) == b"damaged"
+    assert store.read("blobs/one", limit=100) == b"damaged"
+    for name in ("blobs/one", "blobs/two"):
+        with store.replacing(name) as object_:
+            object_.write(new)
+            object_.commit()
+        assert store.read(name, limit=size) == new
+    assert sorted(store.list("blobs")) == ["blobs/one", "blobs/two"]

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Remove records whose place others have taken, and all that only they use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pitr.jobs.consolidate.shared_blobs import BlobsOfRemoved
+from pitr.jobs.facts import PointFacts
+from pitr.model import Backup
+from pitr.repository import Repository, drills, findings, marks, names, removed_points
+from pitr.repository.store import ObjectMissing
+
+
+def take_over_marks(repository: Repository, facts: PointFacts, new: Backup) -> None:
+    """Give the hold and the note of a point to the record that takes its place."""
+    if facts.marks.hold is not None:
+        marks.hold(repository.store, new, facts.marks.hold)
+    if facts.marks.note is not None:
+        marks.note(repository.store, new, facts.marks.note)
+
+
+def remove_replaced(repository: Repository, replaced: Sequence[Backup], blobs: BlobsOfRemoved) -> None:
+    """Remove the records, then their streams; where removals only hide, hide them."""
+    store = repository.store
+    if repository.removes_later:
+        removed_points.hide(repository, replaced)
+        return
+    repository.remove(replaced)
+    drills.remove_of(store, replaced)
+    findings.remove_of(store, replaced)
+    marks.remove_of(store, replaced)
+    for backup in replaced:
+        for stream in backup.streams:
+            keep = stream.stream_id in blobs.shared
+            repository.drop_stream(stream.disk_id, stream.stream_id, keep_blob=keep)
+    for disk_id, stream_id in blobs.orphans:
+        repository.drop_stream(disk_id, stream_id)
+
+
+def size_of(repository: Repository, removed: Sequence[Backup], blobs: BlobsOfRemoved) -> int:
+    """Return the bytes of all objects that go with these records."""
+    objects = {names.blob(*key) for key in blobs.orphans}
+    for backup in removed:
+        objects.add(names.record(backup.vm.id, backup.point, backup.backup_id))
+        for stream in backup.streams:
+            objects.add(names.index(stream.disk_id, stream.stream_id))
+            objects.add(names.index_copy(stream.disk_id, stream.stream_id))
+            if stream.stream_id not in blobs.shared:
+                objects.add(names.blob(stream.disk_id, stream.stream_id))
+    return sum(_size(repository, name) for name in objects)
+
+
+def _size(repository: Repository, name: str) -> int:
+    try:
+        return repository.store.size(name)
+    except ObjectMissing:
+        return 0

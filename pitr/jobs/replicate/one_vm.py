@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Copy the points of one VM: the objects of several points at once, the records one after the other, oldest first.
+
+A record is stored when all its objects are in the target, and the points that it is based on. So each point of the
+target is whole at any moment, and an interruption costs only objects that are half copied.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from blake3 import blake3
+
+from pitr import times
+from pitr.errors import BusyError, RepositoryError
+from pitr.jobs import known_damage
+from pitr.jobs.replicate.one_object import Advance, check_object, copy_object, has_size
+from pitr.jobs.replicate.outcome import BusyVMOfTarget, Replicated, ReplicateWatch
+from pitr.jobs.replicate.pieces import Piece, pieces_of
+from pitr.jobs.replicate.plan import Missing, Plan
+from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
+from pitr.jobs.replicate.team import Team
+from pitr.model import Backup, StoredObject, VMName
+from pitr.repository import Repository, commit_notes, configurations, lock, names
+from pitr.repository.cached_catalog import StoredRecord
+from pitr.repository.damage import Damage, StoredDamage
+from pitr.repository.store import ObjectExists, ObjectMissing
+
+_log = logging.getLogger(__name__)
+
+#: How many points are in work at once. Their objects are copied in the order of the points.
+_WINDOW: Final = 32
+#: How long to wait while the target removes points of the VM.
+_PATIENCE_S: Final = 60.0
+CHECK: Final = "replicate"
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """What the copy of one object did: 0 or 1 objects, its bytes, and damage that a twin made good."""
+
+    objects: int = 0
+    bytes: int = 0
+    damage: tuple[StoredDamage, ...] = ()
+
+
+@dataclass(slots=True)
+class _InWork:
+    missing: Missing
+    copies: list[tuple[Piece, Future[_Copied]]]
+    note: Future[str]
+
+
+@dataclass(slots=True)
+class VMCopy:
+    """The copy of one VM's points. Only the main thread uses it; the team copies objects."""
+
+    source: Repository
+    target: Repository
+    team: Team
+    named: NamedStreams
+    hidden: HiddenStreams
+    watch: ReplicateWatch
+    result: Replicated
+    advance: Advance
+    #: Whether something was removed meanwhile, in the source or in the target, so that a new plan may do more.
+    is_outdated: bool = False
+    _started: dict[str, Future[_Copied]] = field(default_factory=dict)
+    _counted: set[str] = field(default_factory=set)
+    _lost: set[str] = field(default_factory=set)
+    _stored: dict[str, StoredRecord] = field(default_factory=dict)
+    _found: list[Damage] = field(default_factory=list)
+
+    def copy(self, vm_id: str, plan: Plan) -> int:
+        """Copy the points of the plan; return how many the target lacks after it.
+
+        The result gets what was copied, and damage. Raises RepositoryError.
+        """
+        for damage in plan.damage:
+            self._found.append(damage)
+            self.result.note(damage)
+        stored: set[str] = set()
+        try:
+            with lock.waiting(_PATIENCE_S):
+                for work in self._in_work(plan):
+                    if self._finish(work):
+                        stored.add(work.missing.name)
+        except BusyError as error:
+            vm = plan.points[0].backup.vm if plan.points else VMName(vm_id, vm_id)
+            self.result.busy.append(BusyVMOfTarget(vm, error.message))
+        finally:
+            self._add_to_catalog(vm_id)
+            self.result.points += len(stored)
+            if self._found:
+                known_damage.remember(self.source, vm_id, CHECK, self._found, self.watch.notify)
+        return len(plan.wanted - stored)
+
+    def _in_work(self, plan: Plan) -> Iterator[_InWork]:
+        """Start the copies of the points, and yield them in order."""
+        window: deque[_InWork] = deque()
+        for missing in plan.points:
+            pieces = pieces_of(missing.backup, self.source.is_here)
+            copies = [(piece, self._start(piece)) for piece in pieces]
+            note = self.team.start(commit_notes.add, self.target.store, missing.backup)
+            window.append(_InWork(missing, copies, note))
+            if len(window) >= _WINDOW:
+                yield window.popleft()
+        yield from window
+
+    def _start(self, piece: Piece) -> Future[_Copied]:
+        if piece.name not in self._started:
+            is_named = piece.is_blob and self.named.has(piece.stream.disk_id, piece.stream.stream_id)
+            self._started[piece.name] = self.team.start(self._copy_object, piece, is_named)
+        return self._started[piece.name]
+
+    def _copy_object(self, piece: Piece, is_named: bool) -> _Copied:
+        """Let the target have an object that is whole."""
+        store = self.target.store
+        present = has_size(store, piece)
+        if present and (is_named or (self._is_recent(piece) and self._is_good(piece))):
+            return _Copied()
+        try:
+            damage = copy_object(
+                self.source.store, store, piece, self.team, self.advance, replaces=present is not None
+            )
+        except ObjectExists:
+            # Another process copied it meanwhile.
+            if not self._is_good(piece):
+                raise
+            return _Copied()
+        return _Copied(1, piece.expected.size, tuple(damage))
+
+    def _is_recent(self, piece: Piece) -> bool:
+        """Return whether no other host may take an object without a record for one that an old run left."""
+        if not self.target.removes_later:
+            return True
+        return times.now() - self.target.store.written(piece.name) < self.target.grace / 2
+
+    def _is_good(self, piece: Piece) -> bool:
+        """Return whether an object that no record names yet is what it should be."""
+        try:
+            check_object(self.target.store, piece.name, piece, self.team, lambda size: None)
+        except StoredDamage:
+            return False
+        return True
+
+    def _finish(self, work: _InWork) -> bool:
+        """Wait for the objects of a point and store its record; return whether the target has it now."""
+        backup = work.missing.backup
+        whole = backup.parent_id not in self._lost
+        for piece, copy in work.copies:
+            try:
+                done = copy.result()
+            except StoredDamage as error:
+                whole = False
+                # After a removal in the middle it is no damage.
+                if self._is_in_source(work.missing):
+                    self._note(error, piece)
+            else:
+                self._count(piece, done)
+        work.note.result()
+        if whole and self._commit(work.missing, [piece for piece, _ in work.copies]):
+            return True
+        self._lost.add(backup.backup_id)
+        return False
+
+    def _count(self, piece: Piece, done: _Copied) -> None:
+        if piece.name not in self._counted:
+            self._counted.add(piece.name)
+            self.result.objects += done.objects
+            self.result.bytes += done.bytes
+            for error in done.damage:
+                self._note(error, piece, twin_is_good=True)
+
+    def _note(self, error: StoredDamage, piece: Piece, *, twin_is_good: bool = False) -> None:
+        if twin_is_good:
+            self.result.note(error.damage)
+            return
+        catalog = self.source.catalog_with_point(piece.backup.backup_id)
+        damage = known_damage.with_points_lost(catalog, error.damage)
+        if damage not in self._found:
+            self._found.append(damage)
+            self.result.note(damage)
+
+    def _is_in_source(self, missing: Missing) -> bool:
+        try:
+            self.source.store.size(missing.name)
+        except ObjectMissing:
+            self.is_outdated = True
+            return False
+        return True
+
+    def _commit(self, missing: Missing, pieces: list[Piece]) -> bool:
+        backup = missing.backup
+        try:
+            stored = self.source.store.read(missing.name, limit=missing.record.size)
+        except ObjectMissing:
+            self.is_outdated = True
+            return False
+        if StoredObject(len(stored), blake3(stored).hexdigest()) != missing.record:
+            raise RepositoryError(f"the record {missing.name} changed while it was copied")
+        path = self.target.path
+        with (
+            self.target.reading_vm(backup.vm),
+            lock.wait_to_share(path / names.COLLECTION_LOCK, "the unreferenced objects"),
+            lock.wait_to_share(path / names.CONFIGURATIONS_LOCK, "the VMs' configurations"),
+        ):
+            # From here on, no other process of this host removes points of the VM, or objects without a record. Other
+            # hosts remove nothing before the end of the grace time.
+            if self.hidden.needs(backup):
+                self.watch.notify(
+                    f"point {backup.backup_id} needs a point that was removed in the target: it is copied when that "
+                    "one is swept, or taken back with 'pitr undo-prune'"
+                )
+                return False
+            if not self._is_complete(pieces) or not self._has_base(backup):
+                self.is_outdated = True
+                return False
+            configuration = self._configuration(backup)
+            try:
+                with configurations.stored(self.target.store, path, configuration):
+                    self.target.store.create(missing.name, stored)
+            except ObjectExists:
+                return True
+        self._stored[backup.backup_id] = (backup, missing.name, missing.record)
+        self.named.add(backup)
+        self.result.objects += 1 + (configuration is not None)
+        self.result.bytes += len(stored) + len(configuration or b"")
+        return True
+
+    def _has_base(self, backup: Backup) -> bool:
+        """Return whether the target still has the point that this one is based on, or one that stands for it."""
+        if backup.parent_id is None:
+            return True
+        if backup.parent_id in self._stored:
+            return self._is_in_target(self._stored[backup.parent_id][1])
+        catalog = self.target.catalog_of_vm(backup.vm.id)
+        stand_in = catalog.stand_in(backup.parent_id)
+        ids = (backup.parent_id, stand_in.backup_id if stand_in is not None else "")
+        bases = [known for known in map(catalog.known_record, ids) if known is not None]
+        return any(self._is_in_target(base.name) for base in bases)
+
+    def _is_in_target(self, name: str) -> bool:
+        try:
+            self.target.store.size(name)
+        except ObjectMissing:
+            return False
+        return True
+
+    def _add_to_catalog(self, vm_id: str) -> None:
+        # The records are the commits: a catalog without them adds them when it is opened again.
+        with suppress(RepositoryError):
+            self.target.catalog_of_vm(vm_id).add(list(self._stored.values()))
+
+    def _is_complete(self, pieces: list[Piece]) -> bool:
+        """Return whether the target still has all objects; a removal of unreferenced ones may have come between."""
+        checks = [self.team.ask(has_size, self.target.store, piece) for piece in pieces]
+        return all(check.result() for check in checks)
+
+    def _configuration(self, backup: Backup) -> bytes | None:
+        """Return the configuration that the target lacks. Without it, a point still has all its disks."""
+        expected = backup.configuration
+        if expected is None:
+            return None
+        name = names.configuration(expected.digest)
+        with suppress(ObjectMissing):
+            if self.target.store.size(name) == expected.size:
+                return None
+        try:
+            text = configurations.read(self.source.store, backup)
+        except StoredDamage as error:
+            self.result.note(error.damage)
+            return None
+        return None if text is None else configurations.encode(text)
