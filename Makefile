@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 BUILD_PACKAGES := gcc python3-dev python3-venv libxml2-dev
 # The local oVirt of the demo and the tests.
 DEMO_PACKAGES := qemu-utils qemu-system-common e2fsprogs
-TEST_PACKAGES := systemd rsync openssl zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl exfat-fuse exfatprogs
+TEST_PACKAGES := age systemd rsync openssl zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl exfat-fuse exfatprogs
 # The real gateway for S3 of `make test-s3`.
 CEPH_PACKAGES := ceph-mon ceph-osd ceph-common radosgw
 # Only the tests of the page of `pitr diff --html` need this package of 400 MB.

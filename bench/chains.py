@@ -23,6 +23,8 @@ from pitr.system.closing import Closes
 #: The size of a change: the granularity of dirty bitmaps.
 GRAIN = 1 << 16
 VM = VMName("11111111-0000-4000-8000-000000000001", "web1")
+#: The time of the first backup. The others are so many hours later as their number says.
+FIRST = datetime(2020, 6, 29, 22, tzinfo=UTC)
 
 
 class ShiftedSource:
@@ -87,7 +89,7 @@ def store(repository: Repository, source: Source, parent: Backup | None, number:
     with repository.new_stream(new, source.size, meta, level=1) as sink:
         copy(source, sink)
         stream = sink.stream
-    point = datetime(2020, 6, 29, 22, tzinfo=UTC) + timedelta(hours=number)
+    point = FIRST + timedelta(hours=number)
     backup = Backup(
         backup_id=new.backup_id,
         vm=VM,
@@ -95,7 +97,7 @@ def store(repository: Repository, source: Source, parent: Backup | None, number:
         reason=new.reason,
         point=point,
         lo=point,
-        parent_id=parent.backup_id if parent else None,
+        parent_id=parent.known_as if parent else None,
         checkpoint_id=str(uuid.uuid4()),
         from_checkpoint_id=parent.checkpoint_id if parent else None,
         mode=Mode.LIVE,

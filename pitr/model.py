@@ -162,6 +162,11 @@ class VMName:
     name: str
 
 
+def known_name(name: str, id_: str) -> str | None:
+    """Return a name, or None if its id stands for it because the name is sealed."""
+    return None if name == id_ else name
+
+
 @dataclass(frozen=True, slots=True)
 class Backup:
     """One VM in one run, with all disks: the point that you can restore to.

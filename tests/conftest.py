@@ -20,6 +20,7 @@ from pitr.repository import Repository
 from tests.support.lab import nothing_open
 from tests.support.memory_engine import MemoryEngine
 from tests.support.pitr import Pitr
+from tests.support.sealed import SealedPlace, sealed_place
 
 _PHASE_LAG_S = 0.01
 
@@ -132,6 +133,15 @@ def host() -> Iterator[Host]:
     """Run a real ovirt-imageio daemon with TLS, and a unix socket for clients on this machine."""
     with _short_folder() as folder, Host(folder) as running:
         yield running
+
+
+@pytest.fixture
+def sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_engine: MemoryEngine, quick_disk: None
+) -> Iterator[SealedPlace]:
+    """Make a sealed repository with two points, on a host that holds no identity."""
+    with sealed_place(tmp_path, monkeypatch, memory_engine) as place:
+        yield place
 
 
 @pytest.fixture(scope="session")

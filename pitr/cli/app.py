@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pitr.cli import log, options
+from pitr.cli import key_options, log, options
 from pitr.cli.plain_values import convert_quickly
 from pitr.version import __version__
 
@@ -51,6 +51,7 @@ ENTRIES = {
     "consolidate": CommandEntry(
         "consolidate", "consolidate", "Make a point independent of older points, without copying data."
     ),
+    "protect": CommandEntry("protect", "protect", "Extend the protection of points from removal."),
     "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
     "hold": CommandEntry("mark", "hold", "Hold a point: neither prune nor forget removes it."),
     "release": CommandEntry("mark", "release", "Release a held point."),
@@ -65,6 +66,7 @@ ENTRIES = {
     "schedule": CommandEntry("schedule", "app", "Run a policy every night, by systemd or by cron."),
     "notice": CommandEntry("notice", "app", "Test the notices of a policy, or tell that no run came."),
     "history": CommandEntry("history", "history", "List past runs, failed ones included, newest first."),
+    "key": CommandEntry("key", "app", "List, change and check the recipients of a sealed repository."),
     "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
     "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),
     "demo": CommandEntry("demo", "demo", "Run a demo on a local oVirt: backups, a disaster, a restore."),
@@ -144,6 +146,8 @@ def _before(
     verbose: log.VerboseOption = False,
     log_file: log.LogFileOption = None,
     log_format: log.LogFormatOption = None,
+    identity: key_options.IdentityOption = None,
+    trust_recipients: key_options.TrustRecipientsOption = False,
 ) -> None:
     options.remember(
         options.Common(
@@ -161,5 +165,7 @@ def _before(
             log_format,
             quiet,
             verbose,
+            identity,
+            trust_recipients,
         )
     )

@@ -2,9 +2,9 @@
 """The configuration file: settings that you always use, and policies.
 
 pitr reads `config.toml` from /etc/pitr and from the user's `pitr` folder. For each key, the user's file overrides the
-system's, and options and environment variables override both. The tables [engine] and [retention], each policy
-and each site come whole from one file, so that two engines or two sets of rules are never mixed. --config-file or
-PITR_CONFIG names one file to read instead.
+system's, and options and environment variables override both. The tables [engine], [retention] and [encryption], each
+policy and each site come whole from one file, so that two engines or two sets of rules are never mixed. --config-file
+or PITR_CONFIG names one file to read instead.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Settings:
     workers: int | None = None
     jobs: int | None = None
     retention: Mapping[str, int | str] = field(default_factory=dict)
+    encryption: Mapping[str, Any] = field(default_factory=dict)
     put_command: str | None = None
     get_command: str | None = None
     delete_command: str | None = None
@@ -165,7 +166,7 @@ def _merged(files: list[ConfigFile]) -> Settings:
         for name, site in document.pop("site", {}).items():
             sites[name] = site
             _note_sources(sources, f"site.{name}", site, file.path)
-        for name in ("engine", "retention"):
+        for name in ("engine", "retention", "encryption"):
             if name in document:
                 merged[name] = document.pop(name)
                 _note_sources(sources, name, merged[name], file.path)

@@ -14,9 +14,9 @@ _HEAD = """\
 # The configuration
 
 `make docs` generates this page from `schema/config.schema.json`. pitr reads `/etc/pitr/config.toml` and then
-`~/.config/pitr/config.toml`; each key of the second file overrides the first. `[engine]`, `[retention]`, each
-policy and each site come whole from one file. `--config-file FILE` or the variable `PITR_CONFIG` names one file to
-read instead. Options and environment variables override the configuration.
+`~/.config/pitr/config.toml`; each key of the second file overrides the first. `[engine]`, `[retention]`,
+`[encryption]`, each policy and each site come whole from one file. `--config-file FILE` or the variable `PITR_CONFIG`
+names one file to read instead. Options and environment variables override the configuration.
 
     pitr config check       # find mistakes: exits with 0 or 2
     pitr config show        # show all settings that apply, and where each comes from; secrets are masked

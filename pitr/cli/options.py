@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.cli import completion, repository_location, sites, typed_password
+from pitr.cli import completion, key_options, repository_location, sites, typed_password
 from pitr.cli.config import Settings, load_settings
 from pitr.cli.display.output import Printer
 from pitr.cli.log import (
@@ -220,6 +220,8 @@ class Common:
     log_format: LogFormat | None = None
     quiet: bool = False
     verbose: bool = False
+    identity: Sequence[Path] | None = None
+    trust_recipients: bool = False
     noted: RunLog | None = None
 
     def over(self, other: Common) -> Common:
@@ -265,6 +267,7 @@ class Common:
 
     def location_if_named(self) -> Location | None:
         """Return where the repository is; None if no option or setting names it. Raises UsageError."""
+        key_options.use(self.identity or (), self.settings.encryption, trust=self.trust_recipients)
         named = self.repo or self.settings.repository
         return named and self.reachable(named)
 
@@ -327,6 +330,8 @@ class Common:
 
 _GENERAL_OPTIONS = {
     "repo": RepoOption,
+    "identity": key_options.IdentityOption,
+    "trust_recipients": key_options.TrustRecipientsOption,
     "output": OutputOption,
     "quiet": QuietOption,
     "verbose": VerboseOption,
@@ -335,7 +340,7 @@ _GENERAL_OPTIONS = {
     "debug": DebugOption,
     "config_file": ConfigFileOption,
 }
-_FLAGS = frozenset({"quiet", "verbose", "debug", "insecure"})
+_FLAGS = frozenset({"quiet", "verbose", "debug", "insecure", "trust_recipients"})
 _ENGINE_OPTIONS = {
     "config": ConfigOption,
     "engine_url": EngineUrlOption,

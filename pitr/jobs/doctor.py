@@ -19,12 +19,13 @@ from pitr.copier import copy
 from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.backup.clocks import skew_in_words
-from pitr.jobs.doctor_check import Check
+from pitr.jobs.doctor_check import Check, CheckStatus
 from pitr.jobs.doctor_store import trial
 from pitr.jobs.exposed_secrets import readable_by_others
 from pitr.jobs.find import by_id_or_name
 from pitr.jobs.point_order import CLOCK_TOLERANCE, labelled_before_parent
 from pitr.jobs.restore.verifier import Verifier
+from pitr.jobs.status.protection import protection_status
 from pitr.model import Backup
 from pitr.ovirt.data_path import imageio_address
 from pitr.ovirt.engine import (
@@ -133,6 +134,7 @@ def _repository(location: Location | None, labels: list[str], probe: bool) -> It
             points = len(backups)
             vms = len(repository.catalog.vms())
             lock = repository.lock
+            protection = protection_status(repository, repository.catalog.vms(), times.now(), ask=True)
     except PitrError as error:
         yield Check("repository", "failed", error.message, error.advice)
         return
@@ -146,6 +148,9 @@ def _repository(location: Location | None, labels: list[str], probe: bool) -> It
         )
     else:
         yield Check("repository", "ok", f"{where} holds {counted(points, 'point')} of {counted(vms, 'VM')}")
+    if protection is not None:
+        status: CheckStatus = "warning" if protection.advice else "ok"
+        yield Check("protection", status, protection.words, protection.advice)
     if not isinstance(location, Path):
         yield from trial(location, lock) if probe else (Check("object store", "skipped", "not requested"),)
         return

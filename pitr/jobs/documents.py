@@ -14,13 +14,14 @@ from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_removed, facts_of_vm
 from pitr.jobs.known_damage import damage_of
 from pitr.jobs.point_order import without_replaced
 from pitr.jobs.shared import shared_of
-from pitr.model import Backup, Stream
+from pitr.model import Backup, Stream, VMName, known_name
 from pitr.reporting import DocumentList
 from pitr.repository import Repository
 from pitr.repository.history import Failure
 
 if TYPE_CHECKING:
     from pitr.jobs.consolidate.one_point import Consolidated
+    from pitr.jobs.keys import ListedEpoch
     from pitr.jobs.policy_run.notices import Sent
     from pitr.jobs.policy_run.outcome import RunResult, StepResult
     from pitr.jobs.replicate.outcome import Replicated
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pitr.repository.damage import Damage
     from pitr.repository.history import RunOutcome
     from pitr.repository.marks import Hold
+    from pitr.repository.sealing.keyring import KeyEpoch
 
 
 def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
     proven, removed = facts.proven, facts.removed
     return {
         "backup_id": backup.backup_id,
-        "vm": {"id": backup.vm.id, "name": backup.vm.name},
+        "vm": {"id": backup.vm.id, "name": known_name(backup.vm.name, backup.vm.id)},
         "kind": backup.kind.value,
         "reason": backup.reason,
         "point": times.to_text(backup.point),
@@ -50,10 +52,17 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
         "mode": backup.mode.value,
         "consistency": backup.consistency,
         "disks": [disk(stream) for stream in backup.streams],
-        "left_out": [asdict(left_out) for left_out in backup.left_out],
+        "left_out": [
+            {**asdict(left_out), "name": known_name(left_out.name, left_out.disk_id)}
+            for left_out in backup.left_out
+        ],
         "complete": backup.is_complete,
         "missing_disks": [
-            {"disk_id": missing.disk_id, "name": missing.name, "reason": missing.reason}
+            {
+                "disk_id": missing.disk_id,
+                "name": known_name(missing.name, missing.disk_id),
+                "reason": missing.reason,
+            }
             for missing in backup.missing_disks
         ],
         "stored_bytes": backup.stored_bytes,
@@ -69,6 +78,36 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
     }
 
 
+def _vm(vm: VMName) -> dict[str, Any]:
+    return {"id": vm.id, "name": known_name(vm.name, vm.id)}
+
+
+def keys(epochs: Sequence[ListedEpoch]) -> dict[str, Any]:
+    """Return the document of `pitr key list` and `pitr key check`."""
+    return {
+        "epochs": [
+            {
+                "epoch": epoch.number,
+                "created": epoch.created,
+                "trusted": epoch.trusted,
+                "recipients": [asdict(each) for each in epoch.recipients],
+            }
+            for epoch in epochs
+        ]
+    }
+
+
+def key_epoch(epoch: KeyEpoch) -> dict[str, Any]:
+    """Return the document of `pitr key add`, `remove` and `rotate`."""
+    return {
+        "epoch": epoch.number,
+        "created": epoch.created,
+        "recipients": [
+            {"recipient": str(each), "fingerprint": each.fingerprint} for each in epoch.recipients
+        ],
+    }
+
+
 def hold(held: Hold) -> dict[str, Any]:
     """Return the document of a hold."""
     return {"until": times.to_text(held.until) if held.until is not None else None}
@@ -78,7 +117,7 @@ def disk(stream: Stream) -> dict[str, Any]:
     """Return the document of one disk of a point."""
     return {
         "disk_id": stream.disk_id,
-        "name": stream.name,
+        "name": known_name(stream.name, stream.disk_id),
         "stream_id": stream.stream_id,
         "kind": stream.kind.value,
         "reason": stream.reason,
@@ -150,10 +189,10 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
                 for item in result.kept.items()
             )
         ),
-        "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
+        "busy": [{"vm": _vm(busy.vm), "message": busy.message} for busy in result.busy],
         "failed": [
             {
-                "vm": asdict(failure.vm) if failure.vm is not None else None,
+                "vm": _vm(failure.vm) if failure.vm is not None else None,
                 "error": {
                     "type": type(failure.error).__name__,
                     "message": failure.error.message,
@@ -168,6 +207,7 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
         "created": DocumentList(lambda: (point(item.backup) for item in result.consolidated.items())),
         "copied_bytes": result.copied_bytes,
         "swept": DocumentList(lambda: (point(item.backup, item.facts) for item in result.swept.items())),
+        "protected": result.protected.as_document() if result.protected is not None else None,
     }
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -22,6 +23,7 @@ from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
 from pitr.system.closing import Closes
+from pitr.system.replace_file import replace_file
 
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
@@ -272,7 +274,14 @@ def _replace(path: Path, scratch: Path) -> None:
     # First, so that SQLite never applies a journal of the old file to the new one after an interruption.
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    scratch.replace(path)
+    try:
+        scratch.replace(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # The scratch files of a sealed repository are not in its folder.
+        replace_file(path, scratch.read_bytes(), 0o600)
+        scratch.unlink()
 
 
 def _has_room(store: Store, path: Path) -> bool:

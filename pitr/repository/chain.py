@@ -79,6 +79,7 @@ def resolve_chain(
     `with_frames` also reads the frames of small indexes, for callers that need frames; all callers that share `known`
     do, or none.
     """
+    repository.check_opens()
     # The catalog may still list a point whose record is lost or changed. That point is damaged too.
     repository.record_of(backup.backup_id)
     known = known or KnownLayers()

@@ -36,7 +36,7 @@ def commit(repository: Repository, new: Record) -> Backup:
     Raises FormatError for a record that no reader would accept, BaseRemoved if another host removes what the backup is
     based on, and RepositoryError.
     """
-    backup, configuration = configurations.referred_to(new)
+    backup, configuration = configurations.referred_to(repository.store, new)
     stored = record.encode(backup)
     if len(stored) > canonical.MAX_SIZE or record.decode(stored) != backup:
         raise FormatError(f"pitr could not read the record of backup {backup.backup_id} again")
@@ -50,7 +50,11 @@ def commit(repository: Repository, new: Record) -> Backup:
         if configuration is not None and not is_new and repository.removes_later:
             _keep_configuration(repository, backup, configuration)
     try:
-        repository.opened_catalog().add(backup, name, StoredObject(len(stored), blake3(stored).hexdigest()))
+        entry = (backup, StoredObject(len(stored), blake3(stored).hexdigest()))
+        if repository.keyring is not None:
+            # The catalog of a host that cannot read holds no names either.
+            entry = repository.read_record(name)
+        repository.opened_catalog().add(entry[0], name, entry[1])
         if repository.path != repository.location:
             repository.opened_catalog().again(backup.vm.id)
             _tell_of(_siblings(repository, backup) - siblings - {backup.backup_id}, backup)

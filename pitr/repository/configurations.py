@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from blake3 import blake3
 
@@ -23,6 +24,17 @@ from pitr.repository.store import ObjectExists, ObjectMissing, ObjectStoreError,
 #: The largest configuration in bytes; it has no bound of its own.
 MAX_SIZE = 64 << 20
 _WHAT = "the VMs' configurations"
+
+
+@runtime_checkable
+class Seals(Protocol):
+    """A store that seals configurations. Their names are the digests of the sealed bytes."""
+
+    def sealed_configuration(self, plain: bytes) -> bytes:
+        """Return the bytes to store."""
+
+    def opened_configuration(self, stored: bytes) -> bytes:
+        """Return the configuration. Raises NoFittingIdentity, FormatError."""
 
 
 def encode(text: str) -> bytes:
@@ -41,11 +53,13 @@ def described(stored: bytes) -> StoredObject:
     return StoredObject(len(stored), blake3(stored).hexdigest())
 
 
-def referred_to(new: Record) -> tuple[Backup, bytes | None]:
+def referred_to(store: Store, new: Record) -> tuple[Backup, bytes | None]:
     """Return the backup with the reference to its configuration, and the bytes of that. Raises FormatError."""
     if new.configuration is None:
         return new.backup, None
     stored = encode(new.configuration)
+    if isinstance(store, Seals):
+        stored = store.sealed_configuration(stored)
     return replace(new.backup, configuration=described(stored)), stored
 
 
@@ -94,10 +108,23 @@ def _is(store: Store, name: str, stored: bytes) -> bool:
 
 
 def read(store: Store, backup: Backup) -> str | None:
-    """Return the configuration of a point's VM; None if it has none. Raises StoredDamage."""
-    expected = backup.configuration
-    if expected is None:
+    """Return the configuration of a point's VM; None if it has none. Raises StoredDamage, NoFittingIdentity."""
+    if backup.configuration is None:
         return None
+    stored = _checked(store, backup, backup.configuration)
+    try:
+        return (store.opened_configuration(stored) if isinstance(store, Seals) else stored).decode()
+    except (UnicodeDecodeError, FormatError) as error:
+        raise _damage(backup, backup.configuration, "corrupt", f"it is no text: {error}") from None
+
+
+def check(store: Store, backup: Backup) -> None:
+    """Check the stored configuration of a point's VM, if it has one. Raises StoredDamage."""
+    if backup.configuration is not None:
+        _checked(store, backup, backup.configuration)
+
+
+def _checked(store: Store, backup: Backup, expected: StoredObject) -> bytes:
     try:
         stored = store.read(names.configuration(expected.digest), limit=MAX_SIZE)
     except ObjectMissing:
@@ -110,10 +137,7 @@ def read(store: Store, backup: Backup) -> str | None:
         raise _damage(backup, expected, "truncated", f"it has {len(stored)} bytes instead of {expected.size}")
     if described(stored) != expected:
         raise _damage(backup, expected, "corrupt", "its digest does not match")
-    try:
-        return stored.decode()
-    except UnicodeDecodeError as error:
-        raise _damage(backup, expected, "corrupt", f"it is no text: {error}") from None
+    return stored
 
 
 def _damage(backup: Backup, expected: StoredObject, kind: DamageKind, message: str) -> StoredDamage:

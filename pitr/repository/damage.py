@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pitr.errors import DamageError
-from pitr.model import Stream
+from pitr.model import Backup, Stream
 from pitr.text import printable
 
 DamageKind = Literal["missing", "corrupt", "truncated", "inconsistent"]
@@ -68,3 +68,13 @@ def of_stream(
 def of_record(backup_id: str | None, kind: DamageKind, message: str) -> StoredDamage:
     """Return the error for a damaged record."""
     return StoredDamage(Damage(backup_id, None, None, kind, "record", message))
+
+
+def compare_size(backup: Backup, stream: Stream, what: What, actual: int, recorded: int) -> None:
+    """Raise StoredDamage if an object of a stream has another size than its record says, in bytes."""
+    if actual != recorded:
+        kind: DamageKind = "truncated" if actual < recorded else "inconsistent"
+        message = f"it has {actual} bytes instead of {recorded}"
+        raise of_stream(
+            backup.backup_id, stream, kind, what, message, min(actual, recorded), abs(actual - recorded)
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pitr.errors import RepositoryError
@@ -41,23 +43,43 @@ def state_of(location: Location, repository_id: str) -> Path:
     """
     if not isinstance(location, S3Location):
         return location
+    folder = private_state(repository_id)
+    with _creating(folder):
+        (folder / "locks").mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def private_state(repository_id: str) -> Path:
+    """Return the folder for what this user keeps of a repository outside of it. Raises RepositoryError."""
+    folder = state_folder(repository_id)
+    if folder is None:
+        raise RepositoryError(
+            "this user has no home folder for pitr's state", "Set XDG_STATE_HOME to a folder of this user."
+        )
+    with _creating(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def state_folder(repository_id: str) -> Path | None:
+    """Return the path of that folder, which may not exist; None for a user without a home folder."""
     base = os.environ.get("XDG_STATE_HOME")
     try:
         parent = Path(base) if base else Path.home() / ".local" / "state"
     except RuntimeError:
-        raise RepositoryError(
-            "this user has no home folder for pitr's state", "Set XDG_STATE_HOME to a folder of this user."
-        ) from None
-    folder = parent / "pitr" / repository_id
+        return None
+    return parent / "pitr" / repository_id
+
+
+@contextmanager
+def _creating(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / "locks").mkdir(mode=0o700, exist_ok=True)
+        yield
     except OSError as error:
         raise RepositoryError(
             f"cannot create {folder}, the state of this host: {error.strerror}",
             "Set XDG_STATE_HOME to a folder that this user can write.",
         ) from error
-    return folder
 
 
 def scratch_state() -> Path:

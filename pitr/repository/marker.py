@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +32,8 @@ MAX_GRACE = timedelta(days=366)
 #: Features beyond the format that a repository may require. This version of pitr knows none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
 _SCHEMA = "repository.schema.json"
+#: The only type of encryption.
+_AGE = "age"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,14 @@ class Marker:
     """What repository.json says. `grace`: how long the objects of a removed point stay; `lock`: what protects them.
 
     `origin` is the id of the repository that this one is a copy of; its own id if it is none.
+    `sealed`: objects are age files, for the recipients of the key files.
     """
 
     id: str
     grace: timedelta
     origin: str
     lock: Lock | None = None
+    sealed: bool = False
 
 
 def create(
@@ -52,37 +57,57 @@ def create(
     *,
     lock: Lock | None = None,
     origin: str | None = None,
-) -> None:
+    recipients: Sequence[str] = (),
+) -> str:
     """Make a repository of an empty or new folder, or of an unused prefix of a bucket. Raises RepositoryError.
 
     `grace`: how long the objects of a removed point stay; by default not at all in a folder, where locks protect what
     a writer needs, and three days in a bucket. `lock`: how objects in a bucket are protected from removal. `origin`:
-    the id of the repository that this one is a copy of.
+    the id of the repository that this one is a copy of. With `recipients` (age1…) the repository is sealed. Returns
+    its id.
     """
     if lock is not None and isinstance(location, Path):
         raise UsageError(
             "--lock goes with a repository on S3", "Name a bucket with object lock: s3://BUCKET/PREFIX."
         )
+    first_epoch = _first_epoch(recipients)
     if grace is None:
         grace = timedelta() if isinstance(location, Path) else _GRACE
     store = _new_folder(location) if isinstance(location, Path) else _unused_prefix(location, lock)
     try:
+        repository_id = str(uuid.uuid4())
         document: dict[str, Any] = {
-            "id": str(uuid.uuid4()),
+            "id": repository_id,
             "format": FORMAT,
             "required_features": sorted(KNOWN_FEATURES),
             "created": times.to_text(times.now()),
             "grace": int(grace.total_seconds()),
             "lock": lock.as_document() if lock is not None else None,
-            "encryption": None,
+            "encryption": {"type": _AGE} if recipients else None,
         }
         if origin is not None:
             document["origin"] = origin
+        # The marker comes last: it makes the repository.
+        first_epoch(store)
         store.create(names.REPOSITORY, canonical.encode(document))
     except ObjectExists:
         raise _exists(location) from None
     finally:
         store.close()
+    return repository_id
+
+
+def _first_epoch(recipients: Sequence[str]) -> Callable[[Store], object]:
+    """Return what stores the recipients of a sealed repository. Raises UsageError, ProgramMissing."""
+    if not recipients:
+        return lambda store: None
+    from pitr.repository import sealed  # noqa: PLC0415 - it imports this module
+
+    with sealed.needing_cryptography():
+        from pitr.repository.sealing import keyring  # noqa: PLC0415 - the extra may be missing
+        from pitr.repository.sealing.keys import Recipient  # noqa: PLC0415
+    parsed = [Recipient.parse(text) for text in dict.fromkeys(recipients)]
+    return lambda store: keyring.add_epoch(store, 1, parsed)
 
 
 def read(location: Location, store: Store) -> Marker:
@@ -103,7 +128,8 @@ def read(location: Location, store: Store) -> Marker:
         raise StoredDamage(
             Damage(None, None, None, "corrupt", "record", f"{where}/{names.REPOSITORY}: {error.message}")
         ) from None
-    used = (key for key in ("encryption",) if document[key] is not None)
+    encryption = document["encryption"]
+    used = [] if encryption in (None, {"type": _AGE}) else ["encryption"]
     unknown = sorted({*document["required_features"], *used} - KNOWN_FEATURES)
     if unknown:
         raise _too_new(where, f"format {FORMAT} with {', '.join(unknown)}")
@@ -112,6 +138,7 @@ def read(location: Location, store: Store) -> Marker:
         timedelta(seconds=document["grace"]),
         document.get("origin", document["id"]),
         Lock.of_document(document["lock"]),
+        encryption is not None,
     )
 
 

@@ -17,6 +17,7 @@ INDEXES = "indexes"
 CONFIGURATIONS = "configurations"
 COMMITS = "commits"
 CONTROL = "control"
+KEYS = "keys"
 BACKUPS = "backups"
 #: No VM's lock has this name, because an id does not begin with a dot.
 CATALOG_LOCK = "locks/.catalog"
@@ -94,6 +95,11 @@ def records_of(vm_id: str | None) -> str:
 def configuration(digest: str) -> str:
     """Return the name of a VM's configuration, the digest of its bytes."""
     return f"{CONFIGURATIONS}/{digest}"
+
+
+def key_epoch(number: int) -> str:
+    """Return the name of the recipients of an epoch of a sealed repository, from 1 on."""
+    return f"{KEYS}/{number:06d}.json"
 
 
 def day(time: datetime) -> str:

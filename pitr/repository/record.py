@@ -31,6 +31,16 @@ FORMAT = 2
 _SCHEMA = "record.schema.json"
 #: The only type of configuration: what the engine gives.
 _OVF = "ovf"
+_SEALED = "(sealed)"
+_UNKNOWN_SETTINGS: dict[str, Any] = {
+    "format": _SEALED,
+    "sparse": True,
+    "interface": None,
+    "bootable": False,
+    "active": True,
+    "backup_enabled": True,
+    "storage_domain_id": None,
+}
 
 
 def encode(backup: Backup) -> bytes:
@@ -69,7 +79,8 @@ def encode(backup: Backup) -> bytes:
 def decode(stored: bytes) -> Backup:
     """Read a record. Raises FormatError if it is damaged or contradicts itself."""
     document = canonical.decode(stored, _SCHEMA)
-    private, configuration = document["private"], document["configuration"]
+    private = document["private"] if "private" in document else _unknown(document)
+    configuration = document["configuration"]
     for key in ("disks", "left_out"):
         if len(document[key]) != len(private[key]):
             raise FormatError(f"the record describes {len(private[key])} of {len(document[key])} {key}")
@@ -104,6 +115,19 @@ def decode(stored: bytes) -> Backup:
     )
     check(backup)
     return backup
+
+
+def _unknown(document: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands for the private part of a sealed record: ids in the place of names."""
+    return {
+        "vm_name": document["vm_id"],
+        "reason": None,
+        "disks": [
+            {"name": disk["disk_id"], "reason": None, "settings": _UNKNOWN_SETTINGS}
+            for disk in document["disks"]
+        ],
+        "left_out": [{"name": disk["disk_id"], "reason": _SEALED} for disk in document["left_out"]],
+    }
 
 
 def check(backup: Backup) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,16 +14,16 @@ from blake3 import blake3
 
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
-from pitr.repository import canonical, lock, marker, names, record
+from pitr.repository import canonical, lock, marker, names, record, sealed, tombstones
 from pitr.repository import location as locations
 from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
 from pitr.repository.damage import (
     CatalogDiffers,
     Damage,
-    DamageKind,
     StoredDamage,
     What,
+    compare_size,
     of_record,
     of_stream,
 )
@@ -32,6 +32,7 @@ from pitr.repository.store import (
     LinkInside,
     ObjectMissing,
     ObjectStoreError,
+    StillProtected,
     Store,
     StoredFile,
     check_name,
@@ -41,16 +42,23 @@ from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
     from pitr.repository.index import Index
+    from pitr.repository.sealing.keyring import Keyring
     from pitr.repository.stream_sink import ExternalBlob, NewStream, StreamSink
 
 _log = logging.getLogger(__name__)
-_DIGEST_CHUNK = 1 << 22
 
 
 class Repository(Closes):
     """An open repository; `close` it, or use it as a context manager."""
 
-    def __init__(self, location: Location, store: Store, marker: marker.Marker, state: Path) -> None:
+    def __init__(
+        self,
+        location: Location,
+        store: Store,
+        marker: marker.Marker,
+        state: Path,
+        keyring: Keyring | None = None,
+    ) -> None:
         self.location = location
         self.store = store
         self.id = marker.id
@@ -60,18 +68,27 @@ class Repository(Closes):
         self.lock = marker.lock
         #: The local folder of the catalog and the locks; the location itself if that is a folder.
         self.path = state
+        #: The keys of a sealed repository.
+        self.keyring = keyring
         self._catalog: CompletedCatalog | None = None
         # Streams that a record names or may name; `drop_stream` keeps them.
         self.recorded: set[str] = set()
 
     @classmethod
-    def create(cls, location: Location, *, grace: timedelta | None = None, lock: Lock | None = None) -> Self:
+    def create(
+        cls,
+        location: Location,
+        *,
+        grace: timedelta | None = None,
+        lock: Lock | None = None,
+        recipients: Sequence[str] = (),
+    ) -> Self:
         """Create a repository in an empty or new folder, or below a prefix of a bucket. Raises RepositoryError.
 
         `grace`: how long the objects of a removed point stay; None for the default of the place. `lock`: how objects
-        in a bucket are protected from removal.
+        in a bucket are protected from removal. With `recipients` (age1…) it is sealed, and this host pins them.
         """
-        marker.create(location, grace, lock=lock)
+        sealed.pin(marker.create(location, grace, lock=lock, recipients=recipients), recipients)
         return cls.open(location)
 
     @classmethod
@@ -79,8 +96,10 @@ class Repository(Closes):
         """Open a repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
         with closing(locations.opened(location, locations.scratch_state())) as first:
             found = marker.read(location, first)
+            keyring = sealed.keyring_of(found, first)
         state = locations.state_of(location, found.id)
-        return cls(location, locations.opened(location, state, found.lock), found, state)
+        store = sealed.above(locations.opened(location, state, found.lock), keyring)
+        return cls(location, store, found, state, keyring)
 
     def close(self) -> None:
         self.forget_catalog()
@@ -119,7 +138,7 @@ class Repository(Closes):
         """Return the catalog with what completes it, and what tombstones hide."""
         if self._catalog is None:
             self._catalog = CompletedCatalog(
-                self.catalog_path, self.store, self.read_record, own_state=self.path != self.location
+                self.catalog_path, self.store, self.read_record, own_state=self._has_own_catalog
             )
         return self._catalog
 
@@ -127,6 +146,8 @@ class Repository(Closes):
     def catalog_path(self) -> Path:
         """The path of the catalog. Raises LinkInside for a link, which SQLite would follow out of the repository."""
         path = self.path / "catalog.db"
+        if self.keyring is not None:
+            path = self.keyring.catalog_path(path)
         if path.is_symlink():
             raise LinkInside(path)
         return path
@@ -152,6 +173,20 @@ class Repository(Closes):
     def removes_later(self) -> bool:
         """Whether a removal only hides points: hosts share no locks, or a grace time was asked for."""
         return self.grace > timedelta() or self.path != self.location
+
+    @property
+    def _has_own_catalog(self) -> bool:
+        """Whether others have catalogs of their own: on other hosts, or with the names of a sealed repository."""
+        return self.path != self.location or self.keyring is not None
+
+    @property
+    def opens(self) -> bool:
+        """Whether this process can read the content: the repository is not sealed, or an identity opens it."""
+        return self.keyring is None or self.keyring.opens
+
+    def check_opens(self) -> None:
+        """Raise NoFittingIdentity if the repository is sealed, and this process cannot read its content."""
+        sealed.check_opens(self.keyring)
 
     def lock_vm(self, vm: VMName) -> AbstractContextManager[None]:
         """Lock a VM for writing backups. Raises BusyError at once if another process has locked it."""
@@ -189,6 +224,8 @@ class Repository(Closes):
         """Begin a stream of a disk of `size` bytes; see StreamSink for the parameters."""
         from pitr.repository.stream_sink import StreamSink  # noqa: PLC0415 - a list of points needs no arrays
 
+        if external is not None:
+            sealed.refuse_external(self.keyring)
         return StreamSink(self.store, new, size, meta, level=level, external=external, of_parts=of_parts)
 
     def drop_stream(self, disk_id: str, stream_id: str, *, keep_blob: bool = False) -> None:
@@ -198,10 +235,11 @@ class Repository(Closes):
         """
         if stream_id in self.recorded:
             return
-        self.store.delete(names.index(disk_id, stream_id))
-        self.store.delete(names.index_copy(disk_id, stream_id))
-        if not keep_blob:
-            self.store.delete(names.blob(disk_id, stream_id))
+        objects = [names.index(disk_id, stream_id), names.index_copy(disk_id, stream_id)]
+        for name in [*objects, *(() if keep_blob else (names.blob(disk_id, stream_id),))]:
+            # `prune` removes what is protected when its time has passed.
+            with suppress(StillProtected):
+                self.store.delete(name)
 
     def commit(self, new: Record) -> Backup:
         """Commit a backup after all its streams; see `pitr.repository.committing`."""
@@ -226,6 +264,9 @@ class Repository(Closes):
             Catalog.open(self.catalog_path) as catalog,
         ):
             catalog.remove([backup.backup_id for backup in backups], delete)
+        if self._has_own_catalog:
+            for backup in backups:
+                tombstones.note_swept(self.store, backup.vm.id, backup.backup_id)
         self.recorded -= {stream.stream_id for backup in backups for stream in backup.streams}
 
     # Reading
@@ -336,8 +377,8 @@ class Repository(Closes):
         if stream.blob is not None and self.is_here(stream):
             objects.insert(0, ("blob", names.blob(stream.disk_id, stream.stream_id), stream.blob))
         for what, name, recorded in objects:
-            with self._open(backup, stream, what, name) as file:
-                _compare_size(backup, stream, what, file.size, recorded.size)
+            with self.open_object(backup, stream, what, name) as file:
+                compare_size(backup, stream, what, file.size, recorded.size)
         if stream.parts:
             from pitr.repository.layers import blobs_of_others  # noqa: PLC0415 - a list of points needs no arrays
 
@@ -365,9 +406,9 @@ class Repository(Closes):
                 "Restore with --get-command, a command that writes the blob to its standard output, or bring the blob "
                 "back with 'pitr import'.",
             )
-        file = self._open(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
+        file = self.open_object(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
         try:
-            _compare_size(backup, stream, "blob", file.size, stream.own_blob.size)
+            compare_size(backup, stream, "blob", file.size, stream.own_blob.size)
         except BaseException:
             file.close()
             raise
@@ -395,40 +436,12 @@ class Repository(Closes):
 
         Raises StoredDamage.
         """
-        from pitr.repository.index import Index, StreamRow, parts_of  # noqa: PLC0415 - a list of points needs no arrays
+        from pitr.repository.stored_index import opened_index  # noqa: PLC0415 - a list of points needs no arrays
 
-        if second:
-            name, recorded = names.index_copy(stream.disk_id, stream.stream_id), stream.index_copy
-        else:
-            name, recorded = names.index(stream.disk_id, stream.stream_id), stream.index
-        if recorded is None:
-            raise ValueError(f"the index of stream {stream.stream_id} is stored once")
-        with self._open(backup, stream, "index", name) as file:
-            _compare_size(backup, stream, "index", file.size, recorded.size)
-            digest = blake3()
-            for offset in range(0, file.size, _DIGEST_CHUNK):
-                digest.update(file.read_at(offset, _DIGEST_CHUNK))
-        if digest.hexdigest() != recorded.digest:
-            raise of_stream(backup.backup_id, stream, "corrupt", "index", "its digest does not match")
-        try:
-            opened = Index(self.store.local_file(name))
-        except FormatError as error:
-            raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
-        expected = StreamRow(
-            stream_id=stream.stream_id,
-            backup_id=backup.backup_id,
-            disk_id=stream.disk_id,
-            kind=stream.kind.value,
-            size=stream.size,
-            parent_stream_id=stream.parent_stream_id,
-            frame_size=stream.frame_size,
-        )
-        if opened.stream != expected or opened.parts != parts_of(stream):
-            opened.close()
-            raise of_stream(backup.backup_id, stream, "inconsistent", "index", "it belongs to another stream")
-        return opened
+        return opened_index(self, backup, stream, second=second)
 
-    def _open(self, backup: Backup, stream: Stream, what: What, name: str) -> StoredFile:
+    def open_object(self, backup: Backup, stream: Stream, what: What, name: str) -> StoredFile:
+        """Open an object of a stream. Raises StoredDamage."""
         try:
             return self.store.open(name)
         except ObjectMissing:
@@ -437,12 +450,3 @@ class Repository(Closes):
             raise
         except RepositoryError as error:
             raise of_stream(backup.backup_id, stream, "corrupt", what, error.message) from error
-
-
-def _compare_size(backup: Backup, stream: Stream, what: What, actual: int, recorded: int) -> None:
-    if actual != recorded:
-        kind: DamageKind = "truncated" if actual < recorded else "inconsistent"
-        message = f"it has {actual} bytes instead of {recorded}"
-        raise of_stream(
-            backup.backup_id, stream, kind, what, message, min(actual, recorded), abs(actual - recorded)
-        )

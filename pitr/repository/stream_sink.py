@@ -54,11 +54,16 @@ class NewStream:
 
 @dataclass(frozen=True, slots=True)
 class StoredFrame:
-    """A frame of another stream: its place in the blob of `stream`."""
+    """A frame of another stream, at `offset` of its blob, with `length` bytes there and `data_length` of the disk.
+
+    The piece that uses it begins `skip` bytes behind the first one of the frame.
+    """
 
     stream: Stream
     offset: int
     length: int
+    data_length: int
+    skip: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +237,9 @@ class StreamSink:
             zero = piece.digest is None or (piece.frame is None and piece.used is None)
             self._order.next(piece.start, piece.length, zero=zero)
             if piece.used is not None and self._parts is not None:
-                part = self._parts.number_of(piece.used.stream, piece.length)
-                place = (piece.used.offset, piece.used.length, piece.digest)
-                self._add_row(index.IndexRow(piece.start, piece.length, *place, part=part))
+                used, part = piece.used, self._parts.number_of(piece.used.stream, piece.length)
+                place = (used.offset, used.length, piece.digest, used.data_length, used.skip)
+                self._add_row(index.IndexRow(piece.start, piece.length, *place, part))
                 self._data_bytes += piece.length
             elif piece.frame is not None and piece.digest is not None:
                 offset = self._blob.add_data(piece.start, piece.length, piece.frame)

@@ -17,12 +17,13 @@ import numpy as np
 from blake3 import blake3
 
 from pitr.errors import FormatError, UsageError
+from pitr.extents import Int64Array
 from pitr.model import Kind, Part, StoredObject, Stream
 from pitr.repository import names
 from pitr.repository.blob import BlobWriter, Compressor, Decompressor, digest_of
 from pitr.repository.chain import ResolvedChain, frames_of
 from pitr.repository.damage import of_stream
-from pitr.repository.index import OWN, Frames, IndexRow, IndexWriter, StreamRow, parts_of
+from pitr.repository.index import DIGEST, OWN, Frames, IndexRow, IndexWriter, StreamRow, parts_of
 from pitr.repository.layers import LayerSource
 from pitr.repository.repository import Repository
 from pitr.repository.store import StoredFile
@@ -276,6 +277,11 @@ def _rows(
     for at in range(0, len(pieces), _ROWS_AT_ONCE):
         chosen = slice(at, at + _ROWS_AT_ONCE)
         columns = (pieces.start[chosen], pieces.length[chosen], pieces.layer[chosen], pieces.zero[chosen])
+        rows_of = {
+            layer: _rows_of(frames[layer], columns[0][rows], columns[1][rows], numbers.get(keys[layer], OWN))
+            for layer in np.unique(columns[2][~columns[3]]).tolist()
+            for rows in [(columns[2] == layer) & ~columns[3]]
+        }
         for start, length, layer, zero in zip(*(column.tolist() for column in columns), strict=True):
             end = start + length
             if zero:
@@ -290,7 +296,7 @@ def _rows(
             elif moved is not None:
                 yield from _rows_in(moved.frames, start, end, numbers[key_of(moved.stream)])
             else:
-                yield _row(frames[layer], start, length, numbers[key])
+                yield next(rows_of[layer])
     if zero_start < end:
         yield IndexRow(zero_start, end - zero_start, None, None, None)
 
@@ -307,14 +313,14 @@ def _rows_in(frames: Frames, start: int, end: int, part: int) -> Iterator[IndexR
 
 
 def _row(frames: Frames, start: int, length: int, part: int) -> IndexRow:
-    number = int(frames.numbers_of(np.array([start]))[0])
-    return IndexRow(
-        start,
-        length,
-        int(frames.blob_offset[number]),
-        int(frames.blob_length[number]),
-        frames.digest(number),
-        int(frames.frame_length[number]),
-        start - frames.origin(number),
-        part,
-    )
+    return next(_rows_of(frames, np.array([start]), np.array([length]), part))
+
+
+def _rows_of(frames: Frames, start: Int64Array, length: Int64Array, part: int) -> Iterator[IndexRow]:
+    """Yield the rows of ranges that each lie in one frame."""
+    number = frames.numbers_of(start)
+    skip = start - frames.start[number] + frames.skip[number]
+    digests = frames.digests.view(DIGEST)[number]
+    place = (frames.blob_offset[number], frames.blob_length[number])
+    columns = (start, length, *place, digests, frames.frame_length[number], skip, np.full_like(start, part))
+    yield from map(IndexRow._make, zip(*(column.tolist() for column in columns), strict=True))

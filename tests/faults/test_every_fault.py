@@ -14,8 +14,10 @@ from typing import get_args
 
 import pytest
 
+from pitr.jobs import point_order
 from pitr.jobs.consolidate.one_point import Consolidated, consolidate
 from pitr.jobs.upkeep.prune import prune
+from pitr.jobs.upkeep.pruned import Pruned
 from pitr.jobs.upkeep.retention import Retention
 from pitr.model import VMName
 from pitr.repository import Repository
@@ -211,27 +213,66 @@ def test_a_consolidation_loses_nothing_for_any_failing_call(
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
-def test_prune_below_a_virtual_full_loses_nothing_for_any_failing_call(
-    tmp_path: Path, memory_engine: MemoryEngine, fault: Fault, record_property: Callable[[str, object], None]
+@pytest.mark.parametrize("nights", [0, 2])
+def test_a_prune_that_consolidates_loses_nothing_for_any_failing_call(
+    tmp_path: Path,
+    memory_engine: MemoryEngine,
+    fault: Fault,
+    nights: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
-    with Repository.open(stored.path) as repository:
-        last, middle, first = repository.catalog.points()
-        (new,) = consolidate(repository, middle).created
-    stored.contents[new.backup_id] = stored.contents[middle.backup_id]
+    chance = random.Random(2)
+    for _ in range(nights):
+        change(vm, chance)
+        stored.back_up(vm)
+    if not nights:
+        # What is live of its blobs is copied, and the virtual full is written again.
+        with Repository.open(stored.path) as repository:
+            consolidate(repository, repository.catalog.points()[1])
+    kept = set(list(stored.contents)[-2:])
+    all_points = len(stored.contents)
 
-    def job(folder: Path) -> None:
+    def job(folder: Path) -> Pruned:
         with Repository.open(folder) as repository:
             done = prune(repository, Retention(last=2), [VMName(vm.id, vm.name)], notify=lambda line: None)
-            for failure in done.failed:
-                raise failure.error
-            assert [backup.backup_id for backup in done.removed] == [first.backup_id]
+        for failure in done.failed:
+            raise failure.error
+        return done
 
-    keeps = {last.backup_id, new.backup_id}
-    sampled = 1 if SOAK else 12
-    injected = _inject_everywhere(tmp_path, stored, vm, fault, job, keeps, sampled=sampled)
+    sampled = 1 if SOAK else 50
+
+    def check(folder: Path, left: set[str]) -> None:
+        with Repository.open(folder) as repository:
+            listed = point_order.without_replaced(repository.catalog.points())
+        # Each time is listed once.
+        known = [backup.known_as for backup in listed]
+        assert len(known) == len(set(known)) <= all_points and kept <= set(known)
+        copy = folder.with_name("again")
+        shutil.copytree(folder, copy)
+        done = job(copy)
+        with Repository.open(copy) as repository:
+            prune(repository, Retention(last=2), [], grace=timedelta(seconds=-1), notify=lambda line: None)
+            assert {backup.known_as for backup in repository.catalog.points()} == kept
+            assert len(repository.catalog.points()) == 2
+            blobs = blobs_in_use(repository)
+        assert {backup.known_as for backup in done.kept} == kept
+        assert {path.name.partition(".")[0] for path in copy.glob("blobs/**/*.zst")} == blobs
+        check_verified(copy, at_least=kept)
+        check_contents(copy, stored)
+        shutil.rmtree(copy)
+
+    injected = _inject_everywhere(tmp_path, stored, vm, fault, job, kept, check=check, sampled=sampled)
     record_property("faults injected", injected)
-    assert injected > (5 if SOAK else 0)
+    assert injected > (40 if SOAK else 0)
+    assert len(job(stored.path).consolidated) == 1
+
+
+def blobs_in_use(repository: Repository) -> set[str]:
+    """Return the ids of the streams whose blobs the points need."""
+    streams = [stream for backup in repository.catalog.points() for stream in backup.streams]
+    own = {stream.stream_id for stream in streams if stream.blob is not None}
+    return own | {part.stream_id for stream in streams for part in stream.parts}
 
 
 @pytest.mark.parametrize("fault", _FAULTS)
@@ -260,4 +301,4 @@ def test_a_compared_backup_on_a_virtual_full_loses_nothing_for_any_failing_call(
     job(stored.path)
     with Repository.open(stored.path) as repository:
         made = repository.catalog.points()[0]
-    assert {stream.changes for stream in made.streams} == {"compared"} and made.parent_id == new.backup_id
+    assert {stream.changes for stream in made.streams} == {"compared"} and made.parent_id == new.known_as

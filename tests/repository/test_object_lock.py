@@ -18,9 +18,10 @@ from pitr.repository import Repository
 from pitr.repository.store import ObjectExists, buckets, lock_probe, versions
 from pitr.repository.store.lock_rules import Lock, is_protected
 from pitr.repository.store.locked_store import LockedStore
+from pitr.repository.store.object_errors import StillProtected
 from pitr.repository.store.probe import UnsafeStore
 from pitr.repository.store.s3 import S3Location, open_store
-from pitr.repository.store.versions import StillProtected, VersionedBucket
+from pitr.repository.store.versions import VersionedBucket
 from tests.support import s3
 from tests.support.lab import assert_same
 from tests.support.pitr import Pitr

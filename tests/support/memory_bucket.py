@@ -11,6 +11,7 @@ from pathlib import Path
 from pitr.repository import Repository
 from pitr.repository.marker import Marker
 from pitr.repository.store import ListedObject, ObjectExists, ObjectMissing
+from pitr.repository.store.base import Batch
 from pitr.repository.store.s3 import S3Location
 from pitr.system.closing import Closes
 
@@ -84,6 +85,9 @@ class HostStore(Closes):
         return _New(self, name)
 
     def replacing(self, name: str) -> _New:
+        raise NotImplementedError
+
+    def batch(self) -> Batch:
         raise NotImplementedError
 
     def create(self, name: str, data: bytes) -> None:

@@ -73,12 +73,16 @@ def content(repository: Repository, backup: Backup) -> dict[str, bytes]:
 
 
 def check_verified(path: Path, *, at_least: set[str]) -> set[str]:
-    """Check that nothing is damaged, and that `at_least` these points are there; return all."""
+    """Check that nothing is damaged, and that `at_least` these points are there; return all.
+
+    A point is there as well if another record has taken its place.
+    """
     with Repository.open(path) as repository:
         result = verify(repository, Scope(), "full", workers=1)
         assert result.damage == []
-        ids = {backup.backup_id for backup in repository.catalog.points()}
-        assert at_least <= ids
+        points = repository.catalog.points()
+        ids = {backup.backup_id for backup in points}
+        assert at_least <= ids | {backup.known_as for backup in points}
         assert result.points == len(ids) == len(list(repository.store.list(names.BACKUPS)))
     return ids
 

@@ -96,8 +96,9 @@ def _effective(common: Common, settings: Settings) -> Iterator[Setting]:
     for key in ("vms", "tags"):
         if f"backup.{key}" in settings.sources:
             yield Setting(f"backup.{key}", list(getattr(settings, key)), from_file(f"backup.{key}"))
-    for key, rule in settings.retention.items():
-        yield Setting(f"retention.{key}", rule, from_file(f"retention.{key}"))
+    tables = {"retention": settings.retention, "encryption": settings.encryption}
+    for key, value in (pair for name, table in tables.items() for pair in _flat(name, table)):
+        yield Setting(key, value, from_file(key))
     for key in ("put_command", "get_command", "delete_command"):
         if f"store.{key}" in settings.sources:
             yield Setting(f"store.{key}", getattr(settings, key), from_file(f"store.{key}"))

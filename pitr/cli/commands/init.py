@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from pitr.cli import repository_location
+from pitr.cli.key_options import EncryptOption
 from pitr.cli.options import Common, with_common
 from pitr.errors import UsageError
+from pitr.jobs import keys
 from pitr.repository import Repository
 from pitr.repository import location as locations
 from pitr.repository.marker import FORMAT, MAX_GRACE, keeps_modes
@@ -50,7 +52,11 @@ LockOption = Annotated[
 
 @with_common()
 def init(
-    common: Common, folder: FolderArgument = None, grace: GraceOption = None, lock: LockOption = None
+    common: Common,
+    folder: FolderArgument = None,
+    grace: GraceOption = None,
+    lock: LockOption = None,
+    encrypt: EncryptOption = None,
 ) -> None:
     """Create a repository in an empty folder or a bucket (S3).
 
@@ -64,6 +70,9 @@ def init(
     With --lock, the bucket must have versions and object lock, and no default retention. 'pitr protect' and
     'pitr prune' extend the protection of the points that stay.
 
+    With --encrypt, the repository is sealed: this host can back up without being able to read. Keep the identities on
+    other machines, and one on paper: without an identity, nothing can be restored.
+
     Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt --grace 7d;
     pitr init s3://backups/ovirt --lock compliance:30d
     """
@@ -74,25 +83,32 @@ def init(
     span = parse_span("--grace", grace) if grace is not None else None
     if span is not None and span > MAX_GRACE:
         raise UsageError(f"--grace {grace} is too long", f"Give at most {MAX_GRACE.days}d.")
-    with Repository.create(
-        where, grace=span, lock=Lock.parse(lock) if lock is not None else None
-    ) as repository:
+    recipients, recovery = list(dict.fromkeys(encrypt or ())), None
+    if len(recipients) == 1:
+        recovery = keys.new_identity(recipients)
+    chosen = Lock.parse(lock) if lock is not None else None
+    with Repository.create(where, grace=span, lock=chosen, recipients=recipients) as repository:
         if not keeps_modes(repository.location):
             common.out.notify(
                 f"warning: the file system of {path} does not store file modes: its mount options decide who can "
                 "read the backups"
             )
         if common.out.json:
-            chosen = repository.lock
-            common.out.document(
-                {
-                    "repository": {
-                        "id": repository.id,
-                        "path": path,
-                        "format": FORMAT,
-                        "lock": chosen.as_document() if chosen is not None else None,
-                    }
-                }
-            )
+            document: dict[str, Any] = {
+                "id": repository.id,
+                "path": path,
+                "format": FORMAT,
+                "lock": repository.lock.as_document() if repository.lock is not None else None,
+            }
+            if recipients:
+                document |= {"recipients": recipients, "new_identity": recovery}
+            common.out.document({"repository": document})
         else:
             common.out.show(f"Created the repository {path} ({repository.id}).")
+            for each in keys.listed(repository)[0].recipients if recipients else ():
+                common.out.show(f"Sealed to {each.recipient} (fingerprint {each.fingerprint}).")
+            if recovery is not None:
+                common.out.show(
+                    "pitr made the second of these recipients. Write its identity down, and keep it on paper. It is "
+                    f"shown once, and stored nowhere:\n\n    {recovery}"
+                )

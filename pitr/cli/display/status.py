@@ -57,6 +57,7 @@ def status(found: Status) -> Iterator[RenderableType]:
         below=("Why",),
     )
     yield from _sites(found)
+    yield from _protection(found)
     yield _summary(found)
 
 
@@ -106,6 +107,12 @@ def _span(span: timedelta) -> str:
 
 def _beside_usual(value: int, usual: int | None) -> str:
     return f"{human_size(value)}/{in_unit_of(value, usual)}" if usual is not None else human_size(value)
+
+
+def _protection(found: Status) -> Iterator[RenderableType]:
+    if found.protection is not None:
+        words = f"{found.protection.words[0].upper()}{found.protection.words[1:]}."
+        yield f"{words} {found.protection.advice}".rstrip()
 
 
 def _summary(found: Status) -> str:

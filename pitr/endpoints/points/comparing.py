@@ -8,7 +8,7 @@ with the stored data, in blocks of 64 KiB.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from pitr.copier.copy import OrderedWriter
 from pitr.endpoints.points.point import PointReader, PointSource, StoredStream
+from pitr.extents import Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.blob import digest_of
@@ -28,7 +29,7 @@ from pitr.system.closing import Closes
 class Piece(NamedTuple):
     """A range of the stored point, in bytes. `digest` is the frame's if the range is a whole frame.
 
-    `readable`: the stored data of the range is in the repository.
+    `readable`: the stored data of the range is in the repository. `row` is its row in the point's map, -1 beyond it.
     """
 
     start: int
@@ -36,6 +37,18 @@ class Piece(NamedTuple):
     zero: bool
     digest: bytes | None
     readable: bool
+    row: int
+
+
+class PlaceInFrame(NamedTuple):
+    """The frame that holds a piece: the stream with its blob, its place there, and its data's place on the disk."""
+
+    stream: Stream
+    offset: int
+    stored: int
+    origin: int
+    length: int
+    digest: bytes
 
 
 class ComparedPoint(Closes):
@@ -45,6 +58,7 @@ class ComparedPoint(Closes):
         self, resolved: ResolvedChain, frames: dict[int, Frames], readable: dict[int, StoredStream]
     ) -> None:
         self._map = resolved.map
+        self._sources = resolved.sources
         self._end = self._map.start + self._map.length
         self._frames = frames
         self._readable = readable
@@ -67,7 +81,7 @@ class ComparedPoint(Closes):
         pieces = [self._piece(row, start, end) for row in range(first, last)]
         beyond = max(start, self._map.size)
         if beyond < end:
-            pieces.append(Piece(beyond, end, True, None, True))
+            pieces.append(Piece(beyond, end, True, None, True, -1))
         return pieces
 
     def _piece(self, row: int, start: int, end: int) -> Piece:
@@ -75,10 +89,32 @@ class ComparedPoint(Closes):
         inside = start <= piece_start and piece_end <= end
         piece_start, piece_end = max(piece_start, start), min(piece_end, end)
         if self._map.zero[row]:
-            return Piece(piece_start, piece_end, True, None, True)
+            return Piece(piece_start, piece_end, True, None, True, row)
         layer = int(self._map.layer[row])
         digest = self._frames[layer].digest(int(self._number[row])) if inside and self._whole[row] else None
-        return Piece(piece_start, piece_end, False, digest, layer in self._readable)
+        return Piece(piece_start, piece_end, False, digest, layer in self._readable, row)
+
+    def whole_frames(self, size: int) -> Int64Array:
+        """Return the rows that are whole frames in the first `size` bytes of the disk."""
+        rows: Int64Array = np.flatnonzero(self._whole & (self._end <= size))
+        return rows
+
+    def bounds(self, row: int) -> tuple[int, int]:
+        """Return the start and the end of a row of the map on the disk."""
+        return int(self._map.start[row]), int(self._end[row])
+
+    def frame(self, row: int) -> PlaceInFrame:
+        """Return the frame that holds a row with data."""
+        layer, number = int(self._map.layer[row]), int(self._number[row])
+        frames = self._frames[layer]
+        return PlaceInFrame(
+            self._sources[layer].stream,
+            int(frames.blob_offset[number]),
+            int(frames.blob_length[number]),
+            frames.origin(number),
+            int(frames.frame_length[number]),
+            frames.digest(number),
+        )
 
     def open_reader(self) -> PointReader:
         """Return a reader of the readable pieces."""
@@ -190,27 +226,39 @@ class ComparingWriter(Closes):
 
     def _differing(self, pieces: Sequence[Piece], offset: int, data: memoryview) -> list[tuple[int, int]]:
         """Return the blocks of the pieces in which `data`, from `offset` on, differs from the stored data."""
-        stored = self._stored(pieces)
-        given = np.frombuffer(data, np.uint8)
-        changed: list[tuple[int, int]] = []
-        at = 0
-        for piece in pieces:
-            start = piece.start
-            while start < piece.end:
-                end = min(piece.end, (start // ZERO_BLOCK + 1) * ZERO_BLOCK)
-                block = stored[at : at + end - start]
-                if not np.array_equal(block, given[start - offset : end - offset]):
-                    changed.append((start, end))
-                at += end - start
-                start = end
-        return changed
+        blocks = compared_blocks(pieces, self._stored(pieces), offset, data)
+        return [(start, end) for _, start, end, same in blocks if not same]
 
     def _stored(self, pieces: Sequence[Piece]) -> Any:
         """Return the stored bytes of the pieces as an array. Raises StoredDamage."""
-        buffer = bytearray(sum(piece.end - piece.start for piece in pieces))
-        with memoryview(buffer) as view:
-            self._reader.read_ranges([(piece.start, piece.end - piece.start) for piece in pieces], view)
-        return np.frombuffer(buffer, np.uint8)
+        return stored_bytes(self._reader, pieces)
+
+
+def stored_bytes(reader: PointReader, pieces: Sequence[Piece]) -> Any:
+    """Return the stored bytes of pieces, one after the other, as an array. Raises StoredDamage."""
+    buffer = bytearray(sum(piece.end - piece.start for piece in pieces))
+    with memoryview(buffer) as view:
+        reader.read_ranges([(piece.start, piece.end - piece.start) for piece in pieces], view)
+    return np.frombuffer(buffer, np.uint8)
+
+
+def compared_blocks(
+    pieces: Sequence[Piece], stored: Any, offset: int, data: memoryview
+) -> Iterator[tuple[Piece, int, int, bool]]:
+    """Yield the blocks of pieces (start and end on the disk), and whether `data` is `stored` there.
+
+    `data` begins at `offset` of the disk; `stored` has the bytes of the pieces one after the other.
+    """
+    given = np.frombuffer(data, np.uint8)
+    at = 0
+    for piece in pieces:
+        start = piece.start
+        while start < piece.end:
+            end = min(piece.end, (start // ZERO_BLOCK + 1) * ZERO_BLOCK)
+            block = stored[at : at + end - start]
+            yield piece, start, end, np.array_equal(block, given[start - offset : end - offset])
+            at += end - start
+            start = end
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,135 +1,85 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Store a disk in full, but use the frames that a sibling's disk has stored at the same place.
 
-A sink between the copier and a new stream of parts. A frame is shared if the disk has the same bytes there, by digest:
-nothing of the sibling but its indexes is read, and such a frame is neither compressed nor stored.
+A sink between the copier and a new stream of parts: what the sibling's disk holds is neither compressed nor stored. A
+whole frame is compared by its digest. Of a frame that differs, or is live only in part, its equal blocks of 64 KiB are
+used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 
 from pitr.copier.copy import OrderedWriter
 from pitr.copier.protocols import Source
-from pitr.extents import Int64Array
+from pitr.endpoints.points.comparing import (
+    ComparedPoint,
+    Piece,
+    compared_blocks,
+    open_compared,
+    stored_bytes,
+)
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.blob import FRAME_SIZE, digest_of
-from pitr.repository.chain import frames_of, resolve_chain
-from pitr.repository.index import DIGEST
-from pitr.repository.stream_sink import StoredFrame, StoredPiece, StreamSink
+from pitr.repository.stream_sink import ZERO_BLOCK, StoredFrame, StoredPiece, StreamSink
 from pitr.system.closing import Closes
 
-#: Lengths of a digest in bytes.
-_DIGEST_SIZE = 32
 
+class SharedDisk(Closes):
+    """The disk of a sibling at the point of `backup`. Closing it closes the blobs."""
 
-class SharedDisk:
-    """The whole frames of a sibling's disk at a point, in the order of the disk. The arrays are in bytes."""
-
-    def __init__(self, backup: Backup, stream: Stream, columns: _Columns) -> None:
+    def __init__(self, backup: Backup, stream: Stream, point: ComparedPoint) -> None:
         self.backup = backup
         self.stream = stream
-        self._columns = columns
-        self._end = columns.start + columns.length
-
-    def __len__(self) -> int:
-        return len(self._end)
-
-    def inside(self, start: int, end: int) -> range:
-        """Return the numbers of the frames that lie in `[start, end)` as a whole."""
-        first = int(np.searchsorted(self._columns.start, start, side="left"))
-        last = int(np.searchsorted(self._end, end, side="right"))
-        return range(first, max(first, last))
-
-    def place(self, number: int) -> tuple[int, int]:
-        """Return the start and the end of a frame on the disk."""
-        return int(self._columns.start[number]), int(self._end[number])
-
-    def digest(self, number: int) -> bytes:
-        """Return the digest of a frame's data."""
-        return bytes(self._columns.digest[number].tobytes())
-
-    def frame(self, number: int) -> StoredFrame:
-        """Return the place of a frame in the blob that holds it."""
-        columns = self._columns
-        stream = columns.streams[int(columns.layer[number])]
-        return StoredFrame(stream, int(columns.offset[number]), int(columns.stored[number]))
+        self.point = point
 
     def equal_frames(self, source: Source, most: int) -> tuple[int, int]:
         """Compare at most `most` frames all over the disk with `source`. Return how many are equal, and how many."""
-        count = len(self.inside(0, source.size))
-        chosen = np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64)) if count else ()
+        rows = self.point.whole_frames(source.size)
+        count = min(most, len(rows))
+        chosen = rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)] if count else rows
         equal = 0
         reader = source.open_reader()
         try:
-            for number in map(int, chosen):
-                start, end = self.place(number)
+            for row in chosen.tolist():
+                start, end = self.point.bounds(row)
                 view = memoryview(bytearray(end - start))
                 reader.read_ranges([(start, end - start)], view)
-                equal += digest_of(view) == self.digest(number)
+                equal += digest_of(view) == self.point.frame(row).digest
         finally:
             reader.close()
-        return equal, len(chosen)
+        return equal, count
 
+    def used(self, row: int, start: int, end: int) -> StoredPiece | None:
+        """Return a range in a row of the disk as a piece of the frame that holds it; None if it cannot be used.
 
-class _Columns:
-    """Frames by column: the place on the disk, the layer's number, the place in its blob, and the digest."""
+        A blob that is stored externally is no part, and a frame must fit the grid of new streams.
+        """
+        frame = self.point.frame(row)
+        last = frame.origin + frame.length - 1
+        if frame.stream.external is not None or frame.origin // FRAME_SIZE != last // FRAME_SIZE:
+            return None
+        used = StoredFrame(frame.stream, frame.offset, frame.stored, frame.length, start - frame.origin)
+        return StoredPiece(start, end - start, digest=frame.digest, used=used)
 
-    def __init__(self) -> None:
-        self.streams: dict[int, Stream] = {}
-        self.start = self.length = self.layer = self.offset = self.stored = np.empty(0, np.int64)
-        self.digest = np.empty(0, DIGEST)
-
-    def add(self, number: int, stream: Stream, columns: Sequence[Int64Array], digests: np.ndarray) -> None:
-        """Add frames of one layer: columns start, length, offset and stored length."""
-        self.streams[number] = stream
-        start, length, offset, stored = columns
-        self.layer = np.concatenate([self.layer, np.full(len(start), number, np.int64)])
-        self.start = np.concatenate([self.start, start])
-        self.length = np.concatenate([self.length, length])
-        self.offset = np.concatenate([self.offset, offset])
-        self.stored = np.concatenate([self.stored, stored])
-        self.digest = np.concatenate([self.digest, digests])
-
-    def sort(self) -> None:
-        """Bring the frames of all layers into the order of the disk."""
-        order = np.argsort(self.start, kind="stable")
-        for name in ("start", "length", "layer", "offset", "stored", "digest"):
-            setattr(self, name, getattr(self, name)[order])
+    def close(self) -> None:
+        self.point.close()
 
 
 def open_shared(repository: Repository, backup: Backup, stream: Stream) -> SharedDisk:
-    """Return the frames of the disk of `stream` that a new stream can use. Raises StoredDamage.
-
-    These are whole frames on the usual grid. A blob that is stored externally is no part.
-    """
-    resolved = resolve_chain(repository, backup, stream, with_frames=True)
-    columns = _Columns()
-    for layer in np.unique(resolved.map.layer[~resolved.map.zero]).tolist():
-        source = resolved.sources[layer]
-        if source.stream.external is not None:
-            continue
-        kept = resolved.frames.get(layer)
-        frames = kept if kept is not None else frames_of(repository, source)
-        rows = np.flatnonzero((resolved.map.layer == layer) & ~resolved.map.zero)
-        start, length = resolved.map.start[rows], resolved.map.length[rows]
-        numbers = frames.numbers_of(start)
-        whole = (frames.start[numbers] - frames.skip[numbers] == start) & (
-            frames.frame_length[numbers] == length
-        )
-        whole &= start // FRAME_SIZE == (start + length - 1) // FRAME_SIZE
-        numbers, start, length = numbers[whole], start[whole], length[whole]
-        places = (start, length, frames.blob_offset[numbers], frames.blob_length[numbers])
-        columns.add(layer, source.stream, places, frames.digests.view(DIGEST)[numbers])
-    columns.sort()
-    return SharedDisk(backup, stream, columns)
+    """Open the disk of `stream` at the point of `backup`. The caller closes it. Raises StoredDamage."""
+    return SharedDisk(backup, stream, open_compared(repository, backup, stream))
 
 
 class SharingSink:
-    """Passes on to a new stream of parts the frames that a sibling's disk does not hold at the same place."""
+    """Passes on to a new stream of parts what a sibling's disk does not hold at the same place.
+
+    The caller closes both. The writers raise StoredDamage when a stored frame that they compare is damaged.
+    """
 
     reads_zero = False
 
@@ -156,29 +106,50 @@ class SharingSink:
 
 
 class SharingWriter(Closes):
-    """One worker's access: compares frames with the sibling's disk and passes on those that differ."""
+    """One worker's access: compares ranges with the sibling's disk and passes on those that differ."""
 
     def __init__(self, writer: OrderedWriter, disk: SharedDisk) -> None:
         self._writer = writer
         self._disk = disk
+        self._reader = disk.point.open_reader()
         self._pieces: list[StoredPiece] = []
 
     def write(self, offset: int, data: memoryview) -> None:
-        at, end = offset, offset + len(data)
-        for number in self._disk.inside(offset, end):
-            start, stop = self._disk.place(number)
-            digest = self._disk.digest(number)
-            if digest_of(data[start - offset : stop - offset]) != digest:
-                continue
-            if at < start:
-                self._writer.write(at, data[at - offset : start - offset])
+        at = offset
+        for shared in self._shared(offset, data):
+            if at < shared.start:
+                self._writer.write(at, data[at - offset : shared.start - offset])
             self._pieces += self._writer.take()
-            self._pieces.append(
-                StoredPiece(start, stop - start, digest=digest, used=self._disk.frame(number))
-            )
-            at = stop
-        if at < end:
+            self._pieces.append(shared)
+            at = shared.start + shared.length
+        if at < offset + len(data):
             self._writer.write(at, data[at - offset :])
+
+    def _shared(self, offset: int, data: memoryview) -> list[StoredPiece]:
+        """Return what the sibling's disk holds of `data`, in the order of the disk."""
+        found: list[StoredPiece | None] = []
+        unsure: list[Piece] = []
+        for piece in self._disk.point.pieces(offset, offset + len(data)):
+            if piece.zero:
+                continue
+            part = data[piece.start - offset : piece.end - offset]
+            if piece.digest is not None and digest_of(part) == piece.digest:
+                found.append(self._disk.used(piece.row, piece.start, piece.end))
+            elif piece.readable and piece.end - piece.start >= ZERO_BLOCK:
+                unsure.append(piece)
+        if unsure:
+            found += self._equal_blocks(unsure, offset, data)
+        return sorted((piece for piece in found if piece is not None), key=lambda piece: piece.start)
+
+    def _equal_blocks(
+        self, pieces: Sequence[Piece], offset: int, data: memoryview
+    ) -> Iterator[StoredPiece | None]:
+        """Yield the runs of blocks of the pieces in which `data`, from `offset` on, is as stored."""
+        blocks = compared_blocks(pieces, stored_bytes(self._reader, pieces), offset, data)
+        for (row, same), run in groupby(blocks, key=lambda block: (block[0].row, block[3])):
+            if same:
+                bounds = [(start, end) for _, start, end, _ in run]
+                yield self._disk.used(row, bounds[0][0], bounds[-1][1])
 
     def zero(self, offset: int, length: int) -> None:
         self._writer.zero(offset, length)
@@ -189,4 +160,5 @@ class SharingWriter(Closes):
         return pieces
 
     def close(self) -> None:
+        self._reader.close()
         self._writer.close()

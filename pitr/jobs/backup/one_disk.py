@@ -29,6 +29,7 @@ from pitr.system.closing import Closes
 from pitr.text import printable
 
 _NOT_HELD = "the last backup does not hold the disk"
+_SEALED = "without an identity, the disk cannot be compared with the last point"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class _Opened(Closes):
     def close(self) -> None:
         if self.point is not None:
             self.point.close()
+        if self.shared is not None:
+            self.shared.close()
 
 
 class DiskBackup:
@@ -209,7 +212,9 @@ class DiskBackup:
         """Return the whole disk with the stored point to compare it with; without one, for a full."""
         base = self._run.base
         stream = base.stored.stream_of(self._disk.id) if base.stored is not None else None
-        if damaged is None and stream is not None and base.stored is not None:
+        if damaged is None and stream is not None and base.stored is not None and not self._repository.opens:
+            reason = f"{reason}; {_SEALED}"
+        elif damaged is None and stream is not None and base.stored is not None:
             try:
                 point = open_compared(self._repository, base.stored, stream)
             except StoredDamage as error:
@@ -223,7 +228,7 @@ class DiskBackup:
                     changes="compared",
                 )
                 return _Opened(new, whole, point)
-        if damaged is None and base.compared is not None:
+        elif damaged is None and base.compared is not None:
             reason = f"{reason}; {_NOT_HELD}"
         new = new_stream(self._run.started.id, self._disk, damaged or reason)
         return _Opened(new, whole, shared=self._shared(whole))
@@ -256,7 +261,7 @@ class DiskBackup:
 
     def _check_unchanged(self, parent: Backup | None, stream: Stream, source: Source) -> str | None:
         """Compare a sample with the repository; return in words why the stored data cannot be a base, or None."""
-        if parent is None or self._options.check_unchanged <= 0:
+        if parent is None or self._options.check_unchanged <= 0 or not self._repository.opens:
             return None
         try:
             check_unchanged(self._repository, parent, stream, source, self._options.check_unchanged)

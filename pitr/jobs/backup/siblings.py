@@ -56,14 +56,17 @@ class Siblings:
         ranked = sorted(self.candidates, key=lambda each: _likeness(disk, each[1]), reverse=True)
         for backup, stream in ranked[:_DISKS]:
             try:
-                shared = open_shared(self.repository, backup, stream)
+                shared: SharedDisk | None
+                shared = opened = open_shared(self.repository, backup, stream)
             except StoredDamage:
                 continue
-            equal, compared = shared.equal_frames(source, _FRAMES)
+            equal, compared = opened.equal_frames(source, _FRAMES)
             share = equal / compared if compared else 0.0
             # The user knows better than a few frames.
             if share > most or (best is None and compared and self.named):
-                best, most = shared, share
+                shared, best, most = best, opened, share
+            if shared is not None:
+                shared.close()
             if most == 1.0:
                 break
         if best is not None:

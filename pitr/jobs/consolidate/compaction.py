@@ -17,7 +17,7 @@ import numpy as np
 from pitr.extents import Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
+from pitr.repository.chain import KnownLayers, ResolvedChain, frames_of, resolve_chain
 from pitr.repository.virtual_full import PartKey, key_of
 
 #: A blob is copied if less than this part of it is live.
@@ -53,7 +53,11 @@ class CompactionPlan:
 
 
 def plan_compaction(
-    repository: Repository, users: Sequence[Backup], staying: AbstractSet[str], vm_id: str
+    repository: Repository,
+    users: Sequence[Backup],
+    staying: AbstractSet[str],
+    vm_id: str,
+    known: KnownLayers,
 ) -> CompactionPlan:
     """Plan for one VM. `users` are its points of parts that stay or are about to be made, oldest first.
 
@@ -61,10 +65,10 @@ def plan_compaction(
     """
     plan = CompactionPlan()
     for disk_id in dict.fromkeys(stream.disk_id for user in users for stream in user.streams):
-        seen, used_by = _look(repository, users, disk_id)
+        seen, used_by = _look(repository, users, disk_id, staying, known)
         weak: dict[PartKey, _Seen] = {}
         for key, first in seen.items():
-            if first is None or first.stream.stream_id in staying or first.stream.external is not None:
+            if first is None or first.stream.external is not None:
                 continue
             hardly_live = first.stored_bytes < _LIVE * first.stream.own_blob.size
             if hardly_live:
@@ -78,17 +82,26 @@ def plan_compaction(
 
 
 def _look(
-    repository: Repository, users: Sequence[Backup], disk_id: str
+    repository: Repository,
+    users: Sequence[Backup],
+    disk_id: str,
+    staying: AbstractSet[str],
+    known: KnownLayers,
 ) -> tuple[dict[PartKey, _Seen | None], dict[PartKey, list[str]]]:
-    """Return what is seen of each blob, None if a later point sees more of it, and which points use each."""
+    """Return what is seen of each blob whose own record goes, and which points use it.
+
+    None stands for a blob of which a later point sees more.
+    """
     seen: dict[PartKey, _Seen | None] = {}
     used_by: dict[PartKey, list[str]] = {}
     for user in users:
         stream = user.stream_of(disk_id)
         if stream is None:
             continue
-        resolved = resolve_chain(repository, user, stream, with_frames=True)
+        resolved = resolve_chain(repository, user, stream, with_frames=True, known=known)
         for key, layers in _layers_by_blob(resolved).items():
+            if key[1] in staying:
+                continue
             used_by.setdefault(key, []).append(user.backup_id)
             now = _seen(repository, user.backup_id, resolved, layers)
             first = seen.get(key, now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from pitr.jobs.consolidate.replaced import remove_replaced, size_of, take_over_marks
+from pitr.jobs.consolidate.replaced import remove_replaced, size_of, size_of_orphans, take_over_marks
 from pitr.jobs.consolidate.shared_blobs import blobs_of_removed
 from pitr.jobs.consolidate.stand_ins import write_stand_ins
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
@@ -61,7 +61,10 @@ def consolidate(repository: Repository, backup: Backup, *, dry_run: bool = False
         remaining = [each for each in points if each.backup_id not in gone]
         blobs = blobs_of_removed(repository, replaced, [*remaining, *done.made.values()])
         # Hidden points free nothing before a prune sweeps them.
-        freed = 0 if repository.removes_later else size_of(repository, replaced, blobs)
+        freed = 0
+        if not repository.removes_later:
+            freed = sum(size_of(repository, each, blobs.shared) for each in replaced)
+            freed += size_of_orphans(repository, blobs)
         if not dry_run:
             for old, new in done.made.items():
                 take_over_marks(repository, facts.get(old, NO_FACTS), new)

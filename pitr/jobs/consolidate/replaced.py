@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from pitr.jobs.consolidate.shared_blobs import BlobsOfRemoved
 from pitr.jobs.facts import PointFacts
@@ -38,20 +39,24 @@ def remove_replaced(repository: Repository, replaced: Sequence[Backup], blobs: B
         repository.drop_stream(disk_id, stream_id)
 
 
-def size_of(repository: Repository, removed: Sequence[Backup], blobs: BlobsOfRemoved) -> int:
-    """Return the bytes of all objects that go with these records."""
-    objects = {names.blob(*key) for key in blobs.orphans}
-    for backup in removed:
-        objects.add(names.record(backup.vm.id, backup.point, backup.backup_id))
-        for stream in backup.streams:
-            objects.add(names.index(stream.disk_id, stream.stream_id))
-            objects.add(names.index_copy(stream.disk_id, stream.stream_id))
-            if stream.stream_id not in blobs.shared:
-                objects.add(names.blob(stream.disk_id, stream.stream_id))
-    return sum(_size(repository, name) for name in objects)
+def size_of(repository: Repository, backup: Backup, shared: AbstractSet[str]) -> int:
+    """Return the bytes of a record and its streams, without the blobs of those in `shared`."""
+    objects = {names.record(backup.vm.id, backup.point, backup.backup_id)}
+    for stream in backup.streams:
+        objects.add(names.index(stream.disk_id, stream.stream_id))
+        objects.add(names.index_copy(stream.disk_id, stream.stream_id))
+        if stream.stream_id not in shared:
+            objects.add(names.blob(stream.disk_id, stream.stream_id))
+    return sum(stored_size(repository, name) for name in objects)
 
 
-def _size(repository: Repository, name: str) -> int:
+def size_of_orphans(repository: Repository, blobs: BlobsOfRemoved) -> int:
+    """Return the bytes of the blobs that only removed records use."""
+    return sum(stored_size(repository, names.blob(*key)) for key in blobs.orphans)
+
+
+def stored_size(repository: Repository, name: str) -> int:
+    """Return the size of a stored object in bytes, 0 if it does not exist."""
     try:
         return repository.store.size(name)
     except ObjectMissing:

@@ -16,7 +16,7 @@ from pitr.jobs.consolidate.compaction import CompactionPlan, plan_compaction
 from pitr.jobs.known_damage import remembering
 from pitr.model import Backup, Kind, Record, Stream
 from pitr.repository import Repository
-from pitr.repository.chain import resolve_chain
+from pitr.repository.chain import KnownLayers, resolve_chain
 from pitr.repository.damage import StoredDamage
 from pitr.repository.index import OWN
 from pitr.repository.stream_sink import NewStream, blob_meta
@@ -62,8 +62,10 @@ def write_stand_ins(
     if not users:
         return done
     streams = {stream.stream_id for backup in staying for stream in backup.streams}
-    plan = plan_compaction(repository, users, streams, users[0].vm.id) if going else CompactionPlan()
-    writer = _Writer(repository, plan, dry_run)
+    # Most of the work is to read the indexes, which the points have in common.
+    known = KnownLayers()
+    plan = plan_compaction(repository, users, streams, users[0].vm.id, known) if going else CompactionPlan()
+    writer = _Writer(repository, plan, known, dry_run)
     ids = {backup.backup_id for backup in wanted}
     for user in users:
         if user.backup_id in ids:
@@ -76,9 +78,12 @@ def write_stand_ins(
 class _Writer:
     """Writes the records of one run, oldest first."""
 
-    def __init__(self, repository: Repository, plan: CompactionPlan, dry_run: bool) -> None:
+    def __init__(
+        self, repository: Repository, plan: CompactionPlan, known: KnownLayers, dry_run: bool
+    ) -> None:
         self._repository = repository
         self._plan = plan
+        self._known = known
         self._dry_run = dry_run
         self._moved: dict[PartKey, Moved] = {}
 
@@ -141,9 +146,9 @@ class _Writer:
         stack: ExitStack,
     ) -> Stream:
         repository = self._repository
-        for owner, link in repository.chain(backup, stream):
+        for owner, link in repository.chain(backup, stream, self._known.records):
             repository.check_sizes(owner, link)
-        resolved = resolve_chain(repository, backup, stream, with_frames=True)
+        resolved = resolve_chain(repository, backup, stream, with_frames=True, known=self._known)
         stream_id = str(uuid.uuid4())
         if not self._dry_run:
             stack.callback(repository.drop_stream, stream.disk_id, stream_id)

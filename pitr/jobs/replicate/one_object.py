@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 from blake3 import blake3
 
@@ -16,7 +17,7 @@ from pitr.errors import RepositoryError
 from pitr.jobs.replicate.pieces import Piece
 from pitr.jobs.replicate.team import CHUNK, Team
 from pitr.repository.damage import DamageKind, StoredDamage
-from pitr.repository.store import ObjectMissing, Store, StoredFile
+from pitr.repository.store import Batch, NewObject, ObjectMissing, Store, StoredFile
 from pitr.repository.store.object_errors import ObjectStoreError
 from pitr.system import rate_limit
 
@@ -25,17 +26,17 @@ Advance = Callable[[int], None]
 
 
 def copy_object(
-    source: Store, target: Store, piece: Piece, team: Team, advance: Advance, *, replaces: bool = False
+    source: Store, target: Place, piece: Piece, team: Team, advance: Advance
 ) -> list[StoredDamage]:
     """Copy an object; take one of its twins if it is damaged. Return the damage that was found on the way.
 
-    `replaces` puts it in the place of the target's object. Raises StoredDamage if no good object is in the source;
+    Raises StoredDamage if no good object is in the source;
     RepositoryError for failures of the stores.
     """
     found: list[StoredDamage] = []
     for name in (piece.name, *piece.twins):
         try:
-            _copy(source, name, target, piece, team, advance, replaces=replaces)
+            _copy(source, name, target, piece, team, advance)
         except StoredDamage as error:
             found.append(error)
         else:
@@ -56,19 +57,30 @@ def check_object(store: Store, name: str, piece: Piece, team: Team, advance: Adv
         _compare(digest.hexdigest(), piece)
 
 
-def _copy(
-    source: Store,
-    name: str,
-    target: Store,
-    piece: Piece,
-    team: Team,
-    advance: Advance,
-    *,
-    replaces: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Replacing:
+    """A place where a new object takes that of the old one."""
+
+    store: Store
+
+    def new(self, name: str) -> NewObject:
+        """Begin an object."""
+        return self.store.replacing(name)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a small object."""
+        with self.new(name) as new:
+            new.write(data)
+            new.commit()
+
+
+Place = Store | Batch | Replacing
+
+
+def _copy(source: Store, name: str, target: Place, piece: Piece, team: Team, advance: Advance) -> None:
     with _opened(source, name, piece) as file:
         _compare_size(file, piece)
-        if piece.expected.size <= CHUNK and not replaces:
+        if piece.expected.size <= CHUNK:
             with _reading(piece):
                 data = file.read_at(0, file.size)
             _compare(blake3(data).hexdigest(), piece)
@@ -78,7 +90,7 @@ def _copy(
             return
         digest = blake3()
         with (
-            target.replacing(piece.name) if replaces else target.new(piece.name) as new,
+            target.new(piece.name) as new,
             closing(team.chunks(file)) as chunks,
         ):
             while True:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,22 +20,30 @@ from blake3 import blake3
 from pitr import times
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs import known_damage
-from pitr.jobs.replicate.one_object import Advance, check_object, copy_object, has_size
+from pitr.jobs.replicate.one_object import (
+    Advance,
+    Place,
+    Replacing,
+    check_object,
+    copy_object,
+    has_size,
+)
 from pitr.jobs.replicate.outcome import BusyVMOfTarget, Replicated, ReplicateWatch
 from pitr.jobs.replicate.pieces import Piece, pieces_of
 from pitr.jobs.replicate.plan import Missing, Plan
 from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
 from pitr.jobs.replicate.team import Team
 from pitr.model import Backup, StoredObject, VMName
-from pitr.repository import Repository, commit_notes, configurations, lock, names
+from pitr.repository import Repository, configurations, lock, names
 from pitr.repository.cached_catalog import StoredRecord
 from pitr.repository.damage import Damage, StoredDamage
-from pitr.repository.store import ObjectExists, ObjectMissing
+from pitr.repository.store import Batch, ObjectExists, ObjectMissing
 
 _log = logging.getLogger(__name__)
 
-#: How many points are in work at once. Their objects are copied in the order of the points.
-_WINDOW: Final = 32
+#: How many points are in a group. The objects of two groups are in work at once, in the order of the points.
+_GROUP: Final = 16
+_GROUP_BYTES: Final = 256 << 20
 #: How long to wait while the target removes points of the VM.
 _PATIENCE_S: Final = 60.0
 CHECK: Final = "replicate"
@@ -50,11 +58,39 @@ class _Copied:
     damage: tuple[StoredDamage, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _InWork:
     missing: Missing
     copies: list[tuple[Piece, Future[_Copied]]]
-    note: Future[str]
+    note: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Points whose new objects get their names together, before their records."""
+
+    batch: Batch
+    works: list[_InWork]
+
+
+def _grouped(points: Sequence[Missing]) -> Iterator[list[Missing]]:
+    """Cut the points into groups: an interruption must not cost much."""
+    group: list[Missing] = []
+    size = 0
+    for point in points:
+        group.append(point)
+        size += point.backup.stored_bytes
+        if len(group) >= _GROUP or size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _noted(batch: Batch, name: str) -> None:
+    """Note that a record is about to be stored."""
+    with suppress(ObjectExists):
+        batch.create(name, b"")
 
 
 @dataclass(slots=True)
@@ -87,10 +123,9 @@ class VMCopy:
             self.result.note(damage)
         stored: set[str] = set()
         try:
-            with lock.waiting(_PATIENCE_S):
-                for work in self._in_work(plan):
-                    if self._finish(work):
-                        stored.add(work.missing.name)
+            with lock.waiting(_PATIENCE_S), closing(self._groups(plan)) as groups:
+                for group in groups:
+                    self._finish_group(group, stored)
         except BusyError as error:
             vm = plan.points[0].backup.vm if plan.points else VMName(vm_id, vm_id)
             self.result.busy.append(BusyVMOfTarget(vm, error.message))
@@ -101,34 +136,38 @@ class VMCopy:
                 known_damage.remember(self.source, vm_id, CHECK, self._found, self.watch.notify)
         return len(plan.wanted - stored)
 
-    def _in_work(self, plan: Plan) -> Iterator[_InWork]:
-        """Start the copies of the points, and yield them in order."""
-        window: deque[_InWork] = deque()
-        for missing in plan.points:
-            pieces = pieces_of(missing.backup, self.source.is_here)
-            copies = [(piece, self._start(piece)) for piece in pieces]
-            note = self.team.start(commit_notes.add, self.target.store, missing.backup)
-            window.append(_InWork(missing, copies, note))
-            if len(window) >= _WINDOW:
-                yield window.popleft()
-        yield from window
+    def _groups(self, plan: Plan) -> Generator[_Group, None, None]:
+        """Start the copies of the points in groups, and yield them in order. The copies of the next one go on."""
+        with ExitStack() as stack:
+            window: deque[_Group] = deque()
+            for points in _grouped(plan.points):
+                batch = stack.enter_context(self.target.store.batch())
+                window.append(_Group(batch, [self._begun(missing, batch) for missing in points]))
+                if len(window) > 1:
+                    yield window.popleft()
+            yield from window
 
-    def _start(self, piece: Piece) -> Future[_Copied]:
-        if piece.name not in self._started:
-            is_named = piece.is_blob and self.named.has(piece.stream.disk_id, piece.stream.stream_id)
-            self._started[piece.name] = self.team.start(self._copy_object, piece, is_named)
-        return self._started[piece.name]
+    def _begun(self, missing: Missing, batch: Batch) -> _InWork:
+        backup = missing.backup
+        copies = []
+        for piece in pieces_of(backup, self.source.is_here):
+            if piece.name not in self._started:
+                is_named = piece.is_blob and self.named.has(piece.stream.disk_id, piece.stream.stream_id)
+                self._started[piece.name] = self.team.start(self._copy_object, piece, is_named, batch)
+            copies.append((piece, self._started[piece.name]))
+        note = names.commit(times.now(), backup.vm.id, backup.point, backup.backup_id)
+        return _InWork(missing, copies, self.team.start(_noted, batch, note))
 
-    def _copy_object(self, piece: Piece, is_named: bool) -> _Copied:
+    def _copy_object(self, piece: Piece, is_named: bool, batch: Batch) -> _Copied:
         """Let the target have an object that is whole."""
         store = self.target.store
         present = has_size(store, piece)
         if present and (is_named or (self._is_recent(piece) and self._is_good(piece))):
             return _Copied()
+        # What is there is damaged, or too old to rely on.
+        place: Place = batch if present is None else Replacing(store)
         try:
-            damage = copy_object(
-                self.source.store, store, piece, self.team, self.advance, replaces=present is not None
-            )
+            damage = copy_object(self.source.store, place, piece, self.team, self.advance)
         except ObjectExists:
             # Another process copied it meanwhile.
             if not self._is_good(piece):
@@ -150,10 +189,30 @@ class VMCopy:
             return False
         return True
 
-    def _finish(self, work: _InWork) -> bool:
-        """Wait for the objects of a point and store its record; return whether the target has it now."""
-        backup = work.missing.backup
-        whole = backup.parent_id not in self._lost
+    def _finish_group(self, group: _Group, stored: set[str]) -> None:
+        """Wait for the objects of a group's points, and store the records of those that are whole, one by one."""
+        whole = [work for work in group.works if self._is_whole(work)]
+        group.batch.settle()
+        if not whole:
+            return
+        path = self.target.path
+        with (
+            self.target.reading_vm(whole[0].missing.backup.vm),
+            lock.wait_to_share(path / names.COLLECTION_LOCK, "the unreferenced objects"),
+            lock.wait_to_share(path / names.CONFIGURATIONS_LOCK, "the VMs' configurations"),
+        ):
+            # From here on, no other process of this host removes points of the VM, or objects without a record. Other
+            # hosts remove nothing before the end of the grace time.
+            checks = [self._is_complete([piece for piece, _ in work.copies]) for work in whole]
+            for work, is_complete in zip(whole, checks, strict=True):
+                if self._commit(work.missing, is_complete):
+                    stored.add(work.missing.name)
+                else:
+                    self._lost.add(work.missing.backup.backup_id)
+
+    def _is_whole(self, work: _InWork) -> bool:
+        """Wait for the objects of a point; return whether all are there, and no point below it is lost."""
+        whole = True
         for piece, copy in work.copies:
             try:
                 done = copy.result()
@@ -165,10 +224,10 @@ class VMCopy:
             else:
                 self._count(piece, done)
         work.note.result()
-        if whole and self._commit(work.missing, [piece for piece, _ in work.copies]):
-            return True
-        self._lost.add(backup.backup_id)
-        return False
+        if not whole or work.missing.backup.parent_id in self._lost:
+            self._lost.add(work.missing.backup.backup_id)
+            return False
+        return True
 
     def _count(self, piece: Piece, done: _Copied) -> None:
         if piece.name not in self._counted:
@@ -196,8 +255,11 @@ class VMCopy:
             return False
         return True
 
-    def _commit(self, missing: Missing, pieces: list[Piece]) -> bool:
+    def _commit(self, missing: Missing, is_complete: Callable[[], bool]) -> bool:
+        """Store a record; return whether the target has the point now."""
         backup = missing.backup
+        if backup.parent_id in self._lost:
+            return False
         try:
             stored = self.source.store.read(missing.name, limit=missing.record.size)
         except ObjectMissing:
@@ -205,29 +267,21 @@ class VMCopy:
             return False
         if StoredObject(len(stored), blake3(stored).hexdigest()) != missing.record:
             raise RepositoryError(f"the record {missing.name} changed while it was copied")
-        path = self.target.path
-        with (
-            self.target.reading_vm(backup.vm),
-            lock.wait_to_share(path / names.COLLECTION_LOCK, "the unreferenced objects"),
-            lock.wait_to_share(path / names.CONFIGURATIONS_LOCK, "the VMs' configurations"),
-        ):
-            # From here on, no other process of this host removes points of the VM, or objects without a record. Other
-            # hosts remove nothing before the end of the grace time.
-            if self.hidden.needs(backup):
-                self.watch.notify(
-                    f"point {backup.backup_id} needs a point that was removed in the target: it is copied when that "
-                    "one is swept, or taken back with 'pitr undo-prune'"
-                )
-                return False
-            if not self._is_complete(pieces) or not self._has_base(backup):
-                self.is_outdated = True
-                return False
-            configuration = self._configuration(backup)
-            try:
-                with configurations.stored(self.target.store, path, configuration):
-                    self.target.store.create(missing.name, stored)
-            except ObjectExists:
-                return True
+        if self.hidden.needs(backup):
+            self.watch.notify(
+                f"point {backup.backup_id} needs a point that was removed in the target: it is copied when that "
+                "one is swept, or taken back with 'pitr undo-prune'"
+            )
+            return False
+        if not is_complete() or not self._has_base(backup):
+            self.is_outdated = True
+            return False
+        configuration = self._configuration(backup)
+        try:
+            with configurations.stored(self.target.store, self.target.path, configuration):
+                self.target.store.create(missing.name, stored)
+        except ObjectExists:
+            return True
         self._stored[backup.backup_id] = (backup, missing.name, missing.record)
         self.named.add(backup)
         self.result.objects += 1 + (configuration is not None)
@@ -258,10 +312,10 @@ class VMCopy:
         with suppress(RepositoryError):
             self.target.catalog_of_vm(vm_id).add(list(self._stored.values()))
 
-    def _is_complete(self, pieces: list[Piece]) -> bool:
-        """Return whether the target still has all objects; a removal of unreferenced ones may have come between."""
+    def _is_complete(self, pieces: list[Piece]) -> Callable[[], bool]:
+        """Ask whether the target still has all objects; a removal of unreferenced ones may have come between."""
         checks = [self.team.ask(has_size, self.target.store, piece) for piece in pieces]
-        return all(check.result() for check in checks)
+        return lambda: all(check.result() for check in checks)
 
     def _configuration(self, backup: Backup) -> bytes | None:
         """Return the configuration that the target lacks. Without it, a point still has all its disks."""

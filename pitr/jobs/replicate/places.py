@@ -21,10 +21,12 @@ def open_target(source: Repository, location: Location, *, dry_run: bool) -> Rep
     Raises UsageError if the target is no copy of the source, and RepositoryError.
     """
     _refuse_same_place(source.location, location)
+    _refuse_sealed(source)
     where = locations.text(location)
     if _has_repository(location):
         target = Repository.open(location)
         try:
+            _refuse_sealed(target)
             _check_origin(source, target, where)
         except BaseException:
             target.close()
@@ -40,6 +42,14 @@ def open_target(source: Repository, location: Location, *, dry_run: bool) -> Rep
     origin = marker.read(source.location, source.store).origin
     marker.create(location, origin=origin)
     return Repository.open(location)
+
+
+def _refuse_sealed(repository: Repository) -> None:
+    if repository.keyring is not None:
+        raise UsageError(
+            f"{locations.text(repository.location)} is sealed: pitr cannot replicate sealed repositories yet",
+            "Copy the objects as they are, with a tool of your storage: all of them are sealed already.",
+        )
 
 
 def _check_origin(source: Repository, target: Repository, where: str) -> None:

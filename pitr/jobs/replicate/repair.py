@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pitr.errors import RepositoryError
 from pitr.jobs import known_damage
-from pitr.jobs.replicate.one_object import Advance, check_object, copy_object
+from pitr.jobs.replicate.one_object import Advance, Replacing, check_object, copy_object
 from pitr.jobs.replicate.outcome import RepairedObject, Replicated, ReplicateWatch
 from pitr.jobs.replicate.pieces import Piece, pieces_of
 from pitr.jobs.replicate.team import Team
@@ -115,7 +115,8 @@ class VMRepair:
                 if dry_run:
                     check_object(store, piece.name, piece, self.team, lambda size: None)
                 else:
-                    copy_object(store, self.target.store, piece, self.team, lambda size: None, replaces=True)
+                    target = Replacing(self.target.store)
+                    copy_object(store, target, piece, self.team, lambda size: None)
             except StoredDamage:
                 continue
             return True

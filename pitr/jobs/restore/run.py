@@ -27,6 +27,7 @@ def choose_get_command(
 
 def plan(selection: DiskSelection, target: Target) -> list[Restored]:
     """Return the expected result; write nothing and read no blob. Raises StoredDamage."""
+    selection.repository.check_opens()
     # The indexes are in the repository, even if the blobs are external.
     if from_commands.needs_external(selection):
         return from_commands.plan(selection, target)
@@ -47,6 +48,7 @@ def run(
 
     `verified`: the target compares each disk with the point.
     """
+    selection.repository.check_opens()
     if get_command is None:
         return from_repository.restore(selection, target, workers=workers, progress=progress, notify=notify)
     return from_commands.restore(

@@ -30,6 +30,9 @@ def _summary(status: Status, bad: list[VMStatus], late: list[str]) -> str:
         return _plain(late[0])
     if not status.vms:
         return "the repository holds no points"
+    protection = status.protection
+    if not bad and protection is not None and protection.state is not State.OK:
+        return _plain(f"{protection.words}. {protection.advice}")
     if not bad:
         return f"{counted(len(status.vms), 'VM')} ok"
     return f"{len(bad)} of {counted(len(status.vms), 'VM')}: {_vm(bad[0])}"
@@ -55,6 +58,8 @@ def _values(status: Status) -> Iterator[str]:
     ages = [each.age.total_seconds() for each in status.vms if each.age is not None]
     if ages:
         yield f"oldest={round(max(ages))}s"
+    if status.protection is not None:
+        yield f"protected={max(0, round(status.protection.left.total_seconds()))}s"
     proven = [each.points.proven_at for each in status.vms if each.points.proven_at is not None]
     if len(proven) == len(status.vms) and proven:
         yield f"least_recently_proven={round((status.time - min(proven)).total_seconds())}s"

@@ -13,26 +13,29 @@ from pitr.jobs import documents, unusual
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_good_points
 from pitr.jobs.status.collect import known_points
 from pitr.jobs.status.expected import ExpectedRuns
+from pitr.jobs.status.protection import ProtectionStatus, protection_status
 from pitr.jobs.status.sites import ExpectedSite, SiteStatus, sites_of
 from pitr.jobs.status.vm_status import State, VMStatus, judged, worst_first
 from pitr.jobs.unusual import Unusual
-from pitr.model import Backup, VMName
+from pitr.model import Backup, VMName, known_name
 from pitr.repository import Repository
 from pitr.repository.catalog import overview
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The status of VMs at a time, the worst first, and of other sites."""
+    """The status of VMs at a time, the worst first, of other sites, and of the protection from removal."""
 
     time: datetime
     vms: Sequence[VMStatus]
     sites: Sequence[SiteStatus] = ()
+    protection: ProtectionStatus | None = None
 
     @property
     def state(self) -> State:
-        """The state of the worst VM or site."""
+        """The state of the worst VM or site, or of the protection."""
         states = [*(vm.state for vm in self.vms), *(site.state for site in self.sites)]
+        states += [self.protection.state] if self.protection is not None else []
         return max(states, default=State.OK)
 
     @property
@@ -62,7 +65,12 @@ def status_of(
         for vm, points in found
         for of_vm in [expected.of(vm)]
     ]
-    return Status(now, worst_first(statuses), sites_of(repository, sites, now) if not names else ())
+    return Status(
+        now,
+        worst_first(statuses),
+        sites_of(repository, sites, now) if not names else (),
+        protection_status(repository, [vm for vm, _ in found], now),
+    )
 
 
 def document(repository: Repository, status: Status) -> dict[str, Any]:
@@ -80,6 +88,7 @@ def document(repository: Repository, status: Status) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ok": status.ok,
         "vms": [_document(each, backups, facts) for each in status.vms],
+        "protection": status.protection.as_document() if status.protection is not None else None,
     }
     if status.sites:
         result["sites"] = [_site(each, status.time) for each in status.sites]
@@ -119,5 +128,5 @@ def _document(
     }
 
 
-def _vm(vm: VMName) -> dict[str, str]:
-    return {"id": vm.id, "name": vm.name}
+def _vm(vm: VMName) -> dict[str, str | None]:
+    return {"id": vm.id, "name": known_name(vm.name, vm.id)}

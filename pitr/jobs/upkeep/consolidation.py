@@ -47,6 +47,12 @@ def kept_points(
     `points` are all of the VM, newest first, but for those that are left over. Points that cannot be consolidated keep
     what they need. The caller holds the lock of the VM.
     """
+    if not repository.opens:
+        if any(is_needed_only(why) for why in kept.reasons.values()):
+            notify(
+                "points stay that others need: without an identity, a sealed repository is not consolidated"
+            )
+        return kept
     damaged = {backup_id for backup_id, each in facts.items() if each.damaged}
     chosen = {backup_id for backup_id, why in kept.reasons.items() if not is_needed_only(why)}
     wanted = points_to_consolidate(repository, points, chosen, damaged)

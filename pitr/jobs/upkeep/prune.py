@@ -16,11 +16,13 @@ from datetime import datetime, timedelta
 from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import holds, point_order
+from pitr.jobs.consolidate.replaced import size_of, size_of_orphans, stored_size
 from pitr.jobs.consolidate.shared_blobs import BlobsOfRemoved, blobs_of_removed
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
 from pitr.jobs.point_order import replaced_already
 from pitr.jobs.upkeep import small_objects, sweep, unreferenced
 from pitr.jobs.upkeep.consolidation import KeptBy, KeptPoints, kept_points
+from pitr.jobs.upkeep.protect import protect_kept
 from pitr.jobs.upkeep.pruned import BusyVM, FailedRemoval, Pruned
 from pitr.jobs.upkeep.retention import Retention, kept_by
 from pitr.model import Backup, Stream, VMName, parents_of
@@ -37,8 +39,8 @@ from pitr.repository import (
     tombstones,
 )
 from pitr.repository.catalog import contents
+from pitr.repository.protection import protected_until
 from pitr.repository.removed_points import RemovedPoint
-from pitr.repository.store import ObjectMissing
 from pitr.text import counted
 
 #: Only older unreferenced objects are removed: a running backup writes its record sooner than this.
@@ -80,6 +82,7 @@ def prune(
     sweep.sweep(removal, vms if only else None)
     removal.of_unreferenced(grace, vms if only else None)
     removal.of_old_notes()
+    protect_kept(repository, vms, removal.result, dry_run=dry_run)
     return removal.result
 
 
@@ -180,12 +183,12 @@ class Removal:
         ]
         blobs = blobs_of_removed(self.repository, [*unwanted, *replaced], remaining)
         sizes = {
-            backup.backup_id: _stored(self.repository, backup, blobs.shared)
+            backup.backup_id: size_of(self.repository, backup, blobs.shared)
             for backup in (*unwanted, *replaced)
         }
-        orphans = sum(_size(self.repository, names.blob(*key)) for key in blobs.orphans)
+        orphans = size_of_orphans(self.repository, blobs)
         configurations = small_objects.configurations_of_only(self.repository, unwanted)
-        sizes_of_configurations = sum(_size(self.repository, name) for name in configurations)
+        sizes_of_configurations = sum(stored_size(self.repository, name) for name in configurations)
         gone = {backup.backup_id for backup in unwanted}
         try:
             if not self.dry_run:
@@ -379,8 +382,11 @@ class Removal:
 
     def _count_unreferenced(self, found: Iterable[str]) -> None:
         for name in found:
+            if protected_until(self.repository, name) is not None:
+                # A later run removes it.
+                continue
             self.result.unreferenced.append(name)
-            self.result.freed_bytes += _size(self.repository, name)
+            self.result.freed_bytes += stored_size(self.repository, name)
 
     def _remove_unreferenced(self, found: Iterable[str]) -> None:
         for name in found:
@@ -409,30 +415,4 @@ def children_first(backups: Sequence[Backup]) -> list[Backup]:
 
 
 def _is_stored(repository: Repository, backup: Backup) -> bool:
-    return _size(repository, names.record(backup.vm.id, backup.point, backup.backup_id)) > 0
-
-
-def _stored(repository: Repository, backup: Backup, shared: Set[str]) -> int:
-    """Return the size of a record and its streams, without the blobs of those in `shared`."""
-    objects = {names.record(backup.vm.id, backup.point, backup.backup_id)}
-    for stream in backup.streams:
-        objects |= _objects(stream.disk_id, stream.stream_id)
-        if stream.stream_id in shared:
-            objects.discard(names.blob(stream.disk_id, stream.stream_id))
-    return sum(_size(repository, name) for name in objects)
-
-
-def _objects(disk_id: str, stream_id: str) -> set[str]:
-    """Return the names of all objects of a stream."""
-    return {
-        names.blob(disk_id, stream_id),
-        names.index(disk_id, stream_id),
-        names.index_copy(disk_id, stream_id),
-    }
-
-
-def _size(repository: Repository, name: str) -> int:
-    try:
-        return repository.store.size(name)
-    except ObjectMissing:
-        return 0
+    return stored_size(repository, names.record(backup.vm.id, backup.point, backup.backup_id)) > 0

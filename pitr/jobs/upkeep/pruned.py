@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pitr.errors import BusyError, PitrError
 from pitr.jobs.upkeep.point_list import PointList
+from pitr.jobs.upkeep.protected import Protected
 from pitr.model import VMName
 from pitr.repository.history import Failure, StepOutcome, VMOfRun
 
@@ -34,7 +35,8 @@ class Pruned:
     The items of `kept` have the reasons why a point is kept. Where a removal only hides points, `swept` has the points
     that earlier runs hid and that are gone now. `consolidated` are new records that took the place of points, with
     `copied_bytes` in blobs of their own. `left_external`: the ids of removed streams whose external
-    data was not deleted. The points of `busy` VMs are neither in `removed` nor in `kept`.
+    data was not deleted. `protected`: what protection from removal was extended, if the repository has a lock. The
+    points of `busy` VMs are neither in `removed` nor in `kept`.
     """
 
     removed: PointList = field(default_factory=PointList)
@@ -45,6 +47,7 @@ class Pruned:
     unreferenced: list[str] = field(default_factory=list)
     freed_bytes: int = 0
     left_external: list[str] = field(default_factory=list)
+    protected: Protected | None = None
     busy: list[BusyVM] = field(default_factory=list)
     failed: list[FailedRemoval] = field(default_factory=list)
 

@@ -20,7 +20,7 @@ from pitr.repository import (
     tombstones,
 )
 from pitr.repository.catalog import Catalog, overview
-from pitr.repository.store import ObjectMissing
+from pitr.repository.store import ObjectMissing, StillProtected
 
 
 def remove_old_notes(repository: Repository) -> None:
@@ -63,7 +63,9 @@ def remove_unused(repository: Repository, objects: Iterable[str], vm_id: str | N
         if repository.removes_later:
             with suppress(ObjectMissing):
                 removed[name] = repository.store.read(name, limit=configurations.MAX_SIZE)
-        repository.store.delete(name)
+        # Another point may have needed it until recently.
+        with suppress(StillProtected):
+            repository.store.delete(name)
     if not removed:
         return
     # Another host may have committed a record with one meanwhile. From now on, it sees itself that it is missing.

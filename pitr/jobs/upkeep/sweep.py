@@ -20,6 +20,7 @@ from pitr.jobs.upkeep.pruned import BusyVM, FailedRemoval
 from pitr.model import Backup, VMName
 from pitr.repository import Repository, drills, findings, marks, names, proofs, removed_points, tombstones
 from pitr.repository.hidden import based_on, needed_by
+from pitr.repository.protection import protected_until
 from pitr.repository.removed_points import RemovedPoint
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def _due(repository: Repository, vm_id: str, now: datetime) -> _Due:
     hidden = {each.backup.backup_id: each for each in removed_points.of_vm(repository, vm_id)}
     buried = tombstones.of_vm(repository.store, vm_id)
     passed = {backup_id for backup_id, written in buried.items() if now - written >= repository.grace}
-    due = {backup_id: each for backup_id, each in hidden.items() if backup_id in passed}
+    due = {
+        backup_id: each
+        for backup_id, each in hidden.items()
+        if backup_id in passed and not _is_protected(repository, each.backup)
+    }
     visible = repository.catalog_of_vm(vm_id).points(vm_id)
     every = [*visible, *(each.backup for each in hidden.values())]
     parents = based_on(every, buried)
@@ -114,6 +119,12 @@ def _due(repository: Repository, vm_id: str, now: datetime) -> _Due:
     # A point of this VM needs the point, or its record is gone.
     mere = [each for each in passed if each not in records]
     return _Due([due[backup.backup_id] for backup in order], lost, sorted(mere))
+
+
+def _is_protected(repository: Repository, backup: Backup) -> bool:
+    # Its other objects were protected before the record, so they are free soon, too.
+    name = names.record(backup.vm.id, backup.point, backup.backup_id)
+    return protected_until(repository, name) is not None
 
 
 def _remove(removal: Removal, vm: VMName, due: _Due) -> None:

@@ -27,6 +27,7 @@ from pitr.repository.findings import StoredFinding
 from pitr.repository.index import OWN, IndexRow
 from pitr.repository.layers import blobs_of_others
 from pitr.repository.store import ObjectStoreError
+from pitr.repository.stored_index import check_index
 
 Level = Literal["quick", "full"]
 
@@ -233,7 +234,7 @@ class _Verification:
             if backup.configuration is not None and backup.configuration.digest not in read:
                 read.add(backup.configuration.digest)
                 try:
-                    configurations.read(self._repository.store, backup)
+                    configurations.check(self._repository.store, backup)
                 except StoredDamage as error:
                     self.result.damage.append(error.damage)
 
@@ -326,8 +327,10 @@ class _Verification:
                     self._checked_whole(backup, stream)
                     return
                 # Without its index, a blob can still have the digest in its record.
-                check = check_digest if self._whole else check_head
-                check(backup, stream, blob)
+                if self._whole:
+                    check_digest(backup, stream, blob)
+                elif self._repository.opens:
+                    check_head(backup, stream, blob)
                 self._checked_whole(backup, stream)
                 self._advance(stream.stored_bytes)
         except StoredDamage as error:
@@ -367,6 +370,9 @@ class _Verification:
         self._checked.indexes.add(stream.stream_id)
         try:
             self._second_index(backup, stream)
+            if not self._repository.opens:
+                check_index(self._repository, backup, stream)
+                return None
             with self._repository.open_index(backup, stream) as index:
                 extents = index.extents()
                 index.part_numbers()
@@ -395,7 +401,7 @@ class _Verification:
         damaged_first = False
         for second in (False, True):
             try:
-                self._repository.open_index_copy(backup, stream, second=second).close()
+                self._checked_index_copy(backup, stream, second=second)
             except StoredDamage as error:
                 harmed.append(error)
                 damaged_first |= not second
@@ -407,6 +413,11 @@ class _Verification:
                 f"To repair it, copy {good} to {bad} in the repository"
             )
             self.result.damage.append(replace(harmed[0].damage, message=message))
+
+    def _checked_index_copy(self, backup: Backup, stream: Stream, *, second: bool) -> None:
+        check_index(self._repository, backup, stream, second=second)
+        if self._repository.opens:
+            self._repository.open_index_copy(backup, stream, second=second).close()
 
     def _count(self, checked: BlobChecked, backup: Backup) -> None:
         self.result.frames += checked.frames

@@ -2,6 +2,7 @@
 """The store: it keeps the objects of a repository, bytes under names."""
 
 from pitr.repository.store.base import (
+    Batch,
     ListedObject,
     NewObject,
     ObjectExists,
@@ -13,10 +14,11 @@ from pitr.repository.store.base import (
     may_be_stored,
 )
 from pitr.repository.store.folders import LinkInside
-from pitr.repository.store.object_errors import ObjectStoreError
+from pitr.repository.store.object_errors import ObjectStoreError, StillProtected
 from pitr.repository.store.posix import PosixStore
 
 __all__ = [
+    "Batch",
     "LinkInside",
     "ListedObject",
     "NewObject",
@@ -24,6 +26,7 @@ __all__ = [
     "ObjectMissing",
     "ObjectStoreError",
     "PosixStore",
+    "StillProtected",
     "Store",
     "StoredFile",
     "check_name",

@@ -73,6 +73,28 @@ class NewObject(Protocol):
     ) -> None: ...
 
 
+class Batch(Protocol):
+    """Objects that get their names at the same time, because many small syncs take long.
+
+    Several threads may add objects. Without `settle`, the end of the block drops them, or some of them.
+    """
+
+    def new(self, name: str) -> NewObject:
+        """Begin an object of any size. Its `commit` adds it to the batch."""
+
+    def create(self, name: str, data: bytes) -> None:
+        """Add a small object."""
+
+    def settle(self) -> None:
+        """Make all objects durable, then give them their names. One whose name is taken is dropped."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
 class StoredFile(Protocol):
     """An object opened for reading. Several threads may use it at once."""
 
@@ -106,6 +128,9 @@ class Store(Protocol):
 
     def create(self, name: str, data: bytes) -> None:
         """Write a small object. Raises ObjectExists if the name is taken."""
+
+    def batch(self) -> Batch:
+        """Begin several objects, which `settle` makes durable together. The caller closes the batch."""
 
     def open(self, name: str) -> StoredFile:
         """Open an object, which the caller closes. Raises ObjectMissing."""
@@ -154,6 +179,10 @@ class Store(Protocol):
 
 def may_be_stored(store: Store, name: str, data: bytes) -> bool:
     """Return whether the store has a small object with these bytes, or cannot tell."""
+    # A store that seals knows the bytes that it stored.
+    sealed = getattr(store, "may_hold", None)
+    if sealed is not None:
+        return bool(sealed(name))
     try:
         return store.size(name) == len(data) and store.read(name, limit=len(data)) == data
     except ObjectMissing:

@@ -10,9 +10,9 @@ from typing import Final
 
 from pitr.errors import UsageError
 from pitr.repository.store.locked_store import LockedStore
-from pitr.repository.store.object_errors import ObjectStoreError
+from pitr.repository.store.object_errors import ObjectStoreError, StillProtected
 from pitr.repository.store.probe import FOLDER, UnsafeStore
-from pitr.repository.store.versions import Protection, StillProtected, VersionedBucket
+from pitr.repository.store.versions import Protection, VersionedBucket
 from pitr.system.cancellation import pause
 
 #: How long the object of the trial is protected, and how long its removal is tried after that.

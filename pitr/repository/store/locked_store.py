@@ -20,6 +20,7 @@ from obstore.store import ObjectStore as Objects
 from pitr import times
 from pitr.errors import RepositoryError
 from pitr.repository.store.base import ListedObject, ObjectExists, ObjectMissing, check_name, is_name
+from pitr.repository.store.known_protection import KnownProtection
 from pitr.repository.store.lock_rules import Lock, is_protected
 from pitr.repository.store.object_errors import AccessRefused
 from pitr.repository.store.object_store import ObjectStore, reading
@@ -40,6 +41,8 @@ class LockedStore(ObjectStore):
         self.bucket = bucket
         self.lock = lock
         self._known: dict[str, Version] = {}
+        #: What this host knows without a request.
+        self.known_protection = KnownProtection(state / "protection.db")
 
     def true_version(self, name: str) -> Version:
         """Return the oldest version of a protected object. Raises ObjectMissing."""
@@ -52,11 +55,16 @@ class LockedStore(ObjectStore):
     def protect(self, name: str, until: datetime) -> None:
         """Protect an object at least until then. Raises ObjectMissing, CannotProtect."""
         self.bucket.protect(name, self.true_version(name).id, Protection(self.lock.mode, until))
+        self.known_protection.note(name, until)
 
     def protection(self, name: str) -> datetime | None:
         """Return until when an object is protected; None if it is not. Raises ObjectMissing."""
         found = self.bucket.protection(name, self.true_version(name).id)
-        return found.until if found is not None else None
+        if found is None:
+            self.known_protection.forget(name)
+            return None
+        self.known_protection.note(name, found.until)
+        return found.until
 
     def create(self, name: str, data: bytes) -> None:
         if not _oldest_is_true(check_name(name)):
@@ -133,6 +141,8 @@ class LockedStore(ObjectStore):
                 self.bucket.delete(name, version.id)
             for marker, _ in found.markers:
                 self.bucket.delete(name, marker)
+            if is_protected(name):
+                self.known_protection.forget(name)
         except AccessRefused:
             if _oldest_is_true(name):
                 raise

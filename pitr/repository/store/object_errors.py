@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from pitr.errors import RepositoryError
@@ -59,6 +60,16 @@ class Throttled(ObjectStoreError):
 
 class StoreUnreachable(ObjectStoreError):
     """No answer came from the object store."""
+
+
+class StillProtected(ObjectStoreError):
+    """The object lock of the store refuses the removal of an object."""
+
+    def __init__(self, name: str, until: datetime) -> None:
+        super().__init__(
+            f"{name} is protected until {until.isoformat(timespec='seconds')}", "Remove it after that."
+        )
+        self.until = until
 
 
 @dataclass(frozen=True, slots=True)

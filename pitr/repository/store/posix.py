@@ -20,7 +20,7 @@ from typing import Self
 from pitr.errors import RepositoryError
 from pitr.repository.store.base import ListedObject, ObjectExists, ObjectMissing, check_name, is_name
 from pitr.repository.store.folders import Folders, LinkInside
-from pitr.repository.store.naming import Naming, set_mode, sync_folder
+from pitr.repository.store.naming import Naming, set_mode, start_writing, sync_folder
 from pitr.repository.store.scratch import Scratch
 from pitr.system.closing import Closes
 
@@ -65,10 +65,22 @@ class PosixStore:
         with _io_errors(f"cannot write {name}"):
             return _NewFile(self._folders, self._naming, name, self._scratch.file(), replaces=True)
 
+    def batch(self) -> _FileBatch:
+        return _FileBatch(self)
+
     def create(self, name: str, data: bytes) -> None:
         with self.new(name) as new:
             new.write(data)
             new.commit()
+
+    def sync_folders(self, names: set[str]) -> None:
+        """Make the new names in these folders durable, those that were renamed gone from the scratch folder first."""
+        with _io_errors("cannot write to the repository"):
+            if names:
+                with self._folders.opened(self._scratch.folder_name(SCRATCH), to_read=True) as scratch:
+                    for name in sorted(names):
+                        with self._folders.opened(name, to_read=True) as folder:
+                            self._naming.sync(scratch, folder)
 
     def open(self, name: str) -> _OpenFile:
         with _io_errors(f"cannot read {name}"):
@@ -215,8 +227,26 @@ class _NewFile:
                 view = view[os.write(self._handle, view) :]
 
     def commit(self) -> None:
+        self.sync()
+        self.give()
+
+    def start_writing(self) -> None:
+        """Begin to write the data to the disk."""
+        start_writing(self._handle)
+
+    def sync(self) -> None:
+        """Make the data durable."""
         with _io_errors(f"cannot write {self._name}"):
             os.fsync(self._handle)
+
+    @property
+    def folder(self) -> str:
+        """The folder of the object."""
+        return self._name.rpartition("/")[0]
+
+    def give(self, *, durable: bool = True) -> None:
+        """Give the durable data its name; `durable`: also make that durable. Raises ObjectExists."""
+        with _io_errors(f"cannot write {self._name}"):
             above, _, target = self._name.rpartition("/")
             with (
                 self._folders.of(self._scratch, to_read=True) as (scratch_folder, scratch),
@@ -230,7 +260,8 @@ class _NewFile:
                     self._naming.give(scratch, scratch_folder, target, folder)
                 except FileExistsError:
                     raise ObjectExists(self._name) from None
-                self._naming.sync(scratch_folder, folder)
+                if durable:
+                    self._naming.sync(scratch_folder, folder)
 
     def __enter__(self) -> Self:
         return self
@@ -242,6 +273,61 @@ class _NewFile:
         # A rename has removed it already. If it cannot be removed now, a later `close` removes it.
         with suppress(OSError, LinkInside), self._folders.of(self._scratch) as (folder, base):
             os.unlink(base, dir_fd=folder)
+
+
+class _FileBatch(Closes):
+    def __init__(self, store: PosixStore) -> None:
+        self._store = store
+        self._files: list[_NewFile] = []
+
+    def new(self, name: str) -> _BatchFile:
+        return _BatchFile(self._files, self._store.new(name))
+
+    def create(self, name: str, data: bytes) -> None:
+        with self.new(name) as new:
+            new.write(data)
+            new.commit()
+
+    def settle(self) -> None:
+        # The first sync waits for the journal, which then has what the others need.
+        for file in self._files:
+            file.sync()
+        for file in self._files:
+            with suppress(ObjectExists):
+                file.give(durable=False)
+        self._store.sync_folders({file.folder for file in self._files})
+        self.close()
+
+    def close(self) -> None:
+        while self._files:
+            self._files.pop().__exit__(None, None, None)
+
+
+class _BatchFile:
+    """A file whose commit adds it to the files of a batch, which closes it then."""
+
+    def __init__(self, files: list[_NewFile], file: _NewFile) -> None:
+        self._files = files
+        self._file: _NewFile | None = file
+
+    def write(self, data: bytes | memoryview) -> None:
+        if self._file is not None:
+            self._file.write(data)
+
+    def commit(self) -> None:
+        if self._file is not None:
+            self._file.start_writing()
+            self._files.append(self._file)
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        if self._file is not None:
+            self._file.__exit__(kind, error, trace)
 
 
 class _OpenFile(Closes):

@@ -42,6 +42,12 @@ class Scratch:
                 self._folder = self._claim()
             return self._folder / uuid.uuid4().hex
 
+    def folder_name(self, parent: str) -> str:
+        """Return the name of this process's folder, which has scratch files, in `parent`."""
+        if self._folder is None:
+            raise ValueError("there are no scratch files")
+        return f"{parent}/{self._folder.name}"
+
     def close(self) -> None:
         if self._folder is not None:
             # The next process removes the rest.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from pitr.errors import ProgramMissing
 from pitr.repository.store import object_errors
 from pitr.repository.store.lock_rules import LockMode
-from pitr.repository.store.object_errors import AccessRefused, ObjectStoreError
+from pitr.repository.store.object_errors import AccessRefused, ObjectStoreError, StillProtected
 from pitr.repository.store.requests import Requests
 
 if TYPE_CHECKING:
@@ -27,16 +27,6 @@ T = TypeVar("T")
 _CONNECT_S: Final = 10
 _REQUEST_S: Final = 30
 _ATTEMPTS: Final = 5
-
-
-class StillProtected(ObjectStoreError):
-    """The object lock of the store refuses the removal of an object."""
-
-    def __init__(self, name: str, until: datetime) -> None:
-        super().__init__(
-            f"{name} is protected until {until.isoformat(timespec='seconds')}", "Remove it after that."
-        )
-        self.until = until
 
 
 class CannotProtect(ObjectStoreError):

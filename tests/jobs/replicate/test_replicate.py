@@ -224,9 +224,13 @@ def test_a_consolidated_point_is_copied_with_its_parts(stored: tuple[Stored, Any
     points.contents[new.backup_id] = points.contents[last.backup_id]
     change(vm, random.Random(3))
     later = points.back_up(vm)
+    with Repository.open(points.path) as repository:
+        newest, base = repository.catalog.points()
+    assert newest.backup_id == later.backup_id and any(stream.parts for stream in base.streams)
+    points.contents[base.backup_id] = points.contents[last.backup_id]
     done = copied(points.path, place)
     assert (done.points, done.behind) == (2, 0)
-    assert ids(place) == [later.backup_id, new.backup_id]
+    assert ids(place) == [later.backup_id, base.backup_id]
     check(place, points)
 
 

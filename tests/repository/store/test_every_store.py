@@ -7,6 +7,7 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -272,3 +273,30 @@ def test_a_replacement_takes_the_place_of_an_object_at_its_commit(store: Store, 
             object_.commit()
         assert store.read(name, limit=size) == new
     assert sorted(store.list("blobs")) == ["blobs/one", "blobs/two"]
+
+
+def test_a_batch_gets_its_names_when_it_settles_and_keeps_what_is_there(store: Store) -> None:
+    store.create("a/old", b"old")
+    with store.batch() as batch:
+        batch.create("b/small", b"small")
+        with batch.new("b/large") as new:
+            new.write(b"x" * (9 << 20))
+            new.commit()
+        with batch.new("b/dropped") as new:
+            new.write(b"x")
+        with suppress(ObjectExists):
+            batch.create("a/old", b"new")
+        batch.settle()
+        assert store.read("b/small", limit=10) == b"small"
+    assert store.size("b/large") == 9 << 20
+    assert store.read("a/old", limit=10) == b"old"
+    assert sorted(store.list("b")) == ["b/large", "b/small"]
+
+
+def test_a_batch_in_a_folder_that_does_not_settle_leaves_nothing(tmp_path: Path) -> None:
+    store = PosixStore(tmp_path)
+    with store.batch() as batch:
+        batch.create("b/small", b"small")
+    assert list(store.list("b")) == []
+    store.close()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The options for the keys of a sealed repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pitr.repository.sealing import identities
+from pitr.system.target_path import given_path
+
+IdentityOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--identity",
+        metavar="FILE",
+        help="File with an age identity that opens a sealed repository; repeatable [env: PITR_IDENTITY_FILE].",
+        parser=given_path("--identity"),
+    ),
+]
+TrustRecipientsOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-recipients",
+        help="Pin the recipients that a sealed repository names: this host seals its backups to them.",
+    ),
+]
+EncryptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encrypt",
+        metavar="RECIPIENT",
+        help="Seal the repository to this age recipient, age1…; repeatable. With only one, pitr makes a second "
+        "identity and prints it, for you to keep on paper.",
+    ),
+]
+
+
+def use(files: Sequence[Path], configured: Mapping[str, Any], *, trust: bool) -> None:
+    """Use these files and the table [encryption] for all repositories that this process opens."""
+    identities.use(
+        identities.KeySettings(
+            identity_files=tuple(files),
+            identity_command=configured.get("identity_command"),
+            recipients=tuple(configured.get("recipients", ())),
+            trust=trust,
+        )
+    )

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The keys of a sealed repository: its epochs of recipients, what this host has pinned, and the identities that fit.
+
+Who can write to the store can also change what it says about recipients. So a host seals only to recipients that it has
+pinned, or that its configuration names, and refuses to write if the repository names others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from pitr import times
+from pitr.errors import FormatError, PitrError, RepositoryError, UsageError
+from pitr.repository import canonical, names
+from pitr.repository.damage import Damage, StoredDamage
+from pitr.repository.sealing.age import NoFittingIdentity
+from pitr.repository.sealing.identities import KeySettings
+from pitr.repository.sealing.keys import Identity, Recipient
+from pitr.repository.store.base import Store
+from pitr.system.replace_file import replace_file
+
+FORMAT = 1
+_SCHEMA = "keys.schema.json"
+_PINS = "recipients.json"
+_MAX_PINS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEpoch:
+    """The recipients that objects are sealed to from some moment on."""
+
+    number: int
+    recipients: tuple[Recipient, ...]
+    created: str
+
+
+def add_epoch(store: Store, number: int, recipients: Sequence[Recipient]) -> KeyEpoch:
+    """Begin an epoch. Raises RepositoryError, ObjectExists if another host has just begun it."""
+    created = times.to_text(times.now())
+    document = {
+        "format": FORMAT,
+        "epoch": number,
+        "recipients": [str(recipient) for recipient in recipients],
+        "created": created,
+    }
+    stored = canonical.encode(document)
+    canonical.decode(stored, _SCHEMA)
+    store.create(names.key_epoch(number), stored)
+    return KeyEpoch(number, tuple(recipients), created)
+
+
+def epochs_of(store: Store) -> list[KeyEpoch]:
+    """Return the epochs, the first one first. Raises StoredDamage for a damaged or missing one."""
+    listed = sorted(store.list(names.KEYS))
+    epochs: list[KeyEpoch] = []
+    for number, name in enumerate(listed, 1):
+        try:
+            if name != names.key_epoch(number):
+                raise FormatError("an epoch before it is missing")
+            document = canonical.decode(store.read(name, limit=canonical.MAX_SIZE), _SCHEMA)
+            if document["epoch"] != number:
+                raise FormatError(f"it is epoch {document['epoch']}")
+            recipients = tuple(Recipient.parse(text) for text in document["recipients"])
+        except (FormatError, UsageError) as error:
+            raise StoredDamage(_damage(f"the key file {name} is damaged: {error.message}")) from None
+        epochs.append(KeyEpoch(number, recipients, document["created"]))
+    if not epochs:
+        raise StoredDamage(_damage("the repository is sealed, but its key files are missing"))
+    return epochs
+
+
+def _damage(message: str) -> Damage:
+    return Damage(None, None, None, "corrupt", "record", message)
+
+
+def pinned(folder: Path) -> tuple[Recipient, ...] | None:
+    """Return the recipients that this host has pinned; None if it has not. Raises RepositoryError.
+
+    `folder` is this user's state of the repository.
+    """
+    path = folder / _PINS
+    try:
+        with path.open("rb") as file:
+            document = orjson.loads(file.read(_MAX_PINS))
+        return tuple(Recipient.parse(text) for text in document["recipients"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, PitrError):
+        raise RepositoryError(
+            f"cannot read {path}, the recipients that this host has pinned",
+            "Mend it, or remove it and pin them again with --trust-recipients.",
+        ) from None
+
+
+def pin(folder: Path, recipients: Sequence[Recipient]) -> None:
+    """Pin the recipients on this host. Raises PitrError."""
+    document = {"recipients": [str(recipient) for recipient in recipients]}
+    replace_file(folder / _PINS, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n", 0o600)
+
+
+class Keyring:
+    """The keys of one sealed repository, as this process has them. `folder` is this user's state of the repository."""
+
+    def __init__(self, epochs: Sequence[KeyEpoch], settings: KeySettings, folder: Path) -> None:
+        self.epochs = tuple(epochs)
+        self.folder = folder
+        known = {recipient for epoch in epochs for recipient in epoch.recipients}
+        given = settings.identities()
+        self.identities: tuple[Identity, ...] = tuple(each for each in given if each.recipient in known)
+        self._given = bool(given)
+        self._configured = tuple(Recipient.parse(text) for text in settings.recipients)
+        if settings.trust:
+            pin(folder, self.current.recipients)
+        self._pinned = pinned(folder)
+
+    @property
+    def current(self) -> KeyEpoch:
+        """The epoch that objects are sealed to now."""
+        return self.epochs[-1]
+
+    @property
+    def opens(self) -> bool:
+        """Whether this process can read content."""
+        return bool(self.identities)
+
+    def catalog_path(self, nameless: Path) -> Path:
+        """Return the path of the catalog: this user's own if an identity opens names. Raises RepositoryError.
+
+        `nameless` is the path of the one that all users share. No file of the repository may hold a name.
+        """
+        if not self.opens:
+            return nameless
+        folder = self.folder / "opened"
+        try:
+            (folder / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise RepositoryError(f"cannot create {folder}: {error.strerror}") from error
+        return folder / nameless.name
+
+    def recipients(self) -> tuple[Recipient, ...]:
+        """Return the recipients to seal to. Raises RepositoryError if this host has no reason to trust them."""
+        trusted = self._configured or self._pinned
+        named = self.current.recipients
+        if trusted is None:
+            raise RepositoryError(
+                "this host has not pinned the recipients of the repository, and seals nothing to them: "
+                f"{described(named)}",
+                "Compare them with 'pitr key list' on the host that made it, then run the command with "
+                "--trust-recipients.",
+            )
+        if set(trusted) != set(named):
+            raise RepositoryError(
+                f"the repository names other recipients ({described(named)}) than this host trusts "
+                f"({described(trusted)})",
+                "If somebody you trust changed them ('pitr key list'), pin them with --trust-recipients, or "
+                "correct [encryption] recipients. Otherwise somebody tries to read your backups.",
+            )
+        return named
+
+    def trusted(self) -> tuple[Recipient, ...]:
+        """Return the recipients to seal to; none if this host does not trust them."""
+        with suppress(RepositoryError):
+            return self.recipients()
+        return ()
+
+    def check_opens(self) -> None:
+        """Raise NoFittingIdentity, which names the recipients, if this process cannot read content."""
+        if not self.opens:
+            raise self.refusal()
+
+    def refusal(self) -> NoFittingIdentity:
+        """Return the error for content that no identity of this process opens."""
+        recipients = dict.fromkeys(each for epoch in reversed(self.epochs) for each in epoch.recipients)
+        why = "no given identity opens it" if self._given else "no identity is given"
+        return NoFittingIdentity(
+            f"the repository is sealed, and {why}. It opens for: {described(tuple(recipients))}",
+            "Give --identity FILE, or set PITR_IDENTITY_FILE.",
+        )
+
+
+def described(recipients: Sequence[Recipient]) -> str:
+    """Return recipients for people, with their fingerprints."""
+    return ", ".join(f"{str(each)[:16]}… (fingerprint {each.fingerprint})" for each in recipients)

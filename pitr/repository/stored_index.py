@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stored extent indexes, compared with their record before anything in them is used."""
+
+from __future__ import annotations
+
+from blake3 import blake3
+
+from pitr.errors import FormatError
+from pitr.model import Backup, Stream
+from pitr.repository import names
+from pitr.repository.damage import compare_size, of_stream
+from pitr.repository.index import Index, StreamRow, parts_of
+from pitr.repository.repository import Repository
+
+_CHUNK = 1 << 22
+
+
+def opened_index(repository: Repository, backup: Backup, stream: Stream, *, second: bool) -> Index:
+    """Open an extent index, or its `second` copy; the caller closes it. Raises StoredDamage, NoFittingIdentity."""
+    name = check_index(repository, backup, stream, second=second)
+    try:
+        opened = Index(repository.store.local_file(name))
+    except FormatError as error:
+        raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
+    expected = StreamRow(
+        stream_id=stream.stream_id,
+        backup_id=backup.backup_id,
+        disk_id=stream.disk_id,
+        kind=stream.kind.value,
+        size=stream.size,
+        parent_stream_id=stream.parent_stream_id,
+        frame_size=stream.frame_size,
+    )
+    if opened.stream != expected or opened.parts != parts_of(stream):
+        opened.close()
+        raise of_stream(backup.backup_id, stream, "inconsistent", "index", "it belongs to another stream")
+    return opened
+
+
+def check_index(repository: Repository, backup: Backup, stream: Stream, *, second: bool = False) -> str:
+    """Compare size and digest of an extent index, or of its `second` copy, with the record. Return its name.
+
+    Raises StoredDamage.
+    """
+    if second:
+        name, recorded = names.index_copy(stream.disk_id, stream.stream_id), stream.index_copy
+    else:
+        name, recorded = names.index(stream.disk_id, stream.stream_id), stream.index
+    if recorded is None:
+        raise ValueError(f"the index of stream {stream.stream_id} is stored once")
+    with repository.open_object(backup, stream, "index", name) as file:
+        compare_size(backup, stream, "index", file.size, recorded.size)
+        digest = blake3()
+        for offset in range(0, file.size, _CHUNK):
+            digest.update(file.read_at(offset, _CHUNK))
+    if digest.hexdigest() != recorded.digest:
+        raise of_stream(backup.backup_id, stream, "corrupt", "index", "its digest does not match")
+    return name
