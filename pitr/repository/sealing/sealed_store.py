@@ -32,6 +32,7 @@ from pitr.repository.store.base import (
     check_name,
     may_be_stored,
 )
+from pitr.repository.store.each_at_once import EachAtOnce
 from pitr.repository.store.local_copies import LocalCopies
 from pitr.repository.store.scratch import Scratch
 from pitr.system.closing import Closes
@@ -75,6 +76,9 @@ class SealedStore:
 
     def replacing(self, name: str) -> NewObject:
         return self._sealing(name, self._inner.replacing(_stored_name(check_name(name))))
+
+    def batch(self) -> EachAtOnce:
+        return EachAtOnce(self)
 
     def _sealing(self, name: str, new: NewObject) -> NewObject:
         return _NewSealed(self, name, new, self._keyring) if _folder(name) in _CONTENT else new

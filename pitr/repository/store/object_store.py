@@ -27,6 +27,7 @@ from obstore.store import ObjectStore as Objects
 from pitr.errors import RepositoryError
 from pitr.repository.store import object_errors
 from pitr.repository.store.base import ListedObject, ObjectExists, ObjectMissing, check_name, is_name
+from pitr.repository.store.each_at_once import EachAtOnce
 from pitr.repository.store.local_copies import LocalCopies
 from pitr.repository.store.requests import Requests
 from pitr.repository.store.scratch import Scratch
@@ -78,8 +79,8 @@ class ObjectStore:
     def replacing(self, name: str) -> _NewUpload:
         return _NewUpload(self, check_name(name), 0, replaces=True)
 
-    def batch(self) -> _Uploads:
-        return _Uploads(self)
+    def batch(self) -> EachAtOnce:
+        return EachAtOnce(self)
 
     def overwrite(self, name: str, data: bytes) -> None:
         """Write a small object, whether one with this name exists or not."""
@@ -406,25 +407,6 @@ class _NewUpload:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self._end()
-
-
-class _Uploads(Closes):
-    """A batch on an object store, where each object is durable at once."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-
-    def new(self, name: str) -> _NewUpload:
-        return self._store.new(name)
-
-    def create(self, name: str, data: bytes) -> None:
-        self._store.create(name, data)
-
-    def settle(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing: what was uploaded stays."""
 
 
 class _RemoteFile(Closes):
