@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from pitr.errors import RepositoryError
 
@@ -175,6 +175,14 @@ class Store(Protocol):
         """Remove a scratch file early, if possible."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A store with local files, whose folder is known only after its first answers."""
+
+    def keep_state_in(self, state: Path) -> None:
+        """Keep scratch files and copies in this folder from now on."""
 
 
 def may_be_stored(store: Store, name: str, data: bytes) -> bool:
