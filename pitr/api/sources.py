@@ -76,7 +76,7 @@ def _in_repository(repository: Repository, options: SourceOptions) -> Iterator[S
         with _stored_stream(repository, options.stream) as stored:
             yield stored
         return
-    backup = find.point_with_id(repository, options.point or "").backup
+    backup = find.point_or_removed(repository, options.point or "").backup
     streams = find.streams_of(backup, [options.disk] if options.disk is not None else [], repository)
     if len(streams) != 1:
         raise UsageError(f"the point holds {len(streams)} disks", "Name one of them.")

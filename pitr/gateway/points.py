@@ -60,7 +60,7 @@ def find_point_disk(
             "format=raw sends the bytes of the disk: you cannot combine it with since or compress"
         )
     with Repository.open(path) as repository:
-        backup = find.point_with_id(repository, point).backup
+        backup = find.point_or_removed(repository, point).backup
         stream = find.streams_of(backup, [disk], repository)[0]
         other = None
         if since is not None:

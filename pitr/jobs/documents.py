@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pitr import times
 from pitr.jobs import find
-from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_removed, facts_of_vm
 from pitr.jobs.known_damage import damage_of
 from pitr.jobs.point_order import without_replaced
 from pitr.jobs.shared import shared_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
     from pitr.jobs.upkeep.pruned import Pruned
+    from pitr.jobs.upkeep.undo_prune import Undone
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
     from pitr.repository.history import RunOutcome
@@ -329,6 +330,44 @@ def points_of_vm(
     chosen = find.vm_named(catalog, vm) if vm is not None else None
     points = part.of(without_replaced(catalog.points(chosen.id if chosen else None)))
     return points, facts_of_vm(repository, chosen.id if chosen else None)
+
+
+def removed_document(
+    repository: Repository, vm: str | None, part: ListedPart = ListedPart()
+) -> dict[str, Any]:
+    """Return the document of `pitr list --removed`. Raises NoSuchVM."""
+    points, facts = removed_points_of_vm(repository, vm, part)
+    return {"points": [point(backup, facts[backup.backup_id]) for backup in points]}
+
+
+def removed_points_of_vm(
+    repository: Repository, vm: str | None, part: ListedPart = ListedPart()
+) -> tuple[list[Backup], Mapping[str, PointFacts]]:
+    """Return a part of the removed points of a VM (None: of all VMs), newest first, and facts about them.
+
+    Raises NoSuchVM.
+    """
+    facts = facts_of_removed(repository, None)
+    removed = [fact.removed.backup for fact in facts.values() if fact.removed is not None]
+    # The data of a consolidated point is in the point that stands for it.
+    removed = [backup for backup in removed if repository.catalog.stand_in(backup.backup_id) is None]
+    if vm is not None:
+        # All points of the VM may be removed.
+        entries = [(backup.vm.id, backup.vm.name, backup.vm.id) for backup in removed]
+        vm_id = find.by_id_or_name(vm, "VMs", entries) or find.vms_of(repository, vm)[0].id
+        removed = [backup for backup in removed if backup.vm.id == vm_id]
+    return part.of(removed), facts
+
+
+def undone(result: Undone, *, dry_run: bool) -> dict[str, Any]:
+    """Return the document of `pitr undo-prune`."""
+    return {
+        "dry_run": dry_run,
+        "points": [point(backup) for backup in result.points],
+        "failed": [
+            {"backup_id": each.backup_id, "error": failure(Failure.of(each.error))} for each in result.failed
+        ],
+    }
 
 
 def point_document(repository: Repository, point_id: str) -> dict[str, Any]:

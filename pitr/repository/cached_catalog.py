@@ -126,6 +126,10 @@ class CompletedCatalog:
         self._refresh(vm_id)
         return self._catalog
 
+    def add(self, backup: Backup, name: str, record: StoredObject) -> None:
+        """Add a point that was just committed. Raises RepositoryError."""
+        self._catalog.add([(backup, name, record)])
+
     def _complete_vm(self, vm_id: str) -> None:
         if not self._whole and vm_id not in self._whole_vms:
             self._refresh(vm_id)
@@ -165,8 +169,12 @@ class CompletedCatalog:
             records = self.hidden_of(vm_id)
             return self._hidden_rows.of_vm(vm_id, records), records
         by_vm = {each: records for each in self._tombstones.all() if (records := self.hidden_of(each))}
-        every = {backup_id: record for of_vm in by_vm.values() for backup_id, record in of_vm.items()}
-        return self._hidden_rows.of_vms(by_vm), every
+        return self._hidden_rows.of_vms(by_vm), self.hidden_records()
+
+    def hidden_records(self) -> dict[str, HiddenRecord]:
+        """Return the records of all points that tombstones hide, by backup id."""
+        of_vms = map(self.hidden_of, self._tombstones.all())
+        return {backup_id: record for of_vm in of_vms for backup_id, record in of_vm.items()}
 
     @property
     def unreadable_hidden(self) -> list[str]:
@@ -326,6 +334,7 @@ def compare(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
             entries, damaged = _read(record_names, read_record)
             with Catalog.create(None) as fresh:
                 fresh.add(entries)
+                hidden.bury(fresh, store, _vm_of(record_names))
                 comparison.of_vm(_vm_of(record_names), fresh, damaged)
         return comparison.result()
 
@@ -345,6 +354,7 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
                         entries, damaged = _read(record_names[start : start + _BATCH], read_record)
                         fresh.add(entries)
                         comparison.damaged(damaged)
+                    hidden.bury(fresh, store, _vm_of(record_names))
                     comparison.of_vm(_vm_of(record_names), fresh)
                 fresh.finish()
                 result = comparison.result()

@@ -54,6 +54,13 @@ def rows(repository: Repository) -> Catalog:
     return repository.opened_catalog().hidden_rows()[0]
 
 
+def record_names(repository: Repository, vm_id: str | None) -> set[str]:
+    """Return the names of the records of the hidden points of a VM; of all VMs for None. Raises RepositoryError."""
+    opened = repository.opened_catalog()
+    records = opened.hidden_of(vm_id) if vm_id is not None else opened.hidden_records()
+    return {record.name for record in records.values()}
+
+
 def bring_back(repository: Repository, points: Iterable[Backup]) -> None:
     """Remove the tombstones of points in this order, each after the point that it is based on.
 
