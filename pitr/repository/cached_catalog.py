@@ -17,7 +17,8 @@ from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
 from pitr.repository import hidden, lock, names
 from pitr.repository.catalog import Catalog, contents, overview
-from pitr.repository.catalog.catalog import KEYS, CatalogUnusable, Known
+from pitr.repository.catalog.catalog import CatalogUnusable, Known
+from pitr.repository.catalog.contents import KEYS
 from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store

@@ -155,8 +155,8 @@ def _remove(removal: Removal, vm: VMName, due: _Due) -> None:
     drills.remove_of(store, points)
     findings.remove_of(store, points)
     marks.remove_of(store, points)
-    used = repository.catalog.used_as_parts() | removed_points.rows(repository).used_as_parts()
-    removal.drop_streams(points, used)
+    streams = [stream.stream_id for backup in points for stream in backup.streams]
+    removal.drop_streams(points, removed_points.used_as_parts(repository, streams))
     if points:
         small_objects.remove_configurations(repository, configurations)
     for backup_id in (*(backup.backup_id for backup in points), *due.lost, *due.tombstones):

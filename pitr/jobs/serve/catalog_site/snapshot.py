@@ -29,11 +29,13 @@ PAUSE_S = 2.0
 class Snapshot:
     """A copy at `path` of the catalog of the repository in folder `repository`.
 
-    Raises PitrError if the catalog is unreadable.
+    A browser needs `tables` instead of views: they have a page for each row, and links. Raises PitrError if the
+    catalog is unreadable.
     """
 
-    def __init__(self, repository: Location, path: Path) -> None:
+    def __init__(self, repository: Location, path: Path, *, tables: bool = True) -> None:
         self._repository = repository
+        self._tables = tables
         self.path = path
         self._lock = threading.Lock()
         self._state: tuple[frozenset[str], ...] | None = None
@@ -72,17 +74,33 @@ class Snapshot:
         # Drills never change: read each only once.
         self._drills = {name: self._drills.get(name) or _read(repository, name) for name in drill_names}
         damaged = list(_damage(repository))
-        with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
-            repository.catalog.copy_into(copy)
-            try:
-                copy.executescript(schema.read("site.sql"))
+        # In a file: millions of points would not fit into the memory.
+        scratch = self.path.with_name("next.db")
+        try:
+            with closing(_new(scratch)) as copy:
+                repository.catalog.copy_into(copy)
+                copy.executescript(f"BEGIN; {schema.read('site.sql')}")
                 for name, drill in sorted(self._drills.items()):
                     _insert(copy, name, drill)
                 copy.executemany("INSERT INTO damage VALUES (?, ?, ?, ?, ?)", damaged)
+                copy.execute("COMMIT")
+                if self._tables:
+                    copy.executescript(f"BEGIN; {schema.read('site_tables.sql')} COMMIT;")
                 with closing(sqlite.connect(self.path)) as target:
                     copy.backup(target)
-            except sqlite3.Error as error:
-                raise RepositoryError(f"cannot copy the catalog: {error}") from error
+        except sqlite3.Error as error:
+            raise RepositoryError(f"cannot copy the catalog: {error}") from error
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _new(path: Path) -> sqlite3.Connection:
+    """Create a database that is useless after an error."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    connection = sqlite.connect(path)
+    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+    return connection
 
 
 def _read(repository: Repository, name: str) -> Drill | str:
