@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pitr import times
 from pitr.model import Kind
 from pitr.repository.catalog.catalog import Catalog
-from pitr.repository.catalog.packed import id_text, kind_of, packed_kind, packed_time, text_or_none, time_of
+from pitr.repository.catalog.packed import id_text, kind_of, packed_kind, packed_time, sortable_time
 
 _CHANGES = """
 SELECT p.backup_id, p.point, p.kind, p.parent_id, p.changed_data, p.changed_zero, p.changed_stored, p.changed_size
@@ -59,11 +59,8 @@ def oldest_first(catalog: Catalog, vm_id: str) -> list[Change]:
 
 
 def _change(row: sqlite3.Row) -> Change:
-    backup_id, point, kind, parent_id, *amounts = row
+    backup_id, point, kind, parent_id, data, zero, stored, size = row
+    parent = None if parent_id is None else id_text(parent_id)
     return Change(
-        id_text(backup_id),
-        times.to_sortable(time_of(point)),
-        kind_of(kind),
-        text_or_none(parent_id),
-        *amounts,
+        id_text(backup_id), sortable_time(point), kind_of(kind).value, parent, data, zero, stored, size
     )

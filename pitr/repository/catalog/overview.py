@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from pitr.model import Backup
 from pitr.repository.catalog.catalog import Catalog
-from pitr.repository.catalog.packed import id_text, packed_digest, packed_id
+from pitr.repository.catalog.packed import Packed, id_text, packed_digest, packed_id
 from pitr.repository.catalog.places import text_of
 
 
@@ -49,19 +49,27 @@ def chain_length(catalog: Catalog, backup_id: str) -> int:
 
     The backup that stands for one that is gone counts instead.
     """
-    query = f"""
-        WITH RECURSIVE below (number, parent_id) AS (
-            VALUES (NULL, ?)
-            UNION
-            SELECT p.number, p.parent_id FROM below JOIN point_row AS p ON p.number = coalesce(
-                (SELECT known.number FROM point_row AS known
-                 WHERE {text_of("known.backup_id")} = {text_of("below.parent_id")}),
-                (SELECT instead.number FROM point_row AS instead WHERE instead.stands_for = below.parent_id)
-            )
-        )
-        SELECT count(*) - 1 FROM below
-    """  # noqa: S608
-    return int(catalog.rows(query, [packed_id(backup_id)])[0][0])
+    stand_in = "SELECT backup_id FROM point_row WHERE stands_for = ?"
+    link: Packed | None = packed_id(backup_id)
+    vms = catalog.rows(
+        f"SELECT vm FROM point_row WHERE {text_of('backup_id')} = ?1 OR stands_for = ?2",  # noqa: S608
+        [backup_id, link],
+    )
+    if not vms:
+        return 0
+    # One index has this of all points of the VM; to look up each parent would take longer.
+    parents = dict(
+        map(tuple, catalog.rows("SELECT backup_id, parent_id FROM point_row WHERE vm = ?", [vms[0][0]]))
+    )
+    seen: set[Packed] = set()
+    while link is not None:
+        if link not in parents:
+            link = next((row[0] for row in catalog.rows(stand_in, [link])), None)
+        if link is None or link in seen or link not in parents:
+            break
+        seen.add(link)
+        link = parents[link]
+    return len(seen)
 
 
 def missing_parents(catalog: Catalog, vm_id: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 from pitr.model import Kind
 
@@ -37,9 +38,9 @@ def id_text(stored: Packed) -> str:
     """Return a stored id as text. Raises TypeError and ValueError for a damaged value."""
     if isinstance(stored, str):
         return stored
-    text = stored.hex()
-    if len(text) != 32:
+    if len(stored) != 16:
         raise ValueError("an id of another length than a UUID")
+    text = stored.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
@@ -67,6 +68,19 @@ def packed_time(time: datetime) -> int:
 def time_of(stored: int) -> datetime:
     """Return a stored time. Raises OverflowError and TypeError for a damaged value."""
     return _FIRST + timedelta(microseconds=stored)
+
+
+def sortable_time(stored: int) -> str:
+    """Return a stored time as `times.to_sortable` does."""
+    days, rest = divmod(stored, _DAY)
+    seconds, fraction = divmod(rest, 1_000_000)
+    minutes, second = divmod(seconds, 60)
+    return f"{_day(days)}T{minutes // 60:02}:{minutes % 60:02}:{second:02}.{fraction:06}Z"
+
+
+@cache
+def _day(days: int) -> str:
+    return (_FIRST + timedelta(days)).date().isoformat()
 
 
 def packed_kind(kind: Kind) -> int:
