@@ -56,7 +56,8 @@ def list_points(
             common.out.document(points_document(repository, vm, part))
             return
         points, facts = points_of_vm(repository, vm, part)
-    common.out.show(tables.points(points, facts, notes=note))
+        shown = tables.points(points, facts, notes=note)
+    common.out.show(shown)
 
 
 @with_common()

@@ -63,7 +63,7 @@ def _unreadable(repository: Repository, now: datetime) -> list[str]:
     opened = repository.opened_catalog()
     opened.whole()
     rows, hidden = opened.hidden_rows()
-    readable = {backup.backup_id for backup in rows.points()}
+    readable = {known.backup_id for known in rows.known().values()}
     lost = [each for name, each in hidden.items() if name not in readable]
     return opened.unreadable + [each.name for each in lost if now - each.removed_at < repository.grace]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -250,6 +251,18 @@ class Catalog(Closes):
         """Return a backup by its id; None for an unknown one."""
         return next(iter(self._backups(f"WHERE {_ID} = ?", [backup_id])), None)
 
+    def owner_of(self, stream_id: str) -> Backup | None:
+        """Return the backup with this stream; None for an unknown one."""
+        owner = f"SELECT point FROM stream_row WHERE {text_of('stream_id')} = ?"  # noqa: S608
+        return next(iter(self._backups(f"WHERE p.number IN ({owner})", [stream_id])), None)
+
+    def newest_with_disk(self, disk_ids: Collection[str]) -> Backup | None:
+        """Return the newest backup of any VM with one of these disks; None without one."""
+        disks = "SELECT number FROM disk_row WHERE id IN (SELECT value FROM json_each(?))"
+        owners = f"SELECT point FROM stream_row WHERE disk IN ({disks})"  # noqa: S608
+        chosen = self._backups(f"WHERE p.number IN ({owners})", [json.dumps(sorted(disk_ids))], limit=1)
+        return next(iter(chosen), None)
+
     def stand_in(self, backup_id: str) -> Backup | None:
         """Return the synthetic backup that stands for this one, whether this one is known or not; None without one."""
         return next(iter(self._backups("WHERE p.stands_for = ?", [packed_id(backup_id)])), None)
@@ -361,6 +374,19 @@ class Catalog(Closes):
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Return the rows of a query of this package."""
         return self._all(query, values)
+
+    def two_columns(self, query: str, values: Sequence[Any] = ()) -> tuple[array[int], array[int]]:
+        """Return the rows of a query of this package for two numbers, in 16 bytes each."""
+
+        def gather() -> tuple[array[int], array[int]]:
+            first, second = array("q"), array("q")
+            with self._errors():
+                for row in self._connection.execute(query, values):
+                    first.append(row[0])
+                    second.append(row[1])
+            return first, second
+
+        return self._read(gather)
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         def fetch() -> list[sqlite3.Row]:

@@ -42,13 +42,13 @@ def newest(catalog: Catalog, vm_id: str, count: int) -> list[Change]:
 def of_kind_between(catalog: Catalog, vm_id: str, kind: str, since: str, until: str) -> list[Change]:
     """Return the changes of the VM's points of a kind with `since <= point <= until`, newest first.
 
-    Raises RepositoryError.
+    An empty `since` is before all points. Raises RepositoryError.
     """
     query = (
         f"{_CHANGES} WHERE v.id = ? AND p.point BETWEEN ? AND ? AND p.kind = ? "
         "ORDER BY p.point DESC, p.backup_id DESC"
     )
-    first, last = (packed_time(times.from_text(time)) for time in (since, until))
+    first, last = (packed_time(times.from_text(time)) if time else 0 for time in (since, until))
     return list(map(_change, catalog.rows(query, (vm_id, first, last, packed_kind(Kind(kind))))))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Snapshot:
         self._tables = tables
         self.path = path
         self._lock = threading.Lock()
-        self._state: tuple[frozenset[str], ...] | None = None
+        self._state: tuple[tuple[int, int], ...] | None = None
         self._checked_at = 0.0
         self._drills: dict[str, Drill | str] = {}
         sqlite.connect(path, create=True).close()
@@ -62,9 +62,9 @@ class Snapshot:
             with Repository.open(self._repository) as repository:
                 drill_names = frozenset(repository.store.list(names.drills_of(None)))
                 state = (
-                    frozenset(repository.store.list(names.BACKUPS)),
-                    drill_names,
-                    frozenset(repository.store.list(names.checks_of(None))),
+                    _summary(repository.store.list(names.BACKUPS)),
+                    _summary(drill_names),
+                    _summary(repository.store.list(names.checks_of(None))),
                 )
                 if state != self._state:
                     self._copy(repository, drill_names)
@@ -92,6 +92,15 @@ class Snapshot:
             raise RepositoryError(f"cannot copy the catalog: {error}") from error
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def _summary(listed: Iterable[str]) -> tuple[int, int]:
+    """Return what changes if a name does: there can be millions of them."""
+    count, summary = 0, 0
+    for name in listed:
+        count += 1
+        summary ^= hash(name)
+    return count, summary
 
 
 def _new(path: Path) -> sqlite3.Connection:
