@@ -20,6 +20,43 @@ def is_empty(catalog: Catalog) -> bool:
     return not catalog.rows("SELECT 1 FROM point_row LIMIT 1")
 
 
+def counts_of_vm(catalog: Catalog, vm_id: str) -> tuple[int, int]:
+    """Return the numbers of the points and streams of a VM. Raises RepositoryError."""
+    query = """
+        SELECT count(*), coalesce(sum((SELECT count(*) FROM stream_row WHERE point = p.number)), 0)
+        FROM point_row AS p WHERE p.number BETWEEN ? AND ?
+    """
+    vms = catalog.rows("SELECT number FROM vm_row WHERE id = ?", [vm_id])
+    row = catalog.rows(query, points_of(vms[0][0]))[0] if vms else (0, 0)
+    return row[0], row[1]
+
+
+def same_rows(catalog: Catalog, other: Catalog, vm_id: str) -> bool:
+    """Return whether both catalogs have the same rows of a VM. Raises RepositoryError."""
+    return _plain_rows(catalog, vm_id) == _plain_rows(other, vm_id)
+
+
+def _plain_rows(catalog: Catalog, vm_id: str) -> list[list[tuple[Any, ...]]]:
+    """Return the rows of a VM in order, without the numbers of rows, which differ between catalogs."""
+    vms = catalog.rows("SELECT number FROM vm_row WHERE id = ?", [vm_id])
+    if not vms:
+        return [[], [], []]
+    values = points_of(vms[0][0])
+    points = catalog.rows("SELECT * FROM point_row WHERE number BETWEEN ? AND ? ORDER BY backup_id", values)
+    found = [[tuple(row)[2:] for row in points]]
+    for table, order_by in (("stream_row", "t.position"), ("left_out_row", "disk_row.id")):
+        query = f"""
+            SELECT t.*, disk_row.id, p.backup_id FROM {table} AS t
+            JOIN disk_row ON disk_row.number = t.disk JOIN point_row AS p ON p.number = t.point
+            WHERE t.point BETWEEN ? AND ? ORDER BY p.backup_id, {order_by}
+        """  # noqa: S608
+        rows = map(tuple, catalog.rows(query, values))
+        # The first column is the number of the point. That of the disk is the second or the fourth.
+        at = 3 if table == "stream_row" else 1
+        found.append([row[1:at] + row[at + 1 :] for row in rows])
+    return found
+
+
 def rows_of_vm(catalog: Catalog, vm_id: str) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of a VM by the names of the views, in order. Raises RepositoryError.
 

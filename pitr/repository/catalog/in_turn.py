@@ -14,7 +14,7 @@ from pitr.repository.catalog.catalog import Catalog
 from pitr.repository.catalog.packed import packed_time
 
 #: Points that are read at a time.
-_BATCH = 500
+_BATCH = 200
 _PLACES = """
 SELECT p.number, p.point FROM point_row AS p
 WHERE NOT EXISTS (SELECT 1 FROM point_row AS other WHERE other.stands_for = p.backup_id)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from pitr.model import Backup
 from pitr.repository.catalog.catalog import Catalog
 from pitr.repository.catalog.packed import Packed, id_text, packed_digest, packed_id
 from pitr.repository.catalog.places import text_of
+
+#: Most chains are within so many of a VM's newest points.
+_MOST_CHAINS = 128
 
 
 def point_counts(catalog: Catalog, vm_id: str | None = None) -> dict[str, int]:
@@ -49,27 +52,36 @@ def chain_length(catalog: Catalog, backup_id: str) -> int:
 
     The backup that stands for one that is gone counts instead.
     """
-    stand_in = "SELECT backup_id FROM point_row WHERE stands_for = ?"
-    link: Packed | None = packed_id(backup_id)
+    link = packed_id(backup_id)
     vms = catalog.rows(
         f"SELECT vm FROM point_row WHERE {text_of('backup_id')} = ?1 OR stands_for = ?2",  # noqa: S608
         [backup_id, link],
     )
-    if not vms:
-        return 0
-    # One index has this of all points of the VM; to look up each parent would take longer.
-    parents = dict(
-        map(tuple, catalog.rows("SELECT backup_id, parent_id FROM point_row WHERE vm = ?", [vms[0][0]]))
-    )
+    length = 0
+    for limit in (_MOST_CHAINS, -1) if vms else ():
+        # One index has this of the points of the VM; to look up each parent would take longer.
+        newest = "SELECT backup_id, parent_id FROM point_row WHERE vm = ? ORDER BY point DESC LIMIT ?"
+        parents = dict(map(tuple, catalog.rows(newest, [vms[0][0], limit])))
+        length, whole = _chain_length(catalog, parents, link)
+        if whole:
+            break
+    return length
+
+
+def _chain_length(
+    catalog: Catalog, parents: Mapping[Packed, Packed | None], link: Packed | None
+) -> tuple[int, bool]:
+    """Return the number of backups in the chain that `parents` has, and whether it has the last one."""
     seen: set[Packed] = set()
     while link is not None:
         if link not in parents:
-            link = next((row[0] for row in catalog.rows(stand_in, [link])), None)
+            instead = catalog.rows("SELECT backup_id FROM point_row WHERE stands_for = ?", [link])
+            link = instead[0][0] if instead else None
         if link is None or link in seen or link not in parents:
-            break
+            return len(seen), False
         seen.add(link)
         link = parents[link]
-    return len(seen)
+    return len(seen), True
 
 
 def missing_parents(catalog: Catalog, vm_id: str) -> list[str]:

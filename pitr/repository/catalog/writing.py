@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from pitr.model import Backup, StoredObject
@@ -69,7 +71,7 @@ def name_vms(connection: sqlite3.Connection, numbers: Sequence[int] | None = Non
 
 
 class Insertion:
-    """The insertion of backups in one transaction."""
+    """The insertion of backups in one transaction. A `quick` one writes nothing before `finish`."""
 
     def __init__(self, connection: sqlite3.Connection, *, quick: bool) -> None:
         self._connection = connection
@@ -78,66 +80,47 @@ class Insertion:
         self._disks: dict[str, int] = {}
         self._last: dict[int, int] = {}
         self._named: set[tuple[str, int]] = set()
+        self._waiting: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def add(self, backup: Backup, record: StoredObject) -> None:
         """Add a backup, unless one with its id is known."""
         vm = self._numbered("vm_row", backup.vm.id, self._vms, backup.vm.name)
         number = self._next_number(vm)
+        self._waiting["point_row"].append({"number": number, "vm": vm, **rows.point_row(backup, record)})
         # Two processes may add the same new record.
-        if not self._insert("point_row", [{"number": number, "vm": vm, **rows.point_row(backup, record)}]):
+        if not self._quick and not self._write("point_row"):
             return
         self._last[vm] = number
         if (backup.vm.name, vm) not in self._named:
-            self._insert("name_row", [{"name": backup.vm.name, "vm": vm}])
+            self._waiting["name_row"].append({"name": backup.vm.name, "vm": vm})
             self._named.add((backup.vm.name, vm))
-        self._insert(
-            "stream_row",
-            [
-                {
-                    "point": number,
-                    "position": position,
-                    "disk": self._numbered("disk_row", stream.disk_id, self._disks),
-                    **rows.stream_row(stream),
-                }
-                for position, stream in enumerate(backup.streams)
-            ],
-        )
-        self._insert(
-            "left_out_row",
-            [
-                {
-                    "point": number,
-                    "disk": self._numbered("disk_row", disk.disk_id, self._disks),
-                    **rows.left_out_row(disk),
-                }
-                for disk in backup.left_out
-            ],
-        )
-        self._insert(
-            "part_row",
-            [
-                {
-                    "stream_id": packed_id(part.stream_id),
-                    "disk_id": part.disk_id,
-                    "point": number,
-                    "position": position,
-                }
-                for position, stream in enumerate(backup.streams)
-                for part in stream.parts
-                if part.stream_id != stream.stream_id
-            ],
-        )
+        for position, stream in enumerate(backup.streams):
+            disk = self._numbered("disk_row", stream.disk_id, self._disks)
+            self._waiting["stream_row"].append(
+                {"point": number, "position": position, "disk": disk, **rows.stream_row(stream)}
+            )
+            for part in stream.parts:
+                if part.stream_id != stream.stream_id:
+                    used = {"stream_id": packed_id(part.stream_id), "disk_id": part.disk_id}
+                    self._waiting["part_row"].append({**used, "point": number, "position": position})
+        for left_out in backup.left_out:
+            disk = self._numbered("disk_row", left_out.disk_id, self._disks)
+            self._waiting["left_out_row"].append(
+                {"point": number, "disk": disk, **rows.left_out_row(left_out)}
+            )
 
     def finish(self) -> None:
-        """Give the VMs their names."""
+        """Write what waits, and give the VMs their names."""
+        for table in list(self._waiting):
+            self._write(table)
         if not self._quick:
             name_vms(self._connection, sorted(self._vms.values()))
 
     def _numbered(self, table: str, text: str, known: dict[str, int], name: str | None = None) -> int:
         """Return the number of a VM or a disk. A new VM gets a name."""
         if text not in known:
-            row = {"id": text} if name is None else {"id": text, "name": name}
-            self._insert(table, [row])
+            self._waiting[table].append({"id": text} if name is None else {"id": text, "name": name})
+            self._write(table)
             query = f"SELECT number FROM {table} WHERE id = ?"  # noqa: S608
             known[text] = self._connection.execute(query, [text]).fetchone()[0]
         return known[text]
@@ -150,14 +133,20 @@ class Insertion:
             self._last[vm] = low if last is None else last
         return self._last[vm] + 1
 
-    def _insert(self, table: str, documents: list[dict[str, Any]]) -> int:
-        """Insert missing rows. Return their number."""
+    def _write(self, table: str) -> int:
+        """Insert the waiting rows that are missing. Return their number."""
+        documents = self._waiting.pop(table, [])
         if not documents:
             return 0
-        columns = list(documents[0])
-        marks = ", ".join(f":{column}" for column in columns)
-        query = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
-        return self._connection.executemany(query, documents).rowcount
+        return self._connection.executemany(
+            _insert_query(table, tuple(documents[0])), [tuple(document.values()) for document in documents]
+        ).rowcount
+
+
+@cache
+def _insert_query(table: str, columns: tuple[str, ...]) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
 
 
 def delete(connection: sqlite3.Connection, backup_ids: Sequence[str]) -> bool:
