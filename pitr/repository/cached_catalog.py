@@ -17,7 +17,8 @@ from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
 from pitr.repository import hidden, lock, names
 from pitr.repository.catalog import Catalog, contents, overview
-from pitr.repository.catalog.catalog import KEYS, CatalogUnusable, Known
+from pitr.repository.catalog.catalog import CatalogUnusable, Known
+from pitr.repository.catalog.contents import KEYS
 from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
@@ -400,11 +401,11 @@ class _Comparison(Closes):
     def of_vm(self, vm_id: str, fresh: Catalog, damaged: Sequence[str] = ()) -> None:
         """Compare the rows of a VM."""
         self._damaged += damaged
-        should = contents.rows_of_vm(fresh, vm_id)
-        self._points += len(should["point"])
-        self._streams += len(should["stream"])
+        points, streams = contents.counts_of_vm(fresh, vm_id)
+        self._points += points
+        self._streams += streams
         self._seen.add(vm_id)
-        self._compare(vm_id, should)
+        self._compare(vm_id, fresh)
 
     def result(self) -> CatalogDifferences:
         """Return all differences, and the number of points and streams in the records."""
@@ -412,8 +413,9 @@ class _Comparison(Closes):
             gone = [vm.id for vm in self._old.vms() if vm.id not in self._seen] if self._old else []
         except RepositoryError:
             self._old, gone = None, []
-        for vm_id in gone:
-            self._compare(vm_id, {table: [] for table in KEYS})
+        with Catalog.create(None) as nothing:
+            for vm_id in gone:
+                self._compare(vm_id, nothing)
         differences = [f"record: {message}" for message in self._damaged]
         if self._old is None:
             differences.append("the catalog file is missing or unusable")
@@ -421,11 +423,13 @@ class _Comparison(Closes):
             differences += self._differences
         return CatalogDifferences(self._points, self._streams, tuple(differences), tuple(self._damaged))
 
-    def _compare(self, vm_id: str, should: Mapping[str, Sequence[CatalogRow]]) -> None:
+    def _compare(self, vm_id: str, fresh: Catalog) -> None:
         if self._old is None:
             return
         try:
-            have = contents.rows_of_vm(self._old, vm_id)
+            if contents.same_rows(self._old, fresh, vm_id):
+                return
+            have, should = (contents.rows_of_vm(each, vm_id) for each in (self._old, fresh))
         except RepositoryError:
             self._old.close()
             self._old = None

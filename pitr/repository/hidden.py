@@ -23,12 +23,6 @@ from pitr.system.closing import Closes
 
 StoredRecord = tuple[Backup, str, StoredObject]
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
-_ORPHANS = """
-    SELECT DISTINCT parent_id FROM point AS child
-    WHERE vm_id = ? AND parent_id IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM point WHERE backup_id = child.parent_id)
-    AND NOT EXISTS (SELECT 1 FROM point WHERE stands_for = child.parent_id)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ def needed(
     catalog: Catalog, vm_id: str, hidden: Mapping[str, HiddenRecord], rows: HiddenRows
 ) -> list[StoredRecord]:
     """Return the records of hidden points that points of the catalog are based on, directly."""
-    wanted = [row[0] for row in catalog.rows(_ORPHANS, [vm_id])]
+    wanted = overview.missing_parents(catalog, vm_id)
     if not wanted:
         return []
     of_vm = rows.of_vm(vm_id, hidden)
