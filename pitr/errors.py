@@ -95,6 +95,10 @@ class BusyError(PitrError):
     exit_code = 5
 
 
+class BaseRemoved(BusyError):
+    """Another host removes, or has removed, what a new point is based on; or the run took so long that it could."""
+
+
 class EngineError(PitrError):
     """The engine refused, failed or is unreachable."""
 

@@ -104,8 +104,10 @@ def parse_wait(option: str, text: str) -> float:
     return float(int(match[1]) * _SECONDS[match[2] or "s"])
 
 
-_SPAN = re.compile(r"(\d{1,6})([hdwmy])")
+_SPAN = re.compile(r"(\d{1,6})(s|min|h|d|w|m|y)")
 _UNITS = {
+    "s": timedelta(seconds=1),
+    "min": timedelta(minutes=1),
     "h": timedelta(hours=1),
     "d": timedelta(days=1),
     "w": timedelta(weeks=1),
@@ -115,7 +117,10 @@ _UNITS = {
 
 
 def parse_span(option: str, text: str) -> timedelta:
-    """Return the time span of `option`: 36h, 30d, 8w, 6m (of 30 days) or 1y (of 365 days). Raises UsageError."""
+    """Return the time span of `option`: 36h, 30d, 8w, 6m (of 30 days) or 1y (of 365 days), also 90s or 10min.
+
+    Raises UsageError.
+    """
     match = _SPAN.fullmatch(text.strip().lower())
     if match is None:
         raise UsageError(f"{option} must be a time span such as 36h, 30d, 8w, 6m or 1y, not {text!r}")

@@ -76,7 +76,7 @@ def _in_repository(repository: Repository, options: SourceOptions) -> Iterator[S
         with _stored_stream(repository, options.stream) as stored:
             yield stored
         return
-    backup = find.point_with_id(repository, options.point or "").backup
+    backup = find.point_or_removed(repository, options.point or "").backup
     streams = find.streams_of(backup, [options.disk] if options.disk is not None else [], repository)
     if len(streams) != 1:
         raise UsageError(f"the point holds {len(streams)} disks", "Name one of them.")
@@ -96,7 +96,8 @@ def _in_repository(repository: Repository, options: SourceOptions) -> Iterator[S
 
 @contextmanager
 def _stored_stream(repository: Repository, stream_id: str) -> Iterator[StreamedSource]:
-    for backup in repository.catalog.points():
+    backup = repository.catalog.owner_of(stream_id)
+    if backup is not None:
         for stored in backup.streams:
             if stored.stream_id == stream_id:
                 with repository.reading_vm(backup.vm), repository.open_blob(backup, stored) as blob:

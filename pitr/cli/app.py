@@ -45,6 +45,9 @@ ENTRIES = {
     ),
     "config": CommandEntry("config", "app", "Show or check the configuration."),
     "prune": CommandEntry("prune", "prune", "Remove old points."),
+    "undo-prune": CommandEntry(
+        "undo_prune", "undo_prune", "Take back points that 'pitr prune' or 'pitr forget' removed."
+    ),
     "consolidate": CommandEntry(
         "consolidate", "consolidate", "Make a point independent of older points, without copying data."
     ),

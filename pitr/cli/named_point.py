@@ -43,7 +43,7 @@ def vm_or_point(
     if name is None or asked is not None or _is_vm(repository, name):
         return name, asked
     try:
-        point = find.point_with_id(repository, name).backup
+        point = find.point_or_removed(repository, name).backup
     except NoSuchPoint:
         # The caller reports the unknown VM.
         return name, None

@@ -36,7 +36,8 @@ class PointDisk:
 def list_points(path: Location, vm: str | None) -> dict[str, Any]:
     """Return the document of `pitr list`: all points, or the points of one VM. Raises NoSuchVM."""
     with Repository.open(path) as repository:
-        return documents.points_document(repository, vm)
+        # The answer is written after the repository is closed.
+        return {"points": list(documents.points_document(repository, vm)["points"])}
 
 
 def show_point(path: Location, point: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def find_point_disk(
             "format=raw sends the bytes of the disk: you cannot combine it with since or compress"
         )
     with Repository.open(path) as repository:
-        backup = find.point_with_id(repository, point).backup
+        backup = find.point_or_removed(repository, point).backup
         stream = find.streams_of(backup, [disk], repository)[0]
         other = None
         if since is not None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from pitr import times
 from pitr.jobs import find
-from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_removed, facts_of_vm
 from pitr.jobs.known_damage import damage_of
 from pitr.jobs.point_order import without_replaced
 from pitr.jobs.shared import shared_of
 from pitr.model import Backup, Stream, VMName, known_name
 from pitr.reporting import DocumentList
 from pitr.repository import Repository
+from pitr.repository.catalog.in_turn import InTurn
 from pitr.repository.history import Failure
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
     from pitr.jobs.upkeep.pruned import Pruned
+    from pitr.jobs.upkeep.undo_prune import Undone
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
     from pitr.repository.history import RunOutcome
@@ -313,22 +315,65 @@ class ListedPart:
 def points_document(
     repository: Repository, vm: str | None, part: ListedPart = ListedPart()
 ) -> dict[str, Any]:
-    """Return the document of `pitr list`. Raises NoSuchVM."""
+    """Return the document of `pitr list`, to be written before the repository is closed. Raises NoSuchVM."""
     points, facts = points_of_vm(repository, vm, part)
-    return {"points": [point(backup, facts.get(backup.backup_id, NO_FACTS)) for backup in points]}
+    return {
+        "points": DocumentList(
+            lambda: (point(backup, facts.get(backup.backup_id, NO_FACTS)) for backup in points)
+        )
+    }
 
 
 def points_of_vm(
     repository: Repository, vm: str | None, part: ListedPart = ListedPart()
-) -> tuple[list[Backup], Mapping[str, PointFacts]]:
+) -> tuple[Sequence[Backup] | InTurn, Mapping[str, PointFacts]]:
     """Return a part of the points of a VM (None: of all VMs), newest first, and facts about them by backup id.
+
+    The points of all VMs are read while you iterate. Raises NoSuchVM.
+    """
+    catalog = repository.catalog_of_vm(vm)
+    if vm is None:
+        return InTurn(catalog, since=part.since, last=part.last), facts_of_vm(repository, None)
+    chosen = find.vm_named(catalog, vm)
+    return part.of(without_replaced(catalog.points(chosen.id))), facts_of_vm(repository, chosen.id)
+
+
+def removed_document(
+    repository: Repository, vm: str | None, part: ListedPart = ListedPart()
+) -> dict[str, Any]:
+    """Return the document of `pitr list --removed`. Raises NoSuchVM."""
+    points, facts = removed_points_of_vm(repository, vm, part)
+    return {"points": [point(backup, facts[backup.backup_id]) for backup in points]}
+
+
+def removed_points_of_vm(
+    repository: Repository, vm: str | None, part: ListedPart = ListedPart()
+) -> tuple[list[Backup], Mapping[str, PointFacts]]:
+    """Return a part of the removed points of a VM (None: of all VMs), newest first, and facts about them.
 
     Raises NoSuchVM.
     """
-    catalog = repository.catalog_of_vm(vm)
-    chosen = find.vm_named(catalog, vm) if vm is not None else None
-    points = part.of(without_replaced(catalog.points(chosen.id if chosen else None)))
-    return points, facts_of_vm(repository, chosen.id if chosen else None)
+    facts = facts_of_removed(repository, None)
+    removed = [fact.removed.backup for fact in facts.values() if fact.removed is not None]
+    # The data of a consolidated point is in the point that stands for it.
+    removed = [backup for backup in removed if repository.catalog.stand_in(backup.backup_id) is None]
+    if vm is not None:
+        # All points of the VM may be removed.
+        entries = [(backup.vm.id, backup.vm.name, backup.vm.id) for backup in removed]
+        vm_id = find.by_id_or_name(vm, "VMs", entries) or find.vms_of(repository, vm)[0].id
+        removed = [backup for backup in removed if backup.vm.id == vm_id]
+    return part.of(removed), facts
+
+
+def undone(result: Undone, *, dry_run: bool) -> dict[str, Any]:
+    """Return the document of `pitr undo-prune`."""
+    return {
+        "dry_run": dry_run,
+        "points": [point(backup) for backup in result.points],
+        "failed": [
+            {"backup_id": each.backup_id, "error": failure(Failure.of(each.error))} for each in result.failed
+        ],
+    }
 
 
 def point_document(repository: Repository, point_id: str) -> dict[str, Any]:

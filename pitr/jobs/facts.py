@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pitr.jobs import holds
 from pitr.jobs import unusual as unusual_points
 from pitr.jobs.known_damage import losses
 from pitr.jobs.unusual import Unusual
 from pitr.model import Backup
-from pitr.repository import Repository, drills
+from pitr.repository import Repository, drills, removed_points
 from pitr.repository.drills import Proven
 from pitr.repository.findings import StoredFinding
 from pitr.repository.marks import NO_MARKS, Marks
@@ -86,5 +86,14 @@ def _damage_of_vm(repository: Repository, vm_id: str | None) -> dict[str, tuple[
 
 
 def facts_of(repository: Repository, backup: Backup) -> PointFacts:
-    """Return the facts about one point. Raises RepositoryError."""
-    return facts_of_vm(repository, backup.vm.id).get(backup.backup_id, NO_FACTS)
+    """Return the facts about one point, which may be removed. Raises RepositoryError."""
+    known = facts_of_vm(repository, backup.vm.id).get(backup.backup_id, NO_FACTS)
+    removed = facts_of_removed(repository, backup.vm.id).get(backup.backup_id)
+    return known if removed is None else replace(known, removed=removed.removed)
+
+
+def facts_of_removed(repository: Repository, vm_id: str | None) -> Mapping[str, PointFacts]:
+    """Return the facts about the removed points of a VM (None: of all VMs) by backup id. Raises RepositoryError."""
+    return {
+        each.backup.backup_id: PointFacts(removed=each) for each in removed_points.of_vm(repository, vm_id)
+    }

@@ -9,12 +9,13 @@ from datetime import datetime
 from typing import TypeVar
 
 from pitr import times
-from pitr.errors import NamesSealed, NoSuchDisk, NoSuchPoint, NoSuchVM, UsageError
+from pitr.errors import NamesSealed, NoSuchDisk, NoSuchPoint, NoSuchVM, PitrError, UsageError
 from pitr.jobs import lineage, point_order
 from pitr.jobs.asked_time import AskedTime, to_type
 from pitr.model import Backup, Stream, VMName, known_name
-from pitr.repository import Repository, names
+from pitr.repository import Repository, names, removed_points
 from pitr.repository.catalog import Catalog
+from pitr.repository.removed_points import RemovedPoint
 from pitr.text import named, printable
 
 T = TypeVar("T")
@@ -49,8 +50,11 @@ def point_of(
     Raises NoSuchVM, NoSuchPoint and UsageError.
     """
     if point is not None:
-        of_vm = vm_named(repository.catalog_of_vm(vm), vm) if vm is not None else None
-        return point_with_id(repository, point, of_vm)
+        try:
+            of_vm = vm_named(repository.catalog_of_vm(vm), vm) if vm is not None else None
+            return point_with_id(repository, point, of_vm)
+        except (NoSuchPoint, NoSuchVM) as error:
+            return _removed(repository, point, vm, error)
     if time is None:
         raise ValueError("neither a point nor a time is given")
     catalog = repository.catalog_of_vm(vm)
@@ -63,6 +67,41 @@ def point_of(
 def point_with_id(repository: Repository, name: str, vm: VMName | None = None) -> Choice:
     """Return the point whose id is `name` or begins with it. Raises NoSuchPoint and UsageError."""
     return point_named(repository.catalog_with_point(name), name, vm)
+
+
+def point_or_removed(repository: Repository, name: str) -> Choice:
+    """Return the point whose id is `name` or begins with it, also one that is removed and not yet swept.
+
+    Raises NoSuchPoint and UsageError.
+    """
+    return point_of(repository, None, name, None)
+
+
+def removed_named(points: Sequence[RemovedPoint], name: str) -> RemovedPoint | None:
+    """Return the removed point whose id is `name` or begins with it; None if none does. Raises UsageError."""
+    found = [
+        each
+        for each in points
+        if each.backup.backup_id == name or (len(name) >= 3 and each.backup.backup_id.startswith(name))
+    ]
+    if len(found) > 1 and all(each.backup.backup_id != name for each in found):
+        ids = ", ".join(each.backup.backup_id for each in found)
+        raise UsageError(
+            f"several removed points begin with {name!r}", f"Give more characters of the id: {ids}."
+        )
+    return next((each for each in found if each.backup.backup_id == name), found[0] if found else None)
+
+
+def _removed(repository: Repository, name: str, vm: str | None, error: PitrError) -> Choice:
+    """Return the removed point whose id is `name` or begins with it. Raises UsageError, and `error` for none."""
+    points = removed_points.of_vm(repository, None)
+    found = removed_named(
+        [each for each in points if vm in (None, each.backup.vm.id, each.backup.vm.name)], name
+    )
+    if found is None:
+        raise error
+    note = f"this point is removed, and its data may be gone after {times.for_people(found.swept_after)}"
+    return Choice(found.backup, 0.0, None, None, (note,))
 
 
 def vms_of(repository: Repository, name: str | None) -> list[VMName]:
@@ -176,7 +215,8 @@ def check_none_lost(repository: Repository, chosen: Backup, time: datetime) -> N
     The catalog does not know a record that was damaged before pitr read it. Without this check, pitr would silently
     choose an older point.
     """
-    known = repository.catalog_of_vm(chosen.vm.id).known(chosen.vm.id)
+    known = set(repository.catalog_of_vm(chosen.vm.id).known(chosen.vm.id))
+    known |= removed_points.record_names(repository, chosen.vm.id)
     for name in repository.store.list(names.records_of(chosen.vm.id)):
         point = names.point_of_record(name)
         if name not in known and (point is None or chosen.point <= point <= time):

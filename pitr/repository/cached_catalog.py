@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -17,13 +16,14 @@ from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
 from pitr.repository import hidden, lock, names
 from pitr.repository.catalog import Catalog, contents, overview
-from pitr.repository.catalog.catalog import KEYS, CatalogUnusable, Known
+from pitr.repository.catalog.catalog import CatalogUnusable, Known
+from pitr.repository.catalog.contents import KEYS
 from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
 from pitr.system.closing import Closes
-from pitr.system.replace_file import replace_file
+from pitr.system.replace_file import move_file
 
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
@@ -126,6 +126,10 @@ class CompletedCatalog:
         self._refresh(vm_id)
         return self._catalog
 
+    def add(self, backup: Backup, name: str, record: StoredObject) -> None:
+        """Add a point that was just committed. Raises RepositoryError."""
+        self._catalog.add([(backup, name, record)])
+
     def _complete_vm(self, vm_id: str) -> None:
         if not self._whole and vm_id not in self._whole_vms:
             self._refresh(vm_id)
@@ -165,8 +169,12 @@ class CompletedCatalog:
             records = self.hidden_of(vm_id)
             return self._hidden_rows.of_vm(vm_id, records), records
         by_vm = {each: records for each in self._tombstones.all() if (records := self.hidden_of(each))}
-        every = {backup_id: record for of_vm in by_vm.values() for backup_id, record in of_vm.items()}
-        return self._hidden_rows.of_vms(by_vm), every
+        return self._hidden_rows.of_vms(by_vm), self.hidden_records()
+
+    def hidden_records(self) -> dict[str, HiddenRecord]:
+        """Return the records of all points that tombstones hide, by backup id."""
+        of_vms = map(self.hidden_of, self._tombstones.all())
+        return {backup_id: record for of_vm in of_vms for backup_id, record in of_vm.items()}
 
     @property
     def unreadable_hidden(self) -> list[str]:
@@ -266,14 +274,8 @@ def _replace(path: Path, scratch: Path) -> None:
     # First, so that SQLite never applies a journal of the old file to the new one after an interruption.
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    try:
-        scratch.replace(path)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        # The scratch files of a sealed repository are not in its folder.
-        replace_file(path, scratch.read_bytes(), 0o600)
-        scratch.unlink()
+    # The scratch files of a sealed repository may be on another file system.
+    move_file(scratch, path)
 
 
 def _has_room(store: Store, path: Path) -> bool:
@@ -326,6 +328,7 @@ def compare(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
             entries, damaged = _read(record_names, read_record)
             with Catalog.create(None) as fresh:
                 fresh.add(entries)
+                hidden.bury(fresh, store, _vm_of(record_names))
                 comparison.of_vm(_vm_of(record_names), fresh, damaged)
         return comparison.result()
 
@@ -345,6 +348,7 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
                         entries, damaged = _read(record_names[start : start + _BATCH], read_record)
                         fresh.add(entries)
                         comparison.damaged(damaged)
+                    hidden.bury(fresh, store, _vm_of(record_names))
                     comparison.of_vm(_vm_of(record_names), fresh)
                 fresh.finish()
                 result = comparison.result()
@@ -390,11 +394,11 @@ class _Comparison(Closes):
     def of_vm(self, vm_id: str, fresh: Catalog, damaged: Sequence[str] = ()) -> None:
         """Compare the rows of a VM."""
         self._damaged += damaged
-        should = contents.rows_of_vm(fresh, vm_id)
-        self._points += len(should["point"])
-        self._streams += len(should["stream"])
+        points, streams = contents.counts_of_vm(fresh, vm_id)
+        self._points += points
+        self._streams += streams
         self._seen.add(vm_id)
-        self._compare(vm_id, should)
+        self._compare(vm_id, fresh)
 
     def result(self) -> CatalogDifferences:
         """Return all differences, and the number of points and streams in the records."""
@@ -402,8 +406,9 @@ class _Comparison(Closes):
             gone = [vm.id for vm in self._old.vms() if vm.id not in self._seen] if self._old else []
         except RepositoryError:
             self._old, gone = None, []
-        for vm_id in gone:
-            self._compare(vm_id, {table: [] for table in KEYS})
+        with Catalog.create(None) as nothing:
+            for vm_id in gone:
+                self._compare(vm_id, nothing)
         differences = [f"record: {message}" for message in self._damaged]
         if self._old is None:
             differences.append("the catalog file is missing or unusable")
@@ -411,11 +416,13 @@ class _Comparison(Closes):
             differences += self._differences
         return CatalogDifferences(self._points, self._streams, tuple(differences), tuple(self._damaged))
 
-    def _compare(self, vm_id: str, should: Mapping[str, Sequence[CatalogRow]]) -> None:
+    def _compare(self, vm_id: str, fresh: Catalog) -> None:
         if self._old is None:
             return
         try:
-            have = contents.rows_of_vm(self._old, vm_id)
+            if contents.same_rows(self._old, fresh, vm_id):
+                return
+            have, should = (contents.rows_of_vm(each, vm_id) for each in (self._old, fresh))
         except RepositoryError:
             self._old.close()
             self._old = None

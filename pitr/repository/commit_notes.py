@@ -15,15 +15,19 @@ from pitr.repository.store import ObjectExists, Store
 KEPT = timedelta(days=31)
 
 
-def add(store: Store, backup: Backup) -> None:
-    """Note that the record of a backup is about to be stored. Raises RepositoryError."""
+def add(store: Store, backup: Backup) -> str:
+    """Note that the record of a backup is about to be stored. Return the name of the note. Raises RepositoryError."""
+    name = names.commit(times.now(), backup.vm.id, backup.point, backup.backup_id)
     with suppress(ObjectExists):
-        store.create(names.commit(times.now(), backup.vm.id, backup.point, backup.backup_id), b"")
+        store.create(name, b"")
+    return name
 
 
 def remove_before(store: Store, limit: datetime) -> None:
-    """Remove the notes of the days before `limit`. Raises RepositoryError."""
+    """Remove the notes of earlier days that were written before `limit`. Raises RepositoryError."""
     for day in sorted(store.folders(names.COMMITS)):
         if day < names.day(limit):
-            for name in list(store.list(f"{names.COMMITS}/{day}")):
-                store.delete(name)
+            # The day is by the clock of a host, which may be wrong.
+            for note in list(store.listed(f"{names.COMMITS}/{day}")):
+                if note.written < limit:
+                    store.delete(note.name)

@@ -68,18 +68,18 @@ def referred_to(store: Store, new: Record) -> tuple[Backup, bytes | None]:
 
 
 @contextmanager
-def stored(store: Store, state: Path, configuration: bytes | None) -> Iterator[None]:
+def stored(store: Store, state: Path, configuration: bytes | None) -> Iterator[bool]:
     """Store a configuration, and keep others from removing it while the block stores its record.
 
-    `state` is the folder of the repository's locks. Raises RepositoryError.
+    The block gets whether the configuration is new. `state` is the folder of the repository's locks. Raises
+    RepositoryError.
     """
     if configuration is None:
-        yield
+        yield True
         return
     # It may be an old one that no record refers to, and that is about to be removed.
     with lock.wait_to_share(state / names.CONFIGURATIONS_LOCK, _WHAT):
-        add(store, configuration)
-        yield
+        yield add(store, configuration)
 
 
 def removing(state: Path) -> AbstractContextManager[None]:
@@ -87,17 +87,21 @@ def removing(state: Path) -> AbstractContextManager[None]:
     return lock.wait_for(state / names.CONFIGURATIONS_LOCK, _WHAT)
 
 
-def add(store: Store, stored: bytes) -> None:
-    """Store a configuration unless it is stored already; replace a damaged one. Raises RepositoryError."""
+def add(store: Store, stored: bytes) -> bool:
+    """Store a configuration unless it is stored already; replace a damaged one. Return whether it is new.
+
+    Raises RepositoryError.
+    """
     name = names.configuration(described(stored).digest)
     try:
         store.create(name, stored)
-        return
+        return True
     except ObjectExists:
         if _is(store, name, stored):
-            return
+            return False
     store.delete(name)
     store.create(name, stored)
+    return True
 
 
 def _is(store: Store, name: str, stored: bytes) -> bool:

@@ -7,7 +7,7 @@ tombstone does not count for a point that another point is based on: somebody co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,12 +23,6 @@ from pitr.system.closing import Closes
 
 StoredRecord = tuple[Backup, str, StoredObject]
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
-_ORPHANS = """
-    SELECT DISTINCT parent_id FROM point AS child
-    WHERE vm_id = ? AND parent_id IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM point WHERE backup_id = child.parent_id)
-    AND NOT EXISTS (SELECT 1 FROM point WHERE stands_for = child.parent_id)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ def needed(
     catalog: Catalog, vm_id: str, hidden: Mapping[str, HiddenRecord], rows: HiddenRows
 ) -> list[StoredRecord]:
     """Return the records of hidden points that points of the catalog are based on, directly."""
-    wanted = [row[0] for row in catalog.rows(_ORPHANS, [vm_id])]
+    wanted = overview.missing_parents(catalog, vm_id)
     if not wanted:
         return []
     of_vm = rows.of_vm(vm_id, hidden)
@@ -86,6 +80,45 @@ def needed(
     stand_ins = {backup.stands_for: backup for backup in by_id.values() if backup.stands_for is not None}
     chosen = [each for name in wanted if (each := by_id.get(name) or stand_ins.get(name)) is not None]
     return entries(of_vm, vm_id, [backup.backup_id for backup in chosen if backup.backup_id in hidden])
+
+
+def based_on(points: Sequence[Backup], buried: Collection[str]) -> dict[str, str | None]:
+    """Return the id of the point that each of these needs, by its own id; `buried` are the ids with a tombstone.
+
+    A synthetic point that is not buried takes the place of the buried point that it stands for.
+    """
+    known = {each.backup_id for each in points}
+    stand_ins: dict[str | None, str] = {
+        each.stands_for: each.backup_id
+        for each in sorted(points, key=lambda each: each.backup_id not in buried)
+        if each.stands_for is not None
+    }
+    found: dict[str, str | None] = {}
+    for each in points:
+        parent, instead = each.parent_id, stand_ins.get(each.parent_id)
+        is_gone = parent not in known or (parent in buried and instead not in buried)
+        found[each.backup_id] = instead if instead is not None and is_gone else parent
+    return found
+
+
+def needed_by(points: Iterable[str], parents: Mapping[str, str | None]) -> set[str]:
+    """Return the ids of these points and of all that they need; `parents` as `based_on` returns it."""
+    found: set[str] = set()
+    for point in points:
+        current: str | None = point
+        while current is not None and current not in found:
+            found.add(current)
+            current = parents.get(current)
+    return found
+
+
+def bury(catalog: Catalog, store: Store, vm_id: str) -> None:
+    """Remove the points that tombstones hide from a catalog that has all records of the VM."""
+    buried = tombstones.of_vm(store, vm_id)
+    if buried:
+        parents = based_on(catalog.points(vm_id), buried)
+        kept = needed_by([backup_id for backup_id in parents if backup_id not in buried], parents)
+        catalog.remove(sorted(parents.keys() - kept), lambda: None)
 
 
 def entries(catalog: Catalog, vm_id: str, backup_ids: Collection[str]) -> list[StoredRecord]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pitr.errors import RepositoryError
 from pitr.repository.store import PosixStore, Store
+from pitr.repository.store.base import KeepsState
 from pitr.repository.store.lock_rules import Lock
 from pitr.repository.store.s3 import S3Location, open_store
 
@@ -33,6 +34,17 @@ def opened(location: Location, state: Path, lock: Lock | None = None) -> Store:
     Raises ProgramMissing, UsageError.
     """
     return open_store(location, state, lock) if isinstance(location, S3Location) else PosixStore(location)
+
+
+def settled(store: Store, location: Location, state: Path, lock: Lock | None) -> Store:
+    """Return an open store with its state in `state`: this one, or another one that keeps the `lock`."""
+    if not isinstance(location, S3Location):
+        return store
+    if lock is None and isinstance(store, KeepsState):
+        store.keep_state_in(state)
+        return store
+    store.close()
+    return open_store(location, state, lock)
 
 
 def state_of(location: Location, repository_id: str) -> Path:

@@ -27,6 +27,8 @@ from pitr.repository.store.scratch import is_scratch
 FORMAT = 2
 #: How long objects stay in a bucket after the removal of their point: writers hold no locks there.
 _GRACE = timedelta(days=3)
+#: The longest grace time that repository.json may have.
+MAX_GRACE = timedelta(days=366)
 #: Features beyond the format that a repository may require. This version of pitr knows none.
 KNOWN_FEATURES: frozenset[str] = frozenset()
 _SCHEMA = "repository.schema.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +15,6 @@ from blake3 import blake3
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, marker, names, record, sealed, tombstones
-from pitr.repository import location as locations
 from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
 from pitr.repository.damage import (
@@ -28,6 +27,7 @@ from pitr.repository.damage import (
     of_stream,
 )
 from pitr.repository.location import Location
+from pitr.repository.opening import opened_parts
 from pitr.repository.store import (
     LinkInside,
     ObjectMissing,
@@ -94,12 +94,7 @@ class Repository(Closes):
     @classmethod
     def open(cls, location: Location) -> Self:
         """Open a repository. Raises RepositoryError if there is none, or if it needs a newer pitr."""
-        with closing(locations.opened(location, locations.scratch_state())) as first:
-            found = marker.read(location, first)
-            keyring = sealed.keyring_of(found, first)
-        state = locations.state_of(location, found.id)
-        store = sealed.above(locations.opened(location, state, found.lock), keyring)
-        return cls(location, store, found, state, keyring)
+        return cls(location, *opened_parts(location))
 
     def close(self) -> None:
         self.forget_catalog()
@@ -273,20 +268,22 @@ class Repository(Closes):
 
     def read_record(self, name: str) -> tuple[Backup, StoredObject]:
         """Read a record by the name of its object, without the catalog. Raises StoredDamage."""
-        of_backup = names.backup_of_record(name)
         try:
             stored = self.store.read(name, limit=canonical.MAX_SIZE)
         except ObjectMissing:
-            raise of_record(of_backup, "missing", f"the record {name} is missing") from None
+            raise of_record(
+                names.backup_of_record(name), "missing", f"the record {name} is missing"
+            ) from None
         except ObjectStoreError:
             # A store that does not answer says nothing about its objects.
             raise
         except RepositoryError as error:
-            raise of_record(of_backup, "corrupt", error.message) from error
+            raise of_record(names.backup_of_record(name), "corrupt", error.message) from error
         try:
             backup = record.decode(stored)
         except FormatError as error:
-            raise of_record(of_backup, "corrupt", f"the record {name} is damaged: {error.message}") from None
+            message = f"the record {name} is damaged: {error.message}"
+            raise of_record(names.backup_of_record(name), "corrupt", message) from None
         if names.record(backup.vm.id, backup.point, backup.backup_id) != name:
             raise of_record(
                 backup.backup_id,

@@ -156,10 +156,12 @@ class Writer:
             point=point or FIRST_POINT + timedelta(hours=len(self.backups)),
             parent_id=parent.backup_id if parent else None,
         )
-        if commit:
-            backup = self.repository.commit(Record(backup, "<ovf:Envelope/>"))
-            self.backups.append(backup)
-        return backup
+        return self.commit(backup) if commit else backup
+
+    def commit(self, backup: Backup) -> Backup:
+        """Commit a stored backup; the next one is based on it."""
+        self.backups.append(self.repository.commit(Record(backup, "<ovf:Envelope/>")))
+        return self.backups[-1]
 
 
 def written(repository: Repository, story: Sequence[tuple[str, bool]]) -> list[Backup]:

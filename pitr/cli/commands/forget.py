@@ -63,7 +63,8 @@ def forget(
 
     pitr refuses to remove a point that others are based on, and lists them; name them too, or keep the point. As with
     'pitr prune', points that are being read stay (exit code 5), and delete_command deletes data that is stored
-    externally. Nothing brings removed points back: try --dry-run first.
+    externally. Try --dry-run first: 'pitr undo-prune' brings points back only in a bucket, or after 'pitr init
+    --grace'.
 
     --retire is for VMs that you no longer back up: their points stay, as far as 'pitr prune' keeps them. A
     backup that names a retired VM, on the command line or in the configuration, still backs it up.

@@ -18,7 +18,15 @@ from pitr.cli.options import (
     with_common,
 )
 from pitr.jobs import asked_time, holds, unusual
-from pitr.jobs.documents import ListedPart, point_and_chain, point_document, points_document, points_of_vm
+from pitr.jobs.documents import (
+    ListedPart,
+    point_and_chain,
+    point_document,
+    points_document,
+    points_of_vm,
+    removed_document,
+    removed_points_of_vm,
+)
 from pitr.jobs.facts import NO_FACTS
 from pitr.jobs.known_damage import damage_of
 from pitr.jobs.shared import shared_of
@@ -33,6 +41,12 @@ SinceOption = Annotated[
     typer.Option("--since", metavar="TIME", help="List only points of this time or later; TIME as for --at."),
 ]
 NoteOption = Annotated[bool, typer.Option("--note", help="Show the notes of the points.")]
+RemovedOption = Annotated[
+    bool,
+    typer.Option(
+        "--removed", help="List only points that are removed and that 'pitr undo-prune' can take back."
+    ),
+]
 
 
 @with_common()
@@ -42,21 +56,27 @@ def list_points(
     last: LastOption = None,
     since: SinceOption = None,
     note: NoteOption = False,
+    removed: RemovedOption = False,
 ) -> None:
     """List the points you can restore, newest first.
 
     On a narrow terminal, pitr leaves out columns and shortens long names. Piped output and --output json are never
     shortened.
 
-    Examples: pitr list web1; pitr list --last 10 --note; pitr list web1 --since yesterday
+    Where a removal has a grace time (in a bucket, or after 'pitr init --grace'), --removed lists the points that 'pitr
+    prune' and 'pitr forget' removed. 'pitr restore --point' still takes them.
+
+    Examples: pitr list web1; pitr list --last 10 --note; pitr list web1 --since yesterday; pitr list --removed
     """
     part = ListedPart(asked_time.parse(since).earliest if since is not None else None, last)
     with common.repository() as repository:
         if common.out.json:
-            common.out.document(points_document(repository, vm, part))
+            document = removed_document if removed else points_document
+            common.out.document(document(repository, vm, part))
             return
-        points, facts = points_of_vm(repository, vm, part)
-    common.out.show(tables.points(points, facts, notes=note))
+        points, facts = (removed_points_of_vm if removed else points_of_vm)(repository, vm, part)
+        shown = tables.points(points, facts, notes=note)
+    common.out.show(shown)
 
 
 @with_common()

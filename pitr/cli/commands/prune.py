@@ -85,6 +85,9 @@ def prune(
     pitr also removes unreferenced objects, which failed backups left. If you name VMs, it removes only those that
     backups of these VMs left.
 
+    In a bucket, and in a folder after 'pitr init --grace', a removed point is only hidden: 'pitr list --removed' shows
+    it, and 'pitr undo-prune' takes it back. The first prune after the grace time removes its data.
+
     A VM that is being backed up or read is left alone: pitr goes on with the others, lists it as busy and exits with 5.
 
     For data that is stored externally, pitr runs delete_command, set under [store] in the configuration. If that

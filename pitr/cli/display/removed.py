@@ -38,6 +38,11 @@ def _in_words(result: Pruned, *, dry_run: bool) -> Iterator[RenderableType]:
     yield f"{removed} {counted(len(result.removed), 'point')}{':' if result.removed else '.'}"
     if result.removed:
         yield tables.points(result.removed, result.removed.facts())
+    if any(facts.removed is not None for facts in result.removed.facts().values()):
+        yield "Their data stays for the grace time: 'pitr undo-prune' takes them back."
+    if result.swept:
+        yield f"{'Would remove' if dry_run else 'Removed'} the data of earlier removed points:"
+        yield tables.points(result.swept, result.swept.facts())
     if result.kept:
         yield f"{'Would keep' if dry_run else 'Kept'} {counted(len(result.kept), 'point')}:"
         yield _kept(result)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:  # all commands import this module: it must not import what on
     from pitr.jobs.facts import PointFacts
     from pitr.jobs.point_extents import Range
     from pitr.jobs.restore.restored import Restored
+    from pitr.repository.catalog.in_turn import InTurn
     from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
+    from pitr.repository.removed_points import RemovedPoint
 
 _SHORT_ID = 8
 
@@ -34,7 +36,7 @@ table = FittingTable
 
 
 def points(
-    backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = None, *, notes: bool = False
+    backups: Sequence[Backup] | InTurn, facts: Mapping[str, PointFacts] | None = None, *, notes: bool = False
 ) -> RenderableType:
     """Return the table of points. `facts` holds what the repository knows of them, by backup id.
 
@@ -45,11 +47,13 @@ def points(
     states = {name: state for name, fact in (facts or {}).items() if (state := point_state(fact))}
     any_state = any(backup.backup_id in states for backup in backups)
     shown = {name: proven_text(fact.proven) for name, fact in (facts or {}).items() if fact.proven}
+    removed = {name: fact.removed for name, fact in (facts or {}).items() if fact.removed}
     return table(
         ("Point",)
         + (("State",) if any_state else ())
         + ("VM", "Kind", "Disks", "Changed", "Stored", "Took", "Id", "Why whole")
         + (("Proven",) if shown else ())
+        + (("Removed", "Swept after") if removed else ())
         + (("Note",) if notes else ()),
         (
             (
@@ -64,16 +68,23 @@ def points(
                 backup.backup_id[:_SHORT_ID],
                 why_whole(backup),
                 *([shown.get(backup.backup_id, "")] if shown else []),
+                *(_removal(removed.get(backup.backup_id)) if removed else []),
                 *([_note(facts, backup)] if notes else []),
             )
             for backup in backups
         ),
         right=("Disks", "Changed", "Stored", "Took"),
         # Within 80 columns, neither a name nor a reason nor a drill displaces disks, changed and stored.
-        drop=("Took", "Why whole", "Kind", "Proven", "Disks", "Changed", "Stored"),
+        drop=("Took", "Why whole", "Kind", "Proven", "Removed", "Disks", "Changed", "Stored"),
         least={"VM": ("cut", 12), "Why whole": ("cut", 12), "Proven": ("cut", 11), "Note": ("fold", 20)},
         below=("Why whole", "Proven", "Note"),
     )
+
+
+def _removal(removed: RemovedPoint | None) -> list[str]:
+    if removed is None:
+        return ["", ""]
+    return [times.for_people(removed.removed_at), times.for_people(removed.swept_after)]
 
 
 def _note(facts: Mapping[str, PointFacts] | None, backup: Backup) -> str:

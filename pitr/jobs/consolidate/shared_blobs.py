@@ -26,9 +26,10 @@ def blobs_of_removed(
 ) -> BlobsOfRemoved:
     """Return what happens to the blobs when `removed` goes, while `remaining` are all other points of the VM."""
     used = {part.stream_id for backup in remaining for stream in backup.streams for part in stream.parts}
-    used |= removed_points.rows(repository).used_as_parts()
     own = {stream.stream_id for backup in (*remaining, *removed) for stream in backup.streams}
     going = {stream.stream_id for backup in removed for stream in backup.streams}
+    named = {part.stream_id for backup in removed for stream in backup.streams for part in stream.parts}
+    used |= removed_points.rows(repository).used_as_parts(going | named)
     parts = {
         (part.disk_id, part.stream_id)
         for backup in removed

@@ -358,9 +358,10 @@ class Removal:
                     # What was committed until now may refer to one.
                     catalog, unreadable = repository.completed_again()
                 if not unreadable:
-                    self._remove_unreferenced(
-                        small_objects.unreferenced_configurations(repository, catalog, limit)
-                    )
+                    found = list(small_objects.unreferenced_configurations(repository, catalog, limit))
+                    self._count_unreferenced(found)
+                    if not self.dry_run:
+                        small_objects.remove_unused(repository, found)
 
     def _of_unreferenced_of(self, vm: VMName, limit: datetime) -> None:
         repository = self.repository
@@ -379,13 +380,17 @@ class Removal:
                 return
             self._remove_unreferenced(unreferenced.of_vm(repository, catalog, vm.id, limit))
 
-    def _remove_unreferenced(self, found: Iterable[str]) -> None:
+    def _count_unreferenced(self, found: Iterable[str]) -> None:
         for name in found:
             if protected_until(self.repository, name) is not None:
                 # A later run removes it.
                 continue
             self.result.unreferenced.append(name)
             self.result.freed_bytes += stored_size(self.repository, name)
+
+    def _remove_unreferenced(self, found: Iterable[str]) -> None:
+        for name in found:
+            self._count_unreferenced([name])
             if not self.dry_run:
                 self.repository.store.delete(name)
 

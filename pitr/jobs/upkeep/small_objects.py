@@ -3,20 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
 from pitr import times
 from pitr.model import Backup
-from pitr.repository import Repository, commit_notes, configurations, history, names, pairs, removed_points
+from pitr.repository import (
+    Repository,
+    commit_notes,
+    configurations,
+    history,
+    names,
+    pairs,
+    removed_points,
+    tombstones,
+)
 from pitr.repository.catalog import Catalog, overview
 from pitr.repository.store import ObjectMissing, StillProtected
 
 
 def remove_old_notes(repository: Repository) -> None:
     """Remove states that have ended, and notes and outcomes that are too old to matter. Raises RepositoryError."""
-    store, now = repository.store, times.now()
+    store = repository.store
+    # Another host with another clock may just have written one.
+    now = tombstones.store_time(store) if repository.removes_later else times.now()
     for pair in pairs.ALL:
         pair.collect(store)
     commit_notes.remove_before(store, now - commit_notes.KEPT)
@@ -34,15 +45,37 @@ def configurations_of_only(repository: Repository, backups: Sequence[Backup]) ->
     ]
 
 
-def remove_configurations(repository: Repository, objects: Sequence[str]) -> None:
-    """Remove these configurations unless a record refers to one again. Raises RepositoryError."""
+def remove_configurations(repository: Repository, objects: Sequence[str], vm_id: str | None = None) -> None:
+    """Remove these configurations (of a VM) unless a record refers to one again. Raises RepositoryError."""
     if objects:
         with configurations.removing(repository.path):
-            for name in objects:
-                if not _is_used(repository, repository.catalog, _digest(name)):
-                    # Another point may have needed it until recently.
-                    with suppress(StillProtected):
-                        repository.store.delete(name)
+            unused = [name for name in objects if not _is_used(repository, repository.catalog, _digest(name))]
+            remove_unused(repository, unused, vm_id)
+
+
+def remove_unused(repository: Repository, objects: Iterable[str], vm_id: str | None = None) -> None:
+    """Remove these configurations (of a VM), which no record refers to. The caller holds their lock.
+
+    Raises RepositoryError.
+    """
+    removed: dict[str, bytes] = {}
+    for name in objects:
+        if repository.removes_later:
+            with suppress(ObjectMissing):
+                removed[name] = repository.store.read(name, limit=configurations.MAX_SIZE)
+        # Another point may have needed it until recently.
+        with suppress(StillProtected):
+            repository.store.delete(name)
+    if not removed:
+        return
+    # Another host may have committed a record with one meanwhile. From now on, it sees itself that it is missing.
+    if vm_id is not None:
+        repository.opened_catalog().again(vm_id)
+    else:
+        repository.completed_again()
+    for name, content in removed.items():
+        if _is_used(repository, repository.catalog, _digest(name)):
+            configurations.add(repository.store, content)
 
 
 def unreferenced_configurations(repository: Repository, catalog: Catalog, limit: datetime) -> Iterator[str]:

@@ -7,7 +7,7 @@ began later was not based on it. A point that somebody committed on a hidden one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -17,8 +17,9 @@ from pitr.errors import BusyError, Interrupted, PitrError
 from pitr.jobs.facts import PointFacts
 from pitr.jobs.upkeep import small_objects
 from pitr.jobs.upkeep.pruned import BusyVM, FailedRemoval
-from pitr.model import Backup, VMName, parents_of
+from pitr.model import Backup, VMName
 from pitr.repository import Repository, drills, findings, marks, names, proofs, removed_points, tombstones
+from pitr.repository.hidden import based_on, needed_by
 from pitr.repository.protection import protected_until
 from pitr.repository.removed_points import RemovedPoint
 
@@ -63,7 +64,7 @@ def _unreadable(repository: Repository, now: datetime) -> list[str]:
     opened = repository.opened_catalog()
     opened.whole()
     rows, hidden = opened.hidden_rows()
-    readable = {backup.backup_id for backup in rows.points()}
+    readable = {known.backup_id for known in rows.known().values()}
     lost = [each for name, each in hidden.items() if name not in readable]
     return opened.unreadable + [each.name for each in lost if now - each.removed_at < repository.grace]
 
@@ -109,7 +110,8 @@ def _due(repository: Repository, vm_id: str, now: datetime) -> _Due:
     }
     visible = repository.catalog_of_vm(vm_id).points(vm_id)
     every = [*visible, *(each.backup for each in hidden.values())]
-    for backup_id in _ancestors((each for each in every if each.backup_id not in due), every):
+    parents = based_on(every, buried)
+    for backup_id in needed_by([each for each in parents if each not in due], parents):
         due.pop(backup_id, None)
     order = children_first([each.backup for each in due.values()])
     records = repository.opened_catalog().hidden_of(vm_id)
@@ -123,20 +125,6 @@ def _is_protected(repository: Repository, backup: Backup) -> bool:
     # Its other objects were protected before the record, so they are free soon, too.
     name = names.record(backup.vm.id, backup.point, backup.backup_id)
     return protected_until(repository, name) is not None
-
-
-def _ancestors(backups: Iterable[Backup], every: Sequence[Backup]) -> set[str]:
-    """Return the ids of all points that these are based on, also where another one stands for a point."""
-    parents, direct = parents_of(every), {each.backup_id: each.parent_id for each in every}
-    found: set[str] = set()
-    waiting = [each.backup_id for each in backups]
-    while waiting:
-        current = waiting.pop()
-        for parent in (parents.get(current), direct.get(current)):
-            if parent is not None and parent not in found:
-                found.add(parent)
-                waiting.append(parent)
-    return found
 
 
 def _remove(removal: Removal, vm: VMName, due: _Due) -> None:
@@ -155,10 +143,11 @@ def _remove(removal: Removal, vm: VMName, due: _Due) -> None:
     drills.remove_of(store, points)
     findings.remove_of(store, points)
     marks.remove_of(store, points)
-    used = repository.catalog.used_as_parts() | removed_points.rows(repository).used_as_parts()
-    removal.drop_streams(points, used)
+    streams = {stream.stream_id for backup in points for stream in backup.streams}
+    repository.recorded -= streams
+    removal.drop_streams(points, removed_points.used_as_parts(repository, streams))
     if points:
-        small_objects.remove_configurations(repository, configurations)
+        small_objects.remove_configurations(repository, configurations, vm.id)
     for backup_id in (*(backup.backup_id for backup in points), *due.lost, *due.tombstones):
         tombstones.remove(store, vm.id, backup_id)
     if points:

@@ -21,7 +21,7 @@ from pitr.jobs import known_damage, proofs
 from pitr.jobs.verify.blob_check import BlobChecked, check_blob, check_digest, check_head
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify, Progress
-from pitr.repository import Repository, configurations, findings, names
+from pitr.repository import Repository, configurations, findings, names, removed_points
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stream
 from pitr.repository.findings import StoredFinding
 from pitr.repository.index import OWN, IndexRow
@@ -195,7 +195,9 @@ class _Verification:
                 self._add_record(error.damage, record.name)
         self._compare_with_catalog(backups, scope.vm_id)
         # The catalog does not know records that were already unreadable when it was updated.
-        for name in sorted(set(self._repository.store.list(names.records_of(scope.vm_id))) - known.keys()):
+        stored = set(self._repository.store.list(names.records_of(scope.vm_id)))
+        hidden = removed_points.record_names(self._repository, scope.vm_id)
+        for name in sorted(stored - known.keys() - hidden):
             try:
                 self._repository.read_record(name)
             except StoredDamage as error:

@@ -185,6 +185,14 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class KeepsState(Protocol):
+    """A store with local files, whose folder is known only after its first answers."""
+
+    def keep_state_in(self, state: Path) -> None:
+        """Keep scratch files and copies in this folder from now on."""
+
+
 def may_be_stored(store: Store, name: str, data: bytes) -> bool:
     """Return whether the store has a small object with these bytes, or cannot tell."""
     # A store that seals knows the bytes that it stored.

@@ -67,6 +67,11 @@ class ObjectStore:
         self._copies = LocalCopies(state / "copies")
         self._repeat_s = repeat_s
 
+    def keep_state_in(self, state: Path) -> None:
+        self._scratch.close()
+        self._scratch = Scratch(state / "tmp")
+        self._copies = LocalCopies(state / "copies")
+
     def close(self) -> None:
         self._requests.close()
         self._scratch.close()
