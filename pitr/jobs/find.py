@@ -73,10 +73,9 @@ def vms_of(repository: Repository, name: str | None) -> list[VMName]:
 
 def vm_named(catalog: Catalog, name: str) -> VMName:
     """Return the VM with this id or name. Raises NoSuchVM, and UsageError if several VMs have the name."""
-    vms = catalog.vms()
-    vm = by_id_or_name(name, "VMs", [(vm.id, vm.name, vm) for vm in vms])
+    vm = by_id_or_name(name, "VMs", [(vm.id, vm.name, vm) for vm in catalog.vms_named(name)])
     if vm is None:
-        known = ", ".join(printable(vm.name) for vm in vms)
+        known = ", ".join(printable(vm.name) for vm in catalog.vms())
         raise NoSuchVM(
             f"the repository holds no backup of a VM {name!r}",
             _previous_names(catalog, name)
