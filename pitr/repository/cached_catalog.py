@@ -83,11 +83,11 @@ class CompletedCatalog:
             # An id. A look at all names and folders would cost a prune of 10,000 VMs minutes.
             self._complete_vm(name)
             return self._catalog
-        known = {vm.id for vm in self._catalog.vms()}
+        known = self._catalog.vm_ids()
         for vm_id in self._store.folders(names.BACKUPS):
             if vm_id not in known:
                 self._complete_vm(vm_id)
-        matches = [vm.id for vm in self._catalog.vms() if name in (vm.id, vm.name)]
+        matches = [vm.id for vm in self._catalog.vms_named(name)]
         for vm_id in matches:
             self._complete_vm(vm_id)
         return self._catalog if matches else self.whole()
