@@ -132,7 +132,7 @@ class LockedStore(ObjectStore):
         }
 
     def delete(self, name: str) -> None:
-        """Delete all versions of an object. Raises StillProtected, and then nothing was deleted."""
+        """Delete all versions of an object. Raises StillProtected, and then nothing was deleted, and AccessRefused."""
         found = self.bucket.of(check_name(name))
         self._known.pop(name, None)
         try:
