@@ -86,7 +86,7 @@ class _Cluster:
         self._daemon("ceph-osd", "-f", "-i", "0")
         self._daemon("radosgw", "-f", "-n", "client.admin")
         self._wait()
-        for user, key in (("test", KEY), ("writer", "writer"), ("keeper", "keeper")):
+        for user, access in (("test", KEY), ("writer", "writer"), ("keeper", "keeper")):
             self._run(
                 *(
                     "radosgw-admin",
@@ -99,7 +99,7 @@ class _Cluster:
                     "--display-name",
                     user,
                 ),
-                *("--access-key", key, "--secret-key", SECRET),
+                *("--access-key", access, "--secret-key", SECRET),
             )
 
     def stop(self) -> None:
