@@ -80,6 +80,14 @@ class LockedStore(ObjectStore):
             raise ObjectExists(name)
         self.stored(name)
 
+    def replacing(self, name: str) -> Any:
+        if _oldest_is_true(check_name(name)) and self._is_taken(name):
+            raise RepositoryError(
+                f"cannot repair {name}: the object lock keeps the damaged one as the true one",
+                "Copy the points to a new repository with 'pitr replicate'.",
+            )
+        return super().replacing(name)
+
     def stored(self, name: str) -> None:
         if is_protected(name):
             self.protect(name, times.now() + self.lock.period)
