@@ -15,8 +15,9 @@ from blake3 import blake3
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, marker, names, record, sealed, tombstones
-from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
+from pitr.repository.cached_catalog import CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
+from pitr.repository.catalog.comparison import CatalogDifferences
 from pitr.repository.damage import (
     CatalogDiffers,
     Damage,
