@@ -44,17 +44,6 @@ EncryptOption = Annotated[
 ]
 
 
-@contextmanager
-def naming_recipients(repository: Repository) -> Iterator[None]:
-    """Add to an error about sealed names who can open the repository."""
-    try:
-        yield
-    except NamesSealed as error:
-        if repository.keyring is None:
-            raise
-        raise repository.keyring.refusal(error.message) from None
-
-
 def use(files: Sequence[Path], configured: Mapping[str, Any], *, trust: bool) -> None:
     """Use these files and the table [encryption] for all repositories that this process opens."""
     identities.use(
@@ -65,3 +54,14 @@ def use(files: Sequence[Path], configured: Mapping[str, Any], *, trust: bool) ->
             trust=trust,
         )
     )
+
+
+@contextmanager
+def telling(repository: Repository) -> Iterator[None]:
+    """Let the error about a sealed name say which recipients open the repository."""
+    try:
+        yield
+    except NamesSealed as error:
+        if repository.keyring is None:
+            raise
+        raise repository.keyring.refusal(error.message) from None

@@ -280,8 +280,8 @@ class Common:
         """Open the repository while the block runs. Raises RepositoryError and UsageError."""
         from pitr.repository import Repository  # noqa: PLC0415 - `pitr --help` must start quickly
 
-        with Repository.open(self.repository_location()) as opened, key_options.naming_recipients(opened):
-            yield opened
+        with Repository.open(self.repository_location()) as repository, key_options.telling(repository):
+            yield repository
 
     def secret_files(self) -> list[Path]:
         """Return the files that can hold the engine's password, whether they exist or not."""

@@ -6,28 +6,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
 from pitr.repository import hidden, lock, names
-from pitr.repository.catalog import Catalog, contents, overview
+from pitr.repository.catalog import Catalog, overview
 from pitr.repository.catalog.catalog import CatalogUnusable, Known
-from pitr.repository.catalog.contents import KEYS
+from pitr.repository.catalog.comparison import CatalogDifferences, Comparison
 from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
-from pitr.system.closing import Closes
 from pitr.system.replace_file import move_file
 
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
-CatalogRow = dict[str, Any]
 #: Records that are read and added at a time.
 _BATCH = 500
 
@@ -82,11 +78,11 @@ class CompletedCatalog:
             # An id. A look at all names and folders would cost a prune of 10,000 VMs minutes.
             self._complete_vm(name)
             return self._catalog
-        known = {vm.id for vm in self._catalog.vms()}
+        known = self._catalog.vm_ids()
         for vm_id in self._store.folders(names.BACKUPS):
             if vm_id not in known:
                 self._complete_vm(vm_id)
-        matches = [vm.id for vm in self._catalog.vms() if name in (vm.id, vm.name)]
+        matches = [vm.id for vm in self._catalog.vms_named(name)]
         for vm_id in matches:
             self._complete_vm(vm_id)
         return self._catalog if matches else self.whole()
@@ -311,19 +307,9 @@ def _read(record_names: Sequence[str], read_record: ReadRecord) -> tuple[list[St
     return entries, damage
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogDifferences:
-    """The differences between the catalog and the records, one line each, and messages about damaged records."""
-
-    points: int
-    streams: int
-    differences: tuple[str, ...]
-    damaged: tuple[str, ...]
-
-
 def compare(path: Path, store: Store, read_record: ReadRecord) -> CatalogDifferences:
     """Compare the catalog file with the records, without completing it first."""
-    with _Comparison(path) as comparison:
+    with Comparison(path) as comparison:
         for record_names in _by_vm(store):
             entries, damaged = _read(record_names, read_record)
             with Catalog.create(None) as fresh:
@@ -342,7 +328,7 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
         # Read under the lock, so that the new catalog does not list records that are removed meanwhile.
         with _replacing(path):
             scratch = _scratch(store)
-            with Catalog.create(scratch, quick=True) as fresh, _Comparison(path) as comparison:
+            with Catalog.create(scratch, quick=True) as fresh, Comparison(path) as comparison:
                 for record_names in _by_vm(store):
                     for start in range(0, len(record_names), _BATCH):
                         entries, damaged = _read(record_names[start : start + _BATCH], read_record)
@@ -368,80 +354,3 @@ def _by_vm(store: Store) -> Iterator[list[str]]:
 
 def _vm_of(record_names: Sequence[str]) -> str:
     return record_names[0].split("/")[1]
-
-
-class _Comparison(Closes):
-    """Compares the catalog file at `path` with fresh catalogs, VM by VM."""
-
-    def __init__(self, path: Path) -> None:
-        self._old: Catalog | None = None
-        with suppress(RepositoryError):
-            self._old = Catalog.open(path, read_only=True)
-        self._seen: set[str] = set()
-        self._points = 0
-        self._streams = 0
-        self._damaged: list[str] = []
-        self._differences: list[str] = []
-
-    def close(self) -> None:
-        if self._old is not None:
-            self._old.close()
-
-    def damaged(self, messages: Sequence[str]) -> None:
-        """Note damaged records."""
-        self._damaged += messages
-
-    def of_vm(self, vm_id: str, fresh: Catalog, damaged: Sequence[str] = ()) -> None:
-        """Compare the rows of a VM."""
-        self._damaged += damaged
-        points, streams = contents.counts_of_vm(fresh, vm_id)
-        self._points += points
-        self._streams += streams
-        self._seen.add(vm_id)
-        self._compare(vm_id, fresh)
-
-    def result(self) -> CatalogDifferences:
-        """Return all differences, and the number of points and streams in the records."""
-        try:
-            gone = [vm.id for vm in self._old.vms() if vm.id not in self._seen] if self._old else []
-        except RepositoryError:
-            self._old, gone = None, []
-        with Catalog.create(None) as nothing:
-            for vm_id in gone:
-                self._compare(vm_id, nothing)
-        differences = [f"record: {message}" for message in self._damaged]
-        if self._old is None:
-            differences.append("the catalog file is missing or unusable")
-        else:
-            differences += self._differences
-        return CatalogDifferences(self._points, self._streams, tuple(differences), tuple(self._damaged))
-
-    def _compare(self, vm_id: str, fresh: Catalog) -> None:
-        if self._old is None:
-            return
-        try:
-            if contents.same_rows(self._old, fresh, vm_id):
-                return
-            have, should = (contents.rows_of_vm(each, vm_id) for each in (self._old, fresh))
-        except RepositoryError:
-            self._old.close()
-            self._old = None
-            return
-        for table, rows in should.items():
-            if have[table] != rows:
-                self._differences += _differing(table, have[table], rows)
-
-
-def _differing(table: str, have: Sequence[CatalogRow], should: Sequence[CatalogRow]) -> Iterator[str]:
-    key = KEYS[table]
-    old = {tuple(row[part] for part in key): row for row in have}
-    new = {tuple(row[part] for part in key): row for row in should}
-    for name in sorted(old.keys() | new.keys()):
-        shown = " ".join(str(part) for part in name)
-        if name not in new:
-            yield f"{table} {shown}: in the catalog, but not in the records"
-        elif name not in old:
-            yield f"{table} {shown}: in the records, but not in the catalog"
-        elif old[name] != new[name]:
-            columns = ", ".join(column for column in new[name] if old[name][column] != new[name][column])
-            yield f"{table} {shown}: the catalog and the record differ in {columns}"

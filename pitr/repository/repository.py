@@ -15,8 +15,9 @@ from blake3 import blake3
 from pitr.errors import FormatError, RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import canonical, lock, marker, names, record, sealed, tombstones
-from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
+from pitr.repository.cached_catalog import CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
+from pitr.repository.catalog.comparison import CatalogDifferences
 from pitr.repository.damage import (
     CatalogDiffers,
     Damage,
@@ -38,6 +39,7 @@ from pitr.repository.store import (
     check_name,
 )
 from pitr.repository.store.lock_rules import Lock
+from pitr.repository.store.object_errors import AccessRefused
 from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
@@ -232,8 +234,8 @@ class Repository(Closes):
             return
         objects = [names.index(disk_id, stream_id), names.index_copy(disk_id, stream_id)]
         for name in [*objects, *(() if keep_blob else (names.blob(disk_id, stream_id),))]:
-            # `prune` removes what is protected when its time has passed.
-            with suppress(StillProtected):
+            # `prune` removes what is protected when its time has passed, and what a writer may not remove.
+            with suppress(StillProtected, AccessRefused):
                 self.store.delete(name)
 
     def commit(self, new: Record) -> Backup:

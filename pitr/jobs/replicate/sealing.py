@@ -10,30 +10,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pitr.errors import UsageError
-from pitr.repository import Repository, canonical, configurations, marker, names, sealed
+from pitr.repository import Repository, canonical, configurations, marker, sealed
 from pitr.repository import location as locations
 from pitr.repository.location import Location
-from pitr.repository.marker import Marker
 
 if TYPE_CHECKING:
     from pitr.model import Backup
     from pitr.repository.sealing.keyring import Keyring
 
 
-def make_target(source: Repository, location: Location, of_source: Marker) -> None:
+def make_target(source: Repository, location: Location) -> None:
     """Make the target as a copy of the source: sealed to the same recipients, or in the open.
 
     Raises RepositoryError, also if this host does not trust the recipients of the source.
     """
-    keys = source.keyring
+    keys, origin = source.keyring, marker.read(source.location, source.store).origin
     if keys is None:
-        marker.create(location, origin=of_source.origin)
+        marker.create(location, origin=origin)
         return
     from pitr.repository.sealing import keyring  # noqa: PLC0415 - the extra may be missing
 
     current = keys.recipients()
     texts = [str(recipient) for recipient in keys.epochs[0].recipients]
-    made = marker.create(location, origin=of_source.origin, recipients=texts)
+    made = marker.create(location, origin=origin, recipients=texts)
     target = locations.opened(location, locations.scratch_state())
     try:
         for epoch in keys.epochs[1:]:
@@ -69,22 +68,6 @@ def prepare(source: Repository, target: Repository, *, repair: bool) -> None:
     of_target.forget_identities()
     target.forget_catalog()
     sealed.seal_copies(target)
-
-
-def adopt(source_origin: str, target: Repository) -> bool:
-    """Let a sealed repository without any point become a copy; return whether it is one now. Raises RepositoryError.
-
-    `pitr init --encrypt` makes such a target, because a copy of a repository in the open could not be sealed otherwise.
-    """
-    if target.keyring is None or target.lock is not None or any(target.store.folders(names.BACKUPS)):
-        return False
-    document = canonical.parse(target.store.read(names.REPOSITORY, limit=canonical.MAX_SIZE))
-    del document["digest"]
-    document["origin"] = source_origin
-    with target.store.replacing(names.REPOSITORY) as new:
-        new.write(canonical.encode(document))
-        new.commit()
-    return True
 
 
 def sealed_again(

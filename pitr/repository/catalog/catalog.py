@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from array import array
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -47,6 +46,8 @@ _ID = text_of("p.backup_id")
 _OF_VM = "FROM point_row AS p JOIN vm_row AS v ON v.number = p.vm"
 _POINTS = f"SELECT p.*, v.id AS vm_id {_OF_VM}"
 _RECORDS = f"SELECT p.backup_id, v.id AS vm_id, p.point, p.record_size, p.record_digest {_OF_VM}"
+#: A plan for millions of points must not need more memory than a list of a VM. The system caches the file anyway.
+_LITTLE = "PRAGMA cache_size = -768"
 _QUICK = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536; "
 
 
@@ -106,6 +107,7 @@ class Catalog(Closes):
             try:
                 connection = sqlite.connect_read_only(path) if read_only else sqlite.connect(path)
                 stack.callback(connection.close)
+                connection.execute(_LITTLE)
                 identity = [
                     connection.execute(f"PRAGMA {what}").fetchone()[0]
                     for what in ("application_id", "user_version")
@@ -222,6 +224,15 @@ class Catalog(Closes):
     def vms(self) -> list[VMName]:
         """Return all VMs with their latest names, by name."""
         vm_rows = self._all("SELECT id, name FROM vm_row ORDER BY name, id")
+        return [VMName(row["id"], row["name"]) for row in vm_rows]
+
+    def vm_ids(self) -> set[str]:
+        """Return the ids of all VMs."""
+        return {row[0] for row in self._all("SELECT id FROM vm_row")}
+
+    def vms_named(self, name: str) -> list[VMName]:
+        """Return the VMs with this id or this latest name."""
+        vm_rows = self._all("SELECT id, name FROM vm_row WHERE ? IN (id, name) ORDER BY id", [name])
         return [VMName(row["id"], row["name"]) for row in vm_rows]
 
     def only_imported(self) -> set[str]:
@@ -374,19 +385,6 @@ class Catalog(Closes):
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Return the rows of a query of this package."""
         return self._all(query, values)
-
-    def two_columns(self, query: str, values: Sequence[Any] = ()) -> tuple[array[int], array[int]]:
-        """Return the rows of a query of this package for two numbers, in 16 bytes each."""
-
-        def gather() -> tuple[array[int], array[int]]:
-            first, second = array("q"), array("q")
-            with self._errors():
-                for row in self._connection.execute(query, values):
-                    first.append(row[0])
-                    second.append(row[1])
-            return first, second
-
-        return self._read(gather)
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         def fetch() -> list[sqlite3.Row]:

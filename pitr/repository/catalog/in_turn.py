@@ -68,4 +68,14 @@ class InTurn:
         where, values = ("", []) if self._since is None else ("AND p.point >= ?", [packed_time(self._since)])
         # SQLite sorts many rows in a temporary file.
         query = f"{_PLACES} {where} ORDER BY p.point DESC, p.backup_id DESC"
-        return self._catalog.two_columns(query, values)
+        catalog = self._catalog
+
+        def gather() -> tuple[array[int], array[int]]:
+            numbers, times = array("q"), array("q")
+            with catalog._errors():
+                for row in catalog._connection.execute(query, values):
+                    numbers.append(row[0])
+                    times.append(row[1])
+            return numbers, times
+
+        return catalog._read(gather)
