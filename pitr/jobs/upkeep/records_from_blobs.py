@@ -66,6 +66,7 @@ def recover(repository: Repository) -> Recovered:
     If a stream's parent is also lost, its blob stays and the point leaves its disk out. Raises BusyError while one of
     the VMs is being backed up, because the blobs of a running backup have no record yet; RepositoryError.
     """
+    repository.check_opens()
     with ExitStack() as locks:
         locks.enter_context(repository.collecting())
         for vm in _vms(repository):

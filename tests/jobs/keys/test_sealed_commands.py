@@ -179,3 +179,19 @@ def test_what_reads_content_is_refused_in_one_line(
     assert refused.code == 1, refused
     assert ALICE.recipient.fingerprint in refused.complaint
     assert not target.exists()
+
+
+def test_a_lost_record_is_made_again_from_blobs_with_an_identity(host: Pitr, sealed: SealedPlace) -> None:
+    newest = list(sealed.stored.contents)[-1]
+    record = next((sealed.path / "backups").rglob(f"*-{newest}.json"))
+    record.unlink()
+    host("catalog", "rebuild", "--from-blobs", code=1)
+    assert not record.exists()
+    key = ("--identity", str(sealed.key(BOB)))
+    host("catalog", "rebuild", "--from-blobs", *key)
+    assert record.exists()
+    assert sealed.vm.name.encode() not in record.read_bytes()
+    host("verify", *key)
+    # The catalog without names remembers the lost record.
+    host("catalog", "rebuild")
+    host("verify")
