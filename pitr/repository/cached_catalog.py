@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
-from pitr.repository import hidden, lock, names
+from pitr.repository import hidden, lock, names, tombstones
 from pitr.repository.catalog import Catalog, overview
 from pitr.repository.catalog.catalog import CatalogUnusable, Known
 from pitr.repository.catalog.comparison import CatalogDifferences, Comparison
@@ -330,18 +330,30 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
             scratch = _scratch(store)
             with Catalog.create(scratch, quick=True) as fresh, Comparison(path) as comparison:
                 for record_names in _by_vm(store):
-                    for start in range(0, len(record_names), _BATCH):
-                        entries, damaged = _read(record_names[start : start + _BATCH], read_record)
-                        fresh.add(entries)
+                    vm_id = _vm_of(record_names)
+                    # Which points tombstones hide is clear only with all points of the VM.
+                    buried = tombstones.of_vm(store, vm_id)
+                    batch = len(record_names) if buried else _BATCH
+                    for start in range(0, len(record_names), batch):
+                        entries, damaged = _read(record_names[start : start + batch], read_record)
+                        fresh.add(_visible(entries, store, vm_id) if buried else entries)
                         comparison.damaged(damaged)
-                    hidden.bury(fresh, store, _vm_of(record_names))
-                    comparison.of_vm(_vm_of(record_names), fresh)
+                    comparison.of_vm(vm_id, fresh)
                 fresh.finish()
                 result = comparison.result()
             _replace(path, scratch)
     except OSError as error:
         raise RepositoryError(f"the catalog cannot be written: {error.strerror}") from error
     return result
+
+
+def _visible(entries: Sequence[StoredRecord], store: Store, vm_id: str) -> list[StoredRecord]:
+    """Return the records of a VM's points that tombstones do not hide."""
+    with Catalog.create(None) as visible:
+        visible.add(entries)
+        hidden.bury(visible, store, vm_id)
+        names_left = visible.record_names(vm_id)
+    return [entry for entry in entries if entry[1] in names_left]
 
 
 def _by_vm(store: Store) -> Iterator[list[str]]:

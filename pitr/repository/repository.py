@@ -270,22 +270,20 @@ class Repository(Closes):
 
     def read_record(self, name: str) -> tuple[Backup, StoredObject]:
         """Read a record by the name of its object, without the catalog. Raises StoredDamage."""
+        of_backup = names.backup_of_record(name)
         try:
             stored = self.store.read(name, limit=canonical.MAX_SIZE)
         except ObjectMissing:
-            raise of_record(
-                names.backup_of_record(name), "missing", f"the record {name} is missing"
-            ) from None
+            raise of_record(of_backup, "missing", f"the record {name} is missing") from None
         except ObjectStoreError:
             # A store that does not answer says nothing about its objects.
             raise
         except RepositoryError as error:
-            raise of_record(names.backup_of_record(name), "corrupt", error.message) from error
+            raise of_record(of_backup, "corrupt", error.message) from error
         try:
             backup = record.decode(stored)
         except FormatError as error:
-            message = f"the record {name} is damaged: {error.message}"
-            raise of_record(names.backup_of_record(name), "corrupt", message) from None
+            raise of_record(of_backup, "corrupt", f"the record {name} is damaged: {error.message}") from None
         if names.record(backup.vm.id, backup.point, backup.backup_id) != name:
             raise of_record(
                 backup.backup_id,
