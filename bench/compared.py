@@ -71,16 +71,20 @@ def change(image: Path, share: float, chance: random.Random) -> int:
             file.seek(chance.randrange(grains - _LONGEST) * grain)
             content = file.read(length)
             # Data of the disk itself, so that it compresses as usual.
-            if content.count(0) > length // 2:
+            if _has_hole(content):
                 continue
             file.seek(chance.randrange(grains - _LONGEST) * grain)
             before = file.read(length)
-            if before.count(0) > length // 2 or before == content:
+            if _has_hole(before) or before == content:
                 continue
             file.seek(-length, 1)
             file.write(content)
             changed += length
     return changed
+
+
+def _has_hole(content: bytes) -> bool:
+    return any(not any(content[at : at + chains.GRAIN]) for at in range(0, len(content), chains.GRAIN))
 
 
 def _backups(
