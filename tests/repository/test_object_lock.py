@@ -19,11 +19,12 @@ from pitr.repository import Repository
 from pitr.repository.store import ObjectExists, buckets, lock_probe, versions
 from pitr.repository.store.lock_rules import Lock, is_protected
 from pitr.repository.store.locked_store import LockedStore
-from pitr.repository.store.object_errors import StillProtected
+from pitr.repository.store.object_errors import AccessRefused, NoSuchBucket, StillProtected, StoreUnreachable
 from pitr.repository.store.probe import UnsafeStore
 from pitr.repository.store.s3 import S3Location, open_store
 from pitr.repository.store.versions import VersionedBucket
 from tests.support import s3
+from tests.support.hostile_s3 import RefusingProxy
 from tests.support.lab import assert_same
 from tests.support.pitr import Pitr
 from tests.support.s3 import host_at
@@ -324,3 +325,17 @@ def test_verify_lists_what_somebody_changed(locked: Pitr, location: S3Location, 
     assert "CHANGED BY SOMEBODY" in locked("verify", "--versions", code=3).stdout
     assert locked.json("verify")["ok"]
     locked("verify", "web", "--versions", code=2)
+
+
+def test_requests_about_versions_fail_with_the_same_types(location: S3Location, tmp_path: Path) -> None:
+    away = replace(location, endpoint="http://127.0.0.1:1")
+    with pytest.raises(StoreUnreachable) as raised:
+        VersionedBucket(away).has_versions()
+    assert raised.value.exit_code == 6 and raised.value.advice
+    missing = VersionedBucket(replace(location, bucket="no-such-bucket"))
+    with pytest.raises(NoSuchBucket):
+        missing.of("repository.json")
+    with RefusingProxy(str(location.endpoint)) as proxy:
+        proxy.refused = location.prefix
+        with pytest.raises(AccessRefused):
+            VersionedBucket(replace(location, endpoint=proxy.address)).of("repository.json")
