@@ -225,6 +225,7 @@ def replicated(result: Replicated, *, dry_run: bool) -> dict[str, Any]:
         "damage": [damage(each) for each in result.damage],
         "unrepaired": [damage(each) for each in result.unrepaired],
         "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
+        "cold": result.cold,
     }
 
 
