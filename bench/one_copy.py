@@ -52,13 +52,56 @@ def pitr_backup(url: str, cafile: str, folder: str, level: str, context: str) ->
     }
 
 
-def client_download(url: str, cafile: str, target: str) -> dict[str, object]:
-    """Download a disk to a new qcow2 image with imageio's own client, as `ovirt-img download-disk` does."""
+def pitr_compared(url: str, cafile: str, repository: str, backup_id: str) -> dict[str, object]:
+    """Read a disk whole, and store what differs from a point, as `pitr backup` does with a raw disk."""
+    from pitr.copier import copy
+    from pitr.endpoints.points.comparing import ComparingSink, open_compared
+    from pitr.model import DiskSettings, Kind
+    from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSource
+    from pitr.repository import Repository
+    from pitr.repository.stream_sink import NewStream
+
+    ids = [str(uuid.uuid4()) for _ in range(2)]
+    with Repository.open(Path(repository)) as opened:
+        backup = opened.record_of(backup_id)
+        start, before_s = time.perf_counter(), _cpu_s()
+        source = ImageioSource(ImageioAddress(url, cafile=cafile), "zero")
+        parent = backup.streams[0]
+        new = NewStream(
+            ids[0],
+            ids[1],
+            parent.disk_id,
+            "disk",
+            Kind.INCREMENTAL,
+            "raw",
+            parent.stream_id,
+            DiskSettings(),
+            changes="compared",
+        )
+        meta = {"virtual-size": source.size, "incremental": True}
+        with (
+            open_compared(opened, backup, parent) as point,
+            opened.new_stream(new, source.size, meta, level=1) as sink,
+        ):
+            copy(source, ComparingSink(sink, point))
+            stream = sink.stream
+            wall_s = time.perf_counter() - start
+            opened.drop_stream(new.disk_id, new.stream_id)
+        return {
+            "wall_s": wall_s,
+            "cpu_s": _cpu_s() - before_s,
+            "stored": stream.own_blob.size + stream.index.size,
+            "data": stream.data_bytes,
+        }
+
+
+def client_download(url: str, cafile: str, target: str, image_format: str = "qcow2") -> dict[str, object]:
+    """Download a disk to a new image with imageio's own client, as `ovirt-img download-disk` does."""
     from ovirt_imageio import client
 
     Path(target).unlink(missing_ok=True)
     start, before_s = time.perf_counter(), _cpu_s()
-    client.download(url, target, cafile, fmt="qcow2")
+    client.download(url, target, cafile, fmt=image_format)
     return {
         "wall_s": time.perf_counter() - start,
         "cpu_s": _cpu_s() - before_s,
@@ -156,6 +199,7 @@ def replay(repository: str, backup_id: str, url: str, cafile: str) -> dict[str, 
 
 COPIES: dict[str, Callable[..., dict[str, object]]] = {
     "pitr-backup": pitr_backup,
+    "pitr-compared": pitr_compared,
     "client-download": client_download,
     "client-upload": client_upload,
     "pitr-restore": pitr_restore,

@@ -41,13 +41,25 @@ CREATE TABLE chain (
     stored_bytes INTEGER NOT NULL  -- of all these streams
 ) WITHOUT ROWID;
 INSERT INTO chain
-WITH RECURSIVE up (stream_id, backup_id, full_id, length, stored_bytes) AS (
-    SELECT stream_id, backup_id, stream_id, 1, blob_size FROM stream WHERE parent_stream_id IS NULL
+WITH RECURSIVE up (stream_id, point, full_id, length, stored_bytes) AS (
+    SELECT stream_id, point, stream_id, 1, blob_size FROM stream_row WHERE parent_stream_id IS NULL
     UNION ALL
-    SELECT stream.stream_id, stream.backup_id, up.full_id, up.length + 1, up.stored_bytes + stream.blob_size
-    FROM stream JOIN up ON stream.parent_stream_id = up.stream_id
+    SELECT above.stream_id, above.point, up.full_id, up.length + 1, up.stored_bytes + above.blob_size
+    FROM stream_row AS above JOIN up ON above.parent_stream_id = up.stream_id
 )
-SELECT * FROM up;
+SELECT
+    iif(typeof(up.stream_id) = 'blob', lower(
+        substr(hex(up.stream_id), 1, 8) || '-' || substr(hex(up.stream_id), 9, 4) || '-' || substr(hex(up.stream_id), 13, 4)
+        || '-' || substr(hex(up.stream_id), 17, 4) || '-' || substr(hex(up.stream_id), 21)), up.stream_id),
+    iif(typeof(point_row.backup_id) = 'blob', lower(
+        substr(hex(point_row.backup_id), 1, 8) || '-' || substr(hex(point_row.backup_id), 9, 4) || '-' || substr(hex(point_row.backup_id), 13, 4)
+        || '-' || substr(hex(point_row.backup_id), 17, 4) || '-' || substr(hex(point_row.backup_id), 21)), point_row.backup_id),
+    iif(typeof(up.full_id) = 'blob', lower(
+        substr(hex(up.full_id), 1, 8) || '-' || substr(hex(up.full_id), 9, 4) || '-' || substr(hex(up.full_id), 13, 4)
+        || '-' || substr(hex(up.full_id), 17, 4) || '-' || substr(hex(up.full_id), 21)), up.full_id),
+    up.length,
+    up.stored_bytes
+FROM up JOIN point_row ON point_row.number = up.point;
 CREATE INDEX chain_by_backup ON chain (backup_id);
 
 CREATE VIEW vm AS

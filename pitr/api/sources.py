@@ -96,7 +96,8 @@ def _in_repository(repository: Repository, options: SourceOptions) -> Iterator[S
 
 @contextmanager
 def _stored_stream(repository: Repository, stream_id: str) -> Iterator[StreamedSource]:
-    for backup in repository.catalog.points():
+    backup = repository.catalog.owner_of(stream_id)
+    if backup is not None:
         for stored in backup.streams:
             if stored.stream_id == stream_id:
                 with repository.reading_vm(backup.vm), repository.open_blob(backup, stored) as blob:

@@ -52,6 +52,7 @@ ENTRIES = {
         "consolidate", "consolidate", "Make a point independent of older points, without copying data."
     ),
     "protect": CommandEntry("protect", "protect", "Extend the protection of points from removal."),
+    "warm": CommandEntry("warm", "warm", "Ask the store to bring back a point's data from a cold class."),
     "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
     "hold": CommandEntry("mark", "hold", "Hold a point: neither prune nor forget removes it."),
     "release": CommandEntry("mark", "release", "Release a held point."),

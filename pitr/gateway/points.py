@@ -36,7 +36,8 @@ class PointDisk:
 def list_points(path: Location, vm: str | None) -> dict[str, Any]:
     """Return the document of `pitr list`: all points, or the points of one VM. Raises NoSuchVM."""
     with Repository.open(path) as repository:
-        return documents.points_document(repository, vm)
+        # The answer is written after the repository is closed.
+        return {"points": list(documents.points_document(repository, vm)["points"])}
 
 
 def show_point(path: Location, point: str) -> dict[str, Any]:

@@ -129,12 +129,13 @@ def _repository(location: Location | None, labels: list[str], probe: bool) -> It
         return
     try:
         with Repository.open(location) as repository:
-            backups = repository.catalog.points()
-            labels += _wrong_labels(backups)
-            points = len(backups)
-            vms = len(repository.catalog.vms())
+            points, vms = 0, repository.catalog.vms()
+            for vm in vms:
+                backups = repository.catalog.points(vm.id)
+                labels += _wrong_labels(backups)
+                points += len(backups)
             lock = repository.lock
-            protection = protection_status(repository, repository.catalog.vms(), times.now(), ask=True)
+            protection = protection_status(repository, vms, times.now(), ask=True)
     except PitrError as error:
         yield Check("repository", "failed", error.message, error.advice)
         return
@@ -147,7 +148,9 @@ def _repository(location: Location | None, labels: list[str], probe: bool) -> It
             "Make the user that runs pitr its owner.",
         )
     else:
-        yield Check("repository", "ok", f"{where} holds {counted(points, 'point')} of {counted(vms, 'VM')}")
+        yield Check(
+            "repository", "ok", f"{where} holds {counted(points, 'point')} of {counted(len(vms), 'VM')}"
+        )
     if protection is not None:
         status: CheckStatus = "warning" if protection.advice else "ok"
         yield Check("protection", status, protection.words, protection.advice)

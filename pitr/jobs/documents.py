@@ -17,6 +17,7 @@ from pitr.jobs.shared import shared_of
 from pitr.model import Backup, Stream, VMName, known_name
 from pitr.reporting import DocumentList
 from pitr.repository import Repository
+from pitr.repository.catalog.in_turn import InTurn
 from pitr.repository.history import Failure
 
 if TYPE_CHECKING:
@@ -314,22 +315,27 @@ class ListedPart:
 def points_document(
     repository: Repository, vm: str | None, part: ListedPart = ListedPart()
 ) -> dict[str, Any]:
-    """Return the document of `pitr list`. Raises NoSuchVM."""
+    """Return the document of `pitr list`, to be written before the repository is closed. Raises NoSuchVM."""
     points, facts = points_of_vm(repository, vm, part)
-    return {"points": [point(backup, facts.get(backup.backup_id, NO_FACTS)) for backup in points]}
+    return {
+        "points": DocumentList(
+            lambda: (point(backup, facts.get(backup.backup_id, NO_FACTS)) for backup in points)
+        )
+    }
 
 
 def points_of_vm(
     repository: Repository, vm: str | None, part: ListedPart = ListedPart()
-) -> tuple[list[Backup], Mapping[str, PointFacts]]:
+) -> tuple[Sequence[Backup] | InTurn, Mapping[str, PointFacts]]:
     """Return a part of the points of a VM (None: of all VMs), newest first, and facts about them by backup id.
 
-    Raises NoSuchVM.
+    The points of all VMs are read while you iterate. Raises NoSuchVM.
     """
     catalog = repository.catalog_of_vm(vm)
-    chosen = find.vm_named(catalog, vm) if vm is not None else None
-    points = part.of(without_replaced(catalog.points(chosen.id if chosen else None)))
-    return points, facts_of_vm(repository, chosen.id if chosen else None)
+    if vm is None:
+        return InTurn(catalog, since=part.since, last=part.last), facts_of_vm(repository, None)
+    chosen = find.vm_named(catalog, vm)
+    return part.of(without_replaced(catalog.points(chosen.id))), facts_of_vm(repository, chosen.id)
 
 
 def removed_document(

@@ -115,9 +115,9 @@ def vm_named(catalog: Catalog, name: str) -> VMName:
 
     Raises NamesSealed for another text where the names of the VMs are sealed.
     """
-    vms = catalog.vms()
-    vm = by_id_or_name(name, "VMs", [(vm.id, vm.name, vm) for vm in vms])
+    vm = by_id_or_name(name, "VMs", [(vm.id, vm.name, vm) for vm in catalog.vms_named(name)])
     if vm is None:
+        vms = catalog.vms()
         if vms and all(known_name(known.name, known.id) is None for known in vms):
             raise NamesSealed(f"no VM has the id {printable(name)}, the names of VMs are sealed")
         known = ", ".join(printable(vm.name) for vm in vms)

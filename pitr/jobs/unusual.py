@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import pairwise
 from math import log
 from typing import Final, Literal
 
@@ -61,8 +61,8 @@ class Unusual:
 def of_vms(catalog: Catalog, vm_id: str | None) -> dict[str, tuple[Unusual, ...]]:
     """Return what is unusual about the points of a VM (None: of all VMs), by backup id. Raises RepositoryError."""
     found: dict[str, tuple[Unusual, ...]] = {}
-    for _, rows in groupby(oldest_first(catalog, vm_id), key=lambda row: row[0]):
-        found |= of_history([change for _, change in rows])
+    for each in [vm.id for vm in catalog.vms()] if vm_id is None else [vm_id]:
+        found |= of_history(oldest_first(catalog, each))
     return found
 
 

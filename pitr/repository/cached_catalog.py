@@ -17,7 +17,8 @@ from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
 from pitr.repository import hidden, lock, names
 from pitr.repository.catalog import Catalog, contents, overview
-from pitr.repository.catalog.catalog import KEYS, CatalogUnusable, Known
+from pitr.repository.catalog.catalog import CatalogUnusable, Known
+from pitr.repository.catalog.contents import KEYS
 from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
@@ -82,11 +83,11 @@ class CompletedCatalog:
             # An id. A look at all names and folders would cost a prune of 10,000 VMs minutes.
             self._complete_vm(name)
             return self._catalog
-        known = {vm.id for vm in self._catalog.vms()}
+        known = self._catalog.vm_ids()
         for vm_id in self._store.folders(names.BACKUPS):
             if vm_id not in known:
                 self._complete_vm(vm_id)
-        matches = [vm.id for vm in self._catalog.vms() if name in (vm.id, vm.name)]
+        matches = [vm.id for vm in self._catalog.vms_named(name)]
         for vm_id in matches:
             self._complete_vm(vm_id)
         return self._catalog if matches else self.whole()
@@ -205,19 +206,14 @@ class CompletedCatalog:
         entries, unreadable = _read(names_to_read, self._read_record) if names_to_read else ([], [])
         self.unreadable += unreadable
         if entries:
-            self._catalog = _completed(self._catalog, self._store, entries, _writable(self._path))
+            # Another host that removes a record does not wait for this file.
+            there = _always if self._own_state else partial(_is_there, self._store)
+            writable = _writable(self._path)
+            self._catalog = hidden.extended(self._catalog, entries, writable=writable, is_there=there)
 
 
-def _completed(catalog: Catalog, store: Store, entries: Sequence[StoredRecord], writable: bool) -> Catalog:
-    if writable:
-        # You must be able to restore with a full disk, so it works like a read-only repository.
-        with suppress(RepositoryError):
-            catalog.add(entries, is_there=partial(_is_there, store))
-            return catalog
-    in_memory = catalog.copy_in_memory()
-    in_memory.add(entries)
-    catalog.close()
-    return in_memory
+def _always(name: str) -> bool:
+    return True
 
 
 def _is_there(store: Store, name: str) -> bool:
@@ -400,11 +396,11 @@ class _Comparison(Closes):
     def of_vm(self, vm_id: str, fresh: Catalog, damaged: Sequence[str] = ()) -> None:
         """Compare the rows of a VM."""
         self._damaged += damaged
-        should = contents.rows_of_vm(fresh, vm_id)
-        self._points += len(should["point"])
-        self._streams += len(should["stream"])
+        points, streams = contents.counts_of_vm(fresh, vm_id)
+        self._points += points
+        self._streams += streams
         self._seen.add(vm_id)
-        self._compare(vm_id, should)
+        self._compare(vm_id, fresh)
 
     def result(self) -> CatalogDifferences:
         """Return all differences, and the number of points and streams in the records."""
@@ -412,8 +408,9 @@ class _Comparison(Closes):
             gone = [vm.id for vm in self._old.vms() if vm.id not in self._seen] if self._old else []
         except RepositoryError:
             self._old, gone = None, []
-        for vm_id in gone:
-            self._compare(vm_id, {table: [] for table in KEYS})
+        with Catalog.create(None) as nothing:
+            for vm_id in gone:
+                self._compare(vm_id, nothing)
         differences = [f"record: {message}" for message in self._damaged]
         if self._old is None:
             differences.append("the catalog file is missing or unusable")
@@ -421,11 +418,13 @@ class _Comparison(Closes):
             differences += self._differences
         return CatalogDifferences(self._points, self._streams, tuple(differences), tuple(self._damaged))
 
-    def _compare(self, vm_id: str, should: Mapping[str, Sequence[CatalogRow]]) -> None:
+    def _compare(self, vm_id: str, fresh: Catalog) -> None:
         if self._old is None:
             return
         try:
-            have = contents.rows_of_vm(self._old, vm_id)
+            if contents.same_rows(self._old, fresh, vm_id):
+                return
+            have, should = (contents.rows_of_vm(each, vm_id) for each in (self._old, fresh))
         except RepositoryError:
             self._old.close()
             self._old = None

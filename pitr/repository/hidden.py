@@ -23,12 +23,6 @@ from pitr.system.closing import Closes
 
 StoredRecord = tuple[Backup, str, StoredObject]
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
-_ORPHANS = """
-    SELECT DISTINCT parent_id FROM point AS child
-    WHERE vm_id = ? AND parent_id IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM point WHERE backup_id = child.parent_id)
-    AND NOT EXISTS (SELECT 1 FROM point WHERE stands_for = child.parent_id)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ def needed(
     catalog: Catalog, vm_id: str, hidden: Mapping[str, HiddenRecord], rows: HiddenRows
 ) -> list[StoredRecord]:
     """Return the records of hidden points that points of the catalog are based on, directly."""
-    wanted = [row[0] for row in catalog.rows(_ORPHANS, [vm_id])]
+    wanted = overview.missing_parents(catalog, vm_id)
     if not wanted:
         return []
     of_vm = rows.of_vm(vm_id, hidden)
@@ -150,13 +144,23 @@ def without(catalog: Catalog, backup_ids: Sequence[str], *, writable: bool) -> C
     return in_memory
 
 
-def extended(catalog: Catalog, added: Sequence[StoredRecord], *, writable: bool) -> Catalog:
-    """Return the catalog with these points. A file that cannot be written is replaced by a copy in memory."""
+def extended(
+    catalog: Catalog,
+    added: Sequence[StoredRecord],
+    *,
+    writable: bool,
+    is_there: Callable[[str], bool] = lambda name: True,
+) -> Catalog:
+    """Return the catalog with these points. A file that cannot be written is replaced by a copy in memory.
+
+    The file does not get a record for which `is_there` returns False.
+    """
     if not added:
         return catalog
     if writable:
+        # You must be able to restore with a full disk, so it works like a read-only repository.
         with suppress(RepositoryError):
-            catalog.add(added)
+            catalog.add(added, is_there=is_there)
             return catalog
     in_memory = catalog.copy_in_memory()
     in_memory.add(added)

@@ -33,6 +33,8 @@ RETIRED = "retired"
 SUCCESSIONS = "successions"
 RUNS = "runs"
 COPIES = "copies"
+#: Names the repositories that this one became a copy of after its creation.
+ORIGINS = "origins"
 TOMBSTONES = "tombstones"
 SWEPT = "swept"
 

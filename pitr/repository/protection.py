@@ -21,7 +21,21 @@ def locked_store(repository: Repository) -> LockedStore | None:
         return None
     from pitr.repository.store.locked_store import LockedStore  # noqa: PLC0415 - few repositories need boto3
 
-    return repository.store if isinstance(repository.store, LockedStore) else None
+    store = repository.store
+    if repository.keyring is not None:
+        from pitr.repository.sealing.sealed_store import SealedStore  # noqa: PLC0415 - few are sealed
+
+        store = store.inner if isinstance(store, SealedStore) else store
+    return store if isinstance(store, LockedStore) else None
+
+
+def stored_name(repository: Repository, name: str) -> str:
+    """Return the name under which the store holds an object: sealed objects have another one."""
+    if repository.keyring is None:
+        return name
+    from pitr.repository.sealing.sealed_store import stored_name as sealed_name  # noqa: PLC0415 - few are sealed
+
+    return sealed_name(name)
 
 
 def protected_until(repository: Repository, name: str) -> datetime | None:
@@ -30,7 +44,7 @@ def protected_until(repository: Repository, name: str) -> datetime | None:
     if store is None:
         return None
     try:
-        until = store.protection(name)
+        until = store.protection(stored_name(repository, name))
     except ObjectMissing:
         return None
     return until if until is not None and until > times.now() else None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -59,6 +59,15 @@ def record_names(repository: Repository, vm_id: str | None) -> set[str]:
     opened = repository.opened_catalog()
     records = opened.hidden_of(vm_id) if vm_id is not None else opened.hidden_records()
     return {record.name for record in records.values()}
+
+
+def used_as_parts(repository: Repository, stream_ids: Collection[str]) -> set[str]:
+    """Return which of these streams have frames that other streams use, also those of hidden points.
+
+    Raises RepositoryError.
+    """
+    # All records: those of other VMs may use the frames, too.
+    return repository.catalog.used_as_parts(stream_ids) | rows(repository).used_as_parts(stream_ids)
 
 
 def bring_back(repository: Repository, points: Iterable[Backup]) -> None:

@@ -36,6 +36,7 @@ from pitr.repository.store import (
     check_name,
 )
 from pitr.repository.store.lock_rules import Lock
+from pitr.repository.store.object_errors import AccessRefused
 from pitr.system.closing import Closes
 
 if TYPE_CHECKING:
@@ -233,8 +234,8 @@ class Repository(Closes):
             return
         objects = [names.index(disk_id, stream_id), names.index_copy(disk_id, stream_id)]
         for name in [*objects, *(() if keep_blob else (names.blob(disk_id, stream_id),))]:
-            # `prune` removes what is protected when its time has passed.
-            with suppress(StillProtected):
+            # `prune` removes what is protected when its time has passed, and what a writer may not remove.
+            with suppress(StillProtected, AccessRefused):
                 self.store.delete(name)
 
     def commit(self, new: Record) -> Backup:

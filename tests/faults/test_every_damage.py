@@ -21,6 +21,7 @@ from pitr.errors import DamageError, PitrError
 from pitr.jobs.verify.stored_data import Level, Scope, verify
 from pitr.model import Backup
 from pitr.repository import Repository, names
+from pitr.repository.catalog.packed import packed_id
 from pitr.repository.damage import Damage, StoredDamage
 from tests.support.memory_engine import MemoryEngine
 from tests.support.stored_points import SOAK, Stored, chain_of_three, change, content
@@ -206,8 +207,10 @@ def test_an_edited_record_with_a_valid_digest_is_found(example: Example, damaged
 
 def test_a_catalog_that_contradicts_a_record_is_found(example: Example, damaged: Path) -> None:
     with sqlite3.connect(damaged / "catalog.db") as catalog:
+        chosen = "(SELECT number FROM point_row WHERE backup_id = ?)"
         catalog.execute(
-            "UPDATE stream SET size = size + 512 WHERE backup_id = ?", [example.points[2].backup_id]
+            f"UPDATE stream_row SET size = size + 512 WHERE point = {chosen}",  # noqa: S608
+            [packed_id(example.points[2].backup_id)],
         )
     catalog.close()
     found = found_by("quick", damaged)

@@ -200,7 +200,7 @@ def test_a_stale_journal_is_not_applied_to_a_new_catalog(written: Writer) -> Non
         connection = sqlite3.connect(repository.catalog_path, isolation_level=None)
         connection.execute("PRAGMA cache_size = 1")
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("UPDATE stream SET name = hex(randomblob(4000))")
+        connection.execute("UPDATE stream_row SET name = hex(randomblob(4000))")
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     journal = repository.catalog_path.with_name("catalog.db-journal")

@@ -86,20 +86,21 @@ class _Cluster:
         self._daemon("ceph-osd", "-f", "-i", "0")
         self._daemon("radosgw", "-f", "-n", "client.admin")
         self._wait()
-        self._run(
-            *(
-                "radosgw-admin",
-                "-n",
-                "client.admin",
-                "user",
-                "create",
-                "--uid",
-                "test",
-                "--display-name",
-                "test",
-            ),
-            *("--access-key", KEY, "--secret-key", SECRET),
-        )
+        for user, access in (("test", KEY), ("writer", "writer"), ("keeper", "keeper")):
+            self._run(
+                *(
+                    "radosgw-admin",
+                    "-n",
+                    "client.admin",
+                    "user",
+                    "create",
+                    "--uid",
+                    user,
+                    "--display-name",
+                    user,
+                ),
+                *("--access-key", access, "--secret-key", SECRET),
+            )
 
     def stop(self) -> None:
         for daemon in reversed(self._daemons):

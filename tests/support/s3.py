@@ -47,13 +47,13 @@ def _moto() -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def client(address: str):  # type: ignore[no-untyped-def]
+def client(address: str, key: str = KEY):  # type: ignore[no-untyped-def]
     """Return the client of another library, which shows what the server holds."""
     return boto3.client(
         "s3",
         endpoint_url=address,
         region_name="us-east-1",
-        aws_access_key_id=KEY,
+        aws_access_key_id=key,
         aws_secret_access_key=SECRET,
     )
 

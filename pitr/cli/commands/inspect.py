@@ -75,7 +75,8 @@ def list_points(
             common.out.document(document(repository, vm, part))
             return
         points, facts = (removed_points_of_vm if removed else points_of_vm)(repository, vm, part)
-    common.out.show(tables.points(points, facts, notes=note))
+        shown = tables.points(points, facts, notes=note)
+    common.out.show(shown)
 
 
 @with_common()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # all commands import this module: it must not import what on
     from pitr.jobs.facts import PointFacts
     from pitr.jobs.point_extents import Range
     from pitr.jobs.restore.restored import Restored
+    from pitr.repository.catalog.in_turn import InTurn
     from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
     from pitr.repository.removed_points import RemovedPoint
@@ -35,7 +36,7 @@ table = FittingTable
 
 
 def points(
-    backups: Sequence[Backup], facts: Mapping[str, PointFacts] | None = None, *, notes: bool = False
+    backups: Sequence[Backup] | InTurn, facts: Mapping[str, PointFacts] | None = None, *, notes: bool = False
 ) -> RenderableType:
     """Return the table of points. `facts` holds what the repository knows of them, by backup id.
 

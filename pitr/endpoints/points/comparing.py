@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pitr.copier.copy import OrderedWriter
+from pitr.endpoints.points.cold import cold_streams
 from pitr.endpoints.points.point import PointReader, PointSource, StoredStream
 from pitr.extents import Int64Array
 from pitr.model import Backup, Stream
@@ -127,10 +128,11 @@ class ComparedPoint(Closes):
 def open_compared(repository: Repository, backup: Backup, stream: Stream) -> ComparedPoint:
     """Open the disk of `stream` at the point of `backup` for a comparison. The caller closes it.
 
-    Data that is stored externally has only its digests. Raises StoredDamage.
+    Data that is stored externally or in a cold storage class has only its digests. Raises StoredDamage.
     """
     resolved = resolve_chain(repository, backup, stream, with_frames=True)
     needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
+    cold = {used.stream_id for used in cold_streams(repository, resolved)}
     all_frames: dict[int, Frames] = {}
     readable: dict[int, StoredStream] = {}
     with ExitStack() as stack:
@@ -139,7 +141,7 @@ def open_compared(repository: Repository, backup: Backup, stream: Stream) -> Com
                 continue
             kept = resolved.frames.get(layer)
             frames = all_frames[layer] = kept if kept is not None else frames_of(repository, source)
-            if repository.is_here(source.stream):
+            if source.stream.stream_id not in cold and repository.is_here(source.stream):
                 blob = stack.enter_context(repository.open_blob(source.backup, source.stream))
                 readable[layer] = StoredStream(source.backup, source.stream, frames, blob)
         stack.pop_all()

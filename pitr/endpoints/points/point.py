@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from pitr.endpoints.points.cold import check_warm
 from pitr.errors import FormatError
 from pitr.extents import ExtentMap
 from pitr.model import Backup, Stream
@@ -41,6 +42,7 @@ def open_point(
 
 def open_resolved(repository: Repository, resolved: ResolvedChain) -> PointSource:
     """Open the disk of a resolved chain. The caller closes it. Raises StoredDamage."""
+    check_warm(repository, resolved)
     needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
     with ExitStack() as stack:
         chain: dict[int, StoredStream] = {}

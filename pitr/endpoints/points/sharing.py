@@ -75,6 +75,14 @@ def open_shared(repository: Repository, backup: Backup, stream: Stream) -> Share
     return SharedDisk(backup, stream, open_compared(repository, backup, stream))
 
 
+def sharing(sink: StreamSink, disks: Sequence[SharedDisk]) -> StreamSink | SharingSink:
+    """Return a sink that passes on to `sink` what none of the disks holds. The first disk is asked first."""
+    before: StreamSink | SharingSink = sink
+    for disk in reversed(disks):
+        before = SharingSink(before, disk)
+    return before
+
+
 class SharingSink:
     """Passes on to a new stream of parts what a sibling's disk does not hold at the same place.
 
@@ -83,7 +91,7 @@ class SharingSink:
 
     reads_zero = False
 
-    def __init__(self, sink: StreamSink, disk: SharedDisk) -> None:
+    def __init__(self, sink: StreamSink | SharingSink, disk: SharedDisk) -> None:
         self._sink = sink
         self._disk = disk
 

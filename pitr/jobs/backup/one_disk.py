@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.points.comparing import ComparedPoint, ComparingSink, open_compared
-from pitr.endpoints.points.sharing import SharedDisk, SharingSink
+from pitr.endpoints.points.sharing import SharedDisk, sharing
 from pitr.errors import CheckpointGone, ImageioError, TransferStopped, UntrackedChange
 from pitr.jobs.backup.base import Base, Bases
 from pitr.jobs.backup.changes import WatchedSource, start_stopped, unlisted, with_events
@@ -46,24 +46,24 @@ class DiskRun:
 
 @dataclass(frozen=True, slots=True)
 class _Opened(Closes):
-    """A new stream with its source, and the stored point to compare it with, or a sibling's disk to share frames of."""
+    """A new stream with its source, and the stored point to compare it with, or siblings' disks to share frames of."""
 
     new: NewStream
     source: Source
     point: ComparedPoint | None = None
-    shared: SharedDisk | None = None
+    shared: tuple[SharedDisk, ...] = ()
 
     def before(self, sink: StreamSink) -> Sink:
         """Return the sink for the source: `sink` itself, or one that passes on what is not stored yet."""
-        if self.shared is not None:
-            return SharingSink(sink, self.shared)
-        return sink if self.point is None else ComparingSink(sink, self.point)
+        if self.point is not None:
+            return ComparingSink(sink, self.point)
+        return sharing(sink, self.shared)
 
     def close(self) -> None:
         if self.point is not None:
             self.point.close()
-        if self.shared is not None:
-            self.shared.close()
+        for shared in self.shared:
+            shared.close()
 
 
 class DiskBackup:
@@ -112,7 +112,7 @@ class DiskBackup:
                     source.size,
                     meta,
                     level=self._options.level,
-                    of_parts=opened.shared is not None,
+                    of_parts=bool(opened.shared),
                 ) as sink,
             ):
                 yield source, opened.before(sink)
@@ -233,12 +233,12 @@ class DiskBackup:
         new = new_stream(self._run.started.id, self._disk, damaged or reason)
         return _Opened(new, whole, shared=self._shared(whole))
 
-    def _shared(self, whole: Source) -> SharedDisk | None:
-        """Return the sibling's disk whose frames a full can use. Its blob in a pipe must be complete."""
+    def _shared(self, whole: Source) -> tuple[SharedDisk, ...]:
+        """Open the siblings' disks whose frames a full can use. Its blob in a pipe must be complete."""
         siblings = self._run.siblings
         if siblings is None or self._options.piping_out is not None:
-            return None
-        return siblings.best(self._disk, whole)
+            return ()
+        return siblings.open_best(self._disk, whole)
 
     def _watched(self, source: ImageioSource, transfer: Transfer) -> Source:
         piping_out = self._options.piping_out

@@ -30,6 +30,8 @@ _POINTS = 3
 #: At most this many disks are compared with the new disk, and how many frames of each.
 _DISKS = 6
 _FRAMES = 16
+#: What the best disk lacks, the next ones may have: so many are used.
+_MOST_USED = 3
 #: At most this many VMs of a template are looked at, those with the newest points first.
 _VMS = 12
 
@@ -47,32 +49,34 @@ class Siblings:
     named: bool
     notify: Notify
 
-    def best(self, disk: Disk, source: Source) -> SharedDisk | None:
-        """Return the disk of a sibling that shares most frames with `source`, which is `disk`; None if none does."""
+    def open_best(self, disk: Disk, source: Source) -> tuple[SharedDisk, ...]:
+        """Open the disks of siblings that share most frames with `source`, which is `disk`, the best one first.
+
+        The caller closes them.
+        """
         if disk.id not in self.disks:
-            return None
-        best: SharedDisk | None = None
-        most = 0.0
+            return ()
         ranked = sorted(self.candidates, key=lambda each: _likeness(disk, each[1]), reverse=True)
-        for backup, stream in ranked[:_DISKS]:
-            try:
-                shared: SharedDisk | None
-                shared = opened = open_shared(self.repository, backup, stream)
-            except StoredDamage:
-                continue
-            equal, compared = opened.equal_frames(source, _FRAMES)
-            share = equal / compared if compared else 0.0
-            # The user knows better than a few frames.
-            if share > most or (best is None and compared and self.named):
-                shared, best, most = best, opened, share
-            if shared is not None:
-                shared.close()
-            if most == 1.0:
-                break
-        if best is not None:
+        with ExitStack() as stack:
+            found: list[tuple[float, SharedDisk]] = []
+            for backup, stream in ranked[:_DISKS]:
+                with suppress(StoredDamage):
+                    shared = stack.enter_context(open_shared(self.repository, backup, stream))
+                    equal, compared = shared.equal_frames(source, _FRAMES)
+                    # The user knows better than a few frames.
+                    if equal or self.named:
+                        found.append((equal / max(compared, 1), shared))
+                    if compared and equal == compared:
+                        break
+            found.sort(key=lambda each: each[0], reverse=True)
+            best = tuple(shared for _, shared in found[:_MOST_USED])
+            stack.pop_all()
+        for _, shared in found[_MOST_USED:]:
+            shared.close()
+        for shared in best:
             self.notify(
-                f"disk {printable(disk.name)} uses the stored frames that it has in common with disk "
-                f"{printable(best.stream.name)} of VM {printable(best.backup.vm.name)}"
+                f"disk {printable(disk.name)} uses stored data that it has in common with disk "
+                f"{printable(shared.stream.name)} of VM {printable(shared.backup.vm.name)}"
             )
         return best
 

@@ -73,7 +73,7 @@ def plan_compaction(
             hardly_live = first.stored_bytes < _LIVE * first.stream.own_blob.size
             if hardly_live:
                 weak[key] = first
-        shared = repository.catalog.of_other_vms(vm_id, [stream_id for _, stream_id in weak])
+        shared = repository.catalog_of_vm(vm_id).of_other_vms(vm_id, [stream_id for _, stream_id in weak])
         for key, first in weak.items():
             if first.stream.stream_id not in shared:
                 plan.copied.setdefault(first.user, {}).setdefault(disk_id, set()).add(key)

@@ -124,4 +124,4 @@ def parent_at(backup: Backup, disk_id: str) -> tuple[Backup, Stream]:
 
 def free_backup_id(catalog: Catalog, backup_id: str | None) -> str | None:
     """Return the original id of a backup; None if it is in use."""
-    return None if any(backup.backup_id == backup_id for backup in catalog.points()) else backup_id
+    return None if backup_id is None or catalog.get(backup_id) is not None else backup_id

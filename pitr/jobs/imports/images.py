@@ -83,9 +83,9 @@ def import_images(
 def _vm_names(run: FileImport, files: Sequence[BackupFile], folder: Path) -> Mapping[str, str]:
     """Return the VM that the repository knows to have one of the disks; else the VM of the folder."""
     ids = {file.disk_id for file in files if file.disk_id is not None}
-    for backup in run.repository.catalog.points() if run.vm is None else ():
-        if any(backup.stream_of(disk_id) is not None for disk_id in ids):
-            return {"vm-id": backup.vm.id, "vm-name": backup.vm.id}
+    backup = run.repository.catalog.newest_with_disk(ids) if run.vm is None and ids else None
+    if backup is not None:
+        return {"vm-id": backup.vm.id, "vm-name": backup.vm.id}
     return vm_of_folder(folder)
 
 

@@ -38,20 +38,20 @@ def imported_file(
 
 def stream_with_id(catalog: Catalog, stream_id: str) -> tuple[Backup, Stream] | None:
     """Return the stream with this id and its backup; None if the repository does not hold it."""
-    for backup in catalog.points():
-        for stream in backup.streams:
-            if stream.stream_id == stream_id:
-                return backup, stream
-    return None
+    backup = catalog.owner_of(stream_id)
+    if backup is None:
+        return None
+    return backup, next(stream for stream in backup.streams if stream.stream_id == stream_id)
 
 
 def disk_of_backup(catalog: Catalog, backup_id: str, disk: str) -> tuple[Backup, Stream] | None:
     """Return the disk (an id or a name) of the backup with this id; None if the repository does not hold it."""
-    for backup in catalog.points():
-        if backup.backup_id == backup_id:
-            for stream in backup.streams:
-                if disk in (stream.disk_id, stream.name):
-                    return backup, stream
+    backup = catalog.get(backup_id)
+    if backup is None:
+        return None
+    for stream in backup.streams:
+        if disk in (stream.disk_id, stream.name):
+            return backup, stream
     return None
 
 

@@ -22,10 +22,12 @@ from pitr.system import rate_limit
 
 def find_external(catalog: Catalog, stream_id: str) -> tuple[Backup, Stream] | None:
     """Return the externally stored stream with this id and its backup; None if there is none."""
-    for backup in catalog.points():
-        for stream in backup.streams:
-            if stream.stream_id == stream_id and stream.external is not None:
-                return backup, stream
+    backup = catalog.owner_of(stream_id)
+    if backup is None:
+        return None
+    for stream in backup.streams:
+        if stream.stream_id == stream_id and stream.external is not None:
+            return backup, stream
     return None
 
 

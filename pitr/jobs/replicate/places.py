@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pitr.errors import RepositoryError, UsageError
 from pitr.repository import Repository, marker, names
 from pitr.repository import location as locations
 from pitr.repository.location import Location
-from pitr.repository.store import ObjectMissing
+from pitr.repository.store import ObjectExists, ObjectMissing
 from pitr.repository.store.s3 import S3Location, open_store
 
 
@@ -23,25 +23,28 @@ def open_target(source: Repository, location: Location, *, dry_run: bool) -> Rep
     _refuse_same_place(source.location, location)
     _refuse_sealed(source)
     where = locations.text(location)
-    if _has_repository(location):
-        target = Repository.open(location)
+    if not _has_repository(location):
+        # Another process may make it at the same time.
+        if not _is_unused(location) and not _has_repository(location):
+            raise UsageError(
+                f"the target {where} is not empty, and no repository",
+                "Name an empty or a new folder or prefix, or an earlier copy of the source.",
+            )
+        if dry_run:
+            return None
         try:
-            _refuse_sealed(target)
-            _check_origin(source, target, where)
-        except BaseException:
-            target.close()
-            raise
-        return target
-    if not _is_unused(location):
-        raise UsageError(
-            f"the target {where} is not empty, and no repository",
-            "Name an empty or a new folder or prefix, or an earlier copy of the source.",
-        )
-    if dry_run:
-        return None
-    origin = marker.read(source.location, source.store).origin
-    marker.create(location, origin=origin)
-    return Repository.open(location)
+            marker.create(location, origin=marker.read(source.location, source.store).origin)
+        except RepositoryError:
+            if not _has_repository(location):
+                raise
+    target = Repository.open(location)
+    try:
+        _refuse_sealed(target)
+        _check_origin(source, target, where, dry_run=dry_run)
+    except BaseException:
+        target.close()
+        raise
+    return target
 
 
 def _refuse_sealed(repository: Repository) -> None:
@@ -52,7 +55,7 @@ def _refuse_sealed(repository: Repository) -> None:
         )
 
 
-def _check_origin(source: Repository, target: Repository, where: str) -> None:
+def _check_origin(source: Repository, target: Repository, where: str, *, dry_run: bool) -> None:
     if (
         source.id == target.id
         and isinstance(source.location, S3Location)
@@ -62,12 +65,24 @@ def _check_origin(source: Repository, target: Repository, where: str) -> None:
             f"the target {where} has the id of the source: both would share the state of this host",
             "Replicate into a new prefix: a copy that pitr makes has an id of its own.",
         )
-    of_source, of_target = (marker.read(each.location, each.store).origin for each in (source, target))
-    if of_source != of_target:
+    family = _family(source)
+    if family & _family(target):
+        return
+    if next(iter(target.store.list(names.BACKUPS)), None) is not None:
         raise UsageError(
             f"the target {where} is another repository ({target.id}), and no copy of {locations.text(source.location)}",
             "Name an empty or a new folder or prefix, or an earlier copy of the source.",
         )
+    # A new repository, for example one with a grace time or an object lock of its own.
+    if not dry_run:
+        with suppress(ObjectExists):
+            target.store.create(f"{names.ORIGINS}/{marker.read(source.location, source.store).origin}", b"")
+
+
+def _family(repository: Repository) -> set[str]:
+    """Return the ids of the repositories that this one is a copy of; its own id if it is none."""
+    found = {name.rpartition("/")[2] for name in repository.store.list(names.ORIGINS)}
+    return found | {marker.read(repository.location, repository.store).origin}
 
 
 def _refuse_same_place(source: Location, target: Location) -> None:

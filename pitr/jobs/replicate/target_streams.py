@@ -18,22 +18,24 @@ class NamedStreams:
 
     target: Repository
     _by_disk: dict[str, set[str]] = field(default_factory=dict)
-    _parts: set[tuple[str, str]] | None = None
+    _parts: dict[str, set[str]] = field(default_factory=dict)
 
     def has(self, disk_id: str, stream_id: str) -> bool:
         """Return whether a record names the stream, or its blob as a part."""
         if disk_id not in self._by_disk:
             self._by_disk[disk_id] = contents.streams_named(self.target.catalog, disk_id)
-        if self._parts is None:
-            self._parts = contents.parts_named(self.target.catalog)
-        return stream_id in self._by_disk[disk_id] or (disk_id, stream_id) in self._parts
+        if disk_id not in self._parts:
+            self._parts[disk_id] = contents.parts_named(self.target.catalog, disk_id)
+        return stream_id in self._by_disk[disk_id] or stream_id in self._parts[disk_id]
 
     def add(self, backup: Backup) -> None:
         """Note a new record."""
         for stream in backup.streams:
             self._by_disk.setdefault(stream.disk_id, set()).add(stream.stream_id)
-            if self._parts is not None:
-                self._parts |= {(part.disk_id, part.stream_id) for part in stream.parts}
+            for part in stream.parts:
+                # Else, the disk is asked for when it is needed.
+                if part.disk_id in self._parts:
+                    self._parts[part.disk_id].add(part.stream_id)
 
 
 class HiddenStreams:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pitr.copier import Copied, copy_all
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Sink, Source
+from pitr.endpoints.points.cold import check_warm_point
 from pitr.endpoints.points.comparing import open_compared
 from pitr.endpoints.points.missing import MissingSource, missing_ranges
 from pitr.endpoints.points.point import PointSource, open_point
@@ -56,6 +57,9 @@ def restore(
         remembering_damage(selection),
         ExitStack() as failure,
     ):
+        # Before anything is created: a store may need hours to bring data back.
+        for stream in selection.streams if not selection.keep_going else ():
+            check_warm_point(selection.repository, selection.backup, stream)
         failure.callback(target.undo)
         target.prepare()
         # Complete the catalog before the workers use it.

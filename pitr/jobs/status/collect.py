@@ -24,7 +24,7 @@ from pitr.repository.drills import Proven
 from pitr.text import named, printable
 
 #: So many of a VM's newest points are read: enough to compare the newest point with, and for most chains.
-_NEWEST = 64
+_NEWEST = 40
 #: The usual amounts are the medians of so many points; with fewer than seven, none is usual.
 _FEWEST, _MOST = 7, 30
 

@@ -19,7 +19,7 @@ from pitr.jobs.upkeep.protected import Protected
 from pitr.jobs.upkeep.pruned import FailedRemoval, Pruned
 from pitr.model import Backup, VMName, parents_of
 from pitr.repository import Repository, names, removed_points
-from pitr.repository.protection import locked_store
+from pitr.repository.protection import locked_store, stored_name
 from pitr.repository.store import ObjectMissing
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _objects(repository: Repository, vm: VMName, visible: Sequence[Backup]) -> s
             continue
         needed[backup.backup_id] = backup
         waiting += [each for each in (parents.get(backup.backup_id), backup.parent_id) if each is not None]
-    return {name for backup in needed.values() for name in _objects_of(backup)}
+    return {stored_name(repository, name) for backup in needed.values() for name in _objects_of(backup)}
 
 
 def _objects_of(backup: Backup) -> Iterator[str]:

@@ -181,7 +181,7 @@ class Removal:
             *(backup for backup in points if backup.backup_id not in going),
             *kept.made.values(),
         ]
-        blobs = blobs_of_removed(self.repository, [*unwanted, *replaced], remaining)
+        blobs = blobs_of_removed(self.repository, [*unwanted, *replaced], remaining, planned=self.dry_run)
         sizes = {
             backup.backup_id: size_of(self.repository, backup, blobs.shared)
             for backup in (*unwanted, *replaced)

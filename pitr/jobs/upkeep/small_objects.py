@@ -35,13 +35,19 @@ def remove_old_notes(repository: Repository) -> None:
 
 
 def configurations_of_only(repository: Repository, backups: Sequence[Backup]) -> list[str]:
-    """Return the names of the configurations that only these backups refer to. Raises RepositoryError."""
+    """Return the names of the configurations that only these backups of a VM refer to, as far as the catalog knows.
+
+    The removal looks again. Raises RepositoryError.
+    """
+    if not backups:
+        return []
+    catalog = repository.catalog_of_vm(backups[0].vm.id)
     digests = {backup.configuration.digest for backup in backups if backup.configuration is not None}
     ids = [backup.backup_id for backup in backups]
     return [
         names.configuration(digest)
         for digest in sorted(digests)
-        if not _is_used(repository, repository.catalog, digest, besides=ids)
+        if not _is_used(repository, catalog, digest, besides=ids)
     ]
 
 

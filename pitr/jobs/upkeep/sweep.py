@@ -64,7 +64,7 @@ def _unreadable(repository: Repository, now: datetime) -> list[str]:
     opened = repository.opened_catalog()
     opened.whole()
     rows, hidden = opened.hidden_rows()
-    readable = {backup.backup_id for backup in rows.points()}
+    readable = {known.backup_id for known in rows.known().values()}
     lost = [each for name, each in hidden.items() if name not in readable]
     return opened.unreadable + [each.name for each in lost if now - each.removed_at < repository.grace]
 
@@ -143,9 +143,9 @@ def _remove(removal: Removal, vm: VMName, due: _Due) -> None:
     drills.remove_of(store, points)
     findings.remove_of(store, points)
     marks.remove_of(store, points)
-    used = repository.catalog.used_as_parts() | removed_points.rows(repository).used_as_parts()
-    repository.recorded -= {stream.stream_id for backup in points for stream in backup.streams}
-    removal.drop_streams(points, used)
+    streams = {stream.stream_id for backup in points for stream in backup.streams}
+    repository.recorded -= streams
+    removal.drop_streams(points, removed_points.used_as_parts(repository, streams))
     if points:
         small_objects.remove_configurations(repository, configurations, vm.id)
     for backup_id in (*(backup.backup_id for backup in points), *due.lost, *due.tombstones):

@@ -24,10 +24,9 @@ def of_all(repository: Repository, catalog: Catalog, limit: datetime) -> Iterato
     The catalog must have all records, and every writer that is still running must have started after `limit`.
     """
     catalogs = (catalog, removed_points.rows(repository))
-    parts = _parts_named(catalogs)
     store = repository.store
     for disk_id in sorted({*store.folders(names.BLOBS), *store.folders(names.INDEXES)}):
-        yield from _of_disk(repository, catalogs, disk_id, parts, limit)
+        yield from _of_disk(repository, catalogs, disk_id, limit)
 
 
 def of_vm(repository: Repository, catalog: Catalog, vm_id: str, limit: datetime) -> Iterator[str]:
@@ -36,10 +35,9 @@ def of_vm(repository: Repository, catalog: Catalog, vm_id: str, limit: datetime)
     The catalog must have all records of the VM. The caller holds its lock, so none of its backups is running.
     """
     catalogs = (catalog, removed_points.rows(repository))
-    parts = _parts_named(catalogs)
     for disk_id in sorted({disk_id for each in catalogs for disk_id in contents.disks_of_vm(each, vm_id)}):
         writers: dict[str, bool] = {}
-        for name in _of_disk(repository, catalogs, disk_id, parts, limit):
+        for name in _of_disk(repository, catalogs, disk_id, limit):
             stream_id = names.stream_of(name)
             if stream_id not in writers:
                 writers[stream_id] = _wrote(repository, vm_id, names.blob(disk_id, stream_id))
@@ -48,23 +46,16 @@ def of_vm(repository: Repository, catalog: Catalog, vm_id: str, limit: datetime)
                 yield name
 
 
-def _parts_named(catalogs: Sequence[Catalog]) -> set[tuple[str, str]]:
-    return {part for catalog in catalogs for part in contents.parts_named(catalog)}
-
-
 def _of_disk(
-    repository: Repository,
-    catalogs: Sequence[Catalog],
-    disk_id: str,
-    parts: set[tuple[str, str]],
-    limit: datetime,
+    repository: Repository, catalogs: Sequence[Catalog], disk_id: str, limit: datetime
 ) -> Iterator[str]:
     named = {stream_id for catalog in catalogs for stream_id in contents.streams_named(catalog, disk_id)}
+    parts = {stream_id for catalog in catalogs for stream_id in contents.parts_named(catalog, disk_id)}
     folders = (f"{names.BLOBS}/{disk_id}", f"{names.INDEXES}/{disk_id}")
     for name in sorted(chain.from_iterable(map(repository.store.list, folders))):
         stream_id = names.stream_of(name)
         # Of a part, only the blob is needed.
-        if stream_id in named or ((disk_id, stream_id) in parts and name == names.blob(disk_id, stream_id)):
+        if stream_id in named or (stream_id in parts and name == names.blob(disk_id, stream_id)):
             continue
         with suppress(ObjectMissing):
             if repository.store.written(name) < limit:

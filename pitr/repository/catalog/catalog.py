@@ -7,7 +7,6 @@ The catalog also keeps the digest of each record, so that a changed or lost reco
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import threading
 from collections import defaultdict
@@ -18,24 +17,38 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, Self, TypeVar
 
-from pitr import times
 from pitr.errors import BusyError, RepositoryError
-from pitr.model import Backup, StoredObject, VMName
+from pitr.model import Backup, Mode, StoredObject, VMName
 from pitr.repository import lock, names, schema, sqlite
-from pitr.repository.catalog import rows
-from pitr.repository.catalog.dependence import DEPENDANTS, DESCENDANTS, OF_OTHER_VMS, USED_AS_PARTS
+from pitr.repository.catalog import rows, writing
+from pitr.repository.catalog.dependence import (
+    DEPENDANTS,
+    DESCENDANTS,
+    LATEST_IN_CHAIN,
+    OF_OTHER_VMS,
+    OTHER_USERS,
+    USERS,
+)
 from pitr.repository.catalog.order import by_lineage
+from pitr.repository.catalog.packed import digest_text, id_text, packed_id, packed_time, time_of
+from pitr.repository.catalog.places import text_of
 from pitr.repository.catalog.user_query import Rows, run_query
 from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
-VERSION = 7
+VERSION = 8
 _REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
 T = TypeVar("T")
-_TABLES = ("point", "stream", "left_out")
+_VIEWS = ("point", "stream", "left_out")
+#: SQLite takes at least 999 values in a query.
+_AT_ONCE = 900
+_ID = text_of("p.backup_id")
+_OF_VM = "FROM point_row AS p JOIN vm_row AS v ON v.number = p.vm"
+_POINTS = f"SELECT p.*, v.id AS vm_id {_OF_VM}"
+_RECORDS = f"SELECT p.backup_id, v.id AS vm_id, p.point, p.record_size, p.record_digest {_OF_VM}"
+#: A plan for millions of points must not need more memory than a list of a VM. The system caches the file anyway.
+_LITTLE = "PRAGMA cache_size = -768"
 _QUICK = "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536; "
-#: The columns that identify a row, by table.
-KEYS = {"point": ("backup_id",), "stream": ("stream_id",), "left_out": ("backup_id", "disk_id")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +66,10 @@ class Catalog(Closes):
     `instead` returns a catalog that stands in for a file that cannot be read, or None if the error shall be raised.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, quick: bool = False) -> None:
         connection.row_factory = sqlite3.Row
         self._connection = connection
+        self._quick = quick
         self._replacing = threading.Lock()
         self.instead: Callable[[], Catalog | None] | None = None
 
@@ -63,8 +77,8 @@ class Catalog(Closes):
     def create(cls, path: Path | None, *, quick: bool = False) -> Self:
         """Create an empty catalog in a new file; in memory for None.
 
-        A `quick` one is for many rows: it has no journal, and only the indexes that `add` needs. It is
-        complete after `finish`, and useless after an error.
+        A `quick` one is for many rows: it has no journal and no indexes. It is complete after `finish`, and useless
+        after an error.
         """
         with ExitStack() as stack:
             try:
@@ -73,13 +87,13 @@ class Catalog(Closes):
                 sql = schema.read("catalog.sql")
                 if quick:
                     connection.executescript(f"{_QUICK}{sql}")
-                    connection.executescript(";".join(f"DROP INDEX {name}" for name, _ in _late_indexes(sql)))
+                    connection.executescript(";".join(f"DROP INDEX {name}" for name, _ in writing.indexes()))
                 else:
                     connection.executescript(f"BEGIN; {sql} COMMIT;")
             except sqlite3.Error as error:
                 _raise(error)
             stack.pop_all()
-        return cls(connection)
+        return cls(connection, quick=quick)
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False, tries: int = 5) -> Self:
@@ -93,6 +107,7 @@ class Catalog(Closes):
             try:
                 connection = sqlite.connect_read_only(path) if read_only else sqlite.connect(path)
                 stack.callback(connection.close)
+                connection.execute(_LITTLE)
                 identity = [
                     connection.execute(f"PRAGMA {what}").fetchone()[0]
                     for what in ("application_id", "user_version")
@@ -115,8 +130,9 @@ class Catalog(Closes):
     def finish(self) -> None:
         """Create the indexes of a `quick` catalog."""
         with self._errors():
-            for _, statement in _late_indexes(schema.read("catalog.sql")):
-                self._connection.execute(statement)
+            writing.create_indexes(self._connection)
+            writing.name_vms(self._connection)
+            self._quick = False
 
     def copy_in_memory(self) -> Catalog:
         """Return a copy in memory, which is writable even if the file is not."""
@@ -159,11 +175,11 @@ class Catalog(Closes):
         with self._errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                insertion = writing.Insertion(self._connection, quick=self._quick)
                 for backup, name, record in entries:
-                    # Two processes may add the same new record.
-                    if is_there(name) and self._insert("point", [rows.point_row(backup, name, record)]):
-                        self._insert("stream", rows.stream_rows(backup))
-                        self._insert("left_out", rows.left_out_rows(backup))
+                    if is_there(name):
+                        insertion.add(backup, record)
+                insertion.finish()
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
@@ -174,17 +190,12 @@ class Catalog(Closes):
 
         The catalog never lists a removed record, even after an interruption, because that would be damage.
         """
-        query = "DELETE FROM {} WHERE backup_id IN (SELECT value FROM json_each(?))"
-        chosen = [json.dumps(list(backup_ids))]
         with self._errors():
             while True:
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
-                    cursors = [
-                        self._connection.execute(query.format(table), chosen) for table in _TABLES[::-1]
-                    ]
                     # Another process may have read the records earlier and added them since.
-                    again = any(cursor.rowcount for cursor in cursors)
+                    again = writing.delete(self._connection, backup_ids)
                     if not again:
                         delete()
                 except BaseException:
@@ -194,73 +205,53 @@ class Catalog(Closes):
                 if not again:
                     return
 
-    def _insert(self, table: str, documents: list[dict[str, Any]]) -> int:
-        """Insert missing rows. Return their number."""
-        if not documents:
-            return 0
-        columns = list(documents[0])
-        marks = ", ".join(f":{column}" for column in columns)
-        query = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
-        return self._connection.executemany(query, documents).rowcount
-
     # Reading
 
     def known(self, vm_id: str | None = None) -> dict[str, Known]:
         """Return the known records by name, of one VM; of all VMs for None."""
         where, values = _of_vm(vm_id)
-        query = f"SELECT backup_id, record_name, record_size, record_digest FROM point {where}"  # noqa: S608
-        return {
-            row["record_name"]: Known(
-                row["backup_id"], row["record_name"], StoredObject(row["record_size"], row["record_digest"])
-            )
-            for row in self._all(query, values)
-        }
+        return {known.name: known for known in map(_known, self._all(f"{_RECORDS} {where}", values))}
 
     def record_names(self, vm_id: str | None = None) -> set[str]:
         """Return the names of the known records, of one VM; of all VMs for None."""
-        where, values = _of_vm(vm_id)
-        return {row[0] for row in self._all(f"SELECT record_name FROM point {where}", values)}  # noqa: S608
+        return set(self.known(vm_id))
 
     def known_record(self, backup_id: str) -> Known | None:
         """Return the known record of a backup; None for an unknown backup."""
-        for row in self._all(
-            "SELECT record_name, record_size, record_digest FROM point WHERE backup_id = ?", [backup_id]
-        ):
-            return Known(
-                backup_id, row["record_name"], StoredObject(row["record_size"], row["record_digest"])
-            )
-        return None
+        query = f"{_RECORDS} WHERE {_ID} = ?"
+        return next(map(_known, self._all(query, [backup_id])), None)
 
     def vms(self) -> list[VMName]:
         """Return all VMs with their latest names, by name."""
-        # The query jumps from VM to VM in the index. GROUP BY would read every point, perhaps 100,000.
-        vm_rows = self._all(
-            """
-            WITH RECURSIVE vm (id) AS (
-                SELECT min(vm_id) FROM point
-                UNION ALL
-                SELECT (SELECT min(vm_id) FROM point WHERE vm_id > vm.id) FROM vm WHERE vm.id IS NOT NULL
-            )
-            SELECT id AS vm_id,
-                   (SELECT vm_name FROM point WHERE vm_id = id ORDER BY point DESC, backup_id DESC LIMIT 1) AS vm_name
-            FROM vm WHERE id IS NOT NULL ORDER BY vm_name, vm_id
-            """
-        )
-        return [VMName(row["vm_id"], row["vm_name"]) for row in vm_rows]
+        vm_rows = self._all("SELECT id, name FROM vm_row ORDER BY name, id")
+        return [VMName(row["id"], row["name"]) for row in vm_rows]
+
+    def vm_ids(self) -> set[str]:
+        """Return the ids of all VMs."""
+        return {row[0] for row in self._all("SELECT id FROM vm_row")}
+
+    def vms_named(self, name: str) -> list[VMName]:
+        """Return the VMs with this id or this latest name."""
+        vm_rows = self._all("SELECT id, name FROM vm_row WHERE ? IN (id, name) ORDER BY id", [name])
+        return [VMName(row["id"], row["name"]) for row in vm_rows]
 
     def only_imported(self) -> set[str]:
         """Return the ids of the VMs that pitr has never backed up: all their points were imported."""
-        return {
-            row["vm_id"]
-            for row in self._all("SELECT vm_id FROM point GROUP BY vm_id HAVING min(mode = 'imported') = 1")
-        }
+        query = """
+            SELECT id FROM vm_row
+            WHERE NOT EXISTS (SELECT 1 FROM point_row WHERE vm = vm_row.number AND mode <> ?)
+        """
+        return {row["id"] for row in self._all(query, [Mode.IMPORTED.value])}
 
     def vms_once_named(self, name: str) -> list[VMName]:
-        """Return the VMs that previously had this name and have another one now, by that name. Reads every point."""
-        ids = {
-            row["vm_id"] for row in self._all("SELECT DISTINCT vm_id FROM point WHERE vm_name = ?", [name])
-        }
-        return [vm for vm in self.vms() if vm.id in ids and vm.name != name]
+        """Return the VMs that previously had this name and have another one now, by that name."""
+        query = """
+            SELECT vm_row.id, vm_row.name FROM name_row JOIN vm_row ON vm_row.number = name_row.vm
+            WHERE name_row.name = ?1 AND vm_row.name <> ?1
+            AND EXISTS (SELECT 1 FROM point_row WHERE vm = vm_row.number AND vm_name = ?1)
+            ORDER BY vm_row.name, vm_row.id
+        """
+        return [VMName(row["id"], row["name"]) for row in self._all(query, [name])]
 
     def points(self, vm_id: str | None = None) -> list[Backup]:
         """Return the backups of a VM, newest first; of all VMs for None."""
@@ -269,17 +260,27 @@ class Catalog(Closes):
 
     def get(self, backup_id: str) -> Backup | None:
         """Return a backup by its id; None for an unknown one."""
-        return next(iter(self._backups("WHERE backup_id = ?", [backup_id])), None)
+        return next(iter(self._backups(f"WHERE {_ID} = ?", [backup_id])), None)
+
+    def owner_of(self, stream_id: str) -> Backup | None:
+        """Return the backup with this stream; None for an unknown one."""
+        owner = f"SELECT point FROM stream_row WHERE {text_of('stream_id')} = ?"  # noqa: S608
+        return next(iter(self._backups(f"WHERE p.number IN ({owner})", [stream_id])), None)
+
+    def newest_with_disk(self, disk_ids: Collection[str]) -> Backup | None:
+        """Return the newest backup of any VM with one of these disks; None without one."""
+        disks = "SELECT number FROM disk_row WHERE id IN (SELECT value FROM json_each(?))"
+        owners = f"SELECT point FROM stream_row WHERE disk IN ({disks})"  # noqa: S608
+        chosen = self._backups(f"WHERE p.number IN ({owners})", [json.dumps(sorted(disk_ids))], limit=1)
+        return next(iter(chosen), None)
 
     def stand_in(self, backup_id: str) -> Backup | None:
         """Return the synthetic backup that stands for this one, whether this one is known or not; None without one."""
-        return next(iter(self._backups("WHERE stands_for = ?", [backup_id])), None)
+        return next(iter(self._backups("WHERE p.stands_for = ?", [packed_id(backup_id)])), None)
 
     def with_prefix(self, prefix: str) -> list[Backup]:
         """Return at most ten backups whose id begins with `prefix`."""
-        return self._backups(
-            "WHERE backup_id >= ? AND backup_id < ?", [prefix, f"{prefix}\U0010ffff"], limit=10
-        )
+        return self._backups(f"WHERE {_ID} >= ? AND {_ID} < ?", [prefix, f"{prefix}\U0010ffff"], limit=10)
 
     def newest_until(self, vm_id: str, time: datetime) -> Backup | None:
         """Return the VM's newest backup with `point <= time`."""
@@ -290,35 +291,18 @@ class Catalog(Closes):
         return self._nearest(vm_id, "min(point)", "point > ?", time, -1)
 
     def _nearest(self, vm_id: str, which: str, where: str, time: datetime, position: int) -> Backup | None:
-        nearest = f"SELECT {which} FROM point WHERE vm_id = ? AND {where}"  # noqa: S608
-        backups = self._backups(
-            f"WHERE vm_id = ? AND point = ({nearest})", [vm_id, vm_id, times.to_sortable(time)]
-        )
+        nearest = f"SELECT {which} FROM point_row WHERE vm = v.number AND {where}"  # noqa: S608
+        backups = self._backups(f"WHERE v.id = ? AND p.point = ({nearest})", [vm_id, packed_time(time)])
         return backups[position] if backups else None
 
     def descendants(self, backup_id: str) -> list[str]:
         """Return the ids of the backups based on this one, oldest first, including its own."""
-        ids = self._all(
-            DESCENDANTS,
-            [backup_id],
-        )
-        return [row["backup_id"] for row in ids]
+        return _ids(self._all(DESCENDANTS, [packed_id(backup_id), backup_id]))
 
     def latest_in_chain(self, backup_id: str) -> Backup | None:
         """Return the backup with the latest `point` of this one and those it is based on."""
-        ids = self._all(
-            """
-            WITH RECURSIVE below (backup_id, parent_id, point) AS (
-                SELECT backup_id, parent_id, point FROM point WHERE backup_id = ?
-                UNION
-                SELECT point.backup_id, point.parent_id, point.point FROM point
-                JOIN below ON point.backup_id = below.parent_id
-            )
-            SELECT backup_id FROM below ORDER BY point DESC LIMIT 1
-            """,
-            [backup_id],
-        )
-        return self.get(ids[0]["backup_id"]) if ids else None
+        ids = _ids(self._all(LATEST_IN_CHAIN, [backup_id]))
+        return self.get(ids[0]) if ids else None
 
     def dependants(self, stream_id: str) -> list[str]:
         """Return the ids of the backups with this stream or a stream based on it, oldest first.
@@ -326,21 +310,25 @@ class Catalog(Closes):
         A stream is also based on the streams whose frames it uses. The stream itself may be unknown, because its record
         is lost.
         """
-        ids = self._all(
-            DEPENDANTS,
-            [stream_id],
-        )
-        return [row["backup_id"] for row in ids]
+        return _ids(self._all(DEPENDANTS, [packed_id(stream_id), stream_id]))
 
     def of_other_vms(self, vm_id: str, stream_ids: Collection[str]) -> set[str]:
         """Return those of the streams that other VMs than this one have, or whose frames they use."""
-        if not stream_ids:
-            return set()
-        return {row[0] for row in self._all(OF_OTHER_VMS, [json.dumps(list(stream_ids)), vm_id, vm_id])}
+        found = {row[0] for row in self._all(OF_OTHER_VMS, [json.dumps(list(stream_ids)), vm_id])}
+        return found | self._users_of(stream_ids, OTHER_USERS, [vm_id])
 
-    def used_as_parts(self) -> set[str]:
-        """Return the ids of the streams whose frames other streams use."""
-        return {row[0] for row in self._all(USED_AS_PARTS)}
+    def used_as_parts(self, stream_ids: Collection[str]) -> set[str]:
+        """Return which of these streams have frames that other streams use."""
+        return self._users_of(stream_ids, USERS, [])
+
+    def _users_of(self, stream_ids: Collection[str], query: str, values: Sequence[str]) -> set[str]:
+        used: set[str] = set()
+        packed = [packed_id(stream_id) for stream_id in stream_ids]
+        for start in range(0, len(packed), _AT_ONCE):
+            some = packed[start : start + _AT_ONCE]
+            marks = ", ".join("?" * len(some))
+            used |= {id_text(row[0]) for row in self._all(query.format(marks=marks), [*some, *values])}
+        return used
 
     def query(self, sql: str) -> Rows:
         """Run a read-only query. Return the names of the columns, and the rows. Raises UsageError, RepositoryError."""
@@ -352,40 +340,44 @@ class Catalog(Closes):
         return self._read(run)
 
     def dump(self) -> dict[str, list[dict[str, Any]]]:
-        """Return all rows of all tables, in order."""
+        """Return all rows of the views, in order."""
         return {
             table: [dict(row) for row in self._all(f"SELECT * FROM {table} ORDER BY 1, 2", [])]  # noqa: S608
-            for table in _TABLES
+            for table in _VIEWS
         }
 
     def has_vm(self, vm_id: str) -> bool:
         """Return whether the catalog knows a point of the VM with this id."""
-        return bool(self._all("SELECT 1 FROM point WHERE vm_id = ? LIMIT 1", [vm_id]))
+        return bool(self._all("SELECT 1 FROM vm_row WHERE id = ?", [vm_id]))
 
     def _backups(self, where: str, values: list[Any], *, limit: int = -1) -> list[Backup]:
         """Return the backups that match `where`, newest first."""
         return self._read(lambda: self._read_backups(where, values, limit))
 
     def _read_backups(self, where: str, values: list[Any], limit: int) -> list[Backup]:
-        chosen = f"SELECT * FROM point {where} ORDER BY point DESC, backup_id DESC LIMIT ?"  # noqa: S608
+        chosen = f"{_POINTS} {where} ORDER BY p.point DESC, p.backup_id DESC LIMIT ?"
         points = self._all(chosen, [*values, limit])
         if not points:
             return []
-        streams: dict[str, list[sqlite3.Row]] = defaultdict(list)
-        left_out: dict[str, list[sqlite3.Row]] = defaultdict(list)
+        streams: dict[int, list[sqlite3.Row]] = defaultdict(list)
+        left_out: dict[int, list[sqlite3.Row]] = defaultdict(list)
         # One query for the streams of all backups instead of one for each backup.
-        subset = f"SELECT backup_id FROM ({chosen})"  # noqa: S608
-        for table, found in (("stream", streams), ("left_out", left_out)):
-            order_by = "backup_id, position" if table == "stream" else "backup_id, disk_id"
-            query = f"SELECT * FROM {table} WHERE backup_id IN ({subset}) ORDER BY {order_by}"  # noqa: S608
+        for table, order_by, found in (
+            ("stream_row", "position", streams),
+            ("left_out_row", "disk_row.id", left_out),
+        ):
+            query = f"""
+                SELECT t.*, disk_row.id AS disk_id FROM {table} AS t JOIN disk_row ON disk_row.number = t.disk
+                WHERE t.point IN (SELECT number FROM ({chosen})) ORDER BY t.point, {order_by}
+            """  # noqa: S608
             for row in self._all(query, [*values, limit]):
-                found[row["backup_id"]].append(row)
+                found[row["point"]].append(row)
         try:
             backups = [
-                rows.backup_from(point, streams[point["backup_id"]], left_out[point["backup_id"]])
+                rows.backup_from(point, streams[point["number"]], left_out[point["number"]])
                 for point in points
             ]
-        except (IndexError, TypeError, ValueError) as error:
+        except (IndexError, OverflowError, TypeError, ValueError) as error:
             # A changed byte in the file can change any value, and even a column's name.
             raise RepositoryError(f"the catalog cannot be used: {error}", _REBUILD) from error
         return by_lineage(backups)
@@ -420,13 +412,17 @@ class Catalog(Closes):
 
 def _of_vm(vm_id: str | None) -> tuple[str, list[str]]:
     """Return the SQL condition for the rows of a VM, and its values; no condition for None."""
-    return ("", []) if vm_id is None else ("WHERE vm_id = ?", [vm_id])
+    return ("", []) if vm_id is None else ("WHERE v.id = ?", [vm_id])
 
 
-def _late_indexes(sql: str) -> list[tuple[str, str]]:
-    """Return the names and statements of the indexes that neither `add` nor `rows_of_vm` needs."""
-    found = re.finditer(r"^CREATE INDEX (\w+) [^;]*;", sql, re.MULTILINE)
-    return [(each[1], each[0]) for each in found if each[1] not in ("point_by_vm", "stream_by_backup")]
+def _known(row: sqlite3.Row) -> Known:
+    backup_id = id_text(row["backup_id"])
+    name = names.record(row["vm_id"], time_of(row["point"]), backup_id)
+    return Known(backup_id, name, StoredObject(row["record_size"], digest_text(row["record_digest"])))
+
+
+def _ids(found: Sequence[sqlite3.Row]) -> list[str]:
+    return [id_text(row["backup_id"]) for row in found]
 
 
 class CatalogUnusable(RepositoryError):

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import NamedTuple
 
+from pitr import times
+from pitr.model import Kind
 from pitr.repository.catalog.catalog import Catalog
+from pitr.repository.catalog.packed import id_text, kind_of, packed_kind, packed_time, sortable_time
 
-_COLUMNS = "backup_id, point, kind, parent_id, changed_data, changed_zero, changed_stored, changed_size"
+_CHANGES = """
+SELECT p.backup_id, p.point, p.kind, p.parent_id, p.changed_data, p.changed_zero, p.changed_stored, p.changed_size
+FROM vm_row AS v JOIN point_row AS p ON p.vm = v.number
+"""
 
 
 class Change(NamedTuple):
@@ -28,27 +35,32 @@ class Change(NamedTuple):
 
 def newest(catalog: Catalog, vm_id: str, count: int) -> list[Change]:
     """Return the changes of the VM's `count` newest points, newest first. Raises RepositoryError."""
-    query = f"SELECT {_COLUMNS} FROM point WHERE vm_id = ? ORDER BY point DESC, backup_id DESC LIMIT ?"  # noqa: S608
-    return list(map(Change._make, catalog.rows(query, (vm_id, count))))
+    query = f"{_CHANGES} WHERE v.id = ? ORDER BY p.point DESC, p.backup_id DESC LIMIT ?"
+    return list(map(_change, catalog.rows(query, (vm_id, count))))
 
 
 def of_kind_between(catalog: Catalog, vm_id: str, kind: str, since: str, until: str) -> list[Change]:
     """Return the changes of the VM's points of a kind with `since <= point <= until`, newest first.
 
-    Raises RepositoryError.
+    An empty `since` is before all points. Raises RepositoryError.
     """
     query = (
-        f"SELECT {_COLUMNS} FROM point WHERE vm_id = ? AND point BETWEEN ? AND ? AND kind = ? "  # noqa: S608
-        "ORDER BY point DESC, backup_id DESC"
+        f"{_CHANGES} WHERE v.id = ? AND p.point BETWEEN ? AND ? AND p.kind = ? "
+        "ORDER BY p.point DESC, p.backup_id DESC"
     )
-    return list(map(Change._make, catalog.rows(query, (vm_id, since, until, kind))))
+    first, last = (packed_time(times.from_text(time)) if time else 0 for time in (since, until))
+    return list(map(_change, catalog.rows(query, (vm_id, first, last, packed_kind(Kind(kind))))))
 
 
-def oldest_first(catalog: Catalog, vm_id: str | None) -> list[tuple[str, Change]]:
-    """Return the changes of all points of a VM (None: of all VMs) with the VM's id, by VM, oldest first.
+def oldest_first(catalog: Catalog, vm_id: str) -> list[Change]:
+    """Return the changes of all points of a VM, oldest first. Raises RepositoryError."""
+    query = f"{_CHANGES} WHERE v.id = ? ORDER BY p.point, p.backup_id"
+    return list(map(_change, catalog.rows(query, (vm_id,))))
 
-    Raises RepositoryError.
-    """
-    where, values = ("", ()) if vm_id is None else ("WHERE vm_id = ?", (vm_id,))
-    query = f"SELECT vm_id, {_COLUMNS} FROM point {where} ORDER BY vm_id, point, backup_id"  # noqa: S608
-    return [(row[0], Change._make(row[1:])) for row in catalog.rows(query, values)]
+
+def _change(row: sqlite3.Row) -> Change:
+    backup_id, point, kind, parent_id, data, zero, stored, size = row
+    parent = None if parent_id is None else id_text(parent_id)
+    return Change(
+        id_text(backup_id), sortable_time(point), kind_of(kind).value, parent, data, zero, stored, size
+    )

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from pitr import times
 from pitr.model import VMName
 from pitr.repository.catalog.catalog import Catalog
+from pitr.repository.catalog.packed import packed_time, time_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +30,28 @@ class Totals:
 
 def of_vms(catalog: Catalog, since: datetime) -> list[Totals]:
     """Return the sums of each VM that has points, by name. Raises RepositoryError."""
-    names = {vm.id: vm.name for vm in catalog.vms()}
     # SQLite takes the other columns from the row of the minimum.
-    first_query = "SELECT vm_id, min(point), stored_bytes FROM point GROUP BY vm_id"
-    first_bytes = {row["vm_id"]: int(row["stored_bytes"]) for row in catalog.rows(first_query)}
+    first_query = "SELECT vm, min(point), stored_bytes FROM point_row GROUP BY vm"
+    first_bytes = {row["vm"]: int(row["stored_bytes"]) for row in catalog.rows(first_query)}
     rows = catalog.rows(
         """
-        SELECT vm_id, count(*) AS points, min(point) AS first, max(point) AS newest,
-               sum(stored_bytes) AS stored, sum(data_bytes) AS data,
-               sum(CASE WHEN point >= ? THEN stored_bytes ELSE 0 END) AS recent
-        FROM point GROUP BY vm_id
+        SELECT v.number, v.id AS vm_id, v.name, count(*) AS points, min(p.point) AS first, max(p.point) AS newest,
+               sum(p.stored_bytes) AS stored, sum(p.data_bytes) AS data,
+               sum(CASE WHEN p.point >= ? THEN p.stored_bytes ELSE 0 END) AS recent
+        FROM point_row AS p JOIN vm_row AS v ON v.number = p.vm GROUP BY v.number
         """,
-        [times.to_sortable(since)],
+        [packed_time(since)],
     )
     found = [
         Totals(
-            VMName(row["vm_id"], names.get(row["vm_id"], row["vm_id"])),
+            VMName(row["vm_id"], row["name"]),
             int(row["points"]),
-            times.from_text(row["first"]),
-            times.from_text(row["newest"]),
+            time_of(row["first"]),
+            time_of(row["newest"]),
             int(row["stored"]),
             int(row["data"]),
             int(row["recent"]),
-            first_bytes.get(row["vm_id"], 0),
+            first_bytes.get(row["number"], 0),
         )
         for row in rows
     ]

@@ -67,15 +67,20 @@ class SealedStore:
         self._created: dict[str, bytes] = {}
         self._local: dict[str, Path] = {}
 
+    @property
+    def inner(self) -> Store:
+        """The store that holds the sealed objects, under their names."""
+        return self._inner
+
     def close(self) -> None:
         self._scratch.close()
         self._inner.close()
 
     def new(self, name: str) -> NewObject:
-        return self._sealing(name, self._inner.new(_stored_name(check_name(name))))
+        return self._sealing(name, self._inner.new(stored_name(check_name(name))))
 
     def replacing(self, name: str) -> NewObject:
-        return self._sealing(name, self._inner.replacing(_stored_name(check_name(name))))
+        return self._sealing(name, self._inner.replacing(stored_name(check_name(name))))
 
     def batch(self) -> EachAtOnce:
         return EachAtOnce(self)
@@ -101,14 +106,14 @@ class SealedStore:
         except FormatError as error:
             raise RepositoryError(f"cannot seal {name}: {error.message}") from error
         self._created[name] = data
-        self._inner.create(_stored_name(name), data)
+        self._inner.create(stored_name(name), data)
         # Only an object whose creation failed is compared.
         del self._created[name]
 
     def may_hold(self, name: str) -> bool:
         """Return whether the object, whose creation failed, may be stored all the same."""
         data = self._created.get(name)
-        return data is not None and may_be_stored(self._inner, _stored_name(name), data)
+        return data is not None and may_be_stored(self._inner, stored_name(name), data)
 
     def sealed_configuration(self, plain: bytes) -> bytes:
         """Return a configuration sealed: the same bytes as the last time, if this host remembers them."""
@@ -130,7 +135,7 @@ class SealedStore:
             raise self._keyring.refusal() from None
 
     def open(self, name: str) -> StoredFile:
-        file = self._inner.open(_stored_name(name))
+        file = self._inner.open(stored_name(name))
         if _folder(name) not in _CONTENT or not self._keyring.opens:
             return file
         try:
@@ -151,7 +156,7 @@ class SealedStore:
                 if file.size > limit:
                     raise RepositoryError(f"{name} has {file.size} bytes; pitr accepts at most {limit} bytes")
                 return file.read_at(0, file.size)
-        stored = self._inner.read(_stored_name(name), limit=limit)
+        stored = self._inner.read(stored_name(name), limit=limit)
         try:
             if folder == names.BACKUPS:
                 return documents.opened_record(stored, self._keyring.identities, self.note_sealed)
@@ -165,10 +170,10 @@ class SealedStore:
         return stored
 
     def size(self, name: str) -> int:
-        return self._inner.size(_stored_name(name))
+        return self._inner.size(stored_name(name))
 
     def written(self, name: str) -> datetime:
-        return self._inner.written(_stored_name(name))
+        return self._inner.written(stored_name(name))
 
     def list(self, prefix: str, *, besides: Container[str] = ()) -> Iterator[str]:
         if _folder(prefix) not in _WITH_SUFFIX:
@@ -192,16 +197,16 @@ class SealedStore:
         return self._inner.counts(prefix)
 
     def delete(self, name: str) -> None:
-        self._inner.delete(_stored_name(name))
+        self._inner.delete(stored_name(name))
 
     def local_file(self, name: str) -> Path:
         """Return a local file with the opened object, until the store is closed. Raises NoFittingIdentity."""
         if _folder(name) not in _CONTENT:
-            return self._inner.local_file(_stored_name(name))
+            return self._inner.local_file(stored_name(name))
         known = self._local.get(name)
         if known is not None:
             return known
-        with self._inner.open(_stored_name(name)) as stored:
+        with self._inner.open(stored_name(name)) as stored:
             try:
                 file = _OpenedFile(name, stored, self._keyring)
             except NoFittingIdentity:
@@ -232,7 +237,7 @@ class SealedStore:
     def _reference(self, name: str) -> StoredObject:
         """Return size and digest of a sealed object; reads it if this process has not seen them."""
         if name not in self._sealed:
-            with self._inner.open(_stored_name(name)) as file:
+            with self._inner.open(stored_name(name)) as file:
                 digest = blake3()
                 for offset in range(0, file.size, _CHUNK):
                     digest.update(file.read_at(offset, _CHUNK))
@@ -304,7 +309,7 @@ def _folder(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _stored_name(name: str) -> str:
+def stored_name(name: str) -> str:
     return f"{name}{SUFFIX}" if _folder(name) in _WITH_SUFFIX and "/" in name else name
 
 

@@ -15,10 +15,11 @@ from pitr.repository.store.base import (
     may_be_stored,
 )
 from pitr.repository.store.folders import LinkInside
-from pitr.repository.store.object_errors import ObjectStoreError, StillProtected
+from pitr.repository.store.object_errors import ColdObject, ObjectStoreError, StillProtected
 from pitr.repository.store.posix import PosixStore
 
 __all__ = [
+    "ColdObject",
     "Batch",
     "LinkInside",
     "ListedObject",

@@ -80,6 +80,14 @@ class LockedStore(ObjectStore):
             raise ObjectExists(name)
         self.stored(name)
 
+    def replacing(self, name: str) -> Any:
+        if _oldest_is_true(check_name(name)) and self._is_taken(name):
+            raise RepositoryError(
+                f"cannot repair {name}: the object lock keeps the damaged one as the true one",
+                "Copy the points to a new repository with 'pitr replicate'.",
+            )
+        return super().replacing(name)
+
     def stored(self, name: str) -> None:
         if is_protected(name):
             self.protect(name, times.now() + self.lock.period)
@@ -132,7 +140,7 @@ class LockedStore(ObjectStore):
         }
 
     def delete(self, name: str) -> None:
-        """Delete all versions of an object. Raises StillProtected, and then nothing was deleted."""
+        """Delete all versions of an object. Raises StillProtected, and then nothing was deleted, and AccessRefused."""
         found = self.bucket.of(check_name(name))
         self._known.pop(name, None)
         try:

@@ -72,6 +72,10 @@ class StillProtected(ObjectStoreError):
         self.until = until
 
 
+class ColdObject(ObjectStoreError):
+    """An object is in a cold storage class, and the store must bring it back before it can be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the text of an obstore error says. `code` is S3's error code, `cause` why no answer came."""
@@ -121,6 +125,11 @@ _BY_CODE: Final[dict[str, tuple[type[ObjectStoreError], str, str]]] = {
         ClockSkew,
         "the clocks of this machine and of the object store differ too much",
         "Set the clock of this machine, for example with chrony.",
+    ),
+    "InvalidObjectState": (
+        ColdObject,
+        "it is in a cold storage class",
+        "Ask for the data with 'pitr warm VM --at TIME --wait', and repeat the command then.",
     ),
     "NoSuchBucket": (
         NoSuchBucket,

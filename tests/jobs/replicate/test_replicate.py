@@ -156,7 +156,7 @@ def test_only_a_copy_of_the_source_or_an_empty_place_is_a_target(
 ) -> None:
     points, _ = stored
     with Repository.create(tmp_path / "other"):
-        pass
+        points.back_up(points.engine.add_vm("other", bytes(1 << 20)), tmp_path / "other")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
@@ -291,3 +291,17 @@ def test_points_that_wait_for_their_sweep_are_not_copied(
     assert copied(points.path, first).points == 1
     assert ids(first) == [later.backup_id, *before]
     check(first, points)
+
+
+def test_a_new_repository_without_points_becomes_a_copy(stored: tuple[Stored, Any], tmp_path: Path) -> None:
+    points, _ = stored
+    with Repository.create(tmp_path / "second") as repository:
+        second = repository.id
+    copied(points.path, tmp_path / "second", dry_run=True)
+    done = copied(points.path, tmp_path / "second")
+    assert (done.points, done.target_id) == (3, second)
+    # Both ways, and from there on.
+    assert copied(points.path, tmp_path / "second").exit_code == 0
+    assert copied(tmp_path / "second", points.path).exit_code == 0
+    assert copied(tmp_path / "second", tmp_path / "third").points == 3
+    assert ids(tmp_path / "second") == ids(points.path) == ids(tmp_path / "third")

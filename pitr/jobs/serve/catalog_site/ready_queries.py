@@ -185,7 +185,7 @@ def run(
         known = ", ".join(query.parameters) or "none"
         raise UsageError(f"the query {query.name} has no value {unknown[0]!r}", f"Its values: {known}.")
     with tempfile.TemporaryDirectory(prefix="pitr-catalog-") as folder:
-        snapshot = Snapshot(repository, Path(folder) / "catalog.db")
+        snapshot = Snapshot(repository, Path(folder) / "catalog.db", tables=False)
         with closing(sqlite.connect_read_only(snapshot.path)) as connection:
             connection.row_factory = None
             try:

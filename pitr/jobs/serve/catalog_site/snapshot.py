@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -29,14 +29,16 @@ PAUSE_S = 2.0
 class Snapshot:
     """A copy at `path` of the catalog of the repository in folder `repository`.
 
-    Raises PitrError if the catalog is unreadable.
+    A browser needs `tables` instead of views: they have a page for each row, and links. Raises PitrError if the
+    catalog is unreadable.
     """
 
-    def __init__(self, repository: Location, path: Path) -> None:
+    def __init__(self, repository: Location, path: Path, *, tables: bool = True) -> None:
         self._repository = repository
+        self._tables = tables
         self.path = path
         self._lock = threading.Lock()
-        self._state: tuple[frozenset[str], ...] | None = None
+        self._state: tuple[tuple[int, int], ...] | None = None
         self._checked_at = 0.0
         self._drills: dict[str, Drill | str] = {}
         sqlite.connect(path, create=True).close()
@@ -60,9 +62,9 @@ class Snapshot:
             with Repository.open(self._repository) as repository:
                 drill_names = frozenset(repository.store.list(names.drills_of(None)))
                 state = (
-                    frozenset(repository.store.list(names.BACKUPS)),
-                    drill_names,
-                    frozenset(repository.store.list(names.checks_of(None))),
+                    _summary(repository.store.list(names.BACKUPS)),
+                    _summary(drill_names),
+                    _summary(repository.store.list(names.checks_of(None))),
                 )
                 if state != self._state:
                     self._copy(repository, drill_names)
@@ -72,17 +74,42 @@ class Snapshot:
         # Drills never change: read each only once.
         self._drills = {name: self._drills.get(name) or _read(repository, name) for name in drill_names}
         damaged = list(_damage(repository))
-        with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
-            repository.catalog.copy_into(copy)
-            try:
-                copy.executescript(schema.read("site.sql"))
+        # In a file: millions of points would not fit into the memory.
+        scratch = self.path.with_name("next.db")
+        try:
+            with closing(_new(scratch)) as copy:
+                repository.catalog.copy_into(copy)
+                copy.executescript(f"BEGIN; {schema.read('site.sql')}")
                 for name, drill in sorted(self._drills.items()):
                     _insert(copy, name, drill)
                 copy.executemany("INSERT INTO damage VALUES (?, ?, ?, ?, ?)", damaged)
+                copy.execute("COMMIT")
+                if self._tables:
+                    copy.executescript(f"BEGIN; {schema.read('site_tables.sql')} COMMIT;")
                 with closing(sqlite.connect(self.path)) as target:
                     copy.backup(target)
-            except sqlite3.Error as error:
-                raise RepositoryError(f"cannot copy the catalog: {error}") from error
+        except sqlite3.Error as error:
+            raise RepositoryError(f"cannot copy the catalog: {error}") from error
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _summary(listed: Iterable[str]) -> tuple[int, int]:
+    """Return what changes if a name does: there can be millions of them."""
+    count, summary = 0, 0
+    for name in listed:
+        count += 1
+        summary ^= hash(name)
+    return count, summary
+
+
+def _new(path: Path) -> sqlite3.Connection:
+    """Create a database that is useless after an error."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    connection = sqlite.connect(path)
+    connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+    return connection
 
 
 def _read(repository: Repository, name: str) -> Drill | str:
