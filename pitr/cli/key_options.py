@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pitr.errors import NamesSealed
 from pitr.repository.sealing import identities
 from pitr.system.target_path import given_path
+
+if TYPE_CHECKING:
+    from pitr.repository import Repository
 
 IdentityOption = Annotated[
     list[Path] | None,
@@ -49,3 +54,14 @@ def use(files: Sequence[Path], configured: Mapping[str, Any], *, trust: bool) ->
             trust=trust,
         )
     )
+
+
+@contextmanager
+def telling(repository: Repository) -> Iterator[None]:
+    """Let the error about a sealed name say which recipients open the repository."""
+    try:
+        yield
+    except NamesSealed as error:
+        if repository.keyring is None:
+            raise
+        raise repository.keyring.refusal(error.message) from None

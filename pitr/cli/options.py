@@ -28,7 +28,7 @@ from pitr.cli.log import (
     logging_of,
 )
 from pitr.cli.manners import minding, options_of
-from pitr.errors import NamesSealed, UsageError
+from pitr.errors import UsageError
 from pitr.system.target_path import given_path
 
 if TYPE_CHECKING:
@@ -280,13 +280,8 @@ class Common:
         """Open the repository while the block runs. Raises RepositoryError and UsageError."""
         from pitr.repository import Repository  # noqa: PLC0415 - `pitr --help` must start quickly
 
-        with Repository.open(self.repository_location()) as repository:
-            try:
-                yield repository
-            except NamesSealed as error:
-                if repository.keyring is None:
-                    raise
-                raise repository.keyring.refusal(error.message) from None
+        with Repository.open(self.repository_location()) as repository, key_options.telling(repository):
+            yield repository
 
     def secret_files(self) -> list[Path]:
         """Return the files that can hold the engine's password, whether they exist or not."""

@@ -6,29 +6,26 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
 from pitr.repository import hidden, lock, names
-from pitr.repository.catalog import Catalog, contents, overview
+from pitr.repository.catalog import Catalog, overview
 from pitr.repository.catalog.catalog import CatalogUnusable, Known
-from pitr.repository.catalog.contents import KEYS
+from pitr.repository.catalog.comparison import CatalogDifferences, Comparison
 from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
-from pitr.system.closing import Closes
 from pitr.system.replace_file import replace_file
 
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
-CatalogRow = dict[str, Any]
 #: Records that are read and added at a time.
 _BATCH = 500
 
@@ -70,10 +67,24 @@ class CompletedCatalog:
         if not self._whole:
             self._tombstones.all()
             # VM by VM: the names of millions of points would not fit into the memory.
-            for vm_id in sorted(self._store.folders(names.BACKUPS)):
-                self._complete_vm(vm_id)
+            for vm_id, listed in self._by_vm():
+                if listed is None or vm_id not in self._whole_vms:
+                    self._refresh(vm_id, listed)
             self._whole = True
         return self._catalog
+
+    def _by_vm(self) -> Iterator[tuple[str, set[str] | None]]:
+        """Yield the VMs with the names of their records; None if these are not listed yet."""
+        if not self._own_state:
+            yield from ((vm_id, None) for vm_id in sorted(self._store.folders(names.BACKUPS)))
+            return
+        # One list of a bucket shows a thousand records, of any VMs, in order.
+        seen: set[str] = set()
+        for vm_id, group in groupby(self._store.list(names.BACKUPS), lambda name: name.split("/")[1]):
+            yield vm_id, (None if vm_id in seen else set(group))
+            seen.add(vm_id)
+        # Another host may have removed all points of a VM.
+        yield from ((vm_id, set()) for vm_id in sorted(self._catalog.vm_ids() - seen))
 
     def of_vm(self, name: str) -> Catalog:
         """Return the catalog with all records of the VM with this id or name; with all records if there is none."""
@@ -105,8 +116,9 @@ class CompletedCatalog:
         if not self._whole and not self._counted:
             known = overview.point_counts(self._catalog)
             buried = self._tombstones.all()
-            for vm_id, count in self._store.counts(names.BACKUPS).items():
-                if count != known.get(vm_id, 0) or vm_id in buried:
+            counts = self._store.counts(names.BACKUPS)
+            for vm_id in counts.keys() | (known.keys() if self._own_state else set()):
+                if counts.get(vm_id, 0) != known.get(vm_id, 0) or vm_id in buried:
                     self._complete_vm(vm_id)
             self._counted = True
         return self._catalog
@@ -135,18 +147,23 @@ class CompletedCatalog:
         if not self._whole and vm_id not in self._whole_vms:
             self._refresh(vm_id)
 
-    def _refresh(self, vm_id: str) -> None:
+    def _refresh(self, vm_id: str, listed: set[str] | None = None) -> None:
         buried = self._tombstones.of_vm(vm_id)
         known = self._catalog.record_names(vm_id)
         self._hidden.pop(vm_id, None)
         if buried or self._own_state:
-            self._complete_and_hide(vm_id, known, buried)
+            if listed is None:
+                # After the tombstones: a point that is swept in between is hidden or absent, never visible.
+                listed = set(self._store.list(names.records_of(vm_id)))
+            self._complete_and_hide(vm_id, known, buried, listed)
         else:
             self._take_up(self._store.list(names.records_of(vm_id), besides=known))
         self._whole_vms.add(vm_id)
 
-    def _complete_and_hide(self, vm_id: str, known: set[str], buried: Mapping[str, datetime]) -> None:
-        view = hidden.view(self._store, vm_id, known, buried, own_state=self._own_state)
+    def _complete_and_hide(
+        self, vm_id: str, known: set[str], buried: Mapping[str, datetime], listed: set[str]
+    ) -> None:
+        view = hidden.view(self._store, vm_id, known, listed, buried, own_state=self._own_state)
         writable = _writable(self._path)
         if view.gone:
             went = hidden.entries(self._catalog, vm_id, [each for each in view.gone if each in view.hidden])
@@ -313,19 +330,9 @@ def _read(record_names: Sequence[str], read_record: ReadRecord) -> tuple[list[St
     return entries, damage
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogDifferences:
-    """The differences between the catalog and the records, one line each, and messages about damaged records."""
-
-    points: int
-    streams: int
-    differences: tuple[str, ...]
-    damaged: tuple[str, ...]
-
-
 def compare(path: Path, store: Store, read_record: ReadRecord) -> CatalogDifferences:
     """Compare the catalog file with the records, without completing it first."""
-    with _Comparison(path) as comparison:
+    with Comparison(path) as comparison:
         for record_names in _by_vm(store):
             entries, damaged = _read(record_names, read_record)
             with Catalog.create(None) as fresh:
@@ -344,7 +351,7 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
         # Read under the lock, so that the new catalog does not list records that are removed meanwhile.
         with _replacing(path):
             scratch = _scratch(store)
-            with Catalog.create(scratch, quick=True) as fresh, _Comparison(path) as comparison:
+            with Catalog.create(scratch, quick=True) as fresh, Comparison(path) as comparison:
                 for record_names in _by_vm(store):
                     for start in range(0, len(record_names), _BATCH):
                         entries, damaged = _read(record_names[start : start + _BATCH], read_record)
@@ -370,80 +377,3 @@ def _by_vm(store: Store) -> Iterator[list[str]]:
 
 def _vm_of(record_names: Sequence[str]) -> str:
     return record_names[0].split("/")[1]
-
-
-class _Comparison(Closes):
-    """Compares the catalog file at `path` with fresh catalogs, VM by VM."""
-
-    def __init__(self, path: Path) -> None:
-        self._old: Catalog | None = None
-        with suppress(RepositoryError):
-            self._old = Catalog.open(path, read_only=True)
-        self._seen: set[str] = set()
-        self._points = 0
-        self._streams = 0
-        self._damaged: list[str] = []
-        self._differences: list[str] = []
-
-    def close(self) -> None:
-        if self._old is not None:
-            self._old.close()
-
-    def damaged(self, messages: Sequence[str]) -> None:
-        """Note damaged records."""
-        self._damaged += messages
-
-    def of_vm(self, vm_id: str, fresh: Catalog, damaged: Sequence[str] = ()) -> None:
-        """Compare the rows of a VM."""
-        self._damaged += damaged
-        points, streams = contents.counts_of_vm(fresh, vm_id)
-        self._points += points
-        self._streams += streams
-        self._seen.add(vm_id)
-        self._compare(vm_id, fresh)
-
-    def result(self) -> CatalogDifferences:
-        """Return all differences, and the number of points and streams in the records."""
-        try:
-            gone = [vm.id for vm in self._old.vms() if vm.id not in self._seen] if self._old else []
-        except RepositoryError:
-            self._old, gone = None, []
-        with Catalog.create(None) as nothing:
-            for vm_id in gone:
-                self._compare(vm_id, nothing)
-        differences = [f"record: {message}" for message in self._damaged]
-        if self._old is None:
-            differences.append("the catalog file is missing or unusable")
-        else:
-            differences += self._differences
-        return CatalogDifferences(self._points, self._streams, tuple(differences), tuple(self._damaged))
-
-    def _compare(self, vm_id: str, fresh: Catalog) -> None:
-        if self._old is None:
-            return
-        try:
-            if contents.same_rows(self._old, fresh, vm_id):
-                return
-            have, should = (contents.rows_of_vm(each, vm_id) for each in (self._old, fresh))
-        except RepositoryError:
-            self._old.close()
-            self._old = None
-            return
-        for table, rows in should.items():
-            if have[table] != rows:
-                self._differences += _differing(table, have[table], rows)
-
-
-def _differing(table: str, have: Sequence[CatalogRow], should: Sequence[CatalogRow]) -> Iterator[str]:
-    key = KEYS[table]
-    old = {tuple(row[part] for part in key): row for row in have}
-    new = {tuple(row[part] for part in key): row for row in should}
-    for name in sorted(old.keys() | new.keys()):
-        shown = " ".join(str(part) for part in name)
-        if name not in new:
-            yield f"{table} {shown}: in the catalog, but not in the records"
-        elif name not in old:
-            yield f"{table} {shown}: in the records, but not in the catalog"
-        elif old[name] != new[name]:
-            columns = ", ".join(column for column in new[name] if old[name][column] != new[name][column])
-            yield f"{table} {shown}: the catalog and the record differ in {columns}"

@@ -47,14 +47,18 @@ class View:
 
 
 def view(
-    store: Store, vm_id: str, known: Collection[str], buried: Mapping[str, datetime], *, own_state: bool
+    store: Store,
+    vm_id: str,
+    known: Collection[str],
+    listed: set[str],
+    buried: Mapping[str, datetime],
+    *,
+    own_state: bool,
 ) -> View:
-    """Compare the `known` records of a VM with the stored ones; `buried` has its tombstones.
+    """Compare the `known` records of a VM with those that were `listed`, after the tombstones (`buried`).
 
     `own_state`: other hosts remove points without telling this catalog. Raises RepositoryError.
     """
-    # After the tombstones: a point that is swept in between is hidden or absent, never visible.
-    listed = set(store.list(names.records_of(vm_id)))
     ids = {name: names.backup_of_record(name) or "" for name in listed | set(known)}
     hidden = {
         ids[name]: HiddenRecord(name, buried[ids[name]]) for name in sorted(listed) if ids[name] in buried

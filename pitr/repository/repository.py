@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 from pitr.errors import RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import lock, marker, names, sealed, stored_record, tombstones
-from pitr.repository.cached_catalog import CatalogDifferences, CompletedCatalog, compare, rebuild
+from pitr.repository.cached_catalog import CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
+from pitr.repository.catalog.comparison import CatalogDifferences
 from pitr.repository.damage import (
     CatalogDiffers,
     Damage,

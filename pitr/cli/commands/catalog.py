@@ -20,7 +20,7 @@ from pitr.jobs.serve import catalog_site
 from pitr.jobs.serve.catalog_site import ready_queries
 from pitr.jobs.serve.catalog_site.ready_queries import READY_QUERIES
 from pitr.jobs.upkeep.records_from_blobs import recover
-from pitr.repository.cached_catalog import CatalogDifferences
+from pitr.repository.catalog.comparison import CatalogDifferences
 from pitr.system.sockets import tcp_listener
 from pitr.text import counted
 
