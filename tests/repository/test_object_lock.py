@@ -197,7 +197,7 @@ def test_nothing_protected_is_removed(location: S3Location, tmp_path: Path, quic
 def test_without_boto3_the_extra_is_named(
     locked: Pitr, location: S3Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    versions._client.cache_clear()
+    versions.client_of.cache_clear()
     monkeypatch.setitem(sys.modules, "boto3", None)
     monkeypatch.setattr(buckets, "find_spec", lambda name: None)
     with pytest.raises(ProgramMissing) as raised:
