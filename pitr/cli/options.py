@@ -267,12 +267,12 @@ class Common:
 
     def location_if_named(self) -> Location | None:
         """Return where the repository is; None if no option or setting names it. Raises UsageError."""
-        key_options.use(self.identity or (), self.settings.encryption, trust=self.trust_recipients)
         named = self.repo or self.settings.repository
         return named and self.reachable(named)
 
     def reachable(self, location: Location) -> Location:
         """Return the location with what the settings say about reaching it. Raises UsageError."""
+        key_options.use(self.identity or (), self.settings.encryption, trust=self.trust_recipients)
         return sites.reachable(location, self.settings)
 
     @contextmanager

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
-from pitr.repository import hidden, lock, names
+from pitr.repository import hidden, lock, names, tombstones
 from pitr.repository.catalog import Catalog, overview
 from pitr.repository.catalog.catalog import CatalogUnusable, Known
 from pitr.repository.catalog.comparison import CatalogDifferences, Comparison
@@ -22,7 +21,7 @@ from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
-from pitr.system.replace_file import replace_file
+from pitr.system.replace_file import move_file
 
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
@@ -287,14 +286,8 @@ def _replace(path: Path, scratch: Path) -> None:
     # First, so that SQLite never applies a journal of the old file to the new one after an interruption.
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    try:
-        scratch.replace(path)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        # The scratch files of a sealed repository are not in its folder.
-        replace_file(path, scratch.read_bytes(), 0o600)
-        scratch.unlink()
+    # The scratch files of a sealed repository may be on another file system.
+    move_file(scratch, path)
 
 
 def _has_room(store: Store, path: Path) -> bool:
@@ -353,18 +346,30 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
             scratch = _scratch(store)
             with Catalog.create(scratch, quick=True) as fresh, Comparison(path) as comparison:
                 for record_names in _by_vm(store):
-                    for start in range(0, len(record_names), _BATCH):
-                        entries, damaged = _read(record_names[start : start + _BATCH], read_record)
-                        fresh.add(entries)
+                    vm_id = _vm_of(record_names)
+                    # Which points tombstones hide is clear only with all points of the VM.
+                    buried = tombstones.of_vm(store, vm_id)
+                    batch = len(record_names) if buried else _BATCH
+                    for start in range(0, len(record_names), batch):
+                        entries, damaged = _read(record_names[start : start + batch], read_record)
+                        fresh.add(_visible(entries, store, vm_id) if buried else entries)
                         comparison.damaged(damaged)
-                    hidden.bury(fresh, store, _vm_of(record_names))
-                    comparison.of_vm(_vm_of(record_names), fresh)
+                    comparison.of_vm(vm_id, fresh)
                 fresh.finish()
                 result = comparison.result()
             _replace(path, scratch)
     except OSError as error:
         raise RepositoryError(f"the catalog cannot be written: {error.strerror}") from error
     return result
+
+
+def _visible(entries: Sequence[StoredRecord], store: Store, vm_id: str) -> list[StoredRecord]:
+    """Return the records of a VM's points that tombstones do not hide."""
+    with Catalog.create(None) as visible:
+        visible.add(entries)
+        hidden.bury(visible, store, vm_id)
+        names_left = visible.record_names(vm_id)
+    return [entry for entry in entries if entry[1] in names_left]
 
 
 def _by_vm(store: Store) -> Iterator[list[str]]:

@@ -48,6 +48,12 @@ def encode(text: str) -> bytes:
     return stored
 
 
+def to_store(store: Store, text: str) -> bytes:
+    """Return the bytes of a configuration's object in this store. Raises FormatError, RepositoryError."""
+    plain = encode(text)
+    return store.sealed_configuration(plain) if isinstance(store, Seals) else plain
+
+
 def described(stored: bytes) -> StoredObject:
     """Return the size and digest of a configuration's object."""
     return StoredObject(len(stored), blake3(stored).hexdigest())
@@ -57,9 +63,7 @@ def referred_to(store: Store, new: Record) -> tuple[Backup, bytes | None]:
     """Return the backup with the reference to its configuration, and the bytes of that. Raises FormatError."""
     if new.configuration is None:
         return new.backup, None
-    stored = encode(new.configuration)
-    if isinstance(store, Seals):
-        stored = store.sealed_configuration(stored)
+    stored = to_store(store, new.configuration)
     return replace(new.backup, configuration=described(stored)), stored
 
 
@@ -118,6 +122,11 @@ def read(store: Store, backup: Backup) -> str | None:
         return (store.opened_configuration(stored) if isinstance(store, Seals) else stored).decode()
     except (UnicodeDecodeError, FormatError) as error:
         raise _damage(backup, backup.configuration, "corrupt", f"it is no text: {error}") from None
+
+
+def read_stored(store: Store, backup: Backup) -> bytes | None:
+    """Return the stored bytes of the configuration, sealed or not; None if the point has none. Raises StoredDamage."""
+    return None if backup.configuration is None else _checked(store, backup, backup.configuration)
 
 
 def check(store: Store, backup: Backup) -> None:

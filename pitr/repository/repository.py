@@ -406,17 +406,9 @@ class Repository(Closes):
 
         If it is damaged, its second copy is used, if it has one.
         """
-        try:
-            return self.open_index_copy(backup, stream)
-        except StoredDamage as error:
-            if stream.index_copy is None:
-                raise
-            try:
-                opened = self.open_index_copy(backup, stream, second=True)
-            except StoredDamage:
-                raise error from None
-            _log.warning("%s: pitr reads its second copy", error.message)
-            return opened
+        from pitr.repository.stored_index import opened_good_index  # noqa: PLC0415 - as above
+
+        return opened_good_index(self, backup, stream)
 
     def open_index_copy(self, backup: Backup, stream: Stream, *, second: bool = False) -> Index:
         """Open an extent index, or its `second` copy, after comparing its digest with the record.

@@ -14,6 +14,7 @@ from pitr.repository.sealing import identities
 from pitr.repository.store import Store
 
 if TYPE_CHECKING:
+    from pitr.repository.repository import Repository
     from pitr.repository.sealing.keyring import Keyring
 
 
@@ -59,6 +60,29 @@ def keyring_of(marker: Marker, store: Store) -> Keyring | None:
     with needing_cryptography():
         from pitr.repository.sealing import keyring  # noqa: PLC0415 - the extra may be missing
     return keyring.Keyring(keyring.epochs_of(store), settings, locations.private_state(marker.id))
+
+
+def copy_as_stored(repository: Repository) -> None:
+    """Let the store give and take sealed objects as they are, for a copy to a repository with the same keys."""
+    from pitr.repository.sealing.sealed_store import SealedStore  # noqa: PLC0415 - the extra may be missing
+
+    if repository.keyring is not None and isinstance(repository.store, SealedStore):
+        repository.keyring.forget_identities()
+        repository.store.as_stored = True
+        repository.forget_catalog()
+
+
+def seal_copies(repository: Repository) -> None:
+    """Let the store compare its objects with plain ones, for copies that it seals."""
+    from pitr.repository.sealing.sealed_store import SealedStore  # noqa: PLC0415 - the extra may be missing
+
+    if isinstance(repository.store, SealedStore):
+        repository.store.plain_sizes = True
+
+
+def seals_copies(store: Store) -> bool:
+    """Return whether a replication into this store seals what it copies."""
+    return bool(getattr(store, "plain_sizes", False))
 
 
 def check_opens(keys: Keyring | None) -> None:

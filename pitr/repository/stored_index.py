@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from blake3 import blake3
@@ -10,11 +11,12 @@ from blake3 import blake3
 from pitr.errors import FormatError
 from pitr.model import Backup, StoredObject, Stream
 from pitr.repository import names
-from pitr.repository.damage import compare_size, of_stream
+from pitr.repository.damage import StoredDamage, compare_size, of_stream
 from pitr.repository.index import Index, StreamRow, parts_of
 from pitr.repository.repository import Repository
 from pitr.repository.store import ObjectMissing
 
+_log = logging.getLogger(__name__)
 _CHUNK = 1 << 22
 
 
@@ -41,6 +43,21 @@ def opened_index(repository: Repository, backup: Backup, stream: Stream, *, seco
         opened.close()
         raise of_stream(backup.backup_id, stream, "inconsistent", "index", "it belongs to another stream")
     return opened
+
+
+def opened_good_index(repository: Repository, backup: Backup, stream: Stream) -> Index:
+    """Open an extent index, or its second copy if it is damaged. Raises StoredDamage, NoFittingIdentity."""
+    try:
+        return opened_index(repository, backup, stream, second=False)
+    except StoredDamage as error:
+        if stream.index_copy is None:
+            raise
+        try:
+            opened = opened_index(repository, backup, stream, second=True)
+        except StoredDamage:
+            raise error from None
+        _log.warning("%s: pitr reads its second copy", error.message)
+        return opened
 
 
 def _local_copy(repository: Repository, backup: Backup, stream: Stream, *, second: bool) -> Path:

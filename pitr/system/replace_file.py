@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -40,3 +42,29 @@ def replace_file(path: Path, data: bytes, mode: int) -> None:
     except (OSError, RuntimeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise PitrError(f"cannot write {path}: {reason}") from error
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Give a file the name `target`, in the place of a file that has it, even if that is on another file system.
+
+    Raises OSError.
+    """
+    try:
+        source.replace(target)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    scratch = target.with_name(f".{target.name[:200]}.{uuid.uuid4().hex[:8]}")
+    try:
+        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with source.open("rb") as read, os.fdopen(handle, "wb") as file:
+            shutil.copyfileobj(read, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
+    source.unlink()

@@ -108,6 +108,10 @@ class Search:
             wanted = frozenset(disk.id for disk in disks) - held
         if not wanted:
             return None
+        if not self.repository.opens:
+            if self.like is not None:
+                self.notify("no stored frames are shared: without an identity, disks cannot be compared")
+            return None
         points_of_siblings = [point for vm in self._vms() if (point := self._newest_good(vm)) is not None]
         points_of_siblings.sort(key=lambda point: point[0].point, reverse=True)
         candidates = tuple((backup, stream) for backup, streams in points_of_siblings for stream in streams)

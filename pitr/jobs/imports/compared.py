@@ -14,6 +14,8 @@ from pitr.model import Backup
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 
+_SEALED = "without an identity, the disk cannot be compared with the earlier points"
+
 
 def with_base(repository: Repository, new: PointToImport) -> PointToImport:
     """Return `new` with the point that its whole disks are compared with; the others say why they are full.
@@ -26,8 +28,8 @@ def with_base(repository: Repository, new: PointToImport) -> PointToImport:
     known = [backup for backup in points if any(stream.disk_id in whole for stream in backup.streams)]
     if not known:
         return new
-    if new.full:
-        return _in_full(new, "a full was requested")
+    if new.full or not repository.opens:
+        return _in_full(new, "a full was requested" if new.full else _SEALED)
     if len(whole) < len(new.disks):
         return _in_full(new, "other disks of this point hold only changes")
     same = [backup for backup in known if new.may_be(backup)]

@@ -31,10 +31,11 @@ from pitr.jobs.replicate.one_object import (
 from pitr.jobs.replicate.outcome import BusyVMOfTarget, Replicated, ReplicateWatch
 from pitr.jobs.replicate.pieces import Piece, pieces_of
 from pitr.jobs.replicate.plan import Missing, Plan
+from pitr.jobs.replicate.sealing import sealed_again
 from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
 from pitr.jobs.replicate.team import Team
 from pitr.model import Backup, StoredObject, VMName
-from pitr.repository import Repository, configurations, lock, names
+from pitr.repository import Repository, canonical, configurations, lock, names, sealed
 from pitr.repository.cached_catalog import StoredRecord
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.store import Batch, ObjectExists, ObjectMissing
@@ -258,15 +259,8 @@ class VMCopy:
     def _commit(self, missing: Missing, is_complete: Callable[[], bool]) -> bool:
         """Store a record; return whether the target has the point now."""
         backup = missing.backup
-        if backup.parent_id in self._lost:
+        if backup.parent_id in self._lost or (stored := self._record(missing)) is None:
             return False
-        try:
-            stored = self.source.store.read(missing.name, limit=missing.record.size)
-        except ObjectMissing:
-            self.is_outdated = True
-            return False
-        if StoredObject(len(stored), blake3(stored).hexdigest()) != missing.record:
-            raise RepositoryError(f"the record {missing.name} changed while it was copied")
         if self.hidden.needs(backup):
             self.watch.notify(
                 f"point {backup.backup_id} needs a point that was removed in the target: it is copied when that "
@@ -276,17 +270,41 @@ class VMCopy:
         if not is_complete() or not self._has_base(backup):
             self.is_outdated = True
             return False
-        configuration = self._configuration(backup)
+        configuration = None
+        if sealed.seals_copies(self.target.store):
+            try:
+                stored, configuration = sealed_again(self.source, self.target, backup, stored)
+            except StoredDamage as error:
+                # The target's record could not say where its configuration is.
+                self.result.note(error.damage)
+                return False
+        else:
+            configuration = self._configuration(backup)
         try:
             with configurations.stored(self.target.store, self.target.path, configuration):
                 self.target.store.create(missing.name, stored)
         except ObjectExists:
             return True
         self._stored[backup.backup_id] = (backup, missing.name, missing.record)
+        if sealed.seals_copies(self.target.store):
+            # The target's catalog holds no names.
+            in_target, record = self.target.read_record(missing.name)
+            self._stored[backup.backup_id] = (in_target, missing.name, record)
         self.named.add(backup)
         self.result.objects += 1 + (configuration is not None)
         self.result.bytes += len(stored) + len(configuration or b"")
         return True
+
+    def _record(self, missing: Missing) -> bytes | None:
+        """Return the record; None if it is not in the source any more. Raises RepositoryError."""
+        try:
+            stored = self.source.store.read(missing.name, limit=canonical.MAX_SIZE)
+        except ObjectMissing:
+            self.is_outdated = True
+            return None
+        if StoredObject(len(stored), blake3(stored).hexdigest()) != missing.record:
+            raise RepositoryError(f"the record {missing.name} changed while it was copied")
+        return stored
 
     def _has_base(self, backup: Backup) -> bool:
         """Return whether the target still has the point that this one is based on, or one that stands for it."""
@@ -327,8 +345,7 @@ class VMCopy:
             if self.target.store.size(name) == expected.size:
                 return None
         try:
-            text = configurations.read(self.source.store, backup)
+            return configurations.read_stored(self.source.store, backup)
         except StoredDamage as error:
             self.result.note(error.damage)
             return None
-        return None if text is None else configurations.encode(text)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pitr.errors import RepositoryError, UsageError
+from pitr.jobs.replicate import sealing
 from pitr.repository import Repository, marker, names
 from pitr.repository import location as locations
 from pitr.repository.location import Location
@@ -15,13 +16,12 @@ from pitr.repository.store import ObjectExists, ObjectMissing
 from pitr.repository.store.s3 import S3Location, open_store
 
 
-def open_target(source: Repository, location: Location, *, dry_run: bool) -> Repository | None:
+def open_target(source: Repository, location: Location, *, dry_run: bool, repair: bool) -> Repository | None:
     """Open the target, or make it; None if it does not exist and this is a dry run.
 
     Raises UsageError if the target is no copy of the source, and RepositoryError.
     """
     _refuse_same_place(source.location, location)
-    _refuse_sealed(source)
     where = locations.text(location)
     if not _has_repository(location):
         # Another process may make it at the same time.
@@ -33,26 +33,18 @@ def open_target(source: Repository, location: Location, *, dry_run: bool) -> Rep
         if dry_run:
             return None
         try:
-            marker.create(location, origin=marker.read(source.location, source.store).origin)
+            sealing.make_target(source, location)
         except RepositoryError:
             if not _has_repository(location):
                 raise
     target = Repository.open(location)
     try:
-        _refuse_sealed(target)
         _check_origin(source, target, where, dry_run=dry_run)
+        sealing.prepare(source, target, repair=repair)
     except BaseException:
         target.close()
         raise
     return target
-
-
-def _refuse_sealed(repository: Repository) -> None:
-    if repository.keyring is not None:
-        raise UsageError(
-            f"{locations.text(repository.location)} is sealed: pitr cannot replicate sealed repositories yet",
-            "Copy the objects as they are, with a tool of your storage: all of them are sealed already.",
-        )
 
 
 def _check_origin(source: Repository, target: Repository, where: str, *, dry_run: bool) -> None:

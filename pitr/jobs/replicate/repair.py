@@ -132,15 +132,15 @@ class VMRepair:
                 continue
             checked.add(expected.digest)
             try:
-                configurations.read(self.target.store, backup)
+                configurations.check(self.target.store, backup)
             except StoredDamage as error:
                 try:
-                    text = configurations.read(self.source.store, backup)
+                    stored = configurations.read_stored(self.source.store, backup)
                 except StoredDamage:
                     self._unrepaired.append(error.damage)
                     continue
-                if text is not None and not dry_run:
-                    configurations.add(self.target.store, configurations.encode(text))
+                if stored is not None and not dry_run:
+                    configurations.add(self.target.store, stored)
                 self._repaired(names.configuration(expected.digest), error.damage, expected.size)
 
     def _repaired(self, name: str, damage: Damage, size: int) -> None:

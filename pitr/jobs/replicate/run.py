@@ -40,7 +40,7 @@ def replicate(
     """
     result = Replicated(locations.text(source.location), locations.text(location))
     with ExitStack() as stack:
-        target = open_target(source, location, dry_run=options.dry_run)
+        target = open_target(source, location, dry_run=options.dry_run, repair=options.repair)
         if target is not None:
             stack.enter_context(target)
             result.target_id = target.id

@@ -153,6 +153,15 @@ def opened(data: bytes, identities: Sequence[Unwraps]) -> bytes:
     return reader.read_at(0, reader.size)
 
 
+def content_size(read: Callable[[int, int], bytes], size: int) -> int:
+    """Return the size of the content of a sealed file of `size` bytes, as its header tells. Raises AgeError."""
+    parsed = header.parse(lambda length: read(0, min(length, size)))
+    payload = size - parsed.size - _NONCE
+    if payload < _TAG:
+        raise AgeError("it is truncated", "payload")
+    return payload - -(-payload // _SEALED_CHUNK) * _TAG
+
+
 def sealed_size(size: int, header_size: int) -> int:
     """Return the size of a sealed file of `size` bytes whose header and nonce have `header_size` bytes."""
     return header_size + size + max(1, -(-size // CHUNK)) * _TAG

@@ -168,6 +168,10 @@ class Keyring:
             return self.recipients()
         return ()
 
+    def forget_identities(self) -> None:
+        """Let this process open nothing more: what it reads from now on is sealed."""
+        self.identities = ()
+
     def check_opens(self) -> None:
         """Raise NoFittingIdentity, which names the recipients, if this process cannot read content."""
         if not self.opens:

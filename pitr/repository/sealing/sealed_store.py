@@ -21,7 +21,14 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.model import StoredObject
 from pitr.repository import names
 from pitr.repository.sealing import documents
-from pitr.repository.sealing.age import AgeReader, AgeWriter, NoFittingIdentity, opened, sealed
+from pitr.repository.sealing.age import (
+    AgeReader,
+    AgeWriter,
+    NoFittingIdentity,
+    content_size,
+    opened,
+    sealed,
+)
 from pitr.repository.sealing.header import AgeError
 from pitr.repository.sealing.keyring import Keyring
 from pitr.repository.store.base import (
@@ -66,6 +73,10 @@ class SealedStore:
         self._sealed: dict[str, StoredObject] = {}
         self._created: dict[str, bytes] = {}
         self._local: dict[str, Path] = {}
+        #: Give and take objects in their sealed form, for a copy to a repository with the same keys.
+        self.as_stored = False
+        #: `size` is of the content, for the comparison with a source whose content is in the open, or sealed otherwise.
+        self.plain_sizes = False
 
     @property
     def inner(self) -> Store:
@@ -86,7 +97,9 @@ class SealedStore:
         return EachAtOnce(self)
 
     def _sealing(self, name: str, new: NewObject) -> NewObject:
-        return _NewSealed(self, name, new, self._keyring) if _folder(name) in _CONTENT else new
+        if self.as_stored or _folder(name) not in _CONTENT:
+            return new
+        return _NewSealed(self, name, new, self._keyring)
 
     def note_sealed(self, name: str, stored: StoredObject) -> None:
         """Note size and digest of a sealed object."""
@@ -96,7 +109,9 @@ class SealedStore:
         check_name(name)
         folder = _folder(name)
         try:
-            if folder in _CONTENT:
+            if self.as_stored:
+                pass
+            elif folder in _CONTENT:
                 data = sealed(data, self._keyring.recipients())
                 self.note_sealed(name, _described(data))
             elif folder == names.BACKUPS:
@@ -157,6 +172,8 @@ class SealedStore:
                     raise RepositoryError(f"{name} has {file.size} bytes; pitr accepts at most {limit} bytes")
                 return file.read_at(0, file.size)
         stored = self._inner.read(stored_name(name), limit=limit)
+        if self.as_stored and folder != names.BACKUPS:
+            return stored
         try:
             if folder == names.BACKUPS:
                 return documents.opened_record(stored, self._keyring.identities, self.note_sealed)
@@ -170,7 +187,13 @@ class SealedStore:
         return stored
 
     def size(self, name: str) -> int:
-        return self._inner.size(stored_name(name))
+        if not self.plain_sizes or _folder(name) not in _CONTENT:
+            return self._inner.size(stored_name(name))
+        with self._inner.open(stored_name(name)) as file:
+            try:
+                return content_size(file.read_at, file.size)
+            except AgeError:
+                return -1
 
     def written(self, name: str) -> datetime:
         return self._inner.written(stored_name(name))

@@ -151,3 +151,31 @@ def test_without_an_identity_prune_keeps_what_kept_points_need(host: Pitr, seale
     host("restore", "--at", "now", "--to-file", str(target), "--format", "raw", *key)
     restored = sorted(path.read_bytes() for path in target.iterdir())
     assert restored == sorted(list(sealed.stored.contents.values())[-1].values())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "--at", "now", "--disk", "DISK", "--to", "FILE"),
+        ("extents", "--at", "now", "--disk", "DISK"),
+        ("diff", "--point", "FIRST", "--point", "NEWEST"),
+        ("drill", "--at", "now"),
+        ("files", "ls", "--at", "now"),
+        ("files", "cp", "--at", "now", "/etc", "FILE"),
+        ("files", "find", "--at", "now", "*.conf"),
+        ("consolidate", "--at", "now"),
+        ("restore", "--at", "now", "--to-file", "FILE", "--dry-run"),
+        ("key", "check"),
+    ],
+    ids=" ".join,
+)
+def test_what_reads_content_is_refused_in_one_line(
+    host: Pitr, sealed: SealedPlace, command: tuple[str, ...]
+) -> None:
+    target = sealed.folder / "target"
+    first, newest = sealed.stored.contents
+    words = {"DISK": next(iter(sealed.vm.disks)), "FILE": str(target), "FIRST": first, "NEWEST": newest}
+    refused = host.run(*(words.get(word, word) for word in command))
+    assert refused.code == 1, refused
+    assert ALICE.recipient.fingerprint in refused.complaint
+    assert not target.exists()
