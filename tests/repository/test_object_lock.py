@@ -56,8 +56,8 @@ def _image(path: Path, size: int = 12 * MiB) -> Path:
     return path
 
 
-def _import(host: Pitr, image: Path, day: str) -> None:
-    host("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", day)
+def _import(host: Pitr, image: Path, day: str, disk: str = "sys") -> None:
+    host("import", "raw", image, "--vm", "web", "--disk", disk, "--time", day)
 
 
 def _ids(host: Pitr) -> list[str]:
@@ -280,7 +280,8 @@ def test_prune_extends_what_stays_and_removes_nothing_protected(
     Repository.create(location, lock=lock, grace=timedelta(seconds=1)).close()
     host = host_at(location, tmp_path / "state")
     for day in (1, 2):
-        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}")
+        # Points of different disks are not based on each other.
+        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}", f"disk{day}")
     host("protect", "--for", "1h")
     pruned = host.json("prune", "--keep-last", "1")
     assert len(pruned["removed"]) == 1 and pruned["protected"]["points"] == 1
@@ -297,7 +298,8 @@ def test_a_removed_point_goes_when_its_protection_ends(
     ).close()
     host = host_at(location, tmp_path / "state")
     for day in (1, 2):
-        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}")
+        # Points of different disks are not based on each other.
+        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}", f"disk{day}")
     host("prune", "--keep-last", "1")
     time.sleep(2.5)
     assert len(host.json("prune", "--keep-last", "1")["swept"]) == 1
