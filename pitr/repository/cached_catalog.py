@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
-from pitr.repository import hidden, lock, names
+from pitr.repository import hidden, lock, names, tombstones
 from pitr.repository.catalog import Catalog, overview
 from pitr.repository.catalog.catalog import CatalogUnusable, Known
 from pitr.repository.catalog.comparison import CatalogDifferences, Comparison
@@ -65,10 +66,24 @@ class CompletedCatalog:
         if not self._whole:
             self._tombstones.all()
             # VM by VM: the names of millions of points would not fit into the memory.
-            for vm_id in sorted(self._store.folders(names.BACKUPS)):
-                self._complete_vm(vm_id)
+            for vm_id, listed in self._by_vm():
+                if listed is None or vm_id not in self._whole_vms:
+                    self._refresh(vm_id, listed)
             self._whole = True
         return self._catalog
+
+    def _by_vm(self) -> Iterator[tuple[str, set[str] | None]]:
+        """Yield the VMs with the names of their records; None if these are not listed yet."""
+        if not self._own_state:
+            yield from ((vm_id, None) for vm_id in sorted(self._store.folders(names.BACKUPS)))
+            return
+        # One list of a bucket shows a thousand records, of any VMs, in order.
+        seen: set[str] = set()
+        for vm_id, group in groupby(self._store.list(names.BACKUPS), lambda name: name.split("/")[1]):
+            yield vm_id, (None if vm_id in seen else set(group))
+            seen.add(vm_id)
+        # Another host may have removed all points of a VM.
+        yield from ((vm_id, set()) for vm_id in sorted(self._catalog.vm_ids() - seen))
 
     def of_vm(self, name: str) -> Catalog:
         """Return the catalog with all records of the VM with this id or name; with all records if there is none."""
@@ -100,8 +115,9 @@ class CompletedCatalog:
         if not self._whole and not self._counted:
             known = overview.point_counts(self._catalog)
             buried = self._tombstones.all()
-            for vm_id, count in self._store.counts(names.BACKUPS).items():
-                if count != known.get(vm_id, 0) or vm_id in buried:
+            counts = self._store.counts(names.BACKUPS)
+            for vm_id in counts.keys() | (known.keys() if self._own_state else set()):
+                if counts.get(vm_id, 0) != known.get(vm_id, 0) or vm_id in buried:
                     self._complete_vm(vm_id)
             self._counted = True
         return self._catalog
@@ -130,18 +146,23 @@ class CompletedCatalog:
         if not self._whole and vm_id not in self._whole_vms:
             self._refresh(vm_id)
 
-    def _refresh(self, vm_id: str) -> None:
+    def _refresh(self, vm_id: str, listed: set[str] | None = None) -> None:
         buried = self._tombstones.of_vm(vm_id)
         known = self._catalog.record_names(vm_id)
         self._hidden.pop(vm_id, None)
         if buried or self._own_state:
-            self._complete_and_hide(vm_id, known, buried)
+            if listed is None:
+                # After the tombstones: a point that is swept in between is hidden or absent, never visible.
+                listed = set(self._store.list(names.records_of(vm_id)))
+            self._complete_and_hide(vm_id, known, buried, listed)
         else:
             self._take_up(self._store.list(names.records_of(vm_id), besides=known))
         self._whole_vms.add(vm_id)
 
-    def _complete_and_hide(self, vm_id: str, known: set[str], buried: Mapping[str, datetime]) -> None:
-        view = hidden.view(self._store, vm_id, known, buried, own_state=self._own_state)
+    def _complete_and_hide(
+        self, vm_id: str, known: set[str], buried: Mapping[str, datetime], listed: set[str]
+    ) -> None:
+        view = hidden.view(self._store, vm_id, known, listed, buried, own_state=self._own_state)
         writable = _writable(self._path)
         if view.gone:
             went = hidden.entries(self._catalog, vm_id, [each for each in view.gone if each in view.hidden])
@@ -201,19 +222,14 @@ class CompletedCatalog:
         entries, unreadable = _read(names_to_read, self._read_record) if names_to_read else ([], [])
         self.unreadable += unreadable
         if entries:
-            self._catalog = _completed(self._catalog, self._store, entries, _writable(self._path))
+            # Another host that removes a record does not wait for this file.
+            there = _always if self._own_state else partial(_is_there, self._store)
+            writable = _writable(self._path)
+            self._catalog = hidden.extended(self._catalog, entries, writable=writable, is_there=there)
 
 
-def _completed(catalog: Catalog, store: Store, entries: Sequence[StoredRecord], writable: bool) -> Catalog:
-    if writable:
-        # You must be able to restore with a full disk, so it works like a read-only repository.
-        with suppress(RepositoryError):
-            catalog.add(entries, is_there=partial(_is_there, store))
-            return catalog
-    in_memory = catalog.copy_in_memory()
-    in_memory.add(entries)
-    catalog.close()
-    return in_memory
+def _always(name: str) -> bool:
+    return True
 
 
 def _is_there(store: Store, name: str) -> bool:
@@ -330,18 +346,30 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
             scratch = _scratch(store)
             with Catalog.create(scratch, quick=True) as fresh, Comparison(path) as comparison:
                 for record_names in _by_vm(store):
-                    for start in range(0, len(record_names), _BATCH):
-                        entries, damaged = _read(record_names[start : start + _BATCH], read_record)
-                        fresh.add(entries)
+                    vm_id = _vm_of(record_names)
+                    # Which points tombstones hide is clear only with all points of the VM.
+                    buried = tombstones.of_vm(store, vm_id)
+                    batch = len(record_names) if buried else _BATCH
+                    for start in range(0, len(record_names), batch):
+                        entries, damaged = _read(record_names[start : start + batch], read_record)
+                        fresh.add(_visible(entries, store, vm_id) if buried else entries)
                         comparison.damaged(damaged)
-                    hidden.bury(fresh, store, _vm_of(record_names))
-                    comparison.of_vm(_vm_of(record_names), fresh)
+                    comparison.of_vm(vm_id, fresh)
                 fresh.finish()
                 result = comparison.result()
             _replace(path, scratch)
     except OSError as error:
         raise RepositoryError(f"the catalog cannot be written: {error.strerror}") from error
     return result
+
+
+def _visible(entries: Sequence[StoredRecord], store: Store, vm_id: str) -> list[StoredRecord]:
+    """Return the records of a VM's points that tombstones do not hide."""
+    with Catalog.create(None) as visible:
+        visible.add(entries)
+        hidden.bury(visible, store, vm_id)
+        names_left = visible.record_names(vm_id)
+    return [entry for entry in entries if entry[1] in names_left]
 
 
 def _by_vm(store: Store) -> Iterator[list[str]]:

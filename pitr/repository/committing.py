@@ -42,7 +42,8 @@ def commit(repository: Repository, new: Record) -> Backup:
         raise FormatError(f"pitr could not read the record of backup {backup.backup_id} again")
     name = names.record(backup.vm.id, backup.point, backup.backup_id)
     siblings = _siblings(repository, backup)
-    with configurations.stored(repository.store, repository.path, configuration) as is_new:
+    of_base = repository.path != repository.location and _has_configuration_of_base(repository, backup)
+    with configurations.stored(repository.store, repository.path, configuration, is_known=of_base) as is_new:
         noted = commit_notes.add(repository.store, backup)
         if repository.removes_later:
             _Check(repository, backup, repository.store.written(noted)).all()
@@ -172,10 +173,14 @@ class _Check:
 
 def _keep_configuration(repository: Repository, backup: Backup, configuration: bytes) -> None:
     """Store a configuration again if a sweep removed it, which saw neither this record nor another one with it."""
-    base = repository.catalog_of_vm(backup.vm.id).get(backup.parent_id) if backup.parent_id else None
     # No sweep removes what the base refers to, which is not removed.
-    if base is None or base.configuration != backup.configuration:
+    if not _has_configuration_of_base(repository, backup):
         configurations.add(repository.store, configuration)
+
+
+def _has_configuration_of_base(repository: Repository, backup: Backup) -> bool:
+    base = repository.catalog_of_vm(backup.vm.id).get(backup.parent_id) if backup.parent_id else None
+    return base is not None and base.configuration == backup.configuration
 
 
 def _siblings(repository: Repository, backup: Backup) -> set[str]:

@@ -47,14 +47,18 @@ class View:
 
 
 def view(
-    store: Store, vm_id: str, known: Collection[str], buried: Mapping[str, datetime], *, own_state: bool
+    store: Store,
+    vm_id: str,
+    known: Collection[str],
+    listed: set[str],
+    buried: Mapping[str, datetime],
+    *,
+    own_state: bool,
 ) -> View:
-    """Compare the `known` records of a VM with the stored ones; `buried` has its tombstones.
+    """Compare the `known` records of a VM with those that were `listed`, after the tombstones (`buried`).
 
     `own_state`: other hosts remove points without telling this catalog. Raises RepositoryError.
     """
-    # After the tombstones: a point that is swept in between is hidden or absent, never visible.
-    listed = set(store.list(names.records_of(vm_id)))
     ids = {name: names.backup_of_record(name) or "" for name in listed | set(known)}
     hidden = {
         ids[name]: HiddenRecord(name, buried[ids[name]]) for name in sorted(listed) if ids[name] in buried
@@ -144,13 +148,23 @@ def without(catalog: Catalog, backup_ids: Sequence[str], *, writable: bool) -> C
     return in_memory
 
 
-def extended(catalog: Catalog, added: Sequence[StoredRecord], *, writable: bool) -> Catalog:
-    """Return the catalog with these points. A file that cannot be written is replaced by a copy in memory."""
+def extended(
+    catalog: Catalog,
+    added: Sequence[StoredRecord],
+    *,
+    writable: bool,
+    is_there: Callable[[str], bool] = lambda name: True,
+) -> Catalog:
+    """Return the catalog with these points. A file that cannot be written is replaced by a copy in memory.
+
+    The file does not get a record for which `is_there` returns False.
+    """
     if not added:
         return catalog
     if writable:
+        # You must be able to restore with a full disk, so it works like a read-only repository.
         with suppress(RepositoryError):
-            catalog.add(added)
+            catalog.add(added, is_there=is_there)
             return catalog
     in_memory = catalog.copy_in_memory()
     in_memory.add(added)

@@ -10,11 +10,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from blake3 import blake3
-
-from pitr.errors import FormatError, RepositoryError, UsageError
+from pitr.errors import RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName
-from pitr.repository import canonical, lock, marker, names, record, sealed, tombstones
+from pitr.repository import lock, marker, names, sealed, stored_record, tombstones
 from pitr.repository.cached_catalog import CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
 from pitr.repository.catalog.comparison import CatalogDifferences
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
     from pitr.repository.stream_sink import ExternalBlob, NewStream, StreamSink
 
 _log = logging.getLogger(__name__)
+_MAX_RECORDS = 1000
 
 
 class Repository(Closes):
@@ -75,6 +74,8 @@ class Repository(Closes):
         self._catalog: CompletedCatalog | None = None
         # Streams that a record names or may name; `drop_stream` keeps them.
         self.recorded: set[str] = set()
+        # Records of a bucket, which this process has read; each costs a request.
+        self._records: dict[str, tuple[Backup, StoredObject]] = {}
 
     @classmethod
     def create(
@@ -270,29 +271,7 @@ class Repository(Closes):
 
     def read_record(self, name: str) -> tuple[Backup, StoredObject]:
         """Read a record by the name of its object, without the catalog. Raises StoredDamage."""
-        try:
-            stored = self.store.read(name, limit=canonical.MAX_SIZE)
-        except ObjectMissing:
-            raise of_record(
-                names.backup_of_record(name), "missing", f"the record {name} is missing"
-            ) from None
-        except ObjectStoreError:
-            # A store that does not answer says nothing about its objects.
-            raise
-        except RepositoryError as error:
-            raise of_record(names.backup_of_record(name), "corrupt", error.message) from error
-        try:
-            backup = record.decode(stored)
-        except FormatError as error:
-            message = f"the record {name} is damaged: {error.message}"
-            raise of_record(names.backup_of_record(name), "corrupt", message) from None
-        if names.record(backup.vm.id, backup.point, backup.backup_id) != name:
-            raise of_record(
-                backup.backup_id,
-                "inconsistent",
-                f"the record {name} has the wrong name for backup {backup.backup_id}",
-            )
-        return backup, StoredObject(len(stored), blake3(stored).hexdigest())
+        return stored_record.read(self.store, name)
 
     def record_of(self, backup_id: str) -> Backup:
         """Read the record of a backup, and compare it with the catalog. Raises StoredDamage."""
@@ -300,7 +279,7 @@ class Repository(Closes):
         if known is None:
             raise of_record(backup_id, "missing", f"the record of backup {backup_id} is missing")
         try:
-            backup, stored = self.read_record(known.name)
+            backup, stored = self._records.get(known.name) or self.read_record(known.name)
         except StoredDamage as error:
             damage = error.damage
             raise of_record(backup_id, damage.kind, damage.message) from None
@@ -308,6 +287,8 @@ class Repository(Closes):
             raise of_record(
                 backup_id, "inconsistent", f"the record {known.name} was changed after it was written"
             )
+        if self.path != self.location and len(self._records) < _MAX_RECORDS:
+            self._records[known.name] = backup, stored
         return backup
 
     def chain(
@@ -366,8 +347,12 @@ class Repository(Closes):
                 raise
             return self.record_of(stand_in.backup_id)
 
-    def check_sizes(self, backup: Backup, stream: Stream) -> None:
-        """Compare the sizes of a stream's blob and index with the record. Raises StoredDamage."""
+    def check_sizes(self, backup: Backup, stream: Stream, listed: Mapping[str, int] | None = None) -> None:
+        """Compare the sizes of a stream's blob and index with the record. Raises StoredDamage.
+
+        `listed` has the sizes of objects by name, from a list of this moment; others are looked up one by one.
+        """
+        listed = listed or {}
         objects: list[tuple[What, str, StoredObject]] = [
             ("index", names.index(stream.disk_id, stream.stream_id), stream.index)
         ]
@@ -376,6 +361,9 @@ class Repository(Closes):
         if stream.blob is not None and self.is_here(stream):
             objects.insert(0, ("blob", names.blob(stream.disk_id, stream.stream_id), stream.blob))
         for what, name, recorded in objects:
+            if name in listed:
+                compare_size(backup, stream, what, listed[name], recorded.size)
+                continue
             with self.open_object(backup, stream, what, name) as file:
                 compare_size(backup, stream, what, file.size, recorded.size)
         if stream.parts:

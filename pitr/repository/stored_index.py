@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from blake3 import blake3
 
 from pitr.errors import FormatError
-from pitr.model import Backup, Stream
+from pitr.model import Backup, StoredObject, Stream
 from pitr.repository import names
 from pitr.repository.damage import StoredDamage, compare_size, of_stream
 from pitr.repository.index import Index, StreamRow, parts_of
 from pitr.repository.repository import Repository
+from pitr.repository.store import ObjectMissing
 
 _log = logging.getLogger(__name__)
 _CHUNK = 1 << 22
@@ -20,9 +22,12 @@ _CHUNK = 1 << 22
 
 def opened_index(repository: Repository, backup: Backup, stream: Stream, *, second: bool) -> Index:
     """Open an extent index, or its `second` copy; the caller closes it. Raises StoredDamage, NoFittingIdentity."""
-    name = check_index(repository, backup, stream, second=second)
+    if repository.path != repository.location and repository.keyring is None:
+        path = _local_copy(repository, backup, stream, second=second)
+    else:
+        path = repository.store.local_file(check_index(repository, backup, stream, second=second))
     try:
-        opened = Index(repository.store.local_file(name))
+        opened = Index(path)
     except FormatError as error:
         raise of_stream(backup.backup_id, stream, "corrupt", "index", error.message) from None
     expected = StreamRow(
@@ -55,17 +60,38 @@ def opened_good_index(repository: Repository, backup: Backup, stream: Stream) ->
         return opened
 
 
-def check_index(repository: Repository, backup: Backup, stream: Stream, *, second: bool = False) -> str:
-    """Compare size and digest of an extent index, or of its `second` copy, with the record. Return its name.
+def _local_copy(repository: Repository, backup: Backup, stream: Stream, *, second: bool) -> Path:
+    """Return the path of a local copy of an index in a bucket, compared with the record. This takes one request."""
+    name, recorded = _recorded(stream, second=second)
+    try:
+        path = repository.store.local_file(name)
+    except ObjectMissing:
+        raise of_stream(backup.backup_id, stream, "missing", "index", "it is missing") from None
+    if blake3(path.read_bytes()).hexdigest() == recorded.digest:
+        return path
+    # Is the copy bad, or the object?
+    check_index(repository, backup, stream, second=second)
+    path.unlink()
+    return repository.store.local_file(name)
 
-    Raises StoredDamage.
-    """
+
+def _recorded(stream: Stream, *, second: bool) -> tuple[str, StoredObject]:
+    """Return the name of an index, or of its `second` copy, and its size and digest as in the record."""
     if second:
         name, recorded = names.index_copy(stream.disk_id, stream.stream_id), stream.index_copy
     else:
         name, recorded = names.index(stream.disk_id, stream.stream_id), stream.index
     if recorded is None:
         raise ValueError(f"the index of stream {stream.stream_id} is stored once")
+    return name, recorded
+
+
+def check_index(repository: Repository, backup: Backup, stream: Stream, *, second: bool = False) -> str:
+    """Compare size and digest of an extent index, or of its `second` copy, with the record. Return its name.
+
+    Raises StoredDamage.
+    """
+    name, recorded = _recorded(stream, second=second)
     with repository.open_object(backup, stream, "index", name) as file:
         compare_size(backup, stream, "index", file.size, recorded.size)
         digest = blake3()

@@ -14,7 +14,7 @@ from pitr.errors import BaseRemoved
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.pruned import Pruned
 from pitr.jobs.upkeep.retention import Retention
-from pitr.model import Backup
+from pitr.model import Backup, VMName
 from pitr.repository import Repository, removed_points, tombstones
 from tests.support.memory_bucket import GRACE, Bucket
 from tests.support.memory_engine import MemoryEngine, MemoryVM
@@ -199,3 +199,20 @@ def test_each_prune_sweeps_what_is_due_and_keeps_what_others_use(
     assert _prune(first).unreferenced == []
     bucket.now += timedelta(seconds=4)
     assert len(_prune(first).unreferenced) == 1
+
+
+def test_a_host_forgets_a_vm_whose_points_another_host_swept(bucket: Bucket, hosts: list[Repository]) -> None:
+    first, second, third = hosts
+    points = [Writer(first).add("64k:A"), Writer(first, VMName("another", "other")).add("64k:B", full=True)]
+    assert {point.backup_id for point in second.catalog.points()} == {each.backup_id for each in points}
+    removed_points.hide(third, [points[0]])
+    bucket.now += GRACE
+    with _again(bucket, third) as sweeper:
+        assert len(prune(sweeper, KEEP_ONE, sweeper.catalog.vms(), notify=print).swept) == 1
+    bucket.requests.clear()
+    with _again(bucket, second) as again:
+        assert again.catalog.points() == [points[1]]
+    # However many VMs there are, one list shows their records; another one tells what was swept.
+    assert bucket.requests == {"list": 3}
+    with _again(bucket, first) as again:
+        assert again.catalog_by_number.points() == [points[1]]

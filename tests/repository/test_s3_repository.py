@@ -196,3 +196,29 @@ def test_a_store_that_fails_in_between_is_no_damage(
                 failed = away(*arguments, code=6)
                 assert "refuses the access key" in failed.complaint
     assert remote.json("verify")["ok"] and not remote.json("list")["points"][0]["damaged"]
+
+
+def test_a_prune_removes_the_parts_of_an_upload_that_a_dead_host_left(
+    location: S3Location, tmp_path: Path
+) -> None:
+    remote = host_at(location, tmp_path / "state")
+    remote("init", "--grace", "1s")
+    client = s3.client(s3.server())
+    for prefix in (location.prefix, "beside"):
+        begun = client.create_multipart_upload(
+            Bucket=location.bucket, Key=f"{prefix}/blobs/disk/lost.sparse.zst"
+        )
+        client.upload_part(
+            Bucket=location.bucket,
+            Key=begun["Key"],
+            UploadId=begun["UploadId"],
+            PartNumber=1,
+            Body=bytes(100),
+        )
+    # The server says that all uploads began years ago.
+    options = ("--keep-last", "1", "--grace", "0s")
+    for more in (("--dry-run",), ()):
+        assert remote.json("prune", *options, *more)["unreferenced"] == ["blobs/disk/lost.sparse.zst"]
+    assert remote.json("prune", *options)["unreferenced"] == []
+    left = client.list_multipart_uploads(Bucket=location.bucket, Prefix="beside/")["Uploads"]
+    client.abort_multipart_upload(Bucket=location.bucket, Key=left[0]["Key"], UploadId=left[0]["UploadId"])

@@ -26,10 +26,8 @@ from pitr.repository.damage import of_stream
 from pitr.repository.index import Frames
 from pitr.repository.resolver import PointMap
 from pitr.repository.store import StoredFile
+from pitr.repository.store.base import gap_of
 from pitr.system.closing import Closes
-
-#: Frames with at most this many bytes between them in a blob (header text) are read at once.
-_MAX_GAP = 4096
 
 
 def open_point(
@@ -180,7 +178,7 @@ class PointReader(Closes):
         for number, piece in zip(numbers, pieces, strict=True):
             by_frame.setdefault(number, []).append(piece)
         read = 0
-        for run in _runs(frames, list(by_frame)):
+        for run in _runs(frames, list(by_frame), gap_of(stored.blob)):
             offset = int(frames.blob_offset[run[0]])
             end = int(frames.blob_offset[run[-1]] + frames.blob_length[run[-1]])
             stored_bytes = stored.blob.read_at(offset, end - offset)
@@ -229,12 +227,12 @@ def verified_frame(
     return data
 
 
-def _runs(frames: Frames, needed: Sequence[int]) -> list[list[int]]:
-    """Group frames that lie side by side in the blob."""
+def _runs(frames: Frames, needed: Sequence[int], gap: int) -> list[list[int]]:
+    """Group frames that lie side by side in the blob, at most `gap` bytes apart."""
     runs = [[needed[0]]]
     for before, number in pairwise(needed):
         end = int(frames.blob_offset[before] + frames.blob_length[before])
-        if int(frames.blob_offset[number]) - end <= _MAX_GAP:
+        if int(frames.blob_offset[number]) - end <= gap:
             runs[-1].append(number)
         else:
             runs.append([number])

@@ -9,7 +9,7 @@ from pitr import times
 from pitr.jobs import known_damage
 from pitr.model import Backup, Stream
 from pitr.reporting import Notify
-from pitr.repository import Repository, findings
+from pitr.repository import Repository, findings, names
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage
 
 CHECK = "backup"
@@ -21,8 +21,10 @@ def damaged_chains(repository: Repository, backup: Backup, notify: Notify | None
     pitr also stores damage that is new as findings; with `notify` None, for a dry run, it stores nothing. Raises
     StoredDamage if the record itself is missing or changed.
     """
+    read = _listed_records(repository, backup)
     try:
-        repository.record_of(backup.backup_id)
+        if backup.backup_id not in read:
+            repository.record_of(backup.backup_id)
     except StoredDamage as error:
         _remember(repository, backup, error, notify)
         raise
@@ -35,7 +37,7 @@ def damaged_chains(repository: Repository, backup: Backup, notify: Notify | None
             reasons[stream.disk_id] = in_words(repository, item.damage, item.check)
             continue
         try:
-            _check_present(repository, backup, stream)
+            _check_present(repository, backup, stream, read)
         except StoredDamage as error:
             _remember(repository, backup, error, notify)
             reasons[stream.disk_id] = in_words(repository, error.damage)
@@ -59,6 +61,29 @@ def _remember(repository: Repository, backup: Backup, error: StoredDamage, notif
         known_damage.remember(repository, backup.vm.id, CHECK, [error.damage], notify)
 
 
-def _check_present(repository: Repository, backup: Backup, stream: Stream) -> None:
-    for owner, part in repository.chain(backup, stream):
-        repository.check_sizes(owner, part)
+def _listed_records(repository: Repository, backup: Backup) -> dict[str, Backup]:
+    """Return the VM's points whose records a list shows with their sizes; none in a folder, where reading is quick.
+
+    A request for each record of a long chain would take longer than many backups.
+    """
+    if repository.path == repository.location:
+        return {}
+    vm_id = backup.vm.id
+    sizes = {each.name: each.size for each in repository.store.listed(names.records_of(vm_id))}
+    catalog = repository.catalog_of_vm(vm_id)
+    known = catalog.known(vm_id).values()
+    there = {each.backup_id for each in known if sizes.get(each.name) == each.record.size}
+    return {each.backup_id: each for each in catalog.points(vm_id) if each.backup_id in there}
+
+
+def _check_present(
+    repository: Repository, backup: Backup, stream: Stream, read: Mapping[str, Backup]
+) -> None:
+    listed: dict[str, int] = {}
+    if repository.path != repository.location and repository.keyring is None:
+        # Two requests instead of two for each stream of the chain.
+        for folder in (names.BLOBS, names.INDEXES):
+            objects = repository.store.listed(f"{folder}/{stream.disk_id}")
+            listed |= {each.name: each.size for each in objects}
+    for owner, part in repository.chain(backup, stream, read):
+        repository.check_sizes(owner, part, listed)

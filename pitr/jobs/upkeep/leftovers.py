@@ -123,8 +123,9 @@ def remove_old_checkpoints(
     store = repository.store
     if newest.checkpoint_id is None:
         return
-    ours = set(notes.checkpoints(store, vm.id))
-    ours |= {point.checkpoint_id or "" for point in repository.catalog.points(vm.id)}
+    noted_ids = set(notes.checkpoints(store, vm.id))
+    points = repository.catalog_of_vm(vm.id).points(vm.id)
+    ours = noted_ids | {point.checkpoint_id or "" for point in points}
     try:
         # From root to leaf: the oldest comes first.
         on_engine = [checkpoint.id for checkpoint in list_checkpoints(engine, vm.id)]
@@ -133,7 +134,7 @@ def remove_old_checkpoints(
         for checkpoint_id in on_engine[: on_engine.index(newest.checkpoint_id)]:
             if checkpoint_id in ours:
                 delete_checkpoint(engine, vm.id, checkpoint_id)
-        for checkpoint_id in set(notes.checkpoints(store, vm.id)) - {newest.checkpoint_id}:
+        for checkpoint_id in noted_ids - {newest.checkpoint_id}:
             notes.forget_checkpoint(store, vm.id, checkpoint_id)
     except EngineError as error:
         notify(f"cannot remove old checkpoints of VM {printable(vm.name)} now: {error.message}")

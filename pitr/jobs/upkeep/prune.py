@@ -302,6 +302,7 @@ class Removal:
             limit = self._oldest_unreferenced(grace)
             if only is None:
                 self._of_all_unreferenced(limit)
+                self._of_dead_uploads(limit)
             for vm in only or ():
                 self._of_unreferenced_of(vm, limit)
         except Interrupted:
@@ -309,6 +310,12 @@ class Removal:
             raise
         except PitrError as error:
             self.result.failed.append(FailedRemoval(None, error))
+
+    def _of_dead_uploads(self, limit: datetime) -> None:
+        dead = unreferenced.dead_uploads(self.repository, limit)
+        self.result.unreferenced += [upload.name for upload in dead]
+        if not self.dry_run:
+            unreferenced.end_uploads(self.repository, dead)
 
     def _oldest_unreferenced(self, grace: timedelta) -> datetime:
         """Return the time before which unreferenced objects are not of a running backup, as far as its age tells."""

@@ -7,7 +7,7 @@ VMs, is in docs/design.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain
@@ -15,7 +15,9 @@ from itertools import chain
 from pitr.errors import PitrError
 from pitr.repository import Repository, names, removed_points
 from pitr.repository.catalog import Catalog, contents
-from pitr.repository.store import ObjectMissing
+from pitr.repository.store import ObjectMissing, uploads
+from pitr.repository.store.s3 import S3Location
+from pitr.repository.store.uploads import Upload
 
 
 def of_all(repository: Repository, catalog: Catalog, limit: datetime) -> Iterator[str]:
@@ -27,6 +29,20 @@ def of_all(repository: Repository, catalog: Catalog, limit: datetime) -> Iterato
     store = repository.store
     for disk_id in sorted({*store.folders(names.BLOBS), *store.folders(names.INDEXES)}):
         yield from _of_disk(repository, catalogs, disk_id, limit)
+
+
+def dead_uploads(repository: Repository, limit: datetime) -> list[Upload]:
+    """Return the uploads to a bucket that began before `limit` and never ended. Raises RepositoryError."""
+    if not isinstance(repository.location, S3Location):
+        return []
+    return [upload for upload in uploads.unfinished(repository.location) if upload.begun < limit]
+
+
+def end_uploads(repository: Repository, found: Iterable[Upload]) -> None:
+    """Remove the parts of uploads. Raises RepositoryError."""
+    if isinstance(repository.location, S3Location):
+        for upload in found:
+            uploads.abort(repository.location, upload)
 
 
 def of_vm(repository: Repository, catalog: Catalog, vm_id: str, limit: datetime) -> Iterator[str]:

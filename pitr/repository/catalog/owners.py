@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pitr.repository.catalog.catalog import Catalog
+from pitr.repository.catalog.packed import id_text, packed_id
+from pitr.repository.catalog.places import text_of
 
 
 def of_blob(catalogs: Sequence[Catalog], stream_id: str) -> Iterator[tuple[str, str]]:
@@ -13,18 +15,19 @@ def of_blob(catalogs: Sequence[Catalog], stream_id: str) -> Iterator[tuple[str, 
 
     Raises RepositoryError.
     """
-    own = "SELECT vm_id, backup_id FROM stream JOIN point USING (backup_id) WHERE stream_id = ?"
-    users = """
-        SELECT DISTINCT vm_id, backup_id FROM stream JOIN point USING (backup_id), json_each(stream.parts)
-        WHERE stream.parts IS NOT NULL AND json_extract(value, '$[1]') = ?
+    found = """
+        SELECT vm_row.id, point_row.backup_id FROM {} AS used
+        JOIN point_row ON point_row.number = used.point JOIN vm_row ON vm_row.number = point_row.vm WHERE {} = ?
     """
-    # The second query reads many rows, and is seldom needed.
-    for query in (own, users):
+    own = found.format("stream_row", text_of("used.stream_id"))
+    users = found.format("part_row", "used.stream_id")
+    for query, value in ((own, stream_id), (users, packed_id(stream_id))):
         for catalog in catalogs:
-            for row in catalog.rows(query, [stream_id]):
-                yield row[0], row[1]
+            for row in catalog.rows(query, [value]):
+                yield row[0], id_text(row[1])
 
 
 def children(catalog: Catalog, backup_id: str) -> set[str]:
     """Return the ids of the points that are based on this one directly. Raises RepositoryError."""
-    return {row[0] for row in catalog.rows("SELECT backup_id FROM point WHERE parent_id = ?", [backup_id])}
+    query = "SELECT backup_id FROM point_row WHERE parent_id = ?"
+    return {id_text(row[0]) for row in catalog.rows(query, [packed_id(backup_id)])}

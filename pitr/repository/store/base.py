@@ -18,6 +18,7 @@ from pitr.errors import RepositoryError
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _MAX_NAME = 1024
+_SHORT_GAP = 4096
 
 
 class ObjectMissing(RepositoryError):
@@ -183,6 +184,18 @@ class Store(Protocol):
         """Remove a scratch file early, if possible."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Distant(Protocol):
+    """A file whose reads are requests: reading `gap` unused bytes is quicker than another request."""
+
+    gap: int
+
+
+def gap_of(file: object) -> int:
+    """Return how many bytes between two ranges of a file are read rather than left out."""
+    return file.gap if isinstance(file, Distant) else _SHORT_GAP
 
 
 @runtime_checkable

@@ -417,6 +417,8 @@ class _NewUpload:
 class _RemoteFile(Closes):
     """An object of known size. Each read is one request."""
 
+    gap = 256 << 10
+
     def __init__(self, store: ObjectStore, name: str, size: int) -> None:
         self._store = store
         self._name = name

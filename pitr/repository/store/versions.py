@@ -67,7 +67,8 @@ class Protection:
 
 
 @lru_cache(maxsize=4)
-def _client(place: S3Location) -> Any:
+def client_of(place: S3Location) -> Any:
+    """Return the client for a location. Raises ProgramMissing."""
     # A client takes a while to make, and several threads may use it.
     try:
         import boto3  # noqa: PLC0415 - an extra
@@ -103,7 +104,7 @@ class VersionedBucket:
     """The versions below the prefix of a location. Names are relative to it. Raises ObjectStoreError."""
 
     def __init__(self, place: S3Location) -> None:
-        self._client = _client(place)
+        self._client = client_of(place)
         self._bucket = place.bucket
         self._prefix = f"{place.prefix}/" if place.prefix else ""
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How many requests commands send to a bucket: each takes its time, and some cost money."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pitr.repository import Repository
+from pitr.repository.store.s3 import S3Location
+from tests.support import counted, s3
+from tests.support.lab import assert_same
+from tests.support.memory_engine import MemoryEngine
+
+MiB = 1 << 20
+
+
+@pytest.fixture
+def location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Location:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    place = s3.place()
+    Repository.create(place).close()
+    return place
+
+
+def test_a_point_takes_the_same_requests_however_long_its_chain_is(
+    location: S3Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = MemoryEngine()
+    engine.install(monkeypatch)
+    vm = engine.add_vm("web1", os.urandom(MiB), os.urandom(MiB))
+    sent: list[list[str]] = []
+    for _ in range(6):
+        with counted.requests() as made, Repository.open(location) as repository:
+            engine.back_up(repository, vm)
+        sent.append([request for request in made if " blobs/" not in request])
+        for disk in vm.disks.values():
+            disk[:4096] = os.urandom(4096)
+    # The comparison of whole disks, which an engine that tracks changes spares, reads records and indexes.
+    compared = ("GET indexes/", "GET backups/")
+    counts = [len([each for each in made if not each.startswith(compared)]) for made in sent]
+    assert counts[0] <= 24 and counts[2] == counts[5] <= 30
+    written = [request for request in sent[5] if request.startswith("PUT")]
+    assert len(written) <= 9
+
+
+def test_a_list_and_a_restore_take_few_requests(location: S3Location, tmp_path: Path) -> None:
+    host = s3.host_at(location, tmp_path / "state")
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(32 * MiB))
+    host("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", "2026-11-01")
+    host("list", "web")
+    with counted.requests() as made:
+        host("list", "web")
+    assert len(made) <= 7
+    with counted.requests() as made:
+        host("restore", "web", "--at", "now", "--to-file", tmp_path / "out.raw")
+    assert_same(tmp_path / "out.raw", image)
+    blobs = [request for request in made if request.startswith("GET blobs/")]
+    assert len(blobs) <= 32 // 2
+    assert made.count("GET repository.json") <= 2
