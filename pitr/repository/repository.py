@@ -31,7 +31,6 @@ from pitr.repository.store import (
     LinkInside,
     ObjectMissing,
     ObjectStoreError,
-    StillProtected,
     Store,
     StoredFile,
     check_name,
@@ -236,7 +235,7 @@ class Repository(Closes):
         objects = [names.index(disk_id, stream_id), names.index_copy(disk_id, stream_id)]
         for name in [*objects, *(() if keep_blob else (names.blob(disk_id, stream_id),))]:
             # `prune` removes what is protected when its time has passed, and what a writer may not remove.
-            with suppress(StillProtected, AccessRefused):
+            with suppress(AccessRefused):
                 self.store.delete(name)
 
     def commit(self, new: Record) -> Backup:

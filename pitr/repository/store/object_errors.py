@@ -62,7 +62,7 @@ class StoreUnreachable(ObjectStoreError):
     """No answer came from the object store."""
 
 
-class StillProtected(ObjectStoreError):
+class StillProtected(AccessRefused):
     """The object lock of the store refuses the removal of an object."""
 
     def __init__(self, name: str, until: datetime) -> None:
