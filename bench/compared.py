@@ -44,6 +44,14 @@ def benchmark(size: Size) -> list[Result]:
         measure.compared(name, samples, "pitr", "imageio's client to raw", goal=GOAL),
         measure.compared(f"{name}: wall", samples, "pitr", "imageio's client to qcow2", goal=None),
         Result(
+            f"{name}: client CPU",
+            report["cpu_s"],
+            report["client_cpu_s"],
+            "s",
+            None,
+            "imageio's client to raw",
+        ),
+        Result(
             f"{name}: stored", report["stored"] / 1e6, usual / 1e6, "MB", GOAL_STORED, "changes x usual ratio"
         ),
         Result(
@@ -71,11 +79,11 @@ def change(image: Path, share: float, chance: random.Random) -> int:
             file.seek(chance.randrange(grains - _LONGEST) * grain)
             content = file.read(length)
             # Data of the disk itself, so that it compresses as usual.
-            if content.count(0) > length // 2:
+            if _has_hole(content):
                 continue
             file.seek(chance.randrange(grains - _LONGEST) * grain)
             before = file.read(length)
-            if before.count(0) > length // 2 or before == content:
+            if _has_hole(before) or before == content:
                 continue
             file.seek(-length, 1)
             file.write(content)
@@ -83,11 +91,16 @@ def change(image: Path, share: float, chance: random.Random) -> int:
     return changed
 
 
+def _has_hole(content: bytes) -> bool:
+    return any(not any(content[at : at + chains.GRAIN]) for at in range(0, len(content), chains.GRAIN))
+
+
 def _backups(
     folder: Path, image: Path, backup_id: str, size: Size
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Back up the disk `image` and download it, in turn. Return the wall seconds, and the last report of pitr."""
     report: dict[str, float] = {}
+    cpu: dict[str, list[float]] = {}
     with disks.host(folder / f"h{size.runs}-{image.stat().st_mtime_ns}", unix_socket=True) as host:
         host.create_volume("disk", size.disk_bytes, "raw", content=image)
         url = host.serve_volume("disk", read_only=True)
@@ -98,6 +111,9 @@ def _backups(
                 measure.run_python(ONE_COPY, what, address.transfer_url, host.cafile, *arguments).output
             )
             report.update(found if what == "pitr-compared" else {})
+            cpu.setdefault(
+                " ".join([what, *map(str, arguments[1:] if what == "client-download" else ())]), []
+            ).append(float(found["cpu_s"]))
             return float(found["wall_s"])
 
         def download(image_format: str) -> float:
@@ -114,6 +130,8 @@ def _backups(
                 "imageio's client to qcow2": lambda: download("qcow2"),
             },
         )
+    report["cpu_s"] = measure.median(cpu["pitr-compared"])
+    report["client_cpu_s"] = measure.median(cpu["client-download raw"])
     return samples, report
 
 

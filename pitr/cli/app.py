@@ -48,9 +48,7 @@ ENTRIES = {
     "undo-prune": CommandEntry(
         "undo_prune", "undo_prune", "Take back points that 'pitr prune' or 'pitr forget' removed."
     ),
-    "consolidate": CommandEntry(
-        "consolidate", "consolidate", "Make a point independent of older points, without copying data."
-    ),
+    "consolidate": CommandEntry("consolidate", "consolidate", "Make a point independent of older points."),
     "protect": CommandEntry("protect", "protect", "Extend the protection of points from removal."),
     "warm": CommandEntry("warm", "warm", "Ask the store to bring back a point's data from a cold class."),
     "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),

@@ -13,7 +13,7 @@ from pitr.jobs import find
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_removed, facts_of_vm
 from pitr.jobs.known_damage import damage_of
 from pitr.jobs.point_order import without_replaced
-from pitr.jobs.shared import shared_of
+from pitr.jobs.shared import Shared, shared_of
 from pitr.model import Backup, Stream, VMName, known_name
 from pitr.reporting import DocumentList
 from pitr.repository import Repository
@@ -225,6 +225,7 @@ def replicated(result: Replicated, *, dry_run: bool) -> dict[str, Any]:
         "damage": [damage(each) for each in result.damage],
         "unrepaired": [damage(each) for each in result.unrepaired],
         "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
+        "cold": result.cold,
     }
 
 
@@ -390,10 +391,15 @@ def point_document(repository: Repository, point_id: str) -> dict[str, Any]:
 def _with_shared(repository: Repository, backup: Backup, facts: PointFacts) -> dict[str, Any]:
     """Return the document of a point whose disks say what they share."""
     disks = [
-        {**disk(stream), "shared": [asdict(each) for each in shared_of(repository, stream)]}
+        {**disk(stream), "shared": [_shared(each) for each in shared_of(repository, stream)]}
         for stream in backup.streams
     ]
     return {**point(backup, facts), "disks": disks}
+
+
+def _shared(shared: Shared) -> dict[str, Any]:
+    vm = _vm(shared.vm) if shared.vm is not None else None
+    return {"vm": vm, "disk_id": shared.disk_id, "bytes": shared.bytes}
 
 
 def point_and_chain(

@@ -7,7 +7,7 @@ Drills have results of their own (pitr/repository/drills.py). Nothing here fails
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -39,19 +39,34 @@ def last_read(repository: Repository, vm_id: str) -> dict[str, datetime]:
 def least_recently_read(repository: Repository, vms: Iterable[VMName]) -> list[ReadStream]:
     """Return the streams of these VMs that `pitr verify` can read: those never read first, then the longest unread.
 
-    Streams with the same time come in the order of their points, so that each chain is read from its full on. Streams
-    that are stored externally are not among them. Raises RepositoryError.
+    Streams with the same time come in the order of their points, so that each chain is read from its full on. Among
+    them are those of which only the blob is left, as a part of others. Streams that are stored externally are not
+    among them. Raises RepositoryError.
     """
     found: list[ReadStream] = []
     for vm in vms:
         read = last_read(repository, vm.id)
+        points = repository.catalog_of_vm(vm.id).points(vm.id)
         found += [
             ReadStream(backup, stream, read.get(stream.stream_id))
-            for backup in reversed(repository.catalog_of_vm(vm.id).points(vm.id))
-            for stream in backup.streams
+            for backup, stream in _with_blobs_of_parts(points)
             if repository.is_here(stream)
         ]
     return sorted(found, key=lambda each: each.read or _LONG_AGO)
+
+
+def _with_blobs_of_parts(points: Sequence[Backup]) -> Iterator[tuple[Backup, Stream]]:
+    """Yield the streams of these points, oldest first, and those whose blobs others use after their records went."""
+    from pitr.repository.layers import blobs_of_others  # noqa: PLC0415 - a status needs no arrays
+
+    known = {stream.stream_id for backup in points for stream in backup.streams}
+    for backup in reversed(points):
+        for stream in backup.streams:
+            yield backup, stream
+            for used in blobs_of_others(stream):
+                if used.stream_id not in known:
+                    known.add(used.stream_id)
+                    yield backup, used
 
 
 def last_proven(

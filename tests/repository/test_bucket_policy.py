@@ -86,3 +86,17 @@ def test_a_real_gateway_keeps_the_policy(tmp_path: Path, monkeypatch: pytest.Mon
     assert keeper.json("protect", "--for", "2d")["extended"] > 0
     as_writer.close()
     as_keeper.close()
+
+
+@pytest.mark.skipif(s3.SERVER_VARIABLE not in os.environ, reason="needs a real gateway: make test-s3")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "InvalidAccessKeyId"),
+        ({"PITR_REPO": "s3://no-such-bucket/x"}, "no such bucket"),
+    ],
+)
+def test_a_real_gateway_says_what_is_wrong(tmp_path: Path, changes: dict[str, str], words: str) -> None:
+    failed = host_at(s3.place(), tmp_path, **changes)("list", code=6)
+    assert words in failed.complaint

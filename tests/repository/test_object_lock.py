@@ -19,11 +19,12 @@ from pitr.repository import Repository
 from pitr.repository.store import ObjectExists, buckets, lock_probe, versions
 from pitr.repository.store.lock_rules import Lock, is_protected
 from pitr.repository.store.locked_store import LockedStore
-from pitr.repository.store.object_errors import StillProtected
+from pitr.repository.store.object_errors import AccessRefused, NoSuchBucket, StillProtected, StoreUnreachable
 from pitr.repository.store.probe import UnsafeStore
 from pitr.repository.store.s3 import S3Location, open_store
 from pitr.repository.store.versions import VersionedBucket
 from tests.support import s3
+from tests.support.hostile_s3 import RefusingProxy
 from tests.support.lab import assert_same
 from tests.support.pitr import Pitr
 from tests.support.s3 import host_at
@@ -55,8 +56,8 @@ def _image(path: Path, size: int = 12 * MiB) -> Path:
     return path
 
 
-def _import(host: Pitr, image: Path, day: str) -> None:
-    host("import", "raw", image, "--vm", "web", "--disk", "sys", "--time", day)
+def _import(host: Pitr, image: Path, day: str, disk: str = "sys") -> None:
+    host("import", "raw", image, "--vm", "web", "--disk", disk, "--time", day)
 
 
 def _ids(host: Pitr) -> list[str]:
@@ -279,7 +280,8 @@ def test_prune_extends_what_stays_and_removes_nothing_protected(
     Repository.create(location, lock=lock, grace=timedelta(seconds=1)).close()
     host = host_at(location, tmp_path / "state")
     for day in (1, 2):
-        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}")
+        # Points of different disks are not based on each other.
+        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}", f"disk{day}")
     host("protect", "--for", "1h")
     pruned = host.json("prune", "--keep-last", "1")
     assert len(pruned["removed"]) == 1 and pruned["protected"]["points"] == 1
@@ -296,7 +298,8 @@ def test_a_removed_point_goes_when_its_protection_ends(
     ).close()
     host = host_at(location, tmp_path / "state")
     for day in (1, 2):
-        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}")
+        # Points of different disks are not based on each other.
+        _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}", f"disk{day}")
     host("prune", "--keep-last", "1")
     time.sleep(2.5)
     assert len(host.json("prune", "--keep-last", "1")["swept"]) == 1
@@ -324,3 +327,17 @@ def test_verify_lists_what_somebody_changed(locked: Pitr, location: S3Location, 
     assert "CHANGED BY SOMEBODY" in locked("verify", "--versions", code=3).stdout
     assert locked.json("verify")["ok"]
     locked("verify", "web", "--versions", code=2)
+
+
+def test_requests_about_versions_fail_with_the_same_types(location: S3Location, tmp_path: Path) -> None:
+    away = replace(location, endpoint="http://127.0.0.1:1")
+    with pytest.raises(StoreUnreachable) as raised:
+        VersionedBucket(away).has_versions()
+    assert raised.value.exit_code == 6 and raised.value.advice
+    missing = VersionedBucket(replace(location, bucket="no-such-bucket"))
+    with pytest.raises(NoSuchBucket):
+        missing.of("repository.json")
+    with RefusingProxy(str(location.endpoint)) as proxy:
+        proxy.refused = location.prefix
+        with pytest.raises(AccessRefused):
+            VersionedBucket(replace(location, endpoint=proxy.address)).of("repository.json")

@@ -22,12 +22,13 @@ def consolidate(
     point: PointOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Make a point independent of older points, without copying data.
+    """Make a point independent of older points.
 
     pitr writes down where the data of each disk is, and the new point takes the place of the old one: same time, same
     disks, its own id; the old id still names it. Without --at and --point, pitr takes the VM's newest point. The points
-    before it may then go, with 'pitr forget' or 'pitr prune'. Stored data that a point still uses stays. The next
-    incremental backup can be based on the new point.
+    before it may then go, with 'pitr forget' or 'pitr prune'. Stored data that a point still uses stays. Only if less
+    than half of a blob is still used, pitr copies what is used and removes the blob. The next incremental backup can be
+    based on the new point. 'pitr prune' consolidates by itself.
 
     Points whose data is damaged or stored externally cannot be consolidated. The engine is not asked.
 

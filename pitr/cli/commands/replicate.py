@@ -128,6 +128,8 @@ def _in_words(done: Replicated, *, dry_run: bool) -> Iterator[str]:
         yield f"DAMAGE in the target that the source cannot repair: {damage.message}"
     for busy in done.busy:
         yield f"BUSY: {printable(busy.vm.name)}: {busy.message}"
+    if done.cold:
+        yield f"COLD: {counted(done.cold, 'object')} could not be read: bring them back with 'pitr warm' first."
     if done.repaired:
         verb = "Would replace" if dry_run else "Replaced"
         size = sum(each.size for each in done.repaired)

@@ -110,7 +110,7 @@ class Search:
             return None
         if not self.repository.opens:
             if self.like is not None:
-                self.notify("no stored frames are shared: without an identity, disks cannot be compared")
+                self.notify("without an identity, no stored data can be compared, so none is shared")
             return None
         points_of_siblings = [point for vm in self._vms() if (point := self._newest_good(vm)) is not None]
         points_of_siblings.sort(key=lambda point: point[0].point, reverse=True)

@@ -14,8 +14,6 @@ from pitr.model import Backup
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 
-_SEALED = "without an identity, the disk cannot be compared with the earlier points"
-
 
 def with_base(repository: Repository, new: PointToImport) -> PointToImport:
     """Return `new` with the point that its whole disks are compared with; the others say why they are full.
@@ -28,18 +26,28 @@ def with_base(repository: Repository, new: PointToImport) -> PointToImport:
     known = [backup for backup in points if any(stream.disk_id in whole for stream in backup.streams)]
     if not known:
         return new
-    if new.full or not repository.opens:
-        return _in_full(new, "a full was requested" if new.full else _SEALED)
-    if len(whole) < len(new.disks):
-        return _in_full(new, "other disks of this point hold only changes")
     same = [backup for backup in known if new.may_be(backup)]
-    if not same and known[0].point > new.point:
-        return _in_full(new, "the repository has a later point of the disk")
+    why = _why_full(repository, new, len(whole), same or known)
+    if why is not None:
+        return _in_full(new, why)
     found = _first_good(repository, same or known, whole)
     if found is None:
         return _in_full(new, "the chains of the earlier points are damaged")
     backup, damaged = found
     return replace(new, disks=tuple(_compared(disk, backup, damaged) for disk in new.disks))
+
+
+def _why_full(repository: Repository, new: PointToImport, whole: int, points: Sequence[Backup]) -> str | None:
+    """Return why the `whole` disks of a new point are not compared with the first of the points, or None."""
+    if new.full:
+        return "a full was requested"
+    if not repository.opens:
+        return "without an identity, the disk cannot be compared with the last point"
+    if whole < len(new.disks):
+        return "other disks of this point hold only changes"
+    if points[0].point > new.point:
+        return "the repository has a later point of the disk"
+    return None
 
 
 def _in_full(new: PointToImport, why: str) -> PointToImport:

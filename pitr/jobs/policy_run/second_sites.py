@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from pitr.errors import BusyError, DamageError, Interrupted, PitrError
+from pitr.errors import BusyError, DamageError, Interrupted, PitrError, RepositoryError
 from pitr.jobs.policy_run.outcome import StepResult
 from pitr.jobs.policy_run.running import Running
 from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateWatch
@@ -55,6 +55,12 @@ def _failed(name: str, done: Replicated) -> PitrError | None:
     if done.damage:
         message = f"damage kept {counted(done.behind, 'point')} from site {name}: {done.damage[0].message}"
         return DamageError(message)
+    if done.cold:
+        return RepositoryError(
+            f"site {name} lacks {counted(done.behind, 'point')}: a cold storage class has "
+            f"{counted(done.cold, 'object')} of them",
+            "Bring them back with 'pitr warm' first.",
+        )
     if done.busy:
         return BusyError(f"site {name} lacks {counted(done.behind, 'point')}: {done.busy[0].message}")
     return None

@@ -38,7 +38,7 @@ from pitr.model import Backup, StoredObject, VMName
 from pitr.repository import Repository, canonical, configurations, lock, names, sealed
 from pitr.repository.cached_catalog import StoredRecord
 from pitr.repository.damage import Damage, StoredDamage
-from pitr.repository.store import Batch, ObjectExists, ObjectMissing
+from pitr.repository.store import Batch, ColdObject, ObjectExists, ObjectMissing
 
 _log = logging.getLogger(__name__)
 
@@ -222,6 +222,9 @@ class VMCopy:
                 # After a removal in the middle it is no damage.
                 if self._is_in_source(work.missing):
                     self._note(error, piece)
+            except ColdObject as error:
+                whole = False
+                self._note_cold(error, piece)
             else:
                 self._count(piece, done)
         work.note.result()
@@ -229,6 +232,13 @@ class VMCopy:
             self._lost.add(work.missing.backup.backup_id)
             return False
         return True
+
+    def _note_cold(self, error: ColdObject, piece: Piece) -> None:
+        if piece.name not in self._counted:
+            self._counted.add(piece.name)
+            self.result.cold += 1
+            if self.result.cold == 1:
+                self.watch.notify(f"{error.message}. {error.advice}".strip())
 
     def _count(self, piece: Piece, done: _Copied) -> None:
         if piece.name not in self._counted:

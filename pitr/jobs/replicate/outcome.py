@@ -11,6 +11,7 @@ from pitr.errors import BusyError, DamageError
 from pitr.model import VMName
 from pitr.reporting import Notify, Progress
 from pitr.repository.damage import Damage
+from pitr.repository.store import ColdObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Replicated:
     """What was copied (or would be), and what was not.
 
     `damage` was found in the source, `unrepaired` in the target. `behind` counts the points that the target still
-    lacks.
+    lacks, `cold` the objects that were not read because they are in a cold storage class.
     """
 
     source: str
@@ -71,6 +72,7 @@ class Replicated:
     damage: list[Damage] = field(default_factory=list)
     unrepaired: list[Damage] = field(default_factory=list)
     busy: list[BusyVMOfTarget] = field(default_factory=list)
+    cold: int = 0
 
     def note(self, damage: Damage) -> None:
         """Add damage of the source, once."""
@@ -79,7 +81,9 @@ class Replicated:
 
     @property
     def exit_code(self) -> int:
-        """3 for damage, 5 if only VMs were busy, else 0."""
+        """3 for damage, 6 for objects in a cold storage class, 5 if only VMs were busy, else 0."""
         if self.damage or self.unrepaired:
             return DamageError.exit_code
+        if self.cold:
+            return ColdObject.exit_code
         return BusyError.exit_code if self.busy else 0

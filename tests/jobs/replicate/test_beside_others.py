@@ -15,10 +15,13 @@ import pytest
 from pitr.jobs.consolidate.one_point import consolidate
 from pitr.jobs.replicate import one_vm
 from pitr.jobs.replicate.one_object import copy_object
+from pitr.jobs.replicate.outcome import ReplicateOptions, ReplicateWatch
+from pitr.jobs.replicate.run import replicate
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.retention import Retention
 from pitr.repository import Repository
 from pitr.repository.location import Location
+from pitr.repository.store import ColdObject
 from tests.jobs.replicate.test_replicate import check, copied, ids, place, stored
 from tests.support.stored_points import Stored, change, check_verified
 
@@ -137,3 +140,23 @@ def test_a_removal_in_the_target_in_the_middle_costs_no_point(
     assert ids(target) == [later.backup_id, *removed]
     check_verified(target, at_least={later.backup_id, *removed})
     check(target, points)
+
+
+def test_a_cold_object_keeps_only_what_needs_it(
+    stored: tuple[Stored, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, _ = stored
+    middle = ids(points.path)[1]
+    told: list[str] = []
+
+    def copying(source: Any, target: Any, piece: Any, *rest: Any) -> Any:
+        if piece.is_blob and piece.backup.backup_id == middle:
+            raise ColdObject(f"{piece.name} is in a cold storage class", "Warm it.")
+        return copy_object(source, target, piece, *rest)
+
+    with monkeypatch.context() as patch, Repository.open(points.path) as repository:
+        patch.setattr(one_vm, "copy_object", copying)
+        done = replicate(repository, tmp_path / "second", ReplicateOptions(), ReplicateWatch(told.append))
+    assert (done.points, done.behind, done.damage, done.exit_code) == (1, 2, [], 6)
+    assert done.cold == 2 and len(told) == 1
+    assert copied(points.path, tmp_path / "second").points == 2

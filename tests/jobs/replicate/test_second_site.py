@@ -70,9 +70,9 @@ def test_two_copies_in_buckets_share_no_state_of_a_host(tmp_path: Path) -> None:
     source, target = s3.place(), s3.place()
     first = _host(Pitr({"TZ": "UTC"}), source, tmp_path / "state")
     first("init")
-    for day in ("01", "02"):
-        first("import", "raw", tmp_path / "image", "--vm", "web", "--disk", "sys", "--time", f"2026-11-{day}")
-    first("replicate", source.url, target.url, "--since", "2026-11-02")
+    for vm in ("web", "db"):
+        first("import", "raw", tmp_path / "image", "--vm", vm, "--disk", "sys", "--time", "2026-11-01")
+    first("replicate", source.url, target.url, "--vm", "db")
     other = first.with_environment(PITR_REPO=target.url)
     assert len(first.json("list")["points"]) == 2
     assert len(other.json("list")["points"]) == 1

@@ -13,6 +13,8 @@ import pytest
 
 from pitr import times
 from pitr.jobs import proofs
+from pitr.jobs.upkeep.prune import prune
+from pitr.jobs.upkeep.retention import Retention
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.lab import Lab
 from pitr.model import Kind, Part
@@ -139,6 +141,31 @@ def test_a_damaged_stream_counts_as_never_read_and_its_points_are_not_proven(
     assert next(iter(proofs.least_recently_read(repository, [VM]))).stream.stream_id == second
     # The full is still a good point.
     assert proofs.last_proven(repository) == {VM.id: clock.time}
+
+
+def test_blobs_without_records_have_their_turns(tmp_path: Path, memory_engine: MemoryEngine) -> None:
+    stored, vm = chain_of_three(tmp_path / "repository", memory_engine)
+    with Repository.open(stored.path) as repository:
+        full = repository.catalog.points()[-1].streams[0]
+        blob = blob_path(repository, full)
+        pruned = prune(repository, Retention(last=1), repository.catalog.vms(), notify=pytest.fail)
+        (kept,) = pruned.kept
+        parts = {part.stream_id for stream in kept.streams for part in stream.parts}
+        assert full.stream_id in parts and kept.streams[0].stream_id != full.stream_id
+        listed = proofs.least_recently_read(repository, repository.catalog.vms())
+        assert {each.stream.stream_id for each in listed} == parts | {each.stream_id for each in kept.streams}
+        assert all(each.backup == kept and each.read is None for each in listed)
+        harmed = bytearray(blob.read_bytes())
+        harmed[len(harmed) // 2] ^= 1
+        blob.write_bytes(harmed)
+        for each in listed:
+            scope = Scope(vm_id=vm.id, streams=frozenset({each.stream.stream_id}))
+            done = verify(repository, scope, "full", workers=1)
+            assert done.streams == 1
+        assert {damage.stream_id for damage in done.damage} == {full.stream_id}
+        assert done.damage[0].points_lost == (kept.backup_id,)
+        read = proofs.last_read(repository, vm.id)
+        assert parts - set(read) == {full.stream_id}
 
 
 def test_a_damaged_note_is_no_note(writer: Writer, clock: Clock) -> None:
