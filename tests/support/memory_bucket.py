@@ -12,7 +12,6 @@ from pitr.repository import Repository
 from pitr.repository.marker import Marker
 from pitr.repository.store import ListedObject, ObjectExists, ObjectMissing
 from pitr.repository.store.base import Batch
-from pitr.repository.store.s3 import S3Location
 from pitr.system.closing import Closes
 
 GRACE = timedelta(days=3)
@@ -66,7 +65,7 @@ class Bucket:
         """Open the repository on a host whose files are in `state`."""
         (state / "locks").mkdir(parents=True, exist_ok=True)
         store = HostStore(self, state)
-        return Repository(S3Location("memory", ""), store, Marker("0" * 36, grace, "0" * 36), state)
+        return Repository(Path("/nowhere"), store, Marker("0" * 36, grace, "0" * 36), state)
 
 
 class HostStore(Closes):

@@ -41,6 +41,7 @@ from pitr.repository import (
 from pitr.repository.catalog import contents
 from pitr.repository.protection import protected_until
 from pitr.repository.removed_points import RemovedPoint
+from pitr.repository.store.object_errors import ObjectStoreError
 from pitr.text import counted
 
 #: Only older unreferenced objects are removed: a running backup writes its record sooner than this.
@@ -312,10 +313,15 @@ class Removal:
             self.result.failed.append(FailedRemoval(None, error))
 
     def _of_dead_uploads(self, limit: datetime) -> None:
-        dead = unreferenced.dead_uploads(self.repository, limit)
-        self.result.unreferenced += [upload.name for upload in dead]
-        if not self.dry_run:
-            unreferenced.end_uploads(self.repository, dead)
+        try:
+            dead = unreferenced.dead_uploads(self.repository, limit)
+            if not self.dry_run:
+                unreferenced.end_uploads(self.repository, dead)
+        except ObjectStoreError as error:
+            # The key need not be allowed to do that, and they do no harm.
+            self.notify(f"uploads that ended early stay in the bucket: {error.message}")
+        else:
+            self.result.unreferenced += [upload.name for upload in dead]
 
     def _oldest_unreferenced(self, grace: timedelta) -> datetime:
         """Return the time before which unreferenced objects are not of a running backup, as far as its age tells."""
