@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class History:
     stored: Stored
     vm: MemoryVM
     chance: random.Random
+    #: The backup that each point is, or stands for.
+    known_as: dict[str, str] = field(default_factory=dict)
 
     @property
     def contents(self) -> dict[str, dict[str, bytes]]:
@@ -160,8 +162,10 @@ class History:
             times = {point.point for point in points}
             assert len(times) == len(points), "two points of one time"
             there = {point.backup_id for point in points}
+            self.known_as |= {point.backup_id: point.known_as for point in points}
             for backup_id in at_least - there:
-                assert any(point.stands_for == backup_id for point in points), backup_id
+                known_as = self.known_as.get(backup_id, backup_id)
+                assert any(point.stands_for == known_as for point in points), backup_id
 
     def check_all(self) -> None:
         """Let `verify` read everything, and the second reader read everything and all disks."""

@@ -13,11 +13,13 @@ from pathlib import Path
 import orjson
 import pytest
 
+from pitr import times
 from pitr.lab import Lab
 from pitr.lab.lab import LabDisk, LabVM
+from pitr.repository import Repository
 from tests.support.layout import open_states
 from tests.support.pitr_server import Done, PitrServer
-from tests.support.stored_points import check_verified
+from tests.support.stored_points import check_verified, content
 
 KILLS = int(os.environ.get("PITR_KILLS", "104"))
 MiB = 1 << 20
@@ -225,3 +227,42 @@ def test_the_leftover_of_a_killed_restore_to_a_file_is_named(
     partial.unlink()
     assert server.run("restore", "web1", "--at", "now", "--to-file", str(target)).code == 0
     target.unlink()
+
+
+def test_killed_consolidations_and_prunes_lose_nothing(
+    remote_lab: Lab,
+    vm: LabVM,
+    server: PitrServer,
+    folder: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    chance = random.Random()
+    disk, repository = vm.disks[0], folder / "repository"
+    truth: dict[str, bytes] = {}
+    commands = [["consolidate", "web1"], ["prune", "--keep-last", "3", "--vm", "web1"]]
+    stopped = 0
+    rounds = max(10, KILLS // 8)
+    for number in range(rounds):
+        _write(disk, chance)
+        disk.copy_content(folder / "oracle.raw")
+        done = server.run("backup", "web1", "-o", "json")
+        assert done.code == 0, done.said
+        point = orjson.loads(done.out)["backups"][0]["point"]
+        truth[point] = (folder / "oracle.raw").read_bytes()
+        (folder / "oracle.raw").unlink()
+        signum = _SIGNALS[number % len(_SIGNALS)]
+        done = _interrupted(server, commands[number % 2], signum, chance.uniform(0, 0.3))
+        stopped += _check_ended(done, signum)
+        check_verified(repository, at_least=set())
+        with Repository.open(repository) as opened:
+            points = {times.to_text(each.point): each for each in opened.catalog.points()}
+            # The newest three stay, each as it was or as one that stands for it.
+            assert {*list(truth)[-3:]} <= points.keys()
+            for time_of, each in points.items():
+                if time_of in truth:
+                    assert list(content(opened, each).values()) == [truth[time_of]]
+    record_property("consolidations and prunes stopped", f"{stopped} of {rounds}")
+    for command in commands:
+        done = server.run(*command)
+        assert done.code == 0, done.said
+    check_verified(repository, at_least=set())

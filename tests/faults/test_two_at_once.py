@@ -240,3 +240,47 @@ def test_a_full_disk_of_the_target_is_an_error_and_leaves_nothing(
     assert "space" in failed.said.lower()
     assert list(small.iterdir()) == []
     assert shutil.disk_usage(small).used == 0
+
+
+def test_consolidate_beside_prune_beside_backup_beside_restore(
+    remote_lab: Lab, vms: list[LabVM], server: PitrServer, folder: Path
+) -> None:
+    """Whoever comes second is told so; nothing is lost, and a backup of another VM does not wait."""
+    chance = random.Random(9)
+    disk = vms[0].disks[0]
+    truth: dict[str, bytes] = {}
+    image = folder / "together.raw"
+    for _ in range(3):
+        with disk.guest() as guest:
+            guest.write(chance.randrange(64) * 8192, chance.randbytes(8192))
+        disk.copy_content(image)
+        made = server.run("backup", "web1", "-o", "json")
+        assert made.code == 0, made.said
+        truth[orjson.loads(made.out)["backups"][0]["point"]] = image.read_bytes()
+        image.unlink()
+        running = [
+            server.start(*command)
+            for command in (
+                ("backup", "db1"),
+                ("consolidate", "web1"),
+                ("prune", "--keep-last", "3", "--vm", "web1"),
+                ("restore", "web1", "--at", "now", "--to-file", str(image)),
+                ("consolidate", "web1"),
+            )
+        ]
+        ended = [each.wait() for each in running]
+        assert ended[0].code == 0, ended[0].said
+        for done in ended[1:]:
+            assert done.code in (0, 5) and "Traceback" not in done.said, done.said
+        if ended[3].code == 0:
+            assert image.read_bytes() in truth.values()
+            image.unlink()
+        check_verified(folder / "repository", at_least=set())
+    listed = orjson.loads(server.run("list", "web1", "-o", "json").out)["points"]
+    assert max(truth) in {point["point"] for point in listed}
+    for point in listed:
+        if point["point"] in truth:
+            done = server.run("restore", "--point", point["backup_id"], "--to-file", str(image))
+            assert done.code == 0, done.said
+            assert image.read_bytes() == truth[point["point"]]
+            image.unlink()

@@ -97,7 +97,7 @@ class DiskBackup:
                 data_bytes,
                 started.hi,
                 started.checkpoint_id,
-                parent_id=stored.backup_id
+                parent_id=stored.known_as
                 if stored is not None and new.parent_stream_id is not None
                 else None,
             )

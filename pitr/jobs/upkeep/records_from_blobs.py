@@ -332,9 +332,7 @@ def _backup(
             parents.add((by_id[parent_id].backup_id, by_id[parent_id].checkpoint_id))
         elif parent_id in by_stream:
             parent = by_stream[parent_id]
-            replaced = all(each.stream_id != parent_id for each in parent.streams)
-            backup_of_parent = parent.stands_for if replaced and parent.stands_for else parent.backup_id
-            parents.add((backup_of_parent, parent.checkpoint_id))
+            parents.add((parent.known_as, parent.checkpoint_id))
     if len(parents) > 1:
         raise RepositoryError(f"the streams of backup {backup_id} are based on several backups")
     parent_backup_id, from_checkpoint_id = next(iter(parents), (None, None))
