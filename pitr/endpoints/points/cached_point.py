@@ -30,31 +30,34 @@ _Piece = tuple[int, int, FrameKey | None, int]
 
 
 class SharedFrames:
-    """The most recently used frames of several points, decompressed, by their digests. One thread at a time uses it.
+    """The most recently used frames of several points, decompressed, by their digests. Any number of threads use it.
 
     Points of one VM have most frames in common, also in different blobs.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
+        self._lock = threading.Lock()
         self._frames: OrderedDict[bytes, bytes] = OrderedDict()
         self._used = 0
 
     def get(self, digest: bytes) -> bytes | None:
         """Return the frame with this digest; None if it is not kept."""
-        data = self._frames.get(digest)
-        if data is not None:
-            self._frames.move_to_end(digest)
-        return data
+        with self._lock:
+            data = self._frames.get(digest)
+            if data is not None:
+                self._frames.move_to_end(digest)
+            return data
 
     def keep(self, digest: bytes, data: bytes) -> None:
         """Keep a frame whose digest was verified."""
-        if digest in self._frames:
-            return
-        self._frames[digest] = data
-        self._used += len(data)
-        while self._used > self._capacity:
-            self._used -= len(self._frames.popitem(last=False)[1])
+        with self._lock:
+            if digest in self._frames:
+                return
+            self._frames[digest] = data
+            self._used += len(data)
+            while self._used > self._capacity:
+                self._used -= len(self._frames.popitem(last=False)[1])
 
 
 class CachedPoint(Closes):

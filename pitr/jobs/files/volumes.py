@@ -335,7 +335,8 @@ def open_volumes(
         met: list[PitrError] = []
         # At the end, because memory and time are limited while guest data is read.
         stack.callback(_record, repository, backup, met)
-        cache = stack.enter_context(FrameCache(_CACHE, _AHEAD))
+        cache = FrameCache(_CACHE, _AHEAD)
+        stack.callback(cache.close)
         # The maps of a chain grow with the disk; a guest cannot inflate them.
         with unbounded_memory():
             for stream in streams:
@@ -346,6 +347,8 @@ def open_volumes(
                 )
                 file = PointFile(cached, views.reading(stream) if views else None)
                 disks.append((stream, stack.enter_context(file)))
+        # First of all, so that its thread does not read from a closed blob.
+        stack.callback(cache.close)
         stack.enter_context(bounded_memory())
         hidden = [stream for stream in backup.streams if stream not in streams]
         guestfs = stack.enter_context(GuestfsReader(repository, backup, streams, notify))

@@ -209,7 +209,7 @@ def new_stream(
         0,
         new.point,
         usable_id(new.checkpoint_id),
-        parent_id=None if disk.parent is None else disk.parent[0].backup_id,
+        parent_id=None if disk.parent is None else disk.parent[0].known_as,
     )
     return repository.new_stream(stream, size, meta, level=DEFAULT_LEVEL)
 
@@ -224,7 +224,7 @@ def backup_of(new: PointToImport, backup_id: str, streams: Sequence[Stream], dur
         reason=new.reason,
         point=new.point,
         lo=new.lo,
-        parent_id=parent.backup_id if parent else None,
+        parent_id=parent.known_as if parent else None,
         checkpoint_id=usable_id(new.checkpoint_id),
         from_checkpoint_id=usable_id(new.from_checkpoint_id),
         mode=Mode.IMPORTED,

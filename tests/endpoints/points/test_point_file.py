@@ -74,7 +74,8 @@ def test_damage_is_told_to_who_reads_it_and_not_to_who_reads_up_to_it(
         assert isinstance(error, StoredDamage)
         told.append(message)
 
-    with FrameCache(16 * MIB, 1) as cache, PointFile(CachedPoint(point, cache, on_damage)) as file:
+    cache = FrameCache(16 * MIB, 1)
+    with PointFile(CachedPoint(point, cache, on_damage)) as file, cache:
         for start in range(0, 4 * MIB, MIB):
             assert file.read_at(start, MIB) == b"A" * MIB
         for _ in range(3):
