@@ -168,6 +168,11 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
+def _without_required(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the schema of an object that need not have the property `name`."""
+    return {**schema, "required": [each for each in schema["required"] if each != name]}
+
+
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
 
@@ -194,7 +199,7 @@ _SCHEMAS: dict[str, Any] = {
     ),
     "Point": _object(
         backup_id=_TEXT,
-        vm=_object(id=_TEXT, name=_TEXT),
+        vm=_object(id=_TEXT, name=_MAYBE),
         kind={"type": "string", "enum": ["full", "incremental", "synthetic"]},
         reason=_MAYBE,
         point=_TIME,
@@ -216,21 +221,31 @@ _SCHEMAS: dict[str, Any] = {
         hold=_or_null(_object(until=_or_null(_TIME))),
         stands_for=_MAYBE,
         unusual={"type": "array", "items": _object(what=_TEXT, value=_NUMBER, usual=_NUMBER)},
+        removed_at=_or_null(_TIME),
+        swept_after=_or_null(_TIME),
     ),
-    "Disk": _object(
-        disk_id=_TEXT,
-        name=_TEXT,
-        stream_id=_TEXT,
-        kind=_TEXT,
-        reason=_MAYBE,
-        size=_INTEGER,
-        data_bytes=_INTEGER,
-        zero_bytes=_INTEGER,
-        stored_bytes=_INTEGER,
-        extents=_INTEGER,
-        note=_MAYBE,
-        external=_MAYBE,
-        changes=_MAYBE,
+    "Disk": _without_required(
+        _object(
+            disk_id=_TEXT,
+            name=_MAYBE,
+            stream_id=_TEXT,
+            kind=_TEXT,
+            reason=_MAYBE,
+            size=_INTEGER,
+            data_bytes=_INTEGER,
+            zero_bytes=_INTEGER,
+            stored_bytes=_INTEGER,
+            extents=_INTEGER,
+            note=_MAYBE,
+            external=_MAYBE,
+            changes=_MAYBE,
+            shared={
+                "type": "array",
+                "description": "Only of the point of /points/{point}.",
+                "items": _object(vm=_or_null(_object(id=_TEXT, name=_MAYBE)), disk_id=_TEXT, bytes=_INTEGER),
+            },
+        ),
+        "shared",
     ),
     "Restored": _object(
         restored=_object(
