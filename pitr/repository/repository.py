@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pitr.errors import RepositoryError, UsageError
-from pitr.model import Backup, Record, StoredObject, Stream, VMName
+from pitr.model import Backup, Record, StoredObject, Stream, VMName, note_names
 from pitr.repository import lock, marker, names, sealed, stored_record, tombstones
 from pitr.repository.cached_catalog import CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
@@ -70,6 +70,7 @@ class Repository(Closes):
         self.path = state
         #: The keys of a sealed repository.
         self.keyring = keyring
+        note_names(sealed=not self.opens)
         self._catalog: CompletedCatalog | None = None
         # Streams that a record names or may name; `drop_stream` keeps them.
         self.recorded: set[str] = set()

@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from blake3 import blake3
@@ -94,8 +95,12 @@ def store_virtual_full(
     numbers = {key: number for number, key in enumerate(parts, OWN + 1)}
     store = repository.store
     with ExitStack() as stack:
-        path = store.scratch_file()
-        stack.callback(store.drop_scratch, path)
+        if dry_run:
+            # Not in the repository, which can be read-only.
+            path = Path(stack.enter_context(TemporaryDirectory())) / "index"
+        else:
+            path = store.scratch_file()
+            stack.callback(store.drop_scratch, path)
         writer = IndexWriter(path)
         stack.callback(writer.close)
         own = _OwnBlob(repository, new, compaction, dry_run=dry_run) if compaction.copied else None

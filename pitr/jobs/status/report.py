@@ -88,8 +88,9 @@ def document(repository: Repository, status: Status) -> dict[str, Any]:
     result: dict[str, Any] = {
         "ok": status.ok,
         "vms": [_document(each, backups, facts) for each in status.vms],
-        "protection": status.protection.as_document() if status.protection is not None else None,
     }
+    if status.protection is not None:
+        result["protection"] = status.protection.as_document()
     if status.sites:
         result["sites"] = [_site(each, status.time) for each in status.sites]
     return result

@@ -62,6 +62,9 @@ def test_prune_removes_no_newer_points_after_the_clock_went_back(lab: Lab, pitr:
     _skewed(lab, -60)
     newer = [pitr.backup(vm.name), pitr.backup(vm.name)]
     assert newer[0]["parent_id"] == old["backup_id"]
-    pitr("prune", "--keep-last", "1")
+    pitr("prune", "--keep-last", "1", "--no-consolidate")
     left = {point["backup_id"] for point in pitr.json("list", vm.name)["points"]}
     assert left == {old["backup_id"], *(point["backup_id"] for point in newer)}
+    pitr("prune", "--keep-last", "1")
+    [kept] = pitr.json("list", vm.name)["points"]
+    assert kept["stands_for"] == newer[1]["backup_id"]
