@@ -9,6 +9,7 @@ process that dies leaves what it has written; a power failure takes what was not
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -70,6 +71,7 @@ class FaultyOs:
         self._names = names
         self._folder = str(folder)
         self._graves = folder.with_name(folder.name + ".graves")
+        self._buried = itertools.count()
         self._fault = fault
         self._at = at
         self.count = 0
@@ -178,10 +180,17 @@ class FaultyOs:
             return
         self._call("rename")
         grave = self._bury(source)
+        replaced = self._bury(target)
         move()
         if grave is not None:
             self._changed(source, lambda: self._real["link"](grave, source))
-        self._changed(target, lambda: self._real["unlink"](target))
+
+        def undo() -> None:
+            self._real["unlink"](target)
+            if replaced is not None:
+                self._real["link"](replaced, target)
+
+        self._changed(target, undo)
 
     def _replace(self, source: Any, target: Any) -> None:
         name = self._name(target)
@@ -270,7 +279,7 @@ class FaultyOs:
         """Keep what a name stands for, so that it can come back."""
         if not os.path.isfile(name):
             return None
-        grave = str(self._graves / str(self.count))
+        grave = str(self._graves / str(next(self._buried)))
         self._real["link"](name, grave)
         return grave
 
