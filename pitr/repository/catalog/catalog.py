@@ -30,7 +30,14 @@ from pitr.repository.catalog.dependence import (
     USERS,
 )
 from pitr.repository.catalog.order import by_lineage
-from pitr.repository.catalog.packed import digest_text, id_text, packed_id, packed_time, time_of
+from pitr.repository.catalog.packed import (
+    digest_text,
+    id_text,
+    packed_id,
+    packed_time,
+    refusing_damage,
+    time_of,
+)
 from pitr.repository.catalog.places import text_of
 from pitr.repository.catalog.user_query import Rows, run_query
 from pitr.system.closing import Closes
@@ -120,7 +127,8 @@ class Catalog(Closes):
                 if "locked" in str(error):
                     _check_locks(path.parent)
                 _raise(error)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                # SQLite's message about a damaged file can hold bytes of the file.
                 raise CatalogUnusable(f"this is not a catalog: {error}") from error
             if identity != [APPLICATION_ID, VERSION]:
                 raise CatalogUnusable("another version of pitr wrote the catalog")
@@ -415,6 +423,7 @@ def _of_vm(vm_id: str | None) -> tuple[str, list[str]]:
     return ("", []) if vm_id is None else ("WHERE v.id = ?", [vm_id])
 
 
+@refusing_damage
 def _known(row: sqlite3.Row) -> Known:
     backup_id = id_text(row["backup_id"])
     name = names.record(row["vm_id"], time_of(row["point"]), backup_id)

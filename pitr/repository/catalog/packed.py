@@ -8,10 +8,16 @@ The views of schema/catalog.sql show the same values as text.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
+from pitr.errors import RepositoryError
 from pitr.model import Kind
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Packed = bytes | str
 
@@ -24,6 +30,22 @@ _KINDS = (Kind.FULL, Kind.INCREMENTAL, Kind.SYNTHETIC)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 
 
+def refusing_damage(read: Callable[P, T]) -> Callable[P, T]:
+    """Let a function that reads stored values raise RepositoryError where a changed byte made one impossible."""
+
+    @wraps(read)
+    def checked(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return read(*arguments, **options)
+        except (AttributeError, IndexError, OverflowError, TypeError, ValueError) as error:
+            raise RepositoryError(
+                f"the catalog cannot be used: {error}",
+                "Run 'pitr catalog rebuild' to rebuild it from the records.",
+            ) from error
+
+    return checked
+
+
 def packed_id(text: str) -> Packed:
     """Return the stored form of an id."""
     return bytes.fromhex(text.replace("-", "")) if _UUID.fullmatch(text) else text
@@ -34,8 +56,9 @@ def packed_or_none(text: str | None) -> Packed | None:
     return None if text is None else packed_id(text)
 
 
+@refusing_damage
 def id_text(stored: Packed) -> str:
-    """Return a stored id as text. Raises TypeError and ValueError for a damaged value."""
+    """Return a stored id as text. Raises RepositoryError for a damaged value."""
     if isinstance(stored, str):
         return stored
     if len(stored) != 16:
@@ -54,6 +77,7 @@ def packed_digest(text: str) -> Packed:
     return bytes.fromhex(text) if _HEX.fullmatch(text) else text
 
 
+@refusing_damage
 def digest_text(stored: Packed) -> str:
     """Return a stored digest in hex."""
     return stored if isinstance(stored, str) else stored.hex()
@@ -65,11 +89,13 @@ def packed_time(time: datetime) -> int:
     return since.days * _DAY + since.seconds * 1_000_000 + since.microseconds
 
 
+@refusing_damage
 def time_of(stored: int) -> datetime:
-    """Return a stored time. Raises OverflowError and TypeError for a damaged value."""
+    """Return a stored time. Raises RepositoryError for a damaged value."""
     return _FIRST + timedelta(microseconds=stored)
 
 
+@refusing_damage
 def sortable_time(stored: int) -> str:
     """Return a stored time as `times.to_sortable` does."""
     days, rest = divmod(stored, _DAY)
@@ -88,8 +114,9 @@ def packed_kind(kind: Kind) -> int:
     return _CODES[kind]
 
 
+@refusing_damage
 def kind_of(stored: int) -> Kind:
-    """Return a stored kind. Raises ValueError for a damaged value."""
+    """Return a stored kind. Raises RepositoryError for a damaged value."""
     if not isinstance(stored, int) or not 0 <= stored < len(_KINDS):
         raise ValueError(f"no kind: {stored!r}")
     return _KINDS[stored]
