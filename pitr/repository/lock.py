@@ -35,18 +35,18 @@ NO_LOCKS_ADVICE = (
 )
 
 
-_patience_s = 0.0
+#: How long the blocks of `waiting` that run now wait. Blocks of several threads can end in any order.
+_patiences_s: list[float] = []
 
 
 @contextmanager
 def waiting(seconds: float) -> Iterator[None]:
     """Let this process wait so long, or longer if it does already, for locks that others hold while the block runs."""
-    global _patience_s  # noqa: PLW0603 - a setting of the whole command
-    before, _patience_s = _patience_s, max(seconds, _patience_s)
+    _patiences_s.append(seconds)
     try:
         yield
     finally:
-        _patience_s = before
+        _patiences_s.remove(seconds)
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _opened(path: Path, what: str) -> Iterator[int]:
 
 
 def _take(handle: int, operation: int, what: str) -> None:
-    end = time.monotonic() + _patience_s
+    end = time.monotonic() + max(_patiences_s, default=0.0)
     try:
         while True:
             try:
