@@ -6,9 +6,11 @@ The new record is committed before the old one goes, so an interruption loses no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from pitr.errors import BusyError
 from pitr.jobs.consolidate.replaced import remove_replaced, size_of, size_of_orphans, take_over_marks
 from pitr.jobs.consolidate.shared_blobs import blobs_of_removed
 from pitr.jobs.consolidate.stand_ins import write_stand_ins
@@ -42,12 +44,15 @@ def consolidate(repository: Repository, backup: Backup, *, dry_run: bool = False
             stack.enter_context(repository.reading_vm(backup.vm))
         else:
             stack.enter_context(repository.removing_from_vm(backup.vm))
+        # Another process may have replaced or removed the point before this one had the lock.
+        catalog, _ = repository.completed_again(backup.vm.id)
+        points = catalog.points(backup.vm.id)
+        backup = _now(points, backup)
         facts = facts_of_vm(repository, backup.vm.id)
         own = facts.get(backup.backup_id, NO_FACTS)
         for damage in damage_of(repository, own.damage):
             # Its findings would be lost with its record.
             raise StoredDamage(damage)
-        points = repository.catalog_of_vm(backup.vm.id).points(backup.vm.id)
         left_over = replaced_already(points)
         ids = {each.backup_id for each in left_over}
         # An interrupted run leaves the new record beside the old one.
@@ -74,3 +79,14 @@ def consolidate(repository: Repository, backup: Backup, *, dry_run: bool = False
         )
         removed = sorted(replaced, key=lambda each: each.backup_id != backup.backup_id)
         return Consolidated(created, tuple(removed), own, done.copied_bytes, freed)
+
+
+def _now(points: Sequence[Backup], backup: Backup) -> Backup:
+    """Return the point as it is now: itself, or the one that has taken its place. Raises BusyError if it is gone."""
+    for each in points:
+        if each.backup_id == backup.backup_id:
+            return each
+    for each in points:
+        if each.known_as == backup.known_as:
+            return each
+    raise BusyError(f"another pitr removed the point {backup.backup_id} just now", "Run the command again.")
