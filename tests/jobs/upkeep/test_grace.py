@@ -119,7 +119,7 @@ def test_a_prune_after_the_grace_time_removes_the_objects(site: Site) -> None:
     other = site.another("second")
     assert len(other.json("list")["points"]) == 2
     host("forget", gone["backup_id"])
-    time.sleep(3.1)
+    time.sleep(4.5)
     refused = host("undo-prune", gone["backup_id"], code=2)
     assert "cannot come back" in refused.complaint
     planned = host.json("prune", "--keep-last", "1", "--dry-run")
