@@ -201,6 +201,8 @@ def test_a_store_that_fails_in_between_is_no_damage(
 def test_a_prune_removes_the_parts_of_an_upload_that_a_dead_host_left(
     location: S3Location, tmp_path: Path
 ) -> None:
+    if s3.SERVER_VARIABLE in os.environ:
+        pytest.skip("a real server tells when the uploads began: just now")
     remote = host_at(location, tmp_path / "state")
     remote("init", "--grace", "1s")
     client = s3.client(s3.server())
