@@ -18,6 +18,7 @@ from pitr.extents import Int64Array
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.chain import KnownLayers, ResolvedChain, frames_of, resolve_chain
+from pitr.repository.damage import StoredDamage
 from pitr.repository.virtual_full import PartKey, key_of
 
 #: A blob is copied if less than this part of it is live.
@@ -61,7 +62,7 @@ def plan_compaction(
 ) -> CompactionPlan:
     """Plan for one VM. `users` are its points of parts that stay or are about to be made, oldest first.
 
-    `staying` has the ids of the streams whose own records stay. Raises StoredDamage.
+    `staying` has the ids of the streams whose blobs stay.
     """
     plan = CompactionPlan()
     for disk_id in dict.fromkeys(stream.disk_id for user in users for stream in user.streams):
@@ -90,7 +91,7 @@ def _look(
 ) -> tuple[dict[PartKey, _Seen | None], dict[PartKey, list[str]]]:
     """Return what is seen of each blob whose own record goes, and which points use it.
 
-    None stands for a blob of which a later point sees more.
+    None stands for a blob of which a later point sees more, or that a damaged point uses.
     """
     seen: dict[PartKey, _Seen | None] = {}
     used_by: dict[PartKey, list[str]] = {}
@@ -98,14 +99,20 @@ def _look(
         stream = user.stream_of(disk_id)
         if stream is None:
             continue
-        resolved = resolve_chain(repository, user, stream, with_frames=True, known=known)
+        try:
+            resolved = resolve_chain(repository, user, stream, with_frames=True, known=known)
+        except StoredDamage:
+            # Nobody knows what this point sees, so all that it uses stays.
+            seen |= dict.fromkeys(((part.disk_id, part.stream_id) for part in stream.parts), None)
+            continue
         for key, layers in _layers_by_blob(resolved).items():
             if key[1] in staying:
                 continue
             used_by.setdefault(key, []).append(user.backup_id)
             now = _seen(repository, user.backup_id, resolved, layers)
-            first = seen.get(key, now)
-            seen[key] = first if first is not None and _holds(first, now) else None
+            first = seen.setdefault(key, now)
+            if first is not None and not _holds(first, now):
+                seen[key] = None
     return seen, used_by
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pitr.errors import BusyError
-from pitr.jobs.consolidate.replaced import remove_replaced, size_of, size_of_orphans, take_over_marks
+from pitr.jobs.consolidate.replaced import remove_replaced, size_of, size_of_orphans
 from pitr.jobs.consolidate.shared_blobs import blobs_of_removed
 from pitr.jobs.consolidate.stand_ins import write_stand_ins
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
@@ -58,7 +58,7 @@ def consolidate(repository: Repository, backup: Backup, *, dry_run: bool = False
         # An interrupted run leaves the new record beside the old one.
         wanted = [backup] if backup.kind is Kind.INCREMENTAL and backup.backup_id not in ids else []
         going = ids | {each.backup_id for each in wanted}
-        done = write_stand_ins(repository, points, wanted, going, dry_run=dry_run)
+        done = write_stand_ins(repository, points, facts, wanted, going, dry_run=dry_run)
         replaced = [each for each in points if each.backup_id in done.made.keys() | ids]
         if not replaced:
             return Consolidated()
@@ -71,8 +71,6 @@ def consolidate(repository: Repository, backup: Backup, *, dry_run: bool = False
             freed = sum(size_of(repository, each, blobs.shared) for each in replaced)
             freed += size_of_orphans(repository, blobs)
         if not dry_run:
-            for old, new in done.made.items():
-                take_over_marks(repository, facts.get(old, NO_FACTS), new)
             remove_replaced(repository, replaced, blobs)
         created = tuple(done.made.values()) or tuple(
             each for each in remaining if each.stands_for == backup.backup_id

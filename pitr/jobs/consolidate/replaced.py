@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Remove records whose place others have taken, and all that only they use."""
+"""Remove records and all that only they use."""
 
 from __future__ import annotations
 
@@ -7,31 +7,27 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from pitr.jobs.consolidate.shared_blobs import BlobsOfRemoved
-from pitr.jobs.facts import PointFacts
 from pitr.model import Backup
 from pitr.repository import Repository, drills, findings, marks, names, removed_points
 from pitr.repository.store import ObjectMissing
 
 
-def take_over_marks(repository: Repository, facts: PointFacts, new: Backup) -> None:
-    """Give the hold and the note of a point to the record that takes its place."""
-    if facts.marks.hold is not None:
-        marks.hold(repository.store, new, facts.marks.hold)
-    if facts.marks.note is not None:
-        marks.note(repository.store, new, facts.marks.note)
-
-
 def remove_replaced(repository: Repository, replaced: Sequence[Backup], blobs: BlobsOfRemoved) -> None:
-    """Remove the records, then their streams; where removals only hide, hide them."""
-    store = repository.store
+    """Remove records whose place others have taken; where removals only hide, hide them."""
     if repository.removes_later:
         removed_points.hide(repository, replaced)
-        return
-    repository.remove(replaced)
-    drills.remove_of(store, replaced)
-    findings.remove_of(store, replaced)
-    marks.remove_of(store, replaced)
-    for backup in replaced:
+    else:
+        remove_records(repository, replaced, blobs)
+
+
+def remove_records(repository: Repository, removed: Sequence[Backup], blobs: BlobsOfRemoved) -> None:
+    """Remove the records in this order, then all that only they use, but for what is stored externally."""
+    store = repository.store
+    repository.remove(removed)
+    drills.remove_of(store, removed)
+    findings.remove_of(store, removed)
+    marks.remove_of(store, removed)
+    for backup in removed:
         for stream in backup.streams:
             keep = stream.stream_id in blobs.shared
             repository.drop_stream(stream.disk_id, stream.stream_id, keep_blob=keep)

@@ -7,15 +7,16 @@ Each new record is committed whole, so an interruption loses nothing.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from pitr.jobs.consolidate.compaction import CompactionPlan, plan_compaction
+from pitr.jobs.facts import NO_FACTS, PointFacts
 from pitr.jobs.known_damage import remembering
 from pitr.model import Backup, Kind, Record, Stream
-from pitr.repository import Repository
+from pitr.repository import Repository, marks
 from pitr.repository.chain import KnownLayers, resolve_chain
 from pitr.repository.damage import StoredDamage
 from pitr.repository.index import OWN
@@ -38,6 +39,7 @@ class StandIns:
 def write_stand_ins(
     repository: Repository,
     points: Sequence[Backup],
+    facts: Mapping[str, PointFacts],
     wanted: Sequence[Backup],
     going: AbstractSet[str],
     *,
@@ -45,27 +47,39 @@ def write_stand_ins(
 ) -> StandIns:
     """Write a record of parts for each of the `wanted` points, and again for those whose blobs are compacted.
 
-    `points` are all of the VM; `going` has the ids of the records that are removed afterwards, those of `wanted`
+    `points` are all of the VM, and `facts` what is known about them by backup id; a new record takes over the hold and
+    the note. `going` has the ids of the records that are removed afterwards, those of `wanted`
     included. The caller holds the lock of the VM, and removes what the result replaces. `dry_run` stores nothing.
     Raises StoredDamage, and UsageError where a blob is stored externally.
     """
     done = StandIns()
     staying = [backup for backup in points if backup.backup_id not in going]
-    # A record that others name as their parent by its own id cannot be replaced.
-    parents = {backup.parent_id for backup in staying}
+    # A record that others name as their parent by its own id cannot be replaced, and with a damaged one its findings
+    # would go.
+    fixed = {backup.parent_id for backup in staying} | {
+        backup_id for backup_id, each in facts.items() if each.damaged
+    }
     again = [
         backup
         for backup in staying
-        if backup.kind is Kind.SYNTHETIC and backup.stands_for is not None and backup.backup_id not in parents
+        if backup.kind is Kind.SYNTHETIC and backup.stands_for is not None and backup.backup_id not in fixed
     ]
     users = sorted([*wanted, *again], key=lambda backup: backup.point)
     if not users:
         return done
     streams = {stream.stream_id for backup in staying for stream in backup.streams}
+    # No copy frees a blob that a point uses whose record stays as it is.
+    streams |= {
+        part.stream_id
+        for backup in staying
+        if backup not in again
+        for stream in backup.streams
+        for part in stream.parts
+    }
     # Most of the work is to read the indexes, which the points have in common.
     known = KnownLayers()
     plan = plan_compaction(repository, users, streams, users[0].vm.id, known) if going else CompactionPlan()
-    writer = _Writer(repository, plan, known, dry_run)
+    writer = _Writer(repository, facts, plan, known, dry_run)
     ids = {backup.backup_id for backup in wanted}
     for user in users:
         if user.backup_id in ids:
@@ -79,9 +93,15 @@ class _Writer:
     """Writes the records of one run, oldest first."""
 
     def __init__(
-        self, repository: Repository, plan: CompactionPlan, known: KnownLayers, dry_run: bool
+        self,
+        repository: Repository,
+        facts: Mapping[str, PointFacts],
+        plan: CompactionPlan,
+        known: KnownLayers,
+        dry_run: bool,
     ) -> None:
         self._repository = repository
+        self._facts = facts
         self._plan = plan
         self._known = known
         self._dry_run = dry_run
@@ -129,12 +149,23 @@ class _Writer:
             if not self._dry_run:
                 for stream in streams:
                     moved |= self._moved_to(new, stream, copied(stream.disk_id))
+                self._take_over_marks(backup, new, stack)
                 # The new record refers to the same stored configuration.
                 repository.commit(Record(new, None))
             stack.pop_all()
         self._moved |= moved
         done.made[backup.backup_id] = new
         done.copied_bytes += sum(copied_bytes)
+
+    def _take_over_marks(self, backup: Backup, new: Backup, stack: ExitStack) -> None:
+        """Store the hold and the note before the record, which a rule could else remove after an interruption."""
+        store = self._repository.store
+        known = self._facts.get(backup.backup_id, NO_FACTS).marks
+        stack.callback(marks.remove_of, store, [new])
+        if known.hold is not None:
+            marks.hold(store, new, known.hold)
+        if known.note is not None:
+            marks.note(store, new, known.note)
 
     def _stream(
         self,

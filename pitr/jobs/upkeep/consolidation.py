@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 from pitr.errors import UsageError
 from pitr.jobs.consolidate.choose import points_to_consolidate
-from pitr.jobs.consolidate.replaced import take_over_marks
 from pitr.jobs.consolidate.stand_ins import write_stand_ins
-from pitr.jobs.facts import NO_FACTS, PointFacts
+from pitr.jobs.facts import PointFacts
 from pitr.jobs.upkeep.retention import is_needed_only, needed_without
 from pitr.model import Backup
 from pitr.reporting import Notify
@@ -31,6 +30,14 @@ class KeptPoints:
     made: Mapping[str, Backup] = field(default_factory=dict)
     copied_bytes: int = 0
     left_over: Sequence[Backup] = ()
+
+    def unwanted(self, points: Sequence[Backup]) -> list[Backup]:
+        """Return those of the points that go."""
+        return [backup for backup in points if backup.backup_id not in self.reasons]
+
+    def replaced(self, points: Sequence[Backup]) -> list[Backup]:
+        """Return the records whose place others have taken: those of the points, and the left over ones."""
+        return [*(backup for backup in points if backup.backup_id in self.made), *self.left_over]
 
 
 def kept_points(
@@ -61,11 +68,8 @@ def kept_points(
     going = {backup.backup_id for backup in points if backup.backup_id not in reasons} | independent
     going |= {backup.backup_id for backup in kept.left_over}
     try:
-        done = write_stand_ins(repository, [*points, *kept.left_over], wanted, going, dry_run=dry_run)
+        done = write_stand_ins(repository, [*points, *kept.left_over], facts, wanted, going, dry_run=dry_run)
     except (StoredDamage, UsageError) as error:
         notify(f"warning: nothing was consolidated, so points stay that others need: {error.message}")
         return kept
-    if not dry_run:
-        for old, new in done.made.items():
-            take_over_marks(repository, facts.get(old, NO_FACTS), new)
     return KeptPoints(reasons, done.made, done.copied_bytes, kept.left_over)

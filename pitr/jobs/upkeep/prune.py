@@ -16,10 +16,10 @@ from datetime import datetime, timedelta
 from pitr import times
 from pitr.errors import BusyError, Interrupted, PitrError, RepositoryError
 from pitr.jobs import holds, point_order
-from pitr.jobs.consolidate.replaced import size_of, size_of_orphans, stored_size
+from pitr.jobs.consolidate.replaced import remove_records, size_of, size_of_orphans, stored_size
 from pitr.jobs.consolidate.shared_blobs import BlobsOfRemoved, blobs_of_removed
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_vm
-from pitr.jobs.point_order import replaced_already
+from pitr.jobs.point_order import replaced_already, without_replaced
 from pitr.jobs.upkeep import small_objects, sweep, unreferenced
 from pitr.jobs.upkeep.consolidation import KeptBy, KeptPoints, kept_points
 from pitr.jobs.upkeep.protect import protect_kept
@@ -30,9 +30,7 @@ from pitr.reporting import Notify
 from pitr.repository import (
     Repository,
     configurations,
-    drills,
     findings,
-    marks,
     names,
     proofs,
     removed_points,
@@ -146,15 +144,15 @@ class Removal:
         points = point_order.newest_first(catalog.points(vm.id), times.now())
         facts = facts_of_vm(repository, vm.id)
         left_over = replaced_already(points)
-        points = self._without(points, left_over)
+        points = without_replaced(points)
         kept = self._kept(points, left_over, facts, keep(points, facts))
-        unwanted = self._unwanted(points, kept)
+        unwanted = kept.unwanted(points)
         gone = {backup.backup_id for backup in unwanted}
         hidden: Mapping[str, RemovedPoint] = {}
         try:
             if not self.dry_run:
                 gone = set()
-                hide = children_first([*unwanted, *self._replaced(points, kept), *kept.left_over])
+                hide = children_first([*unwanted, *kept.replaced(points)])
                 if hide:
                     removed_points.hide(repository, hide)
         finally:
@@ -173,10 +171,10 @@ class Removal:
         points = point_order.newest_first(self.repository.catalog_of_vm(vm.id).points(vm.id), times.now())
         facts = facts_of_vm(self.repository, vm.id)
         left_over = replaced_already(points)
-        points = self._without(points, left_over)
+        points = without_replaced(points)
         kept = self._kept(points, left_over, facts, keep(points, facts))
-        unwanted = self._unwanted(points, kept)
-        replaced = [*self._replaced(points, kept), *kept.left_over]
+        unwanted = kept.unwanted(points)
+        replaced = kept.replaced(points)
         going = {backup.backup_id for backup in (*unwanted, *replaced)}
         remaining = [
             *(backup for backup in points if backup.backup_id not in going),
@@ -227,16 +225,6 @@ class Removal:
         self.result.copied_bytes += kept.copied_bytes
         return kept
 
-    def _without(self, points: Sequence[Backup], others: Sequence[Backup]) -> list[Backup]:
-        ids = {backup.backup_id for backup in others}
-        return [backup for backup in points if backup.backup_id not in ids]
-
-    def _unwanted(self, points: Sequence[Backup], kept: KeptPoints) -> list[Backup]:
-        return [backup for backup in points if backup.backup_id not in kept.reasons]
-
-    def _replaced(self, points: Sequence[Backup], kept: KeptPoints) -> list[Backup]:
-        return [backup for backup in points if backup.backup_id in kept.made]
-
     def _keep(self, backup: Backup, kept: KeptPoints, facts: PointFacts) -> None:
         """Add a point that stays to the result; the record that has taken its place, if there is one."""
         stored = backup if self.dry_run else kept.made.get(backup.backup_id, backup)
@@ -252,13 +240,8 @@ class Removal:
     ) -> None:
         if unwanted:
             removed = children_first(unwanted)
-            self.repository.remove(removed)
-            drills.remove_of(self.repository.store, removed)
-            findings.remove_of(self.repository.store, removed)
-            marks.remove_of(self.repository.store, removed)
-            self.drop_streams(removed, blobs.shared)
-            for disk_id, stream_id in blobs.orphans:
-                self.repository.drop_stream(disk_id, stream_id)
+            remove_records(self.repository, removed, blobs)
+            self.delete_external_of(removed)
         gone = {backup.backup_id for backup in unwanted}
         keep = [backup for backup in (*points, *kept.made.values()) if backup.backup_id not in gone]
         if not keep:
@@ -272,6 +255,12 @@ class Removal:
                 self.repository.drop_stream(
                     stream.disk_id, stream.stream_id, keep_blob=stream.stream_id in used
                 )
+        self.delete_external_of(removed)
+
+    def delete_external_of(self, removed: Sequence[Backup]) -> None:
+        """Delete the external data of removed points; tell what is left."""
+        for backup in removed:
+            for stream in backup.streams:
                 if stream.external is not None:
                     self._delete_external(backup, stream)
 

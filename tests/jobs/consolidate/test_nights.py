@@ -12,6 +12,7 @@ import pytest
 from pitr.errors import Interrupted
 from pitr.jobs.consolidate.choose import points_to_consolidate
 from pitr.jobs.consolidate.one_point import consolidate
+from pitr.jobs.facts import facts_of_vm
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.pruned import Pruned
 from pitr.jobs.upkeep.retention import Retention
@@ -202,3 +203,53 @@ def test_consolidate_copies_what_is_live_of_blobs_without_a_record(
         done = consolidate(repository, repository.catalog.points()[0])
         assert (planned.copied_bytes, planned.freed_bytes) == (done.copied_bytes, done.freed_bytes)
     check(stored, 2)
+
+
+def test_a_hold_survives_an_interruption_between_the_records(
+    tmp_path: Path, memory_engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Repository.create(tmp_path / "repository"):
+        stored = Stored(tmp_path / "repository", memory_engine)
+    chance = random.Random(65)
+    vm = memory_engine.add_vm("web1", chance.randbytes(2 * MiB))
+    held = [night(stored, vm, chance) for _ in range(3)][1]
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted(2)
+
+    with Repository.open(stored.path) as repository:
+        marks.hold(repository.store, held, HELD)
+        with monkeypatch.context() as patch:
+            patch.setattr(Repository, "remove", interrupt)
+            with pytest.raises(Interrupted):
+                prune(repository, Retention(last=1), repository.catalog.vms(), notify=pytest.fail)
+    done = pruned_to(stored, 1)
+    assert {point.known_as for point in done.kept} == {held.backup_id, list(stored.contents)[-1]}
+    check(stored, 2)
+
+
+def test_a_synthetic_point_that_is_known_to_be_damaged_keeps_its_record_and_its_findings(
+    tmp_path: Path, memory_engine: MemoryEngine
+) -> None:
+    with Repository.create(tmp_path / "repository"):
+        stored = Stored(tmp_path / "repository", memory_engine)
+    chance = random.Random(66)
+    vm = memory_engine.add_vm("web1", chance.randbytes(2 * MiB))
+    for _ in range(3):
+        night(stored, vm, chance, changes=1)
+    with Repository.open(stored.path) as repository:
+        full = repository.catalog.points()[-1].streams[0]
+    pruned_to(stored, 1)
+    with Repository.open(stored.path) as repository:
+        [synthetic] = repository.catalog.points()
+        marks.hold(repository.store, synthetic, HELD)
+        flip_bit(blob_path(repository, full), -(MiB // 2))
+        verify(repository, Scope(), "full", workers=1)
+    for disk in vm.disks.values():
+        disk[:] = chance.randbytes(len(disk))
+    stored.back_up(vm, full=True)
+    done = pruned_to(stored, 1)
+    assert done.copied_bytes == 0
+    with Repository.open(stored.path) as repository:
+        facts = facts_of_vm(repository, vm.id)
+        assert synthetic in repository.catalog.points() and facts[synthetic.backup_id].damaged
