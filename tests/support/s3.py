@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import uuid
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import boto3
 import obstore.store
@@ -43,6 +45,16 @@ def _moto() -> str:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
+    served = running._server
+    assert served is not None
+    application, creating = served.app, threading.Lock()
+
+    def atomic(environ: dict[str, Any], start_response: Any) -> Any:
+        """moto looks whether the name is free and then stores: without the lock, two writers at once can succeed."""
+        with creating if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
+            return application(environ, start_response)
+
+    served.app = atomic
     _, port = running.get_host_and_port()
     return f"http://127.0.0.1:{port}"
 
