@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pitr.copier.copy import OrderedWriter
+from pitr.copier.wrapped import WrappedSink
 from pitr.endpoints.points.cold import cold_streams
 from pitr.endpoints.points.point import PointReader, PointSource, StoredStream
 from pitr.extents import Int64Array
@@ -148,34 +149,18 @@ def open_compared(repository: Repository, backup: Backup, stream: Stream) -> Com
     return ComparedPoint(resolved, all_frames, readable)
 
 
-class ComparingSink:
+class ComparingSink(WrappedSink[StreamSink]):
     """Passes on to a new incremental stream what differs from the stored point that the stream is based on.
 
     The caller closes both. The writers raise StoredDamage when a stored frame that they need is damaged.
     """
 
-    reads_zero = False
-
     def __init__(self, sink: StreamSink, point: ComparedPoint) -> None:
-        self._sink = sink
+        super().__init__(sink)
         self._point = point
-
-    @property
-    def max_writers(self) -> int:
-        return self._sink.max_writers
 
     def open_writer(self) -> ComparingWriter:
         return ComparingWriter(self._sink.open_writer(), self._point)
-
-    def append(self, pieces: Sequence[StoredPiece]) -> None:
-        """Add the next pieces of the disk to the stream; one caller at a time."""
-        self._sink.append(pieces)
-
-    def flush(self) -> None:
-        self._sink.flush()
-
-    def abort(self) -> None:
-        self._sink.abort()
 
 
 class ComparingWriter(Closes):

@@ -15,6 +15,7 @@ import numpy as np
 
 from pitr.copier.copy import OrderedWriter
 from pitr.copier.protocols import Source
+from pitr.copier.wrapped import WrappedSink
 from pitr.endpoints.points.comparing import (
     ComparedPoint,
     Piece,
@@ -83,34 +84,18 @@ def sharing(sink: StreamSink, disks: Sequence[SharedDisk]) -> StreamSink | Shari
     return before
 
 
-class SharingSink:
+class SharingSink(WrappedSink["StreamSink | SharingSink"]):
     """Passes on to a new stream of parts what a sibling's disk does not hold at the same place.
 
     The caller closes both. The writers raise StoredDamage when a stored frame that they compare is damaged.
     """
 
-    reads_zero = False
-
     def __init__(self, sink: StreamSink | SharingSink, disk: SharedDisk) -> None:
-        self._sink = sink
+        super().__init__(sink)
         self._disk = disk
-
-    @property
-    def max_writers(self) -> int:
-        return self._sink.max_writers
 
     def open_writer(self) -> SharingWriter:
         return SharingWriter(self._sink.open_writer(), self._disk)
-
-    def append(self, pieces: Sequence[StoredPiece]) -> None:
-        """Add the next pieces of the disk to the stream; one caller at a time."""
-        self._sink.append(pieces)
-
-    def flush(self) -> None:
-        self._sink.flush()
-
-    def abort(self) -> None:
-        self._sink.abort()
 
 
 class SharingWriter(Closes):
