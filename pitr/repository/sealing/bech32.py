@@ -29,7 +29,7 @@ def decode(text: str) -> tuple[str, bytes]:
         raise FormatError("its letters have different cases")
     prefix, separator, rest = text.lower().rpartition("1")
     if not separator or not prefix or len(rest) < _CHECKSUM:
-        raise FormatError("it is truncated")
+        raise FormatError("it is no age key, or truncated")
     try:
         values = [_VALUES[character] for character in rest]
     except KeyError:
