@@ -300,9 +300,11 @@ def test_a_removed_point_goes_when_its_protection_ends(
     for day in (1, 2):
         # Points of different disks are not based on each other.
         _import(host, _image(tmp_path / f"image{day}", MiB), f"2026-11-0{day}", f"disk{day}")
-    host("prune", "--keep-last", "1")
+    swept = host.json("prune", "--keep-last", "1")["swept"]
     time.sleep(2.5)
-    assert len(host.json("prune", "--keep-last", "1")["swept"]) == 1
+    # On a slow machine the second has passed in the first prune already.
+    swept += host.json("prune", "--keep-last", "1")["swept"]
+    assert len(swept) == 1
     assert len([name for name in _protected(location) if name.startswith("blobs/")]) == 1
     assert host.json("verify")["ok"]
 
