@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import select
 import signal
 import sys
+import time
 import traceback
 from types import FrameType
-from typing import NoReturn
+from typing import Final
 
 import typer
 
@@ -19,6 +21,8 @@ from pitr.cli.display.output import CannotPrint, Printer, take_standard_output
 from pitr.errors import Interrupted, PitrError, UsageError
 from pitr.system import malloc
 from pitr.system.signals import ENDING, not_ignored
+
+_REPETITION_S: Final = 0.2
 
 #: The base class of the command-line library's errors. Not every version of the library gives it a public name.
 _LibraryError: type[Exception] = next(
@@ -32,8 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     _open_closed_streams()
     output = Printer(json=wants(given, "json"), nagios=wants(given, "nagios"))
     take_standard_output(taken=False)
+    interrupt = _Interrupt()
     for signum in not_ignored(ENDING):
-        signal.signal(signum, _interrupt)
+        signal.signal(signum, interrupt)
     _allow_many_files()
     # pitr does not use numpy's linear algebra, which would start a spinning thread for each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -159,8 +164,21 @@ def _defect(error: Exception) -> PitrError:
     )
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(signum)
+class _Interrupt:
+    """Raises Interrupted for a signal.
+
+    A repetition is the same signal: timeout(1) sends each signal twice, and the second one must not end a cleanup.
+    """
+
+    def __init__(self) -> None:
+        self._last_s = -math.inf
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        repeated = now - self._last_s < _REPETITION_S
+        self._last_s = now
+        if not repeated:
+            raise Interrupted(signum)
 
 
 def _allow_many_files() -> None:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pitr import times
@@ -36,8 +35,6 @@ from pitr.units import human_size
 
 #: The main thread checks for signals at least this often.
 _WAKE_S = 0.5
-#: A signal that comes again within this time is the same one.
-_REPETITION_S = 0.2
 #: The pause between two rounds of busy VMs. Each attempt itself also waits for some time.
 _BUSY_PAUSE_S = 5.0
 
@@ -175,7 +172,7 @@ def back_up_fleet(
 
 @dataclass(slots=True)
 class _Fleet:
-    """A run of several VMs. Only the calling thread changes its fields."""
+    """A run of several VMs. Only the calling thread changes its fields, but each thread adds the outcome with its point."""
 
     location: Location
     engine: Engine
@@ -203,28 +200,19 @@ class _Fleet:
                 self._take(self._back_up(vm, self.reports.progress_of(vm.name), self.reports.notify))
             return
         stop = threading.Event()
-        tasks: list[Future[Outcome]] = []
-        try:
-            with ThreadPoolExecutor(max_workers=self.jobs, thread_name_prefix="vm") as pool:
-                try:
-                    for vm in vms:
-                        progress = _stopping(stop, self.reports.progress_of(vm.name))
-                        notify = _naming(vm, self.reports.notify)
-                        tasks.append(pool.submit(self._back_up, vm, progress, notify, stop))
-                    self._wait(tasks)
-                except BaseException:
-                    stop.set()
-                    for task in tasks:
-                        task.cancel()
-                    # timeout(1) sends each signal twice: the second one must not end the wait for the threads.
-                    with suppress(Interrupted):
-                        time.sleep(_REPETITION_S)
-                    raise
-        finally:
-            # After an interrupt, some of the backups that had to stop have finished nevertheless.
-            for task in tasks:
-                if task.done() and not task.cancelled() and not task.exception() and task.result().backup:
-                    self.outcomes.setdefault(task.result().vm, task.result())
+        with ThreadPoolExecutor(max_workers=self.jobs, thread_name_prefix="vm") as pool:
+            tasks: list[Future[Outcome]] = []
+            try:
+                for vm in vms:
+                    progress = _stopping(stop, self.reports.progress_of(vm.name))
+                    notify = _naming(vm, self.reports.notify)
+                    tasks.append(pool.submit(self._back_up, vm, progress, notify, stop))
+                self._wait(tasks)
+            except BaseException:
+                stop.set()
+                for task in tasks:
+                    task.cancel()
+                raise
 
     def _wait(self, tasks: Sequence[Future[Outcome]]) -> None:
         left = set(tasks)
@@ -272,6 +260,9 @@ class _Fleet:
                 raise
             failure = error
         outcome = Outcome(vm, backup, failure, time.monotonic() - started_at, facts)
+        if backup is not None:
+            # A signal from here on must not hide that there is a point.
+            self.outcomes[vm] = outcome
         self.around.after(outcome)
         return outcome
 

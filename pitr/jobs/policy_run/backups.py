@@ -61,11 +61,11 @@ def _plan(run: Running, engine: Engine, chosen: ChosenVMs) -> None:
 
 def _back_up(run: Running, engine: Engine, chosen: ChosenVMs) -> None:
     around = _PolicyAround(run.policy, run.hooks)
-    told: set[Chosen] = set()
+    steps: dict[Chosen, StepResult] = {}
 
     def finished(outcome: Outcome) -> None:
-        told.add(outcome.vm)
-        run.add(_of_outcome(outcome))
+        # A signal can come at any line: then this is called again.
+        run.add(steps.setdefault(outcome.vm, _of_outcome(outcome)))
         for step in around.failed_after(outcome.vm):
             run.add(step)
 
@@ -82,8 +82,7 @@ def _back_up(run: Running, engine: Engine, chosen: ChosenVMs) -> None:
             )
         except FleetInterrupted as interrupt:
             for outcome in interrupt.outcomes:
-                if outcome.vm not in told:
-                    finished(outcome)
+                finished(outcome)
             raise Interrupted(interrupt.signum) from None
 
 
@@ -124,11 +123,9 @@ class _PolicyAround(Around):
                 self._failed.append(step)
 
     def failed_after(self, vm: Chosen) -> list[StepResult]:
-        """Return the failed hooks after the backup of a VM, each once."""
+        """Return the failed hooks after the backup of a VM."""
         with self._lock:
-            found = [step for step in self._failed if step.vm is not None and step.vm.name == vm.name]
-            self._failed = [step for step in self._failed if step not in found]
-        return found
+            return [step for step in self._failed if step.vm is not None and step.vm.name == vm.name]
 
 
 def _told(vm: Chosen) -> dict[str, str]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import datetime
-from typing import Final
 
 from pitr import times
 from pitr.errors import Interrupted, NotNow, PitrError
@@ -27,8 +25,6 @@ from pitr.jobs.policy_run.second_sites import replicate_to_sites
 from pitr.jobs.policy_run.summary import ended_notice, summary
 from pitr.jobs.policy_run.upkeep import drill_some, prune_all, verify_share
 from pitr.repository import Repository, location
-
-_REPETITION_S: Final = 0.2
 
 
 def carry_out(setup: RunSetup, watch: RunWatch) -> RunResult:
@@ -63,9 +59,6 @@ def _interruptible(run: Running, work: Callable[[], object]) -> None:
         if run.result.interrupted is None:
             run.result.interrupted = interrupt
             run.result.unfinished = list(run.pending)
-        # timeout(1) sends each signal twice: the second one must not end the hook that cleans up.
-        with suppress(Interrupted):
-            time.sleep(_REPETITION_S)
 
 
 def _planned(policy: Policy) -> list[Unfinished]:

@@ -60,7 +60,8 @@ class RunWatch:
 class Running:
     """A run in progress. Only the main thread changes it.
 
-    `opened` is the repository between the hooks before and after the run, and `last` the last run of the policy.
+    `opened` is the repository between the hooks before and after the run, and `last` the last run of the policy. `told`
+    has the steps whose results were told.
     """
 
     setup: RunSetup
@@ -70,6 +71,7 @@ class Running:
     pending: list[Unfinished] = field(default_factory=list)
     opened: Repository | None = None
     last: RunOutcome | None = None
+    told: list[StepResult] = field(default_factory=list)
 
     @property
     def policy(self) -> Policy:
@@ -82,11 +84,14 @@ class Running:
         return self.opened
 
     def add(self, step: StepResult) -> None:
-        """Note the result of a step, and tell it."""
-        self.result.steps.append(step)
+        """Note the result of a step, and tell it; once, even if a signal came in between and it is added again."""
+        if not any(step is each for each in self.result.steps):
+            self.result.steps.append(step)
         if step.vm is not None:
             self.done(step.step, step.vm.name)
-        self.watch.finished(step)
+        if not any(step is each for each in self.told):
+            self.watch.finished(step)
+            self.told.append(step)
 
     def expect(self, step: StepName, vms: Sequence[str]) -> None:
         """Note the VMs of a step before they are done."""
