@@ -172,7 +172,7 @@ def back_up_fleet(
 
 @dataclass(slots=True)
 class _Fleet:
-    """A run of several VMs. Only the calling thread changes its fields; but each thread adds its outcome with a point."""
+    """A run of several VMs. The calling thread changes its fields; each thread only adds its outcome with a point."""
 
     location: Location
     engine: Engine
