@@ -21,7 +21,7 @@ from tests.support.layout import open_states
 from tests.support.pitr_server import Done, PitrServer
 from tests.support.stored_points import check_verified, content
 
-KILLS = int(os.environ.get("PITR_KILLS", "104"))
+KILLS = int(os.environ.get("PITR_KILLS", "52"))
 MiB = 1 << 20
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 

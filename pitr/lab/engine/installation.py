@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 from pitr.lab.engine.clock import Clock
@@ -13,6 +14,7 @@ from pitr.lab.engine.workers import EngineThreads
 from pitr.lab.host.host import Host
 
 HOLD_POLL_S = 0.005
+_LAG_POLL_S = 0.1
 
 
 @dataclass(slots=True)
@@ -33,7 +35,16 @@ class Installation:
     phases_held: bool = False
 
     def lag(self) -> None:
-        """Wait as long as the engine needs to notice a change, and while a test holds the phases."""
-        self.workers.sleep(self.phase_lag_s)
-        while self.phases_held:
-            self.workers.sleep(HOLD_POLL_S)
+        """Wait as long as the engine needs to notice a change, and while a test holds the phases.
+
+        A lag that is shortened meanwhile counts at once.
+        """
+        started_at = time.monotonic()
+        while True:
+            left = started_at + self.phase_lag_s - time.monotonic()
+            if left > 0:
+                self.workers.sleep(min(left, _LAG_POLL_S))
+            elif self.phases_held:
+                self.workers.sleep(HOLD_POLL_S)
+            else:
+                return
