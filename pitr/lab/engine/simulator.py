@@ -130,6 +130,13 @@ class Simulator:
                 transfer.asked = "cancel by system"
             self.state.lock.notify_all()
 
+    def pause_transfers(self, disk_id: str) -> None:
+        """Pause the open transfers of a disk like the engine itself, as after too long without use."""
+        with self.state.lock:
+            for transfer in self.state.active_transfers(disk_id=disk_id):
+                transfer.asked = "pause by system"
+            self.state.lock.notify_all()
+
     def invalidate_checkpoint(self, checkpoint_id: str) -> None:
         """Make a checkpoint `invalid`: it is still listed, but no backup can start from it."""
         with self.state.lock:

@@ -140,6 +140,9 @@ def start(installation: Installation, vm_id: str) -> None:
                 for disk_id, attachment in vm.attachments.items()
                 if attachment.active and state.disk(disk_id).has_volume
             ]
+            unusable = [each for each in plugged if not state.disk(each).volume_legal]
+            if unusable:
+                raise LabError(f"disk {unusable[0]} of VM {vm.name} is illegal")
         installation.host.start_vm(vm_id, plugged)
         with state.lock:
             vm.status = "up"
