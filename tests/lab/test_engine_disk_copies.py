@@ -69,8 +69,8 @@ def test_a_copy_that_fails_leaves_no_disk(new_lab: Lab, client: Client) -> None:
     disk = new_lab.add_disk("lone", MIB)
     new_lab.engine.faults.fail("disk copy")
     ask_for_copy(client, disk.id, "copy")
-    client.await_disk(disk.id)
-    assert [each.id for each in new_lab.disks] == [disk.id]
+    wait_for(lambda: [each.id for each in new_lab.disks], lambda ids: ids == [disk.id])
+    assert disk.status == "ok"
 
 
 def test_a_disk_of_a_vm_that_runs_is_not_copied(new_lab: Lab, client: Client) -> None:

@@ -47,15 +47,16 @@ def start(
                 installation.host.copy_volume(disk.id, new.id, sparse=new.sparse)
                 new.has_volume = True
         except PitrError:
+            with state.lock:
+                disk.status = "ok"
+                events.end_job(installation, job, succeeded=False)
             # The engine removes the new disk of a failed copy.
             disks.drop(installation, new)
-            succeeded = False
-        else:
-            succeeded = True
+            return
         installation.lag()
         with state.lock:
             disk.status = new.status = "ok"
-            events.end_job(installation, job, succeeded=succeeded)
+            events.end_job(installation, job, succeeded=True)
 
     installation.workers.start(f"copy {new.id[:8]}", work)
     return new

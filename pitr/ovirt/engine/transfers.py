@@ -107,6 +107,10 @@ class Transfer(Finalizing):
     `proxy_url` contain the ticket, which is a secret.
     """
 
+    #: What the engine does with an upload that is not used. A paused upload locks its disk until somebody acts; a
+    #: cancelled upload removes its disk.
+    _policy = types.ImageTransferTimeoutPolicy.CANCEL
+
     def __init__(
         self,
         engine: Engine,
@@ -184,8 +188,7 @@ class Transfer(Finalizing):
             direction=types.ImageTransferDirection(self.direction),
             # The data as the guest sees it; the host converts it from and to the disk's format.
             format=types.DiskFormat.RAW,
-            # A paused upload would lock its disk until an administrator acts; a cancelled upload removes its disk.
-            timeout_policy=types.ImageTransferTimeoutPolicy.CANCEL,
+            timeout_policy=self._policy,
             inactivity_timeout=max(1, round(self._inactivity_timeout_s)),
         )
         answer = self._add_when_free(new)
