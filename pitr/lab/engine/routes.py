@@ -113,9 +113,9 @@ class Routes:
         vms.remove(self._installation, path["vm"], detach_only=request.flag("detach_only"))
         return _done()
 
-    @_route("POST", "/vms/{vm}/start")
-    def _start_vm(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
-        vms.start_asked(self._installation, path["vm"])
+    @_route("POST", "/vms/{vm}/(?P<action>start|shutdown|stop)")
+    def _start_or_stop_vm(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
+        vms.ACTIONS[path["action"]](self._installation, path["vm"])
         return _done()
 
     @_route("GET", "/vms/{vm}/tags")

@@ -110,6 +110,7 @@ class VM:
     network: str = "ovirtmgmt"
     previewing: bool = False
     freeze_fails: bool = False
+    ignores_shutdown: bool = False
     chain_breaks: bool = False
     origin: str = "ovirt"
     template_id: str = BLANK_TEMPLATE

@@ -37,6 +37,7 @@ from pitr.ovirt.engine.leftovers import end_leftovers, is_left_over, leftover_ch
 from pitr.ovirt.engine.naming import is_alias, valid_alias, why_not_vm_name
 from pitr.ovirt.engine.networks import cluster_networks, used_addresses
 from pitr.ovirt.engine.new_vms import Cluster, create_vm, delete_vm, list_clusters, start_vm, vm_with_name
+from pitr.ovirt.engine.shutting_down import shut_down_vm
 from pitr.ovirt.engine.snapshots import backup_snapshots
 from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup
 from pitr.ovirt.engine.storage import (
@@ -106,6 +107,7 @@ __all__ = [
     "open_uploads",
     "rename_attached_disk",
     "reported_problems",
+    "shut_down_vm",
     "start_backup",
     "start_download",
     "start_in_place",
