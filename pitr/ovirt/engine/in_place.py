@@ -62,7 +62,7 @@ def start_in_place(
 
 def open_uploads(engine: Engine, disk_id: str) -> list[AttachedTransfer]:
     """Return the uploads of the disk that have not ended, whoever started them. Raises EngineError."""
-    ids = [transfer.id for transfer in Transfer.left_behind(engine, disk_id, "upload")]
+    ids = start_in_place(engine, disk_id).ids_on_engine()
     found = [find_transfer(engine, transfer_id) for transfer_id in ids]
     return [upload for upload in found if upload is not None and upload.phase not in _ENDED]
 
@@ -132,6 +132,10 @@ class InPlaceUpload(Transfer):
             raise
         if error is not None:
             self._tell(error)
+
+    def ids_on_engine(self) -> list[str]:
+        """Return the ids of all open uploads to the disk, whoever started them. Raises EngineError."""
+        return sorted(self._unfinished_ids())
 
     def revive(self) -> None:
         """Make data flow again after imageio, the network or the engine had trouble.

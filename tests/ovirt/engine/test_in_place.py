@@ -16,6 +16,7 @@ from pitr.lab.lab import LabDisk
 from pitr.ovirt.engine import (
     Engine,
     InPlaceUpload,
+    Transfer,
     load_config,
     open_uploads,
     start_download,
@@ -192,6 +193,15 @@ def test_a_cancelled_upload_is_told_and_not_replaced(lab: Lab, engine: Engine, d
         lab.engine.stop_transfers(disk.id)
         upload.revive()
     assert disk.id not in {each.id for each in lab.disks}
+
+
+def test_the_cleanup_after_killed_restores_does_not_end_it(lab: Lab, engine: Engine, disk: LabDisk) -> None:
+    left = left_open(lab, engine, disk)
+    assert Transfer.left_behind(engine, disk.id, "upload") == []
+    with start_in_place(engine, disk.id, left=left):
+        pass
+    with start_upload(engine, disk.id) as upload:
+        assert [each.id for each in Transfer.left_behind(engine, disk.id, "upload")] == [upload.id]
 
 
 def test_other_uploads_and_disks_are_refused(lab: Lab, engine: Engine, disk: LabDisk) -> None:
