@@ -121,6 +121,26 @@ class TransferStopped(EngineError):
     """The engine itself stopped a transfer, or could not start it."""
 
 
+class DiskUnfinished(EngineError):
+    """pitr has begun to change a disk in place, and the disk now holds neither its old nor its new data.
+
+    `disk_id` is the disk. `transfer_id` is its upload, which stays open so that the engine keeps the disk locked; None
+    if none is open. The exit code is the cause's.
+    """
+
+    def __init__(
+        self, message: str, advice: str = "", *, disk_id: str, transfer_id: str | None, exit_code: int = 6
+    ) -> None:
+        super().__init__(message, advice)
+        self.disk_id = disk_id
+        self.transfer_id = transfer_id
+        self.exit_code = exit_code
+
+
+class DiskRemoved(EngineError):
+    """An upload that changed a disk in place ended without success, and so the engine removes the disk."""
+
+
 class IncrementalStopped(EngineError):
     """An incremental backup stopped before pitr had read all changes. A full backup does not need the changes.
 

@@ -317,6 +317,12 @@ class LabDisk:
             return self.lab.engine.state.disk(self.id).status
 
     @property
+    def legal(self) -> bool:
+        """Whether the host marks its volume as legal, which it does not while an upload is open."""
+        with self.lab.engine.state.lock:
+            return self.lab.engine.state.disk(self.id).volume_legal
+
+    @property
     def bootable(self) -> bool:
         return self._attachment().bootable
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pitr.lab.engine import xml
 from pitr.lab.engine.backups import NewBackup
+from pitr.lab.engine.disk_copies import DiskCopy
 from pitr.lab.engine.disks import DiskRequest
 from pitr.lab.engine.requests import ApiRequest
 from pitr.lab.engine.state import Attachment
@@ -61,6 +62,15 @@ def new_transfer(request: ApiRequest) -> NewTransfer:
         timeout_policy=xml.text(root, "timeout_policy") or "legacy",
         shallow=bool(xml.truth(xml.text(root, "shallow"))),
         host_id=None if host is None else host.get("id"),
+    )
+
+
+def disk_copy(request: ApiRequest) -> DiskCopy:
+    root = request.document("action")
+    return DiskCopy(
+        name=xml.text(root, "disk/name") or xml.text(root, "disk/alias"),
+        storage_domain=xml.reference(root, "storage_domain"),
+        profile_id=xml.reference(root, "disk_profile"),
     )
 
 

@@ -11,13 +11,14 @@ from typing import Literal
 
 #: Operations that a test can make fail. "configuration": the engine omits a VM's OVF once. "bitmap": the host does not
 #: find the bitmaps of a backup's first disk, but the engine calls the disk incremental. "transfer start": the host
-#: cannot open the disk, so the engine cancels the transfer.
+#: cannot open the disk, so the engine stops the transfer as its policy says.
 Happening = Literal[
     "backup start",
     "bitmap",
     "snapshot removal",
     "upload verification",
     "disk creation",
+    "disk copy",
     "configuration",
     "transfer start",
 ]

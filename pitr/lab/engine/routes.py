@@ -11,6 +11,7 @@ from pitr.lab.engine import (
     backups,
     bodies,
     checkpoints,
+    disk_copies,
     disks,
     events,
     refusals,
@@ -112,9 +113,9 @@ class Routes:
         vms.remove(self._installation, path["vm"], detach_only=request.flag("detach_only"))
         return _done()
 
-    @_route("POST", "/vms/{vm}/start")
-    def _start_vm(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
-        vms.start_asked(self._installation, path["vm"])
+    @_route("POST", "/vms/{vm}/(?P<action>start|shutdown|stop)")
+    def _start_or_stop_vm(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
+        vms.ACTIONS[path["action"]](self._installation, path["vm"])
         return _done()
 
     @_route("GET", "/vms/{vm}/tags")
@@ -300,6 +301,12 @@ class Routes:
     @_route("DELETE", "/disks/{disk}")
     def _delete_disk(self, _request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
         disks.delete(self._installation, path["disk"])
+        return _done()
+
+    @_route("POST", "/disks/{disk}/copy")
+    def _copy_disk(self, request: ApiRequest, path: re.Match[str]) -> ApiAnswer:
+        # Like the engine, do not say the id of the new disk.
+        disk_copies.start(self._installation, path["disk"], bodies.disk_copy(request), request.correlation_id)
         return _done()
 
     # The rest

@@ -130,6 +130,13 @@ class Simulator:
                 transfer.asked = "cancel by system"
             self.state.lock.notify_all()
 
+    def pause_transfers(self, disk_id: str) -> None:
+        """Pause the open transfers of a disk like the engine itself, as after too long without use."""
+        with self.state.lock:
+            for transfer in self.state.active_transfers(disk_id=disk_id):
+                transfer.asked = "pause by system"
+            self.state.lock.notify_all()
+
     def invalidate_checkpoint(self, checkpoint_id: str) -> None:
         """Make a checkpoint `invalid`: it is still listed, but no backup can start from it."""
         with self.state.lock:
@@ -153,15 +160,17 @@ class Simulator:
         status: str | None = None,
         previewing: bool | None = None,
         freeze_fails: bool | None = None,
+        ignores_shutdown: bool | None = None,
         hosts_engine: bool = False,
     ) -> None:
-        """Put a VM into a state in which backups fail, or its guest cannot freeze its file systems."""
+        """Put a VM into a state in which backups fail, or its guest cannot freeze its file systems or shut down."""
         with self.state.lock:
             vm = self.state.vm(vm_id)
             vm.status = vm.status if status is None else status
             vm.origin = "managed_hosted_engine" if hosts_engine else vm.origin
             vm.previewing = vm.previewing if previewing is None else previewing
             vm.freeze_fails = vm.freeze_fails if freeze_fails is None else freeze_fails
+            vm.ignores_shutdown = vm.ignores_shutdown if ignores_shutdown is None else ignores_shutdown
 
     def set_disk_status(self, disk_id: str, status: str) -> None:
         """Set the status of a disk to "ok", "locked" or "illegal"."""

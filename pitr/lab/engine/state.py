@@ -68,6 +68,8 @@ class Disk:
     profile_id: str | None = None
     image_id: str = field(default_factory=new_id)
     has_volume: bool = False
+    #: Whether the host marks the volume as legal. It does not while an upload is open.
+    volume_legal: bool = True
 
 
 @dataclass(slots=True)
@@ -108,6 +110,7 @@ class VM:
     network: str = "ovirtmgmt"
     previewing: bool = False
     freeze_fails: bool = False
+    ignores_shutdown: bool = False
     chain_breaks: bool = False
     origin: str = "ovirt"
     template_id: str = BLANK_TEMPLATE
@@ -157,7 +160,10 @@ class Backup:
 
 @dataclass(slots=True)
 class Transfer:
-    """An image transfer; `asked` is the client's request: finalize, cancel, pause or resume."""
+    """An image transfer; `asked` is the client's request: finalize, cancel, pause or resume.
+
+    A paused transfer keeps its ticket, but the daemon can lose it.
+    """
 
     id: str
     disk_id: str

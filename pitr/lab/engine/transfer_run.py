@@ -43,15 +43,14 @@ class _SimulatedTransfer:
         self._serving = False
 
     def run(self) -> None:
-        request = "resume"
+        self._installation.lag()
+        request = self._await_request() if self._open() else self._request_of_system()
         while request in _GO_ON:
             if request == "resume":
                 self._installation.lag()
-                if not self._open():
-                    request = "cancel by system"
-                    break
+                self._set_phase("transferring" if self._renew_ticket() else "paused_system")
             else:
-                self._pause(_GO_ON[request])
+                self._set_phase(_GO_ON[request])
             request = self._await_request()
         if request == "finalize":
             self._finalize()
@@ -63,6 +62,15 @@ class _SimulatedTransfer:
     @property
     def _is_download(self) -> bool:
         return self._transfer.direction == "download"
+
+    @property
+    def _is_block(self) -> bool:
+        domain = self._state.storage_domains.get(self._disk.storage_domain_id)
+        return domain is not None and domain.is_block
+
+    def _mark_volume(self, *, legal: bool) -> None:
+        with self._state.lock:
+            self._disk.volume_legal = legal
 
     def _set_phase(self, phase: str) -> None:
         with self._state.lock:
@@ -86,8 +94,12 @@ class _SimulatedTransfer:
                 if self._backup is not None:
                     url = host.backup_export(self._backup.id, disk.id)
                 else:
-                    url = host.serve_volume(disk.id, read_only=self._is_download)
+                    url = host.serve_volume(
+                        disk.id, read_only=self._is_download, discard=disk.sparse and not self._is_block
+                    )
                     self._serving = True
+                    if not self._is_download:
+                        self._mark_volume(legal=False)
             host.add_ticket(
                 ticket_id,
                 nbd_url=url,
@@ -108,24 +120,38 @@ class _SimulatedTransfer:
             self._set_phase("transferring")
         return True
 
+    def _renew_ticket(self) -> bool:
+        """Renew the ticket of a paused transfer. Return False if the daemon lost it: there is no second one."""
+        ticket_id = self._transfer.ticket_id
+        try:
+            timeout_s = self._transfer.inactivity_timeout_s + TICKET_MARGIN_S
+            return ticket_id is not None and self._installation.host.renew_ticket(ticket_id, timeout_s)
+        except LabError as error:
+            log.warning("transfer %s cannot go on: %s", self._transfer.id, error.message)
+            return False
+
+    def _request_of_system(self) -> str:
+        """Return what the system does with a transfer that cannot start, or that nobody uses."""
+        policy = self._transfer.timeout_policy
+        cancels = policy == "cancel" or (policy == "legacy" and self._is_download)
+        return "cancel by system" if cancels else "pause by system"
+
     def _await_request(self) -> str:
-        """Wait for the next request of the client, and watch the ticket."""
+        """Wait for the next request of the client, and watch the ticket while data can flow."""
         while True:
             with self._state.lock:
                 if self._transfer.asked is None:
                     self._state.lock.wait(POLL_S)
                 asked, ticket_id = self._transfer.asked, self._transfer.ticket_id
+                flowing = self._transfer.phase == "transferring"
                 # Keep a request to end, because a second request must not change it.
-                if asked in {"pause", "resume"}:
+                if asked in _GO_ON:
                     self._transfer.asked = None
             self._installation.workers.sleep(0)
             if asked is not None:
                 return asked
-            if ticket_id is not None and self._is_abandoned(ticket_id):
-                policy = self._transfer.timeout_policy
-                if policy == "cancel" or (policy == "legacy" and self._is_download):
-                    return "cancel by system"
-                return "pause by system"
+            if flowing and ticket_id is not None and self._is_abandoned(ticket_id):
+                return self._request_of_system()
 
     def _is_abandoned(self, ticket_id: str) -> bool:
         try:
@@ -180,6 +206,7 @@ class _SimulatedTransfer:
             self._installation.lag()
             self._end_badly()
             return
+        self._mark_volume(legal=True)
         self._unlock_disk()
         self._set_phase("finished_success")
 
@@ -204,10 +231,6 @@ class _SimulatedTransfer:
         self._set_phase("finalizing_failure")
         self._close()
         self._end_badly()
-
-    def _pause(self, phase: str) -> None:
-        self._close()
-        self._set_phase(phase)
 
     def _end_badly(self) -> None:
         """Remove the disk of a failed upload, even if it is not new."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
 from pitr.errors import LabError
 from pitr.lab.engine import checkpoints, disks, events, ovf
@@ -140,6 +141,9 @@ def start(installation: Installation, vm_id: str) -> None:
                 for disk_id, attachment in vm.attachments.items()
                 if attachment.active and state.disk(disk_id).has_volume
             ]
+            unusable = [each for each in plugged if not state.disk(each).volume_legal]
+            if unusable:
+                raise LabError(f"disk {unusable[0]} of VM {vm.name} is illegal")
         installation.host.start_vm(vm_id, plugged)
         with state.lock:
             vm.status = "up"
@@ -151,6 +155,47 @@ def start_asked(installation: Installation, vm_id: str) -> None:
         start(installation, vm_id)
     except LabError as error:
         raise conflict(f"Cannot run VM. {error.message}.") from None
+
+
+def stop_asked(installation: Installation, vm_id: str) -> None:
+    """Switch the VM off for a client, in the background. Raises Refusal (409) if it is down."""
+    _start_to_stop(installation, vm_id, "stop")
+
+
+def shutdown_asked(installation: Installation, vm_id: str) -> None:
+    """Ask the guest to shut down, in the background; some guests do not. Raises Refusal (409) if the VM is down."""
+    with installation.state.lock:
+        ignored = installation.state.vm(vm_id).ignores_shutdown
+    if not ignored:
+        _start_to_stop(installation, vm_id, "shutdown")
+
+
+def _start_to_stop(installation: Installation, vm_id: str, action: str) -> None:
+    state = installation.state
+    with state.lock:
+        vm = state.vm(vm_id)
+        if not vm.running:
+            raise conflict(f"Cannot {action} VM. VM is not running.")
+        vm.status = "powering_down"
+
+    def work() -> None:
+        installation.lag()
+        try:
+            stop(installation, vm_id)
+        except LabError:
+            # A backup starts or ends: the VM goes on.
+            with state.lock:
+                vm.status = "up" if vm.running else vm.status
+
+    installation.workers.start(f"{action} {vm.name}", work)
+
+
+#: What a client can ask of a VM.
+ACTIONS: Mapping[str, Callable[[Installation, str], None]] = {
+    "start": start_asked,
+    "shutdown": shutdown_asked,
+    "stop": stop_asked,
+}
 
 
 def remove(installation: Installation, vm_id: str, *, detach_only: bool) -> None:

@@ -69,6 +69,17 @@ class ImageioDaemon:
                     return None
                 raise
 
+    def renew_ticket(self, ticket_id: str, timeout_s: int) -> bool:
+        """Let a ticket end `timeout_s` seconds from now. Return False if it does not exist."""
+        with self._client() as client:
+            try:
+                _ask(lambda changes: client.mod_ticket(ticket_id, changes), {"timeout": timeout_s})
+            except _RefusedError as refusal:
+                if refusal.status == HTTPStatus.NOT_FOUND:
+                    return False
+                raise
+        return True
+
     def remove_ticket(self, ticket_id: str) -> bool:
         """Cancel and remove a ticket; it need not exist.
 

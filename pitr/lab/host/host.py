@@ -31,6 +31,7 @@ from pitr.lab.host.volume import (
     HostVolume,
     change_bitmap,
     convert_to_raw,
+    copy_image,
     create_image,
     stored_bitmaps,
 )
@@ -156,6 +157,18 @@ class Host:
                 self._free_volume(volume_id)
                 run(["qemu-img", "resize", "-q", "-f", volume.qemu_format, str(volume.path), str(size)])
             self._volumes[volume_id] = replace(volume, size=size)
+
+    def copy_volume(self, volume_id: str, new_id: str, *, sparse: bool = True) -> HostVolume:
+        """Copy an unused volume to a new one of the same size and format, without its checkpoints."""
+        with self._lock:
+            volume = self._free_volume(volume_id)
+            copy = self.create_volume(new_id, volume.size, volume.format, sparse=sparse)
+            try:
+                copy_image(volume, copy)
+            except BaseException:
+                self.delete_volume(new_id)
+                raise
+            return copy
 
     def replace_volume(self, volume_id: str, size: int, format: str) -> None:
         """Recreate an unused volume with as much of its data as fits, and without checkpoints."""
@@ -319,12 +332,15 @@ class Host:
 
     # Plain image transfers
 
-    def serve_volume(self, volume_id: str, *, read_only: bool) -> str:
-        """Serve an unused volume until stop_serving, and return the NBD URL for a ticket."""
+    def serve_volume(self, volume_id: str, *, read_only: bool, discard: bool = True) -> str:
+        """Serve an unused volume until stop_serving, and return the NBD URL for a ticket.
+
+        Zeroes that are written free the storage only with `discard`.
+        """
         with self._lock:
             volume = self._free_volume(volume_id)
             socket = self._folder / "s" / f"n{next(self._numbers)}"
-            server = ImageServer(self._children, volume, socket, read_only=read_only)
+            server = ImageServer(self._children, volume, socket, read_only=read_only, discard=discard)
             self._served[volume_id] = server
             return server.url
 
@@ -371,6 +387,10 @@ class Host:
     def ticket(self, ticket_id: str) -> dict[str, Any] | None:
         """Return the daemon's information about a ticket (transferred, idle_time, active…), None if missing."""
         return self._daemon.ticket(ticket_id)
+
+    def renew_ticket(self, ticket_id: str, timeout_s: int) -> bool:
+        """Let the daemon keep a ticket for `timeout_s` seconds more. Return False if it has no such ticket."""
+        return self._daemon.renew_ticket(ticket_id, timeout_s)
 
     def remove_ticket(self, ticket_id: str) -> bool:
         """Remove a ticket. Return False while its operations still run: call it again then."""

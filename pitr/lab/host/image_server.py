@@ -26,6 +26,7 @@ class ImageServer:
         socket: Path,
         *,
         read_only: bool,
+        discard: bool = True,
         bitmap: str | None = None,
     ) -> None:
         self.volume = volume
@@ -34,9 +35,9 @@ class ImageServer:
         self.url = f"nbd:unix:{socket}:exportname={volume.node}"
         # qemu-nbd writes it once it listens.
         self._pid_file = socket.with_suffix(".pid")
-        self._child = self._start(children, bitmap)
+        self._child = self._start(children, bitmap, discard)
 
-    def _start(self, children: Children, bitmap: str | None) -> Child:
+    def _start(self, children: Children, bitmap: str | None, discard: bool) -> Child:
         command = [
             "qemu-nbd",
             "--persistent",
@@ -45,10 +46,13 @@ class ImageServer:
             f"--socket={self.socket}",
             f"--export-name={self.volume.node}",
             f"--pid-file={self._pid_file}",
-            "--discard=unmap",
         ]
         if self.read_only:
             command.append("--read-only")
+        elif discard:
+            command += ["--discard=unmap", "--detect-zeroes=unmap"]
+        else:
+            command.append("--detect-zeroes=on")
         if bitmap is not None:
             command.append(f"--bitmap={bitmap}")
         child = children.start([*command, str(self.volume.path)])

@@ -52,6 +52,12 @@ def create_image(volume: HostVolume, *, content: Path | None, sparse: bool) -> N
         run([*command, str(content), str(volume.path)])
 
 
+def copy_image(volume: HostVolume, target: HostVolume) -> None:
+    """Copy the data of a volume that no program uses to a new, empty volume, but not its bitmaps."""
+    options = ["-n", "--target-is-zero", "-f", volume.qemu_format, "-O", target.qemu_format]
+    run(["qemu-img", "convert", *options, str(volume.path), str(target.path)])
+
+
 def convert_to_raw(source: str, source_format: str, target: Path) -> None:
     """Copy what a guest sees of `source` (a file or an NBD URL) into the new sparse raw file `target`."""
     run(["qemu-img", "convert", "-f", source_format, "-O", "raw", source, str(target)])

@@ -19,6 +19,7 @@ from pitr.ovirt.engine.config import (
     secret_files,
 )
 from pitr.ovirt.engine.connection import Engine
+from pitr.ovirt.engine.disk_copies import copy_disk, disks_with_alias
 from pitr.ovirt.engine.disks import (
     AttachmentOptions,
     Disk,
@@ -31,10 +32,12 @@ from pitr.ovirt.engine.disks import (
     vm_disks,
 )
 from pitr.ovirt.engine.events import reported_problems
+from pitr.ovirt.engine.in_place import InPlaceUpload, open_uploads, start_in_place
 from pitr.ovirt.engine.leftovers import end_leftovers, is_left_over, leftover_checkpoint
 from pitr.ovirt.engine.naming import is_alias, valid_alias, why_not_vm_name
 from pitr.ovirt.engine.networks import cluster_networks, used_addresses
 from pitr.ovirt.engine.new_vms import Cluster, create_vm, delete_vm, list_clusters, start_vm, vm_with_name
+from pitr.ovirt.engine.shutting_down import shut_down_vm
 from pitr.ovirt.engine.snapshots import backup_snapshots
 from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup
 from pitr.ovirt.engine.storage import (
@@ -60,6 +63,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "EngineSettings",
+    "InPlaceUpload",
     "NewDisk",
     "BackupRequest",
     "RunningBackup",
@@ -77,6 +81,8 @@ __all__ = [
     "valid_alias",
     "why_not_vm_name",
     "list_clusters",
+    "copy_disk",
+    "disks_with_alias",
     "get_configuration",
     "create_disk",
     "create_vm",
@@ -98,10 +104,13 @@ __all__ = [
     "list_vms",
     "load_config",
     "secret_files",
+    "open_uploads",
     "rename_attached_disk",
     "reported_problems",
+    "shut_down_vm",
     "start_backup",
     "start_download",
+    "start_in_place",
     "start_upload",
     "start_vm",
     "list_storage_domains",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -129,8 +129,10 @@ def create_disk(engine: Engine, disk: NewDisk, *, timeout_s: float = 600.0) -> D
         return created
 
 
-def wait_until_ok(engine: Engine, disk_id: str, timeout_s: float) -> Disk:
-    """Return the disk when its status is "ok".
+def wait_until_ok(
+    engine: Engine, disk_id: str, timeout_s: float, *, waiting: Callable[[], None] | None = None
+) -> Disk:
+    """Return the disk when its status is "ok"; call `waiting` before each pause.
 
     Raises EngineError when it is illegal, does not exist or is not ready within `timeout_s`.
     """
@@ -150,6 +152,8 @@ def wait_until_ok(engine: Engine, disk_id: str, timeout_s: float) -> Disk:
                 f"disk {disk_id} ({disk.name!r}) is illegal",
                 "Check the engine's events, then delete the disk.",
             )
+        if waiting is not None:
+            waiting()
     status = "unknown" if disk is None else disk.status
     raise EngineError(
         f"disk {disk_id} is still {status} after {timeout_s:.0f} s",

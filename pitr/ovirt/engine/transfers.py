@@ -107,6 +107,10 @@ class Transfer(Finalizing):
     `proxy_url` contain the ticket, which is a secret.
     """
 
+    #: What the engine does with an upload that is not used. A paused upload locks its disk until somebody acts; a
+    #: cancelled upload removes its disk.
+    _policy = types.ImageTransferTimeoutPolicy.CANCEL
+
     def __init__(
         self,
         engine: Engine,
@@ -134,7 +138,11 @@ class Transfer(Finalizing):
     def left_behind(
         cls, engine: Engine, disk_id: str, direction: Direction, *, timeout_s: float = 600.0
     ) -> list[Transfer]:
-        """Return all open transfers of the disk, to call only `end_early` on them. Any client can have started them."""
+        """Return the open transfers of the disk, to call only `end_early` on them. Any client can have started them.
+
+        It leaves out uploads that the engine would only pause without use: pitr starts such an upload only to change a
+        disk that must stay, and `end_early` would remove the disk.
+        """
         probe = cls(
             engine,
             disk_id,
@@ -145,9 +153,11 @@ class Transfer(Finalizing):
             vdsm_id_file=VDSM_ID_FILE,
         )
         transfers = []
-        for transfer_id in sorted(probe._unfinished_ids()):
+        for found in sorted(probe._open_ones(), key=lambda found: str(found.id)):
+            if direction == "upload" and found.timeout_policy not in (None, cls._policy):
+                continue
             transfer = copy(probe)
-            transfer._id = transfer_id
+            transfer._id = found.id
             transfers.append(transfer)
         return transfers
 
@@ -184,8 +194,7 @@ class Transfer(Finalizing):
             direction=types.ImageTransferDirection(self.direction),
             # The data as the guest sees it; the host converts it from and to the disk's format.
             format=types.DiskFormat.RAW,
-            # A paused upload would lock its disk until an administrator acts; a cancelled upload removes its disk.
-            timeout_policy=types.ImageTransferTimeoutPolicy.CANCEL,
+            timeout_policy=self._policy,
             inactivity_timeout=max(1, round(self._inactivity_timeout_s)),
         )
         answer = self._add_when_free(new)
@@ -330,15 +339,16 @@ class Transfer(Finalizing):
             raise EngineError(f"the {self.direction} of disk {self.disk_id} has not started")
         return value
 
-    def _unfinished_ids(self) -> frozenset[str]:
+    def _open_ones(self) -> list[Any]:
         transfers = self._engine.call(
             "listing image transfers", lambda system: system.image_transfers_service().list()
         )
-        return frozenset(
-            required(transfer.id, "the id of a transfer")
-            for transfer in transfers
-            if _phase(transfer) not in _ENDED and self._is_mine(transfer)
-        )
+        return [
+            transfer for transfer in transfers if _phase(transfer) not in _ENDED and self._is_mine(transfer)
+        ]
+
+    def _unfinished_ids(self) -> frozenset[str]:
+        return frozenset(required(found.id, "the id of a transfer") for found in self._open_ones())
 
     def _is_mine(self, transfer: Any) -> bool:
         """Return whether the transfer has this disk and direction. The answer calls the disk an image."""
