@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pitr.jobs.upkeep.undo_prune import Undone
     from pitr.jobs.verify.stored_data import Verified
     from pitr.repository.damage import Damage
+    from pitr.repository.drilled_boot import Boot
     from pitr.repository.history import RunOutcome
     from pitr.repository.marks import Hold
     from pitr.repository.sealing.keyring import KeyEpoch
@@ -146,6 +147,16 @@ def place(disk_id: str, restored_to: TargetPlace) -> dict[str, Any]:
 def target_vm(vm: TargetVM) -> dict[str, Any]:
     """Return the document of the VM that gets the disks of a restore."""
     return asdict(vm)
+
+
+def boot(booted: Boot, screenshot: str | None) -> dict[str, Any]:
+    """Return the document of a drill's boot; `screenshot` is the file, or the object in the repository."""
+    return {
+        "result": booted.result,
+        "evidence": booted.evidence,
+        "seconds": booted.duration_ms / 1000,
+        "screenshot": screenshot if booted.screenshot is not None else None,
+    }
 
 
 def damage(finding: Damage) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def last_proven(
     """
     proven = proofs.last_proven(repository.store, vm_id)
     for of_vm, _, drill in drills.listed(repository.store, vm_id) if drilled is None else drilled:
-        if drill.ok:
+        if drill.ok and drill.complete:
             proven[of_vm] = max(drill.time, proven.get(of_vm, drill.time))
     return proven
 

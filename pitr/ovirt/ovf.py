@@ -38,14 +38,14 @@ def cluster_name(document: str) -> str | None:
 
     Raises FormatError when the document is not a VM configuration.
     """
-    return _child(_content(_parsed(document)), "ClusterName")
+    return child_text(vm_of(parse(document)), "ClusterName")
 
 
 def is_windows(document: str) -> bool:
     """Return whether the guest is a Windows. Raises FormatError when the document is not a VM configuration."""
-    for section in _content(_parsed(document)):
+    for section in vm_of(parse(document)):
         if "OperatingSystemSection" in _type(section):
-            return (_child(section, "Description") or "").lower().startswith("windows")
+            return (child_text(section, "Description") or "").lower().startswith("windows")
     return False
 
 
@@ -53,9 +53,11 @@ def network_interfaces(document: str) -> list[NetworkInterface]:
     """Return the VM's network interfaces. Raises FormatError when the document is not a VM configuration."""
     return [
         NetworkInterface(
-            _child(item, "Name") or "", _child(item, "Connection") or "", _child(item, "MACAddress") or ""
+            child_text(item, "Name") or "",
+            child_text(item, "Connection") or "",
+            child_text(item, "MACAddress") or "",
         )
-        for item in _parsed(document).iter()
+        for item in parse(document).iter()
         if _is_nic(item)
     ]
 
@@ -74,61 +76,65 @@ def for_new_vm(
     removed, so that the engine assigns new ones. Network interfaces lose the networks and addresses in
     `lost_networks` and `lost_addresses`. Raises FormatError when the document is not a VM configuration.
     """
-    envelope = _parsed(document)
-    content = _content(envelope)
-    names = [child for child in content if _local(child) == "Name"]
+    envelope = parse(document)
+    content = vm_of(envelope)
+    names = [child for child in content if local_name(child) == "Name"]
     if not names:
         raise FormatError("the saved configuration has no VM name")
     names[0].text = name
     for parent in list(envelope.iter()):
         for child in list(parent):
-            lost = _local(child) == "MACAddress" and (
+            lost = local_name(child) == "MACAddress" and (
                 not keep_addresses or (child.text or "") in lost_addresses
             )
             if lost or _is_of_disks(parent, child):
                 parent.remove(child)
-        if _is_nic(parent) and _child(parent, "Connection") in lost_networks:
+        if _is_nic(parent) and child_text(parent, "Connection") in lost_networks:
             for child in parent:
                 # The network, and the vNIC profile through which the interface uses it.
-                if _local(child) in ("Connection", "OtherResourceType"):
+                if local_name(child) in ("Connection", "OtherResourceType"):
                     child.text = ""
     return ET.tostring(envelope, encoding="unicode", xml_declaration=False)
 
 
 def _is_of_disks(parent: ET.Element, child: ET.Element) -> bool:
-    name = _local(child)
+    name = local_name(child)
     if name == "File":
-        return _local(parent) == "References"
+        return local_name(parent) == "References"
     if name == "Disk":
-        return "DiskSection" in _type(parent) or _local(parent) == "DiskSection"
+        return "DiskSection" in _type(parent) or local_name(parent) == "DiskSection"
     if name == "Item":
-        return (_child(child, "ResourceType") or "").strip() == _DISK_ITEM
+        return (child_text(child, "ResourceType") or "").strip() == _DISK_ITEM
     return "SnapshotsSection" in _type(child)
 
 
 def _is_nic(item: ET.Element) -> bool:
-    return _local(item) == "Item" and (_child(item, "ResourceType") or "").strip() == _NIC_ITEM
+    return local_name(item) == "Item" and (child_text(item, "ResourceType") or "").strip() == _NIC_ITEM
 
 
-def _parsed(document: str) -> ET.Element:
+def parse(document: str) -> ET.Element:
+    """Return the envelope of a configuration. Raises FormatError."""
     try:
         return ET.fromstring(document)  # noqa: S314 - the engine wrote it, and the record has its digest
     except ET.ParseError as error:
         raise FormatError(f"the saved configuration is not valid XML: {error}") from None
 
 
-def _content(envelope: ET.Element) -> ET.Element:
+def vm_of(envelope: ET.Element) -> ET.Element:
+    """Return the element that describes the VM. Raises FormatError."""
     for child in envelope:
-        if _local(child) in ("Content", "VirtualSystem"):
+        if local_name(child) in ("Content", "VirtualSystem"):
             return child
     raise FormatError("the saved configuration contains no VM")
 
 
-def _child(parent: ET.Element, name: str) -> str | None:
-    return next((child.text for child in parent if _local(child) == name and child.text), None)
+def child_text(parent: ET.Element, name: str) -> str | None:
+    """Return the text of the first child with this name, in any namespace, that has one."""
+    return next((child.text for child in parent if local_name(child) == name and child.text), None)
 
 
-def _local(element: ET.Element) -> str:
+def local_name(element: ET.Element) -> str:
+    """Return an element's name without its namespace."""
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 

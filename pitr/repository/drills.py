@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from pitr import times
 from pitr.errors import FormatError
 from pitr.model import Backup
-from pitr.repository import canonical, names
-from pitr.repository.store import Store
+from pitr.repository import canonical, drilled_boot, names
+from pitr.repository.drilled_boot import Boot
+from pitr.repository.store import ObjectMissing, Store
 from pitr.version import __version__
 
 FORMAT = 1
 _SCHEMA = "drill.schema.json"
+#: The check that reads all data of a disk.
+DIGESTS = "digests"
+#: The results in the names of objects. A drill of `_OK` read all data; a boot reads only what the guest needs.
+_OK, _BOOTED, _UNSURE, _FAILED = "ok", "booted", "unsure", "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,10 @@ class DiskFindings:
 
 @dataclass(frozen=True, slots=True)
 class Drill:
-    """The result of a drill that ended at `time`. `image` means restored to images instead of only read."""
+    """The result of a drill that ended at `time`.
+
+    `image` means restored to images instead of only read. With `boot`, the guest read only the data that it needed.
+    """
 
     backup_id: str
     vm_id: str
@@ -54,22 +63,40 @@ class Drill:
     image: bool
     duration_ms: int
     disks: tuple[DiskFindings, ...]
+    boot: Boot | None = None
 
     @property
     def ok(self) -> bool:
-        return all(disk.ok for disk in self.disks)
+        return all(disk.ok for disk in self.disks) and (self.boot is None or self.boot.result == "passed")
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether no check failed, but the boot proved nothing."""
+        return all(disk.ok for disk in self.disks) and self.boot is not None and self.boot.result == "unsure"
+
+    @property
+    def outcome(self) -> str:
+        """The result in the name of the drill's object."""
+        if not self.ok:
+            return _UNSURE if self.is_unsure else _FAILED
+        return _OK if self.boot is None or self._read_all else _BOOTED
+
+    @property
+    def _read_all(self) -> bool:
+        return all(any(finding.what == DIGESTS for finding in disk.findings) for disk in self.disks)
 
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """The time and result of a point's last drill."""
+    """The time and result of a point's last drill. `complete` means that it read all data."""
 
     time: datetime
     ok: bool
+    complete: bool = True
 
 
-def add(store: Store, drill: Drill) -> None:
-    """Store the result of a drill. Raises RepositoryError."""
+def add(store: Store, drill: Drill) -> str:
+    """Store the result of a drill, and return its object's name. Raises RepositoryError."""
     document = {
         "format": FORMAT,
         "backup_id": drill.backup_id,
@@ -83,20 +110,27 @@ def add(store: Store, drill: Drill) -> None:
         ],
         "pitr_version": __version__,
     }
+    if drill.boot is not None:
+        document["boot"] = drilled_boot.document(drill.boot)
     stored = canonical.encode(document)
     canonical.decode(stored, _SCHEMA)
-    result = "ok" if drill.ok else "failed"
-    name = f"{times.to_object_name(drill.time)}-{uuid.uuid4().hex[:8]}-{result}.json"
-    store.create(f"{names.drills_of(drill.vm_id, drill.backup_id)}/{name}", stored)
+    file_name = f"{times.to_object_name(drill.time)}-{uuid.uuid4().hex[:8]}-{drill.outcome}.json"
+    name = f"{names.drills_of(drill.vm_id, drill.backup_id)}/{file_name}"
+    store.create(name, stored)
+    return name
 
 
 def listed(store: Store, vm_id: str | None = None) -> Iterator[tuple[str, str, Proven]]:
-    """Yield the time and result of each drill of a VM's points (None: of all VMs), with the ids of VM and backup."""
+    """Yield the time and result of each drill of a VM's points (None: of all VMs), with the ids of VM and backup.
+
+    A boot that left pitr unsure is no result.
+    """
     for name in store.list(names.drills_of(vm_id)):
         *_, of_vm, backup_id, file_name = name.split("/")
         time = times.from_object_name(file_name.partition("-")[0])
-        if time is not None:
-            yield of_vm, backup_id, Proven(time, file_name.endswith("-ok.json"))
+        outcome = file_name.removesuffix(".json").rpartition("-")[2]
+        if time is not None and outcome != _UNSURE:
+            yield of_vm, backup_id, Proven(time, outcome in (_OK, _BOOTED), outcome != _BOOTED)
 
 
 def last_proven(store: Store, vm_id: str | None = None) -> dict[str, Proven]:
@@ -132,4 +166,19 @@ def read(store: Store, name: str) -> Drill:
             )
             for disk in document["disks"]
         ),
+        boot=drilled_boot.of(document.get("boot")),
     )
+
+
+def last_boot(store: Store, vm_id: str, backup_id: str) -> tuple[str, Drill] | None:
+    """Return the point's last drill that booted it, with its object's name; None without one. Raises RepositoryError.
+
+    Unreadable drills are skipped.
+    """
+    found = sorted(store.list(names.drills_of(vm_id, backup_id)), reverse=True)
+    for name in found:
+        with suppress(FormatError, ObjectMissing):
+            drill = read(store, name)
+            if drill.boot is not None:
+                return name, drill
+    return None

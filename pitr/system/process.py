@@ -80,10 +80,12 @@ def run(
 STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="start")
 
 
-def start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+def start(
+    command: Sequence[str], output: IO[bytes], *, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start `command` in the background with its output and errors in `output`. The caller stops it.
 
-    The command gets SIGTERM when pitr dies. It does not get the terminal's Ctrl-C.
+    The command gets SIGTERM when pitr dies. It does not get the terminal's Ctrl-C. It keeps the files `pass_fds`.
     """
     return STARTER.submit(
         subprocess.Popen,
@@ -91,6 +93,7 @@ def start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
+        pass_fds=pass_fds,
         process_group=0,
     ).result()
 

@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pitr import times
-from pitr.cli import named_point, point_options
+from pitr.cli import boot_options, named_point, point_options
+from pitr.cli.boot_options import (
+    BootOption,
+    BootTimeoutOption,
+    ExpectOption,
+    MemoryOption,
+    ScreenshotOption,
+)
 from pitr.cli.display import tables
 from pitr.cli.display.progress import showing
 from pitr.cli.options import (
@@ -26,10 +34,14 @@ from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import documents, find
 from pitr.jobs.facts import facts_of
 from pitr.jobs.good_points import GoodPoint
-from pitr.jobs.verify import drill as job
-from pitr.model import Backup
+from pitr.jobs.verify import drill as drill_job
+from pitr.jobs.verify.boot_drill import BootSettings, boot_drill
+from pitr.model import Backup, Stream
+from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, drills
+from pitr.repository.drilled_boot import Boot
 from pitr.repository.drills import Drill
+from pitr.system.replace_file import replace_file
 from pitr.system.target_path import given_path
 from pitr.text import printable
 
@@ -58,6 +70,11 @@ def drill(
     newest_good: NewestGoodOption = False,
     folder: FolderOption = None,
     digests_only: DigestsOnlyOption = False,
+    boot: BootOption = False,
+    expect: ExpectOption = None,
+    memory: MemoryOption = None,
+    boot_timeout: BootTimeoutOption = None,
+    screenshot: ScreenshotOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
     """Prove that a point can be restored.
@@ -67,11 +84,22 @@ def drill(
     takes the newest point, even if it is known to be damaged: a drill reads it again. The repository stores the
     result, and 'pitr list' shows it. If a check fails, pitr exits with 3.
 
-    Examples: pitr drill web1; pitr drill 1c2d3e4f; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp
+    With --boot, pitr boots the point in qemu instead, over the disks as 'pitr serve' serves them, with the VM's
+    firmware and kinds of disks, and without a network. The guest writes to a file that is removed. The proof is that
+    the guest agent answers, or that the serial console matches --expect. A screen that has settled without a panic
+    or a prompt for rescue leaves pitr unsure: it exits with 1. Add --digests-only to read all data first.
+
+    Examples: pitr drill web1; pitr drill 1c2d3e4f; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp;
+    pitr drill web1 --boot; pitr drill web1 --boot --expect 'web1 login:' --screenshot web1.png
     """
+    job = _Job.of(
+        digests_only,
+        folder,
+        _Boot(boot, expect, memory, boot_timeout, screenshot),
+        common.workers(max_workers),
+    )
     unnamed = at is None and point is None
     given = point_options.exactly_one("a drill", "now" if unnamed else at, point, newest_good=newest_good)
-    _check_folder(folder, digests_only=digests_only)
     with common.repository() as repository:
         vm, by_id = named_point.vm_or_point(repository, vm, None if unnamed and not newest_good else given)
         asked = by_id or given
@@ -84,39 +112,109 @@ def drill(
         common.run.about(backup)
         streams = find.some_streams_of(backup, ())
         with showing(common.out, f"drill {printable(backup.vm.name)}") as progress:
-            result = job.drill(
-                repository,
-                backup,
-                streams,
-                folder=folder,
-                digests_only=digests_only,
-                workers=common.workers(max_workers),
-                progress=progress,
-            )
-        _store(common, repository, result)
+            result = job.drill(repository, backup, streams, common.out.notify, progress)
+        stored = _store(common, repository, result)
         common.run.detail = _verdict(result)
         facts = facts_of(repository, backup)
+    written = job.write_screenshot(result.boot)
     if common.out.json:
-        common.out.document({"point": documents.point(backup, facts), "drill": _document(result)})
+        document = _document(result)
+        if result.boot is not None:
+            document["boot"] = documents.boot(result.boot, written or stored)
+        common.out.document({"point": documents.point(backup, facts), "drill": document})
     else:
         _show(common, backup, result)
     if not result.ok:
-        raise typer.Exit(DamageError.exit_code)
+        raise typer.Exit(PitrError.exit_code if result.is_unsure else DamageError.exit_code)
 
 
-def _check_folder(folder: Path | None, *, digests_only: bool) -> None:
-    if folder is not None and digests_only:
-        raise UsageError("--in and --digests-only exclude each other")
-    if folder is not None and not folder.is_dir():
-        raise UsageError(f"folder {folder} does not exist", "Create it, or name another folder with --in.")
+@dataclass(frozen=True, slots=True)
+class _Boot:
+    """The options about booting, as they were given."""
+
+    boot: bool
+    expect: str | None
+    memory: str | None
+    timeout: str | None
+    screenshot: str | None
+
+    def check(self) -> None:
+        given = {
+            "--expect": self.expect,
+            "--memory": self.memory,
+            "--boot-timeout": self.timeout,
+            "--screenshot": self.screenshot,
+        }
+        for option, value in given.items():
+            if value is not None and not self.boot:
+                raise UsageError(f"{option} goes with --boot", "Add --boot, to boot the point in qemu.")
 
 
-def _store(common: Common, repository: Repository, result: Drill) -> None:
-    """Keep the result in the repository; a read-only repository is no failure."""
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A checked drill. `settings` is None if it does not boot the point."""
+
+    digests_only: bool
+    folder: Path | None
+    workers: int
+    settings: BootSettings | None
+    screenshot: Path | None
+
+    @classmethod
+    def of(cls, digests_only: bool, folder: Path | None, boot: _Boot, workers: int) -> _Job:
+        """Check the options. Raises UsageError."""
+        boot.check()
+        if folder is not None and digests_only and not boot.boot:
+            raise UsageError("--in and --digests-only exclude each other")
+        if folder is not None and not folder.is_dir():
+            raise UsageError(
+                f"folder {folder} does not exist", "Create it, or name another folder with --in."
+            )
+        settings = None
+        if boot.boot:
+            settings = BootSettings(
+                boot_options.expected(boot.expect, boot.timeout),
+                boot_options.memory(boot.memory),
+                folder,
+                workers if digests_only else None,
+            )
+        return cls(digests_only, folder, workers, settings, boot_options.screenshot(boot.screenshot))
+
+    def drill(
+        self,
+        repository: Repository,
+        backup: Backup,
+        streams: Sequence[Stream],
+        notify: Notify,
+        progress: Progress | None,
+    ) -> Drill:
+        if self.settings is not None:
+            return boot_drill(repository, backup, streams, self.settings, notify, progress)
+        return drill_job.drill(
+            repository,
+            backup,
+            streams,
+            folder=self.folder,
+            digests_only=self.digests_only,
+            workers=self.workers,
+            progress=progress,
+        )
+
+    def write_screenshot(self, boot: Boot | None) -> str | None:
+        """Write the picture to the file that was named, and return its path."""
+        if self.screenshot is None or boot is None or boot.screenshot is None:
+            return None
+        replace_file(self.screenshot, boot.screenshot, 0o644)
+        return str(self.screenshot)
+
+
+def _store(common: Common, repository: Repository, result: Drill) -> str | None:
+    """Keep the result in the repository, and return its object's name; a read-only repository is no failure."""
     try:
-        drills.add(repository.store, result)
+        return drills.add(repository.store, result)
     except PitrError as error:
         common.out.notify(f"cannot store the result of the drill: {error.message}")
+        return None
 
 
 def _document(result: Drill) -> dict[str, Any]:
@@ -132,7 +230,9 @@ def _document(result: Drill) -> dict[str, Any]:
 def _verdict(result: Drill) -> str:
     """Return the result in capitals. Without a known file system nothing proves that the disks are of use."""
     if not result.ok:
-        return "FAILED"
+        return "UNSURE" if result.is_unsure else "FAILED"
+    if result.boot is not None:
+        return "BOOTED"
     found = {finding.what for disk in result.disks for finding in disk.findings if finding.ok}
     return "PROVEN" if found & {"partitions", "content"} else "RESTORED, BUT NOTHING WAS RECOGNIZED"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -51,11 +51,13 @@ def serving(
     listener: socket.socket,
     *,
     cache_bytes: int = DEFAULT_CACHE,
+    on_unreadable: Callable[[PitrError], None] | None = None,
 ) -> Iterator[list[Served]]:
     """Serve these disks on `listener` until the block exits; then close it.
 
-    The point cannot be removed meanwhile. `cache_bytes` limits the cache of decompressed frames. Raises StoredDamage if
-    a chain is incomplete, UsageError for streams that are stored externally, BusyError.
+    The point cannot be removed meanwhile. `cache_bytes` limits the cache of decompressed frames. `on_unreadable` gets
+    the damage that clients run into, in one of the server's threads. Raises StoredDamage if a chain is incomplete,
+    UsageError for streams that are stored externally, BusyError.
     """
     names = export_names(streams)
     with repository.reading_vm(backup.vm), ExitStack() as stack:
@@ -67,6 +69,8 @@ def serving(
             # A client only gets an input/output error.
             _log.error("clients cannot read %s", damage)
             recorder.record(error)
+            if on_unreadable is not None:
+                on_unreadable(error)
 
         exports = [
             Export(

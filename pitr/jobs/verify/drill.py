@@ -35,7 +35,7 @@ from pitr.model import Backup, Stream
 from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
-from pitr.repository.drills import DiskFindings, Drill, Finding
+from pitr.repository.drills import DIGESTS, DiskFindings, Drill, Finding
 from pitr.system.closing import Closes
 from pitr.system.process import find_program, require, run
 from pitr.text import counted
@@ -61,7 +61,7 @@ def drill(
     """
     started_at = time.monotonic()
     if digests_only:
-        disks = _read_only(repository, backup, streams, workers, progress)
+        disks = read_only(repository, backup, streams, workers, progress)
     else:
         require("qemu-img", "qemu-nbd")
         with tempfile.TemporaryDirectory(prefix="pitr-drill-", dir=folder) as scratch:
@@ -76,13 +76,14 @@ def drill(
     )
 
 
-def _read_only(
+def read_only(
     repository: Repository,
     backup: Backup,
     streams: Sequence[Stream],
     workers: int,
     progress: Progress | None,
 ) -> list[DiskFindings]:
+    """Read all data of these disks, compare its digests, and return the findings."""
     try:
         restore(
             DiskSelection(repository, backup, tuple(streams), check="drill"),
@@ -91,13 +92,17 @@ def _read_only(
             progress=progress,
         )
     except StoredDamage as error:
-        return _damaged(streams, error)
+        return damaged(streams, error)
     disks = []
     for stream in streams:
-        with open_point(repository, backup, stream) as source:
-            layout = _layout(source)
-        disks.append(_findings(stream, [_digests(stream), *_described(layout)]))
+        disks.append(_findings(stream, [_digests(stream), *partitions_of(repository, backup, stream)]))
     return disks
+
+
+def partitions_of(repository: Repository, backup: Backup, stream: Stream) -> list[Finding]:
+    """Return the findings about the partition table and the file systems of a disk. Raises StoredDamage, UsageError."""
+    with open_point(repository, backup, stream) as source:
+        return list(_described(_layout(source)))
 
 
 def _with_images(
@@ -118,7 +123,7 @@ def _with_images(
             progress=progress,
         )
     except StoredDamage as error:
-        return _damaged(streams, error)
+        return damaged(streams, error)
     except DamageError as error:
         return [_findings(stream, [Finding("checksum", False, error.message)]) for stream in streams]
     disks = []
@@ -160,14 +165,13 @@ def _findings(stream: Stream, findings: Sequence[Finding]) -> DiskFindings:
 
 
 def _digests(stream: Stream) -> Finding:
-    return Finding(
-        "digests", True, f"all data of {human_size(stream.size)} matches the digests of the record"
-    )
+    return Finding(DIGESTS, True, f"all data of {human_size(stream.size)} matches the digests of the record")
 
 
-def _damaged(streams: Sequence[Stream], error: StoredDamage) -> list[DiskFindings]:
-    lost = Finding("digests", False, error.message)
-    unknown = Finding("digests", None, "not completely read: another disk is damaged")
+def damaged(streams: Sequence[Stream], error: StoredDamage) -> list[DiskFindings]:
+    """Return the findings of a drill that damage has ended."""
+    lost = Finding(DIGESTS, False, error.message)
+    unknown = Finding(DIGESTS, None, "not completely read: another disk is damaged")
     of_all = all(stream.disk_id != error.damage.disk_id for stream in streams)
     return [
         _findings(stream, [lost if of_all or stream.disk_id == error.damage.disk_id else unknown])

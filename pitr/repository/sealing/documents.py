@@ -26,7 +26,7 @@ _SEALED = "sealed"
 _TEXTS = {
     names.RUNS: frozenset({"message", "advice", "detail", "name"}),
     names.CHECKS: frozenset({"message"}),
-    names.DRILLS: frozenset({"message", "name"}),
+    names.DRILLS: frozenset({"message", "name", "screenshot"}),
     names.MARKS: frozenset({"text"}),
     names.RETIRED: frozenset({"vm_name"}),
 }

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest says on its serial port, and what its agent answers. A hostile guest can say anything."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import time
+from contextlib import suppress
+from typing import Final
+
+import orjson
+
+#: Older text is forgotten.
+_MOST_TEXT: Final = 1 << 20
+_MOST_AGENT: Final = 64 << 10
+_LAST_LINES: Final = 2048
+_ASK_PAUSE_S: Final = 2.0
+#: Control sequences of terminals (ECMA-48), and other characters that move the cursor.
+_CONTROL: Final = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])|[\x00\x07\x08\r]"
+)
+
+
+class Console:
+    """The text on the serial port. It does not own the socket."""
+
+    def __init__(self, port: socket.socket) -> None:
+        self._port = port
+        self._raw = bytearray()
+        self._text: str | None = ""
+        self._heard_at = time.monotonic()
+
+    def receive(self) -> None:
+        """Take what has arrived, without waiting."""
+        while data := _arrived(self._port):
+            self._raw += data
+            del self._raw[:-_MOST_TEXT]
+            self._text = None
+            self._heard_at = time.monotonic()
+
+    @property
+    def text(self) -> str:
+        """The text without control sequences; lines end with a line feed."""
+        if self._text is None:
+            self._text = _CONTROL.sub("", self._raw.decode(errors="replace"))
+        return self._text
+
+    def last_lines(self) -> str:
+        """Return the end of the text."""
+        return self.text[-_LAST_LINES:]
+
+    def silent_s(self) -> float:
+        """Return for how long nothing has arrived."""
+        return time.monotonic() - self._heard_at
+
+
+class Agent:
+    """The channel of the guest's agent (qemu-guest-agent). It does not own the socket."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._id = secrets.randbits(31)
+        self._asked_at = float("-inf")
+        self._raw = bytearray()
+
+    def ask(self) -> None:
+        """Ask the agent to answer with an id, unless pitr has asked just now; take what has arrived."""
+        now = time.monotonic()
+        if now - self._asked_at >= _ASK_PAUSE_S:
+            self._asked_at = now
+            request = {"execute": "guest-sync-delimited", "arguments": {"id": self._id}}
+            # It fails while nobody has read the earlier requests.
+            with suppress(OSError):
+                # The first byte ends an incomplete request of somebody else.
+                self._channel.send(b"\xff" + orjson.dumps(request) + b"\n")
+        while data := _arrived(self._channel):
+            self._raw += data
+            del self._raw[:-_MOST_AGENT]
+
+    def has_answered(self) -> bool:
+        """Return whether an answer with the id has arrived."""
+        for line in self._raw.replace(b"\xff", b"\n").split(b"\n"):
+            try:
+                answer = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(answer, dict) and answer.get("return") == self._id:
+                return True
+        return False
+
+
+def _arrived(port: socket.socket) -> bytes:
+    try:
+        return port.recv(1 << 16)
+    except OSError:
+        return b""

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Signs in the text of a console or a screen that a guest has failed to boot."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: After these the boot has failed, whatever follows.
+_FATAL: Final = re.compile(
+    r"""
+    Kernel\ panic\ -\ not\ syncing
+    | No\ bootable\ device
+    | BdsDxe:\ No\ bootable\ option\ or\ device
+    | grub\ rescue>
+    | Missing\ operating\ system
+    | Operating\ system\ not\ found
+    | Error\ loading\ operating\ system
+    | Invalid\ partition\ table
+    | (?:BOOTMGR|NTLDR)\ is\ missing
+    | ^Boot\ error
+    """,
+    re.VERBOSE | re.MULTILINE | re.IGNORECASE,
+)
+#: A guest whose screen no longer changes is lost if one of these is there.
+_RESCUE: Final = re.compile(
+    r"""
+    ^grub>
+    | \(initramfs\)
+    | ^dracut:
+    | ^(?:rescue|emergency):/
+    | emergency\ mode
+    | rescue\ mode
+    | Give\ root\ password\ for\ maintenance
+    | Press\ Enter\ for\ maintenance
+    | the\ root\ account\ is\ locked
+    | UEFI\ Interactive\ Shell
+    | ^Shell>
+    | BdsDxe:\ failed\ to\ load
+    | ^boot:\s*\Z
+    | Could\ not\ find\ kernel\ image
+    | ^Booting\ from\ Hard\ Disk[^\n]*\s*\Z
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+
+
+def fatal(text: str) -> str | None:
+    """Return the line that says that the boot has failed; None if there is none."""
+    return _line(_FATAL, text)
+
+
+def rescue(text: str) -> str | None:
+    """Return the line of a prompt for rescue or of a boot loader that waits; None if there is none."""
+    return _line(_RESCUE, text)
+
+
+def _line(pattern: re.Pattern[str], text: str) -> str | None:
+    match = pattern.search(text)
+    if match is None:
+        return None
+    start = text.rfind("\n", 0, match.start()) + 1
+    end = text.find("\n", match.end())
+    return text[start : end if end >= 0 else None].strip()[:200]
