@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pitr.lab import Lab
-from tests.support import debian_guest, tiny_guests
+from tests.support import debian_guest
 from tests.support.lab import MiB
 from tests.support.pitr import Pitr
 
