@@ -81,6 +81,10 @@ class NoSuchFile(NoSuchError):
     """The point has no such guest volume, or the volume no such file."""
 
 
+class NothingToContinue(NoSuchError):
+    """No earlier run has left anything unfinished."""
+
+
 class NothingToBackUp(NoSuchDisk):
     """The VM has no disk that pitr can back up."""
 

@@ -35,6 +35,9 @@ ENTRIES = {
     ),
     "list": CommandEntry("inspect", "list_points", "List the points you can restore, newest first."),
     "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),
+    "rollback": CommandEntry(
+        "rollback", "rollback", "Take a VM's disks back to a point: only what differs is written."
+    ),
     "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
     "serve": CommandEntry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
     "stats": CommandEntry("stats", "stats", "Show what is stored, how it grows, and when it is full."),

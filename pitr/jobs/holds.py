@@ -12,7 +12,7 @@ from pitr import times
 from pitr.errors import NoSuchPoint, UsageError
 from pitr.jobs import asked_time
 from pitr.model import Backup
-from pitr.repository import Repository, marks, names
+from pitr.repository import Repository, marks, names, rollbacks
 from pitr.repository.marks import NO_MARKS, Hold, Marks
 from pitr.repository.store import ObjectMissing
 
@@ -20,13 +20,15 @@ from pitr.repository.store import ObjectMissing
 def marks_of(repository: Repository, vm_id: str | None) -> dict[str, Marks]:
     """Return the holds that apply now and the notes of a VM's points (None: of all points), by backup id.
 
-    Points without them are absent. Raises RepositoryError.
+    Points without them are absent. What an unfinished rollback needs is held until it ends. Raises RepositoryError.
     """
     now = times.now()
     found = {
         backup_id: each if each.hold is None or each.hold.applies(now) else replace(each, hold=None)
         for backup_id, each in marks.of_vm(repository.store, vm_id).items()
     }
+    for backup_id in rollbacks.points_of(repository.store, vm_id):
+        found[backup_id] = replace(found.get(backup_id, NO_MARKS), hold=Hold(None))
     return {backup_id: each for backup_id, each in found.items() if each != NO_MARKS}
 
 

@@ -60,4 +60,8 @@ CHECKPOINTS = Pair("checkpoints", "forgotten", 2)
 DISTRUSTED = Pair("distrusted", "trusted", 3)
 #: New disks on the engine that a restore is writing: disk.
 UPLOADS = Pair("uploads", "done", 1)
-ALL = (PENDING, CHECKPOINTS, DISTRUSTED, UPLOADS)
+#: Disks that a rollback in place writes into: VM, disk, the undo point, the point to go back to, a random part.
+ROLLBACKS = Pair("rollbacks", "rolled-back", 5)
+#: Disks that a rollback leaves detached: VM, old disk, the disk in its place, the undo point, the other point, random.
+OLD_DISKS = Pair("old-disks", "discarded", 6)
+ALL = (PENDING, CHECKPOINTS, DISTRUSTED, UPLOADS, ROLLBACKS, OLD_DISKS)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # all commands import this module: it must not import what on
     from pitr.jobs.facts import PointFacts
     from pitr.jobs.point_extents import Range
     from pitr.jobs.restore.restored import Restored
+    from pitr.jobs.rollback.result import RolledBack
     from pitr.repository.catalog.in_turn import InTurn
     from pitr.repository.damage import Damage
     from pitr.repository.drills import Proven
@@ -241,6 +242,27 @@ def chain_table(chain: Sequence[Backup], facts: Mapping[str, PointFacts] | None 
         right=("Stored",),
         drop=("Stored", "Kind"),
         least={"Id": ("begin", _SHORT_ID)},
+    )
+
+
+def rolled_back(result: RolledBack) -> RenderableType:
+    """Return the table of the disks after a rollback."""
+    return table(
+        ("Disk", "Id", "Differs", "Written", "Zeroed", "Took"),
+        (
+            (
+                disk.name,
+                disk.disk_id,
+                human_size(disk.differing_bytes),
+                "" if result.dry_run else human_size(disk.bytes_written),
+                "" if result.dry_run else human_size(disk.bytes_zeroed),
+                "" if result.dry_run else times.duration(disk.duration_s),
+            )
+            for disk in result.disks
+        ),
+        right=("Differs", "Written", "Zeroed", "Took"),
+        drop=("Took", "Zeroed"),
+        least={"Disk": ("cut", 12), "Id": ("fold", 36)},
     )
 
 

@@ -20,6 +20,10 @@ from pitr.repository import Repository, notes
 from pitr.repository.damage import StoredDamage
 from pitr.text import printable
 
+_DISTRUSTED = (
+    "a rollback has written into the disks, or the last incremental found changes that the engine had missed"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
@@ -69,7 +73,7 @@ class Bases:
         if every is not None and full_is_due(self._points(), every, times.now()):
             return Base(None, f"the last full backup is {times.duration(every.total_seconds())} old or older")
         if any(notes.distrusted(self.repository.store, self.vm.id)):
-            return self.no_base("the last incremental found changes that the engine had missed", disks)
+            return self.no_base(_DISTRUSTED, disks)
         return self._newest_base(disks)
 
     def _points(self) -> list[Backup]:

@@ -7,24 +7,21 @@ renamed: the engine deletes the disk of a cancelled upload, so pitr never upload
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pitr.errors import EngineBusy, PitrError, UsageError
-from pitr.jobs.disk_settings import settings_of
+from pitr.errors import EngineBusy, UsageError
 from pitr.jobs.restore.choice import Placement
 from pitr.jobs.restore.outcome import TargetOutcome
 from pitr.jobs.restore.states import vm_as_it_is
+from pitr.jobs.restore.swap import DiskSwap, Exchange
 from pitr.jobs.restore.to_new_disks import NewDisksTarget, OntoNewDisks
-from pitr.jobs.restore.uploading import Uploading, attach_with, note_succession
+from pitr.jobs.restore.uploading import Uploading
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Backup, Stream
 from pitr.ovirt.engine import (
     Disk,
-    detach_disk,
     get_vm,
-    rename_attached_disk,
     valid_alias,
     vm_disks,
 )
@@ -47,7 +44,6 @@ class ReplacedDisksTarget(OntoNewDisks):
         self._streams = list(streams)
         self._repository = uploading.notes.repository
         self._notify = uploading.notify
-        self._undo_swap = ExitStack()
         self._vm_id = backup.vm.id
         self.vm_id: str | None = backup.vm.id
         self._check_down()
@@ -55,6 +51,7 @@ class ReplacedDisksTarget(OntoNewDisks):
         if uploading.verifier is None:
             uploading = replace(uploading, verifier=Verifier(1))
         self._uploading = uploading
+        self._swap = DiskSwap(uploading, backup.vm.id)
         self._disks = NewDisksTarget(uploading, backup, streams, placement, old_disks=old_disks)
 
     def outcome(self) -> TargetOutcome:
@@ -64,54 +61,25 @@ class ReplacedDisksTarget(OntoNewDisks):
         self._check_down()
         old_disks = self._old_disks()
         suffix = f"_replaced_{now():%Y%m%dT%H%M%SZ}"
-        for old in old_disks.values():
-            self._take_away(old, suffix)
-        for stream in self._streams:
-            self._put_in(stream, old_disks.get(stream.disk_id))
-        for stream in self._streams:
-            name = self._disks.aliases[stream.disk_id]
-            rename_attached_disk(self._engine, self._vm_id, self._disks.new_disk(stream), name)
-        self._undo_swap.pop_all()
-        for stream in self._streams:
-            replaced = old_disks.get(stream.disk_id)
-            old_id = replaced.id if replaced is not None else stream.disk_id
-            note_succession(self._repository, self._vm_id, old_id, self._disks.new_disk(stream), self._notify)
+        self._swap.carry_out([self._exchange(stream, old_disks) for stream in self._streams], suffix)
         for old in old_disks.values():
             self._notify(
                 f"kept the old disk {old.id} as {valid_alias(old.name, suffix)}: delete it when you no longer need it"
             )
 
     def undo(self) -> None:
-        try:
-            self._undo_swap.close()
-        except PitrError as error:
-            self._notify(
-                f"cannot put the old disks of VM {self._vm_id} back: {error.message}. They still exist: "
-                "attach them by hand"
-            )
+        self._swap.undo()
         self._disks.undo()
 
-    def _take_away(self, old: Disk, suffix: str) -> None:
-        rename_attached_disk(self._engine, self._vm_id, old.id, valid_alias(old.name, suffix))
-        # The engine does not take an alias back that an older engine gave and it no longer accepts.
-        self._undo_swap.callback(
-            rename_attached_disk, self._engine, self._vm_id, old.id, valid_alias(old.name)
+    def _exchange(self, stream: Stream, old_disks: Mapping[str, Disk]) -> Exchange:
+        old = old_disks.get(stream.disk_id)
+        return Exchange(
+            self._disks.new_disk(stream),
+            self._disks.aliases[stream.disk_id],
+            self._disks.settings(stream),
+            old,
+            old.id if old is not None else stream.disk_id,
         )
-        self._undo_swap.callback(self._attach_again, old)
-        detach_disk(self._engine, self._vm_id, old.id)
-
-    def _put_in(self, stream: Stream, old: Disk | None) -> None:
-        self._undo_swap.callback(detach_disk, self._engine, self._vm_id, self._disks.new_disk(stream))
-        if old is not None:
-            self._disks.attach(self._vm_id, stream, bootable=True, active=old.active)
-        else:
-            # The engine refuses a second boot disk.
-            others = vm_disks(self._engine, self._vm_id)
-            self._disks.attach(self._vm_id, stream, bootable=not any(disk.bootable for disk in others))
-
-    def _attach_again(self, old: Disk) -> None:
-        settings = settings_of(old)
-        attach_with(self._uploading, self._vm_id, old.id, settings, bootable=True, active=old.active)
 
     def _check_down(self) -> None:
         vm = get_vm(self._engine, self._vm_id)

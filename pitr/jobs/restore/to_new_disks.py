@@ -138,6 +138,10 @@ class NewDisksTarget:
         """Return the id of the disk that was created for this stream."""
         return self._made[stream.disk_id]
 
+    def settings(self, stream: Stream) -> DiskSettings:
+        """Return the settings of the disk for this stream: those of the disk that it replaces, or the stream's."""
+        return self._settings[stream.disk_id]
+
     def reads_zero(self, stream: Stream) -> bool:
         # A new raw disk on block storage shows the old bytes of the storage.
         domain, settings = self._domains[stream.disk_id], self._settings[stream.disk_id]

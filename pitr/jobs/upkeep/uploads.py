@@ -25,13 +25,19 @@ class UploadNotes:
     @contextmanager
     def new_disk(self) -> Iterator[str]:
         """Return the id for a new disk, noted until the block exits. A lock shows that the restore is alive."""
-        disk_id, store = str(uuid.uuid4()), self.repository.store
+        disk_id = str(uuid.uuid4())
+        with self.made_disk(disk_id):
+            yield disk_id
+
+    @contextmanager
+    def made_disk(self, disk_id: str) -> Iterator[None]:
+        """Note a disk that this run has made until the block exits: its upload can be cancelled, which removes it."""
         with ExitStack() as stack:
             with suppress(RepositoryError):
                 stack.enter_context(self._held(disk_id))
-                UPLOADS.begin(store, disk_id)
+                UPLOADS.begin(self.repository.store, disk_id)
                 stack.callback(self._forget, disk_id)
-            yield disk_id
+            yield
 
     def end_left_behind(self, engine: Engine, *, dry_run: bool = False, notify: Notify) -> list[str]:
         """Cancel the uploads of killed restores; return the ids of their disks, which the engine removes.

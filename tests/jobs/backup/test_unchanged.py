@@ -35,7 +35,7 @@ def test_an_untold_change_fails_the_incremental_and_the_next_backup_compares(
     with pytest.raises(CheckpointGone, match="engine had missed"):
         stored.back_up(vm, incremental=True, fallback=False)
     compared = stored.back_up(vm, incremental=True)
-    assert compared.reason == "the last incremental found changes that the engine had missed"
+    assert compared.reason is not None and "the last incremental found changes" in compared.reason
     assert {stream.changes for stream in compared.streams} == {"compared"}
     change(vm, random.Random(5))
     assert {stream.changes for stream in stored.back_up(vm).streams} == {"tracked"}

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Let the engine copy each disk, write what differs into the copies, and let the copies take the disks' places."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from pitr import times
+from pitr.jobs.disk_settings import settings_of
+from pitr.jobs.restore.swap import DiskSwap, Exchange
+from pitr.jobs.restore.uploading import Uploading, remove_new_disk
+from pitr.jobs.rollback.disks import ReturningDisk
+from pitr.jobs.rollback.proof import check_disk
+from pitr.jobs.rollback.result import RollbackContext, RolledBackDisk
+from pitr.jobs.rollback.way_back import WayBack, open_way_back
+from pitr.jobs.upkeep.uploads import UploadNotes
+from pitr.model import Backup
+from pitr.ovirt.differences import disk_checksum, send_difference, upload_checksum
+from pitr.ovirt.engine import Disk, copy_disk, disk_exists, get_disk, start_upload, valid_alias, vm_disks
+from pitr.repository import rollbacks
+from pitr.repository.rollbacks import OldDisk
+from pitr.text import counted, printable
+
+
+def write_on_copies(
+    context: RollbackContext, disks: Sequence[ReturningDisk], undo: Backup, back_to: Backup
+) -> list[RolledBackDisk]:
+    """Take disks back on copies, and swap these in. After an error, only the copies of this run are removed."""
+    stamp = f"{times.now():%Y%m%dT%H%M%SZ}"
+    UploadNotes(context.repository).end_left_behind(context.engine, notify=context.watch.notify)
+    with ExitStack() as failure:
+        done: list[RolledBackDisk] = []
+        exchanges: list[Exchange] = []
+        for each in disks:
+            copy, result = _on_copy(context, each, undo, back_to, f"_rollback_{stamp}", failure)
+            done.append(result)
+            exchanges.append(_exchange(copy.id, each.disk))
+        _swap(context, exchanges, undo, back_to)
+        failure.pop_all()
+    return done
+
+
+def _swap(context: RollbackContext, exchanges: Sequence[Exchange], undo: Backup, back_to: Backup) -> None:
+    """Let disks that hold `back_to` take the places of others, which hold `undo` and get a suffix to their names.
+
+    After an error it puts the others back.
+    """
+    store = context.repository.store
+    # Before the swap, so that a killed one can go on.
+    replaced = [(exchange.was_id, exchange.new_id) for exchange in exchanges]
+    left = rollbacks.leave(store, undo.vm.id, replaced, undo.known_as, back_to.known_as)
+    swapping = _disk_swap(context, undo.vm.id)
+    suffix = _old_suffix()
+    try:
+        swapping.carry_out(exchanges, suffix)
+    except BaseException:
+        swapping.undo()
+        for each in left:
+            each.end(store)
+        raise
+    _tell_of_old(context, exchanges, suffix, undo)
+
+
+def finish_swap(context: RollbackContext, left: Sequence[OldDisk], undo: Backup) -> list[RolledBackDisk]:
+    """End a swap that was killed: attach the disks that hold the point, and detach those that hold `undo`."""
+    attached = {disk.id: disk for disk in vm_disks(context.engine, undo.vm.id)}
+    exchanges: list[Exchange] = []
+    for each in left:
+        stream = undo.stream_of(each.disk_id)
+        if stream is None:
+            raise AssertionError("the undo point holds the disk")
+        exchanges.append(
+            Exchange(
+                each.in_place,
+                valid_alias(stream.name),
+                stream.settings,
+                attached.get(each.disk_id),
+                each.disk_id,
+                attached=each.in_place in attached,
+            )
+        )
+    suffix = _old_suffix()
+    _disk_swap(context, undo.vm.id).carry_out(exchanges, suffix)
+    _tell_of_old(context, exchanges, suffix, undo)
+    return [
+        RolledBackDisk(each.new_id, each.name, 0, 0, 0, 0.0, verified=True, old_disk_id=each.was_id)
+        for each in exchanges
+    ]
+
+
+def _old_suffix() -> str:
+    return f"_before_rollback_{times.now():%Y%m%dT%H%M%SZ}"
+
+
+def _disk_swap(context: RollbackContext, vm_id: str) -> DiskSwap:
+    uploading = Uploading(context.engine, UploadNotes(context.repository), context.watch.notify)
+    return DiskSwap(uploading, vm_id)
+
+
+def _tell_of_old(context: RollbackContext, exchanges: Sequence[Exchange], suffix: str, undo: Backup) -> None:
+    names = ", ".join(
+        printable(valid_alias(exchange.old.name, suffix)) for exchange in exchanges if exchange.old
+    )
+    context.watch.notify(
+        f"kept {counted(len(exchanges), 'old disk')}: {names}. 'pitr rollback --discard-old "
+        f"{printable(undo.vm.name)}' removes {'it' if len(exchanges) == 1 else 'them'}"
+    )
+
+
+def swap_back(
+    context: RollbackContext, left: Sequence[OldDisk], present: Sequence[Disk], undo: Backup, back_to: Backup
+) -> list[RolledBackDisk]:
+    """Let the disks that a rollback has left take their places again, once they are proven to hold `back_to`.
+
+    `present` are the VM's disks in their places, in the same order.
+    """
+    done: list[RolledBackDisk] = []
+    exchanges: list[Exchange] = []
+    workers = context.options.workers
+    for each, now in zip(left, present, strict=True):
+        started_at = time.monotonic()
+        old_stream, new_stream = back_to.stream_of(each.disk_id), undo.stream_of(now.id)
+        if old_stream is None or new_stream is None:
+            raise AssertionError("the points hold the disks")
+        with open_way_back(
+            context.repository, (undo, new_stream), (back_to, old_stream), workers=workers
+        ) as way:
+            check_disk(
+                printable(now.name),
+                way.point,
+                partial(disk_checksum, context.engine, each.disk_id),
+                workers=workers,
+            )
+            differing = way.differing_bytes
+        exchanges.append(_exchange(each.disk_id, now))
+        done.append(
+            RolledBackDisk(
+                each.disk_id, now.name, differing, 0, 0, time.monotonic() - started_at, True, now.id
+            )
+        )
+    _swap(context, exchanges, undo, back_to)
+    for each in left:
+        each.end(context.repository.store)
+    return done
+
+
+def still_there(context: RollbackContext, left: Sequence[OldDisk]) -> bool:
+    """Return whether all these disks exist on the engine, detached."""
+    return all(
+        disk_exists(context.engine, each.disk_id) and get_disk(context.engine, each.disk_id).status == "ok"
+        for each in left
+    )
+
+
+def _exchange(new_id: str, old: Disk) -> Exchange:
+    return Exchange(new_id, valid_alias(old.name), settings_of(old), old, old.id)
+
+
+def _on_copy(
+    context: RollbackContext,
+    returning: ReturningDisk,
+    undo: Backup,
+    back_to: Backup,
+    suffix: str,
+    failure: ExitStack,
+) -> tuple[Disk, RolledBackDisk]:
+    """Copy the disk on the engine, and take the copy back. `failure` gets what removes the copy."""
+    started_at = time.monotonic()
+    engine, repository, workers = context.engine, context.repository, context.options.workers
+    disk = returning.disk
+    now = undo.stream_of(disk.id)
+    if now is None:
+        raise AssertionError("the undo point holds the disk")
+    with open_way_back(repository, (undo, now), (back_to, returning.stream), workers=workers) as way:
+        context.watch.notify(f"the engine copies disk {returning.name}")
+        copy = copy_disk(engine, disk.id, alias=valid_alias(disk.name, suffix))
+        failure.callback(_remove, context, copy)
+        sent = _send(context, returning, way, copy)
+        result = RolledBackDisk(
+            copy.id,
+            disk.name,
+            way.differing_bytes,
+            *sent,
+            time.monotonic() - started_at,
+            verified=True,
+            old_disk_id=disk.id,
+        )
+    return copy, result
+
+
+def _send(context: RollbackContext, returning: ReturningDisk, way: WayBack, copy: Disk) -> tuple[int, int]:
+    """Write what differs into the copy, and prove it. Return the bytes that were written and zeroed."""
+    engine, workers = context.engine, context.options.workers
+    with (
+        UploadNotes(context.repository).made_disk(copy.id),
+        context.watch.progress(f"rollback {returning.name}") as progress,
+        # A failure cancels the upload, and the engine then removes the copy.
+        start_upload(engine, copy.id) as upload,
+    ):
+        sent = send_difference(engine, way, upload, workers=workers, progress=progress)
+        check_disk(returning.name, way.point, lambda: upload_checksum(engine, upload), workers=workers)
+    return sent.written, sent.zeroed
+
+
+def _remove(context: RollbackContext, copy: Disk) -> None:
+    problem = remove_new_disk(context.engine, copy.id)
+    if problem is not None:
+        context.watch.notify(problem)
