@@ -47,3 +47,10 @@ def client(new_lab: Lab) -> Iterator[Client]:
     """The unmodified SDK, logged in."""
     with Client(new_lab) as client:
         yield client
+
+
+@pytest.fixture
+def shared_client(lab: Lab) -> Iterator[Client]:
+    """The unmodified SDK, logged in to the engine of the shared lab."""
+    with Client(lab) as client:
+        yield client

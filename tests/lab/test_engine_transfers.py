@@ -115,106 +115,108 @@ def test_finalize_cancel_and_extend_succeed_for_a_missing_or_ended_transfer(
     assert client.transfer(ended.id).get().phase == FINISHED_SUCCESS
 
 
-def test_a_paused_upload_keeps_its_ticket_and_goes_on(new_lab: Lab, client: Client, tmp_path: Path) -> None:
-    disk = new_lab.add_disk("lone", MIB)
-    upload = client.start_upload(disk.id)
-    assert refused(client.transfer(upload.id).resume).code == 409
-    with client.imageio(upload) as imageio:
+def test_a_paused_upload_keeps_its_ticket_and_goes_on(
+    lab: Lab, shared_client: Client, tmp_path: Path
+) -> None:
+    disk = lab.add_disk("lone", MIB)
+    upload = shared_client.start_upload(disk.id)
+    assert refused(shared_client.transfer(upload.id).resume).code == 409
+    with shared_client.imageio(upload) as imageio:
         imageio.write(0, b"x" * 512)
         imageio.flush()
-    client.transfer(upload.id).pause()
-    paused = client.await_transfer(upload.id, PHASE.PAUSED_USER)
+    shared_client.transfer(upload.id).pause()
+    paused = shared_client.await_transfer(upload.id, PHASE.PAUSED_USER)
     assert paused.transfer_url == upload.transfer_url
-    assert new_lab.locked_disks() == [disk.id]
-    client.transfer(upload.id).resume()
-    resumed = client.await_transfer(upload.id, TRANSFERRING)
-    with client.imageio(resumed) as imageio:
+    assert lab.locked_disks() == [disk.id]
+    shared_client.transfer(upload.id).resume()
+    resumed = shared_client.await_transfer(upload.id, TRANSFERRING)
+    with shared_client.imageio(resumed) as imageio:
         imageio.write(512, b"y" * 512)
         imageio.flush()
-    assert client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
+    assert shared_client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
     assert content_of(disk, tmp_path)[:1025] == b"x" * 512 + b"y" * 512 + b"\0"
 
 
 def test_resuming_without_the_ticket_leads_back_and_finalizing_keeps_the_disk(
-    new_lab: Lab, client: Client, tmp_path: Path
+    lab: Lab, shared_client: Client, tmp_path: Path
 ) -> None:
-    disk = new_lab.add_disk("lone", MIB)
-    upload = client.start_upload(disk.id, timeout_policy=PAUSE)
-    with client.imageio(upload) as imageio:
+    disk = lab.add_disk("lone", MIB)
+    upload = shared_client.start_upload(disk.id, timeout_policy=PAUSE)
+    with shared_client.imageio(upload) as imageio:
         imageio.write(0, b"x" * 512)
         imageio.flush()
-    new_lab.host.restart_daemon()
-    client.await_transfer(upload.id, PHASE.PAUSED_SYSTEM)
-    client.transfer(upload.id).resume()
-    client.await_transfer(upload.id, PHASE.PAUSED_SYSTEM)
-    assert new_lab.engine.phases_of(upload.id)[-2:] == ["resuming", "paused_system"]
-    assert client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
+    lab.host.restart_daemon()
+    shared_client.await_transfer(upload.id, PHASE.PAUSED_SYSTEM)
+    shared_client.transfer(upload.id).resume()
+    shared_client.await_transfer(upload.id, PHASE.PAUSED_SYSTEM)
+    assert lab.engine.phases_of(upload.id)[-2:] == ["resuming", "paused_system"]
+    assert shared_client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
     assert (disk.status, disk.legal) == ("ok", True)
     assert content_of(disk, tmp_path) == b"x" * 512 + bytes(MIB - 512)
-    second = client.start_upload(disk.id, timeout_policy=PAUSE)
-    assert client.finalize_transfer(second.id).phase == FINISHED_SUCCESS
+    second = shared_client.start_upload(disk.id, timeout_policy=PAUSE)
+    assert shared_client.finalize_transfer(second.id).phase == FINISHED_SUCCESS
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("legacy", True), ("pause", True), ("cancel", False)])
 def test_an_upload_that_cannot_start_does_as_its_policy_says(
-    new_lab: Lab, client: Client, policy: str, kept: bool
+    lab: Lab, shared_client: Client, policy: str, kept: bool
 ) -> None:
-    disk = new_lab.add_disk("lone", MIB)
-    new_lab.engine.faults.fail("transfer start")
+    disk = lab.add_disk("lone", MIB)
+    lab.engine.faults.fail("transfer start")
     direction, timeout_policy = types.ImageTransferDirection.UPLOAD, types.ImageTransferTimeoutPolicy(policy)
-    upload = client.post_transfer(disk.id, direction=direction, timeout_policy=timeout_policy)
-    client.await_transfer(upload.id, PHASE.PAUSED_SYSTEM if kept else FINISHED_FAILURE)
-    assert [each.id for each in new_lab.disks] == ([disk.id] if kept else [])
+    upload = shared_client.post_transfer(disk.id, direction=direction, timeout_policy=timeout_policy)
+    shared_client.await_transfer(upload.id, PHASE.PAUSED_SYSTEM if kept else FINISHED_FAILURE)
+    assert [each.id for each in lab.disks] == ([disk.id] if kept else [])
     if kept:
-        assert client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
+        assert shared_client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
 
 
-def test_an_open_upload_makes_the_volume_illegal(new_lab: Lab, client: Client) -> None:
-    vm = new_lab.add_vm("web1")
+def test_an_open_upload_makes_the_volume_illegal(lab: Lab, shared_client: Client) -> None:
+    vm = lab.add_vm("web1")
     disk = vm.add_disk("system", MIB)
-    download = client.start_download(disk.id)
+    download = shared_client.start_download(disk.id)
     legal = [disk.legal]
-    client.finalize_transfer(download.id)
-    upload = client.start_upload(disk.id)
+    shared_client.finalize_transfer(download.id)
+    upload = shared_client.start_upload(disk.id)
     legal.append(disk.legal)
-    assert refused(client.vm(vm).start).code == 409
-    assert client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
+    assert refused(shared_client.vm(vm).start).code == 409
+    assert shared_client.finalize_transfer(upload.id).phase == FINISHED_SUCCESS
     assert [*legal, disk.legal] == [True, False, True]
-    client.vm(vm).start()
+    shared_client.vm(vm).start()
 
 
-def test_the_bitmaps_of_a_disk_record_what_an_upload_writes(new_lab: Lab, client: Client) -> None:
-    vm = new_lab.add_vm("web1")
+def test_the_bitmaps_of_a_disk_record_what_an_upload_writes(lab: Lab, shared_client: Client) -> None:
+    vm = lab.add_vm("web1")
     disk = vm.add_disk("system", 4 * MIB)
-    base = client.backup_once(vm, [disk]).to_checkpoint_id
-    upload = client.start_upload(disk.id)
-    with client.imageio(upload) as imageio:
+    base = shared_client.backup_once(vm, [disk]).to_checkpoint_id
+    upload = shared_client.start_upload(disk.id)
+    with shared_client.imageio(upload) as imageio:
         imageio.write(MIB, b"x" * (64 << 10))
         imageio.flush()
-    client.finalize_transfer(upload.id)
-    backup = client.start_backup(vm, [disk], since=base)
-    download = client.start_download(disk.id, backup.id)
-    with client.imageio(download) as imageio:
+    shared_client.finalize_transfer(upload.id)
+    backup = shared_client.start_backup(vm, [disk], since=base)
+    download = shared_client.start_download(disk.id, backup.id)
+    with shared_client.imageio(download) as imageio:
         dirty = [(extent.start, extent.length) for extent in imageio.extents("dirty") if extent.dirty]
     assert dirty == [(MIB, 64 << 10)]
-    client.finalize_transfer(download.id)
-    client.finalize_backup(vm, backup.id)
+    shared_client.finalize_transfer(download.id)
+    shared_client.finalize_backup(vm, backup.id)
 
 
-def test_an_upload_finds_zeroes_and_frees_storage_only_on_files(new_lab: Lab, client: Client) -> None:
-    new_lab.add_storage_domain("lun", storage_type="iscsi")
-    on_files = new_lab.add_disk("files", 4 * MIB)
-    on_blocks = new_lab.add_disk("blocks", 4 * MIB, storage_domain="lun")
+def test_an_upload_finds_zeroes_and_frees_storage_only_on_files(lab: Lab, shared_client: Client) -> None:
+    lab.add_storage_domain("lun", storage_type="iscsi")
+    on_files = lab.add_disk("files", 4 * MIB)
+    on_blocks = lab.add_disk("blocks", 4 * MIB, storage_domain="lun")
     sizes = []
     for disk in (on_files, on_blocks):
-        upload = client.start_upload(disk.id)
-        with client.imageio(upload) as imageio:
+        upload = shared_client.start_upload(disk.id)
+        with shared_client.imageio(upload) as imageio:
             imageio.write(0, b"x" * 2 * MIB)
             imageio.flush()
             imageio.write(0, bytes(2 * MIB))
             imageio.flush()
             assert [extent.zero for extent in imageio.extents("zero")] == [True]
-        client.finalize_transfer(upload.id)
+        shared_client.finalize_transfer(upload.id)
         sizes.append(disk.image.stat().st_blocks * 512)
     assert sizes[0] < MIB < sizes[1]
 

@@ -61,7 +61,10 @@ def start_in_place(
 
 
 def open_uploads(engine: Engine, disk_id: str) -> list[AttachedTransfer]:
-    """Return the uploads of the disk that have not ended, whoever started them. Raises EngineError."""
+    """Return the open uploads that change the disk in place. A killed run leaves one open at most.
+
+    They are those that the engine pauses without use; another client can have started one, too. Raises EngineError.
+    """
     ids = start_in_place(engine, disk_id).ids_on_engine()
     found = [find_transfer(engine, transfer_id) for transfer_id in ids]
     return [upload for upload in found if upload is not None and upload.phase not in _ENDED]
@@ -134,8 +137,8 @@ class InPlaceUpload(Transfer):
             self._tell(error)
 
     def ids_on_engine(self) -> list[str]:
-        """Return the ids of all open uploads to the disk, whoever started them. Raises EngineError."""
-        return sorted(self._unfinished_ids())
+        """Return the ids of the open uploads that change the disk in place. Raises EngineError."""
+        return sorted(str(found.id) for found in self._open_ones() if found.timeout_policy == self._policy)
 
     def revive(self) -> None:
         """Make data flow again after imageio, the network or the engine had trouble.
