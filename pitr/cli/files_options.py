@@ -96,6 +96,31 @@ DigestOption = Annotated[
     bool,
     typer.Option("--digest", help="Read the file at each point, and compare and show its digest (BLAKE3)."),
 ]
+CheckedArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[VM]", help="Name or id of the VM. Default: the only VM in the repository."),
+]
+SampleOption = Annotated[
+    int,
+    typer.Option(
+        "--sample",
+        metavar="N",
+        min=20,
+        max=1_000_000,
+        help="Read the first bytes of at most this many files. The same files are read each time.",
+    ),
+]
+CompareWithOption = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="TIME|ID",
+        help="Compare with this point. Default: the earlier points that were checked, else the oldest one.",
+    ),
+]
+UnusualExitCodeOption = Annotated[
+    bool, typer.Option("--exit-code", help="Exit with 1 if the files are unusual.")
+]
 ContentOption = Annotated[
     bool,
     typer.Option("--content", help="Compare the bytes of files, too, not only size, time, mode and owner."),

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pitr.jobs import holds
+from pitr.jobs import holds, unusual_files
 from pitr.jobs import unusual as unusual_points
 from pitr.jobs.known_damage import losses
 from pitr.jobs.unusual import Unusual
@@ -49,7 +49,9 @@ def facts_of_vm(repository: Repository, vm_id: str | None) -> Mapping[str, Point
     """
     proven = drills.last_proven(repository.store, vm_id)
     damage = _damage_of_vm(repository, vm_id)
-    unusual = unusual_points.of_vms(repository.catalog_of_vm(vm_id), vm_id)
+    unusual = unusual_points.merged(
+        unusual_points.of_vms(repository.catalog_of_vm(vm_id), vm_id), unusual_files.of_vms(repository, vm_id)
+    )
     marks = holds.marks_of(repository, vm_id)
     return {
         backup_id: PointFacts(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -23,7 +23,7 @@ from pitr.repository.catalog import Catalog
 from pitr.repository.catalog.changes import Change, of_kind_between, oldest_first
 from pitr.units import human_size, in_unit_of
 
-What = Literal["changed", "data", "ratio"]
+What = Literal["changed", "data", "ratio", "content", "names"]
 
 #: A point is compared with so many earlier points of its kind.
 _FEWEST, _MOST = 7, 30
@@ -51,7 +51,11 @@ def median(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Unusual:
-    """A value of a point and the usual one: `changed` bytes, `data` bytes of a full, or `ratio` of stored to data."""
+    """A value of a point and the usual one.
+
+    `what`: `changed` bytes, `data` bytes of a full, or `ratio` of stored to data; from a check of the files, `content`
+    (the share of files that do not fit their type) or `names` (the number of names that attackers' programs give).
+    """
 
     what: What
     value: float
@@ -108,6 +112,16 @@ def of_newest(catalog: Catalog, vm_id: str, changes: Sequence[Change]) -> tuple[
     if len(recent) < _FEWEST or not _may_be_unusual(newest, sorted(map(_changed, recent))[len(recent) // 2]):
         return ()
     return _compared(_Point(newest, changes[1], recent[::-1]), since)
+
+
+def merged(
+    one: Mapping[str, tuple[Unusual, ...]], other: Mapping[str, tuple[Unusual, ...]]
+) -> dict[str, tuple[Unusual, ...]]:
+    """Return what is unusual by either of two measures, by backup id."""
+    return {
+        backup_id: one.get(backup_id, ()) + other.get(backup_id, ())
+        for backup_id in one.keys() | other.keys()
+    }
 
 
 class _Window:
@@ -237,9 +251,14 @@ def _before(point: _Point, since: Callable[[str], Sequence[Change]]) -> list[Cha
     return [change for change in since(times.to_sortable(time - _AGAIN_WITHIN)) if change.point < until]
 
 
-def warnings_of(catalog: Catalog, backup: Backup) -> list[str]:
-    """Return a warning if the point is unusual, with the newest point before it that is not. Raises RepositoryError."""
-    found = of_vms(catalog, backup.vm.id)
+def warnings_of(
+    catalog: Catalog, backup: Backup, checked: Mapping[str, tuple[Unusual, ...]] | None = None
+) -> list[str]:
+    """Return a warning if the point is unusual, with the newest point before it that is not.
+
+    `checked` has what checks of the files found, by backup id. Raises RepositoryError.
+    """
+    found = merged(of_vms(catalog, backup.vm.id), checked or {})
     if backup.backup_id not in found:
         return []
     warning = f"the point of {times.for_people(backup.point)} is unusual: {words(found[backup.backup_id])}"
@@ -263,6 +282,13 @@ def words(unusual: Sequence[Unusual]) -> str:
     for each in unusual:
         if each.what == "ratio":
             parts.append(f"hardly compressible ({each.value:.2g}, usually {each.usual:.2g}): encryption?")
+        elif each.what == "content":
+            usual = f"usually {each.usual:.0%}"
+            parts.append(f"{each.value:.0%} of the files do not fit their type ({usual}): encryption?")
+        elif each.what == "names":
+            parts.append(
+                f"{each.value:.0f} names of files are those of ransomware (usually {each.usual:.0f})"
+            )
         else:
             usual = in_unit_of(round(each.value), round(each.usual))
             value = human_size(round(each.value))

@@ -27,6 +27,7 @@ COLLECTION_LOCK = "locks/.collection"
 CONFIGURATIONS_LOCK = "locks/.configurations"
 DRILLS = "drills"
 CHECKS = "checks"
+CONTENTS = "contents"
 MARKS = "marks"
 PROOFS = "proofs"
 RETIRED = "retired"
@@ -142,6 +143,11 @@ def drills_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
 def checks_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
     """Return the folder of the damage found in a backup, in a VM's backups, or in all backups."""
     return "/".join(part for part in (CHECKS, vm_id, backup_id) if part is not None)
+
+
+def contents_of(vm_id: str | None = None, backup_id: str | None = None) -> str:
+    """Return the folder of the checks of the files of a point, of a VM's points, or of all points."""
+    return "/".join(part for part in (CONTENTS, vm_id, backup_id) if part is not None)
 
 
 def proofs_of(vm_id: str | None = None) -> str:

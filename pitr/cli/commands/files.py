@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`pitr files ls|cp|cat|find|history|diff`."""
+"""`pitr files ls|cp|cat|find|history|check|diff`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import IO, cast
 import typer
 
 from pitr.cli import files_options, point_options
-from pitr.cli.commands import file_versions
+from pitr.cli.commands import file_check, file_versions
 from pitr.cli.display import files as display
 from pitr.cli.display.output import take_standard_output, write
 from pitr.cli.display.progress import showing
@@ -225,6 +225,7 @@ def _print(pieces: Iterator[bytes]) -> int:
 
 app.command("history")(file_versions.history)
 app.command("find")(file_versions.find_)
+app.command("check")(file_check.check)
 
 
 @app.command("diff")

@@ -26,7 +26,7 @@ from pitr.cli.options import (
     with_common,
 )
 from pitr.errors import DamageError, UsageError
-from pitr.jobs import documents, find, unusual
+from pitr.jobs import documents, find, unusual_files
 from pitr.jobs.complete_points import check_complete
 from pitr.jobs.facts import PointFacts, facts_of
 from pitr.jobs.find import Choice
@@ -153,7 +153,7 @@ def _restore(
         streams = find.some_streams_of(chosen.backup, disks, repository)
         common.out.notify(point_options.in_words(chosen))
         warnings = point_options.warn(common.out, chosen, disks)
-        for line in unusual.warnings_of(repository.catalog_of_vm(chosen.backup.vm.id), chosen.backup):
+        for line in unusual_files.warnings_of(repository, chosen.backup):
             common.out.notify(f"warning: {line}")
             warnings.append(line)
 

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 
 from pitr.jobs.consolidate.shared_blobs import BlobsOfRemoved
 from pitr.model import Backup
-from pitr.repository import Repository, drills, findings, marks, names, removed_points
+from pitr.repository import Repository, content_checks, drills, findings, marks, names, removed_points
 from pitr.repository.store import ObjectMissing
 
 
@@ -25,6 +25,7 @@ def remove_records(repository: Repository, removed: Sequence[Backup], blobs: Blo
     store = repository.store
     repository.remove(removed)
     drills.remove_of(store, removed)
+    content_checks.remove_of(store, removed)
     findings.remove_of(store, removed)
     marks.remove_of(store, removed)
     for backup in removed:

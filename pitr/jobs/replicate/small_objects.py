@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Copy what lies beside the points: holds, notes, drills, and what is known about disks.
+"""Copy what lies beside the points: holds, notes, drills, checks of files, and what is known about disks.
 
 Nothing of it is copied for points that the target does not have. What belongs to one host or one engine stays where it
 is: runs, open backups and uploads, checkpoints, proofs, and findings, which are about the bytes of one repository. Only
@@ -36,6 +36,7 @@ def copy_all(
     copy = _SmallCopy(source, target, team, result, frozenset(vm_ids))
     copy.of_points(names.MARKS, lambda name: True)
     copy.of_points(names.DRILLS, lambda name: True)
+    copy.of_points(names.CONTENTS, lambda name: True)
     copy.of_points(names.CHECKS, lambda name: f"-{findings.ENGINE}-" in name.rpartition("/")[2])
     copy.of_vms(names.SUCCESSIONS, 1)
     # The ended ones first, so that none looks open that has ended.

@@ -15,7 +15,8 @@ from datetime import datetime
 from pitr import times
 from pitr.jobs import find, known_damage, point_order, proofs, unusual
 from pitr.jobs.status.vm_status import KnownPoints, LastPoint, PointTime
-from pitr.jobs.unusual import median
+from pitr.jobs.unusual import Unusual, median
+from pitr.jobs.unusual_files import NewestChecks
 from pitr.model import Backup, VMName
 from pitr.repository import Repository, drills, retired
 from pitr.repository.catalog import Catalog, changes, overview
@@ -39,6 +40,7 @@ class _Gathered:
     proven: dict[str, datetime] = field(default_factory=dict)
     last_drills: dict[str, tuple[str, Proven]] = field(default_factory=dict)
     retired: frozenset[str] = frozenset()
+    checks: list[NewestChecks] = field(default_factory=list)
 
     def add(self, repository: Repository, catalog: Catalog, vm_id: str | None) -> None:
         """Gather what is known of a VM; of all VMs for None. Raises RepositoryError."""
@@ -50,6 +52,7 @@ class _Gathered:
         self.proven |= proofs.last_proven(repository, vm_id, drilled=drilled)
         self.last_drills |= _last_drills(drilled)
         self.retired = retired.ids(repository.store)
+        self.checks.append(NewestChecks(repository, vm_id))
 
 
 def known_points(
@@ -94,6 +97,7 @@ def _of_vm(catalog: Catalog, vm: VMName, everything: _Gathered, now: datetime) -
         count=count,
         chain_length=_chain_length(catalog, newest),
         last=_last(catalog, vm, newest, damaged=damaged, incomplete=incomplete),
+        unusual_files=_unusual_files(catalog, vm, newest, everything),
         newest_good=PointTime(good.backup_id, times.from_text(good.point)) if good is not None else None,
         damaged=tuple(change.backup_id for change in in_order if change.backup_id in damaged),
         incomplete=tuple(incomplete),
@@ -146,6 +150,19 @@ def _last(
         damaged=last.backup_id in damaged,
         lacks=_lacks(catalog.get(last.backup_id)) if last.backup_id in incomplete else None,
     )
+
+
+def _unusual_files(
+    catalog: Catalog, vm: VMName, newest: Sequence[Change], everything: _Gathered
+) -> tuple[Unusual, ...]:
+    """Return what is unusual about the files of the newest point that was checked."""
+
+    def point_of(backup_id: str) -> datetime | None:
+        backup = catalog.get(backup_id)
+        return backup.point if backup is not None else None
+
+    ids = [change.backup_id for change in newest]
+    return tuple(each for checks in everything.checks for each in checks.unusual_of_vm(vm.id, ids, point_of))
 
 
 def _lacks(backup: Backup | None) -> str:

@@ -67,7 +67,7 @@ METRICS: dict[str, tuple[str, _Value]] = {
     ),
     "pitr_vm_unusual": (
         "1 if the newest point is unusual: its VM may have been encrypted.",
-        lambda vm: int(bool(vm.points.last.unusual)),
+        lambda vm: int(bool(vm.points.last.unusual or vm.points.unusual_files)),
     ),
     "pitr_vm_retired": (
         "1 if the VM is retired: pitr does not expect new points of it.",

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pitr import times
-from pitr.jobs import documents, unusual
+from pitr.jobs import documents, unusual, unusual_files
 from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_good_points
 from pitr.jobs.status.collect import known_points
 from pitr.jobs.status.expected import ExpectedRuns
@@ -84,7 +84,7 @@ def document(repository: Repository, status: Status) -> dict[str, Any]:
             of_vm = {} if is_last else unusual.of_vms(catalog, each.vm.id)
             found[good.backup_id] = last.unusual if is_last else of_vm.get(good.backup_id, ())
     backups = overview.backups(catalog, found)
-    facts = facts_of_good_points(repository, found)
+    facts = facts_of_good_points(repository, _with_files(repository, found))
     result: dict[str, Any] = {
         "ok": status.ok,
         "vms": [_document(each, backups, facts) for each in status.vms],
@@ -94,6 +94,14 @@ def document(repository: Repository, status: Status) -> dict[str, Any]:
     if status.sites:
         result["sites"] = [_site(each, status.time) for each in status.sites]
     return result
+
+
+def _with_files(
+    repository: Repository, found: Mapping[str, tuple[Unusual, ...]]
+) -> Mapping[str, tuple[Unusual, ...]]:
+    """Return what is unusual about the points `found`, with what checks of their files found."""
+    checked = unusual_files.of_vms(repository, None)
+    return {backup_id: of_point + checked.get(backup_id, ()) for backup_id, of_point in found.items()}
 
 
 def _site(site: SiteStatus, now: datetime) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def _document(
         "proven_at": times.to_text(points.proven_at) if points.proven_at is not None else None,
         "damaged_points": list(points.damaged),
         "incomplete_points": list(points.incomplete),
-        "unusual": [asdict(each) for each in points.last.unusual],
+        "unusual": [asdict(each) for each in (*points.last.unusual, *points.unusual_files)],
     }
 
 

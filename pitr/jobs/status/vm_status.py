@@ -55,7 +55,10 @@ class LastPoint:
 
 @dataclass(frozen=True, slots=True)
 class KnownPoints:
-    """What the repository knows of all points of a VM. Ids are newest first; `failed_drill` is the point's time."""
+    """What the repository knows of all points of a VM. Ids are newest first; `failed_drill` is the point's time.
+
+    `unusual_files` has what is unusual about the files of the newest point that was checked.
+    """
 
     count: int
     chain_length: int
@@ -65,6 +68,7 @@ class KnownPoints:
     incomplete: tuple[str, ...] = ()
     proven_at: datetime | None = None
     failed_drill: datetime | None = None
+    unusual_files: tuple[Unusual, ...] = ()
     retired: bool = False
 
 
@@ -115,6 +119,8 @@ def _reasons(
         yield State.CRITICAL, f"the newest good point is {old} old, and {allowed} are allowed"
     if last.unusual:
         yield State.WARNING, f"the newest point is unusual: {unusual.words(last.unusual)}"
+    if points.unusual_files:
+        yield State.WARNING, f"the newest check of files found: {unusual.words(points.unusual_files)}"
     if last.lacks is not None:
         yield State.WARNING, f"the newest point is incomplete: it lacks {last.lacks}"
     if points.damaged and not last.damaged and points.newest_good is not None:

@@ -18,7 +18,17 @@ from pitr.jobs.facts import PointFacts
 from pitr.jobs.upkeep import small_objects
 from pitr.jobs.upkeep.pruned import BusyVM, FailedRemoval
 from pitr.model import Backup, VMName
-from pitr.repository import Repository, drills, findings, marks, names, proofs, removed_points, tombstones
+from pitr.repository import (
+    Repository,
+    content_checks,
+    drills,
+    findings,
+    marks,
+    names,
+    proofs,
+    removed_points,
+    tombstones,
+)
 from pitr.repository.hidden import based_on, needed_by
 from pitr.repository.protection import protected_until
 from pitr.repository.removed_points import RemovedPoint
@@ -141,6 +151,7 @@ def _remove(removal: Removal, vm: VMName, due: _Due) -> None:
     _tell(removal, due.points)
     repository.opened_catalog().again(vm.id)
     drills.remove_of(store, points)
+    content_checks.remove_of(store, points)
     findings.remove_of(store, points)
     marks.remove_of(store, points)
     streams = {stream.stream_id for backup in points for stream in backup.streams}
