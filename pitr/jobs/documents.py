@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pitr import times
 from pitr.jobs import find
-from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_removed, facts_of_vm
+from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of_all, facts_of_removed, facts_of_vm
 from pitr.jobs.known_damage import damage_of
 from pitr.jobs.point_order import without_replaced
 from pitr.jobs.shared import Shared, shared_of
@@ -378,9 +378,10 @@ def points_of_vm(
 
     The points of all VMs are read while you iterate. Raises NoSuchVM.
     """
-    catalog = repository.catalog_of_vm(vm)
     if vm is None:
-        return InTurn(catalog, since=part.since, last=part.last), facts_of_vm(repository, None)
+        shown = repository.shown_catalog
+        return InTurn(shown, since=part.since, last=part.last), facts_of_all(repository, shown)
+    catalog = repository.catalog_of_vm(vm)
     chosen = find.vm_named(catalog, vm)
     return part.of(without_replaced(catalog.points(chosen.id))), facts_of_vm(repository, chosen.id)
 

@@ -13,6 +13,7 @@ from pitr.jobs.known_damage import losses
 from pitr.jobs.unusual import Unusual
 from pitr.model import Backup
 from pitr.repository import Repository, drills, removed_points
+from pitr.repository.catalog import Catalog
 from pitr.repository.drills import Proven
 from pitr.repository.findings import StoredFinding
 from pitr.repository.marks import NO_MARKS, Marks
@@ -47,10 +48,19 @@ def facts_of_vm(repository: Repository, vm_id: str | None) -> Mapping[str, Point
 
     Raises RepositoryError.
     """
+    return _facts(repository, repository.catalog_of_vm(vm_id), vm_id)
+
+
+def facts_of_all(repository: Repository, catalog: Catalog) -> Mapping[str, PointFacts]:
+    """Return the facts about all points of a catalog by backup id, as `facts_of_vm` does. Raises RepositoryError."""
+    return _facts(repository, catalog, None)
+
+
+def _facts(repository: Repository, catalog: Catalog, vm_id: str | None) -> Mapping[str, PointFacts]:
     proven = drills.last_proven(repository.store, vm_id)
-    damage = _damage_of_vm(repository, vm_id)
+    damage = _damage_of_vm(repository, catalog, vm_id)
     unusual = unusual_points.merged(
-        unusual_points.of_vms(repository.catalog_of_vm(vm_id), vm_id), unusual_files.of_vms(repository, vm_id)
+        unusual_points.of_vms(catalog, vm_id), unusual_files.of_vms(repository, vm_id)
     )
     marks = holds.marks_of(repository, vm_id)
     return {
@@ -79,9 +89,12 @@ def facts_of_good_points(
     }
 
 
-def _damage_of_vm(repository: Repository, vm_id: str | None) -> dict[str, tuple[StoredFinding, ...]]:
+def _damage_of_vm(
+    repository: Repository, catalog: Catalog, vm_id: str | None
+) -> dict[str, tuple[StoredFinding, ...]]:
     damage: dict[str, dict[str, StoredFinding]] = defaultdict(dict)
-    for loss in losses(repository, vm_id):
+    # A frame of one VM can be in use by another one.
+    for loss in losses(repository, vm_id, catalog=catalog if vm_id is None else None):
         for backup_id in loss.points:
             damage[backup_id][loss.finding.name] = loss.finding
     return {backup_id: tuple(by_name.values()) for backup_id, by_name in damage.items()}

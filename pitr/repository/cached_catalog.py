@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from functools import partial
 from itertools import groupby
@@ -21,27 +21,40 @@ from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
 from pitr.repository.store.naming import set_mode
+from pitr.system.closing import Closes
 from pitr.system.replace_file import move_file
 
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
 #: Records that are read and added at a time.
 _BATCH = 500
+#: The records of so many new VMs are read, to learn their names.
+_FEW_VMS = 5
 
 
-class CompletedCatalog:
+class CompletedCatalog(Closes):
     """A catalog that adds records missing from it, because a process may die between the two writes.
 
     It removes nothing, so that `verify` notices a lost record, and skips damaged records. If the file is not
     writable, it adds the records in memory. Comparing the names of 100,000 points takes a second, so callers that
     need only one VM complete only that VM.
 
-    Points with a tombstone are not in it. `own_state`: the file belongs to one host of several.
+    Points with a tombstone are not in it. `own_state`: the file belongs to one host of several. Unless it `remembers`,
+    a record that is gone is forgotten.
     """
 
-    def __init__(self, path: Path, store: Store, read_record: ReadRecord, *, own_state: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        store: Store,
+        read_record: ReadRecord,
+        *,
+        own_state: bool = False,
+        remembers: bool = True,
+    ) -> None:
         self._path = path
         self._own_state = own_state
+        self._remembers = remembers
         self._tombstones = Tombstones(store)
         self._hidden: dict[str, dict[str, HiddenRecord]] = {}
         self._hidden_rows = HiddenRows(
@@ -70,7 +83,36 @@ class CompletedCatalog:
                 if listed is None or vm_id not in self._whole_vms:
                     self._refresh(vm_id, listed)
             self._whole = True
+            self._note_whole()
         return self._catalog
+
+    def _note_whole(self) -> None:
+        """Note that the file has had all records, so that this host needs no snapshot."""
+        if self._own_state and self._remembers:
+            with suppress(OSError):
+                _whole_mark(self._path).touch(mode=0o600)
+
+    @property
+    def was_whole(self) -> bool:
+        """Whether the file once had all records, so that few are missing."""
+        return self._whole or _whole_mark(self._path).exists()
+
+    @property
+    def as_it_is(self) -> Catalog:
+        """The catalog without a look at the store."""
+        return self._catalog
+
+    def buried(self) -> Mapping[str, Mapping[str, datetime]]:
+        """Return when the tombstones of all points were written, by VM and backup id."""
+        return self._tombstones.all()
+
+    def complete_with(self, vm_id: str, listed: set[str]) -> None:
+        """Complete a VM whose records have these names, as the caller knows."""
+        self._refresh(vm_id, listed)
+
+    def is_whole(self) -> None:
+        """Take all VMs for complete, as the caller knows."""
+        self._whole = True
 
     def _by_vm(self) -> Iterator[tuple[str, set[str] | None]]:
         """Yield the VMs with the names of their records; None if these are not listed yet."""
@@ -85,8 +127,11 @@ class CompletedCatalog:
         # Another host may have removed all points of a VM.
         yield from ((vm_id, set()) for vm_id in sorted(self._catalog.vm_ids() - seen))
 
-    def of_vm(self, name: str) -> Catalog:
-        """Return the catalog with all records of the VM with this id or name; with all records if there is none."""
+    def of_vm(self, name: str, elsewhere: Callable[[str], Sequence[str]] = lambda name: ()) -> Catalog:
+        """Return the catalog with all records of the VM with this id or name; with all records if there is none.
+
+        `elsewhere` returns the ids of the VMs with this name, if it knows them without the records.
+        """
         if self._whole:
             return self._catalog
         if self._catalog.has_vm(name):
@@ -94,10 +139,14 @@ class CompletedCatalog:
             self._complete_vm(name)
             return self._catalog
         known = self._catalog.vm_ids()
-        for vm_id in self._store.folders(names.BACKUPS):
-            if vm_id not in known:
-                self._complete_vm(vm_id)
+        new = [vm_id for vm_id in self._store.folders(names.BACKUPS) if vm_id not in known]
+        told = elsewhere(name) if len(new) > _FEW_VMS else ()
+        for vm_id in told or new:
+            self._complete_vm(vm_id)
         matches = [vm.id for vm in self._catalog.vms_named(name)]
+        if told and not matches:
+            # A snapshot can be wrong.
+            return self.of_vm(name)
         for vm_id in matches:
             self._complete_vm(vm_id)
         return self._catalog if matches else self.whole()
@@ -162,7 +211,10 @@ class CompletedCatalog:
     def _complete_and_hide(
         self, vm_id: str, known: set[str], buried: Mapping[str, datetime], listed: set[str]
     ) -> None:
-        view = hidden.view(self._store, vm_id, known, listed, buried, own_state=self._own_state)
+        lost_stay = self._remembers
+        view = hidden.view(
+            self._store, vm_id, known, listed, buried, own_state=self._own_state, lost_stay=lost_stay
+        )
         writable = _writable(self._path)
         if view.gone:
             went = hidden.entries(self._catalog, vm_id, [each for each in view.gone if each in view.hidden])
@@ -260,12 +312,23 @@ def _created(path: Path, store: Store) -> Catalog:
                 # Another process may have replaced it already.
                 return Catalog.open(path)
             except CatalogUnusable:
+                _whole_mark(path).unlink(missing_ok=True)
                 scratch = _scratch(store)
                 Catalog.create(scratch).close()
                 _replace(path, scratch)
                 return Catalog.open(path)
     except (RepositoryError, OSError):
         return Catalog.create(None)
+
+
+def _whole_mark(path: Path) -> Path:
+    return path.with_name(f"{path.name}.whole")
+
+
+def replace_catalog(path: Path, scratch: Path) -> None:
+    """Give a new catalog file its place. Raises RepositoryError, OSError."""
+    with _replacing(path):
+        _replace(path, scratch)
 
 
 def _replacing(path: Path) -> AbstractContextManager[None]:

@@ -54,10 +54,12 @@ def view(
     buried: Mapping[str, datetime],
     *,
     own_state: bool,
+    lost_stay: bool = True,
 ) -> View:
     """Compare the `known` records of a VM with those that were `listed`, after the tombstones (`buried`).
 
-    `own_state`: other hosts remove points without telling this catalog. Raises RepositoryError.
+    `own_state`: other hosts remove points without telling this catalog. `lost_stay`: so do the rows of points whose
+    records are gone although no host removed them. Raises RepositoryError.
     """
     ids = {name: names.backup_of_record(name) or "" for name in listed | set(known)}
     hidden = {
@@ -65,7 +67,9 @@ def view(
     }
     gone = [ids[name] for name in known if ids[name] in buried]
     lost = [ids[name] for name in known if name not in listed and ids[name] not in buried]
-    if lost and own_state:
+    if not lost_stay:
+        gone += lost
+    elif lost and own_state:
         swept = {name.rpartition("/")[2] for name in store.list(names.swept_of(vm_id))}
         gone += [backup_id for backup_id in lost if backup_id in swept]
     missing = [name for name in listed.difference(known) if ids[name] not in hidden]

@@ -34,6 +34,8 @@ RETIRED = "retired"
 SUCCESSIONS = "successions"
 RUNS = "runs"
 COPIES = "copies"
+#: Snapshots of the catalog, which new hosts take.
+CATALOGS = "catalogs"
 #: Names the repositories that this one became a copy of after its creation.
 ORIGINS = "origins"
 TOMBSTONES = "tombstones"
@@ -113,6 +115,19 @@ def day(time: datetime) -> str:
 def commit(now: datetime, vm_id: str, point: datetime, backup_id: str) -> str:
     """Return the note that the record of a backup is about to be stored."""
     return f"{COMMITS}/{day(now)}/{times.to_object_name(point)}-{vm_id}-{backup_id}"
+
+
+def records_of_note(note: str) -> list[tuple[str, str, str]]:
+    """Return the VM, the backup and the record that a commit note may be of: several, where ids have hyphens."""
+    time, _, rest = note.rpartition("/")[2].partition("-")
+    point = times.from_object_name(time)
+    parts = rest.split("-")
+    splits = [("-".join(parts[:at]), "-".join(parts[at:])) for at in range(1, len(parts))]
+    return [
+        (vm_id, backup_id, record(vm_id, point, backup_id))
+        for vm_id, backup_id in splits
+        if point is not None and usable_id(vm_id) and usable_id(backup_id)
+    ]
 
 
 def control(kind: str, *key: str) -> str:

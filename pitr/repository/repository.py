@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pitr.errors import RepositoryError, UsageError
 from pitr.model import Backup, Record, StoredObject, Stream, VMName, note_names
-from pitr.repository import lock, marker, names, sealed, stored_record, tombstones
+from pitr.repository import lock, marker, names, sealed, shown_catalog, stored_record, tombstones
 from pitr.repository.cached_catalog import CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
 from pitr.repository.catalog.comparison import CatalogDifferences
@@ -72,6 +72,7 @@ class Repository(Closes):
         self.keyring = keyring
         note_names(sealed=not self.opens)
         self._catalog: CompletedCatalog | None = None
+        self._shown: CompletedCatalog | None = None
         # Streams that a record names or may name; `drop_stream` keeps them.
         self.recorded: set[str] = set()
         # Records of a bucket, which this process has read; each costs a request.
@@ -110,12 +111,27 @@ class Repository(Closes):
 
     def catalog_of_vm(self, name: str | None) -> Catalog:
         """Return the catalog with all records of the VM with this id or name, which is faster; with all for None."""
-        return self.catalog if name is None else self.opened_catalog().of_vm(name)
+        return self.catalog if name is None else self.opened_catalog().of_vm(name, self._vms_named)
 
     @property
     def catalog_by_number(self) -> Catalog:
         """The catalog with all records, if no record was lost; quicker than `catalog`."""
         return self.opened_catalog().by_number()
+
+    @property
+    def shown_catalog(self) -> Catalog:
+        """A catalog with all points, for lists only: a new host of a bucket makes it of a snapshot."""
+        if self._shown is None and self._is_new:
+            self._shown = shown_catalog.opened(self)
+        return self.catalog if self._shown is None else self._shown.whole()
+
+    def _vms_named(self, name: str) -> Sequence[str]:
+        return shown_catalog.vms_named(self, name) if self._is_new else ()
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether this host of a bucket has not read all records yet."""
+        return self.path != self.location and not self.opened_catalog().was_whole
 
     def completed_again(self, vm_id: str | None = None) -> tuple[Catalog, Sequence[str]]:
         """Return the catalog with all records (of a VM) that exist now, and messages about unreadable ones.
@@ -161,9 +177,10 @@ class Repository(Closes):
 
     def forget_catalog(self) -> None:
         """Close the catalog; its next user opens and completes it again."""
-        if self._catalog is not None:
-            self._catalog.close()
-            self._catalog = None
+        for each in (self._catalog, self._shown):
+            if each is not None:
+                each.close()
+        self._catalog = self._shown = None
 
     # Writing
 

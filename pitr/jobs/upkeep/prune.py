@@ -29,6 +29,7 @@ from pitr.model import Backup, Stream, VMName, parents_of
 from pitr.reporting import Notify
 from pitr.repository import (
     Repository,
+    catalog_snapshots,
     configurations,
     findings,
     names,
@@ -82,6 +83,8 @@ def prune(
     removal.of_unreferenced(grace, vms if only else None)
     removal.of_old_notes()
     protect_kept(repository, vms, removal.result, dry_run=dry_run)
+    if not dry_run and not only:
+        catalog_snapshots.try_to_store(repository, notify)
     return removal.result
 
 
