@@ -11,6 +11,7 @@ VM or disk, 5 busy, 6 the engine or imageio refused, failed or is unreachable, 1
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 
 class PitrError(Exception):
@@ -22,6 +23,16 @@ class PitrError(Exception):
         super().__init__(message)
         self.message = message
         self.advice = advice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors of another process come as they are, whatever their parameters.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[PitrError], arguments: tuple[Any, ...], state: dict[str, Any]) -> PitrError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(PitrError):

@@ -82,6 +82,12 @@ def validate(document: dict[str, Any], schema_name: str) -> None:
         raise FormatError(f"not valid against {schema_name}: {reason[:500]}") from None
 
 
+def warm_up() -> None:
+    """Compile what checks the documents of each backup: for a process that others are copied from."""
+    for name in ("repository.schema.json", "record.schema.json"):
+        _validator(name)
+
+
 @cache
 def _validator(schema_name: str, *, detailed: bool = False) -> Any:
     import fastjsonschema  # noqa: PLC0415

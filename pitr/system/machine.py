@@ -13,6 +13,11 @@ _OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
+def processors() -> int:
+    """Return how many processors this process can use at the same time."""
+    return len(os.sched_getaffinity(0))
+
+
 def memory_bytes() -> int:
     """Return the bytes of memory that this process can use: the machine's, or less if a control group limits it."""
     return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_cgroup_limits()])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One limit for all the data that a process moves, whichever transfers and threads move it.
+"""One limit for all the data that a process and its children move, whichever transfers and threads move it.
 
 The limit is a token bucket that holds at most one second. A thread takes what it is going to move at once and waits for
 the debt that is left, so that large pieces need no special treatment. Without a limit, `spend` costs one comparison.
@@ -7,15 +7,21 @@ the debt that is left, so that large pieces need no special treatment. Without a
 
 from __future__ import annotations
 
+import fcntl
+import mmap
+import os
+import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from pitr.system.cancellation import pause
 
 #: The longest single wait. A signal ends it in the main thread, a cancellation in all others.
 _STEP_S = 0.5
+#: The state of a bucket: tokens, and when it was filled.
+_STATE = struct.Struct("dd")
 
 
 class RateLimit:
@@ -27,6 +33,11 @@ class RateLimit:
         self._tokens = float(rate)
         self._filled_at = time.monotonic()
         self._lifted = False
+        self._shared: _Shared | None = None
+
+    def share(self) -> None:
+        """Let processes that are forked from now on count into the same bucket."""
+        self._shared = self._shared or _Shared(self._tokens, self._filled_at)
 
     def lift(self) -> None:
         """Let all waits end, now and from now on."""
@@ -34,14 +45,47 @@ class RateLimit:
 
     def spend(self, size: int) -> None:
         """Wait until `size` more bytes are within the limit. Raises Cancelled."""
-        with self._lock:
+        with self._lock, self._shared or nullcontext():
+            if self._shared is not None:
+                self._tokens, self._filled_at = self._shared.read()
             now = time.monotonic()
             self._tokens = min(self.rate, self._tokens + (now - self._filled_at) * self.rate) - size
             self._filled_at = now
+            if self._shared is not None:
+                self._shared.write(self._tokens, now)
             # Whoever comes later waits for the debts of all before.
             until = now - self._tokens / self.rate
         while (left := until - time.monotonic()) > 0 and not self._lifted:
             pause(min(left, _STEP_S))
+
+
+class _Shared:
+    """The state of a bucket in memory that processes share. The block of `with` holds the lock against the others.
+
+    The system takes the lock away from a process that dies. Within a process, the bucket has a lock of its own.
+    """
+
+    def __init__(self, tokens: float, filled_at: float) -> None:
+        self._file = os.memfd_create("pitr-rate")
+        os.ftruncate(self._file, _STATE.size)
+        self._memory = mmap.mmap(self._file, _STATE.size)
+        self.write(tokens, filled_at)
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def read(self) -> tuple[float, float]:
+        tokens, filled_at = _STATE.unpack_from(self._memory)
+        return tokens, filled_at
+
+    def write(self, tokens: float, filled_at: float) -> None:
+        _STATE.pack_into(self._memory, 0, tokens, filled_at)
 
 
 _limit: RateLimit | None = None
@@ -56,6 +100,12 @@ def spend(size: int) -> None:
 def is_limited() -> bool:
     """Return whether this process has a limit."""
     return _limit is not None
+
+
+def share() -> None:
+    """Let processes that are forked from now on count into the limit of this one."""
+    if _limit is not None:
+        _limit.share()
 
 
 def lift() -> None:

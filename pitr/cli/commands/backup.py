@@ -20,8 +20,10 @@ from pitr.jobs import documents, find
 from pitr.jobs.backup import many_vms
 from pitr.jobs.backup.choose_vms import VMSelection
 from pitr.jobs.backup.many_vms import Chosen, FleetInterrupted, FleetReports
+from pitr.jobs.backup.one_task import Elsewhere
 from pitr.jobs.backup.one_vm import BackupPlan, plan_backup
 from pitr.jobs.backup.options import BackupOptions
+from pitr.jobs.backup.processes import processes_of, template_for
 from pitr.ovirt.engine import Engine
 from pitr.repository import Repository
 from pitr.repository.history import Failure, VMOfRun
@@ -222,7 +224,8 @@ def _back_up(
     dry_run: bool,
 ) -> None:
     pipe.check()
-    with common.repository() as repository:
+    jobs = jobs or common.settings.jobs or 1
+    with template_for(jobs) as template, common.repository() as repository:
         known = selection.or_known(repository)
         common.run.expect([VMOfRun(None if vm.key == vm.name else vm.key, vm.name) for vm in known.vms])
         with common.engine() as engine:
@@ -238,7 +241,8 @@ def _back_up(
             with pipe.opened() as piping_out:
                 running = replace(options, piping_out=piping_out)
                 try:
-                    outcomes = _run(common, repository, engine, chosen, running, jobs)
+                    with processes_of(template, jobs, repository.location, engine) as processes:
+                        outcomes = _run(common, repository, engine, chosen, running, jobs, processes)
                 except FleetInterrupted as interrupt:
                     _note(common, [*interrupt.outcomes, *skipped])
                     common.run.error = Failure.of(interrupt)
@@ -289,7 +293,8 @@ def _run(
     engine: Engine,
     chosen: Sequence[Chosen],
     options: BackupOptions,
-    jobs: int | None,
+    jobs: int,
+    elsewhere: Elsewhere | None,
 ) -> list[many_vms.Outcome]:
     """Back up the VMs with progress, and report each when it is finished. Raises FleetInterrupted."""
     if not chosen:
@@ -301,8 +306,9 @@ def _run(
             engine,
             chosen,
             options,
-            jobs=jobs or common.settings.jobs or 1,
+            jobs=jobs,
             reports=FleetReports(progress_of, common.out.notify, report.finished),
+            elsewhere=elsewhere,
         )
 
 

@@ -17,6 +17,7 @@ from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.cli.pipe_options import PipeOptions
 from pitr.jobs import documents
 from pitr.jobs.backup.options import BackupOptions
+from pitr.jobs.backup.processes import processes_of, template_for
 from pitr.jobs.policy_run.outcome import RunResult, StepResult
 from pitr.jobs.policy_run.policy import Policy, choose_policy
 from pitr.jobs.policy_run.run import carry_out
@@ -59,20 +60,23 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
     pipe = PipeOptions(None, settings.put_command, None)
     # --limit-rate comes before the rate of the policy.
     rate = parse_rate(chosen.limit_rate) if not rate_limit.is_limited() else None
-    with pipe.opened() as piping_out, rate_limit.limited(rate):
+    location = common.repository_location()
+    jobs = chosen.jobs or settings.jobs or 1
+    with pipe.opened() as piping_out, rate_limit.limited(rate), template_for(jobs) as template:
         setup = RunSetup(
             policy=chosen,
-            repository=common.repository_location(),
+            repository=location,
             connect=common.engine,
             backup=BackupOptions(
                 workers=chosen.workers or common.workers(None),
                 busy_wait_s=_BUSY_WAIT_S,
                 piping_out=piping_out,
             ),
-            jobs=chosen.jobs or settings.jobs or 1,
+            jobs=jobs,
             delete_external=deleting_with(settings.delete_command),
             dry_run=dry_run,
             sites=places,
+            elsewhere=lambda engine: processes_of(template, jobs, location, engine),
         )
         result = carry_out(setup, _watch(common, chosen))
     _note(common, result)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -17,13 +18,11 @@ from pitr.errors import (
     Interrupted,
     NothingToBackUp,
     PitrError,
-    RepositoryError,
     UsageError,
 )
-from pitr.jobs import unusual
-from pitr.jobs.backup.one_vm import back_up
+from pitr.jobs.backup.one_task import BackupTask, Elsewhere, MadePoint, carry_out
 from pitr.jobs.backup.options import BackupOptions
-from pitr.jobs.facts import NO_FACTS, PointFacts, facts_of
+from pitr.jobs.facts import NO_FACTS, PointFacts
 from pitr.model import Backup
 from pitr.ovirt.engine import VM, Engine, list_vms, vms_with_tag
 from pitr.reporting import Notify, Progress, about_vm
@@ -119,7 +118,12 @@ class FleetReports:
 
 
 class Around:
-    """What happens around the backup of each VM: nothing. The threads of the run call these methods."""
+    """What happens around the backup of each VM: nothing. The threads of the run call these methods.
+
+    `chooses_options`: `options` looks into the repository.
+    """
+
+    chooses_options = False
 
     def before(self, vm: Chosen, stopped: Callable[[], bool]) -> None:
         """Prepare the backup, until `stopped` returns True. A PitrError is the outcome of the VM."""
@@ -152,15 +156,23 @@ def back_up_fleet(
     jobs: int,
     reports: FleetReports,
     around: Around | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> list[Outcome]:
     """Back up `vms` into the repository at `location`, `jobs` at a time; return the outcomes in the order of `vms`.
+
+    With `elsewhere`, the backups run in other processes, each once or, if its process dies, again; the threads of this
+    one only wait for them and do what is `around` them. Blobs that go to a command stay here.
 
     Busy VMs are tried again after the others, for up to `options.busy_wait_s`. Backups that run at the same time share
     `options.workers`. An interrupt is raised in the calling thread, after all backups have stopped, as FleetInterrupted
     if there are several VMs. A backup that waits for the engine stops when its data flows.
     """
     share = replace(options, workers=max(1, options.workers // max(1, min(jobs, len(vms)))))
-    fleet = _Fleet(location, engine, vms, share, jobs, reports, around or Around())
+    if options.piping_out is not None or (
+        elsewhere is not None and 1 in (jobs, len(vms)) and not elsewhere.takes_single_vms
+    ):
+        elsewhere = None
+    fleet = _Fleet(location, engine, vms, share, jobs, reports, around or Around(), elsewhere)
     try:
         fleet.run()
     except Interrupted as error:
@@ -172,7 +184,7 @@ def back_up_fleet(
 
 @dataclass(slots=True)
 class _Fleet:
-    """A run of several VMs. The calling thread changes its fields; each thread only adds its outcome with a point."""
+    """A run of several VMs. Only the calling thread changes its fields; each thread adds its outcome with a point."""
 
     location: Location
     engine: Engine
@@ -181,6 +193,7 @@ class _Fleet:
     jobs: int
     reports: FleetReports
     around: Around
+    elsewhere: Elsewhere | None
     outcomes: dict[Chosen, Outcome] = field(default_factory=dict)
     busy: list[Chosen] = field(default_factory=list)
     #: When waiting for busy VMs ends. Set after the first round.
@@ -195,7 +208,7 @@ class _Fleet:
             self._round(vms)
 
     def _round(self, vms: Sequence[Chosen]) -> None:
-        if self.jobs == 1 or len(vms) == 1:
+        if self.elsewhere is None and (self.jobs == 1 or len(vms) == 1):
             for vm in vms:
                 self._take(self._back_up(vm, self.reports.progress_of(vm.name), self.reports.notify))
             return
@@ -204,7 +217,9 @@ class _Fleet:
             tasks: list[Future[Outcome]] = []
             try:
                 for vm in vms:
-                    progress = _stopping(stop, self.reports.progress_of(vm.name))
+                    progress = self.reports.progress_of(vm.name)
+                    if self.elsewhere is None:
+                        progress = _stopping(stop, progress)
                     notify = _naming(vm, self.reports.notify)
                     tasks.append(pool.submit(self._back_up, vm, progress, notify, stop))
                 self._wait(tasks)
@@ -249,11 +264,9 @@ class _Fleet:
         facts = NO_FACTS
         try:
             self.around.before(vm, stopped)
-            # Each thread opens the repository itself: SQLite connections belong to one thread.
-            with about_vm(vm.name), Repository.open(self.location) as repository:
-                options = self.around.options(repository, self.engine, vm, self.options)
-                backup = back_up(repository, self.engine, vm.key, options, progress=progress, notify=notify)
-                facts = _facts(repository, backup, notify)
+            with about_vm(vm.name):
+                made = self._made(vm, progress, notify, stopped)
+            backup, facts = made.backup, made.facts
         except PitrError as error:
             if isinstance(error, Interrupted | _Stopped) or stopped():
                 self.around.after(Outcome(vm, None, None, time.monotonic() - started_at))
@@ -266,21 +279,25 @@ class _Fleet:
         self.around.after(outcome)
         return outcome
 
+    def _made(
+        self, vm: Chosen, progress: Progress | None, notify: Notify, stopped: Callable[[], bool]
+    ) -> MadePoint:
+        options = self.options
+        if self.elsewhere is None:
+            # Each thread opens the repository itself: SQLite connections belong to one thread.
+            with Repository.open(self.location) as repository:
+                options = self.around.options(repository, self.engine, vm, options)
+                task = BackupTask(vm.key, vm.name, options)
+                return carry_out(repository, self.engine, task, progress, notify)
+        if self.around.chooses_options:
+            with Repository.open(self.location) as repository:
+                options = self.around.options(repository, self.engine, vm, options)
+        task = BackupTask(vm.key, vm.name, replace(options, task_id=str(uuid.uuid4())))
+        return self.elsewhere.back_up(task, progress, notify, stopped)
+
 
 def _never() -> bool:
     return False
-
-
-def _facts(repository: Repository, backup: Backup, notify: Notify) -> PointFacts:
-    """Return the facts about a new point; `notify` gets a line if it is unusual."""
-    try:
-        facts = facts_of(repository, backup)
-    except RepositoryError:
-        # The point is complete all the same.
-        return NO_FACTS
-    if facts.unusual:
-        notify(f"the new point of VM {printable(backup.vm.name)} is unusual: {unusual.words(facts.unusual)}")
-    return facts
 
 
 class _Stopped(PitrError):

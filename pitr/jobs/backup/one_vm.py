@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pitr.jobs.backup.disks import choose_disks
 from pitr.jobs.backup.one_disk import DiskBackup, DiskRun
 from pitr.jobs.backup.options import BackupOptions
 from pitr.jobs.backup.siblings import Search, Siblings
+from pitr.jobs.backup.task_ids import committed, new_backup_id
 from pitr.jobs.backup.unchanged import trust_again
 from pitr.jobs.lineage import disk_ids_of
 from pitr.jobs.upkeep.leftovers import end_of_vm, noted, remove_old_checkpoints, warn_of_snapshots
@@ -124,7 +124,7 @@ class _BackupRun:
         self.options = options
         self.progress = progress
         self.notify = notify or _ignore
-        self.backup_id = str(uuid.uuid4())
+        self.backup_id = new_backup_id(self.options.task_id)
         self.bases = Bases(repository, engine, vm, options, notify)
         #: When the current backup began, by the engine's clock.
         self.began: datetime | None = None
@@ -138,6 +138,10 @@ class _BackupRun:
                 self.notify(
                     f"ended backup {leftover.backup_id}, which an earlier run had left open on the engine"
                 )
+        made = committed(self.repository, self.vm.id, self.options.task_id)
+        if made is not None:
+            self.notify(f"an earlier run of this task has made the point of VM {printable(self.vm.name)}")
+            return made
         disks, left_out = self.choose_disks()
         if self.options.piping_out is not None:
             self.options.piping_out.check(self.vm.name, len(disks))
@@ -228,7 +232,7 @@ class _BackupRun:
         """Return the base of the backup that takes the place of a stopped incremental. Raises CheckpointGone."""
         events = reported_problems(self.engine, self.backup_id, disk_name=stopped.disk_name, since=self.began)
         # The engine may remember the id of the stopped backup for some time.
-        self.backup_id = str(uuid.uuid4())
+        self.backup_id = new_backup_id(self.options.task_id)
         return self.bases.no_base(with_events(stopped.message, events), disks)
 
     def _after_damage(self, error: StoredDamage, disks: Sequence[Disk]) -> Base:
@@ -239,7 +243,7 @@ class _BackupRun:
             # The output has a part of the stream already, so nothing can take its place.
             raise error
         self.notify(f"VM {printable(self.vm.name)}: the comparison with stored data met damage: {reason}")
-        self.backup_id = str(uuid.uuid4())
+        self.backup_id = new_backup_id(self.options.task_id)
         return self.bases.choose(disks)
 
     @contextmanager

@@ -20,7 +20,8 @@ class BackupOptions:
     a full if no requested incremental is possible; otherwise fail. `check_unchanged`: compare this percentage of the
     unchanged ranges with the stored data. `busy_wait_s`: wait this long for VMs that are busy on the engine.
     `full_every`: take a full if the last one is that old. `like`: the VM (name or id) whose stored frames the first
-    backup of a disk uses; None for the VMs of the same template.
+    backup of a disk uses; None for the VMs of the same template. `task_id`: the task that the backup belongs to; if a
+    run of the same task has made the point already, it is the result (pitr/jobs/backup/task_ids.py).
     """
 
     full: bool = False
@@ -36,3 +37,4 @@ class BackupOptions:
     busy_wait_s: float = 0.0
     full_every: timedelta | None = None
     like: str | None = None
+    task_id: str | None = None

@@ -69,7 +69,10 @@ def _back_up(run: Running, engine: Engine, chosen: ChosenVMs) -> None:
         for step in around.failed_after(outcome.vm):
             run.add(step)
 
-    with run.watch.progress_each("backup", [vm.name for vm in chosen.vms]) as progress_of:
+    with (
+        run.watch.progress_each("backup", [vm.name for vm in chosen.vms]) as progress_of,
+        run.setup.elsewhere(engine) as elsewhere,
+    ):
         try:
             back_up_fleet(
                 run.setup.repository,
@@ -79,6 +82,7 @@ def _back_up(run: Running, engine: Engine, chosen: ChosenVMs) -> None:
                 jobs=run.setup.jobs,
                 reports=FleetReports(progress_of, run.watch.notify, finished),
                 around=around,
+                elsewhere=elsewhere,
             )
         except FleetInterrupted as interrupt:
             for outcome in interrupt.outcomes:
@@ -88,6 +92,8 @@ def _back_up(run: Running, engine: Engine, chosen: ChosenVMs) -> None:
 
 class _PolicyAround(Around):
     """Runs the hooks of each VM, and says how to back it up. Several threads use it."""
+
+    chooses_options = True
 
     def __init__(self, policy: Policy, hooks: Hooks) -> None:
         self._policy = policy

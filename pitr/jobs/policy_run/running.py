@@ -6,11 +6,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from pitr.errors import Interrupted, PitrError
 from pitr.jobs.backup.many_vms import ProgressOf
+from pitr.jobs.backup.one_task import Elsewhere
 from pitr.jobs.backup.options import BackupOptions
 from pitr.jobs.policy_run.hooks import Hooks
 from pitr.jobs.policy_run.outcome import RunResult, StepName, StepResult, Unfinished
@@ -31,7 +32,7 @@ class RunSetup:
     """What a run needs: the policy, the place of the repository, a way to the engine, and how to back up.
 
     `delete_external` deletes data that is stored externally; None if no command for it is configured. `sites` has the
-    places of the policy's sites.
+    places of the policy's sites. `elsewhere` opens the place where backups run, None for this process.
     """
 
     policy: Policy
@@ -42,6 +43,7 @@ class RunSetup:
     delete_external: DeleteExternal | None = None
     dry_run: bool = False
     sites: Mapping[str, Location] = field(default_factory=dict)
+    elsewhere: Callable[[Engine], AbstractContextManager[Elsewhere | None]] = lambda engine: nullcontext()
 
 
 @dataclass(frozen=True, slots=True)

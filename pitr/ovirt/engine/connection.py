@@ -34,7 +34,8 @@ class Engine:
 
     Entering it logs in, so that a wrong password, URL or CA is reported before any work starts. `poll_interval_s`
     is the longest pause between two polls while pitr waits. `retry_pause_s` is the pause before the first retry.
-    `request_timeout_s` limits one request. `close()` logs out and never raises.
+    `request_timeout_s` limits one request. `token` is the login of another connection, which logs out itself.
+    `close()` logs out and never raises.
 
     Raises LoginError, EngineError.
     """
@@ -47,6 +48,7 @@ class Engine:
         poll_interval_s: float = 2.0,
         request_timeout_s: float = 120.0,
         retry_pause_s: float = FIRST_PAUSE_S,
+        token: str | None = None,
     ) -> None:
         self.config = config
         self.log = log or logging.getLogger("pitr.ovirt.engine")
@@ -54,7 +56,7 @@ class Engine:
         self.where = urlsplit(config.url).netloc
         self._request_timeout_s = request_timeout_s
         self._retry_pause_s = retry_pause_s
-        self._login = _Login(config)
+        self._login = _Login(config, token)
         self._local = threading.local()
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
@@ -82,6 +84,10 @@ class Engine:
             version = None if info is None else info.version
             self._version = str((version and version.full_version) or (info and info.name) or "unknown")
         return self._version
+
+    def token(self) -> str:
+        """Return the token of the login, for a connection of another process. Raises LoginError, EngineError."""
+        return self._login.token(refused=None)
 
     def call(self, what: str, operation: Callable[[Any], T], *, idempotent: bool = True) -> T:
         """Return `operation(system_service)`; `what` names it in error messages ("reading VM x").
@@ -191,10 +197,11 @@ class Engine:
 class _Login:
     """The token that all threads share. The first thread that finds it expired renews it."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, lent: str | None) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._token: str | None = None
+        self._token = lent
+        self._lent = lent
 
     def token(self, refused: str | None) -> str:
         """Return a token other than `refused`; log in if necessary. Raises LoginError, EngineError."""
@@ -208,7 +215,7 @@ class _Login:
         """Log out. Return None, or why that failed."""
         with self._lock:
             token, self._token = self._token, None
-        return None if token is None else sso.logout(self._config, token)
+        return None if token is None or token == self._lent else sso.logout(self._config, token)
 
 
 class _Connection(ovirtsdk4.Connection):  # type: ignore[misc]

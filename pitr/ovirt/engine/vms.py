@@ -33,7 +33,7 @@ class VM:
     """A VM. `compatibility` is its own version ("4.6") or its cluster's, None if unknown.
 
     `hosts_engine`: the engine itself runs in the VM. `template_ids`: its template, and the one that it was first made
-    from, as far as they have disks.
+    from, as far as they have disks. `host_id`: the host that it runs on, None if it does not run.
     """
 
     id: str
@@ -45,6 +45,7 @@ class VM:
     compatibility: str | None
     hosts_engine: bool = False
     template_ids: frozenset[str] = frozenset()
+    host_id: str | None = None
 
 
 def find_vm(engine: Engine, name_or_id: str) -> VM:
@@ -180,4 +181,5 @@ def _read(vm: Any, clusters: Mapping[str, Any]) -> VM:
             for template in (vm.template, vm.original_template)
             if template is not None and template.id and template.id != _BLANK
         ),
+        host_id=vm.host.id if vm.host is not None else None,
     )
