@@ -13,7 +13,7 @@ from tests.support.lab import MiB, make_vm, nothing_open
 from tests.support.pitr import Pitr
 
 SIZE = 8 * MiB
-MODES = ([], ["--in-place"])
+MODES: tuple[list[str], ...] = ([], ["--in-place"])
 
 
 def _content(lab: Lab, disk_id: str, folder: Path) -> bytes:
