@@ -226,10 +226,11 @@ class InPlaceUpload(Transfer):
             if phase in _PAUSED:
                 asked = self._ask("resume") or asked
                 self._resumed.add(transfer_id)
-            elif phase == "transferring" and asked:
-                self._transfer_url = self._proxy_url = None
-                self._keep_urls(found)
-                return
+            elif found is not None and phase == "transferring" and asked:
+                if found.transfer_url:
+                    self._transfer_url = self._proxy_url = None
+                    self._keep_urls(found)
+                    return
             elif phase == "transferring":
                 # The engine may not know yet that imageio has lost the ticket. Resuming tells.
                 self._ask("pause")
