@@ -2,7 +2,7 @@
 """Rollbacks in place that are killed, at each step and at random moments.
 
 Whatever happens, each disk holds one of the two states or the rollback says that it is unfinished, --continue ends it,
-and the undo point restores. `PITR_KILLS` is the number of random kills.
+and the undo point restores. A quarter of `PITR_KILLS` is the number of random kills.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support.pitr_server import Done, PitrServer, Running
 from tests.support.sdk_client import content_of, wait_for
 from tests.support.stored_points import check_verified
 
-KILLS = int(os.environ.get("PITR_KILLS", "1"))
+KILLS = int(os.environ.get("PITR_KILLS", "4")) // 4
 MiB = 1 << 20
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 #: The phases in which the engine still works on a transfer.
