@@ -48,7 +48,7 @@ test-s3: install-s3 $(VENV)/installed
 
 # Ten times and more of what the tests sample or draw at random: about half an hour.
 soak: venv
-	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/guest tests/jobs/files $(PYTEST)
+	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/guest tests/jobs/files tests/jobs/rollback tests/ovirt/engine/test_in_place_kills.py $(PYTEST)
 
 # FUZZ takes libFuzzer's options.
 FUZZ := -max_total_time=600
