@@ -21,6 +21,10 @@ def showing(text: str) -> bytes:
 
 #: Restart through the keyboard's controller: mov al, FEh; out 64h, al.
 RESTART = b"\xb0\xfe\xe6\x64"
+#: Turn the machine off, as an i440FX does after its BIOS: mov dx, 604h; mov ax, 2000h; out dx, ax.
+POWER_OFF = b"\xba\x04\x06\xb8\x00\x20\xef"
+#: Write the boot sector to the second sector: mov ax, 0301h; mov bx, 7C00h; mov cx, 0002h; mov dx, 0080h; int 13h.
+WRITE_SECOND_SECTOR = b"\xb8\x01\x03\xbb\x00\x7c\xb9\x02\x00\xba\x80\x00\xcd\x13"
 #: Read a sector behind the first MiB: mov ax, 0201h; mov bx, 8000h; mov cx, 0301h; mov dx, 0080h; int 13h.
 READ_BEHIND_1_MIB = b"\xb8\x01\x02\xbb\x00\x80\xb9\x01\x03\xba\x80\x00\xcd\x13"
 
