@@ -64,8 +64,7 @@ def test_a_debian_is_proven_by_its_agent(lab: Lab, pitr: Pitr, tmp_path: Path) -
     assert point["proven"] == {"time": drill["time"], "ok": True}
     with Repository.open(pitr.repository) as repository:
         found = drills.last_boot(repository.store, point["vm"]["id"], point["backup_id"])
-    assert found is not None and found[1].boot is not None
-    assert found[1].boot.screenshot == picture.read_bytes()
+    assert found is not None and found.boot.screenshot == picture.read_bytes()
 
 
 @_debian
