@@ -17,6 +17,7 @@ from pitr.cli.options import Common, DisksOption, MaxWorkersOption, OnlyVMArgume
 from pitr.jobs import asked_time, documents
 from pitr.jobs.diff import two_points as job
 from pitr.jobs.diff.page import Page
+from pitr.jobs.diff.page.screens import screens
 from pitr.jobs.diff.two_points import DiskDiff
 from pitr.jobs.facts import NO_FACTS, facts_of_vm
 from pitr.model import Backup
@@ -116,7 +117,8 @@ def _compare(
         page = None
         if comparison.html is not None:
             catalog = repository.catalog_of_vm(after.vm.id)
-            page = Page(comparison.html, catalog, before, after, exact=comparison.exact)
+            seen = screens(repository, (before, after))
+            page = Page(comparison.html, catalog, before, after, exact=comparison.exact, screens=seen)
             failure.callback(page.abort)
         with showing(common.out, f"diff {after.vm.name}") as progress:
             disks = job.diff(
