@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from pitr.model import Backup
 from pitr.repository import Repository
-from tests.support.guest_images import make_image, partitioned, run
+from tests.support.guest_images import make_image, make_tree, partitioned, run
 from tests.support.pitr import Pitr
 from tests.support.points_of_images import AT, store_states
 
@@ -21,10 +20,18 @@ _FOLDERS = [
 ]
 
 
+def _image(folder: Path) -> bytes:
+    """Return an ext4 with the files of a folder."""
+    image = folder.with_suffix(".image")
+    run("truncate", "-s", "8M", image)
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-d", folder, image)
+    return image.read_bytes()
+
+
 @pytest.fixture
 def guest(repository: Repository, tmp_path: Path) -> list[Backup]:
     """Two points of a guest with an ext4 on its first disk, and a FAT on its second that does not change."""
-    images, _ = zip(*(make_image("ext4", tmp_path, state=state) for state in (0, 1)), strict=True)
+    images = [_image(make_tree(tmp_path / f"state{state}", state=state)) for state in (0, 1)]
     (tmp_path / "other").mkdir()
     other, _ = make_image("fat12", tmp_path / "other")
     return store_states(repository, [[partitioned((0x83, image)), other] for image in images])
@@ -68,11 +75,7 @@ def test_many_folders_are_joined_in_the_table_only(
             (folder / f"home/user{number % 2}/album{number}").mkdir(parents=True)
             (folder / f"home/user{number % 2}/album{number}/photo").write_bytes(b"x" * 100)
         folder.mkdir(exist_ok=True)
-        run("truncate", "-s", "4M", tmp_path / "image")
-        run("mke2fs", "-q", "-F", "-t", "ext4", "-d", folder, tmp_path / "image")
-        states.append([(tmp_path / "image").read_bytes()])
-        shutil.rmtree(folder)
-        (tmp_path / "image").unlink()
+        states.append([_image(folder)])
     store_states(repository, states)
     arguments = ("diff", "web", "--at", AT[0], "--at", AT[1], "--files")
     assert len(command.json(*arguments)["files"]["folders"]) == 60
@@ -89,12 +92,7 @@ def test_a_folder_that_became_a_file_counts_by_its_files(
     (tmp_path / "a/data/one").write_bytes(b"12")
     (tmp_path / "b").mkdir()
     (tmp_path / "b/data").write_bytes(b"123")
-    states = []
-    for name in ("a", "b"):
-        run("truncate", "-s", "4M", tmp_path / f"{name}.image")
-        run("mke2fs", "-q", "-F", "-t", "ext4", "-d", tmp_path / name, tmp_path / f"{name}.image")
-        states.append([(tmp_path / f"{name}.image").read_bytes()])
-    store_states(repository, states)
+    store_states(repository, [[_image(tmp_path / name)] for name in ("a", "b")])
     files = command.json("diff", "web", "--at", AT[0], "--at", AT[1], "--files")["files"]
     assert [(each["path"], each["added"], each["removed"]) for each in files["folders"]] == [
         ("/", 1, 0),
