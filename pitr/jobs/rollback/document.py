@@ -17,7 +17,7 @@ def rolled_back(result: RolledBack) -> dict[str, Any]:
     return {
         "undo_point": undo.backup_id if undo is not None else None,
         "point": result.point.backup_id,
-        "vm": {"id": vm.id, "name": known_name(vm.name, vm.id)},
+        "vm": {"id": vm.id, "name": known_name(vm.name)},
         "in_place": result.in_place,
         "dry_run": result.dry_run,
         "disks": [
