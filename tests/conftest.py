@@ -26,7 +26,7 @@ from tests.support.sealed import SealedPlace, sealed_place
 _PHASE_LAG_S = 0.01
 
 # A loaded machine makes any example slow.
-settings.register_profile("pitr", deadline=None)
+settings.register_profile("pitr", settings(deadline=None))
 settings.load_profile("pitr")
 
 # A shell starts background jobs with SIGINT ignored, and pitr leaves ignored signals ignored. The programs that the
