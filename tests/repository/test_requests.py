@@ -41,7 +41,7 @@ def test_a_point_takes_the_same_requests_however_long_its_chain_is(
     # The comparison of whole disks, which an engine that tracks changes spares, reads records and indexes.
     compared = ("GET indexes/", "GET backups/")
     counts = [len([each for each in made if not each.startswith(compared)]) for made in sent]
-    assert counts[0] <= 24 and counts[2] == counts[5] <= 30
+    assert counts[0] <= 17 and counts[2] == counts[5] <= 23
     written = [request for request in sent[5] if request.startswith("PUT")]
     assert len(written) <= 9
 
