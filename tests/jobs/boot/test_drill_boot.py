@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pitr.jobs.boot import watch
+from pitr.jobs.boot import screen, watch
 from pitr.lab import Lab
 from pitr.model import Backup
 from pitr.repository import Repository, drills
@@ -107,8 +107,7 @@ def test_a_console_without_what_you_expect_has_failed(command: Pitr, repository:
 def test_a_screen_without_a_failure_leaves_pitr_unsure(
     command: Pitr, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_SETTLED_S", 1.0)
-    monkeypatch.setattr(watch, "_SETTLED_BUSY_S", 1.0)
+    monkeypatch.setattr(screen, "_SETTLED_S", 1.0)
     _store(repository, tiny_guests.showing("web login: "))
     document = command.json("drill", "--boot", code=1)
     boot = document["drill"]["boot"]
