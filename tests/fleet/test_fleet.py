@@ -34,7 +34,9 @@ def test_a_killed_worker_costs_no_vm_its_point(lab: Lab, pitr: Pitr, vms: list[s
         lab.engine.phase_lag_s = 0.3
         with pitr.process("backup", *vms, "--scheduler", fleet.address, "-o", "json") as process:
             wait_until(lambda: len(lab.open_backups()) == 3, "three backups")
-            children = [child for template in children_of(home.process.pid) for child in children_of(template)]
+            children = [
+                child for template in children_of(home.process.pid) for child in children_of(template)
+            ]
             assert children
             home.kill()
             done = ended(process)
