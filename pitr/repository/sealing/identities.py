@@ -73,6 +73,12 @@ class KeySettings:
             return Path(PASSPHRASE) in self.identity_files
         return not self.identity_command and bool(self.passphrase_file or self.passphrase_command)
 
+    @property
+    def secret_files(self) -> list[Path]:
+        """The files with identities and passphrases."""
+        named = [path for path in self.identity_files if path != Path(PASSPHRASE)]
+        return [*named, *([self.passphrase_file] if self.passphrase_file is not None else [])]
+
     def passphrase(self, question: str) -> str:
         """Return the passphrase of the user. Raises UsageError, which does not quote it."""
         if self.passphrase_file is not None:

@@ -127,7 +127,8 @@ class Keyring:
         given = [*settings.identities(), *(stored or ())]
         self.has_passphrase = stored is not None
         self.identities: tuple[Identity, ...] = tuple(each for each in given if each.recipient in known)
-        self._given = settings.names_identity
+        #: Whether the user has named an identity, which may not fit.
+        self.given = settings.names_identity
         self._configured = tuple(Recipient.parse(text) for text in settings.recipients)
         if settings.trust:
             pin(folder, self.current.recipients)
@@ -210,7 +211,7 @@ class Keyring:
     def refusal(self, what: str = "the repository is sealed") -> NoFittingIdentity:
         """Return the error for content that no identity of this process opens; `what` says what is needed of it."""
         recipients = dict.fromkeys(each for epoch in reversed(self.epochs) for each in epoch.recipients)
-        why = "no given identity opens it" if self._given else "no identity is given"
+        why = "no given identity opens it" if self.given else "no identity is given"
         opens_for = described(tuple(recipients), whole=len(recipients) < _MANY)
         return NoFittingIdentity(
             f"{what}, and {why}. The repository opens for: {opens_for}",
