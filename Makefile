@@ -46,7 +46,7 @@ test: install-test $(VENV)/installed guest
 	@$(BIN)/pytest -n $(WORKERS) $(PYTEST)
 
 # `make test` runs these tests against a simulated server.
-S3_TESTS := tests/repository/test_s3_repository.py tests/repository/test_object_lock.py tests/repository/test_bucket_policy.py tests/repository/store tests/jobs/test_doctor_store.py
+S3_TESTS := tests/repository/test_s3_repository.py tests/repository/test_object_lock.py tests/repository/test_bucket_policy.py tests/repository/store tests/jobs/test_doctor_store.py tests/jobs/replicate/test_buckets.py
 test-s3: install-s3 $(VENV)/installed
 	@$(BIN)/python -m tests.support.radosgw $(BIN)/pytest -n $(WORKERS) $(S3_TESTS) $(PYTEST)
 

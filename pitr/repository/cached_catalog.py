@@ -29,7 +29,7 @@ _BATCH = 500
 #: The records of so many new VMs are read, to learn their names.
 _FEW_VMS = 5
 #: A list of records is of this moment for so long.
-_RECENT_S = 10.0
+_RECENT_S = 60.0
 
 
 class CompletedCatalog(Closes):
