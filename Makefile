@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 BUILD_PACKAGES := gcc python3-dev python3-venv libxml2-dev
 # The local oVirt of the demo and the tests.
 DEMO_PACKAGES := qemu-utils qemu-system-common e2fsprogs
-TEST_PACKAGES := age systemd rsync openssl zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl exfat-fuse exfatprogs
+TEST_PACKAGES := age systemd rsync openssl zstd libnbd-bin btrfs-progs dosfstools mtools ntfs-3g xfsprogs curl exfat-fuse exfatprogs qemu-system-x86 ovmf
+# The Debian that a test boots. These are only unpacked: nobody wants a second kernel installed.
+GUEST_PACKAGES := busybox-static qemu-guest-agent syslinux syslinux-common
+GUEST_KERNEL := linux-image-cloud-amd64
 # The real gateway for S3 of `make test-s3`.
 CEPH_PACKAGES := ceph-mon ceph-osd ceph-common radosgw
 # Only the tests of the page of `pitr diff --html` need this package of 400 MB.
@@ -17,7 +20,7 @@ WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$
 
 # Two runs of apt-get at the same time lock each other out.
 .NOTPARALLEL:
-.PHONY: help demo test test-s3 soak fuzz check format docs man bench plot bundle venv install-demo install-system install-test install-s3 clean
+.PHONY: help demo test guest test-s3 soak fuzz check format docs man bench plot bundle venv install-demo install-system install-test install-s3 clean
 
 help:
 	@echo "make demo            run the demo on a local oVirt: backups, a disaster, a restore, the proof"
@@ -38,7 +41,7 @@ help:
 demo: install-demo $(VENV)/demo
 	@$(BIN)/pitr demo
 
-test: install-test $(VENV)/installed
+test: install-test $(VENV)/installed guest
 	@$(BIN)/pytest -n $(WORKERS) $(PYTEST)
 
 # `make test` runs these tests against a simulated server.
@@ -48,7 +51,7 @@ test-s3: install-s3 $(VENV)/installed
 
 # Ten times and more of what the tests sample or draw at random: about half an hour.
 soak: venv
-	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/guest tests/jobs/files $(PYTEST)
+	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/guest tests/jobs/files tests/jobs/rollback tests/ovirt/engine/test_in_place_kills.py $(PYTEST)
 
 # FUZZ takes libFuzzer's options.
 FUZZ := -max_total_time=600
@@ -102,6 +105,16 @@ $(VENV)/demo $(VENV)/installed: pyproject.toml
 	@echo "Installing pitr and its Python packages into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
 	@touch $@ $(VENV)/demo
+
+# Without them, the test that boots a Debian is skipped. Installed ones are used as they are.
+guest: $(VENV)/installed
+	@if [ -d $(VENV)/guest ] || { ls /boot/vmlinuz-* && command -v busybox && command -v qemu-ga && command -v syslinux; } >/dev/null 2>&1; then exit 0; fi; \
+	command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || exit 0; \
+	new=$(VENV)/guest.$$$$; mkdir -p $$new && cd $$new && \
+	    kernel=$$(apt-cache depends $(GUEST_KERNEL) 2>/dev/null | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p') && \
+	    apt-get download -qq $$kernel $(GUEST_PACKAGES) 2>/dev/null && \
+	    for package in *.deb; do dpkg-deb -x $$package . && rm $$package || exit 1; done && \
+	    mv "$(CURDIR)/$$new" "$(CURDIR)/$(VENV)/guest" || rm -rf "$(CURDIR)/$$new"
 
 install-demo: PACKAGES := $(BUILD_PACKAGES) $(DEMO_PACKAGES)
 install-demo: PROGRAMS := gcc qemu-img qemu-nbd qemu-storage-daemon mke2fs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compare a rollback of a disk, of which 40 MiB have changed, with a restore of the same point to a new disk."""
+"""Compare a rollback of a disk, of which a hundredth has changed, with a restore of the same point to a new disk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import sys
 
 import disks
 import measure
-from measure import MIB, Result, Size
+from measure import Result, Size
 
 from pitr.lab import Lab, LabDisk, LabVM
 
-CHANGED = 40 * MIB
+#: A hundredth of the disk changes: 40 MiB of 4 GiB.
+SHARE = 100
 #: One changed piece of the disk, on a grid of its own size.
 PIECE = 64 * 1024
 GOAL_TIME = 0.15
@@ -37,7 +38,7 @@ def benchmark(size: Size) -> list[Result]:
             size.runs,
             {"in place": runs.in_place, "on copies": runs.on_copies, "restore to new disks": runs.restore},
         )
-    name = f"rollback of {size.disk_bytes / measure.GIB:g} GiB, {CHANGED // MIB} MiB changed"
+    name = f"rollback of {size.disk_bytes / measure.GIB:g} GiB, {runs.share / 1e6:.0f} MB changed"
     sent = Result(f"{name}: bytes sent", runs.sent / 1e6, runs.changed / 1e6, "MB", 1.0, "bytes that differ")
     return [
         sent,
@@ -54,9 +55,15 @@ class _Runs:
         self._vm = vm
         self._environment = environment
         self._chance = random.Random(18)
+        self._pieces = self._disk().size // SHARE // PIECE
         self.sent = self.changed = 0
         self._pitr("init")
         self._point = self._backup()
+
+    @property
+    def share(self) -> int:
+        """The number of bytes that the guest changes before each rollback."""
+        return self._pieces * PIECE
 
     def in_place(self) -> float:
         return self._rollback("--in-place")
@@ -84,10 +91,10 @@ class _Runs:
     def _change(self) -> None:
         self._vm.start()
         with self._disk().guest() as guest:
-            for number in self._chance.sample(range(self._disk().size // PIECE), CHANGED // PIECE):
+            for number in self._chance.sample(range(self._disk().size // PIECE), self._pieces):
                 guest.write(number * PIECE, self._chance.randbytes(PIECE))
         self._vm.stop()
-        self.changed += CHANGED
+        self.changed += self.share
 
     def _backup(self) -> str:
         made = json.loads(self._pitr("backup", "web1").output)

@@ -8,9 +8,21 @@ CREATE TABLE drill (
     ok          INTEGER,          -- NULL: the result is unreadable
     image       INTEGER,          -- 1: restored to images; 0: only read
     duration_ms INTEGER,
-    message     TEXT              -- why the result is unreadable
+    message     TEXT,             -- why the result is unreadable
+    boot        TEXT,             -- passed, failed or unsure; NULL: the drill did not boot the point
+    evidence    TEXT              -- guest-agent, console or screen
 );
 CREATE INDEX drill_by_backup ON drill (backup_id, time);
+
+-- The last picture on the screen of a guest that a drill booted.
+CREATE TABLE screen (
+    drill     TEXT PRIMARY KEY REFERENCES drill (name),
+    backup_id TEXT NOT NULL REFERENCES point (backup_id),
+    vm_id     TEXT NOT NULL,
+    time      TEXT NOT NULL,
+    boot      TEXT NOT NULL,
+    picture   BLOB NOT NULL       -- a PNG
+);
 
 CREATE TABLE finding (
     drill     TEXT NOT NULL REFERENCES drill (name),

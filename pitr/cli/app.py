@@ -40,6 +40,7 @@ ENTRIES = {
     ),
     "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
     "serve": CommandEntry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
+    "open": CommandEntry("open_", "open_", "Boot a point on this machine, in a window or for a VNC viewer."),
     "stats": CommandEntry("stats", "stats", "Show what is stored, how it grows, and when it is full."),
     "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
     "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),

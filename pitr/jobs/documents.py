@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from pitr.jobs.replicate.outcome import Replicated
     from pitr.jobs.restore.outcome import TargetPlace, TargetVM
     from pitr.jobs.restore.restored import Restored
-    from pitr.jobs.rollback.discard import DiscardedDisk
-    from pitr.jobs.rollback.result import RolledBack
     from pitr.jobs.upkeep.pruned import Pruned
     from pitr.jobs.upkeep.undo_prune import Undone
     from pitr.jobs.verify.stored_data import Verified
@@ -189,39 +187,6 @@ def consolidated(result: Consolidated) -> dict[str, Any]:
         "removed": [point(backup, result.facts) for backup in result.removed],
         "copied_bytes": result.copied_bytes,
         "freed_bytes": result.freed_bytes,
-    }
-
-
-def rolled_back(result: RolledBack) -> dict[str, Any]:
-    """Return the document of `pitr rollback`."""
-    undo = result.undo_point
-    return {
-        "undo_point": undo.backup_id if undo is not None else None,
-        "point": result.point.backup_id,
-        "vm": _vm(result.point.vm),
-        "in_place": result.in_place,
-        "dry_run": result.dry_run,
-        "disks": [
-            {
-                "disk_id": disk.disk_id,
-                "name": disk.name,
-                "differing_bytes": disk.differing_bytes,
-                "bytes_written": disk.bytes_written,
-                "bytes_zeroed": disk.bytes_zeroed,
-                "duration_s": round(disk.duration_s, 3),
-                "verified": disk.verified,
-                "old_disk_id": disk.old_disk_id,
-            }
-            for disk in result.disks
-        ],
-    }
-
-
-def discarded(removed: Sequence[DiscardedDisk], *, dry_run: bool) -> dict[str, Any]:
-    """Return the document of `pitr rollback --discard-old`."""
-    return {
-        "dry_run": dry_run,
-        "discarded": [{"disk_id": disk.disk_id, "name": disk.name, "size": disk.size} for disk in removed],
     }
 
 

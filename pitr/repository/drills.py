@@ -95,6 +95,15 @@ class Proven:
     complete: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class LastBoot:
+    """The last boot of a point: the name of the drill's object, its time, and the result."""
+
+    name: str
+    time: datetime
+    boot: Boot
+
+
 def add(store: Store, drill: Drill) -> str:
     """Store the result of a drill, and return its object's name. Raises RepositoryError."""
     document = {
@@ -170,15 +179,14 @@ def read(store: Store, name: str) -> Drill:
     )
 
 
-def last_boot(store: Store, vm_id: str, backup_id: str) -> tuple[str, Drill] | None:
-    """Return the point's last drill that booted it, with its object's name; None without one. Raises RepositoryError.
+def last_boot(store: Store, vm_id: str, backup_id: str) -> LastBoot | None:
+    """Return the point's last drill that booted it; None without one. Raises RepositoryError.
 
     Unreadable drills are skipped.
     """
-    found = sorted(store.list(names.drills_of(vm_id, backup_id)), reverse=True)
-    for name in found:
+    for name in sorted(store.list(names.drills_of(vm_id, backup_id)), reverse=True):
         with suppress(FormatError, ObjectMissing):
             drill = read(store, name)
             if drill.boot is not None:
-                return name, drill
+                return LastBoot(name, drill.time, drill.boot)
     return None

@@ -4,27 +4,44 @@
 from __future__ import annotations
 
 import gzip
+import lzma
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pitr.errors import ProgramFailed
 from pitr.system.process import find_program, run
 from tests.support.lab import MiB
 
 #: What the guest says on its first serial port once it is up.
 MARKER = "debian is up"
 _DISK_MIB = 40
+#: `make guest` unpacks packages here that are not installed.
+_UNPACKED = Path(__file__).parents[2] / ".venv/guest"
 _PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
-    "busybox": "busybox-static",
-    "qemu-ga": "qemu-guest-agent",
     "syslinux": "syslinux",
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
+    "busybox": "busybox-static",
+    "qemu-ga": "qemu-guest-agent",
 }
-_MBR = Path("/usr/lib/SYSLINUX/mbr.bin"), Path("/usr/lib/syslinux/mbr/mbr.bin")
+_MBR = ("usr/lib/SYSLINUX/mbr.bin", "usr/lib/syslinux/mbr/mbr.bin")
+#: For the agent's channel, each after those that it needs. A kernel may contain some of them.
+_MODULES = (
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_console",
+)
+#: The UEFI firmware in Debian's package ovmf.
+UEFI = (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_CODE.fd"))
 _QUICK = "quiet nokaslr mitigations=off tsc=reliable random.trust_cpu=on no_timer_check acpi=noirq"
 _INIT = f"""#!/bin/busybox sh
 busybox mount -t devtmpfs none /dev
@@ -47,9 +64,14 @@ class _Kernel:
     modules: Path
 
 
+def missing_qemu() -> list[str]:
+    """Return the Debian package of qemu if it is not installed."""
+    return [_PACKAGES[name] for name in ("qemu-system-x86_64",) if find_program(name) is None]
+
+
 def missing() -> list[str]:
     """Return the Debian packages without which the guest cannot be built or run."""
-    packages = [package for program, package in _PACKAGES.items() if find_program(program) is None]
+    packages = [package for program, package in _PACKAGES.items() if _found(program) is None]
     return packages + ([] if _kernel() else ["linux-image-cloud-amd64"])
 
 
@@ -69,7 +91,7 @@ def build(folder: Path) -> Path:
     run([_program("mkfs.vfat"), "-F", "16", str(part)])
     for source, name in ((kernel.image, "vmlinuz"), (initramfs, "initrd"), (settings, "syslinux.cfg")):
         run(["mcopy", "-i", str(part), str(source), f"::{name}"])
-    run(["syslinux", "--install", str(part)])
+    run([_program("syslinux"), "--install", str(part)])
     disk = folder / "debian.raw"
     with disk.open("wb") as file:
         file.write(_partitioned())
@@ -80,25 +102,32 @@ def build(folder: Path) -> Path:
 
 
 def _program(name: str) -> str:
-    path = find_program(name)
+    path = _found(name)
     assert path is not None, name
     return path
 
 
+def _found(name: str) -> str | None:
+    unpacked = (_UNPACKED / folder / name for folder in ("bin", "usr/bin", "sbin", "usr/sbin"))
+    return find_program(name) or next((str(path) for path in unpacked if path.is_file()), None)
+
+
 def _kernel() -> _Kernel | None:
-    """Return the smallest installed kernel: the one for clouds, if it is there."""
+    """Return an installed or unpacked kernel: the one for clouds, if it is there."""
     found = [
         _Kernel(image, modules)
-        for image in Path("/boot").glob("vmlinuz-*")
-        for modules in [Path("/lib/modules") / image.name.removeprefix("vmlinuz-")]
-        if (modules / "modules.dep").is_file()
+        for root in (_UNPACKED, Path("/"))
+        for image in (root / "boot").glob("vmlinuz-*")
+        for modules in (root / "lib/modules", root / "usr/lib/modules")
+        if (modules / image.name.removeprefix("vmlinuz-")).is_dir() and os.access(image, os.R_OK)
     ]
     return min(found, key=lambda kernel: "cloud" not in kernel.image.name, default=None)
 
 
 def _partitioned() -> bytes:
     """Return the first sector: the boot loader, and one active partition of FAT 16 behind the first MiB."""
-    loader = next(path for path in _MBR if path.is_file()).read_bytes()[:440].ljust(446, b"\0")
+    loaders = (root / name for root in (_UNPACKED, Path("/")) for name in _MBR)
+    loader = next(path for path in loaders if path.is_file()).read_bytes()[:440].ljust(446, b"\0")
     start, count = MiB // 512, (_DISK_MIB - 1) * MiB // 512
     entry = b"\x80\xfe\xff\xff\x0e\xfe\xff\xff" + start.to_bytes(4, "little") + count.to_bytes(4, "little")
     return (loader + entry).ljust(510, b"\0") + b"\x55\xaa"
@@ -113,19 +142,20 @@ def _root(kernel: _Kernel) -> Iterator[tuple[str, int, bytes]]:
     agent = _program("qemu-ga")
     libraries = re.findall(r"(/\S+) \(0x", run(["ldd", agent]))
     programs = {"bin/busybox": _program("busybox"), "usr/bin/qemu-ga": agent}
-    for path, source in (*programs.items(), *((library.lstrip("/"), library) for library in libraries)):
+    with suppress(ProgramFailed):
+        # None if it is the static one.
+        libraries += re.findall(r"(/\S+) \(0x", run(["ldd", programs["bin/busybox"]]))
+    for path, source in (
+        *programs.items(),
+        *((library.lstrip("/"), library) for library in dict.fromkeys(libraries)),
+    ):
         yield path, 0o100755, Path(source).read_bytes()
-    for number, module in enumerate(_modules(kernel, "virtio_pci", "virtio_console")):
-        yield f"modules/{number:02}", 0o100644, (kernel.modules / module).read_bytes()
-
-
-def _modules(kernel: _Kernel, *names: str) -> list[str]:
-    """Return the paths of the modules, each after those that it needs; none for one that the kernel contains."""
-    needs = {}
-    for line in (kernel.modules / "modules.dep").read_text().splitlines():
-        path, _, others = line.partition(":")
-        needs[Path(path).name.partition(".")[0].replace("-", "_")] = [*reversed(others.split()), path]
-    return list(dict.fromkeys(path for name in names for path in needs.get(name, [])))
+    folder = kernel.modules / kernel.image.name.removeprefix("vmlinuz-")
+    modules = {path.name.partition(".")[0]: path for path in folder.glob("kernel/drivers/**/virtio*.ko*")}
+    for number, name in enumerate(_MODULES):
+        if (path := modules.get(name)) is not None:
+            content = path.read_bytes()
+            yield f"modules/{number}", 0o100644, lzma.decompress(content) if path.suffix == ".xz" else content
 
 
 def _cpio(files: Iterable[tuple[str, int, bytes]]) -> bytes:

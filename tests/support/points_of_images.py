@@ -21,7 +21,9 @@ _BLOCK = 1 << 16
 AT = tuple(str((FIRST_POINT + timedelta(days=day)).isoformat()) for day in range(3))
 
 
-def store_states(repository: Repository, states: Sequence[Sequence[bytes]]) -> list[Backup]:
+def store_states(
+    repository: Repository, states: Sequence[Sequence[bytes]], configuration: str | None = None
+) -> list[Backup]:
     """Commit a backup for each state, a day apart; a state is the content of each disk."""
     backups: list[Backup] = []
     for number, disks in enumerate(states):
@@ -45,7 +47,7 @@ def store_states(repository: Repository, states: Sequence[Sequence[bytes]]) -> l
             point=_moment(number),
             parent_id=parent.backup_id if parent else None,
         )
-        repository.commit(Record(backup, None))
+        repository.commit(Record(backup, configuration))
         backups.append(backup)
     return backups
 

@@ -11,12 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from pitr.cli.display import disk_map
+from pitr.cli.display import changed_folders, disk_map
 from pitr.cli.display.progress import showing
 from pitr.cli.options import Common, DisksOption, MaxWorkersOption, OnlyVMArgument, with_common
-from pitr.jobs import asked_time, documents
+from pitr.errors import PitrError, UsageError
+from pitr.jobs import asked_time, documents, find
 from pitr.jobs.diff import two_points as job
+from pitr.jobs.diff.by_folder import FilesDiff, diff_files
 from pitr.jobs.diff.page import Page
+from pitr.jobs.diff.page.screens import screens
 from pitr.jobs.diff.two_points import DiskDiff
 from pitr.jobs.facts import NO_FACTS, facts_of_vm
 from pitr.model import Backup
@@ -43,6 +46,13 @@ ExactOption = Annotated[
     bool,
     typer.Option("--exact", help="Read the ranges whose digests differ, and compare them block by block."),
 ]
+FilesOption = Annotated[
+    bool,
+    typer.Option(
+        "--files",
+        help="Show which files were added, removed and changed, counted for each folder, not the disks.",
+    ),
+]
 HtmlOption = Annotated[
     Path | None,
     typer.Option(
@@ -63,6 +73,7 @@ def diff(
     disk: DisksOption = None,
     extents: ExtentsOption = False,
     exact: ExactOption = False,
+    files: FilesOption = False,
     html: HtmlOption = None,
     max_workers: MaxWorkersOption = None,
 ) -> None:
@@ -72,15 +83,21 @@ def diff(
     or one of each, in any order. pitr compares the digests of the stored frames and reads no data. Across a full
     backup it can report ranges that did not change, because the frames are different: --exact compares their data.
 
+    With --files, pitr reads the file systems and counts files by folder; 'pitr files diff' lists each file.
+
     Examples: pitr diff web1 --at 2020-06-30T10:00 --at 2020-06-30T22:00;
     pitr diff --point 9f8e --point 1c2d --disk system --extents;
+    pitr diff web1 --at 2020-06-30T10:00 --at now --files;
     pitr diff web1 --at 2020-06-30T10:00 --at now --html web1.html
     """
     at_times = [asked_time.parse(text) for text in at or ()]
+    if files and (extents or html is not None):
+        raise UsageError("--files does not go with --extents and --html", "Run pitr diff twice.")
     comparison = _DiffOptions(disk or (), exact, html, common.workers(max_workers))
     with common.repository() as repository:
         before, after = job.choose(repository, vm, at_times, point or ())
         disks = _compare(common, repository, before, after, comparison)
+        changed = _changed_files(common, repository, before, after, comparison) if files else None
         facts = facts_of_vm(repository, after.vm.id)
     if common.out.json:
         common.out.document(
@@ -91,12 +108,17 @@ def diff(
                 "changed_bytes": sum(disk_diff.changed_bytes for disk_diff in disks),
                 "disks": [_document(disk_diff, extents=extents) for disk_diff in disks],
                 "html": str(html) if html is not None else None,
+                "files": changed_folders.document(changed) if changed is not None else None,
             }
         )
-        return
-    common.out.show(*disk_map.shown(before, after, disks, extents=extents))
-    if html is not None:
-        common.out.show(f"The page is in {html}.")
+    elif changed is not None:
+        common.out.show(*changed_folders.shown(before, after, changed))
+    else:
+        common.out.show(*disk_map.shown(before, after, disks, extents=extents))
+        if html is not None:
+            common.out.show(f"The page is in {html}.")
+    if changed is not None and changed.problems:
+        raise typer.Exit(PitrError.exit_code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +138,8 @@ def _compare(
         page = None
         if comparison.html is not None:
             catalog = repository.catalog_of_vm(after.vm.id)
-            page = Page(comparison.html, catalog, before, after, exact=comparison.exact)
+            seen = screens(repository, (before, after))
+            page = Page(comparison.html, catalog, before, after, exact=comparison.exact, screens=seen)
             failure.callback(page.abort)
         with showing(common.out, f"diff {after.vm.name}") as progress:
             disks = job.diff(
@@ -133,6 +156,15 @@ def _compare(
             page.finish(disks)
         failure.pop_all()
     return disks
+
+
+def _changed_files(
+    common: Common, repository: Repository, before: Backup, after: Backup, comparison: _DiffOptions
+) -> FilesDiff:
+    streams = find.some_streams_of(after, comparison.disks, repository)
+    found = diff_files(repository, before, after, streams, notify=common.out.notify)
+    changed_folders.tell(common.out, found)
+    return found
 
 
 def _document(disk: DiskDiff, *, extents: bool) -> dict[str, Any]:

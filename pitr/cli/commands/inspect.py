@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +18,9 @@ from pitr.cli.options import (
     PointOrVMArgument,
     with_common,
 )
+from pitr.errors import NoSuchError
 from pitr.jobs import asked_time, holds, unusual
+from pitr.jobs.boot import last as last_boot
 from pitr.jobs.documents import (
     ListedPart,
     point_and_chain,
@@ -30,6 +33,10 @@ from pitr.jobs.documents import (
 from pitr.jobs.facts import NO_FACTS
 from pitr.jobs.known_damage import damage_of
 from pitr.jobs.shared import shared_of
+from pitr.repository import drills
+from pitr.repository.drills import LastBoot
+from pitr.system.replace_file import replace_file
+from pitr.system.target_path import new_file
 from pitr.text import named, printable
 from pitr.units import human_size
 
@@ -41,6 +48,15 @@ SinceOption = Annotated[
     typer.Option("--since", metavar="TIME", help="List only points of this time or later; TIME as for --at."),
 ]
 NoteOption = Annotated[bool, typer.Option("--note", help="Show the notes of the points.")]
+ScreenshotFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--screenshot",
+        metavar="FILE.png",
+        help="Write the picture of the guest's screen from the last 'pitr drill --boot' to this new file.",
+        parser=new_file("--screenshot"),
+    ),
+]
 RemovedOption = Annotated[
     bool,
     typer.Option(
@@ -79,19 +95,35 @@ def list_points(
     common.out.show(shown)
 
 
+def _write_screen(booted: LastBoot | None, path: Path) -> None:
+    if booted is None or booted.boot.screenshot is None:
+        raise NoSuchError("the point has no picture of its screen", "Run 'pitr drill --boot' on it first.")
+    replace_file(path, booted.boot.screenshot, 0o644)
+
+
 @with_common()
 def show(
-    common: Common, name: PointOrVMArgument = None, at: AtOption = None, point: PointOption = None
+    common: Common,
+    name: PointOrVMArgument = None,
+    at: AtOption = None,
+    point: PointOption = None,
+    screenshot: ScreenshotFileOption = None,
 ) -> None:
     """Show one point: its disks, times, checkpoint and chain.
 
-    Examples: pitr show 1c2d3e4f; pitr show web1 --at 2020-06-30T22:00; pitr show web1
+    Examples: pitr show 1c2d3e4f; pitr show web1 --at 2020-06-30T22:00; pitr show web1 --screenshot web1.png
     """
     asked = point_options.at_most_one(at, point)
     with common.repository() as repository:
         chosen = named_point.point_or_newest(repository, name, asked, common.out)
+        booted = drills.last_boot(repository.store, chosen.vm.id, chosen.backup_id)
+        if screenshot is not None:
+            _write_screen(booted, screenshot)
         if common.out.json:
-            common.out.document(point_document(repository, chosen.backup_id))
+            document = point_document(repository, chosen.backup_id)
+            if booted is not None:
+                document["boot"] = last_boot.document(booted)
+            common.out.document(document)
             return
         backup, chain, facts = point_and_chain(repository, chosen.backup_id)
         own = facts.get(backup.backup_id, NO_FACTS)
@@ -110,6 +142,8 @@ def show(
         common.out.show(f"Note: {printable(own.marks.note)}")
     if own.proven is not None:
         common.out.show(f"Last drill: {tables.proven_text(own.proven)}")
+    if booted is not None:
+        common.out.show(f"Last {last_boot.in_words(booted)}")
     if own.unusual:
         common.out.show(f"UNUSUAL: {unusual.words(own.unusual)}")
     if damage:

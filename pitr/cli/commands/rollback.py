@@ -23,8 +23,9 @@ from pitr.cli.options import (
     with_common,
 )
 from pitr.errors import UsageError
-from pitr.jobs import documents, find
+from pitr.jobs import find
 from pitr.jobs.good_points import GoodPoint
+from pitr.jobs.rollback import document
 from pitr.jobs.rollback import roll_back as job
 from pitr.jobs.rollback.discard import discard_old
 from pitr.jobs.rollback.result import RollbackContext, RollbackOptions, RollbackWatch, RolledBack
@@ -140,7 +141,7 @@ def _without_point(
         return
     removed = discard_old(context, named)
     if common.out.json:
-        common.out.document(documents.discarded(removed, dry_run=context.options.dry_run))
+        common.out.document(document.discarded(removed, dry_run=context.options.dry_run))
         return
     verb = "would be removed" if context.options.dry_run else "removed"
     for disk in removed:
@@ -151,7 +152,7 @@ def _without_point(
 
 def _show(common: Common, done: RolledBack) -> None:
     if common.out.json:
-        common.out.document(documents.rolled_back(done))
+        common.out.document(document.rolled_back(done))
         return
     common.out.show(table_of(done))
     name, time = printable(done.point.vm.name), for_people(done.point.point)

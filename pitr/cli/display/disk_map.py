@@ -29,12 +29,7 @@ def shown(
     before: Backup, after: Backup, found: Sequence[DiskDiff], *, extents: bool
 ) -> Iterator[RenderableType]:
     """Yield the parts that `pitr diff` prints."""
-    yield Text(f"VM {printable(after.vm.name)}")
-    yield Text(f"From {_named(before)}")
-    if before == after:
-        yield Text("To   the same point: there is no other point between the two times")
-    else:
-        yield Text(f"To   {_named(after)}")
+    yield from headings(before, after)
     yield _figures(found)
     with_map = [disk for disk in found if len(disk.changes)]
     for disk in with_map:
@@ -47,6 +42,16 @@ def shown(
             yield Text(f"Note on {printable(disk.name)}: {printable(disk.note)}")
     if extents:
         yield _ranges(found)
+
+
+def headings(before: Backup, after: Backup) -> Iterator[RenderableType]:
+    """Yield the lines that name the VM and the two points."""
+    yield Text(f"VM {printable(after.vm.name)}")
+    yield Text(f"From {_named(before)}")
+    if before == after:
+        yield Text("To   the same point: there is no other point between the two times")
+    else:
+        yield Text(f"To   {_named(after)}")
 
 
 def _named(backup: Backup) -> str:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Find the disk of another VM whose stored frames the first backup of a disk can use.
+"""Find the disk whose stored frames the first backup of a disk can use.
 
-Siblings are the other VMs of the VM's template, or the VM that the user names. Of a sibling, pitr takes the newest
-point with a whole chain. A frame of each candidate all over the disk tells how much it shares.
+Siblings are the disk whose place the new one took, the disks of other VMs of the VM's template, or those of the VM that
+the user names. Of each VM, pitr takes the newest point with a whole chain. Some frames all over the disk tell how much
+a candidate shares.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pitr.jobs.point_order import newest_first
 from pitr.model import Backup, Stream, VMName
 from pitr.ovirt.engine import VM, Disk, Engine, vms_of_templates
 from pitr.reporting import Notify
-from pitr.repository import Repository
+from pitr.repository import Repository, successions
 from pitr.repository.damage import StoredDamage
 from pitr.text import named, printable
 
@@ -112,12 +113,24 @@ class Search:
             if self.like is not None:
                 self.notify("without an identity, no stored data can be compared, so none is shared")
             return None
+        replaced = self._replaced(wanted) if not full else None
         points_of_siblings = [point for vm in self._vms() if (point := self._newest_good(vm)) is not None]
+        points_of_siblings += [replaced] if replaced is not None else []
         points_of_siblings.sort(key=lambda point: point[0].point, reverse=True)
         candidates = tuple((backup, stream) for backup, streams in points_of_siblings for stream in streams)
         if not candidates:
             return None
         return Siblings(self.repository, candidates, wanted, self.like is not None, self.notify)
+
+    def _replaced(self, wanted: Set[str]) -> tuple[Backup, Sequence[Stream]] | None:
+        """Return the newest good disks whose places new disks of this VM took, in a restore or a rollback."""
+        known = successions.of_vm(self.repository.store, self.vm.id)
+        family = known.family(wanted) - wanted
+        newest = self._newest_good(VMName(self.vm.id, self.vm.name)) if family else None
+        if newest is None:
+            return None
+        backup, streams = newest
+        return backup, [stream for stream in streams if stream.disk_id in family]
 
     def _vms(self) -> Iterator[VMName]:
         """Yield the siblings in the repository whose points are protected now."""

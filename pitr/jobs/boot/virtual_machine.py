@@ -49,9 +49,10 @@ class Screen:
 class Wanted:
     """How to start the guest.
 
-    `memory_bytes` None means as in the configuration, at most 2 GiB. `keep` has the overlays to keep, by disk id;
-    without it they are in a temporary folder in `scratch` (None: the system's), and removed. `observed` connects the
-    serial port and the agent's channel.
+    `memory_bytes` None means as in the configuration, at most 2 GiB. `keep` has the overlays to keep, by disk id:
+    new ones, or all of those that an earlier guest at this point wrote to. Without it they are in a temporary folder in
+    `scratch` (None: the system's), and removed. `observed` connects the serial port and the agent's channel, and
+    keeps a guest that shuts down for a look at its screen.
     """
 
     memory_bytes: int | None = None
@@ -132,10 +133,24 @@ def started(
                 on_unreadable=on_unreadable,
             )
         )
-        overlays.make_overlays(paths, served)
+        _make_or_check(paths, served)
         virtual = _machine(built, program, wanted, paths, private)
         guest = stack.enter_context(running(program.path, virtual, private, observed=wanted.observed))
         yield Started(guest, served, program.accelerator, boot_order(virtual.drives)[0].disk_id, notes)
+
+
+def _make_or_check(paths: Mapping[str, Path], served: Sequence[Served]) -> None:
+    """Create the overlays, or check that those that exist belong to these disks at this point. Raises UsageError."""
+    if not any(path.exists() for path in paths.values()):
+        overlays.make_overlays(paths, served)
+        return
+    for disk in served:
+        path = paths[disk.disk_id]
+        if overlays.backing_of(path) != disk.point_uri:
+            raise UsageError(
+                f"{path} is no overlay of disk {printable(disk.name)} at this point, or its socket was another one",
+                "Name the point and the path as you did when pitr created it, or name another file.",
+            )
 
 
 def _scratch(stack: ExitStack, folder: Path | None, streams: Sequence[Stream]) -> dict[str, Path]:
@@ -169,6 +184,7 @@ def _machine(
         firmware=program.firmware,
         variables=variables,
         disposable=wanted.keep is None,
+        stays=wanted.observed,
     )
 
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import orjson
+
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
 from pitr.jobs.serve.over_nbd import Served
@@ -15,13 +17,15 @@ from pitr.system.process import require, run
 from pitr.system.target_path import format_of_suffix, refuse_new_device, usable
 
 
-def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:
+def overlay_paths(
+    path: str, streams: Sequence[Stream], option: str = "--overlay", *, may_exist: bool = False
+) -> dict[str, Path]:
     """Return the file for each disk's overlay, by disk id: `path` for a single disk, else files in the folder `path`.
 
-    Raises UsageError if a file exists, ProgramMissing if qemu-img is not installed.
+    Raises UsageError if a file exists, unless all `may_exist`, ProgramMissing if qemu-img is not installed.
     """
     require("qemu-img")
-    target = Path(usable(path, "--overlay"))
+    target = Path(usable(path, option))
     if len(streams) == 1 and not target.is_dir() and not path.endswith("/"):
         paths = {streams[0].disk_id: target}
     elif target.exists() and not target.is_dir():
@@ -37,7 +41,7 @@ def overlay_paths(path: str, streams: Sequence[Stream]) -> dict[str, Path]:
                 f"Name it {file.with_suffix('.qcow2')}",
             )
         refuse_new_device(file)
-        if os.path.lexists(file):
+        if os.path.lexists(file) and not (may_exist and all(each.is_file() for each in paths.values())):
             raise UsageError(
                 f"{file} exists already: a guest may have written to it",
                 f"To continue with it, serve the same point with '--socket {file}.socket', or the one that "
@@ -57,6 +61,14 @@ def socket_beside(paths: Mapping[str, Path]) -> Path:
     except OSError as error:
         raise PitrError(f"cannot create the folder {first.parent}: {error.strerror}") from error
     return first.with_name("pitr.socket" if others else f"{first.name}.socket")
+
+
+def backing_of(path: Path) -> str | None:
+    """Return the name of the file under an overlay; None for another file. Raises ProgramFailed."""
+    # -U: its lock does not matter here, and qemu takes it itself afterwards.
+    described = orjson.loads(run(["qemu-img", "info", "-U", "--output=json", str(path.absolute())]))
+    backing = described.get("backing-filename")
+    return backing if described.get("format") == "qcow2" and isinstance(backing, str) else None
 
 
 def make_overlays(paths: Mapping[str, Path], served: Sequence[Served]) -> None:

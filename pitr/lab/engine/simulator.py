@@ -134,7 +134,7 @@ class Simulator:
         """Pause the open transfers of a disk like the engine itself, as after too long without use."""
         with self.state.lock:
             for transfer in self.state.active_transfers(disk_id=disk_id):
-                transfer.asked = "pause by system"
+                transfer.asked = transfer.asked or "pause by system"
             self.state.lock.notify_all()
 
     def invalidate_checkpoint(self, checkpoint_id: str) -> None:

@@ -197,6 +197,17 @@ class InPlaceUpload(Transfer):
         self._wait_until_transferring()
         self._unfinished = True
 
+    def _post(self) -> None:
+        try:
+            super()._post()
+        except EngineError as error:
+            # The answer was lost, the SDK sent the request twice, or a killed run did and the engine is late.
+            started = set(self.ids_on_engine()) - self._before
+            if len(started) != 1:
+                raise
+            self._id = started.pop()
+            self._engine.log.info("%s; %s is open, continuing", error.message, self._name)
+
     def _reopen(self, transfer_id: str) -> None:
         """Let data flow through this upload again, or through a new one."""
         self._id = transfer_id
@@ -215,10 +226,11 @@ class InPlaceUpload(Transfer):
             if phase in _PAUSED:
                 asked = self._ask("resume") or asked
                 self._resumed.add(transfer_id)
-            elif phase == "transferring" and asked:
-                self._transfer_url = self._proxy_url = None
-                self._keep_urls(found)
-                return
+            elif found is not None and phase == "transferring" and asked:
+                if found.transfer_url:
+                    self._transfer_url = self._proxy_url = None
+                    self._keep_urls(found)
+                    return
             elif phase == "transferring":
                 # The engine may not know yet that imageio has lost the ticket. Resuming tells.
                 self._ask("pause")

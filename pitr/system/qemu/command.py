@@ -53,7 +53,8 @@ class Channels:
 class Machine:
     """A guest to start. `display` is the value of -display, `vnc` that of -vnc; `variables` is a copy for UEFI.
 
-    `disposable` means that nobody keeps the drives, so that qemu need not flush them.
+    `disposable` means that nobody keeps the drives, so that qemu need not flush them. With `stays`, a guest that shuts
+    down stops with its last picture on the screen, else qemu exits.
     """
 
     hardware: Hardware
@@ -66,6 +67,7 @@ class Machine:
     firmware: Firmware | None = None
     variables: Path | None = None
     disposable: bool = True
+    stays: bool = True
 
 
 def qemu_command(program: str, machine: Machine, channels: Channels) -> list[str]:
@@ -77,8 +79,7 @@ def qemu_command(program: str, machine: Machine, channels: Channels) -> list[str
     command += ["-rtc", "base=localtime" if hardware.local_time else "base=utc"]
     if hardware.uuid is not None and _UUID.fullmatch(hardware.uuid):
         command += ["-uuid", hardware.uuid]
-    # A guest that restarts stays; one that shuts down stops with its last picture on the screen.
-    command += ["-boot", "strict=on,menu=off", "-no-shutdown"]
+    command += ["-boot", "strict=on,menu=off", *(["-no-shutdown"] if machine.stays else [])]
     command += ["-device", "VGA", "-display", machine.display]
     if machine.vnc is not None:
         command += ["-vnc", machine.vnc]

@@ -37,6 +37,10 @@ class RunningGuest:
     agent: socket.socket | None
     folder: Path
 
+    def log(self) -> str:
+        """Return what qemu has complained about."""
+        return _said(self.folder)
+
     def screen(self) -> bytes:
         """Return the picture on the screen as PPM. Raises ProgramFailed."""
         path = self.folder / _SCREEN
@@ -90,11 +94,13 @@ def _pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
 def _stop(process: subprocess.Popen[bytes], timeout_s: float) -> None:
     # After SIGTERM, qemu closes the drives first.
     process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout_s)
-    if process.returncode is None:
-        process.kill()
-        process.wait()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout_s)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def _said(folder: Path) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,17 @@ def test_a_vm_goes_back_and_back_again(
     assert len(discarded) == (0 if mode else 2)
     assert {disk.id for disk in lab.vm(vm.id).disks} <= {disk.id for disk in lab.disks}
     assert pitr.json("rollback", vm.name, "--discard-old")["discarded"] == []
+
+
+def test_the_first_backup_after_a_rollback_stores_only_what_is_new(
+    lab: Lab, pitr: Pitr, tmp_path: Path, vm: LabVM
+) -> None:
+    with vm.disks[0].guest() as guest:
+        guest.write(2 * MiB, random.Random(1).randbytes(2 * MiB))
+    first, _ = _changed_since_a_point(lab, pitr, vm, tmp_path)
+    vm.stop()
+    pitr.json("rollback", vm.name, "--point", first["backup_id"])
+    after = pitr.backup(vm.name)
+    assert {disk["kind"] for disk in after["disks"]} == {"full"}
+    assert after["stored_bytes"] < first["stored_bytes"] / 10
+    pitr("verify")

@@ -167,11 +167,25 @@ def test_a_host_that_cannot_open_the_disk_leaves_it_as_it_was(
     assert content_of(disk, tmp_path) == b"o" * MIB + bytes(MIB)
 
 
-def test_an_answer_that_is_lost_leaves_no_open_upload(lab: Lab, engine: Engine, disk: LabDisk) -> None:
+def test_an_answer_that_is_lost_does_not_lose_the_upload(lab: Lab, engine: Engine, disk: LabDisk) -> None:
     lab.engine.faults.drop_connection("POST", "/imagetransfers$", handled=True, times=2)
+    with start_in_place(engine, disk.id) as upload:
+        assert [each.id for each in open_uploads(engine, disk.id)] == [upload.id]
+    assert open_uploads(engine, disk.id) == [] and disk.status == "ok"
+
+
+def test_a_start_that_is_interrupted_leaves_no_open_upload(
+    lab: Lab, engine: Engine, disk: LabDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upload = start_in_place(engine, disk.id)
-    with pytest.raises(EngineError):
+
+    def interrupted() -> None:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(upload, "_wait_until_transferring", interrupted)
+    with pytest.raises(Interrupted) as caught:
         upload.__enter__()
+    assert not hasattr(caught.value, "__notes__")
     assert open_uploads(engine, disk.id) == [] and disk.status == "ok"
 
 

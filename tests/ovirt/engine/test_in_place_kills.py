@@ -19,7 +19,7 @@ from pitr.ovirt.differences import send_difference
 from pitr.ovirt.engine import Engine, load_config, open_uploads, start_in_place
 from tests.support.sdk_client import content_of
 
-KILLS = int(os.environ.get("PITR_KILLS", "6"))
+KILLS = int(os.environ.get("PITR_KILLS", "2"))
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 4 * MIB
 #: Every second block differs: data and zeroes by turns.

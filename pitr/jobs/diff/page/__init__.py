@@ -38,13 +38,21 @@ class Page:
     """A new file: `finish` completes the page, `abort` removes it. Raises UsageError if the file exists."""
 
     def __init__(
-        self, path: Path, catalog: Catalog, before: Backup, after: Backup, *, exact: bool = False
+        self,
+        path: Path,
+        catalog: Catalog,
+        before: Backup,
+        after: Backup,
+        *,
+        exact: bool = False,
+        screens: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._partial = PartialFile(path)
         self._catalog = catalog
         self._before = before
         self._after = after
         self._exact = exact
+        self._screens = screens
         self._most_cells = cells_for(len(after.streams))
         self._pictures: dict[str, Picture] = {}
 
@@ -57,6 +65,7 @@ class Page:
         backups = self._catalog.points(self._after.vm.id)[::-1]
         document = _document(self._before, self._after, disks, self._pictures, backups)
         document["exact"] = self._exact
+        document["screens"] = self._screens
         page = render(f"{printable(self._after.vm.name)}: what changed", document)
         with file_errors(self._partial.path):
             self._partial.path.write_text(page, "utf-8")

@@ -505,7 +505,16 @@ function drawRate() {
 
 // The page
 
-page.append(headline(), figures(), disks(), mapCard, timeCard, rateCard,
+// The screens of the points when a drill booted them.
+function screens() {
+  if (!data.screens.length) return null;
+  return make("section", { class: "card", "aria-label": "Screens" }, make("h2", {}, "Booted"),
+    make("div", { class: "screens" }, ...data.screens.map((screen) => make("figure", {},
+      make("img", { src: `data:image/png;base64,${screen.picture}`, alt: screen.text }),
+      make("figcaption", {}, screen.text)))));
+}
+
+page.append(...[headline(), figures(), disks(), mapCard, timeCard, rateCard, screens()].filter((part) => part !== null),
   make("footer", {}, `Made by pitr ${data.version} on ${data.made}, from the repository's catalog and indexes. ` + (data.exact
     ? "pitr read and compared the differences, in blocks of 4 KiB."
     : "Differences are ranges whose stored frames have other digests at the later point; pitr did not read the data.")));

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 from typing import Any
 
 from datasette import handle_exception, hookimpl
@@ -17,6 +18,7 @@ from pitr.units import human_size
 
 _SIZES = frozenset({"size", "blob_size", "index_size", "frame_size", "record_size"})
 _TIMES = frozenset({"point", "lo", "first_point", "newest_point", "time"})
+_PNG = b"\x89PNG\r\n\x1a\n"
 _NAME = "pitr"
 
 
@@ -34,6 +36,9 @@ def render_cell(value: Any, column: str) -> Markup | None:
     if isinstance(value, int | float) and (column in _SIZES or column.endswith("_bytes")):
         exact = f"{value:,.0f} bytes"
         return Markup('<span title="{}">{}</span>').format(exact, human_size(round(value)))
+    if isinstance(value, bytes) and column == "picture" and value.startswith(_PNG):
+        picture = Markup('<img src="data:image/png;base64,{}" alt="the screen" style="max-width: 480px">')
+        return picture.format(b64encode(value).decode())
     if isinstance(value, str) and column in _TIMES:
         return _time(value)
     if isinstance(value, str) and not value.isprintable():

@@ -64,7 +64,16 @@ _TABLES: dict[str, dict[str, Any]] = {
             "ok": "1: passed; 0: failed; empty: the result is unreadable",
             "image": "1: restored to images; 0: only read",
             "time": "The end of the drill (UTC)",
+            "boot": "The result of a drill that booted the point",
+            "evidence": "What decided the boot",
         },
+    },
+    "screen": {
+        "description": "The screens of guests that 'pitr drill --boot' booted.",
+        "sort_desc": "time",
+        "facets": ["boot"],
+        "size": 10,
+        "columns": {"time": "The end of the drill (UTC)", "picture": "The last picture on the screen"},
     },
     "finding": {
         "description": "The findings of drills, disk by disk.",

@@ -127,7 +127,7 @@ _QUERIES = {
         "Points with a drill",
         "The last 'pitr drill' of each point, newest first, and its findings.",
         """
-        SELECT point.vm_name, point.point, drill.time, drill.ok, drill.image, drill.duration_ms,
+        SELECT point.vm_name, point.point, drill.time, drill.ok, drill.image, drill.boot, drill.duration_ms,
                (SELECT group_concat(finding.disk_name || ': ' || finding.message, '; ') FROM finding
                 WHERE finding.drill = drill.name AND finding.ok = 0) AS failures, drill.message, drill.backup_id
         FROM drill LEFT JOIN point USING (backup_id)

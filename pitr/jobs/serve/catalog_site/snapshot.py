@@ -132,14 +132,21 @@ def _insert(copy: sqlite3.Connection, name: str, drill: Drill | str) -> None:
     row: tuple[str | int | None, ...]
     if isinstance(drill, Drill):
         ended = times.to_sortable(drill.time)
-        row = (name, drill.backup_id, drill.vm_id, ended, drill.ok, drill.image, drill.duration_ms, None)
+        boot = drill.boot
+        row = (
+            *(name, drill.backup_id, drill.vm_id, ended, drill.ok, drill.image, drill.duration_ms, None),
+            *((boot.result, boot.evidence) if boot is not None else (None, None)),
+        )
     else:
         *_, vm_id, backup_id, file_name = name.split("/")
         time_named = times.from_object_name(file_name.partition("-")[0])
         ended = times.to_sortable(time_named) if time_named is not None else ""
-        row = (name, backup_id, vm_id, ended, None, None, None, drill)
-    copy.execute("INSERT INTO drill VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        row = (name, backup_id, vm_id, ended, None, None, None, drill, None, None)
+    copy.execute("INSERT INTO drill VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     if isinstance(drill, Drill):
+        if drill.boot is not None and drill.boot.screenshot is not None:
+            seen = (name, drill.backup_id, drill.vm_id, ended, drill.boot.result, drill.boot.screenshot)
+            copy.execute("INSERT INTO screen VALUES (?, ?, ?, ?, ?, ?)", seen)
         copy.executemany(
             "INSERT INTO finding VALUES (?, ?, ?, ?, ?, ?)",
             [
