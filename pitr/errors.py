@@ -84,6 +84,10 @@ class NamesSealed(PitrError):
     """A VM is named, and the names in the repository are sealed: only an identity tells which VM is meant."""
 
 
+class NoFittingIdentity(PitrError):
+    """None of the identities opens a sealed object."""
+
+
 class NoSuchDisk(NoSuchError):
     """The VM, the point or the engine has no such disk."""
 

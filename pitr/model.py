@@ -162,18 +162,15 @@ class VMName:
     name: str
 
 
-#: Whether this process has opened a repository whose names it cannot read. An id can be a name elsewhere.
-_names = {"sealed": False}
+class SealedName(str):
+    """An id in the place of a name that is sealed to this process. An id can also be a name."""
+
+    __slots__ = ()
 
 
-def note_names(*, sealed: bool) -> None:
-    """Note whether the names in the repository that was opened last are sealed to this process."""
-    _names["sealed"] = sealed
-
-
-def known_name(name: str, id_: str) -> str | None:
-    """Return a name, or None if its id stands for it because the name is sealed."""
-    return None if _names["sealed"] and name == id_ else name
+def known_name(name: str) -> str | None:
+    """Return a name; None if it is sealed."""
+    return None if isinstance(name, SealedName) else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,5 +17,8 @@ def counted(count: int, noun: str) -> str:
 
 
 def named(name: str, id: str) -> str:
-    """Return the name, safe for a terminal, with the id that tells it from others of that name: "web1 (1c2d)"."""
-    return f"{printable(name)} ({id})"
+    """Return the name, safe for a terminal, with the id that tells it from others of that name: "web1 (1c2d)".
+
+    An id that stands for a sealed name is returned once.
+    """
+    return printable(id) if name == id else f"{printable(name)} ({id})"

@@ -2,15 +2,16 @@
 -- records. Query the views point, stream and left_out: they have a row for each record, disk and disk left out, and show
 -- all values as text and numbers. Their tables are compact, because there can be millions of points:
 --   an id that is a UUID is its 16 bytes, any other id is text; a digest (BLAKE3) is its 32 bytes;
---   a time is the number of microseconds since 0001-01-01 UTC; a kind is 0 (full), 1 (incremental) or 2 (synthetic).
+--   a time is the number of microseconds since 0001-01-01 UTC; a kind is 0 (full), 1 (incremental) or 2 (synthetic);
+--   a sealed name is NULL, and the views show the id in its place.
 -- Times of the views are UTC with microseconds, sizes are bytes, digests are hex.
 PRAGMA application_id = 0x70697463; -- "pitc"
-PRAGMA user_version = 8;
+PRAGMA user_version = 9;
 
 CREATE TABLE vm_row (
     number INTEGER PRIMARY KEY,
     id     TEXT NOT NULL UNIQUE,
-    name   TEXT NOT NULL                 -- at its newest point
+    name   TEXT                          -- at its newest point
 );
 
 -- All names that a VM has had.
@@ -29,7 +30,7 @@ CREATE TABLE point_row (
     number             INTEGER PRIMARY KEY, -- the VM's number << 32, plus a count: the points of a VM are together
     vm                 INTEGER NOT NULL REFERENCES vm_row (number),
     backup_id          BLOB NOT NULL,
-    vm_name            TEXT NOT NULL,
+    vm_name            TEXT,
     kind               INTEGER NOT NULL,
     reason             TEXT,             -- why it is a full
     point              INTEGER NOT NULL, -- the latest possible moment of the disks' state
@@ -61,7 +62,7 @@ CREATE TABLE stream_row (
     position          INTEGER NOT NULL,  -- the order of the streams in the backup
     stream_id         BLOB NOT NULL,
     disk              INTEGER NOT NULL REFERENCES disk_row (number),
-    name              TEXT NOT NULL,     -- of the disk
+    name              TEXT,              -- of the disk
     kind              INTEGER NOT NULL,
     reason            TEXT,
     size              INTEGER NOT NULL,  -- of the disk
@@ -104,7 +105,7 @@ CREATE TABLE part_row (
 CREATE TABLE left_out_row (
     point  INTEGER NOT NULL REFERENCES point_row (number),
     disk   INTEGER NOT NULL REFERENCES disk_row (number),
-    name   TEXT NOT NULL,
+    name   TEXT,
     reason TEXT NOT NULL,
     cause  TEXT NOT NULL,                -- "chosen", "unable" or "missing"
     PRIMARY KEY (point, disk)
@@ -116,7 +117,7 @@ CREATE VIEW point AS SELECT
         substr(hex(point_row.backup_id), 1, 8) || '-' || substr(hex(point_row.backup_id), 9, 4) || '-' || substr(hex(point_row.backup_id), 13, 4)
         || '-' || substr(hex(point_row.backup_id), 17, 4) || '-' || substr(hex(point_row.backup_id), 21)), point_row.backup_id) AS backup_id,
     vm_row.id AS vm_id,
-    point_row.vm_name AS vm_name,
+    coalesce(point_row.vm_name, vm_row.id) AS vm_name,
     CASE point_row.kind WHEN 0 THEN 'full' WHEN 1 THEN 'incremental' WHEN 2 THEN 'synthetic' END AS kind,
     point_row.reason AS reason,
     strftime('%Y-%m-%dT%H:%M:%S', point_row.point / 1000000 - 62135596800, 'unixepoch')
@@ -166,7 +167,7 @@ CREATE VIEW stream AS SELECT
         substr(hex(point_row.backup_id), 1, 8) || '-' || substr(hex(point_row.backup_id), 9, 4) || '-' || substr(hex(point_row.backup_id), 13, 4)
         || '-' || substr(hex(point_row.backup_id), 17, 4) || '-' || substr(hex(point_row.backup_id), 21)), point_row.backup_id) AS backup_id,
     disk_row.id AS disk_id,
-    stream_row.name AS name,
+    coalesce(stream_row.name, disk_row.id) AS name,
     CASE stream_row.kind WHEN 0 THEN 'full' WHEN 1 THEN 'incremental' WHEN 2 THEN 'synthetic' END AS kind,
     stream_row.reason AS reason,
     stream_row.size AS size,
@@ -207,7 +208,7 @@ CREATE VIEW left_out AS SELECT
         substr(hex(point_row.backup_id), 1, 8) || '-' || substr(hex(point_row.backup_id), 9, 4) || '-' || substr(hex(point_row.backup_id), 13, 4)
         || '-' || substr(hex(point_row.backup_id), 17, 4) || '-' || substr(hex(point_row.backup_id), 21)), point_row.backup_id) AS backup_id,
     disk_row.id AS disk_id,
-    left_out_row.name AS name,
+    coalesce(left_out_row.name, disk_row.id) AS name,
     left_out_row.reason AS reason,
     left_out_row.cause AS cause
 FROM left_out_row

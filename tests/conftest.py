@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pitr.guest import guestfish
 from pitr.lab import Lab
@@ -23,6 +24,10 @@ from tests.support.pitr import Pitr
 from tests.support.sealed import SealedPlace, sealed_place
 
 _PHASE_LAG_S = 0.01
+
+# A loaded machine makes any example slow.
+settings.register_profile("pitr", deadline=None)
+settings.load_profile("pitr")
 
 # A shell starts background jobs with SIGINT ignored, and pitr leaves ignored signals ignored. The programs that the
 # tests start must get theirs.

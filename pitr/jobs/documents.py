@@ -18,7 +18,7 @@ from pitr.model import Backup, Stream, VMName, known_name
 from pitr.reporting import DocumentList
 from pitr.repository import Repository
 from pitr.repository.catalog.in_turn import InTurn
-from pitr.repository.history import Failure
+from pitr.repository.history import Failure, VMOfRun
 
 if TYPE_CHECKING:
     from pitr.jobs.consolidate.one_point import Consolidated
@@ -43,7 +43,7 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
     proven, removed = facts.proven, facts.removed
     return {
         "backup_id": backup.backup_id,
-        "vm": {"id": backup.vm.id, "name": known_name(backup.vm.name, backup.vm.id)},
+        "vm": {"id": backup.vm.id, "name": known_name(backup.vm.name)},
         "kind": backup.kind.value,
         "reason": backup.reason,
         "point": times.to_text(backup.point),
@@ -54,15 +54,12 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
         "mode": backup.mode.value,
         "consistency": backup.consistency,
         "disks": [disk(stream) for stream in backup.streams],
-        "left_out": [
-            {**asdict(left_out), "name": known_name(left_out.name, left_out.disk_id)}
-            for left_out in backup.left_out
-        ],
+        "left_out": [{**asdict(left_out), "name": known_name(left_out.name)} for left_out in backup.left_out],
         "complete": backup.is_complete,
         "missing_disks": [
             {
                 "disk_id": missing.disk_id,
-                "name": known_name(missing.name, missing.disk_id),
+                "name": known_name(missing.name),
                 "reason": missing.reason,
             }
             for missing in backup.missing_disks
@@ -80,8 +77,9 @@ def point(backup: Backup, facts: PointFacts = NO_FACTS) -> dict[str, Any]:
     }
 
 
-def _vm(vm: VMName) -> dict[str, Any]:
-    return {"id": vm.id, "name": known_name(vm.name, vm.id)}
+def vm_document(vm: VMName | VMOfRun) -> dict[str, Any]:
+    """Return the document of a VM. Its name is null if it is sealed."""
+    return {"id": vm.id, "name": known_name(vm.name)}
 
 
 def keys(epochs: Sequence[ListedEpoch]) -> dict[str, Any]:
@@ -119,7 +117,7 @@ def disk(stream: Stream) -> dict[str, Any]:
     """Return the document of one disk of a point."""
     return {
         "disk_id": stream.disk_id,
-        "name": known_name(stream.name, stream.disk_id),
+        "name": known_name(stream.name),
         "stream_id": stream.stream_id,
         "kind": stream.kind.value,
         "reason": stream.reason,
@@ -201,10 +199,10 @@ def pruned(result: Pruned, *, dry_run: bool) -> dict[str, Any]:
                 for item in result.kept.items()
             )
         ),
-        "busy": [{"vm": _vm(busy.vm), "message": busy.message} for busy in result.busy],
+        "busy": [{"vm": vm_document(busy.vm), "message": busy.message} for busy in result.busy],
         "failed": [
             {
-                "vm": _vm(failure.vm) if failure.vm is not None else None,
+                "vm": vm_document(failure.vm) if failure.vm is not None else None,
                 "error": {
                     "type": type(failure.error).__name__,
                     "message": failure.error.message,
@@ -235,7 +233,7 @@ def replicated(result: Replicated, *, dry_run: bool) -> dict[str, Any]:
         "behind": result.behind,
         "damage": [damage(each) for each in result.damage],
         "unrepaired": [damage(each) for each in result.unrepaired],
-        "busy": [{"vm": asdict(busy.vm), "message": busy.message} for busy in result.busy],
+        "busy": [{"vm": vm_document(busy.vm), "message": busy.message} for busy in result.busy],
         "cold": result.cold,
     }
 
@@ -256,7 +254,14 @@ def run(outcome: RunOutcome) -> dict[str, Any]:
         "ok": outcome.ok,
         "exit_code": outcome.exit_code,
         "error": failure(outcome.error),
-        "steps": [{**asdict(step), "error": failure(step.error)} for step in outcome.steps],
+        "steps": [
+            {
+                **asdict(step),
+                "vm": vm_document(step.vm) if step.vm is not None else None,
+                "error": failure(step.error),
+            }
+            for step in outcome.steps
+        ],
         "host": outcome.host,
     }
 
@@ -410,7 +415,7 @@ def _with_shared(repository: Repository, backup: Backup, facts: PointFacts) -> d
 
 
 def _shared(shared: Shared) -> dict[str, Any]:
-    vm = _vm(shared.vm) if shared.vm is not None else None
+    vm = vm_document(shared.vm) if shared.vm is not None else None
     return {"vm": vm, "disk_id": shared.disk_id, "bytes": shared.bytes}
 
 

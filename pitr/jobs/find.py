@@ -118,7 +118,7 @@ def vm_named(catalog: Catalog, name: str) -> VMName:
     vm = by_id_or_name(name, "VMs", [(vm.id, vm.name, vm) for vm in catalog.vms_named(name)])
     if vm is None:
         vms = catalog.vms()
-        if vms and all(known_name(known.name, known.id) is None for known in vms):
+        if vms and all(known_name(known.name) is None for known in vms):
             raise NamesSealed(f"no VM has the id {printable(name)}, the names of VMs are sealed")
         known = ", ".join(printable(vm.name) for vm in vms)
         raise NoSuchVM(

@@ -53,14 +53,15 @@ def keyring_of(repository: Repository) -> Keyring:
 def listed(repository: Repository) -> list[ListedEpoch]:
     """Return all epochs, the current one last. Raises UsageError."""
     keys = keyring_of(repository)
-    held = {identity.recipient for identity in keys.identities}
     trusted = set(keys.trusted())
     return [
         ListedEpoch(
             epoch.number,
             epoch.created,
             epoch is keys.current and bool(trusted),
-            tuple(ListedRecipient(str(each), each.fingerprint, each in held) for each in epoch.recipients),
+            tuple(
+                ListedRecipient(str(each), each.fingerprint, each in keys.held) for each in epoch.recipients
+            ),
         )
         for epoch in keys.epochs
     ]

@@ -19,7 +19,7 @@ import zstandard
 from blake3 import blake3
 
 from pitr import times
-from pitr.errors import FormatError, Interrupted, PitrError, RepositoryError
+from pitr.errors import FormatError, Interrupted, NoFittingIdentity, PitrError, RepositoryError
 from pitr.repository import hidden, names, tombstones
 from pitr.repository.catalog import transfer
 from pitr.repository.store import ObjectMissing, Store
@@ -77,11 +77,19 @@ def _identity_of(repository: Repository) -> Keyring | None:
     return keyring if keyring is not None and keyring.opens else None
 
 
+def _opens_some(repository: Repository) -> bool:
+    """Return whether identities open the names of some epochs only: a snapshot is of all, or of none."""
+    keyring = repository.keyring
+    return keyring is not None and keyring.opens and not keyring.opens_all
+
+
 def store_snapshot(repository: Repository) -> str | None:
     """Store a snapshot of all points, and remove old ones. Return its name; None if the newest one suffices.
 
     A process without an identity stores one of a sealed repository without names. Raises RepositoryError.
     """
+    if _opens_some(repository):
+        return None
     store, keyring = repository.store, _identity_of(repository)
     before = found(store, is_sealed=keyring is not None)
     begun = tombstones.store_time(store)
@@ -153,6 +161,8 @@ def take(repository: Repository, into: Path) -> Taken | None:
 
     Raises RepositoryError if the store does not answer.
     """
+    if _opens_some(repository):
+        return None
     keyring = _identity_of(repository)
     for snapshot in found(repository.store, is_sealed=keyring is not None)[:_TRIES]:
         try:
@@ -214,7 +224,7 @@ def _opened(source: BinaryIO, size: int, keyring: Keyring | None) -> Iterator[by
         while piece := source.read(step):
             yield piece
         return
-    from pitr.repository.sealing.age import AgeReader, NoFittingIdentity  # noqa: PLC0415 - as above
+    from pitr.repository.sealing.age import AgeReader  # noqa: PLC0415 - as above
 
     def read(offset: int, length: int) -> bytes:
         source.seek(offset)

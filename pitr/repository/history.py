@@ -15,7 +15,8 @@ from typing import Any
 
 from pitr import times
 from pitr.errors import FormatError, PitrError
-from pitr.repository import canonical, names
+from pitr.model import SealedName
+from pitr.repository import canonical, names, sealed
 from pitr.repository.store import ObjectMissing, Store
 from pitr.version import __version__
 
@@ -125,6 +126,7 @@ def newest_first(store: Store) -> Iterator[StoredRun]:
 def read(store: Store, run: StoredRun) -> RunOutcome:
     """Read a stored outcome. Raises FormatError for a damaged one, RepositoryError."""
     document = canonical.decode(store.read(run.name, limit=canonical.MAX_SIZE), _SCHEMA)
+    hidden = sealed.hides_names(store)
     return RunOutcome(
         run_id=document["run_id"],
         command=document["command"],
@@ -133,7 +135,7 @@ def read(store: Store, run: StoredRun) -> RunOutcome:
         ended=times.from_text(document["ended"]),
         exit_code=document["exit_code"],
         error=_failure(document["error"]),
-        steps=tuple(_step(step) for step in document["steps"]),
+        steps=tuple(_step(step, hidden=hidden) for step in document["steps"]),
         host=document["host"],
     )
 
@@ -183,8 +185,11 @@ def _failure(document: dict[str, Any] | None) -> Failure | None:
     return Failure(**document) if document is not None else None
 
 
-def _step(document: dict[str, Any]) -> StepOutcome:
+def _step(document: dict[str, Any], *, hidden: bool) -> StepOutcome:
+    """Return a step. `hidden`: an id stands for a name that is sealed."""
     vm = document["vm"]
+    if vm is not None and hidden and vm["id"] == vm["name"]:
+        vm = {**vm, "name": SealedName(vm["id"])}
     return StepOutcome(
         step=document["step"],
         vm=VMOfRun(**vm) if vm is not None else None,

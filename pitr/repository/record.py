@@ -21,6 +21,7 @@ from pitr.model import (
     LeftOut,
     Mode,
     Part,
+    SealedName,
     StoredObject,
     Stream,
     VMName,
@@ -120,13 +121,15 @@ def decode(stored: bytes) -> Backup:
 def _unknown(document: dict[str, Any]) -> dict[str, Any]:
     """Return what stands for the private part of a sealed record: ids in the place of names."""
     return {
-        "vm_name": document["vm_id"],
+        "vm_name": SealedName(document["vm_id"]),
         "reason": None,
         "disks": [
-            {"name": disk["disk_id"], "reason": None, "settings": _UNKNOWN_SETTINGS}
+            {"name": SealedName(disk["disk_id"]), "reason": None, "settings": _UNKNOWN_SETTINGS}
             for disk in document["disks"]
         ],
-        "left_out": [{"name": disk["disk_id"], "reason": _SEALED} for disk in document["left_out"]],
+        "left_out": [
+            {"name": SealedName(disk["disk_id"]), "reason": _SEALED} for disk in document["left_out"]
+        ],
     }
 
 

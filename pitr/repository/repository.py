@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pitr.errors import RepositoryError, UsageError
-from pitr.model import Backup, Record, StoredObject, Stream, VMName, note_names
+from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import lock, marker, names, sealed, shown_catalog, stored_record, tombstones
 from pitr.repository.cached_catalog import CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
@@ -70,7 +70,6 @@ class Repository(Closes):
         self.path = state
         #: The keys of a sealed repository.
         self.keyring = keyring
-        note_names(sealed=not self.opens)
         self._catalog: CompletedCatalog | None = None
         self._shown: CompletedCatalog | None = None
         # Streams that a record names or may name; `drop_stream` keeps them.
@@ -439,7 +438,7 @@ class Repository(Closes):
     def open_object(self, backup: Backup, stream: Stream, what: What, name: str) -> StoredFile:
         """Open an object of a stream. Raises StoredDamage."""
         try:
-            return self.store.open(name)
+            return sealed.open_as_recorded(self.store, self.keyring, stream, name)
         except ObjectMissing:
             raise of_stream(backup.backup_id, stream, "missing", what, "it is missing") from None
         except ObjectStoreError:

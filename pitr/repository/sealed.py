@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pitr.errors import ProgramMissing, RepositoryError, UsageError
+from pitr.model import Stream, known_name
 from pitr.repository import location as locations
 from pitr.repository.marker import Marker
 from pitr.repository.sealing import identities
-from pitr.repository.store import Store
+from pitr.repository.store import Store, StoredFile
 
 if TYPE_CHECKING:
     from pitr.repository.repository import Repository
@@ -85,10 +86,33 @@ def seals_copies(store: Store) -> bool:
     return bool(getattr(store, "plain_sizes", False))
 
 
+def hides_names(store: Store) -> bool:
+    """Return whether small objects in this store have ids in the place of names that this process cannot read."""
+    return bool(getattr(store, "hides_names", False))
+
+
 def check_opens(keys: Keyring | None) -> None:
     """Raise NoFittingIdentity if the repository is sealed and these keys do not open it."""
     if keys is not None:
         keys.check_opens()
+
+
+def open_as_recorded(store: Store, keys: Keyring | None, stream: Stream, name: str) -> StoredFile:
+    """Open an object of a stream in the form that its record describes: opened, or sealed if nothing opens the record.
+
+    Raises RepositoryError, and NoFittingIdentity if the record is opened and the object is sealed to others.
+    """
+    if keys is None:
+        return store.open(name)
+    from pitr.repository.sealing.sealed_store import SealedStore  # noqa: PLC0415 - the extra may be missing
+
+    if known_name(stream.name) is None and isinstance(store, SealedStore):
+        return store.open_stored(name)
+    file = store.open(name)
+    if getattr(file, "is_sealed", False):
+        file.close()
+        raise keys.refusal()
+    return file
 
 
 def refuse_external(keys: Keyring | None) -> None:

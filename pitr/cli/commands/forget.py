@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -102,7 +101,7 @@ def _retire(common: Common, names: list[str], *, undo: bool, dry_run: bool) -> N
         else:
             vms = _vms(repository, names)
             done = retiring.retire(repository, vms, dry_run=dry_run)
-    changed = [asdict(vm) for vm in vms]
+    changed = [documents.vm_document(vm) for vm in vms]
     if common.out.json:
         common.out.document(
             {

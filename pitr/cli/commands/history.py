@@ -13,7 +13,7 @@ from rich.text import Text
 from pitr import times
 from pitr.cli.display import tables
 from pitr.cli.options import Common, with_common
-from pitr.jobs import documents
+from pitr.jobs import documents, find
 from pitr.repository import history as stored
 from pitr.repository.history import RunOutcome, StepOutcome
 from pitr.text import printable
@@ -46,6 +46,9 @@ def history(
     """
     with common.repository() as repository:
         found = list(islice(stored.outcomes(repository.store, vm=vm, failed=failed), last))
+        if vm is not None and not found and not repository.opens:
+            # A name finds nothing where names are sealed.
+            find.vms_of(repository, vm)
     if common.out.json:
         common.out.document({"runs": [documents.run(outcome) for outcome in found]})
     else:

@@ -148,6 +148,7 @@ def _restore(
     with common.repository() as repository:
         chosen = _chosen(common, repository, asked, vm, disks, run)
         common.run.about(chosen.backup)
+        repository.check_opens()
         if target_options.takes_the_whole_vm is not None and not run.incomplete:
             check_complete(repository, chosen.backup, disks, target_options.takes_the_whole_vm)
         streams = find.some_streams_of(chosen.backup, disks, repository)

@@ -20,7 +20,7 @@ from pitr.cli.keep_options import (
     rules,
 )
 from pitr.cli.options import Common, with_common
-from pitr.jobs import find
+from pitr.jobs import documents, find
 from pitr.jobs import stats as job
 from pitr.jobs.stats import GROWTH_OVER, Stats, VMStats
 from pitr.units import human_size
@@ -97,7 +97,7 @@ def _sums(found: Stats) -> tuple[int, int]:
 def _vm(each: VMStats) -> dict[str, Any]:
     totals = each.totals
     return {
-        "vm": {"id": totals.vm.id, "name": totals.vm.name},
+        "vm": documents.vm_document(totals.vm),
         "points": totals.points,
         "first": times.to_text(totals.first),
         "newest": times.to_text(totals.newest),

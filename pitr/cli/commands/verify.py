@@ -185,6 +185,12 @@ def _show(common: Common, result: Verified) -> None:
     checked = f"{counted(result.points, 'point')}, {counted(result.streams, 'stream')}"
     if result.frames:
         checked += f", {counted(result.frames, 'frame')}, {human_size(result.bytes)} read"
+    if result.unopened:
+        checked += f"; {counted(result.unopened, 'stream')} sealed, so only stored digests were compared"
+    if result.missed:
+        checked += (
+            f"; {counted(result.missed, 'stream')} NOT checked, because no given identity opens the blob"
+        )
     if result.external:
         checked += f"; {counted(result.external, 'stream')} stored externally and not read"
     if result.ok:

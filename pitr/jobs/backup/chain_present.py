@@ -80,7 +80,7 @@ def _check_present(
     repository: Repository, backup: Backup, stream: Stream, read: Mapping[str, Backup]
 ) -> None:
     listed: dict[str, int] = {}
-    if repository.path != repository.location and repository.keyring is None:
+    if repository.path != repository.location and not (repository.keyring is not None and repository.opens):
         # Two requests instead of two for each stream of the chain.
         for folder in (names.BLOBS, names.INDEXES):
             objects = repository.store.listed(f"{folder}/{stream.disk_id}")

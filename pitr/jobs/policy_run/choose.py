@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -12,7 +12,7 @@ from pitr.errors import UsageError
 from pitr.jobs.backup.choose_vms import VMSelection
 from pitr.jobs.backup.many_vms import Chosen, Outcome
 from pitr.jobs.policy_run.policy import Choice
-from pitr.model import VMName
+from pitr.model import VMName, known_name
 from pitr.ovirt.engine import Disk, Engine, list_vms, vms_with_tag
 from pitr.repository import Repository
 from pitr.repository.history import RunOutcome
@@ -87,8 +87,9 @@ def members(
     """Return the VMs whose points the policy removes, verifies and drills, by name.
 
     They are the chosen VMs (None: the engine could not be asked), the named ones, and those of the last run that the
-    engine does not have any more: their points age, too. Raises RepositoryError.
+    engine does not have any more: their points age, too. A sealed name comes from the engine. Raises RepositoryError.
     """
+    on_engine = {vm.key: vm.name for vm in chosen.vms} if chosen is not None else {}
     wanted = set(choice.vms)
     earlier = {step.vm.id for step in last.steps if step.vm is not None} if last is not None else set()
     if chosen is not None:
@@ -98,11 +99,18 @@ def members(
     return sorted(
         (
             vm
-            for vm in repository.catalog.vms()
+            for vm in (_named(vm, on_engine) for vm in repository.catalog.vms())
             if {vm.id, vm.name} & wanted and not _is_excluded(choice, Chosen(vm.id, vm.name), set())
         ),
         key=lambda vm: vm.name,
     )
+
+
+def _named(vm: VMName, on_engine: Mapping[str, str]) -> VMName:
+    """Return the VM; with its name on the engine if its name in the repository is sealed."""
+    if known_name(vm.name) is None and vm.id in on_engine:
+        return VMName(vm.id, on_engine[vm.id])
+    return vm
 
 
 def excluded_disks(choice: Choice, vm: Chosen, disks: Sequence[Disk]) -> tuple[str, ...]:

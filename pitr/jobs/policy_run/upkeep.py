@@ -27,6 +27,8 @@ from pitr.repository.history import VMOfRun
 from pitr.text import counted, printable
 from pitr.units import human_size
 
+_SEALED = "the repository is sealed, and no identity is given: drill on a host that has one"
+
 
 def prune_all(run: Running, vms: Sequence[VMName]) -> None:
     """Remove the points that the policy does not keep, and unreferenced objects."""
@@ -163,6 +165,10 @@ def _damage_in_words(damage: Sequence[Damage]) -> DamageError | None:
 def drill_some(run: Running, vms: Sequence[VMName]) -> None:
     """Drill the newest point of the VMs whose turn it is."""
     if not run.policy.drills:
+        return
+    if not run.repository.opens:
+        run.add(StepResult("drill", skipped=_SEALED))
+        run.done("drill")
         return
     with run.attempt("drill"):
         chosen = next_to_drill(run.repository, vms, run.policy.drills)

@@ -6,18 +6,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pitr.jobs.documents import vm_document
 from pitr.jobs.rollback.discard import DiscardedDisk
 from pitr.jobs.rollback.result import RolledBack
-from pitr.model import known_name
 
 
 def rolled_back(result: RolledBack) -> dict[str, Any]:
     """Return the document of `pitr rollback`."""
-    undo, vm = result.undo_point, result.point.vm
+    undo = result.undo_point
     return {
         "undo_point": undo.backup_id if undo is not None else None,
         "point": result.point.backup_id,
-        "vm": {"id": vm.id, "name": known_name(vm.name, vm.id)},
+        "vm": vm_document(result.point.vm),
         "in_place": result.in_place,
         "dry_run": result.dry_run,
         "disks": [

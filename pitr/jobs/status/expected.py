@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pitr.model import VMName
+from pitr.model import VMName, known_name
 from pitr.repository import Repository, history
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedRuns:
-    """Policies; the VMs (ids) of the last run of those with tags, and when the next run comes, by policy."""
+    """Policies; the VMs (ids) of the last run of those with tags, and when the next run comes, by policy.
+
+    Where names are sealed, the last run also tells which VMs the names of a policy mean.
+    """
 
     policies: Sequence[Policy] = ()
     last_members: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -47,7 +50,7 @@ class ExpectedRuns:
         if any(pattern == vm.id or fnmatchcase(vm.name, pattern) for pattern in choice.exclude):
             return False
         members = self.last_members.get(policy.name)
-        if members is not None and choice.exclude_tags:
+        if members is not None and (choice.exclude_tags or known_name(vm.name) is None):
             return vm.id in members
         if choice.every or {vm.id, vm.name} & set(choice.vms):
             return True
@@ -61,7 +64,7 @@ def expected_runs(
     members = {
         policy.name: found
         for policy in policies
-        if policy.choice.tags or policy.choice.exclude_tags
+        if policy.choice.tags or policy.choice.exclude_tags or not repository.opens
         for found in [_last_members(repository, policy)]
         if found
     }

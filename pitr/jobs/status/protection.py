@@ -11,7 +11,7 @@ from typing import Any
 from pitr import times
 from pitr.jobs.status.vm_status import State
 from pitr.jobs.upkeep.protect import LeastProtected, least_protected, slack_of
-from pitr.model import VMName
+from pitr.model import VMName, known_name
 from pitr.repository import Repository
 from pitr.repository.store.lock_rules import Lock
 from pitr.text import printable
@@ -36,7 +36,7 @@ class ProtectionStatus:
             "until": times.to_text(until) if until is not None else None,
             "left_s": max(0, int(self.left.total_seconds())),
             "object": self.least.name,
-            "vm": {"id": vm.id, "name": vm.name} if vm is not None else None,
+            "vm": {"id": vm.id, "name": known_name(vm.name)} if vm is not None else None,
         }
 
 

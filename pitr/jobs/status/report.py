@@ -138,4 +138,4 @@ def _document(
 
 
 def _vm(vm: VMName) -> dict[str, str | None]:
-    return {"id": vm.id, "name": known_name(vm.name, vm.id)}
+    return {"id": vm.id, "name": known_name(vm.name)}

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pitr.errors import UsageError
+from pitr.errors import NoFittingIdentity, UsageError
 from pitr.jobs.consolidate.choose import points_to_consolidate
 from pitr.jobs.consolidate.stand_ins import write_stand_ins
 from pitr.jobs.facts import PointFacts
@@ -55,11 +55,7 @@ def kept_points(
     what they need. The caller holds the lock of the VM.
     """
     if not repository.opens:
-        if any(is_needed_only(why) for why in kept.reasons.values()):
-            notify(
-                "points stay that others need: without an identity, a sealed repository is not consolidated"
-            )
-        return kept
+        return _kept_sealed(kept, notify)
     damaged = {backup_id for backup_id, each in facts.items() if each.damaged}
     chosen = {backup_id for backup_id, why in kept.reasons.items() if not is_needed_only(why)}
     wanted = points_to_consolidate(repository, points, chosen, damaged)
@@ -69,7 +65,16 @@ def kept_points(
     going |= {backup.backup_id for backup in kept.left_over}
     try:
         done = write_stand_ins(repository, [*points, *kept.left_over], facts, wanted, going, dry_run=dry_run)
+    except NoFittingIdentity:
+        return _kept_sealed(kept, notify)
     except (StoredDamage, UsageError) as error:
         notify(f"warning: nothing was consolidated, so points stay that others need: {error.message}")
         return kept
     return KeptPoints(reasons, done.made, done.copied_bytes, kept.left_over)
+
+
+def _kept_sealed(kept: KeptPoints, notify: Notify) -> KeptPoints:
+    """Keep what kept points need, because this process cannot read all of it."""
+    if any(is_needed_only(why) for why in kept.reasons.values()):
+        notify("points stay that others need: without an identity, a sealed repository is not consolidated")
+    return kept

@@ -43,7 +43,7 @@ from pitr.repository.catalog.user_query import Rows, run_query
 from pitr.system.closing import Closes
 
 APPLICATION_ID = 0x70697463
-VERSION = 8
+VERSION = 9
 _REBUILD = "Run 'pitr catalog rebuild' to rebuild it from the records."
 T = TypeVar("T")
 _VIEWS = ("point", "stream", "left_out")
@@ -232,7 +232,7 @@ class Catalog(Closes):
     def vms(self) -> list[VMName]:
         """Return all VMs with their latest names, by name."""
         vm_rows = self._all("SELECT id, name FROM vm_row ORDER BY name, id")
-        return [VMName(row["id"], row["name"]) for row in vm_rows]
+        return [rows.vm_from(row["id"], row["name"]) for row in vm_rows]
 
     def vm_ids(self) -> set[str]:
         """Return the ids of all VMs."""
@@ -241,7 +241,7 @@ class Catalog(Closes):
     def vms_named(self, name: str) -> list[VMName]:
         """Return the VMs with this id or this latest name."""
         vm_rows = self._all("SELECT id, name FROM vm_row WHERE ? IN (id, name) ORDER BY id", [name])
-        return [VMName(row["id"], row["name"]) for row in vm_rows]
+        return [rows.vm_from(row["id"], row["name"]) for row in vm_rows]
 
     def only_imported(self) -> set[str]:
         """Return the ids of the VMs that pitr has never backed up: all their points were imported."""
@@ -255,11 +255,11 @@ class Catalog(Closes):
         """Return the VMs that previously had this name and have another one now, by that name."""
         query = """
             SELECT vm_row.id, vm_row.name FROM name_row JOIN vm_row ON vm_row.number = name_row.vm
-            WHERE name_row.name = ?1 AND vm_row.name <> ?1
+            WHERE name_row.name = ?1 AND vm_row.name IS NOT ?1
             AND EXISTS (SELECT 1 FROM point_row WHERE vm = vm_row.number AND vm_name = ?1)
             ORDER BY vm_row.name, vm_row.id
         """
-        return [VMName(row["id"], row["name"]) for row in self._all(query, [name])]
+        return [rows.vm_from(row["id"], row["name"]) for row in self._all(query, [name])]
 
     def points(self, vm_id: str | None = None) -> list[Backup]:
         """Return the backups of a VM, newest first; of all VMs for None."""

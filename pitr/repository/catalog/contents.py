@@ -10,6 +10,7 @@ from pitr.repository.catalog.catalog import Catalog
 from pitr.repository.catalog.dependence import DEPENDENT_DISKS
 from pitr.repository.catalog.packed import id_text, packed_id
 from pitr.repository.catalog.places import points_of
+from pitr.repository.catalog.rows import vm_from
 
 #: The columns that identify a row, by view.
 KEYS = {"point": ("backup_id",), "stream": ("stream_id",), "left_out": ("backup_id", "disk_id")}
@@ -134,4 +135,4 @@ def vm_of_disk(catalog: Catalog, disk_id: str) -> VMName | None:
         WHERE disk_row.id = ? ORDER BY p.point DESC LIMIT 1
     """
     rows = catalog.rows(query, [disk_id])
-    return VMName(*rows[0]) if rows else None
+    return vm_from(*rows[0]) if rows else None

@@ -8,7 +8,19 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
-from pitr.model import Backup, Cause, DiskSettings, LeftOut, Mode, Part, StoredObject, Stream, VMName
+from pitr.model import (
+    Backup,
+    Cause,
+    DiskSettings,
+    LeftOut,
+    Mode,
+    Part,
+    SealedName,
+    StoredObject,
+    Stream,
+    VMName,
+    known_name,
+)
 from pitr.repository.catalog.packed import (
     Packed,
     digest_text,
@@ -29,7 +41,7 @@ def point_row(backup: Backup, record: StoredObject) -> dict[str, Any]:
     of_its_kind = backup.streams_of_its_kind
     return {
         "backup_id": packed_id(backup.backup_id),
-        "vm_name": backup.vm.name,
+        "vm_name": known_name(backup.vm.name),
         "kind": packed_kind(backup.kind),
         "reason": backup.reason,
         "point": packed_time(backup.point),
@@ -61,7 +73,7 @@ def stream_row(stream: Stream) -> dict[str, Any]:
     settings = stream.settings
     return {
         "stream_id": packed_id(stream.stream_id),
-        "name": stream.name,
+        "name": known_name(stream.name),
         "kind": packed_kind(stream.kind),
         "reason": stream.reason,
         "size": stream.size,
@@ -93,7 +105,7 @@ def stream_row(stream: Stream) -> dict[str, Any]:
 
 def left_out_row(disk: LeftOut) -> dict[str, Any]:
     """Return the row of a disk that a backup does not include, without the columns `point` and `disk`."""
-    return {"name": disk.name, "reason": disk.reason, "cause": disk.cause.value}
+    return {"name": known_name(disk.name), "reason": disk.reason, "cause": disk.cause.value}
 
 
 def backup_from(
@@ -105,7 +117,7 @@ def backup_from(
     """
     return Backup(
         backup_id=id_text(point["backup_id"]),
-        vm=VMName(point["vm_id"], point["vm_name"]),
+        vm=vm_from(point["vm_id"], point["vm_name"]),
         kind=kind_of(point["kind"]),
         reason=point["reason"],
         point=time_of(point["point"]),
@@ -117,7 +129,13 @@ def backup_from(
         consistency=point["consistency"],
         streams=tuple([_stream_from(stream) for stream in streams]),
         left_out=tuple(
-            LeftOut(disk["disk_id"], disk["name"], disk["reason"], Cause(disk["cause"])) for disk in left_out
+            LeftOut(
+                disk["disk_id"],
+                _name_from(disk["disk_id"], disk["name"]),
+                disk["reason"],
+                Cause(disk["cause"]),
+            )
+            for disk in left_out
         ),
         duration_ms=point["duration_ms"],
         pitr_version=point["pitr_version"],
@@ -130,7 +148,7 @@ def _stream_from(row: sqlite3.Row) -> Stream:
     return Stream(
         stream_id=id_text(row["stream_id"]),
         disk_id=row["disk_id"],
-        name=row["name"],
+        name=_name_from(row["disk_id"], row["name"]),
         kind=kind_of(row["kind"]),
         reason=row["reason"],
         size=row["size"],
@@ -157,6 +175,15 @@ def _stream_from(row: sqlite3.Row) -> Stream:
         parts=_parts_from(row["parts"]),
         index_copy=_object(row["index_copy_size"], row["index_copy_digest"]),
     )
+
+
+def vm_from(vm_id: str, name: str | None) -> VMName:
+    """Return the VM of a row."""
+    return VMName(vm_id, _name_from(vm_id, name))
+
+
+def _name_from(owner_id: str, name: str | None) -> str:
+    return SealedName(owner_id) if name is None else name
 
 
 def _size(stored: StoredObject | None) -> int | None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pitr.model import VMName
 from pitr.repository.catalog.catalog import Catalog
 from pitr.repository.catalog.packed import packed_time, time_of
+from pitr.repository.catalog.rows import vm_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def of_vms(catalog: Catalog, since: datetime) -> list[Totals]:
     )
     found = [
         Totals(
-            VMName(row["vm_id"], row["name"]),
+            vm_from(row["vm_id"], row["name"]),
             int(row["points"]),
             time_of(row["first"]),
             time_of(row["newest"]),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from pitr.model import Backup, StoredObject
+from pitr.model import Backup, StoredObject, known_name
 from pitr.repository import schema
 from pitr.repository.catalog import rows
 from pitr.repository.catalog.packed import packed_id
@@ -84,16 +84,17 @@ class Insertion:
 
     def add(self, backup: Backup, record: StoredObject) -> None:
         """Add a backup, unless one with its id is known."""
-        vm = self._numbered("vm_row", backup.vm.id, self._vms, backup.vm.name)
+        name = known_name(backup.vm.name)
+        vm = self._numbered("vm_row", backup.vm.id, self._vms, name)
         number = self._next_number(vm)
         self._waiting["point_row"].append({"number": number, "vm": vm, **rows.point_row(backup, record)})
         # Two processes may add the same new record.
         if not self._quick and not self._write("point_row"):
             return
         self._last[vm] = number
-        if (backup.vm.name, vm) not in self._named:
-            self._waiting["name_row"].append({"name": backup.vm.name, "vm": vm})
-            self._named.add((backup.vm.name, vm))
+        if name is not None and (name, vm) not in self._named:
+            self._waiting["name_row"].append({"name": name, "vm": vm})
+            self._named.add((name, vm))
         for position, stream in enumerate(backup.streams):
             disk = self._numbered("disk_row", stream.disk_id, self._disks)
             self._waiting["stream_row"].append(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from pitr.errors import PitrError, UsageError
+from pitr.errors import NoFittingIdentity, UsageError
 from pitr.repository.sealing import header
 from pitr.repository.sealing.header import FILE_KEY_SIZE, AgeError
 from pitr.repository.sealing.keys import Passphrase, Unwraps, Wraps
@@ -23,10 +23,6 @@ _TAG = 16
 _SEALED_CHUNK = CHUNK + _TAG
 _NONCE = 16
 _PAYLOAD_LABEL = b"payload"
-
-
-class NoFittingIdentity(PitrError):
-    """None of the identities opens a sealed object."""
 
 
 class AgeWriter:

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from blake3 import blake3
 
-from pitr.errors import FormatError
+from pitr.errors import FormatError, NoFittingIdentity
 from pitr.model import StoredObject
 from pitr.repository import canonical, names
 from pitr.repository.sealing import age
@@ -178,7 +178,7 @@ def _open(sealed: Any, identities: Sequence[Unwraps]) -> Any:
         raise FormatError("its sealed part is no base64") from None
     try:
         content = orjson.loads(age.opened(data, identities))
-    except age.NoFittingIdentity:
+    except NoFittingIdentity:
         return None
     except orjson.JSONDecodeError:
         raise FormatError("its sealed part is no JSON") from None

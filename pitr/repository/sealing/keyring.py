@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+from blake3 import blake3
 
 from pitr import times
-from pitr.errors import FormatError, PitrError, RepositoryError, UsageError
+from pitr.errors import FormatError, NoFittingIdentity, PitrError, RepositoryError, UsageError
 from pitr.repository import canonical, names
 from pitr.repository.damage import Damage, StoredDamage
-from pitr.repository.sealing.age import NoFittingIdentity
 from pitr.repository.sealing.identities import KeySettings
 from pitr.repository.sealing.keys import Identity, Recipient
 from pitr.repository.store.base import Store
@@ -28,6 +28,8 @@ FORMAT = 1
 _SCHEMA = "keys.schema.json"
 _PINS = "recipients.json"
 _MAX_PINS = 1 << 20
+#: A message has room for fewer whole recipients than this, if it is to have four lines.
+_MANY = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +126,22 @@ class Keyring:
         return self.epochs[-1]
 
     @property
+    def held(self) -> frozenset[Recipient]:
+        """The recipients whose identities this process has."""
+        return frozenset(identity.recipient for identity in self.identities)
+
+    @property
     def opens(self) -> bool:
         """Whether this process can read content."""
         return bool(self.identities)
+
+    @property
+    def opens_all(self) -> bool:
+        """Whether this process can read the content of all epochs."""
+        return len(self._opened()) == len(self.epochs)
+
+    def _opened(self) -> list[KeyEpoch]:
+        return [epoch for epoch in self.epochs if not self.held.isdisjoint(epoch.recipients)]
 
     def catalog_path(self, nameless: Path) -> Path:
         """Return the path of the catalog: this user's own if an identity opens names. Raises RepositoryError.
@@ -135,7 +150,9 @@ class Keyring:
         """
         if not self.opens:
             return nameless
-        folder = self.folder / "opened"
+        # A record has other bytes once it is opened: identities that do not open all have a catalog of their own.
+        some = "" if self.opens_all else "-".join(str(epoch.number) for epoch in self._opened())
+        folder = self.folder / f"opened{some and '-' + blake3(some.encode()).hexdigest(length=8)}"
         try:
             (folder / "locks").mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -181,12 +198,15 @@ class Keyring:
         """Return the error for content that no identity of this process opens; `what` says what is needed of it."""
         recipients = dict.fromkeys(each for epoch in reversed(self.epochs) for each in epoch.recipients)
         why = "no given identity opens it" if self._given else "no identity is given"
+        opens_for = described(tuple(recipients), whole=len(recipients) < _MANY)
         return NoFittingIdentity(
-            f"{what}, and {why}. The repository opens for: {described(tuple(recipients))}",
+            f"{what}, and {why}. The repository opens for: {opens_for}",
             "Give --identity FILE, or set PITR_IDENTITY_FILE.",
         )
 
 
-def described(recipients: Sequence[Recipient]) -> str:
-    """Return recipients for people, with their fingerprints."""
-    return ", ".join(f"{str(each)[:16]}… (fingerprint {each.fingerprint})" for each in recipients)
+def described(recipients: Sequence[Recipient], *, whole: bool = False) -> str:
+    """Return recipients for people, `whole` or shortened, with their fingerprints."""
+    return ", ".join(
+        f"{each if whole else f'{str(each)[:16]}…'} (fingerprint {each.fingerprint})" for each in recipients
+    )

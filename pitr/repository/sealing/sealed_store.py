@@ -17,14 +17,13 @@ from typing import Self
 
 from blake3 import blake3
 
-from pitr.errors import FormatError, RepositoryError
+from pitr.errors import FormatError, NoFittingIdentity, RepositoryError
 from pitr.model import StoredObject
 from pitr.repository import names
 from pitr.repository.sealing import documents
 from pitr.repository.sealing.age import (
     AgeReader,
     AgeWriter,
-    NoFittingIdentity,
     content_size,
     opened,
     sealed,
@@ -63,6 +62,8 @@ class BrokenSeal(RepositoryError):
 
 class SealedStore:
     """A store above `inner`, which it closes. Raises RepositoryError for recipients that this host does not trust."""
+
+    hides_names = True
 
     def __init__(self, inner: Store, keyring: Keyring) -> None:
         self._inner = inner
@@ -156,13 +157,17 @@ class SealedStore:
         try:
             return _OpenedFile(name, file, self._keyring)
         except NoFittingIdentity:
-            return file
+            return _SealedFile(file)
         except AgeError as error:
             file.close()
             raise BrokenSeal(name, error) from None
         except BaseException:
             file.close()
             raise
+
+    def open_stored(self, name: str) -> StoredFile:
+        """Open an object with its stored bytes."""
+        return self._inner.open(stored_name(name))
 
     def read(self, name: str, *, limit: int) -> bytes:
         folder = _folder(name)
@@ -304,6 +309,20 @@ class _NewSealed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self._new.__exit__(kind, error, trace)
+
+
+class _SealedFile(Closes):
+    """A sealed object that no identity of this process opens, although some open others."""
+
+    is_sealed = True
+
+    def __init__(self, file: StoredFile) -> None:
+        self._file = file
+        self.size = file.size
+        self.read_at = file.read_at
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class _OpenedFile(Closes):

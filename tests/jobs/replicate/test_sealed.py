@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from pitr.errors import RepositoryError, UsageError
+from pitr.errors import NoFittingIdentity, RepositoryError, UsageError
 from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateWatch
 from pitr.jobs.replicate.run import replicate
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.repository import Repository, configurations
-from pitr.repository.sealing.age import NoFittingIdentity
 from tests.support.memory_engine import MemoryEngine
 from tests.support.sealed import ALICE, BOB, EVE, OVF, VM_NAME, SealedPlace
 from tests.support.stored_points import Stored, chain_of_three, content

@@ -33,7 +33,7 @@ from pitr.errors import Interrupted
 from pitr.system.shell import run_shell
 
 for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(signum, main._interrupt)
+    signal.signal(signum, main._Interrupt())
 print(flush=True)
 try:
     sys.exit(run_shell(sys.argv[1], {}))

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pitr.errors import FormatError, UsageError
+from pitr.errors import FormatError, NoFittingIdentity, UsageError
 from pitr.repository.sealing import age, bech32, header
-from pitr.repository.sealing.age import CHUNK, AgeReader, AgeWriter, NoFittingIdentity
+from pitr.repository.sealing.age import CHUNK, AgeReader, AgeWriter
 from pitr.repository.sealing.header import AgeError
 from pitr.repository.sealing.keys import Identity, Passphrase, Recipient, Unwraps
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from pitr.errors import NoFittingIdentity
 from pitr.jobs.verify.stored_data import Scope, Verified, verify
 from pitr.model import Backup
 from pitr.repository import Repository, configurations, names
-from pitr.repository.sealing.age import NoFittingIdentity
 from tests.support.sealed import ALICE, BOB, EVE, OVF, VM_NAME, SealedPlace
 from tests.support.stored_points import content
 

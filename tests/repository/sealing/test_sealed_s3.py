@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from pitr.errors import NoFittingIdentity
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.repository import Repository, catalog_snapshots
-from pitr.repository.sealing.age import NoFittingIdentity
 from tests.support import counted, s3
 from tests.support.memory_engine import MemoryEngine
 from tests.support.sealed import ALICE, BOB, VM_NAME, SealedPlace
