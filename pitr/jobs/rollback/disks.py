@@ -37,7 +37,7 @@ def returning_disks(
     """Return the disks of the point's VM that go back to the point: the named ones, or all that the point holds.
 
     A disk that took the place of the point's disk since counts as that disk. Raises NoSuchDisk, UsageError for a disk
-    that the VM no longer has, or that is shared, EngineBusy for a locked one.
+    that the VM no longer has, that is shared, or that has become smaller, EngineBusy for a locked one.
     """
     attached = {disk.id: disk for disk in vm_disks(engine, backup.vm.id)}
     known = successions.of_vm(repository.store, backup.vm.id)
@@ -52,14 +52,19 @@ def returning_disks(
                 f"{named(stream.name, stream.disk_id)} of the point",
                 _RESTORE,
             )
-        _check(matches[0])
+        _check(matches[0], stream)
         found.append(ReturningDisk(matches[0], stream))
     if not found:
         raise NoSuchDisk("the point holds none of the VM's disks", _RESTORE)
     return found
 
 
-def _check(disk: Disk) -> None:
+def _check(disk: Disk, stream: Stream) -> None:
+    if disk.size < stream.size:
+        raise UsageError(
+            f"disk {printable(disk.name)} has {disk.size} bytes now, and had {stream.size} at the point",
+            "Use 'pitr restore --replace', which makes a new disk of the size that it had.",
+        )
     if disk.status == "locked":
         raise EngineBusy(
             f"disk {printable(disk.name)} is locked",

@@ -29,13 +29,15 @@ def write_on_copies(
     context: RollbackContext, disks: Sequence[ReturningDisk], undo: Backup, back_to: Backup
 ) -> list[RolledBackDisk]:
     """Take disks back on copies, and swap these in. After an error, only the copies of this run are removed."""
-    stamp = f"{times.now():%Y%m%dT%H%M%SZ}"
+    # Only the alias tells which disk is the copy, and disks of one VM or of several can have one name.
+    suffix = f"_rollback_{times.now():%Y%m%dT%H%M%SZ}_{undo.backup_id[:8]}"
     UploadNotes(context.repository).end_left_behind(context.engine, notify=context.watch.notify)
     with ExitStack() as failure:
         done: list[RolledBackDisk] = []
         exchanges: list[Exchange] = []
-        for each in disks:
-            copy, result = _on_copy(context, each, undo, back_to, f"_rollback_{stamp}", failure)
+        for number, each in enumerate(disks):
+            of_disk = f"{suffix}_{number}" if number else suffix
+            copy, result = _on_copy(context, each, undo, back_to, of_disk, failure)
             done.append(result)
             exchanges.append(_exchange(copy.id, each.disk))
         _swap(context, exchanges, undo, back_to)

@@ -5,19 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pitr.errors import EngineBusy, NoSuchPoint, NothingToContinue
 from pitr.jobs.known_damage import remembering
 from pitr.jobs.rollback import on_copies, undo_point
 from pitr.jobs.rollback.disks import ReturningDisk, returning_disks
-from pitr.jobs.rollback.in_place import finish_in_place, write_in_place
+from pitr.jobs.rollback.in_place import (
+    finish_in_place,
+    planned_finish,
+    still_there,
+    turned_back,
+    write_in_place,
+)
 from pitr.jobs.rollback.on_copies import write_on_copies
 from pitr.jobs.rollback.result import RollbackContext, RolledBack, RolledBackDisk
 from pitr.jobs.rollback.way_back import open_way_back
 from pitr.model import Backup, VMName
 from pitr.ovirt.engine import VM, Disk, get_vm, shut_down_vm, start_vm, vm_disks
 from pitr.repository import rollbacks
-from pitr.repository.rollbacks import OldDisk
+from pitr.repository.rollbacks import OldDisk, UnfinishedDisk
 from pitr.text import printable
 
 _CHECK = "rollback"
@@ -47,8 +54,13 @@ def roll_back(context: RollbackContext, back_to: Backup) -> RolledBack:
 def undo(context: RollbackContext, vm: VMName) -> RolledBack:
     """Go back to the newest undo point: to the disks that the rollback has left, or as to any point if they are gone.
 
+    An unfinished rollback in place is taken back.
+
     Raises NoSuchPoint without an undo point, and the errors of `roll_back`.
     """
+    unfinished = still_there(context, rollbacks.of_vm(context.repository.store, vm.id), vm)
+    if unfinished:
+        return _undo_unfinished(context, vm, unfinished)
     back_to = undo_point.newest(context.repository, vm)
     left = [
         each
@@ -72,8 +84,8 @@ def undo(context: RollbackContext, vm: VMName) -> RolledBack:
 
 
 def go_on(context: RollbackContext, vm: VMName) -> RolledBack:
-    """End a rollback in place that was interrupted. Raises NothingToContinue, and the errors of `roll_back`."""
-    unfinished = rollbacks.of_vm(context.repository.store, vm.id)
+    """End a rollback that was interrupted. Raises NothingToContinue, and the errors of `roll_back`."""
+    unfinished = still_there(context, rollbacks.of_vm(context.repository.store, vm.id), vm)
     if not unfinished:
         swapping = rollbacks.unfinished_swaps(context.repository.store, vm.id)
         if swapping:
@@ -81,16 +93,52 @@ def go_on(context: RollbackContext, vm: VMName) -> RolledBack:
         raise NothingToContinue(
             f"no rollback of VM {printable(vm.name)} is unfinished", "There is nothing to do."
         )
-    first = unfinished[0]
-    back_to = undo_point.with_id(context.repository, first.point_id, vm)
-    before = undo_point.with_id(context.repository, first.undo_id, vm)
+    return _finish(context, vm, unfinished)
+
+
+def _finish(context: RollbackContext, vm: VMName, unfinished: Sequence[UnfinishedDisk]) -> RolledBack:
+    """End a rollback in place on these disks."""
+    back_to = undo_point.with_id(context.repository, unfinished[0].point_id, vm)
+    before = undo_point.with_id(context.repository, unfinished[0].undo_id, vm)
     if context.options.dry_run:
-        planned = [RolledBackDisk(each.disk_id, each.disk_id, 0, 0, 0, 0.0, False) for each in unfinished]
+        planned = planned_finish(context, unfinished, vm)
         return RolledBack(back_to, before, planned, in_place=True, dry_run=True)
+    if context.options.stop:
+        _stop(context, get_vm(context.engine, vm.id))
     with context.repository.lock_vm(vm), remembering(context.repository, vm.id, _CHECK):
         _check_down(context, vm.id)
         done = finish_in_place(context, unfinished, vm)
     return _ended(context, RolledBack(back_to, before, done, in_place=True))
+
+
+def _undo_unfinished(
+    context: RollbackContext, vm: VMName, unfinished: Sequence[UnfinishedDisk]
+) -> RolledBack:
+    """Take the unfinished disks of a rollback in place back to its undo point, then those that it had finished."""
+    if context.options.dry_run:
+        back_to = undo_point.with_id(context.repository, unfinished[0].undo_id, vm)
+        planned = planned_finish(context, unfinished, vm)
+        return RolledBack(back_to, None, planned, in_place=True, dry_run=True)
+    stop = replace(context, options=replace(context.options, start=False))
+    with context.repository.lock_vm(vm):
+        unfinished = turned_back(context, unfinished)
+    turned = _finish(stop, vm, unfinished)
+    rest = roll_back(context, turned.point)
+    return replace(rest, disks=[_with_both(disk, turned.disks) for disk in rest.disks])
+
+
+def _with_both(disk: RolledBackDisk, turned: Sequence[RolledBackDisk]) -> RolledBackDisk:
+    """Return the disk with what was sent to it in both steps."""
+    for each in turned:
+        if each.disk_id in (disk.disk_id, disk.old_disk_id):
+            return replace(
+                disk,
+                differing_bytes=disk.differing_bytes + each.differing_bytes,
+                bytes_written=disk.bytes_written + each.bytes_written,
+                bytes_zeroed=disk.bytes_zeroed + each.bytes_zeroed,
+                duration_s=disk.duration_s + each.duration_s,
+            )
+    return disk
 
 
 def _go_on_swapping(context: RollbackContext, vm: VMName, left: Sequence[OldDisk]) -> RolledBack:

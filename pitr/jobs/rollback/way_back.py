@@ -12,13 +12,11 @@ from pitr.copier.wrapped import WrappedSource
 from pitr.endpoints.points.difference import compare
 from pitr.endpoints.points.exact_difference import read_difference
 from pitr.endpoints.points.point import PointSource, open_resolved
-from pitr.errors import UsageError
-from pitr.extents import ExtentMap
+from pitr.extents import Extent, ExtentMap
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, resolve_chain
 from pitr.system.closing import Closes
-from pitr.text import printable
 
 
 class WayBack(WrappedSource[PointSource], Closes):
@@ -49,6 +47,13 @@ class WayBack(WrappedSource[PointSource], Closes):
     def extents(self) -> ExtentMap:
         return self._ranges
 
+    def whole(self) -> WayBack:
+        """Return the way from any state of the disk: all that the point holds. Closing this one closes it, too."""
+        everything = [*self._source.extents()]
+        if self._size > self._source.size:
+            everything.append(Extent(self._source.size, self._size - self._source.size, True))
+        return WayBack(self._source, self._size, ExtentMap.of(everything).merged())
+
     def close(self) -> None:
         self._source.close()
 
@@ -64,23 +69,22 @@ def open_way_back(
     """Open what leads from the disk at the point `now` to the same disk at the point `then`. The caller closes it.
 
     `read` gets the number of compared bytes, again and again. Raises StoredDamage; UsageError if data is stored
-    externally, or if the disk has become smaller.
+    externally.
     """
     before = resolve_chain(repository, *now)
     after = resolve_chain(repository, *then, with_frames=True)
-    if after.map.size > before.map.size:
-        raise UsageError(
-            f"disk {printable(then[1].name)} has {before.map.size} bytes now, and had {after.map.size} at the point",
-            "Use 'pitr restore --replace', which makes a new disk of the size that it had.",
-        )
     difference = read_difference(
         repository, compare(repository, before, after), before, after, read, workers=workers
     )
     ranges = [*difference.extents(), *_behind(before, after.map.size)]
-    return WayBack(open_resolved(repository, after), before.map.size, ExtentMap.of(ranges).merged())
+    return WayBack(
+        open_resolved(repository, after), max(before.map.size, after.map.size), ExtentMap.of(ranges).merged()
+    )
 
 
 def _behind(before: ResolvedChain, size: int) -> list[tuple[int, int, bool]]:
     """Return the ranges with data behind `size`, as ranges to zero."""
+    if size >= before.map.size:
+        return []
     behind = before.map.extents().between(size, before.map.size)
     return [(start, length, True) for start, length, zero in behind if not zero]

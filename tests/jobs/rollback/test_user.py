@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a user of `pitr rollback` can meet or do wrong: the VM keeps its data, and there is always a way on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pitr.lab import Lab, LabVM
+from tests.support.lab import KiB, MiB, make_vm, nothing_open
+from tests.support.pitr import Pitr
+
+SIZE = 2 * MiB
+
+
+def _contents(lab: Lab, vm: LabVM, folder: Path) -> list[bytes]:
+    """Return what the VM's disks hold, by their names."""
+    held: list[bytes] = []
+    for disk in sorted(lab.vm(vm.id).disks, key=lambda disk: disk.name):
+        copy = folder / "content"
+        copy.unlink(missing_ok=True)
+        lab.disk(disk.id).copy_content(copy)
+        held.append(copy.read_bytes())
+    return held
+
+
+def _write(vm: LabVM, lab: Lab, offset: int, data: bytes) -> None:
+    """Write to all disks of the VM as its guest, and leave the VM down."""
+    vm.start()
+    for disk in lab.vm(vm.id).disks:
+        with disk.guest() as guest:
+            guest.write(offset, data)
+    vm.stop()
+
+
+class Case:
+    """A VM that is down, with a point to go back to and newer data."""
+
+    def __init__(self, lab: Lab, pitr: Pitr, folder: Path, *sizes: int) -> None:
+        self.lab, self.pitr, self.folder = lab, pitr, folder
+        self.vm = make_vm(lab, *sizes, running=False)
+        _write(self.vm, lab, 0, b"then" * 64 * KiB)
+        self.point = str(pitr.backup(self.vm.name)["backup_id"])
+        self.then = self.contents()
+        _write(self.vm, lab, 64 * KiB, b"now" * 8 * KiB)
+        self.now = self.contents()
+
+    def contents(self) -> list[bytes]:
+        return _contents(self.lab, self.vm, self.folder)
+
+    def rollback(self, *options: str, code: int = 0) -> Any:
+        return self.pitr.json("rollback", self.vm.name, *options, code=code)
+
+    def to_point(self, *options: str, code: int = 0) -> Any:
+        return self.rollback("--point", self.point, *options, code=code)
+
+    def points(self) -> list[Any]:
+        return list(self.pitr.json("list", self.vm.name)["points"])
+
+
+Cases = Callable[..., Case]
+
+
+@pytest.fixture
+def case(lab: Lab, pitr: Pitr, tmp_path: Path) -> Cases:
+    return lambda *sizes: Case(lab, pitr, tmp_path, *(sizes or (SIZE,)))
+
+
+@pytest.mark.parametrize("mode", [[], ["--in-place"]], ids=["copies", "in-place"])
+def test_two_disks_of_one_name_go_back(case: Cases, lab: Lab, mode: list[str]) -> None:
+    made = case(SIZE, MiB)
+    for disk in made.vm.disks:
+        lab.disk(disk.id).rename("data")
+    sizes = sorted(len(each) for each in made.then)
+    made.to_point(*mode)
+    assert sorted(made.contents()) == sorted(made.then)
+    assert sorted(disk.size for disk in lab.vm(made.vm.id).disks) == sizes
+    assert {disk.name for disk in lab.vm(made.vm.id).disks} == {"data"}
+
+
+@pytest.mark.parametrize("mode", [[], ["--in-place"]], ids=["copies", "in-place"])
+def test_the_next_backup_compares_once(case: Cases, mode: list[str]) -> None:
+    made = case()
+    made.to_point(*mode)
+    assert {disk["changes"] for disk in made.pitr.backup(made.vm.name)["disks"]} == {"compared"}
+    assert {disk["changes"] for disk in made.pitr.backup(made.vm.name)["disks"]} == {"tracked"}
+
+
+def test_a_disk_that_shrank_is_refused_before_anything(case: Cases, lab: Lab) -> None:
+    made = case(SIZE)
+    lab.disk(made.vm.disks[0].id).replace(MiB, "cow")
+    now, before = made.contents(), len(made.points())
+    for mode in ([], ["--in-place"]):
+        refused = made.to_point(*mode, code=2)
+        assert "restore --replace" in refused["error"]["advice"]
+    assert made.contents() == now and len(made.points()) == before
+
+
+def test_a_disk_that_grew_goes_back(case: Cases, lab: Lab) -> None:
+    made = case()
+    lab.disk(made.vm.disks[0].id).grow(SIZE + MiB)
+    _write(made.vm, lab, SIZE + 512 * KiB, b"grown" * 1000)
+    made.to_point("--in-place")
+    assert made.contents() == [made.then[0] + bytes(MiB)]
+
+
+def test_a_rollback_whose_disk_the_engine_removed_can_be_ended(case: Cases, lab: Lab) -> None:
+    made = case()
+    lab.engine.faults.fail("upload verification")
+    failed = made.to_point("--in-place", code=6)
+    assert failed["error"]["type"] == "DiskRemoved"
+    assert lab.vm(made.vm.id).disks == []
+    made.rollback("--continue", code=4)
+    # The restore brings the disk back, and nothing stands in the way of another rollback.
+    made.pitr("restore", made.vm.name, "--point", made.point, "--replace", code=0)
+    assert made.contents() == made.then
+    made.to_point("--in-place")
+
+
+def test_a_rollback_that_was_interrupted_between_two_disks_can_be_ended_or_undone(
+    case: Cases, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = case(SIZE, MiB)
+    _stop_after_one_disk(monkeypatch, made)
+    # The second disk is not locked, and so the VM can be started.
+    _write(made.vm, lab, 256 * KiB, b"guest")
+    made.rollback("--continue")
+    assert made.contents()[1] == made.then[1]
+    made.to_point("--dry-run")
+
+
+def test_an_unfinished_rollback_can_be_undone(case: Cases, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = case(SIZE, MiB)
+    _stop_after_one_disk(monkeypatch, made)
+    made.rollback("--undo", "--in-place")
+    assert made.contents() == made.now
+    assert nothing_open(lab)
+    made.rollback("--continue", code=4)
+
+
+def _stop_after_one_disk(monkeypatch: pytest.MonkeyPatch, made: Case) -> None:
+    """Stop a rollback in place when it has taken one of two disks back."""
+    from pitr.errors import EngineError
+    from pitr.jobs.rollback import in_place
+
+    write = in_place._write
+    written: list[int] = []
+
+    def one(*arguments: Any, **options: Any) -> Any:
+        if written:
+            raise EngineError("the engine does not answer")
+        written.append(1)
+        return write(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(in_place, "_write", one)
+        made.to_point("--in-place", code=6)
+    assert made.contents() not in (made.now, made.then)
