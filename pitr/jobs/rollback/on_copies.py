@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 
 from pitr import times
@@ -13,6 +14,7 @@ from pitr.jobs.disk_settings import settings_of
 from pitr.jobs.restore.swap import DiskSwap, Exchange
 from pitr.jobs.restore.uploading import Uploading, remove_new_disk
 from pitr.jobs.rollback.disks import ReturningDisk
+from pitr.jobs.rollback.handover import hand_over
 from pitr.jobs.rollback.proof import check_disk
 from pitr.jobs.rollback.result import RollbackContext, RolledBackDisk
 from pitr.jobs.rollback.way_back import WayBack, open_way_back
@@ -31,6 +33,7 @@ def write_on_copies(
     """Take disks back on copies, and swap these in. After an error, only the copies of this run are removed."""
     # Only the alias tells which disk is the copy, and disks of one VM or of several can have one name.
     suffix = f"_rollback_{times.now():%Y%m%dT%H%M%SZ}_{undo.backup_id[:8]}"
+    began_at = time.monotonic()
     UploadNotes(context.repository).end_left_behind(context.engine, notify=context.watch.notify)
     with ExitStack() as failure:
         done: list[RolledBackDisk] = []
@@ -42,6 +45,10 @@ def write_on_copies(
             exchanges.append(_exchange(copy.id, each.disk))
         _swap(context, exchanges, undo, back_to)
         failure.pop_all()
+    new_disks = {result.disk_id: each.stream for each, result in zip(disks, done, strict=True)}
+    # By the engine's clock, as the undo point.
+    at = undo.point + timedelta(seconds=time.monotonic() - began_at)
+    hand_over(context, back_to, undo, new_disks, at)
     return done
 
 

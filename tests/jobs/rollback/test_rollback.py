@@ -108,10 +108,16 @@ def test_the_first_backup_after_a_rollback_stores_only_what_is_new(
 ) -> None:
     with vm.disks[0].guest() as guest:
         guest.write(2 * MiB, random.Random(1).randbytes(2 * MiB))
-    first, _ = _changed_since_a_point(lab, pitr, vm, tmp_path)
+    first, at_first = _changed_since_a_point(lab, pitr, vm, tmp_path)
     vm.stop()
     pitr.json("rollback", vm.name, "--point", first["backup_id"])
+    # The point after the rollback is made from what is stored.
+    made = pitr.json("list")["points"][0]
+    assert made["kind"] == "synthetic" and made["note"].startswith("after rollback to ")
+    assert {disk["disk_id"] for disk in made["disks"]} == {disk.id for disk in lab.vm(vm.id).disks}
+    for disk in pitr.restore_to_file(made, tmp_path / "made"):
+        assert Path(disk["target"]).read_bytes() == at_first[disk["name"]]
     after = pitr.backup(vm.name)
-    assert {disk["kind"] for disk in after["disks"]} == {"full"}
+    assert {disk["changes"] for disk in after["disks"]} == {"compared"}
     assert after["stored_bytes"] < first["stored_bytes"] / 10
     pitr("verify")
