@@ -20,7 +20,7 @@ WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -lt 2 ] && n=2; [ $$
 
 # Two runs of apt-get at the same time lock each other out.
 .NOTPARALLEL:
-.PHONY: help demo test guest test-s3 soak fuzz check format docs man bench plot bundle venv install-demo install-system install-test install-s3 clean
+.PHONY: help demo test guest test-s3 soak fuzz check format docs man bench bench-check plot bundle venv install-demo install-system install-test install-s3 clean
 
 help:
 	@echo "make demo            run the demo on a local oVirt: backups, a disaster, a restore, the proof"
@@ -32,6 +32,7 @@ help:
 	@echo "make format          format the code"
 	@echo "make docs            generate docs/cli.md and docs/configuration.md"
 	@echo "make bench           run the benchmarks of bench/ (QUICK=1, BENCH=name)"
+	@echo "make bench-check     compare counts (requests, bytes, steps) with bench/expected.json (UPDATE=1 writes them)"
 	@echo "make plot            draw docs/performance.svg from the newest results"
 	@echo "make bundle          build an archive for machines without internet (EXTRAS=files,gateway)"
 	@echo "make venv            create $(VENV) with pitr and its development tools"
@@ -45,7 +46,7 @@ test: install-test $(VENV)/installed guest
 	@$(BIN)/pytest -n $(WORKERS) $(PYTEST)
 
 # `make test` runs these tests against a simulated server.
-S3_TESTS := tests/repository/test_s3_repository.py tests/repository/test_object_lock.py tests/repository/test_bucket_policy.py tests/repository/store tests/jobs/test_doctor_store.py
+S3_TESTS := tests/repository/test_s3_repository.py tests/repository/test_object_lock.py tests/repository/test_bucket_policy.py tests/repository/store tests/jobs/test_doctor_store.py tests/jobs/replicate/test_buckets.py
 test-s3: install-s3 $(VENV)/installed
 	@$(BIN)/python -m tests.support.radosgw $(BIN)/pytest -n $(WORKERS) $(S3_TESTS) $(PYTEST)
 
@@ -80,6 +81,10 @@ man: venv
 
 bench: venv
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bench/run $(BENCH)
+
+# Counts of requests, bytes and steps, which do not depend on the machine. UPDATE=1 writes the new numbers.
+bench-check: install-demo $(VENV)/installed
+	@$(BIN)/python bench/check.py $(if $(UPDATE),--update)
 
 plot: venv
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -12,12 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pitr.copier import copy
+from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Source
 from pitr.endpoints.images.raw_file import RawFileSource
 from pitr.extents import ExtentMap
 from pitr.model import Backup, DiskSettings, Kind, Mode, Record, Stream, VMName
 from pitr.repository import Repository
-from pitr.repository.stream_sink import NewStream
+from pitr.repository.stream_sink import NewStream, blob_meta
 from pitr.system.closing import Closes
 
 #: The size of a change: the granularity of dirty bitmaps.
@@ -72,7 +73,14 @@ class Chain:
         return self.backups[-1], self.backups[-1].streams[0]
 
 
-def store(repository: Repository, source: Source, parent: Backup | None, number: int, disk_id: str) -> Backup:
+def store(
+    repository: Repository,
+    source: Source,
+    parent: Backup | None,
+    number: int,
+    disk_id: str,
+    workers: int = DEFAULT_WORKERS,
+) -> Backup:
     """Store and commit one backup of one disk: an incremental based on `parent`, else a full."""
     kind = Kind.FULL if parent is None else Kind.INCREMENTAL
     new = NewStream(
@@ -85,11 +93,12 @@ def store(repository: Repository, source: Source, parent: Backup | None, number:
         parent_stream_id=None if parent is None else parent.streams[0].stream_id,
         settings=DiskSettings(),
     )
-    meta = {"virtual-size": source.size, "incremental": kind is Kind.INCREMENTAL}
-    with repository.new_stream(new, source.size, meta, level=1) as sink:
-        copy(source, sink)
-        stream = sink.stream
     point = FIRST + timedelta(hours=number)
+    parent_id = parent.backup_id if parent else None
+    meta = blob_meta(new, VM, source.size, 0, point, None, parent_id=parent_id)
+    with repository.new_stream(new, source.size, meta, level=1) as sink:
+        copy(source, sink, workers=workers)
+        stream = sink.stream
     backup = Backup(
         backup_id=new.backup_id,
         vm=VM,
@@ -111,12 +120,14 @@ def store(repository: Repository, source: Source, parent: Backup | None, number:
     return backup
 
 
-def make_chain(repository: Repository, image: Path, incrementals: int) -> Chain:
+def make_chain(
+    repository: Repository, image: Path, incrementals: int, workers: int = DEFAULT_WORKERS
+) -> Chain:
     """Store a full of `image`, and incrementals that each change a random 1 % of its grains."""
     disk_id = str(uuid.uuid4())
     chooser = random.Random(11)
     with RawFileSource(image) as source:
-        backups = [store(repository, source, None, 0, disk_id)]
+        backups = [store(repository, source, None, 0, disk_id, workers)]
     with (
         image.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
@@ -126,6 +137,6 @@ def make_chain(repository: Repository, image: Path, incrementals: int) -> Chain:
         for number in range(1, incrementals + 1):
             changed = sorted(chooser.sample(range(grains), max(1, grains // 100)))
             shifted = ShiftedSource(content, changed, number * 37 * GRAIN)
-            backups.append(store(repository, shifted, backups[-1], number, disk_id))
+            backups.append(store(repository, shifted, backups[-1], number, disk_id, workers))
             del shifted
     return Chain(backups)

@@ -22,11 +22,12 @@ from tests.support.lab import nothing_open
 from tests.support.memory_engine import MemoryEngine
 from tests.support.pitr import Pitr
 from tests.support.sealed import SealedPlace, sealed_place
+from tests.support.stored_points import SOAK
 
 _PHASE_LAG_S = 0.01
 
-# A loaded machine makes any example slow.
-settings.register_profile("pitr", deadline=None)
+# A loaded machine makes any example slow. `make soak` tries more of them.
+settings.register_profile("pitr", settings(deadline=None, max_examples=1000 if SOAK else 50))
 settings.load_profile("pitr")
 
 # A shell starts background jobs with SIGINT ignored, and pitr leaves ignored signals ignored. The programs that the

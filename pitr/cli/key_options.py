@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import getpass
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pitr.errors import NamesSealed
+from pitr.errors import NamesSealed, UsageError
 from pitr.repository.sealing import identities
 from pitr.system.target_path import given_path
 
@@ -22,7 +25,8 @@ IdentityOption = Annotated[
     typer.Option(
         "--identity",
         metavar="FILE",
-        help="File with an age identity that opens a sealed repository; repeatable [env: PITR_IDENTITY_FILE].",
+        help="File with an age identity that opens a sealed repository; repeatable. 'passphrase': the identity in the "
+        "repository that a passphrase protects [env: PITR_IDENTITY_FILE].",
         parser=given_path("--identity"),
     ),
 ]
@@ -38,8 +42,9 @@ EncryptOption = Annotated[
     typer.Option(
         "--encrypt",
         metavar="RECIPIENT",
-        help="Seal the repository to this age recipient, age1…; repeatable. With only one, pitr makes a second "
-        "identity and prints it, for you to keep on paper.",
+        help="Seal the repository to this age recipient, age1…; repeatable. 'passphrase': to a new identity, which "
+        "pitr keeps in the repository, protected by a passphrase. With only one, pitr makes a second identity and "
+        "prints it, for you to keep on paper.",
     ),
 ]
 
@@ -52,8 +57,19 @@ def use(files: Sequence[Path], configured: Mapping[str, Any], *, trust: bool) ->
             identity_command=configured.get("identity_command"),
             recipients=tuple(configured.get("recipients", ())),
             trust=trust,
+            passphrase_command=configured.get("passphrase_command"),
+            ask=_typed if sys.stdin is not None and sys.stdin.isatty() else None,
         )
     )
+
+
+@cache
+def _typed(question: str) -> str:
+    """Return the passphrase that the user types, once for the whole command. Raises UsageError at the end of input."""
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        raise UsageError("no passphrase was typed", "Type it, or set PITR_PASSPHRASE_FILE.") from None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pitr.endpoints.images.memory import MemorySource
 from pitr.errors import ImageioError, PitrError, ProgramMissing
 from pitr.jobs.backup.clocks import skew_in_words
 from pitr.jobs.doctor_check import Check, CheckStatus
+from pitr.jobs.doctor_keys import check_keys
 from pitr.jobs.doctor_store import trial
 from pitr.jobs.exposed_secrets import readable_by_others
 from pitr.jobs.find import by_id_or_name
@@ -134,7 +135,7 @@ def _repository(location: Location | None, labels: list[str], probe: bool) -> It
                 backups = repository.catalog.points(vm.id)
                 labels += _wrong_labels(backups)
                 points += len(backups)
-            lock = repository.lock
+            lock, of_keys = repository.lock, check_keys(repository)
             protection = protection_status(repository, vms, times.now(), ask=True)
     except PitrError as error:
         yield Check("repository", "failed", error.message, error.advice)
@@ -151,6 +152,7 @@ def _repository(location: Location | None, labels: list[str], probe: bool) -> It
         yield Check(
             "repository", "ok", f"{where} holds {counted(points, 'point')} of {counted(len(vms), 'VM')}"
         )
+    yield from of_keys
     if protection is not None:
         status: CheckStatus = "warning" if protection.advice else "ok"
         yield Check("protection", status, protection.words, protection.advice)

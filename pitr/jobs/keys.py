@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from pitr.errors import RepositoryError, UsageError
 from pitr.repository import Repository
 from pitr.repository.sealed import needing_cryptography
+from pitr.repository.sealing import identities
 from pitr.repository.store import ObjectExists
 
 if TYPE_CHECKING:
     from pitr.repository.sealing.keyring import KeyEpoch, Keyring
-    from pitr.repository.sealing.keys import Recipient
+    from pitr.repository.sealing.keys import Identity, Recipient
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,36 @@ class ListedEpoch:
     @property
     def opens(self) -> bool:
         return any(each.opens for each in self.recipients)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecipients:
+    """Recipients, and the new identities among them that the repository keeps, protected by a passphrase."""
+
+    recipients: tuple[str, ...]
+    protected: tuple[tuple[Identity, str], ...] = ()
+
+    def keep(self, repository: Repository) -> None:
+        """Store the protected identities. Raises RepositoryError."""
+        for identity, passphrase in self.protected:
+            from pitr.repository.sealing import passphrases  # noqa: PLC0415 - the extra may be missing
+
+            passphrases.add(repository.store, identity, passphrase)
+
+
+def with_passphrase(texts: Sequence[str]) -> NewRecipients:
+    """Return the recipients; 'passphrase' stands for a new one, whose passphrase the user gives. Raises UsageError."""
+    if identities.PASSPHRASE not in texts:
+        return NewRecipients(tuple(dict.fromkeys(texts)))
+    with needing_cryptography():
+        from pitr.repository.sealing.keys import Identity  # noqa: PLC0415 - the extra may be missing
+    for text in texts:
+        if text != identities.PASSPHRASE:
+            _parsed(text)
+    identities.keep_out_of_core_dumps()
+    made, passphrase = Identity.generate(), identities.settings().new_passphrase()
+    recipients = (str(made.recipient) if text == identities.PASSPHRASE else text for text in texts)
+    return NewRecipients(tuple(dict.fromkeys(recipients)), ((made, passphrase),))
 
 
 def keyring_of(repository: Repository) -> Keyring:
@@ -70,9 +101,11 @@ def listed(repository: Repository) -> list[ListedEpoch]:
 def add(repository: Repository, text: str) -> KeyEpoch:
     """Seal to one more recipient from now on. Raises UsageError, RepositoryError."""
     current = keyring_of(repository).recipients()
-    added = _parsed(text)
+    new = with_passphrase([text])
+    added = _parsed(new.recipients[0])
     if added in current:
         raise UsageError(f"{added} is a recipient already", "'pitr key list' shows all.")
+    new.keep(repository)
     return _begin(repository, (*current, added))
 
 
@@ -92,7 +125,10 @@ def remove(repository: Repository, named: str) -> KeyEpoch:
 def rotate(repository: Repository, texts: Sequence[str]) -> KeyEpoch:
     """Seal to exactly these recipients from now on. Raises UsageError, RepositoryError."""
     keyring_of(repository).recipients()
-    return _begin(repository, tuple(dict.fromkeys(_parsed(text) for text in texts)))
+    new = with_passphrase(texts)
+    recipients = tuple(dict.fromkeys(_parsed(text) for text in new.recipients))
+    new.keep(repository)
+    return _begin(repository, recipients)
 
 
 def new_identity(recipients: list[str]) -> str:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import groupby
@@ -13,16 +13,14 @@ from pathlib import Path
 
 from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
-from pitr.repository import hidden, lock, names, tombstones
+from pitr.repository import catalog_file, hidden, names, tombstones
 from pitr.repository.catalog import Catalog, overview
-from pitr.repository.catalog.catalog import CatalogUnusable, Known
+from pitr.repository.catalog.catalog import Known
 from pitr.repository.catalog.comparison import CatalogDifferences, Comparison
 from pitr.repository.damage import StoredDamage
 from pitr.repository.hidden import HiddenRecord, HiddenRows, Tombstones
 from pitr.repository.store import ObjectMissing, Store
-from pitr.repository.store.naming import set_mode
 from pitr.system.closing import Closes
-from pitr.system.replace_file import move_file
 
 ReadRecord = Callable[[str], tuple[Backup, StoredObject]]
 StoredRecord = tuple[Backup, str, StoredObject]
@@ -30,6 +28,8 @@ StoredRecord = tuple[Backup, str, StoredObject]
 _BATCH = 500
 #: The records of so many new VMs are read, to learn their names.
 _FEW_VMS = 5
+#: A list of records is of this moment for so long.
+_RECENT_S = 60.0
 
 
 class CompletedCatalog(Closes):
@@ -58,15 +58,19 @@ class CompletedCatalog(Closes):
         self._tombstones = Tombstones(store)
         self._hidden: dict[str, dict[str, HiddenRecord]] = {}
         self._hidden_rows = HiddenRows(
-            path.with_name("removed.db"), partial(_open, store=store), _writable, read_record
+            path.with_name("removed.db"),
+            partial(catalog_file.opened_file, store=store),
+            catalog_file.writable,
+            read_record,
         )
         self._store = store
         self._read_record = read_record
-        self._catalog = _open(path, store)
+        self._catalog = catalog_file.opened_file(path, store)
         self._catalog.instead = self._from_records
         self._whole = False
         self._counted = False
         self._whole_vms: set[str] = set()
+        self._sizes: dict[str, tuple[float, dict[str, int]]] = {}
         #: Messages about the records that could not be read, of the VMs that were completed.
         self.unreadable: list[str] = []
 
@@ -90,12 +94,12 @@ class CompletedCatalog(Closes):
         """Note that the file has had all records, so that this host needs no snapshot."""
         if self._own_state and self._remembers:
             with suppress(OSError):
-                _whole_mark(self._path).touch(mode=0o600)
+                catalog_file.whole_mark(self._path).touch(mode=0o600)
 
     @property
     def was_whole(self) -> bool:
         """Whether the file once had all records, so that few are missing."""
-        return self._whole or _whole_mark(self._path).exists()
+        return self._whole or catalog_file.whole_mark(self._path).exists()
 
     @property
     def as_it_is(self) -> Catalog:
@@ -181,9 +185,12 @@ class CompletedCatalog(Closes):
         self._complete_vm(vm_ids.pop())
         return self._catalog
 
-    def again(self, vm_id: str) -> Catalog:
-        """Return the catalog with the VM's records and tombstones of this moment."""
-        self._tombstones.forget(vm_id)
+    def again(self, vm_id: str, buried: Mapping[str, datetime] | None = None) -> Catalog:
+        """Return the catalog with the VM's records and tombstones of this moment.
+
+        `buried` has the tombstones if they were just listed.
+        """
+        self._tombstones.forget(vm_id, buried)
         self._refresh(vm_id)
         return self._catalog
 
@@ -202,11 +209,21 @@ class CompletedCatalog(Closes):
         if buried or self._own_state:
             if listed is None:
                 # After the tombstones: a point that is swept in between is hidden or absent, never visible.
-                listed = set(self._store.list(names.records_of(vm_id)))
+                listed = set(self._sizes_now(vm_id))
             self._complete_and_hide(vm_id, known, buried, listed)
         else:
             self._take_up(self._store.list(names.records_of(vm_id), besides=known))
         self._whole_vms.add(vm_id)
+
+    def _sizes_now(self, vm_id: str) -> dict[str, int]:
+        sizes = {each.name: each.size for each in self._store.listed(names.records_of(vm_id))}
+        self._sizes[vm_id] = (time.monotonic(), sizes)
+        return sizes
+
+    def record_sizes(self, vm_id: str) -> Mapping[str, int]:
+        """Return the sizes of the VM's records by name, as a list showed them a moment ago."""
+        listed_at, sizes = self._sizes.get(vm_id, (-_RECENT_S, {}))
+        return sizes if time.monotonic() - listed_at < _RECENT_S else self._sizes_now(vm_id)
 
     def _complete_and_hide(
         self, vm_id: str, known: set[str], buried: Mapping[str, datetime], listed: set[str]
@@ -215,7 +232,7 @@ class CompletedCatalog(Closes):
         view = hidden.view(
             self._store, vm_id, known, listed, buried, own_state=self._own_state, lost_stay=lost_stay
         )
-        writable = _writable(self._path)
+        writable = catalog_file.writable(self._path)
         if view.gone:
             went = hidden.entries(self._catalog, vm_id, [each for each in view.gone if each in view.hidden])
             self._hidden_rows.keep(went)
@@ -259,7 +276,7 @@ class CompletedCatalog(Closes):
 
     def _from_records(self) -> Catalog | None:
         """Return a catalog of all records in memory, if the damaged file cannot be rebuilt; else None."""
-        if _writable(self._path) and _has_room(self._store, self._path):
+        if catalog_file.writable(self._path) and catalog_file.has_room(self._store, self._path):
             return None
         fresh = Catalog.create(None)
         for record_names in _by_vm(self._store):
@@ -276,7 +293,7 @@ class CompletedCatalog(Closes):
         if entries:
             # Another host that removes a record does not wait for this file.
             there = _always if self._own_state else partial(_is_there, self._store)
-            writable = _writable(self._path)
+            writable = catalog_file.writable(self._path)
             self._catalog = hidden.extended(self._catalog, entries, writable=writable, is_there=there)
 
 
@@ -290,86 +307,6 @@ def _is_there(store: Store, name: str) -> bool:
     except ObjectMissing:
         return False
     return True
-
-
-def _open(path: Path, store: Store) -> Catalog:
-    if not _writable(path):
-        try:
-            return Catalog.open(path, read_only=True)
-        except RepositoryError:
-            return Catalog.create(None)
-    try:
-        return Catalog.open(path)
-    except CatalogUnusable:
-        return _created(path, store)
-
-
-def _created(path: Path, store: Store) -> Catalog:
-    """Replace an unusable catalog file by an empty catalog. If that fails, return a catalog in memory."""
-    try:
-        with _replacing(path):
-            try:
-                # Another process may have replaced it already.
-                return Catalog.open(path)
-            except CatalogUnusable:
-                _whole_mark(path).unlink(missing_ok=True)
-                scratch = _scratch(store)
-                Catalog.create(scratch).close()
-                _replace(path, scratch)
-                return Catalog.open(path)
-    except (RepositoryError, OSError):
-        return Catalog.create(None)
-
-
-def _whole_mark(path: Path) -> Path:
-    return path.with_name(f"{path.name}.whole")
-
-
-def replace_catalog(path: Path, scratch: Path) -> None:
-    """Give a new catalog file its place. Raises RepositoryError, OSError."""
-    with _replacing(path):
-        _replace(path, scratch)
-
-
-def _replacing(path: Path) -> AbstractContextManager[None]:
-    """Lock the catalog file for its replacement."""
-    return lock.wait_for(path.parent / names.CATALOG_LOCK, "the catalog")
-
-
-def _scratch(store: Store) -> Path:
-    scratch = store.scratch_file()
-    scratch.touch(mode=0o600)
-    set_mode(scratch, 0o600)
-    return scratch
-
-
-def _replace(path: Path, scratch: Path) -> None:
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
-    # First, so that SQLite never applies a journal of the old file to the new one after an interruption.
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    # The scratch files of a sealed repository may be on another file system.
-    move_file(scratch, path)
-
-
-def _has_room(store: Store, path: Path) -> bool:
-    """Return whether a new catalog as large as the file fits on the disk."""
-    try:
-        scratch = _scratch(store)
-        try:
-            with scratch.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, max(1 << 16, path.stat().st_size))
-        finally:
-            store.drop_scratch(scratch)
-    except (OSError, RepositoryError):
-        return False
-    return True
-
-
-def _writable(path: Path) -> bool:
-    # SQLite creates its journal in the folder.
-    return os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
 def _read(record_names: Sequence[str], read_record: ReadRecord) -> tuple[list[StoredRecord], list[str]]:
@@ -405,8 +342,8 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
     """
     try:
         # Read under the lock, so that the new catalog does not list records that are removed meanwhile.
-        with _replacing(path):
-            scratch = _scratch(store)
+        with catalog_file.replacing(path):
+            scratch = catalog_file.scratch_file(store)
             with Catalog.create(scratch, quick=True) as fresh, Comparison(path) as comparison:
                 for record_names in _by_vm(store):
                     vm_id = _vm_of(record_names)
@@ -420,7 +357,7 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
                     comparison.of_vm(vm_id, fresh)
                 fresh.finish()
                 result = comparison.result()
-            _replace(path, scratch)
+            catalog_file.replace(path, scratch)
     except OSError as error:
         raise RepositoryError(f"the catalog cannot be written: {error.strerror}") from error
     return result

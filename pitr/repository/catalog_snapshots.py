@@ -128,7 +128,7 @@ def _pack(plain: Path, packed: Path, keyring: Keyring | None) -> tuple[str, int]
     digest, size = blake3(), 0
     with plain.open("rb") as source, packed.open("wb") as file:
 
-        def put(data: bytes) -> None:
+        def put(data: bytes | memoryview) -> None:
             nonlocal size
             file.write(data)
             digest.update(data)

@@ -45,8 +45,11 @@ def commit(repository: Repository, new: Record) -> Backup:
     of_base = repository.path != repository.location and _has_configuration_of_base(repository, backup)
     with configurations.stored(repository.store, repository.path, configuration, is_known=of_base) as is_new:
         noted = commit_notes.add(repository.store, backup)
+        buried = None
         if repository.removes_later:
-            _Check(repository, backup, repository.store.written(noted)).all()
+            check = _Check(repository, backup, repository.store.written(noted))
+            check.all()
+            buried = check.buried.get(backup.vm.id)
         _store(repository, backup, name, stored)
         if configuration is not None and not is_new and repository.removes_later:
             _keep_configuration(repository, backup, configuration)
@@ -57,7 +60,7 @@ def commit(repository: Repository, new: Record) -> Backup:
             entry = repository.read_record(name)
         repository.opened_catalog().add(entry[0], name, entry[1])
         if repository.path != repository.location:
-            repository.opened_catalog().again(backup.vm.id)
+            repository.opened_catalog().again(backup.vm.id, buried)
             _tell_of(_siblings(repository, backup) - siblings - {backup.backup_id}, backup)
     except RepositoryError:
         # The record is the commit. The catalog adds it when it is opened again.
@@ -76,7 +79,8 @@ class _Check:
         self._store = repository.store
         self._backup = backup
         self._now = now
-        self._tombstones: dict[str, dict[str, datetime]] = {}
+        #: The tombstones that were listed, by VM.
+        self.buried: dict[str, dict[str, datetime]] = {}
         self._records: dict[str, set[str | None]] = {}
 
     def all(self) -> None:
@@ -154,9 +158,9 @@ class _Check:
         return [opened.of_id(self._backup.vm.id), opened.hidden_rows(self._backup.vm.id)[0]]
 
     def _buried(self, vm_id: str) -> dict[str, datetime]:
-        if vm_id not in self._tombstones:
-            self._tombstones[vm_id] = tombstones.of_vm(self._store, vm_id)
-        return self._tombstones[vm_id]
+        if vm_id not in self.buried:
+            self.buried[vm_id] = tombstones.of_vm(self._store, vm_id)
+        return self.buried[vm_id]
 
     def _stored(self, vm_id: str) -> set[str | None]:
         if vm_id not in self._records:

@@ -243,15 +243,21 @@ class Tombstones:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._all: dict[str, dict[str, datetime]] | None = None
+        self._next: dict[str, dict[str, datetime]] = {}
 
     def of_vm(self, vm_id: str) -> dict[str, datetime]:
         """Return when the tombstones of a VM's points were written, by backup id."""
-        return tombstones.of_vm(self._store, vm_id) if self._all is None else self._all.get(vm_id, {})
-
-    def forget(self, vm_id: str) -> None:
-        """List the tombstones of a VM again when they are asked for."""
         if self._all is not None:
-            self._all[vm_id] = tombstones.of_vm(self._store, vm_id)
+            return self._all.get(vm_id, {})
+        given = self._next.pop(vm_id, None)
+        return tombstones.of_vm(self._store, vm_id) if given is None else given
+
+    def forget(self, vm_id: str, listed: Mapping[str, datetime] | None = None) -> None:
+        """List the tombstones of a VM again; `listed` are those of this moment, if the caller knows them."""
+        if self._all is not None:
+            self._all[vm_id] = tombstones.of_vm(self._store, vm_id) if listed is None else dict(listed)
+        elif listed is not None:
+            self._next[vm_id] = dict(listed)
 
     def all(self) -> dict[str, dict[str, datetime]]:
         """Return the same by VM; later answers about one VM come from this list."""

@@ -49,6 +49,11 @@ def waiting(seconds: float) -> Iterator[None]:
         _patiences_s.remove(seconds)
 
 
+def patience_s() -> float:
+    """Return how long this process waits for locks that others hold."""
+    return max(_patiences_s, default=0.0)
+
+
 @contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` alone while the block runs. Messages call the locked thing `what`.
@@ -143,7 +148,7 @@ def _opened(path: Path, what: str) -> Iterator[int]:
 
 
 def _take(handle: int, operation: int, what: str) -> None:
-    end = time.monotonic() + max(_patiences_s, default=0.0)
+    end = time.monotonic() + patience_s()
     try:
         while True:
             try:

@@ -102,6 +102,16 @@ def configuration(digest: str) -> str:
     return f"{CONFIGURATIONS}/{digest}"
 
 
+def protected_identity(fingerprint: str) -> str:
+    """Return the name of an identity that a passphrase protects, of the recipient with this fingerprint."""
+    return f"{KEYS}/identity-{fingerprint}.age"
+
+
+def is_protected_identity(name: str) -> bool:
+    """Return whether the object with this name is a protected identity."""
+    return re.fullmatch(f"{KEYS}/identity-[0-9a-f]{{16}}\\.age", name) is not None
+
+
 def key_epoch(number: int) -> str:
     """Return the name of the recipients of an epoch of a sealed repository, from 1 on."""
     return f"{KEYS}/{number:06d}.json"

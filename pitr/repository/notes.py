@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
-from pitr.repository.pairs import CHECKPOINTS, DISTRUSTED
+from pitr.repository.pairs import CHECKPOINTS, DISTRUSTED, Lists
 from pitr.repository.store import Store
 
 
@@ -24,7 +24,7 @@ def forget_checkpoint(store: Store, vm_id: str, checkpoint_id: str) -> None:
     CHECKPOINTS.end(store, vm_id, checkpoint_id)
 
 
-def checkpoints(store: Store, vm_id: str) -> Iterator[str]:
+def checkpoints(store: Lists, vm_id: str) -> Iterator[str]:
     """Yield the ids of the VM's checkpoints that pitr created and has not removed."""
     for _, checkpoint_id in CHECKPOINTS.open(store, vm_id):
         yield checkpoint_id
@@ -42,6 +42,6 @@ def trust_again(store: Store, vm_id: str, disk_id: str) -> None:
         DISTRUSTED.end(store, *key)
 
 
-def distrusted(store: Store, vm_id: str) -> set[str]:
+def distrusted(store: Lists, vm_id: str) -> set[str]:
     """Return the ids of the VM's disks that need a full backup next."""
     return {disk_id for _, disk_id, _ in DISTRUSTED.open(store, vm_id)}

@@ -10,9 +10,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
 from pitr.repository import names
 from pitr.repository.store import ObjectExists, Store
+
+#: A list of a bucket shows so many objects with one request.
+_PAGE = 1000
+
+
+class Lists(Protocol):
+    """What lists the objects of states: a store, or what one list of it has shown."""
+
+    def list(self, prefix: str, /) -> Iterator[str]:
+        """Yield the names of all objects in and below a folder."""
+
+
+class SeenStates:
+    """The states of all VMs as one list showed them, until `forget`: a list for each kind takes more requests.
+
+    More states than one request shows are listed by kind and VM.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # One page is of one moment, so the order of lists does not matter.
+        seen = list(islice(store.list(names.CONTROL), _PAGE))
+        self._seen: list[str] | None = seen if len(seen) < _PAGE else None
+
+    def list(self, prefix: str, /) -> Iterator[str]:
+        if self._seen is None:
+            return self._store.list(prefix)
+        return iter([name for name in self._seen if name.startswith(f"{prefix}/")])
+
+    def forget(self) -> None:
+        """Ask the store from now on: this process has changed states."""
+        self._seen = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +67,7 @@ class Pair:
         with suppress(ObjectExists):
             store.create(names.control(self.ended, *key), b"")
 
-    def open(self, store: Store, *under: str) -> Iterator[tuple[str, ...]]:
+    def open(self, store: Lists, *under: str) -> Iterator[tuple[str, ...]]:
         """Yield the keys of the open states whose keys begin with `under`."""
         # In this order: prune removes first objects first, so none that has ended looks open.
         ended = set(self._keys(store, self.ended, under))
@@ -45,7 +79,7 @@ class Pair:
             store.delete(names.control(self.begun, *key))
             store.delete(names.control(self.ended, *key))
 
-    def _keys(self, store: Store, folder: str, under: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    def _keys(self, store: Lists, folder: str, under: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         for name in store.list(names.control(folder, *under)):
             key = tuple(name.split("/")[2:])
             if len(key) == self.parts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pitr.repository.pairs import PENDING
+from pitr.repository.pairs import PENDING, Lists
 from pitr.repository.store import Store
 
 
@@ -22,7 +22,7 @@ def end(store: Store, vm_id: str, backup_id: str) -> None:
     PENDING.end(store, vm_id, backup_id)
 
 
-def of_vm(store: Store, vm_id: str) -> Iterator[str]:
+def of_vm(store: Lists, vm_id: str) -> Iterator[str]:
     """Yield the ids of the VM's backups that may still be open on the engine."""
     for _, backup_id in PENDING.open(store, vm_id):
         yield backup_id

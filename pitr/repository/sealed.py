@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pitr.errors import ProgramMissing, RepositoryError, UsageError
 from pitr.model import Stream, known_name
 from pitr.repository import location as locations
+from pitr.repository import names
 from pitr.repository.marker import Marker
 from pitr.repository.sealing import identities
 from pitr.repository.store import Store, StoredFile
@@ -59,8 +60,13 @@ def keyring_of(marker: Marker, store: Store) -> Keyring | None:
             )
         return None
     with needing_cryptography():
-        from pitr.repository.sealing import keyring  # noqa: PLC0415 - the extra may be missing
-    return keyring.Keyring(keyring.epochs_of(store), settings, locations.private_state(marker.id))
+        from pitr.repository.sealing import keyring, passphrases  # noqa: PLC0415 - the extra may be missing
+    listed = list(store.list(names.KEYS))
+    stored = passphrases.stored_in(listed)
+    opened = passphrases.opened(store, stored, settings) if settings.wants_stored else [] if stored else None
+    return keyring.Keyring(
+        keyring.epochs_of(store, listed), settings, locations.private_state(marker.id), opened
+    )
 
 
 def copy_as_stored(repository: Repository) -> None:

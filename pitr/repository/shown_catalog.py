@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from pitr import times
 from pitr.errors import FormatError, PitrError
 from pitr.repository import catalog_snapshots, commit_notes, names
-from pitr.repository.cached_catalog import CompletedCatalog, replace_catalog
+from pitr.repository.cached_catalog import CompletedCatalog
 from pitr.repository.catalog import Catalog, overview
+from pitr.repository.catalog_file import replace_catalog
 from pitr.repository.catalog_snapshots import Taken
 from pitr.repository.store import ObjectMissing, Store
 from pitr.system.replace_file import replace_file

@@ -15,6 +15,11 @@ from pitr.repository.store.object_errors import ObjectStoreError
 
 def read(store: Store, name: str) -> tuple[Backup, StoredObject]:
     """Read a record by the name of its object, without the catalog. Raises StoredDamage."""
+    return read_bytes(store, name)[:2]
+
+
+def read_bytes(store: Store, name: str) -> tuple[Backup, StoredObject, bytes]:
+    """Read a record as `read` does, and return its bytes, too. Raises StoredDamage."""
     of_backup = names.backup_of_record(name)
     try:
         stored = store.read(name, limit=canonical.MAX_SIZE)
@@ -35,4 +40,4 @@ def read(store: Store, name: str) -> tuple[Backup, StoredObject]:
             "inconsistent",
             f"the record {name} has the wrong name for backup {backup.backup_id}",
         )
-    return backup, StoredObject(len(stored), blake3(stored).hexdigest())
+    return backup, StoredObject(len(stored), blake3(stored).hexdigest()), stored

@@ -375,5 +375,6 @@ _at_end: list[Callable[[], object]] = []
 
 
 def at_end(last: Callable[[], object]) -> None:
-    """Call `last` when this child ends in order."""
-    _at_end.append(last)
+    """Call `last` once when this child ends in order."""
+    if last not in _at_end:
+        _at_end.append(last)

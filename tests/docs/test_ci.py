@@ -16,15 +16,21 @@ ROOT = Path(__file__).parents[2]
 CEPH = ("ceph-mon", "ceph-osd", "ceph", "radosgw", "radosgw-admin")
 
 
-@pytest.mark.parametrize(("check", "s3", "test"), [(0, 0, 0), (2, 0, 0), (0, 2, 0), (0, 0, 2), (2, 2, 2)])
-def test_it_runs_all_and_fails_when_one_fails(tmp_path: Path, check: int, s3: int, test: int) -> None:
+@pytest.mark.parametrize(
+    ("check", "counts", "s3", "test"),
+    [(0, 0, 0, 0), (2, 0, 0, 0), (0, 2, 0, 0), (0, 0, 2, 0), (0, 0, 0, 2), (2, 2, 2, 2)],
+)
+def test_it_runs_all_and_fails_when_one_fails(
+    tmp_path: Path, check: int, counts: int, s3: int, test: int
+) -> None:
     for program in CEPH:
         _program(tmp_path, program, "exit 1\n")
-    done = _run(tmp_path, check, s3, test)
-    assert (done.returncode == 0) == (check == s3 == test == 0)
+    done = _run(tmp_path, check, s3, test, counts=counts)
+    assert (done.returncode == 0) == (check == counts == s3 == test == 0)
     lines = done.stdout.splitlines()
     assert "there is an input" not in lines
     assert lines[0] == "true: check"
+    assert "true: bench-check" in lines
     assert "true: test-s3" in lines
     assert lines[-1] == "true: test"
 
@@ -51,14 +57,21 @@ def _program(folder: Path, name: str, script: str) -> None:
 
 
 def _run(
-    folder: Path, check: int, s3: int, test: int, path: str | None = None, script: Path = ROOT / ".ci/run"
+    folder: Path,
+    check: int,
+    s3: int,
+    test: int,
+    *,
+    counts: int = 0,
+    path: str | None = None,
+    script: Path = ROOT / ".ci/run",
 ) -> subprocess.CompletedProcess[str]:
     _program(
         folder,
         "make",
         'echo "$CI: $1"\n'
         "read line && echo 'there is an input'\n"
-        f"case $1 in check) code={check};; test-s3) code={s3};; *) code={test};; esac\n"
+        f"case $1 in check) code={check};; bench-check) code={counts};; test-s3) code={s3};; *) code={test};; esac\n"
         'if [ $code != 0 ]; then echo "make: *** [Makefile:1: $1] Error 1" >&2; fi\n'
         "exit $code\n",
     )

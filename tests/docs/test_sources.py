@@ -88,7 +88,7 @@ _FLOORS = (
     ("ovirt", "repository"),
     ("endpoints",),
     ("jobs",),
-    ("api",),
+    ("api", "fleet"),
     ("gateway",),
     ("cli",),
     ("__main__",),

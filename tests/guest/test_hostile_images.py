@@ -30,7 +30,7 @@ from tests.support.points import fake_stream
 
 SOAK = bool(os.environ.get("PITR_SOAK"))
 often = settings(
-    max_examples=1000 if SOAK else 25,
+    max_examples=1000 if SOAK else 12,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -17,7 +17,7 @@ import pytest
 
 from pitr.errors import RepositoryError
 from pitr.model import Backup, Record, VMName
-from pitr.repository import Repository, cached_catalog, names, record
+from pitr.repository import Repository, catalog_file, names, record
 from pitr.repository.catalog import Catalog
 from pitr.repository.damage import StoredDamage
 from tests.support.points import FIRST_POINT, VM, Writer, backup_of, fake_stream, read_point, record_path
@@ -297,7 +297,7 @@ def test_a_repository_on_a_full_disk_is_readable(written: Writer, monkeypatch: p
         assert again.catalog.points()[0] == late
     written.repository.close()
     written.repository.catalog_path.unlink()
-    monkeypatch.setattr(cached_catalog, "_scratch", _no_space)
+    monkeypatch.setattr(catalog_file, "scratch_file", _no_space)
     with Repository.open(written.repository.path) as again:
         assert len(again.catalog.points()) == 4
 

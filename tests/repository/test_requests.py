@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from pitr.repository import Repository
+from pitr import times
+from pitr.jobs.upkeep import unreferenced
+from pitr.repository import Repository, names
 from pitr.repository.store.s3 import S3Location
 from tests.support import counted, s3
 from tests.support.lab import assert_same
@@ -41,7 +44,7 @@ def test_a_point_takes_the_same_requests_however_long_its_chain_is(
     # The comparison of whole disks, which an engine that tracks changes spares, reads records and indexes.
     compared = ("GET indexes/", "GET backups/")
     counts = [len([each for each in made if not each.startswith(compared)]) for made in sent]
-    assert counts[0] <= 24 and counts[2] == counts[5] <= 30
+    assert counts[0] <= 18 and counts[2] == counts[5] <= 23
     written = [request for request in sent[5] if request.startswith("PUT")]
     assert len(written) <= 9
 
@@ -61,3 +64,17 @@ def test_a_list_and_a_restore_take_few_requests(location: S3Location, tmp_path: 
     blobs = [request for request in made if request.startswith("GET blobs/")]
     assert len(blobs) <= 32 // 2
     assert made.count("GET repository.json") <= 2
+
+
+def test_the_search_for_unreferenced_objects_asks_for_none_of_them(location: S3Location) -> None:
+    with Repository.open(location) as repository:
+        for disk in range(2):
+            for stream in range(20):
+                repository.store.create(names.blob(f"disk-{disk}", f"stream-{stream}"), b"left")
+        with counted.requests() as made:
+            found = list(
+                unreferenced.of_all(repository, repository.catalog, times.now() + timedelta(hours=1))
+            )
+    assert len(found) == 40
+    assert not [request for request in made if request.startswith(("HEAD", "GET"))]
+    assert len([request for request in made if "disk-" in request]) == 4

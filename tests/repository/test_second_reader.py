@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import random
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +29,26 @@ K = 1 << 10
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "restore_index.py"
 
 
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stored, MemoryVM]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        engine = MemoryEngine()
+        engine.install(patch)
+        yield tell(tmp_path_factory.mktemp("story"), engine)
+
+
 @pytest.fixture
-def story(tmp_path: Path, memory_engine: MemoryEngine, quick_disk: None) -> tuple[Stored, MemoryVM]:
-    """Points of two disks: full, tracked, compared after lost checkpoints, and two that were consolidated."""
+def story(told: tuple[Stored, MemoryVM], tmp_path: Path) -> tuple[Stored, MemoryVM]:
+    """Return a copy of the story, which the test may change."""
+    stored, vm = told
+    path = tmp_path / "repository"
+    shutil.copytree(stored.path, path)
+    return Stored(path, stored.engine, dict(stored.contents)), vm
+
+
+def tell(tmp_path: Path, memory_engine: MemoryEngine) -> tuple[Stored, MemoryVM]:
+    """Store points of two disks: full, tracked, compared after lost checkpoints, and two that were consolidated."""
     with Repository.create(tmp_path / "repository"):
         stored = Stored(tmp_path / "repository", memory_engine)
     chance = random.Random(11)

@@ -194,7 +194,7 @@ _changes = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_changes, min_size=1, max_size=5))
 def test_every_point_of_a_chain_reads_like_the_disk_at_that_time(
     tmp_path_factory: pytest.TempPathFactory, chain: list[list[tuple[str, str]]]

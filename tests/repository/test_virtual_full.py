@@ -354,7 +354,7 @@ def _random_text(chance: random.Random, size: int, *, full: bool) -> str:
     return " ".join(words)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1 << 32))
 def test_points_stay_as_they_were_after_any_replacements(tmp_path: Path, seed: int) -> None:
     """Incrementals of a disk that grows and shrinks, now and then a stand-in, and old records that go."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from pitr import times
 from pitr.cli.display import tables
 from pitr.cli.display.output import error_document
 from pitr.cli.display.progress import showing_each
+from pitr.cli.fleet_options import CapOption, FleetOptions, SchedulerOption, TlsOption
 from pitr.cli.options import Common, DisksOption, DryRunOption, MaxWorkersOption, with_common
 from pitr.cli.pipe_options import CompressOption, PipeOptions
 from pitr.errors import Interrupted, UsageError
@@ -20,10 +21,10 @@ from pitr.jobs import documents, find
 from pitr.jobs.backup import many_vms
 from pitr.jobs.backup.choose_vms import VMSelection
 from pitr.jobs.backup.many_vms import Chosen, FleetInterrupted, FleetReports
-from pitr.jobs.backup.one_task import Elsewhere
+from pitr.jobs.backup.one_task import PlaceOfBackups
 from pitr.jobs.backup.one_vm import BackupPlan, plan_backup
 from pitr.jobs.backup.options import BackupOptions
-from pitr.jobs.backup.processes import processes_of, template_for
+from pitr.jobs.backup.processes import template_for
 from pitr.ovirt.engine import Engine
 from pitr.repository import Repository
 from pitr.repository.history import Failure, VMOfRun
@@ -153,6 +154,9 @@ def backup(
     max_workers: MaxWorkersOption = None,
     check_unchanged: CheckUnchangedOption = 0.1,
     busy_wait: BusyWaitOption = "5m",
+    scheduler: SchedulerOption = None,
+    cap: CapOption = None,
+    tls: TlsOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Back up VMs: all disks of each VM at one point in time.
@@ -174,8 +178,11 @@ def backup(
     the same place, and stores only the rest. 'pitr show' says what a disk shares. --full shares nothing, unless you
     give --like.
 
+    With --scheduler, the workers of a fleet do it, each VM on its own host if a worker is there.
+
     Examples: pitr backup web1 --full; pitr backup --incremental; pitr backup --tag daily --jobs 4;
-    pitr backup web2 --like web1; pitr backup web1 --disk system --to - | vendor-put
+    pitr backup web2 --like web1; pitr backup --all --scheduler tls://backup:8786;
+    pitr backup web1 --disk system --to - | vendor-put
     """
     _check_method(full=full, incremental=incremental, no_fallback=no_fallback)
     if to is None and put_command is None:
@@ -195,7 +202,17 @@ def backup(
         like=like,
     )
     pipe = PipeOptions(to, put_command, compress)
-    _back_up(common, _selection(common, vms, tag, every), options, pipe, jobs, dry_run)
+    way = _Way(jobs, FleetOptions(scheduler, tls, tuple(cap or ())), dry_run)
+    _back_up(common, _selection(common, vms, tag, every), options, pipe, way)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How many VMs at the same time, and where; `dry_run` only plans."""
+
+    jobs: int | None
+    fleet: FleetOptions
+    dry_run: bool
 
 
 def _check_method(*, full: bool, incremental: bool, no_fallback: bool) -> None:
@@ -220,12 +237,13 @@ def _back_up(
     selection: VMSelection,
     options: BackupOptions,
     pipe: PipeOptions,
-    jobs: int | None,
-    dry_run: bool,
+    way: _Way,
 ) -> None:
     pipe.check()
-    jobs = jobs or common.settings.jobs or 1
-    with template_for(jobs) as template, common.repository() as repository:
+    way.fleet.check()
+    way.fleet.refuse_pipe(pipe.to or pipe.put_command)
+    jobs = way.jobs or (None if way.fleet.scheduler else common.settings.jobs)
+    with template_for(1 if way.fleet.scheduler else jobs or 1) as template, common.repository() as repository:
         known = selection.or_known(repository)
         common.run.expect([VMOfRun(None if vm.key == vm.name else vm.key, vm.name) for vm in known.vms])
         with common.engine() as engine:
@@ -234,15 +252,17 @@ def _back_up(
             _tell_skipped(common, skipped)
             _check_like(repository, chosen, options, pipe)
             _check_one_vm(chosen, options, pipe)
-            if dry_run:
+            if way.dry_run:
                 plans = [plan_backup(repository, engine, vm.key, options) for vm in chosen]
                 _show_plans(common, plans, skipped)
                 return
             with pipe.opened() as piping_out:
                 running = replace(options, piping_out=piping_out)
                 try:
-                    with processes_of(template, jobs, repository.location, engine) as processes:
-                        outcomes = _run(common, repository, engine, chosen, running, jobs, processes)
+                    outcomes = []
+                    if chosen:
+                        with way.fleet.place(common, template, jobs, repository.location, engine) as place:
+                            outcomes = _run(common, repository, engine, chosen, running, place)
                 except FleetInterrupted as interrupt:
                     _note(common, [*interrupt.outcomes, *skipped])
                     common.run.error = Failure.of(interrupt)
@@ -293,12 +313,9 @@ def _run(
     engine: Engine,
     chosen: Sequence[Chosen],
     options: BackupOptions,
-    jobs: int,
-    elsewhere: Elsewhere | None,
+    place: PlaceOfBackups,
 ) -> list[many_vms.Outcome]:
     """Back up the VMs with progress, and report each when it is finished. Raises FleetInterrupted."""
-    if not chosen:
-        return []
     report = _FinishedLines(common, len(chosen))
     with showing_each(common.out, "backup", [vm.name for vm in chosen]) as progress_of:
         return many_vms.back_up_fleet(
@@ -306,9 +323,9 @@ def _run(
             engine,
             chosen,
             options,
-            jobs=jobs,
+            jobs=place.jobs,
             reports=FleetReports(progress_of, common.out.notify, report.finished),
-            elsewhere=elsewhere,
+            elsewhere=place.elsewhere,
         )
 
 

@@ -71,7 +71,8 @@ def init(
     'pitr prune' extend the protection of the points that stay.
 
     With --encrypt, the repository is sealed: this host can back up without being able to read. Keep the identities on
-    other machines, and one on paper: without an identity, nothing can be restored.
+    other machines, and one on paper: without an identity, nothing can be restored. '--encrypt passphrase' asks for a
+    passphrase (or reads it from the file that PITR_PASSPHRASE_FILE names).
 
     Examples: pitr init /srv/backup/pitr; pitr init s3://backups/ovirt --grace 7d;
     pitr init s3://backups/ovirt --lock compliance:30d
@@ -83,11 +84,13 @@ def init(
     span = parse_span("--grace", grace) if grace is not None else None
     if span is not None and span > MAX_GRACE:
         raise UsageError(f"--grace {grace} is too long", f"Give at most {MAX_GRACE.days}d.")
-    recipients, recovery = list(dict.fromkeys(encrypt or ())), None
+    where_sealed = keys.with_passphrase(encrypt or ())
+    recipients, recovery = list(where_sealed.recipients), None
     if len(recipients) == 1:
         recovery = keys.new_identity(recipients)
     chosen = Lock.parse(lock) if lock is not None else None
     with Repository.create(where, grace=span, lock=chosen, recipients=recipients) as repository:
+        where_sealed.keep(repository)
         if not keeps_modes(repository.location):
             common.out.notify(
                 f"warning: the file system of {path} does not store file modes: its mount options decide who can "

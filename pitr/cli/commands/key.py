@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, change and check the recipients of a sealed repository.", no_args_is_help=True)
 
-RecipientArgument = Annotated[str, typer.Argument(metavar="RECIPIENT", help="Age recipient, age1….")]
+RecipientArgument = Annotated[
+    str, typer.Argument(metavar="RECIPIENT", help="Age recipient, age1…, or 'passphrase'.")
+]
 AnyRecipientArgument = Annotated[
     str, typer.Argument(metavar="RECIPIENT", help="Age recipient, age1…, or its fingerprint.")
 ]

@@ -94,7 +94,7 @@ def open_(
         with Signals() as signals:
             document, lines = _announcement(chosen, machine, opened.vnc_address(machine), files or {})
             serve_options.tell(common.out, document, lines)
-            opened.wait_for_end(machine, signals)
+            opened.wait_for_end(machine, signals, common.out.notify)
     if files:
         common.out.notify(_kept(chosen, keep or ""))
 

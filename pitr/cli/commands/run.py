@@ -13,11 +13,12 @@ from pitr import times
 from pitr.cli import sites
 from pitr.cli.display import tables
 from pitr.cli.display.progress import showing, showing_each
+from pitr.cli.fleet_options import CapOption, FleetOptions, SchedulerOption, TlsOption
 from pitr.cli.options import Common, DryRunOption, with_common
 from pitr.cli.pipe_options import PipeOptions
 from pitr.jobs import documents
 from pitr.jobs.backup.options import BackupOptions
-from pitr.jobs.backup.processes import processes_of, template_for
+from pitr.jobs.backup.processes import template_for
 from pitr.jobs.policy_run.outcome import RunResult, StepResult
 from pitr.jobs.policy_run.policy import Policy, choose_policy
 from pitr.jobs.policy_run.run import carry_out
@@ -42,7 +43,14 @@ RunPolicyArgument = Annotated[
 
 
 @with_common(engine=True, run="run", moves_data=True)
-def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption = False) -> None:
+def run(
+    common: Common,
+    policy: RunPolicyArgument = None,
+    scheduler: SchedulerOption = None,
+    cap: CapOption = None,
+    tls: TlsOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
     """Carry out a policy: back up, prune, copy, verify and drill its VMs.
 
     The configuration says what a policy does ([policy.NAME], docs/configuration.md). The steps are independent: one
@@ -51,9 +59,13 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
 
     --dry-run names the VMs and plans all steps; it changes nothing, runs no hook and sends no notice.
 
-    Examples: pitr run; pitr run nightly --dry-run; pitr run nightly --output json
+    With --scheduler, the workers of a fleet do the backups; hooks and all other steps run here.
+
+    Examples: pitr run; pitr run nightly --dry-run; pitr run nightly --output json;
+    pitr run nightly --scheduler tls://backup:8786
     """
     settings = common.settings
+    fleet = FleetOptions(scheduler, tls, tuple(cap or ()))
     chosen = choose_policy(settings.policies, policy)
     common.run.policy = chosen.name
     places = {name: sites.location_of(name, settings) for name in chosen.sites}
@@ -61,8 +73,14 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
     # --limit-rate comes before the rate of the policy.
     rate = parse_rate(chosen.limit_rate) if not rate_limit.is_limited() else None
     location = common.repository_location()
-    jobs = chosen.jobs or settings.jobs or 1
-    with pipe.opened() as piping_out, rate_limit.limited(rate), template_for(jobs) as template:
+    fleet.refuse_pipe(settings.put_command)
+    jobs = chosen.jobs or (None if scheduler else settings.jobs)
+    with (
+        pipe.opened() as piping_out,
+        rate_limit.limited(rate),
+        template_for(1 if scheduler else jobs or 1) as template,
+    ):
+        fleet.check()
         setup = RunSetup(
             policy=chosen,
             repository=location,
@@ -72,11 +90,10 @@ def run(common: Common, policy: RunPolicyArgument = None, dry_run: DryRunOption 
                 busy_wait_s=_BUSY_WAIT_S,
                 piping_out=piping_out,
             ),
-            jobs=jobs,
             delete_external=deleting_with(settings.delete_command),
             dry_run=dry_run,
             sites=places,
-            elsewhere=lambda engine: processes_of(template, jobs, location, engine),
+            place=lambda engine: fleet.place(common, template, jobs, location, engine),
         )
         result = carry_out(setup, _watch(common, chosen))
     _note(common, result)

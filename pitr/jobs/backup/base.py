@@ -18,6 +18,7 @@ from pitr.ovirt.engine import VM, Disk, Engine, list_checkpoints
 from pitr.reporting import Notify
 from pitr.repository import Repository, notes
 from pitr.repository.damage import StoredDamage
+from pitr.repository.pairs import Lists
 from pitr.text import printable
 
 _DISTRUSTED = (
@@ -64,6 +65,7 @@ class Bases:
     options: BackupOptions
     #: None for a dry run, which stores no findings.
     notify: Notify | None
+    states: Lists
 
     def choose(self, disks: Sequence[Disk]) -> Base:
         """Return the base of an incremental of these disks, or the reason for a full."""
@@ -72,7 +74,7 @@ class Bases:
         every = self.options.full_every
         if every is not None and full_is_due(self._points(), every, times.now()):
             return Base(None, f"the last full backup is {times.duration(every.total_seconds())} old or older")
-        if any(notes.distrusted(self.repository.store, self.vm.id)):
+        if any(notes.distrusted(self.states, self.vm.id)):
             return self.no_base(_DISTRUSTED, disks)
         return self._newest_base(disks)
 

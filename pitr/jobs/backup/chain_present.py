@@ -69,8 +69,8 @@ def _listed_records(repository: Repository, backup: Backup) -> dict[str, Backup]
     if repository.path == repository.location:
         return {}
     vm_id = backup.vm.id
-    sizes = {each.name: each.size for each in repository.store.listed(names.records_of(vm_id))}
     catalog = repository.catalog_of_vm(vm_id)
+    sizes = repository.opened_catalog().record_sizes(vm_id)
     known = catalog.known(vm_id).values()
     there = {each.backup_id for each in known if sizes.get(each.name) == each.record.size}
     return {each.backup_id: each for each in catalog.points(vm_id) if each.backup_id in there}

@@ -167,9 +167,11 @@ def back_up_fleet(
     `options.workers`. An interrupt is raised in the calling thread, after all backups have stopped, as FleetInterrupted
     if there are several VMs. A backup that waits for the engine stops when its data flows.
     """
-    share = replace(options, workers=max(1, options.workers // max(1, min(jobs, len(vms)))))
+    share = options
+    if elsewhere is None or not elsewhere.is_remote:
+        share = replace(options, workers=max(1, options.workers // max(1, min(jobs, len(vms)))))
     if options.piping_out is not None or (
-        elsewhere is not None and 1 in (jobs, len(vms)) and not elsewhere.takes_single_vms
+        elsewhere is not None and 1 in (jobs, len(vms)) and not elsewhere.is_remote
     ):
         elsewhere = None
     fleet = _Fleet(location, engine, vms, share, jobs, reports, around or Around(), elsewhere)

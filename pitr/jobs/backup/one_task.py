@@ -62,13 +62,21 @@ class Bytes:
 class Elsewhere(Protocol):
     """Another place for backups than this process. Several threads use it."""
 
-    #: Whether the backup of a single VM goes there, too.
-    takes_single_vms: bool
+    #: Whether other machines do it: then a single VM goes there, too, and each backup has all workers (threads).
+    is_remote: bool
 
     def back_up(
         self, task: BackupTask, progress: Progress | None, notify: Notify, stopped: Callable[[], bool]
     ) -> MadePoint:
         """Carry out the task there, until `stopped` returns True. Raises PitrError."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOfBackups:
+    """Where backups run, and how many at the same time."""
+
+    elsewhere: Elsewhere | None
+    jobs: int
 
 
 def carry_out(

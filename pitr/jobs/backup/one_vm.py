@@ -41,6 +41,7 @@ from pitr.ovirt.engine import (
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
+from pitr.repository.pairs import SeenStates
 from pitr.text import named, printable
 from pitr.version import __version__
 
@@ -125,7 +126,9 @@ class _BackupRun:
         self.progress = progress
         self.notify = notify or _ignore
         self.backup_id = new_backup_id(self.options.task_id)
-        self.bases = Bases(repository, engine, vm, options, notify)
+        is_local = repository.path == repository.location
+        self.states = None if is_local else SeenStates(repository.store)
+        self.bases = Bases(repository, engine, vm, options, notify, self.states or repository.store)
         #: When the current backup began, by the engine's clock.
         self.began: datetime | None = None
         #: How much the engine's clock was ahead of this machine's when the backup was ready.
@@ -133,7 +136,8 @@ class _BackupRun:
 
     def run(self) -> Backup:
         started_at = time.monotonic()
-        for leftover in end_of_vm(self.repository, self.engine, self.vm):
+        for leftover in end_of_vm(self.repository, self.engine, self.vm, states=self.states):
+            self._forget_states()
             if leftover.is_open:
                 self.notify(
                     f"ended backup {leftover.backup_id}, which an earlier run had left open on the engine"
@@ -149,12 +153,18 @@ class _BackupRun:
             self.notify(f"disk {named(disk.name, disk.disk_id)} is left out: {disk.reason}")
         base = self.bases.choose(disks)
         backup = self._until_it_succeeds(disks, left_out, base, started_at)
-        trust_again(self.repository, backup)
+        trust_again(self.repository, backup, self.states or self.repository.store)
         warn_of_clocks(self.repository, backup, self.skew, self.notify)
         if backup.mode is Mode.HYBRID:
             warn_of_snapshots(self.engine, self.vm, self.notify)
-        remove_old_checkpoints(self.repository, self.engine, self.vm, backup, self.notify)
+        states = self.states or self.repository.store
+        remove_old_checkpoints(self.repository, self.engine, self.vm, backup, states, self.notify)
         return backup
+
+    def _forget_states(self) -> None:
+        """Ask for the VM's states again: this run has changed them."""
+        if self.states is not None:
+            self.states.forget()
 
     def _until_it_succeeds(
         self, disks: Sequence[Disk], left_out: Sequence[LeftOut], base: Base, started_at: float
@@ -165,8 +175,10 @@ class _BackupRun:
             try:
                 return self._attempt(disks, left_out, base, started_at, busy_s)
             except IncrementalStopped as stopped:
+                self._forget_states()
                 base = self._whole_after(stopped, disks)
             except StoredDamage as error:
+                self._forget_states()
                 base = self._after_damage(error, disks)
             busy_s = _BUSY_AFTER_FAILURE_S
         return self._attempt(disks, left_out, Base(None, base.reason), started_at, busy_s)

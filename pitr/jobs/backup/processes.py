@@ -29,7 +29,7 @@ _STARTS: Final = 2
 class Processes(Closes):
     """Runs backups in children of `template`. The children use the engine's login of this process."""
 
-    takes_single_vms = False
+    is_remote = False
 
     def __init__(self, template: Template, jobs: int, location: Location, engine: Engine) -> None:
         self._children = Children(template, min(jobs, machine.processors()))

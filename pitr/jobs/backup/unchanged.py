@@ -22,6 +22,7 @@ from pitr.repository import Repository, notes
 from pitr.repository.blob import FRAME_SIZE, Decompressor, digest_of
 from pitr.repository.chain import ResolvedChain, frames_of, resolve_chain
 from pitr.repository.index import Frames
+from pitr.repository.pairs import Lists
 from pitr.repository.resolver import Layer, resolve
 from pitr.text import named
 
@@ -145,11 +146,14 @@ def _read(reader: Reader, start: int, length: int) -> memoryview:
     return view
 
 
-def trust_again(repository: Repository, backup: Backup) -> None:
-    """Trust the change tracking again of disks that were read whole, and forget disks that the VM no longer has."""
+def trust_again(repository: Repository, backup: Backup, states: Lists) -> None:
+    """Trust the change tracking again of disks that were read whole, and forget disks that the VM no longer has.
+
+    `states` lists the disks that are not trusted.
+    """
     store, vm_id = repository.store, backup.vm.id
     left_out = {disk.disk_id for disk in backup.left_out}
     whole = {stream.disk_id for stream in backup.streams if stream.changes != "tracked"}
-    for disk_id in notes.distrusted(store, vm_id):
+    for disk_id in notes.distrusted(states, vm_id):
         if disk_id in whole or (disk_id not in left_out and backup.stream_of(disk_id) is None):
             notes.trust_again(store, vm_id, disk_id)

@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -15,6 +16,7 @@ import orjson
 #: Older text is forgotten.
 _MOST_TEXT: Final = 1 << 20
 _MOST_AGENT: Final = 64 << 10
+_MOST_PIECES: Final = 64
 _LAST_LINES: Final = 2048
 _ASK_PAUSE_S: Final = 2.0
 #: Control sequences of terminals (ECMA-48), and other characters that move the cursor.
@@ -34,7 +36,7 @@ class Console:
 
     def receive(self) -> None:
         """Take what has arrived, without waiting."""
-        while data := _arrived(self._port):
+        for data in _arrived(self._port):
             self._raw += data
             del self._raw[:-_MOST_TEXT]
             self._text = None
@@ -75,7 +77,7 @@ class Agent:
             with suppress(OSError):
                 # The first byte ends an incomplete request of somebody else.
                 self._channel.send(b"\xff" + orjson.dumps(request) + b"\n")
-        while data := _arrived(self._channel):
+        for data in _arrived(self._channel):
             self._raw += data
             del self._raw[:-_MOST_AGENT]
 
@@ -91,8 +93,11 @@ class Agent:
         return False
 
 
-def _arrived(port: socket.socket) -> bytes:
-    try:
-        return port.recv(1 << 16)
-    except OSError:
-        return b""
+def _arrived(port: socket.socket) -> Iterator[bytes]:
+    """Yield what has arrived; not for ever, because a guest can write faster than pitr reads."""
+    with suppress(OSError):
+        for _ in range(_MOST_PIECES):
+            data = port.recv(1 << 16)
+            if not data:
+                return
+            yield data

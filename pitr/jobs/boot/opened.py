@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pitr.errors import ProgramFailed, UsageError
 from pitr.jobs.boot.virtual_machine import Screen, Started
+from pitr.reporting import Notify
 from pitr.system.qemu.program import find_qemu, window
+from pitr.system.qemu.qmp import QmpClosed
 from pitr.system.signals import Signals
 
 LOOPBACK: Final = "127.0.0.1"
@@ -51,11 +54,20 @@ def vnc_address(machine: Started) -> VncAddress | None:
     return VncAddress(str(answer["host"]), int(answer["service"]))
 
 
-def wait_for_end(machine: Started, signals: Signals) -> None:
-    """Wait until the guest has shut down, its window is closed, or a signal comes. Raises ProgramFailed."""
-    process = machine.guest.process
+def wait_for_end(machine: Started, signals: Signals, notify: Notify) -> None:
+    """Wait until the guest has shut down, its window is closed, or a signal comes. Raises ProgramFailed.
+
+    `notify` gets a line if qemu pauses the guest because no space is left for what it writes.
+    """
+    process, qmp = machine.guest.process, machine.guest.qmp
     while process.poll() is None:
         if signals.wait(_POLL_S) is not None:
             return
+        with suppress(QmpClosed):
+            qmp.receive()
+        while qmp.events:
+            event = qmp.events.popleft()
+            if event["event"] == "BLOCK_IO_ERROR" and (event.get("data") or {}).get("nospace"):
+                notify("the guest is paused: no space is left for what it writes")
     if process.returncode != 0:
         raise ProgramFailed(f"qemu failed: {machine.guest.log() or f'exit code {process.returncode}'}")

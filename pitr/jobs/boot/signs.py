@@ -39,10 +39,11 @@ _RESCUE: Final = re.compile(
     | BdsDxe:\ failed\ to\ load
     | ^boot:\s*\Z
     | Could\ not\ find\ kernel\ image
-    | ^Booting\ from\ Hard\ Disk[^\n]*\s*\Z
     """,
     re.VERBOSE | re.MULTILINE,
 )
+#: A boot loader that runs says something more.
+_STARTED: Final = re.compile(r"^Booting from Hard Disk[^\n]*\s*\Z", re.MULTILINE)
 
 
 def fatal(text: str) -> str | None:
@@ -53,6 +54,11 @@ def fatal(text: str) -> str | None:
 def rescue(text: str) -> str | None:
     """Return the line of a prompt for rescue or of a boot loader that waits; None if there is none."""
     return _line(_RESCUE, text)
+
+
+def only_bios(text: str) -> str | None:
+    """Return the last line on a screen if it is that of a BIOS that has started a boot loader; else None."""
+    return _line(_STARTED, text)
 
 
 def _line(pattern: re.Pattern[str], text: str) -> str | None:

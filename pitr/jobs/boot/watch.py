@@ -7,38 +7,29 @@ and shows neither a panic nor a prompt for rescue, which leaves pitr unsure.
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from pitr.errors import FormatError, ProgramFailed
+from pitr.errors import PitrError
 from pitr.jobs.boot import signs
 from pitr.jobs.boot.console import Agent, Console
+from pitr.jobs.boot.screen import Screen
 from pitr.repository.drilled_boot import Boot, Evidence, Result
-from pitr.system.qemu import picture
-from pitr.system.qemu.picture import Picture
 from pitr.system.qemu.qmp import QmpClosed
 from pitr.system.qemu.running import RunningGuest
-from pitr.system.qemu.screen_text import text_on
 from pitr.text import printable
 
 _TICK_S: Final = 0.1
-_SCREEN_PAUSE_S: Final = 1.0
-#: A screen is settled if it stays the same for so long: while the guest idles, or while its processor is busy.
-_SETTLED_S: Final = 30.0
-_SETTLED_BUSY_S: Final = 90.0
-_BUSY: Final = 0.3
 #: A prompt for rescue that stays for so long is no step of a boot.
 _RESCUE_S: Final = 10.0
 #: A guest may restart once or twice in a boot, after an update or a check of its disks.
 _MOST_RESTARTS: Final = 4
-#: The largest picture that is stored with a drill: replication copies objects of up to 1 MiB, also sealed ones.
-_MAX_SCREENSHOT: Final = 384 << 10
+
+#: States of qemu (run-state.json) in which a guest does not run any more.
+_STOPPED_BY_QEMU: Final = frozenset({"internal-error", "io-error", "guest-panicked"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +61,10 @@ class _Watch:
         self._console = Console(guest.serial)
         self._agent = Agent(guest.agent)
         self._started_at = time.monotonic()
-        self._screen = _Screen(guest, self._started_at)
+        self._screen = Screen(guest)
         self._restarts = 0
         self._has_shut_down = False
+        self._stopped: str | None = None
 
     def watch(self) -> Boot:
         deadline = self._started_at + self._expected.timeout_s
@@ -110,13 +102,19 @@ class _Watch:
                 self._restarts += 1
             elif event["event"] == "SHUTDOWN":
                 self._has_shut_down = True
+            elif event["event"] == "STOP":
+                self._stopped = self._guest.qmp.execute("query-status").get("status")
+            elif event["event"] == "BLOCK_IO_ERROR" and data.get("nospace"):
+                raise PitrError(
+                    "no space is left for what the guest writes", "Name another folder with --in."
+                )
         self._console.receive()
         self._agent.ask()
         self._screen.look_if_due()
 
     def _verdict(self) -> _Verdict | None:
         found = self._matched() or self._failed()
-        if found is None and self._screen.unchanged_s() >= _RESCUE_S:
+        if found is None and self._screen.still_s() >= _RESCUE_S:
             found = self._lost()
         if found is None and self._expected.pattern is None and self._screen.has_settled():
             found = _Verdict("unsure", "screen", "the screen has settled and shows no failure")
@@ -129,6 +127,8 @@ class _Watch:
             return _Verdict("failed", "screen", f"the screen says: {line}")
         if self._has_shut_down:
             return _Verdict("failed", "screen", "the guest shut itself down")
+        if self._stopped in _STOPPED_BY_QEMU:
+            return _Verdict("failed", "screen", f"qemu stopped the guest: {self._stopped}")
         if self._restarts >= _MOST_RESTARTS:
             return _Verdict("failed", "screen", f"the guest restarted {self._restarts} times")
         return None
@@ -152,6 +152,8 @@ class _Watch:
             if line is not None:
                 return _Verdict("failed", "console", f"the guest waits at: {line}")
         line = signs.rescue(self._screen.text)
+        if line is None and not self._console.text.strip():
+            line = signs.only_bios(self._screen.text)
         return None if line is None else _Verdict("failed", "screen", f"the guest waits at: {line}")
 
     def _too_late(self) -> _Verdict:
@@ -159,64 +161,3 @@ class _Watch:
         if self._expected.pattern is not None:
             return _Verdict("failed", "console", f"the console did not match {within}")
         return self._lost() or _Verdict("unsure", "screen", f"nothing proved the boot {within}")
-
-
-class _Screen:
-    """The guest's screen, looked at once a second."""
-
-    def __init__(self, guest: RunningGuest, now: float) -> None:
-        self._guest = guest
-        self._picture: Picture | None = None
-        self._looked_at = now
-        self._changed_at = now
-        self._busy_s = 0.0
-        self.text = ""
-
-    def look_if_due(self) -> None:
-        """Look if the last look is long enough ago. Raises QmpClosed."""
-        now = time.monotonic()
-        if now - self._looked_at >= _SCREEN_PAUSE_S:
-            self._look()
-            self._looked_at = time.monotonic()
-
-    def unchanged_s(self) -> float:
-        """Return for how long the screen has been the same, apart from a cursor."""
-        return time.monotonic() - self._changed_at if self._picture is not None else 0.0
-
-    def has_settled(self) -> bool:
-        """Return whether the screen has been the same for long. A busy guest, as under an emulation, gets more time."""
-        unchanged_s = self.unchanged_s()
-        if unchanged_s < _SETTLED_S:
-            return False
-        is_busy = _processor_s(self._guest.process.pid) - self._busy_s > _BUSY * unchanged_s
-        return unchanged_s >= _SETTLED_BUSY_S or not is_busy
-
-    def screenshot(self) -> bytes | None:
-        """Return the picture on the screen as PNG, or the last one that qemu gave."""
-        with suppress(ProgramFailed):
-            self._look()
-        return self._picture.png(limit=_MAX_SCREENSHOT) if self._picture is not None else None
-
-    def _look(self) -> None:
-        try:
-            seen = picture.from_ppm(self._guest.screen())
-        except QmpClosed:
-            raise
-        except (FormatError, ProgramFailed):
-            # No picture, as while the guest changes the resolution, is no failure of the guest.
-            return
-        if self._picture is None or not seen.is_like(self._picture):
-            self._changed_at = time.monotonic()
-            self._busy_s = _processor_s(self._guest.process.pid)
-            self.text = text_on(seen)
-        self._picture = seen
-
-
-def _processor_s(pid: int) -> float:
-    """Return the processor time that a process has used; 0 if the system does not say it."""
-    try:
-        # The name of the program, in parentheses, may contain anything.
-        values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0

@@ -71,7 +71,7 @@ def _back_up(run: Running, engine: Engine, chosen: ChosenVMs) -> None:
 
     with (
         run.watch.progress_each("backup", [vm.name for vm in chosen.vms]) as progress_of,
-        run.setup.elsewhere(engine) as elsewhere,
+        run.setup.place(engine) as place,
     ):
         try:
             back_up_fleet(
@@ -79,10 +79,10 @@ def _back_up(run: Running, engine: Engine, chosen: ChosenVMs) -> None:
                 engine,
                 chosen.vms,
                 run.setup.backup,
-                jobs=run.setup.jobs,
+                jobs=place.jobs,
                 reports=FleetReports(progress_of, run.watch.notify, finished),
                 around=around,
-                elsewhere=elsewhere,
+                elsewhere=place.elsewhere,
             )
         except FleetInterrupted as interrupt:
             for outcome in interrupt.outcomes:

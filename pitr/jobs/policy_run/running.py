@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pitr.errors import Interrupted, PitrError
 from pitr.jobs.backup.many_vms import ProgressOf
-from pitr.jobs.backup.one_task import Elsewhere
+from pitr.jobs.backup.one_task import PlaceOfBackups
 from pitr.jobs.backup.options import BackupOptions
 from pitr.jobs.policy_run.hooks import Hooks
 from pitr.jobs.policy_run.outcome import RunResult, StepName, StepResult, Unfinished
@@ -27,23 +27,26 @@ from pitr.repository.location import Location
 _log = logging.getLogger(__name__)
 
 
+def _here(engine: Engine) -> AbstractContextManager[PlaceOfBackups]:
+    return nullcontext(PlaceOfBackups(None, 1))
+
+
 @dataclass(frozen=True, slots=True)
 class RunSetup:
     """What a run needs: the policy, the place of the repository, a way to the engine, and how to back up.
 
     `delete_external` deletes data that is stored externally; None if no command for it is configured. `sites` has the
-    places of the policy's sites. `elsewhere` opens the place where backups run, None for this process.
+    places of the policy's sites. `place` opens the place where backups run, by default this process.
     """
 
     policy: Policy
     repository: Location
     connect: Callable[[], AbstractContextManager[Engine]]
     backup: BackupOptions
-    jobs: int = 1
     delete_external: DeleteExternal | None = None
     dry_run: bool = False
     sites: Mapping[str, Location] = field(default_factory=dict)
-    elsewhere: Callable[[Engine], AbstractContextManager[Elsewhere | None]] = lambda engine: nullcontext()
+    place: Callable[[Engine], AbstractContextManager[PlaceOfBackups]] = _here
 
 
 @dataclass(frozen=True, slots=True)

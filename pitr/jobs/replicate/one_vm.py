@@ -15,8 +15,6 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from blake3 import blake3
-
 from pitr import times
 from pitr.errors import BusyError, RepositoryError
 from pitr.jobs import known_damage
@@ -26,16 +24,16 @@ from pitr.jobs.replicate.one_object import (
     Replacing,
     check_object,
     copy_object,
-    has_size,
 )
 from pitr.jobs.replicate.outcome import BusyVMOfTarget, Replicated, ReplicateWatch
 from pitr.jobs.replicate.pieces import Piece, pieces_of
 from pitr.jobs.replicate.plan import Missing, Plan
 from pitr.jobs.replicate.sealing import sealed_again
+from pitr.jobs.replicate.sizes import TargetSizes
 from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
 from pitr.jobs.replicate.team import Team
-from pitr.model import Backup, StoredObject, VMName
-from pitr.repository import Repository, canonical, configurations, lock, names, sealed
+from pitr.model import Backup, VMName
+from pitr.repository import Repository, configurations, lock, names, sealed
 from pitr.repository.cached_catalog import StoredRecord
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.store import Batch, ColdObject, ObjectExists, ObjectMissing
@@ -48,6 +46,9 @@ _GROUP_BYTES: Final = 256 << 20
 #: How long to wait while the target removes points of the VM.
 _PATIENCE_S: Final = 60.0
 CHECK: Final = "replicate"
+
+Has = Callable[[Piece], bool | None]
+"""Tells whether the target's object has its size; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class VMCopy:
     source: Repository
     target: Repository
     team: Team
+    sizes: TargetSizes
     named: NamedStreams
     hidden: HiddenStreams
     watch: ReplicateWatch
@@ -113,6 +115,8 @@ class VMCopy:
     _lost: set[str] = field(default_factory=set)
     _stored: dict[str, StoredRecord] = field(default_factory=dict)
     _found: list[Damage] = field(default_factory=list)
+    #: Digests of configurations that records of the target refer to, which this copy stored.
+    _configured: set[str] = field(default_factory=set)
 
     def copy(self, vm_id: str, plan: Plan) -> int:
         """Copy the points of the plan; return how many the target lacks after it.
@@ -143,26 +147,33 @@ class VMCopy:
             window: deque[_Group] = deque()
             for points in _grouped(plan.points):
                 batch = stack.enter_context(self.target.store.batch())
-                window.append(_Group(batch, [self._begun(missing, batch) for missing in points]))
+                has = self.sizes.ask(self._new_pieces(points))
+                window.append(_Group(batch, [self._begun(missing, batch, has) for missing in points]))
                 if len(window) > 1:
                     yield window.popleft()
             yield from window
 
-    def _begun(self, missing: Missing, batch: Batch) -> _InWork:
+    def _new_pieces(self, points: Sequence[Missing]) -> Iterator[Piece]:
+        for missing in points:
+            for piece in pieces_of(missing.backup, self.source.is_here):
+                if piece.name not in self._started:
+                    yield piece
+
+    def _begun(self, missing: Missing, batch: Batch, has: Has) -> _InWork:
         backup = missing.backup
         copies = []
         for piece in pieces_of(backup, self.source.is_here):
             if piece.name not in self._started:
                 is_named = piece.is_blob and self.named.has(piece.stream.disk_id, piece.stream.stream_id)
-                self._started[piece.name] = self.team.start(self._copy_object, piece, is_named, batch)
+                self._started[piece.name] = self.team.start(self._copy_object, piece, is_named, batch, has)
             copies.append((piece, self._started[piece.name]))
         note = names.commit(times.now(), backup.vm.id, backup.point, backup.backup_id)
         return _InWork(missing, copies, self.team.start(_noted, batch, note))
 
-    def _copy_object(self, piece: Piece, is_named: bool, batch: Batch) -> _Copied:
+    def _copy_object(self, piece: Piece, is_named: bool, batch: Batch, has: Has) -> _Copied:
         """Let the target have an object that is whole."""
         store = self.target.store
-        present = has_size(store, piece)
+        present = has(piece)
         if present and (is_named or (self._is_recent(piece) and self._is_good(piece))):
             return _Copied()
         # What is there is damaged, or too old to rely on.
@@ -204,9 +215,9 @@ class VMCopy:
         ):
             # From here on, no other process of this host removes points of the VM, or objects without a record. Other
             # hosts remove nothing before the end of the grace time.
-            checks = [self._is_complete([piece for piece, _ in work.copies]) for work in whole]
-            for work, is_complete in zip(whole, checks, strict=True):
-                if self._commit(work.missing, is_complete):
+            has = self.sizes.ask(piece for work in whole for piece, _ in work.copies)
+            for work in whole:
+                if self._commit(work, has):
                     stored.add(work.missing.name)
                 else:
                     self._lost.add(work.missing.backup.backup_id)
@@ -266,10 +277,14 @@ class VMCopy:
             return False
         return True
 
-    def _commit(self, missing: Missing, is_complete: Callable[[], bool]) -> bool:
-        """Store a record; return whether the target has the point now."""
-        backup = missing.backup
-        if backup.parent_id in self._lost or (stored := self._record(missing)) is None:
+    def _commit(self, work: _InWork, has: Has) -> bool:
+        """Store a record; return whether the target has the point now.
+
+        `has` tells whether the target still has its objects; a removal of unreferenced ones may have come between.
+        """
+        missing, backup = work.missing, work.missing.backup
+        stored = missing.stored
+        if backup.parent_id in self._lost:
             return False
         if self.hidden.needs(backup):
             self.watch.notify(
@@ -277,7 +292,7 @@ class VMCopy:
                 "one is swept, or taken back with 'pitr undo-prune'"
             )
             return False
-        if not is_complete() or not self._has_base(backup):
+        if not all(has(piece) for piece, _ in work.copies) or not self._has_base(backup):
             self.is_outdated = True
             return False
         configuration = None
@@ -296,6 +311,8 @@ class VMCopy:
         except ObjectExists:
             return True
         self._stored[backup.backup_id] = (backup, missing.name, missing.record)
+        if backup.configuration is not None:
+            self._configured.add(backup.configuration.digest)
         if sealed.seals_copies(self.target.store):
             # The target's catalog holds no names.
             in_target, record = self.target.read_record(missing.name)
@@ -304,17 +321,6 @@ class VMCopy:
         self.result.objects += 1 + (configuration is not None)
         self.result.bytes += len(stored) + len(configuration or b"")
         return True
-
-    def _record(self, missing: Missing) -> bytes | None:
-        """Return the record; None if it is not in the source any more. Raises RepositoryError."""
-        try:
-            stored = self.source.store.read(missing.name, limit=canonical.MAX_SIZE)
-        except ObjectMissing:
-            self.is_outdated = True
-            return None
-        if StoredObject(len(stored), blake3(stored).hexdigest()) != missing.record:
-            raise RepositoryError(f"the record {missing.name} changed while it was copied")
-        return stored
 
     def _has_base(self, backup: Backup) -> bool:
         """Return whether the target still has the point that this one is based on, or one that stands for it."""
@@ -340,15 +346,10 @@ class VMCopy:
         with suppress(RepositoryError):
             self.target.catalog_of_vm(vm_id).add(list(self._stored.values()))
 
-    def _is_complete(self, pieces: list[Piece]) -> Callable[[], bool]:
-        """Ask whether the target still has all objects; a removal of unreferenced ones may have come between."""
-        checks = [self.team.ask(has_size, self.target.store, piece) for piece in pieces]
-        return lambda: all(check.result() for check in checks)
-
     def _configuration(self, backup: Backup) -> bytes | None:
         """Return the configuration that the target lacks. Without it, a point still has all its disks."""
         expected = backup.configuration
-        if expected is None:
+        if expected is None or expected.digest in self._configured:
             return None
         name = names.configuration(expected.digest)
         with suppress(ObjectMissing):

@@ -11,7 +11,7 @@ from typing import Final
 from pitr.jobs import known_damage
 from pitr.jobs.replicate.team import Team
 from pitr.model import Backup, StoredObject
-from pitr.repository import Repository, names
+from pitr.repository import Repository, names, stored_record
 from pitr.repository.damage import Damage, StoredDamage, of_record
 
 _TRIES: Final = 3
@@ -24,6 +24,7 @@ class Missing:
     name: str
     record: StoredObject
     backup: Backup
+    stored: bytes
 
 
 @dataclass(slots=True)
@@ -72,13 +73,13 @@ def _planned(
     plan = Plan(newest=max(points, default=None))
     found: dict[str, Missing] = {}
     lacked = sorted(in_source - stored)
-    for name, read in [(name, team.start(source.read_record, name)) for name in lacked]:
+    for name, read in [(name, team.start(stored_record.read_bytes, source.store, name)) for name in lacked]:
         try:
-            backup, record = read.result()
+            backup, record, stored_bytes = read.result()
             if name in known and known[name].record != record:
                 message = f"the record {name} was changed after it was written"
                 raise of_record(backup.backup_id, "inconsistent", message)
-            found[backup.backup_id] = Missing(name, record, backup)
+            found[backup.backup_id] = Missing(name, record, backup, stored_bytes)
         except StoredDamage as error:
             # A missing one was removed just now.
             if error.damage.kind != "missing":

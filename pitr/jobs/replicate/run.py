@@ -18,6 +18,7 @@ from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateW
 from pitr.jobs.replicate.pieces import pieces_of
 from pitr.jobs.replicate.places import open_target
 from pitr.jobs.replicate.plan import Plan, plan_of
+from pitr.jobs.replicate.sizes import TargetSizes
 from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
 from pitr.jobs.replicate.team import Team
 from pitr.reporting import Progress
@@ -118,8 +119,17 @@ class _Replication:
         for _ in range(_TRIES):
             plan = self._plan(vm_id)
             self._done.expect(sum(each.backup.stored_bytes for each in plan.points))
+            sizes = TargetSizes(target, self._team)
             copy = VMCopy(
-                self._source, target, self._team, named, hidden, self._watch, self._result, self._done.add
+                self._source,
+                target,
+                self._team,
+                sizes,
+                named,
+                hidden,
+                self._watch,
+                self._result,
+                self._done.add,
             )
             behind = copy.copy(vm_id, plan)
             if not copy.is_outdated:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pitr.errors import UsageError
-from pitr.repository import Repository, canonical, configurations, marker, sealed
+from pitr.repository import Repository, canonical, configurations, marker, names, sealed
 from pitr.repository import location as locations
 from pitr.repository.location import Location
 
@@ -28,7 +28,7 @@ def make_target(source: Repository, location: Location) -> None:
     if keys is None:
         marker.create(location, origin=origin)
         return
-    from pitr.repository.sealing import keyring  # noqa: PLC0415 - the extra may be missing
+    from pitr.repository.sealing import keyring, passphrases  # noqa: PLC0415 - the extra may be missing
 
     current = keys.recipients()
     texts = [str(recipient) for recipient in keys.epochs[0].recipients]
@@ -37,6 +37,8 @@ def make_target(source: Repository, location: Location) -> None:
     try:
         for epoch in keys.epochs[1:]:
             keyring.add_epoch(target, epoch.number, epoch.recipients)
+        for name in passphrases.stored_in(source.store.list(names.KEYS)):
+            target.create(name, source.store.read(name, limit=canonical.MAX_SIZE))
     finally:
         target.close()
     keyring.pin(locations.private_state(made), current)

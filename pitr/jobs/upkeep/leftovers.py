@@ -27,6 +27,7 @@ from pitr.ovirt.engine import (
 )
 from pitr.reporting import Notify
 from pitr.repository import Repository, notes, pending
+from pitr.repository.pairs import Lists
 from pitr.text import printable
 
 
@@ -63,13 +64,15 @@ class Leftover:
     is_open: bool
 
 
-def end_of_vm(repository: Repository, engine: Engine, vm: VM, *, dry_run: bool = False) -> list[Leftover]:
+def end_of_vm(
+    repository: Repository, engine: Engine, vm: VM, *, dry_run: bool = False, states: Lists | None = None
+) -> list[Leftover]:
     """End the leftovers of earlier runs on a VM; `dry_run` only lists them. The caller holds the VM's lock.
 
-    Raises EngineError.
+    `states` has listed them already. Raises EngineError.
     """
     store, leftovers = repository.store, []
-    for backup_id in sorted(pending.of_vm(store, vm.id)):
+    for backup_id in sorted(pending.of_vm(states or store, vm.id)):
         if dry_run:
             was_open = is_left_over(engine, vm, backup_id)
         else:
@@ -114,16 +117,17 @@ def end_all(
 
 
 def remove_old_checkpoints(
-    repository: Repository, engine: Engine, vm: VM, newest: Backup, notify: Notify
+    repository: Repository, engine: Engine, vm: VM, newest: Backup, states: Lists, notify: Notify
 ) -> None:
     """Remove pitr's checkpoints that are older than the one of `newest`, where the next incremental starts.
 
-    If the engine refuses, the next run tries again: no backup depends on old checkpoints.
+    `states` lists those that earlier runs noted. If the engine refuses, the next run tries again: no backup depends on
+    old checkpoints.
     """
     store = repository.store
     if newest.checkpoint_id is None:
         return
-    noted_ids = set(notes.checkpoints(store, vm.id))
+    noted_ids = set(notes.checkpoints(states, vm.id))
     points = repository.catalog_of_vm(vm.id).points(vm.id)
     ours = noted_ids | {point.checkpoint_id or "" for point in points}
     try:

@@ -68,14 +68,22 @@ def _of_disk(
     named = {stream_id for catalog in catalogs for stream_id in contents.streams_named(catalog, disk_id)}
     parts = {stream_id for catalog in catalogs for stream_id in contents.parts_named(catalog, disk_id)}
     folders = (f"{names.BLOBS}/{disk_id}", f"{names.INDEXES}/{disk_id}")
-    for name in sorted(chain.from_iterable(map(repository.store.list, folders))):
+    for name, written in sorted(chain.from_iterable(_objects(repository, folder) for folder in folders)):
         stream_id = names.stream_of(name)
         # Of a part, only the blob is needed.
         if stream_id in named or (stream_id in parts and name == names.blob(disk_id, stream_id)):
             continue
         with suppress(ObjectMissing):
-            if repository.store.written(name) < limit:
+            if (written or repository.store.written(name)) < limit:
                 yield name
+
+
+def _objects(repository: Repository, folder: str) -> Iterator[tuple[str, datetime | None]]:
+    """Yield the objects of a folder. The list of a bucket tells when each was written; of files, few are asked."""
+    store = repository.store
+    if repository.path == repository.location:
+        return ((name, None) for name in store.list(folder))
+    return ((each.name, each.written) for each in store.listed(folder))
 
 
 def _wrote(repository: Repository, vm_id: str, blob: str) -> bool:

@@ -32,6 +32,7 @@ from pitr.ovirt.engine.disks import (
     vm_disks,
 )
 from pitr.ovirt.engine.events import reported_problems
+from pitr.ovirt.engine.hosts import cluster_of_host, host_names, this_host
 from pitr.ovirt.engine.in_place import InPlaceUpload, open_uploads, start_in_place
 from pitr.ovirt.engine.leftovers import end_leftovers, is_left_over, leftover_checkpoint
 from pitr.ovirt.engine.naming import is_alias, valid_alias, why_not_vm_name
@@ -52,6 +53,9 @@ from pitr.ovirt.engine.transfers import Transfer, start_download, start_upload
 from pitr.ovirt.engine.vms import VM, find_vm, get_configuration, get_vm, list_vms, vms_with_tag
 
 __all__ = [
+    "cluster_of_host",
+    "host_names",
+    "this_host",
     "AttachedTransfer",
     "AttachmentOptions",
     "disk_profile_name",

@@ -23,12 +23,19 @@ _TAG = 16
 _SEALED_CHUNK = CHUNK + _TAG
 _NONCE = 16
 _PAYLOAD_LABEL = b"payload"
+#: Chunks that are sealed and written at a time.
+_BATCH = 4
+#: Later versions of cryptography seal into a buffer.
+_HAS_INTO = hasattr(ChaCha20Poly1305, "encrypt_into")
 
 
 class AgeWriter:
-    """Seals a file: passes its bytes to `write`. Without `finish`, the file is truncated and no reader accepts it."""
+    """Seals a file: passes its bytes to `write`. Without `finish`, the file is truncated and no reader accepts it.
 
-    def __init__(self, write: Callable[[bytes], object], recipients: Sequence[Wraps]) -> None:
+    `write` gets buffers that are used again, which it may not keep.
+    """
+
+    def __init__(self, write: Callable[[bytes | memoryview], object], recipients: Sequence[Wraps]) -> None:
         if not recipients or (
             len(recipients) > 1 and any(isinstance(each, Passphrase) for each in recipients)
         ):
@@ -36,7 +43,10 @@ class AgeWriter:
         if len(recipients) > header.MAX_STANZAS:
             raise UsageError(f"a file has at most {header.MAX_STANZAS} recipients")
         self._write = write
-        self._pending = bytearray()
+        # What waits is sealed many chunks at a time, in buffers that are used again.
+        self._plain = bytearray(CHUNK)
+        self._sealed = memoryview(bytearray(_SEALED_CHUNK))
+        self._filled = 0
         self._number = 0
         file_key, nonce = os.urandom(FILE_KEY_SIZE), os.urandom(_NONCE)
         self._cipher = ChaCha20Poly1305(header.derived(file_key, nonce, _PAYLOAD_LABEL))
@@ -45,30 +55,41 @@ class AgeWriter:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
         view = memoryview(data).cast("B")
-        taken = CHUNK - len(self._pending) if self._pending else 0
-        sealed: list[bytes] = []
-        self._pending += view[:taken]
-        # The last chunk is marked: a full one waits until there is more.
-        if self._pending and len(view) > taken:
-            sealed.append(self._sealed(self._pending))
-            self._pending = bytearray()
-        if not self._pending:
-            while len(view) - taken > CHUNK:
-                sealed.append(self._sealed(view[taken : taken + CHUNK]))
-                taken += CHUNK
-            self._pending += view[taken:]
-        if sealed:
-            self._write(b"".join(sealed))
+        while view:
+            # The last chunk is marked: a full one waits until there is more.
+            if self._filled == len(self._plain):
+                self._seal(self._filled)
+                if len(self._plain) < _BATCH * CHUNK:
+                    self._plain = bytearray(_BATCH * CHUNK)
+                    self._sealed = memoryview(bytearray(_BATCH * _SEALED_CHUNK))
+            taken = min(len(view), len(self._plain) - self._filled)
+            self._plain[self._filled : self._filled + taken] = view[:taken]
+            self._filled += taken
+            view = view[taken:]
 
     def finish(self) -> None:
         """Write the last chunk."""
-        self._write(self._sealed(self._pending, last=True))
-        self._pending = bytearray()
+        self._seal(self._filled, last=True)
 
-    def _sealed(self, data: bytes | bytearray | memoryview, *, last: bool = False) -> bytes:
-        sealed = self._cipher.encrypt(_nonce(self._number, last=last), data, None)
-        self._number += 1
-        return sealed
+    def _seal(self, size: int, *, last: bool = False) -> None:
+        """Seal and write the first `size` bytes that wait, which are all."""
+        plain, at = memoryview(self._plain), 0
+        starts = range(0, size, CHUNK) or (0,)
+        for start in starts:
+            piece = plain[start : min(start + CHUNK, size)]
+            nonce = _nonce(self._number, last=last and start == starts[-1])
+            _encrypt_into(self._cipher, nonce, piece, self._sealed[at : at + len(piece) + _TAG])
+            at += len(piece) + _TAG
+            self._number += 1
+        self._filled = 0
+        self._write(self._sealed[:at])
+
+
+def _encrypt_into(cipher: ChaCha20Poly1305, nonce: bytes, data: memoryview, into: memoryview) -> None:
+    if _HAS_INTO:
+        cipher.encrypt_into(nonce, data, None, into)
+    else:
+        into[:] = cipher.encrypt(nonce, data, None)
 
 
 class AgeReader:
@@ -136,11 +157,11 @@ class AgeReader:
 
 def sealed(data: bytes, recipients: Sequence[Wraps]) -> bytes:
     """Return `data` as a sealed file."""
-    pieces: list[bytes] = []
-    writer = AgeWriter(pieces.append, recipients)
+    stored = bytearray()
+    writer = AgeWriter(stored.extend, recipients)
     writer.write(data)
     writer.finish()
-    return b"".join(pieces)
+    return bytes(stored)
 
 
 def opened(data: bytes, identities: Sequence[Unwraps]) -> bytes:

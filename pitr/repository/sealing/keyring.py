@@ -7,7 +7,7 @@ pinned, or that its configuration names, and refuses to write if the repository 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +56,12 @@ def add_epoch(store: Store, number: int, recipients: Sequence[Recipient]) -> Key
     return KeyEpoch(number, tuple(recipients), created)
 
 
-def epochs_of(store: Store) -> list[KeyEpoch]:
-    """Return the epochs, the first one first. Raises StoredDamage for a damaged or missing one."""
-    listed = sorted(store.list(names.KEYS))
+def epochs_of(store: Store, listed: Iterable[str]) -> list[KeyEpoch]:
+    """Return the epochs, the first one first. Raises StoredDamage for a damaged or missing one.
+
+    `listed` are the names of all objects below `keys`.
+    """
+    listed = sorted(name for name in listed if not names.is_protected_identity(name))
     epochs: list[KeyEpoch] = []
     for number, name in enumerate(listed, 1):
         try:
@@ -106,15 +109,26 @@ def pin(folder: Path, recipients: Sequence[Recipient]) -> None:
 
 
 class Keyring:
-    """The keys of one sealed repository, as this process has them. `folder` is this user's state of the repository."""
+    """The keys of one sealed repository, as this process has them. `folder` is this user's state of the repository.
 
-    def __init__(self, epochs: Sequence[KeyEpoch], settings: KeySettings, folder: Path) -> None:
+    `stored` are the identities that were opened with a passphrase; None if the repository has none.
+    """
+
+    def __init__(
+        self,
+        epochs: Sequence[KeyEpoch],
+        settings: KeySettings,
+        folder: Path,
+        stored: Sequence[Identity] | None = None,
+    ) -> None:
         self.epochs = tuple(epochs)
         self.folder = folder
         known = {recipient for epoch in epochs for recipient in epoch.recipients}
-        given = settings.identities()
+        given = [*settings.identities(), *(stored or ())]
+        self.has_passphrase = stored is not None
         self.identities: tuple[Identity, ...] = tuple(each for each in given if each.recipient in known)
-        self._given = bool(given)
+        #: Whether the user has named an identity, which may not fit.
+        self.given = settings.names_identity
         self._configured = tuple(Recipient.parse(text) for text in settings.recipients)
         if settings.trust:
             pin(folder, self.current.recipients)
@@ -197,11 +211,12 @@ class Keyring:
     def refusal(self, what: str = "the repository is sealed") -> NoFittingIdentity:
         """Return the error for content that no identity of this process opens; `what` says what is needed of it."""
         recipients = dict.fromkeys(each for epoch in reversed(self.epochs) for each in epoch.recipients)
-        why = "no given identity opens it" if self._given else "no identity is given"
+        why = "no given identity opens it" if self.given else "no identity is given"
         opens_for = described(tuple(recipients), whole=len(recipients) < _MANY)
         return NoFittingIdentity(
             f"{what}, and {why}. The repository opens for: {opens_for}",
-            "Give --identity FILE, or set PITR_IDENTITY_FILE.",
+            "Give --identity FILE, or set PITR_IDENTITY_FILE."
+            + (" '--identity passphrase' asks for the passphrase." if self.has_passphrase else ""),
         )
 
 

@@ -296,7 +296,7 @@ class _NewSealed:
         self._store.note_sealed(self._name, StoredObject(self._size, self._digest.hexdigest()))
         self._new.commit()
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | memoryview) -> None:
         self._new.write(data)
         self._digest.update(data)
         self._size += len(data)

@@ -37,6 +37,11 @@ class RunningGuest:
     agent: socket.socket | None
     folder: Path
 
+    def reads(self) -> int:
+        """Return how often the guest has read from its disks. Raises ProgramFailed."""
+        disks = self.qmp.execute("query-blockstats")
+        return sum(int(disk["stats"]["rd_operations"]) for disk in disks)
+
     def log(self) -> str:
         """Return what qemu has complained about."""
         return _said(self.folder)

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import random
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pitr.jobs.boot import watch
+from pitr.jobs.boot import screen, watch
 from pitr.lab import Lab
 from pitr.model import Backup
 from pitr.repository import Repository, drills
 from tests.support import debian_guest, tiny_guests
 from tests.support.lab import MiB
-from tests.support.pitr import Pitr
+from tests.support.pitr import Pitr, ended, wait_until
 from tests.support.points import disk_id
 from tests.support.points_of_images import store_states
 
@@ -25,6 +27,11 @@ _debian = pytest.mark.skipif(bool(_LOST), reason=f"not installed: {', '.join(_LO
 pytestmark = pytest.mark.skipif(
     bool(debian_guest.missing_qemu()), reason=f"not installed: {', '.join(debian_guest.missing_qemu())}"
 )
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return debian_guest.build(tmp_path_factory.mktemp("debian"))
 
 
 def _back_up(lab: Lab, pitr: Pitr, image: Path) -> None:
@@ -45,8 +52,8 @@ def _store(repository: Repository, disk: bytes, configuration: str | None = None
 
 
 @_debian
-def test_a_debian_is_proven_by_its_agent(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
-    _back_up(lab, pitr, debian_guest.build(tmp_path))
+def test_a_debian_is_proven_by_its_agent(lab: Lab, pitr: Pitr, debian: Path, tmp_path: Path) -> None:
+    _back_up(lab, pitr, debian)
     picture = tmp_path / "web.png"
     document = pitr.json("drill", "web", "--boot", "--screenshot", picture)
     drill = document["drill"]
@@ -68,8 +75,11 @@ def test_a_debian_is_proven_by_its_agent(lab: Lab, pitr: Pitr, tmp_path: Path) -
 
 
 @_debian
-def test_a_debian_without_its_boot_loader_has_failed(lab: Lab, pitr: Pitr, tmp_path: Path) -> None:
-    image = debian_guest.build(tmp_path)
+def test_a_debian_without_its_boot_loader_has_failed(
+    lab: Lab, pitr: Pitr, debian: Path, tmp_path: Path
+) -> None:
+    image = tmp_path / "broken.raw"
+    shutil.copyfile(debian, image)
     with image.open("r+b") as file:
         file.seek(MiB)
         file.write(bytes(512))
@@ -107,8 +117,7 @@ def test_a_console_without_what_you_expect_has_failed(command: Pitr, repository:
 def test_a_screen_without_a_failure_leaves_pitr_unsure(
     command: Pitr, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "_SETTLED_S", 1.0)
-    monkeypatch.setattr(watch, "_SETTLED_BUSY_S", 1.0)
+    monkeypatch.setattr(screen, "_SETTLED_S", 1.0)
     _store(repository, tiny_guests.showing("web login: "))
     document = command.json("drill", "--boot", code=1)
     boot = document["drill"]["boot"]
@@ -125,13 +134,12 @@ def test_a_screen_without_a_failure_leaves_pitr_unsure(
 @pytest.mark.parametrize(
     ("disk", "message"),
     [
-        (b"", "No bootable device"),
         (tiny_guests.showing("[    2.0] Kernel panic - not syncing: VFS"), "Kernel panic"),
         (tiny_guests.saying("Kernel panic - not syncing: VFS"), "Kernel panic"),
         (tiny_guests.saying("again", then=tiny_guests.RESTART), "restarted"),
         (tiny_guests.showing("ALERT!  No root.\r\n(initramfs) "), "(initramfs)"),
     ],
-    ids=["nothing", "panic on the screen", "panic on the console", "restarts", "rescue"],
+    ids=["panic on the screen", "panic on the console", "restarts", "rescue"],
 )
 def test_a_guest_that_does_not_come_up_has_failed(
     command: Pitr,
@@ -177,6 +185,20 @@ def test_nothing_is_written_but_the_drill(command: Pitr, repository: Repository,
     assert not list(scratch.iterdir())
     assert {path: path.stat().st_mtime_ns for path in (repository.path / "blobs").rglob("*")} == before
     assert len(list((repository.path / "drills").rglob("*-booted.json"))) == 1
+
+
+def test_a_signal_ends_it_and_leaves_nothing(command: Pitr, repository: Repository, tmp_path: Path) -> None:
+    _store(repository, tiny_guests.showing("hello"))
+    scratch = tmp_path / "t"
+    scratch.mkdir()
+    with command.with_environment(TMPDIR=str(scratch)).process(
+        "drill", "--boot", "--expect", "never"
+    ) as process:
+        wait_until(lambda: list(scratch.rglob("qemu.log")), "the start of qemu")
+        process.send_signal(signal.SIGTERM)
+        assert ended(process).code == 128 + signal.SIGTERM
+    assert not list(scratch.iterdir())
+    assert not list(repository.path.glob("drills/*/*/*"))
 
 
 def test_usage(command: Pitr, repository: Repository, tmp_path: Path) -> None:

@@ -34,12 +34,16 @@ def test_a_failed_boot(line: str) -> None:
         "Give root password for maintenance",
         "UEFI Interactive Shell v2.2",
         "boot: ",
-        "Booting from Hard Disk...",
     ],
 )
 def test_a_prompt_for_rescue(line: str) -> None:
     assert signs.rescue(f"before\n{line}") == line.strip()
     assert signs.fatal(f"before\n{line}") is None
+
+
+def test_a_boot_loader_that_says_nothing() -> None:
+    assert signs.only_bios("SeaBIOS\nBooting from Hard Disk...") == "Booting from Hard Disk..."
+    assert signs.only_bios("SeaBIOS\nBooting from Hard Disk...\nGRUB loading.") is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +13,41 @@ import pytest
 from pitr.lab import Lab
 from tests.support.lab import MiB, assert_same, make_vm, oracle_of
 from tests.support.pitr import Pitr
+from tests.support.shared_points import repository_of, take_copy
 
 #: The times of three points, by the engine's clock.
 MOMENTS = ("2020-06-29T22:00:00+02:00", "2020-06-30T10:00:00+02:00", "2020-06-30T22:00:00+02:00")
 UTC_LABELS = ("2020-06-29T20:00:00Z", "2020-06-30T08:00:00Z", "2020-06-30T20:00:00Z")
 
 
-@pytest.fixture
-def points(lab: Lab, pitr: Pitr, tmp_path: Path) -> list[tuple[Any, Path]]:
-    """Make points at MOMENTS; return each with a copy of its only disk."""
-    vm = make_vm(lab, 2 * MiB)
+@pytest.fixture(scope="module")
+def stored_points(
+    shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, list[tuple[Any, Path]]]]:
+    """A repository with points at MOMENTS, and each point with a copy of its only disk."""
+    folder = tmp_path_factory.mktemp("points")
     made = []
-    for number, moment in enumerate(MOMENTS):
-        lab.clock.set(moment, frozen=True)
-        with vm.disks[0].guest() as guest:
-            guest.write(0, bytes([65 + number]) * MiB)
-        with oracle_of(lab, tmp_path / str(number)) as oracle:
-            point = pitr.backup(vm.name)
-        made.append((point, oracle[vm.disks[0].id]))
-    assert tuple(point["point"] for point, _ in made) == UTC_LABELS
-    return made
+    with repository_of(shared_lab, folder) as (pitr, vm):
+        for number, moment in enumerate(MOMENTS):
+            shared_lab.clock.set(moment, frozen=True)
+            with vm.disks[0].guest() as guest:
+                guest.write(0, bytes([65 + number]) * MiB)
+            with oracle_of(shared_lab, folder / str(number)) as oracle:
+                point = pitr.backup(vm.name)
+            made.append((point, oracle[vm.disks[0].id]))
+        assert tuple(point["point"] for point, _ in made) == UTC_LABELS
+        shared_lab.clock.set(datetime.now().astimezone())
+        yield pitr.repository, made
+
+
+@pytest.fixture
+def points(
+    stored_points: tuple[Path, list[tuple[Any, Path]]], lab: Lab, pitr: Pitr
+) -> list[tuple[Any, Path]]:
+    """Put a copy of the points into the test's own repository, at the time of the last one."""
+    take_copy(stored_points[0], pitr)
+    lab.clock.set(MOMENTS[-1], frozen=True)
+    return stored_points[1]
 
 
 @pytest.mark.parametrize(

@@ -4,30 +4,45 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pitr.lab import Lab
+from pitr.lab import Lab, LabVM
 from tests.support.lab import MiB, assert_same, make_vm, nothing_open, oracle_of
 from tests.support.pitr import Pitr
+from tests.support.shared_points import repository_of, take_copy
 
 
-@pytest.fixture
-def chain(lab: Lab, pitr: Pitr, tmp_path: Path) -> list[tuple[Any, Path]]:
-    """A full, two incrementals, and another full: each with the oracle of the only disk."""
-    vm = make_vm(lab, 4 * MiB)
+def make_chain(lab: Lab, pitr: Pitr, vm: LabVM, folder: Path) -> list[tuple[Any, Path]]:
+    """Store a full, two incrementals, and another full: each with the oracle of the only disk."""
     chance = random.Random(5)
     made = []
     for number in range(4):
         with vm.disks[0].guest() as guest:
             guest.write(number * MiB, chance.randbytes(MiB))
-        with oracle_of(lab, tmp_path / str(number)) as oracle:
+        with oracle_of(lab, folder / str(number)) as oracle:
             point = pitr.backup(vm.name, *(["--full"] if number == 3 else []))
         made.append((point, oracle[vm.disks[0].id]))
     return made
+
+
+@pytest.fixture(scope="module")
+def stored_chain(
+    shared_lab: Lab, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, list[tuple[Any, Path]]]]:
+    folder = tmp_path_factory.mktemp("chain")
+    with repository_of(shared_lab, folder) as (pitr, vm):
+        yield pitr.repository, make_chain(shared_lab, pitr, vm, folder)
+
+
+@pytest.fixture
+def chain(stored_chain: tuple[Path, list[tuple[Any, Path]]], pitr: Pitr) -> list[tuple[Any, Path]]:
+    """Put a copy of the chain into the test's own repository."""
+    take_copy(stored_chain[0], pitr)
+    return stored_chain[1]
 
 
 def object_of(pitr: Pitr, point: Any, what: str) -> Path:
@@ -97,8 +112,9 @@ def test_damage_is_found_named_and_never_restored(
 
 @pytest.mark.parametrize("what", ["blob", "index", "record"])
 def test_the_next_backup_after_damage_compares_with_an_older_point_and_says_why(
-    lab: Lab, pitr: Pitr, chain: Any, what: str
+    lab: Lab, pitr: Pitr, tmp_path: Path, what: str
 ) -> None:
+    chain = make_chain(lab, pitr, make_vm(lab, 4 * MiB), tmp_path)
     delete(object_of(pitr, chain[3][0], what))
     point = pitr.backup(chain[0][0]["vm"]["name"], "--incremental")
     assert (point["parent_id"], point["disks"][0]["changes"]) == (chain[2][0]["backup_id"], "compared")

@@ -132,13 +132,14 @@ def test_any_range_reads_as_the_content(offset: int, length: int) -> None:
 @settings(deadline=None)
 @given(
     sizes=st.lists(
-        st.one_of(st.integers(0, 300), st.sampled_from([CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])), max_size=6
+        st.one_of(st.integers(0, 300), st.sampled_from([CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 5 * CHUNK])),
+        max_size=6,
     )
 )
 def test_content_may_be_written_in_any_pieces(sizes: list[int]) -> None:
     data = _content(sum(sizes), 3)
     pieces: list[bytes] = []
-    writer = AgeWriter(pieces.append, [_ALICE.recipient])
+    writer = AgeWriter(lambda piece: pieces.append(bytes(piece)), [_ALICE.recipient])
     at = 0
     for size in sizes:
         writer.write(memoryview(data)[at : at + size])

@@ -11,8 +11,7 @@ import pytest
 
 from pitr.errors import PitrError, UsageError
 from pitr.repository import Repository
-from pitr.repository.sealing.identities import VARIABLE, KeySettings
-from pitr.repository.sealing.keys import Identity
+from pitr.repository.sealing.identities import PASSPHRASE_VARIABLE, VARIABLE, KeySettings
 from tests.support.pitr import Pitr
 from tests.support.sealed import ALICE, BOB, EVE, VM_NAME, SealedPlace
 
@@ -120,9 +119,11 @@ def test_an_identity_is_in_no_log_and_no_message(sealed: SealedPlace, tmp_path: 
         assert not [text for text in texts if identity.secret()[16:40] in text]
 
 
-def test_a_passphrase_of_a_file_is_told_as_unsupported(tmp_path: Path) -> None:
-    path = tmp_path / "key.age"
+def test_an_encrypted_identity_file_needs_a_terminal_or_a_file_with_the_passphrase(tmp_path: Path) -> None:
+    path, words = tmp_path / "key.age", tmp_path / "words"
     path.write_bytes(b"age-encryption.org/v1\n-> scrypt aaaa 18\n")
-    with pytest.raises(PitrError, match="is no identity"):
+    words.write_text("some words")
+    with pytest.raises(PitrError, match="no terminal"):
         KeySettings((path,)).identities()
-    assert Identity.generate().secret() != Identity.generate().secret()
+    with pytest.raises(PitrError, match="is damaged"):
+        KeySettings((path,)).with_environment({PASSPHRASE_VARIABLE: str(words)}).identities()

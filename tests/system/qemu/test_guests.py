@@ -57,8 +57,7 @@ def _says(guest: RunningGuest, text: bytes) -> bool:
 @pytest.mark.parametrize(
     ("bus", "chipset"),
     [
-        (Bus.VIRTIO, Chipset.I440FX),
-        (Bus.VIRTIO_SCSI, Chipset.Q35),
+        (Bus.VIRTIO, Chipset.Q35),
         (Bus.SATA, Chipset.I440FX),
         (Bus.IDE, Chipset.I440FX),
         (Bus.IDE, Chipset.Q35),
