@@ -66,7 +66,7 @@ def at_time(
     )
     if good is not None and wanted.newest_good:
         notify(f"{message}. pitr takes the newest good point")
-        later = repository.catalog.first_after(good.vm.id, good.point)
+        later = repository.catalog_of_vm(good.vm.id).first_after(good.vm.id, good.point)
         return replace(
             chosen,
             backup=good,
@@ -102,7 +102,7 @@ def _lost_record(repository: Repository, chosen: Backup, time: datetime) -> Dama
         find.check_none_lost(repository, chosen, time)
     except StoredDamage as error:
         return error.damage
-    catalog = repository.catalog
+    catalog = repository.catalog_of_vm(chosen.vm.id)
     for finding in findings.found_in(repository.store, chosen.vm.id):
         if finding.stream_id is None and catalog.get(finding.backup_id) is None:
             known = findings.read(repository.store, finding)
@@ -129,7 +129,7 @@ class _Candidates:
 
     def _not_newer(self, chosen: Backup) -> Iterator[Backup]:
         reached = False
-        for backup in self.repository.catalog.points(self.vm_id):
+        for backup in self.repository.catalog_of_vm(self.vm_id).points(self.vm_id):
             reached = reached or backup.backup_id == chosen.backup_id
             if reached:
                 try:

@@ -161,8 +161,8 @@ class Recorder:
         self._notify = notify
         self._lock = threading.Lock()
         self._failed = False
-        # Complete the catalog before the threads use it.
-        _ = repository.catalog
+        # Complete the catalog before the threads use it; only damage needs other VMs.
+        repository.opened_catalog().of_id(vm_id)
 
     def record(self, error: PitrError) -> None:
         """Store the damage of a StoredDamage; ignore other errors."""

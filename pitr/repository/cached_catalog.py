@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -64,6 +65,8 @@ class CompletedCatalog(Closes):
             read_record,
         )
         self._store = store
+        #: Threads that meet damage complete other VMs.
+        self._completing = threading.RLock()
         self._read_record = read_record
         self._catalog = catalog_file.opened_file(path, store)
         self._catalog.instead = self._from_records
@@ -80,14 +83,15 @@ class CompletedCatalog(Closes):
 
     def whole(self) -> Catalog:
         """Return the catalog with all stored records."""
-        if not self._whole:
-            self._tombstones.all()
-            # VM by VM: the names of millions of points would not fit into the memory.
-            for vm_id, listed in self._by_vm():
-                if listed is None or vm_id not in self._whole_vms:
-                    self._refresh(vm_id, listed)
-            self._whole = True
-            self._note_whole()
+        with self._completing:
+            if not self._whole:
+                self._tombstones.all()
+                # VM by VM: the names of millions of points would not fit into the memory.
+                for vm_id, listed in self._by_vm():
+                    if listed is None or vm_id not in self._whole_vms:
+                        self._refresh(vm_id, listed)
+                self._whole = True
+                self._note_whole()
         return self._catalog
 
     def _note_whole(self) -> None:
@@ -199,8 +203,9 @@ class CompletedCatalog(Closes):
         self._catalog.add([(backup, name, record)])
 
     def _complete_vm(self, vm_id: str) -> None:
-        if not self._whole and vm_id not in self._whole_vms:
-            self._refresh(vm_id)
+        with self._completing:
+            if not self._whole and vm_id not in self._whole_vms:
+                self._refresh(vm_id)
 
     def _refresh(self, vm_id: str, listed: set[str] | None = None) -> None:
         buried = self._tombstones.of_vm(vm_id)

@@ -62,8 +62,8 @@ def restore(
             check_warm_point(selection.repository, selection.backup, stream)
         failure.callback(target.undo)
         target.prepare()
-        # Complete the catalog before the workers use it.
-        _ = selection.repository.catalog
+        # Complete the catalog before the workers use it; they read nothing of other VMs.
+        selection.repository.opened_catalog().of_id(selection.backup.vm.id)
         copies = [_DiskRestore(selection, stream, target) for stream in selection.streams]
         copied = copy_all(copies, workers=workers, progress=progress)
         target.finish()
