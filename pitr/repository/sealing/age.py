@@ -43,9 +43,9 @@ class AgeWriter:
         if len(recipients) > header.MAX_STANZAS:
             raise UsageError(f"a file has at most {header.MAX_STANZAS} recipients")
         self._write = write
-        # What waits is sealed many chunks at a time, in buffers that are used again.
-        self._plain = bytearray(CHUNK)
-        self._sealed = memoryview(bytearray(_SEALED_CHUNK))
+        # A chunk that waits for more, and sealed chunks that are written together. The buffers are used again.
+        self._waiting = bytearray()
+        self._sealed = memoryview(bytearray(_BATCH * _SEALED_CHUNK))
         self._filled = 0
         self._number = 0
         file_key, nonce = os.urandom(FILE_KEY_SIZE), os.urandom(_NONCE)
@@ -55,37 +55,39 @@ class AgeWriter:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
         view = memoryview(data).cast("B")
-        while view:
-            # The last chunk is marked: a full one waits until there is more.
-            if self._filled == len(self._plain):
-                self._seal(self._filled)
-                if len(self._plain) < _BATCH * CHUNK:
-                    self._plain = bytearray(_BATCH * CHUNK)
-                    self._sealed = memoryview(bytearray(_BATCH * _SEALED_CHUNK))
-            taken = min(len(view), len(self._plain) - self._filled)
-            self._plain[self._filled : self._filled + taken] = view[:taken]
-            self._filled += taken
+        if self._waiting:
+            taken = CHUNK - len(self._waiting)
+            self._waiting += view[:taken]
             view = view[taken:]
+            if not view:
+                return
+            self._seal(self._waiting)
+            self._waiting = bytearray()
+        # The last chunk is marked: a full one waits until there is more.
+        at = 0
+        while len(view) - at > CHUNK:
+            self._seal(view[at : at + CHUNK])
+            at += CHUNK
+        self._waiting += view[at:]
 
     def finish(self) -> None:
         """Write the last chunk."""
-        self._seal(self._filled, last=True)
+        self._seal(self._waiting, last=True)
+        self._waiting = bytearray()
 
-    def _seal(self, size: int, *, last: bool = False) -> None:
-        """Seal and write the first `size` bytes that wait, which are all."""
-        plain, at = memoryview(self._plain), 0
-        starts = range(0, size, CHUNK) or (0,)
-        for start in starts:
-            piece = plain[start : min(start + CHUNK, size)]
-            nonce = _nonce(self._number, last=last and start == starts[-1])
-            _encrypt_into(self._cipher, nonce, piece, self._sealed[at : at + len(piece) + _TAG])
-            at += len(piece) + _TAG
-            self._number += 1
-        self._filled = 0
-        self._write(self._sealed[:at])
+    def _seal(self, data: bytearray | memoryview, *, last: bool = False) -> None:
+        end = self._filled + len(data) + _TAG
+        _encrypt_into(self._cipher, _nonce(self._number, last=last), data, self._sealed[self._filled : end])
+        self._number += 1
+        self._filled = end
+        if last or end == len(self._sealed):
+            self._write(self._sealed[:end])
+            self._filled = 0
 
 
-def _encrypt_into(cipher: ChaCha20Poly1305, nonce: bytes, data: memoryview, into: memoryview) -> None:
+def _encrypt_into(
+    cipher: ChaCha20Poly1305, nonce: bytes, data: bytearray | memoryview, into: memoryview
+) -> None:
     if _HAS_INTO:
         cipher.encrypt_into(nonce, data, None, into)
     else:
