@@ -26,6 +26,10 @@ from pitr.system.closing import Closes
 _APPLICATION_ID = 0x70697478
 _VERSION = 2
 _ROWS_AT_ONCE = 1 << 16
+_ALL_ROWS = (
+    "SELECT start, length, part, blob_offset, blob_length, frame_length, skip, digest "
+    "FROM extent ORDER BY start LIMIT ?"
+)
 #: Digests as items of an array.
 DIGEST = np.dtype("V32")
 #: The number of the part that is the stream's own blob.
@@ -149,19 +153,22 @@ class IndexWriter:
 class Index(Closes):
     """A complete index file, opened for reading by one thread at a time. Raises FormatError for a damaged one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, opened: sqlite3.Connection | None = None) -> None:
+        """Open the file, or use an `opened` connection to its content; `close` does not close that."""
         self._path = path
+        self._shared = opened is not None
         with self._reading():
-            self._connection = sqlite.connect_read_only(path, immutable=True)
+            self._connection = opened or sqlite.connect_read_only(path, immutable=True)
         try:
             self.stream = self._read_stream()
             self.parts = self._read_parts()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
 
     def close(self) -> None:
-        self._connection.close()
+        if not self._shared:
+            self._connection.close()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -234,11 +241,58 @@ class Index(Closes):
         unknown = "SELECT start FROM extent WHERE part IS NOT NULL AND part NOT IN (SELECT number FROM part)"
         with self._reading():
             row = self._connection.execute(unknown).fetchone()
-        if row is not None or any(part.number < OWN for part in self.parts):
-            raise FormatError(f"the extent index {self._path.name} has a frame in an unknown part")
+        if row is not None:
+            raise self._in_unknown_part()
+        return self._checked(extents)
+
+    def _in_unknown_part(self) -> FormatError:
+        return FormatError(f"the extent index {self._path.name} has a frame in an unknown part")
+
+    def _checked(self, extents: ExtentMap) -> ExtentMap:
+        if any(part.number < OWN for part in self.parts):
+            raise self._in_unknown_part()
         if self.stream.kind != "incremental" and not extents.covers(self.stream.size):
             raise FormatError(f"the extent index {self._path.name} of a full stream does not cover the disk")
         return extents.checked(self.stream.size, whole=False)
+
+    def checked_totals(self) -> tuple[int, int, int]:
+        """Check all rows, as `extents` and `frames` of all parts do.
+
+        Return their number, and the bytes of data and of zeroes. An index with few rows is read in one pass.
+        """
+        with self._reading():
+            cursor = self._connection.execute(_ALL_ROWS, [_ROWS_AT_ONCE + 1])
+            rows = cursor.fetchall()
+        if len(rows) > _ROWS_AT_ONCE:
+            extents = self.extents()
+            self.part_numbers()
+            for part in self.parts:
+                self.frames(part.number)
+            return len(extents), extents.data_bytes, extents.zero_bytes
+        with self._reading():
+            extents = self._checked(
+                ExtentMap(
+                    np.fromiter((row[0] for row in rows), np.int64, len(rows)),
+                    np.fromiter((row[1] for row in rows), np.int64, len(rows)),
+                    np.fromiter((row[2] is None for row in rows), np.bool_, len(rows)),
+                )
+            )
+            by_part: dict[int, list[tuple[Any, ...]]] = {part.number: [] for part in self.parts}
+            for row in rows:
+                if row[2] is not None:
+                    if row[2] not in by_part:
+                        raise self._in_unknown_part()
+                    by_part[row[2]].append(row)
+            for part in self.parts:
+                of_part = by_part[part.number]
+                start, length, _, offset, stored, frame_length, skip = (
+                    np.fromiter((row[column] for row in of_part), np.int64, len(of_part))
+                    for column in range(7)
+                )
+                digests = np.frombuffer(b"".join(row[7] for row in of_part), np.uint8)
+                frames = Frames(start, length, offset, stored, frame_length, skip, digests)
+                frames.check(self.stream.frame_size, part.blob_size, own=part.number == OWN)
+        return len(rows), extents.data_bytes, extents.zero_bytes
 
     def part_numbers(self) -> Int64Array:
         """Return the number of each row's part, -1 for a zero range, in the order of `extents`."""

@@ -15,6 +15,7 @@ from pitr.model import Backup, Record, StoredObject, Stream, VMName
 from pitr.repository import lock, marker, names, sealed, shown_catalog, stored_record, tombstones
 from pitr.repository.cached_catalog import CompletedCatalog, compare, rebuild
 from pitr.repository.catalog import Catalog
+from pitr.repository.catalog.catalog import Known
 from pitr.repository.catalog.comparison import CatalogDifferences
 from pitr.repository.damage import (
     CatalogDiffers,
@@ -27,6 +28,7 @@ from pitr.repository.damage import (
 )
 from pitr.repository.location import Location
 from pitr.repository.opening import opened_parts
+from pitr.repository.parents import parent_of
 from pitr.repository.store import (
     LinkInside,
     ObjectMissing,
@@ -294,6 +296,11 @@ class Repository(Closes):
         known = self.opened_catalog().known_record(backup_id)
         if known is None:
             raise of_record(backup_id, "missing", f"the record of backup {backup_id} is missing")
+        return self.read_known(known)
+
+    def read_known(self, known: Known) -> Backup:
+        """Read a record that the catalog knows, and compare it with the catalog. Raises StoredDamage."""
+        backup_id = known.backup_id
         try:
             backup, stored = self._records.get(known.name) or self.read_record(known.name)
         except StoredDamage as error:
@@ -322,38 +329,14 @@ class Repository(Closes):
         links = [(backup, stream)]
         seen = {stream.stream_id}
         while stream.parent_stream_id is not None:
-            if backup.parent_id is None:
-                raise of_stream(
-                    backup.backup_id, stream, "inconsistent", "parent", "its backup has no parent"
-                )
-            try:
-                parent_backup = read.get(backup.parent_id) or self._record_or_stand_in(backup.parent_id)
-            except StoredDamage as error:
-                raise of_stream(
-                    backup.backup_id,
-                    stream,
-                    error.damage.kind,
-                    "parent",
-                    f"its parent, stream {stream.parent_stream_id} of backup {backup.parent_id}, is damaged: "
-                    f"{error.damage.message}",
-                ) from None
-            parent = parent_backup.stream_of(stream.disk_id)
-            stands_in = parent_backup.stands_for == backup.parent_id
-            is_parent = parent is not None and (parent.stream_id == stream.parent_stream_id or stands_in)
-            if parent is None or not is_parent or parent.stream_id in seen:
-                raise of_stream(
-                    backup.backup_id,
-                    stream,
-                    "inconsistent",
-                    "parent",
-                    f"its parent, stream {stream.parent_stream_id}, is not in backup {backup.parent_id}",
-                )
-            backup, stream = parent_backup, parent
+            backup, stream = parent_of(
+                backup, stream, lambda above: read.get(above) or self.record_above(above), seen
+            )
             seen.add(stream.stream_id)
             links.append((backup, stream))
         return links
 
-    def _record_or_stand_in(self, backup_id: str) -> Backup:
+    def record_above(self, backup_id: str) -> Backup:
         """Read the record of a backup, or of the synthetic one that stands for it. Raises StoredDamage."""
         try:
             return self.record_of(backup_id)

@@ -26,8 +26,8 @@ from pitr.system import rate_limit
 
 #: About how many stored bytes are read and checked at a time.
 _CHUNK = 8 << 20
-#: The compressed meta header with its JSON is never longer.
-_HEAD = sparse.MAX_META_SIZE
+#: How much is read of a blob to see its meta header with its JSON: nearly always enough, and always.
+_HEADS = (1 << 12, sparse.MAX_META_SIZE)
 _TEXT_LIMIT = 1 << 30
 
 
@@ -54,10 +54,23 @@ class _BlobPart:
 def check_head(backup: Backup, stream: Stream, blob: StoredFile) -> None:
     """Check that the blob begins with this stream's meta header, to detect a swapped blob. Raises StoredDamage."""
     try:
-        text = Decompressor().first_text(blob.read_at(0, min(_HEAD, blob.size)), sparse.MAX_META_SIZE)
+        text = _first_text(blob)
         _check_meta(stream, text)
     except FormatError as error:
         raise of_stream(backup.backup_id, stream, "corrupt", "blob", error.message, 0) from None
+
+
+def _first_text(blob: StoredFile) -> bytes:
+    """Return the header text that a blob begins with. Raises FormatError."""
+    decompressor = Decompressor()
+    for length in _HEADS:
+        head = blob.read_at(0, min(length, blob.size))
+        try:
+            return decompressor.first_text(head, sparse.MAX_META_SIZE)
+        except FormatError:
+            if length == _HEADS[-1] or length >= blob.size:
+                raise
+    raise FormatError("it is empty")
 
 
 def check_digest(backup: Backup, stream: Stream, blob: StoredFile) -> None:

@@ -10,24 +10,42 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
+from pitr import times
 from pitr.copier.copy import DEFAULT_WORKERS
+<<<<<<< Updated upstream
 from pitr.errors import FormatError, NoFittingIdentity, RepositoryError
 from pitr.jobs import known_damage, proofs
 from pitr.jobs.verify.blob_check import BlobChecked, check_blob, check_digest, check_head
 from pitr.model import Backup, Stream, VMName, known_name
+=======
+from pitr.errors import RepositoryError
+from pitr.jobs import known_damage, proofs
+from pitr.jobs.verify.ahead import read_ahead
+from pitr.jobs.verify.blob_check import check_blob, check_digest, check_head
+from pitr.jobs.verify.chain_links import linked_streams
+from pitr.jobs.verify.checked_ids import CheckedIds
+from pitr.jobs.verify.index_check import IndexChecked, checked_index
+from pitr.model import Backup, Stream, VMName
+>>>>>>> Stashed changes
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, configurations, findings, names, removed_points
+from pitr.repository.catalog import totals
+from pitr.repository.catalog.catalog import Known
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stream
 from pitr.repository.findings import StoredFinding
 from pitr.repository.index import OWN, IndexRow
 from pitr.repository.layers import blobs_of_others
 from pitr.repository.store import ObjectStoreError
-from pitr.repository.stored_index import check_index
+from pitr.repository.stored_index import ManyIndexes
+
+#: How many objects of a bucket a check reads at once.
+_THREADS = 16
 
 Level = Literal["quick", "full"]
 
@@ -82,8 +100,9 @@ def verify(
     Returns damage as a result and does not raise it; stores it as findings, or tells `notify` why it cannot. Raises
     BusyError while points are being removed.
     """
-    run = _Verification(repository, level, sample_percent, workers, progress)
     with ExitStack() as stack:
+        indexes = stack.enter_context(ManyIndexes(repository))
+        run = _Verification(repository, level, sample_percent, workers, progress, indexes)
         # An object that is removed during the check would look lost.
         for vm in _vms(repository, scope):
             stack.enter_context(repository.reading_vm(vm))
@@ -102,27 +121,25 @@ def _vms(repository: Repository, scope: Scope) -> list[VMName]:
 
 
 @dataclass(slots=True)
-class _Checked:
-    """What a run has read: good records (backup ids), and by stream id chains, indexes, blobs (size), whole blobs."""
+class _Looked:
+    """What a look at a stream found: its index, whether its blob must be here, and damage of the blob."""
 
-    records: set[str] = field(default_factory=set)
-    chains: set[str] = field(default_factory=set)
-    indexes: set[str] = field(default_factory=set)
-    blobs: set[str] = field(default_factory=set)
-    whole_blobs: set[str] = field(default_factory=set)
+    index: IndexChecked
+    here: bool
+    blob: list[StoredDamage] = field(default_factory=list)
 
-    def decides(self, finding: StoredFinding) -> bool:
-        """Return whether the run has read what the finding is about."""
-        if finding.stream_id is None:
-            return finding.backup_id in self.records
-        by_size = finding.what == "blob" and finding.kind != "corrupt"
-        read = {
-            "parent": self.chains,
-            "index": self.indexes,
-            "blob": self.blobs if by_size else self.whole_blobs,
-            "frame": self.whole_blobs,
-        }.get(finding.what, set[str]())
-        return finding.stream_id in read
+
+@contextmanager
+def _collecting(found: list[StoredDamage], backup: Backup, stream: Stream) -> Iterator[None]:
+    """Add the damage that the block raises. A store that does not answer raises ObjectStoreError: it is no damage."""
+    try:
+        yield
+    except StoredDamage as error:
+        found.append(error)
+    except ObjectStoreError:
+        raise
+    except RepositoryError as error:
+        found.append(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message))
 
 
 class _Verification:
@@ -133,6 +150,7 @@ class _Verification:
         sample_percent: float | None,
         workers: int,
         progress: Progress | None,
+        indexes: ManyIndexes,
     ) -> None:
         self._repository = repository
         self._catalog = repository.catalog
@@ -143,15 +161,37 @@ class _Verification:
         self._done = 0
         self._total = 0
         self._found: dict[str, list[Damage]] = defaultdict(list)
-        self._checked = _Checked()
-        self._without_index: set[str] = set()
+        self._checked = CheckedIds()
+        self._used: dict[str, tuple[Backup, Stream]] = {}
+        self._unreadable: set[str] = set()
+        self._configurations_read: set[str] = set()
+        self._indexes = indexes
+        # A folder is read as fast by one thread.
+        self._threads = _THREADS if repository.path != repository.location else 1
         self._read: dict[str, set[str]] = defaultdict(set)
         self.result = Verified(level if sample_percent is None else "sample")
 
     def verify(self, scope: Scope) -> None:
-        """Check records, then streams, and collect the result."""
-        backups = self._records(scope)
+        """Check records, then streams, one VM after the other, and collect the result."""
+        self._checked.watched = {
+            watched for finding in self._known(scope) for watched in (finding.backup_id, finding.stream_id)
+        }
+        if scope.backup is not None:
+            self._part(self._ancestry(scope.backup), scope)
+        else:
+            if scope.vm_id is None and scope.streams is None:
+                self._total = sum(each.stored_bytes for each in totals.of_vms(self._catalog, times.now()))
+            for vm_id, listed in self._by_vm(scope.vm_id):
+                self._part(self._records(vm_id, listed), scope)
+        used = self._wanted(self._blobs_of_parts(all_vms=scope.vm_id is None and scope.backup is None), scope)
+        self._total += sum(stream.stored_bytes for _, stream in used)
+        self.result.streams += len(used)
+        for backup, stream in used:
+            self._blob_of_part(backup, stream)
+
+    def _part(self, backups: list[Backup], scope: Scope) -> None:
         self._configurations(backups)
+<<<<<<< Updated upstream
         streams = self._streams(backups)
         if scope.streams is not None:
             streams = [link for link in streams if link[1].stream_id in scope.streams]
@@ -165,6 +205,38 @@ class _Verification:
                 # Its record is opened, and an older blob that it uses is sealed to others.
                 self.result.missed += 1
                 self._advance(stream.stored_bytes)
+=======
+        streams = self._wanted(self._streams(backups), scope)
+        if scope.vm_id is not None or scope.backup is not None or scope.streams is not None:
+            self._total += sum(stream.stored_bytes for _, stream in streams)
+        self.result.points += len(backups)
+        self.result.streams += len(streams)
+        looks = read_ahead(self._look, streams, 1 if self._whole else self._threads)
+        for link, looked in zip(streams, looks, strict=True):
+            self._stream(*link, looked)
+
+    def _wanted(self, links: list[tuple[Backup, Stream]], scope: Scope) -> list[tuple[Backup, Stream]]:
+        return [link for link in links if scope.streams is None or link[1].stream_id in scope.streams]
+
+    def _by_vm(self, vm_id: str | None) -> Iterator[tuple[str, set[str]]]:
+        """Yield each VM (or the one with this id) with the names of its records in the store; hold those of one VM."""
+        if vm_id is not None:
+            yield vm_id, set(self._repository.store.list(names.records_of(vm_id)))
+            return
+        done: set[str] = set()
+        for each, listed in groupby(
+            self._repository.store.list(names.records_of(None)), lambda name: name.split("/")[1]
+        ):
+            if each in done:
+                # The store lists names in no order. The points of the VM are checked.
+                hidden = removed_points.record_names(self._repository, each)
+                self._unknown_records(set(listed) - self._catalog.known(each).keys() - hidden)
+                continue
+            done.add(each)
+            yield each, set(listed)
+        for each in sorted(self._catalog.vm_ids() - done):
+            yield each, set()
+>>>>>>> Stashed changes
 
     def remember(self, scope: Scope, notify: Notify) -> None:
         """Store what was found, clear what was disproved, and add what is known from earlier checks to the result."""
@@ -190,22 +262,31 @@ class _Verification:
 
     # Records
 
-    def _records(self, scope: Scope) -> list[Backup]:
+    def _records(self, vm_id: str, listed: Set[str]) -> list[Backup]:
         """Return the backups whose records are readable; add damage for the others."""
-        if scope.backup is not None:
-            return self._ancestry(scope.backup)
-        known = self._catalog.known(scope.vm_id)
+        known = self._catalog.known(vm_id)
         backups: list[Backup] = []
-        for record in known.values():
-            try:
-                backups.append(self._read_record(record.backup_id))
-            except StoredDamage as error:
-                self._add_record(error.damage, record.name)
-        self._compare_with_catalog(backups, scope.vm_id)
-        # The catalog does not know records that were already unreadable when it was updated.
-        stored = set(self._repository.store.list(names.records_of(scope.vm_id)))
-        hidden = removed_points.record_names(self._repository, scope.vm_id)
-        for name in sorted(stored - known.keys() - hidden):
+        read = read_ahead(self._known_record, known.values(), self._threads)
+        for record, found in zip(known.values(), read, strict=True):
+            if isinstance(found, Backup):
+                backups.append(found)
+                self._checked.note(self._checked.records, record.backup_id)
+            else:
+                self._unreadable.add(record.backup_id)
+                self._add_record(found.damage, record.name)
+        self._compare_with_catalog(backups, vm_id)
+        self._unknown_records(listed - known.keys() - removed_points.record_names(self._repository, vm_id))
+        return backups
+
+    def _known_record(self, known: Known) -> Backup | StoredDamage:
+        try:
+            return self._repository.read_known(known)
+        except StoredDamage as error:
+            return error
+
+    def _unknown_records(self, unknown: Set[str]) -> None:
+        """Read records that the catalog does not know, because they were unreadable when it was updated."""
+        for name in sorted(unknown):
             try:
                 self._repository.read_record(name)
             except StoredDamage as error:
@@ -215,14 +296,13 @@ class _Verification:
                 raise
             except RepositoryError as error:
                 self._add_record(Damage(None, None, None, "corrupt", "record", error.message), name)
-        return backups
 
     def _read_record(self, backup_id: str) -> Backup:
         backup = self._repository.record_of(backup_id)
-        self._checked.records.add(backup_id)
+        self._checked.note(self._checked.records, backup_id)
         return backup
 
-    def _compare_with_catalog(self, backups: Sequence[Backup], vm_id: str | None) -> None:
+    def _compare_with_catalog(self, backups: Sequence[Backup], vm_id: str) -> None:
         in_catalog = {backup.backup_id: backup for backup in self._catalog.points(vm_id)}
         for backup in backups:
             if in_catalog.get(backup.backup_id) != backup:
@@ -237,10 +317,10 @@ class _Verification:
 
     def _configurations(self, backups: Sequence[Backup]) -> None:
         """Read each configuration once. A damaged one is no finding: it loses no disk."""
-        read: set[str] = set()
         for backup in backups:
-            if backup.configuration is not None and backup.configuration.digest not in read:
-                read.add(backup.configuration.digest)
+            digest = backup.configuration.digest if backup.configuration is not None else None
+            if digest is not None and digest not in self._configurations_read:
+                self._configurations_read.add(digest)
                 try:
                     configurations.check(self._repository.store, backup)
                 except StoredDamage as error:
@@ -274,26 +354,27 @@ class _Verification:
 
     def _streams(self, backups: Sequence[Backup]) -> list[tuple[Backup, Stream]]:
         """Return each stream of these backups and of those they are based on, once; check the parent links."""
-        streams: dict[str, tuple[Backup, Stream]] = {}
-        read = {backup.backup_id: backup for backup in backups}
-        for backup in backups:
-            for stream in backup.streams:
-                try:
-                    chain = self._repository.chain(backup, stream, read)
-                    self._checked.chains.add(stream.stream_id)
-                    for link in chain:
-                        streams.setdefault(link[1].stream_id, link)
-                except StoredDamage as error:
-                    # The same damage appears for each stream that is based on this one: report it once.
-                    if error.damage.stream_id == stream.stream_id:
-                        self._add(error, backup)
-                    streams.setdefault(stream.stream_id, (backup, stream))
+        streams, whole = linked_streams(self._repository, backups, self._add)
+        for stream_id in whole:
+            self._checked.note(self._checked.chains, stream_id)
         for backup, stream in list(streams.values()):
             for used in blobs_of_others(stream):
-                # The record of a stream may be gone while others use its frames.
-                if streams.setdefault(used.stream_id, (backup, used)) == (backup, used):
-                    self._without_index.add(used.stream_id)
+                # It may be a stream of another VM. Otherwise its record is gone while others use its frames.
+                if used.stream_id not in streams:
+                    self._used.setdefault(used.stream_id, (backup, used))
         return list(streams.values())
+
+    def _blobs_of_parts(self, *, all_vms: bool) -> list[tuple[Backup, Stream]]:
+        """Return the blobs that streams use, and that belong to none of the streams that are checked."""
+        links = list(self._used.values())
+        if all_vms:
+            owners = {stream_id: self._catalog.owner_of(stream_id) for stream_id in self._used}
+            links = [
+                (backup, stream)
+                for backup, stream in links
+                if (owner := owners[stream.stream_id]) is None or owner.backup_id in self._unreadable
+            ]
+        return links
 
     def _add(self, error: StoredDamage, backup: Backup) -> None:
         lost = known_damage.with_points_lost(self._catalog, error.damage)
@@ -301,6 +382,7 @@ class _Verification:
             self._found[backup.vm.id].append(lost)
         self.result.damage.append(lost)
 
+<<<<<<< Updated upstream
     def _stream(self, backup: Backup, stream: Stream) -> None:
         self.result.unopened += not _is_opened(stream)
         if stream.stream_id in self._without_index:
@@ -340,41 +422,88 @@ class _Verification:
                     check_digest(backup, stream, blob)
                     self.result.bytes += blob.size
                 elif _is_opened(stream):
+=======
+    def _look(self, link: tuple[Backup, Stream]) -> _Looked:
+        """Check an index and, at the quick level, the head of the blob. Any number of threads may do so."""
+        backup, stream = link
+        looked = _Looked(
+            checked_index(self._repository, self._indexes, backup, stream, with_rows=self._whole),
+            stream.blob is None or self._repository.is_here(stream),
+        )
+        if stream.blob is not None and looked.here and not self._whole:
+            with _collecting(looked.blob, backup, stream), self._repository.open_blob(backup, stream) as blob:
+                if self._repository.opens:
+>>>>>>> Stashed changes
                     check_head(backup, stream, blob)
-                self._checked_whole(backup, stream)
-                self._advance(stream.stored_bytes)
-        except StoredDamage as error:
+        return looked
+
+    def _stream(self, backup: Backup, stream: Stream, looked: _Looked) -> None:
+        """Add what was found of a stream; at the full level, read its blob."""
+        self._checked.note(self._checked.indexes, stream.stream_id)
+        self.result.damage += looked.index.harmless
+        found = [*looked.index.damage, *looked.blob]
+        if stream.blob is not None and not looked.here:
+            self.result.external += 1
+        elif stream.blob is not None:
+            # From here on, a finding about the blob's size is either found again or disproved.
+            self._checked.note(self._checked.blobs, stream.stream_id)
+            if self._whole:
+                with _collecting(found, backup, stream):
+                    found += self._whole_blob(backup, stream, looked.index.rows)
+        if stream.blob is not None and (not self._whole or not looked.here or looked.index.rows is None):
+            self._advance(stream.stored_bytes)
+        for error in found:
             self._add(error, backup)
-        except ObjectStoreError:
-            raise
-        except RepositoryError as error:
-            self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
+
+    def _whole_blob(
+        self, backup: Backup, stream: Stream, rows: list[IndexRow] | None
+    ) -> Sequence[StoredDamage]:
+        """Read a blob. Return the damage of its frames, or raise that of the whole: StoredDamage, RepositoryError."""
+        with self._repository.open_blob(backup, stream) as blob:
+            if rows is None:
+                # Without its index, a blob can still have the digest in its record.
+                check_digest(backup, stream, blob)
+                self._checked_whole(backup, stream)
+                return ()
+            if stream.parts:
+                # The text of the blob of a stream of parts tells only of its own frames.
+                rows = [row for row in rows if row.blob_offset is not None and row.part == OWN]
+            checked = check_blob(
+                backup,
+                stream,
+                blob,
+                rows,
+                sample_percent=self._sample_percent,
+                workers=self._workers,
+                advance=self._advance,
+            )
+            self.result.frames += checked.frames
+            self.result.bytes += checked.bytes
+            self._checked_whole(backup, stream)
+            return checked.damage
 
     def _blob_of_part(self, backup: Backup, stream: Stream) -> None:
         """Check a blob that is known only as a part of other streams: its size, and the digest of the whole."""
-        self._checked.blobs.add(stream.stream_id)
+        self._checked.note(self._checked.blobs, stream.stream_id)
         percent = self._sample_percent
         # Such a blob has no index that tells its frames: a sample takes it as a whole or not at all.
         whole = self._whole and (percent is None or random.uniform(0, 100) < percent)  # noqa: S311
-        try:
-            with self._repository.open_blob(backup, stream) as blob:
-                if whole:
-                    check_digest(backup, stream, blob)
-                    self.result.bytes += blob.size
-                    self._checked_whole(backup, stream)
-        except StoredDamage as error:
+        found: list[StoredDamage] = []
+        with _collecting(found, backup, stream), self._repository.open_blob(backup, stream) as blob:
+            if whole:
+                check_digest(backup, stream, blob)
+                self.result.bytes += blob.size
+                self._checked_whole(backup, stream)
+        for error in found:
             self._add(error, backup)
-        except ObjectStoreError:
-            raise
-        except RepositoryError as error:
-            self._add(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message), backup)
         self._advance(stream.stored_bytes)
 
     def _checked_whole(self, backup: Backup, stream: Stream) -> None:
         if self._whole and self._sample_percent is None:
-            self._checked.whole_blobs.add(stream.stream_id)
+            self._checked.note(self._checked.whole_blobs, stream.stream_id)
             self._read[backup.vm.id].add(stream.stream_id)
 
+<<<<<<< Updated upstream
     def _index(self, backup: Backup, stream: Stream) -> list[IndexRow] | None:
         """Check the index and return its rows (for the full level); None if it is damaged."""
         self._checked.indexes.add(stream.stream_id)
@@ -435,6 +564,8 @@ class _Verification:
         for error in checked.damage:
             self._add(error, backup)
 
+=======
+>>>>>>> Stashed changes
     def _advance(self, stored_bytes: int) -> None:
         self._done += stored_bytes
         if self._progress is not None:
