@@ -20,6 +20,7 @@ from pitr.jobs.restore.choice import (
     ToNewDisks,
     ToNewVM,
 )
+from pitr.nbd.client import parse_url
 from pitr.system.target_path import format_of_suffix, usable
 
 ToNewDisksOption = Annotated[
@@ -133,7 +134,7 @@ ReuseOption = Annotated[
     typer.Option(
         "--reuse",
         help="With --to-file: complete an image that exists (an old copy, or a restore that did not end), and write "
-        "only what it lacks.",
+        "only what it lacks. PATH can then also be an NBD URL (nbd://HOST/EXPORT, nbd+unix:///EXPORT?socket=PATH).",
     ),
 ]
 IncompleteOption = Annotated[
@@ -236,13 +237,11 @@ class TargetOptions:
 
     def _files(self, path: str) -> ToFiles:
         """Return the image files. The suffix decides the format, unless --format is given or `path` is a folder."""
-        usable(path, "--to-file")
         files = ToFiles(path, self.image_format or ImageFormat.RAW, self.overwrite_device, self.reuse)
-        if self.reuse and ImageFormat.QCOW2 in (self.image_format, format_of_suffix(path)):
-            raise UsageError(
-                "--reuse completes raw images and block devices, not qcow2 files",
-                "Leave --reuse out to write a new file, or name a raw image.",
-            )
+        if files.is_nbd:
+            self._check_nbd(files)
+            return files
+        usable(path, "--to-file")
         promised = None if files.is_folder else format_of_suffix(path)
         if promised is None or promised == self.image_format:
             return files
@@ -257,6 +256,16 @@ class TargetOptions:
                 f"Restore to {Path(path).with_suffix('.qcow2')}, and convert it with 'qemu-img convert'.",
             )
         return replace(files, image_format=ImageFormat(promised))
+
+    def _check_nbd(self, files: ToFiles) -> None:
+        parse_url(files.path)
+        if not self.reuse:
+            raise UsageError(
+                "pitr writes to an NBD export only with --reuse, because the export exists already",
+                "Add --reuse: pitr overwrites what differs from the point. (A file of this name is ./nbd:…)",
+            )
+        if files.image_format is not ImageFormat.RAW:
+            raise UsageError("--format qcow2 does not go with an NBD export: its server knows the format")
 
     @property
     def takes_the_whole_vm(self) -> str | None:

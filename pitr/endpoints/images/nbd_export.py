@@ -69,9 +69,17 @@ class NbdSource(Closes):
     refuses, UsageError when the URL is not an NBD URL.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 60, sleep: Callable[[float], None] = pause) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 60,
+        sleep: Callable[[float], None] = pause,
+        pool: ClientPool | None = None,
+    ) -> None:
         self._sleep = sleep
-        self._pool = ClientPool(url, timeout_s)
+        self._shared = pool is not None
+        self._pool = pool if pool is not None else ClientPool(url, timeout_s)
 
     @property
     def size(self) -> int:
@@ -89,7 +97,9 @@ class NbdSource(Closes):
         return NbdReader(self._pool, self._sleep)
 
     def close(self) -> None:
-        self._pool.close()
+        """Close the connections, unless they are somebody else's `pool`."""
+        if not self._shared:
+            self._pool.close()
 
 
 class NbdReader(Closes):
@@ -151,7 +161,13 @@ class NbdSink:
         if problem:
             self._pool.close()
             raise UsageError(problem)
+        self._url = url
+        self.export_size = self._pool.size
         self.size = self._pool.size if size is None else size
+
+    def present(self) -> NbdSource:
+        """Return what the export holds now, read over this sink's connections. Closing it closes none of them."""
+        return NbdSource(self._url, pool=self._pool)
 
     @property
     def max_writers(self) -> int:

@@ -75,7 +75,7 @@ class ReusedFileSink:
     def flush(self) -> None:
         with file_errors(self._target):
             os.fsync(self._descriptor)
-            _rename(self._partial, self._target)
+            rename_image(self._partial, self._target)
         self._close()
 
     def abort(self) -> None:
@@ -83,11 +83,10 @@ class ReusedFileSink:
         self._close()
 
     def _take(self, found: Path) -> None:
-        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-            raise UsageError(f"{found} is not a regular file", "Name the image file itself, or another one.")
+        regular_file(self._descriptor, found)
         hold(self._descriptor, found)
         if found != self._partial:
-            _rename(found, self._partial)
+            rename_image(found, self._partial)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
@@ -95,7 +94,13 @@ class ReusedFileSink:
             self._descriptor = -1
 
 
-def _rename(old: Path, new: Path) -> None:
+def regular_file(descriptor: int, path: Path) -> None:
+    """Raise UsageError if the open file `path` is not a regular one."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise UsageError(f"{path} is not a regular file", "Name the image file itself, or another one.")
+
+
+def rename_image(old: Path, new: Path) -> None:
     """Give a file its other name, and make that durable. Raises UsageError if the new name is taken."""
     descriptor = os.open(old.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -34,7 +34,8 @@ class Placement:
 class ToFiles:
     """Restore to image files. `path` is a folder for several disks, if it is one already, or if it ends in "/".
 
-    It can also be a block device, if `overwrite_device` is set. `reuse`: a file that exists is completed in place.
+    It can also be a block device, if `overwrite_device` is set. `reuse`: a file that exists is completed in place; then
+    it can also be the URL of an NBD export, which `is_nbd` tells.
     """
 
     path: str
@@ -43,8 +44,15 @@ class ToFiles:
     reuse: bool = False
 
     @property
+    def is_nbd(self) -> bool:
+        """Tell whether `path` is the URL of an NBD export."""
+        return self.path.startswith(("nbd:", "nbd+unix:"))
+
+    @property
     def is_folder(self) -> bool:
         """Tell whether `path` is a folder for any number of disks."""
+        if self.is_nbd:
+            return False
         return self.path.endswith("/") or Path(self.path).is_dir()
 
 

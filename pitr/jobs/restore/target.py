@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from pitr.copier.protocols import Sink, Source
+from pitr.errors import UsageError
 from pitr.jobs.restore.choice import TargetChoice, ToFiles
 from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.to_files import FilesTarget
+from pitr.jobs.restore.to_nbd import NbdTarget
 from pitr.jobs.restore.verifier import Verifier
 from pitr.model import Stream
 from pitr.reporting import Notify
@@ -70,6 +72,14 @@ def open_target(
 
     Raises UsageError if the target cannot be used, EngineError, NoSuchVM.
     """
+    if isinstance(choice, ToFiles) and choice.is_nbd:
+        if len(selection.streams) != 1:
+            raise UsageError(
+                f"an NBD export takes one disk, but there are {len(selection.streams)}",
+                "Choose one with --disk.",
+            )
+        yield NbdTarget(choice.path, selection.streams[0], verifier=verifier, notify=notify)
+        return
     if isinstance(choice, ToFiles):
         yield FilesTarget(choice, selection.streams, verifier=verifier, notify=notify)
         return

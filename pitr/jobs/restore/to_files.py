@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pitr.copier.protocols import Sink, Source
+from pitr.endpoints.images.clipped import Clipped
 from pitr.endpoints.images.qcow2_file import Qcow2FileSink, Qcow2FileSource
 from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource
 from pitr.endpoints.images.reused_file import ReusedFileSink, reusable
+from pitr.endpoints.images.reused_qcow2 import ReusedQcow2Sink, check_reusable_qcow2, is_qcow2
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
@@ -22,6 +24,7 @@ from pitr.reporting import Notify
 from pitr.system.target_path import check_image_target, format_of_suffix, usable
 from pitr.text import printable
 
+_ImageSink = RawFileSink | Qcow2FileSink | ReusedFileSink | ReusedQcow2Sink
 _EXTENSIONS = {ImageFormat.RAW: ".raw", ImageFormat.QCOW2: ".qcow2"}
 
 
@@ -49,6 +52,8 @@ class FilesTarget:
         self._format = choice.image_format
         self._folder: Path | None = None
         self._made: list[Path] = []
+        #: The qcow2 files that are being completed, by disk id.
+        self._open: dict[str, ReusedQcow2Sink] = {}
         self._made_folder = False
         self._overwrite_device = choice.overwrite_device
         target = Path(usable(choice.path, "--to-file"))
@@ -77,8 +82,15 @@ class FilesTarget:
                 f"{path} is a block device: pitr writes only raw data to it",
                 "Use --format raw, or name a file.",
             )
-        if self._reused(path) is None:
+        found = self._reused(path)
+        if found is None:
             check_image_target(path, size, overwrite_device=self._overwrite_device)
+        elif self._format is ImageFormat.QCOW2:
+            check_reusable_qcow2(found, size)
+        elif is_qcow2(found):
+            raise UsageError(
+                f"{found} is a qcow2 image", "Add --format qcow2, or restore to a new file, without --reuse."
+            )
 
     def _reused(self, path: Path) -> Path | None:
         """Return the file that this restore completes; None for a new one and for a block device."""
@@ -88,10 +100,17 @@ class FilesTarget:
         path = self._paths[stream.disk_id]
         return not path.is_block_device() and self._reused(path) is None
 
-    def present(self, stream: Stream) -> AbstractContextManager[RawFileSource | None]:
+    def present(self, stream: Stream) -> AbstractContextManager[Source | None]:
         path = self._paths[stream.disk_id]
+        opened = self._open.get(stream.disk_id)
+        if opened is not None:
+            return nullcontext(opened.present())
         found = path if self._reuse and path.is_block_device() else self._reused(path)
-        return nullcontext() if found is None else RawFileSource(found, size=stream.size)
+        if found is None:
+            return nullcontext()
+        if self._format is ImageFormat.QCOW2:
+            return _qcow2_disk(found, stream.size)
+        return RawFileSource(found, size=stream.size)
 
     def expected_name(self, stream: Stream) -> str | None:
         return str(self._paths[stream.disk_id])
@@ -114,11 +133,15 @@ class FilesTarget:
         path = self._paths[stream.disk_id]
         self._make_folder()
         sink, is_new = self._opened(path, source.size)
+        if isinstance(sink, ReusedQcow2Sink):
+            self._open[stream.disk_id] = sink
         try:
             yield str(path), sink
         except BaseException:
             sink.abort()
             raise
+        finally:
+            self._open.pop(stream.disk_id, None)
         if is_new:
             self._made.append(path)
         if self._verifier is not None:
@@ -130,16 +153,17 @@ class FilesTarget:
             with image:
                 self._verifier.check_copy(stream.disk_id, printable(stream.name), source, image)
 
-    def _opened(self, path: Path, size: int) -> tuple[RawFileSink | Qcow2FileSink | ReusedFileSink, bool]:
+    def _opened(self, path: Path, size: int) -> tuple[_ImageSink, bool]:
         """Return the sink of one disk, and whether it creates a file."""
-        if self._format is ImageFormat.QCOW2:
-            return Qcow2FileSink(path, size), True
         found = self._reused(path)
         if found is None:
+            if self._format is ImageFormat.QCOW2:
+                return Qcow2FileSink(path, size), True
             return RawFileSink(
                 path, size, overwrite_device=self._overwrite_device
             ), not path.is_block_device()
-        sink = ReusedFileSink(path, size)
+        reused = ReusedQcow2Sink if self._format is ImageFormat.QCOW2 else ReusedFileSink
+        sink = reused(path, size)
         self._notify(f"reading {path}, which is called {sink.name_while_open} until it is complete")
         return sink, False
 
@@ -160,6 +184,13 @@ class FilesTarget:
         except OSError as error:
             raise PitrError(f"cannot create the folder {self._folder}: {error.strerror}") from error
         self._made_folder = True
+
+
+@contextmanager
+def _qcow2_disk(path: Path, size: int) -> Iterator[Source]:
+    """Open at most `size` bytes of the disk in a qcow2 file."""
+    with Qcow2FileSource(path) as image:
+        yield Clipped(image, size)
 
 
 def _free_bytes(path: Path) -> int | None:
