@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 import threading
 import time
 import uuid
@@ -26,7 +27,7 @@ from pitr.fleet.worker import run_task
 from pitr.jobs.backup.one_task import Bytes, Line
 from pitr.reporting import Notify
 from pitr.system.closing import Closes
-from pitr.system.forked import Call
+from pitr.system.forked import Call, ChildDied
 from pitr.text import printable
 
 if TYPE_CHECKING:
@@ -239,6 +240,9 @@ class Fleet(Closes):
         submitted = _Submitted(worker, future, events)
         try:
             return self._answer(submitted, call)
+        except Interrupted:
+            self._stop(submitted)
+            raise
         finally:
             with suppress(Exception):
                 future.release()
@@ -249,9 +253,7 @@ class Fleet(Closes):
             self._tell_next(submitted, call)
             if future.done() and submitted.events.empty():
                 return self._result(future)
-            if call.stopped():
-                self._stop(submitted)
-                _check(call)
+            _check(call)
             self._check_alive(submitted)
 
     def _tell_next(self, submitted: _Submitted, call: Call) -> None:
@@ -306,6 +308,8 @@ class Fleet(Closes):
             return future.result(timeout=self._bounds.connect)
         except Interrupted:
             raise _Lost("the worker is stopping") from None
+        except ChildDied as error:
+            raise _Lost(error.message) from error
         except PitrError:
             raise
         except (CancelledError, TimeoutError, OSError) as error:
@@ -325,8 +329,6 @@ def _subject(task: FleetTask) -> str:
 
 def _check(call: Call) -> None:
     if call.stopped():
-        import signal  # noqa: PLC0415
-
         raise Interrupted(signal.SIGTERM)
 
 

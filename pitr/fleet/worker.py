@@ -106,6 +106,7 @@ async def _connected(
         security=security,
         memory_limit=0,
         dashboard=False,
+        dashboard_address="127.0.0.1:0",
         host="127.0.0.1" if scheduler.startswith("tcp:") else None,
     )
     starting = asyncio.ensure_future(_start(worker))
@@ -193,6 +194,6 @@ def _in_child(task: FleetTask, call: Call) -> Any:
 
 
 def _check(call: Call) -> None:
-    if _setup is not None:
+    if _setup is not None and _setup.repository is not None:
         with Repository.open(_setup.repository):
             pass
