@@ -112,6 +112,10 @@ class Fleet(Closes):
                 "Start it with 'pitr fleet scheduler', or leave out --scheduler.",
             ) from error
         self._caps = Caps(self._client)
+        #: One topic for all tasks: the scheduler keeps the last events of each.
+        self._topic = f"pitr-{uuid.uuid4()}"
+        self._events: dict[str, SimpleQueue[Any]] = {}
+        self._client.subscribe_topic(self._topic, self._heard)
 
     @property
     def dashboard(self) -> str | None:
@@ -210,25 +214,38 @@ class Fleet(Closes):
 
     def _on(self, worker: WorkerPlace, task: FleetTask, call: Call, excluded: set[str]) -> Any:
         """Carry out the task on the worker. Raises _Lost, after which the worker is excluded."""
-        topic = f"pitr-{uuid.uuid4()}"
         try:
-            return self._watched(worker, task, call, topic)
+            return self._watched(worker, task, call)
         except _Lost:
             excluded.add(worker.address)
             raise
-        finally:
-            with suppress(Exception):
-                self._client.unsubscribe_topic(topic)
 
-    def _watched(self, worker: WorkerPlace, task: FleetTask, call: Call, topic: str) -> Any:
+    def _watched(self, worker: WorkerPlace, task: FleetTask, call: Call) -> Any:
+        key = f"pitr-{uuid.uuid4()}"
         events: SimpleQueue[Any] = SimpleQueue()
+        self._events[key] = events
         try:
-            self._client.subscribe_topic(topic, lambda event: events.put(event[1]))
+            return self._submitted(worker, task, call, key, events)
+        finally:
+            del self._events[key]
+
+    def _heard(self, event: tuple[float, Any]) -> None:
+        """Pass what a worker says on to the thread of its task. Dask's thread calls this."""
+        match event[1]:
+            case {"task": str(key), **said}:
+                events = self._events.get(key)
+                if events is not None:
+                    events.put(said)
+
+    def _submitted(
+        self, worker: WorkerPlace, task: FleetTask, call: Call, key: str, events: SimpleQueue[Any]
+    ) -> Any:
+        try:
             future = self._client.submit(
                 run_task,
                 task,
-                topic,
-                key=topic,
+                self._topic,
+                key=key,
                 workers=[worker.address],
                 resources={"slots": 1},
                 allow_other_workers=False,

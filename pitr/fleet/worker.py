@@ -157,17 +157,20 @@ def run_task(task: FleetTask, topic: str) -> Any:
         raise PitrError("this worker is none of pitr's", "Start workers with 'pitr worker ADDRESS'.")
     key = worker.get_current_task()
 
+    def say(what: dict[str, Any]) -> None:
+        worker.log_event(topic, {"task": key, **what})
+
     def told(value: object) -> None:
         match value:
             case Line(text):
-                worker.log_event(topic, {"line": text})
+                say({"line": text})
             case Bytes(done, total):
-                worker.log_event(topic, {"done": done, "total": total})
+                say({"done": done, "total": total})
 
     with carrier.lock:
         carrier.running += 1
     try:
-        worker.log_event(topic, {"started": worker.address})
+        say({"started": worker.address})
         return carrier.call(
             _in_child,
             task,
@@ -177,7 +180,7 @@ def run_task(task: FleetTask, topic: str) -> Any:
     finally:
         with carrier.lock:
             carrier.running -= 1
-        worker.log_event(topic, {"ended": worker.address})
+        say({"ended": worker.address})
 
 
 def _is_cancelled(worker: Worker, key: Any) -> bool:
