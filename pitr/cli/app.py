@@ -70,9 +70,7 @@ ENTRIES = {
     "notice": CommandEntry("notice", "app", "Test the notices of a policy, or tell that no run came."),
     "history": CommandEntry("history", "history", "List past runs, failed ones included, newest first."),
     "key": CommandEntry("key", "app", "List, change and check the recipients of a sealed repository."),
-    "worker": CommandEntry(
-        "worker", "worker", "Work for a scheduler: do backups and other jobs that callers give it."
-    ),
+    "worker": CommandEntry("worker", "worker", "Work for a scheduler: do the jobs that callers give it."),
     "fleet": CommandEntry("fleet", "app", "Let many machines do the work: scheduler, certificates, plan."),
     "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
     "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),

@@ -158,7 +158,7 @@ def setup_of(common: Common, name: str | None = None) -> Setup:
     from pitr.fleet.tasks import Setup  # noqa: PLC0415
 
     return Setup(
-        common.repository_location(),
+        common.location_if_named(),
         common.engine_config() if common.names_engine else None,
         lambda text: common.reachable(repository_location.parsed(text)),
         name or socket.gethostname(),

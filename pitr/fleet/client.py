@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 import threading
 import time
 import uuid
@@ -26,7 +27,7 @@ from pitr.fleet.worker import run_task
 from pitr.jobs.backup.one_task import Bytes, Line
 from pitr.reporting import Notify
 from pitr.system.closing import Closes
-from pitr.system.forked import Call
+from pitr.system.forked import Call, ChildDied
 from pitr.text import printable
 
 if TYPE_CHECKING:
@@ -111,6 +112,10 @@ class Fleet(Closes):
                 "Start it with 'pitr fleet scheduler', or leave out --scheduler.",
             ) from error
         self._caps = Caps(self._client)
+        #: One topic for all tasks: the scheduler keeps the last events of each.
+        self._topic = f"pitr-{uuid.uuid4()}"
+        self._events: dict[str, SimpleQueue[Any]] = {}
+        self._client.subscribe_topic(self._topic, self._heard)
 
     @property
     def dashboard(self) -> str | None:
@@ -209,25 +214,38 @@ class Fleet(Closes):
 
     def _on(self, worker: WorkerPlace, task: FleetTask, call: Call, excluded: set[str]) -> Any:
         """Carry out the task on the worker. Raises _Lost, after which the worker is excluded."""
-        topic = f"pitr-{uuid.uuid4()}"
         try:
-            return self._watched(worker, task, call, topic)
+            return self._watched(worker, task, call)
         except _Lost:
             excluded.add(worker.address)
             raise
-        finally:
-            with suppress(Exception):
-                self._client.unsubscribe_topic(topic)
 
-    def _watched(self, worker: WorkerPlace, task: FleetTask, call: Call, topic: str) -> Any:
+    def _watched(self, worker: WorkerPlace, task: FleetTask, call: Call) -> Any:
+        key = f"pitr-{uuid.uuid4()}"
         events: SimpleQueue[Any] = SimpleQueue()
+        self._events[key] = events
         try:
-            self._client.subscribe_topic(topic, lambda event: events.put(event[1]))
+            return self._submitted(worker, task, call, key, events)
+        finally:
+            del self._events[key]
+
+    def _heard(self, event: tuple[float, Any]) -> None:
+        """Pass what a worker says on to the thread of its task. Dask's thread calls this."""
+        match event[1]:
+            case {"task": str(key), **said}:
+                events = self._events.get(key)
+                if events is not None:
+                    events.put(said)
+
+    def _submitted(
+        self, worker: WorkerPlace, task: FleetTask, call: Call, key: str, events: SimpleQueue[Any]
+    ) -> Any:
+        try:
             future = self._client.submit(
                 run_task,
                 task,
-                topic,
-                key=topic,
+                self._topic,
+                key=key,
                 workers=[worker.address],
                 resources={"slots": 1},
                 allow_other_workers=False,
@@ -239,6 +257,9 @@ class Fleet(Closes):
         submitted = _Submitted(worker, future, events)
         try:
             return self._answer(submitted, call)
+        except Interrupted:
+            self._stop(submitted)
+            raise
         finally:
             with suppress(Exception):
                 future.release()
@@ -249,9 +270,7 @@ class Fleet(Closes):
             self._tell_next(submitted, call)
             if future.done() and submitted.events.empty():
                 return self._result(future)
-            if call.stopped():
-                self._stop(submitted)
-                _check(call)
+            _check(call)
             self._check_alive(submitted)
 
     def _tell_next(self, submitted: _Submitted, call: Call) -> None:
@@ -306,6 +325,8 @@ class Fleet(Closes):
             return future.result(timeout=self._bounds.connect)
         except Interrupted:
             raise _Lost("the worker is stopping") from None
+        except ChildDied as error:
+            raise _Lost(error.message) from error
         except PitrError:
             raise
         except (CancelledError, TimeoutError, OSError) as error:
@@ -325,8 +346,6 @@ def _subject(task: FleetTask) -> str:
 
 def _check(call: Call) -> None:
     if call.stopped():
-        import signal  # noqa: PLC0415
-
         raise Interrupted(signal.SIGTERM)
 
 

@@ -36,7 +36,8 @@ async def _until_signal(
         protocol=scheme,
         security=security,
         dashboard=dashboard is not None,
-        dashboard_address=dashboard,
+        # Dask always serves its state and its health over HTTP, without a password.
+        dashboard_address=dashboard or "127.0.0.1:0",
     )
     try:
         await scheduler

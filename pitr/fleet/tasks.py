@@ -35,7 +35,7 @@ class Setup:
     `reachable` returns the location that a text names, with the worker's own settings for it. `name` names the machine.
     """
 
-    repository: Location
+    repository: Location | None
     engine: EngineConfig | None
     reachable: Callable[[str], Location]
     name: str = "this machine"
@@ -95,6 +95,11 @@ def perform(setup: Setup, task: FleetTask, call: Call) -> Any:
     """Carry out the task. Raises PitrError; Interrupted once the call is stopped."""
     job = task.job
     location = setup.reachable(job.source) if isinstance(job, Replication) else setup.repository
+    if location is None:
+        raise UsageError(
+            f"{setup.name} has no repository",
+            "Give the worker --repo, or set PITR_REPO, as for 'pitr backup'.",
+        )
     with ExitStack() as stack:
         if task.wait_lock_s:
             stack.enter_context(lock.waiting(task.wait_lock_s))

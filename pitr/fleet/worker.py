@@ -106,6 +106,7 @@ async def _connected(
         security=security,
         memory_limit=0,
         dashboard=False,
+        dashboard_address="127.0.0.1:0",
         host="127.0.0.1" if scheduler.startswith("tcp:") else None,
     )
     starting = asyncio.ensure_future(_start(worker))
@@ -156,17 +157,20 @@ def run_task(task: FleetTask, topic: str) -> Any:
         raise PitrError("this worker is none of pitr's", "Start workers with 'pitr worker ADDRESS'.")
     key = worker.get_current_task()
 
+    def say(what: dict[str, Any]) -> None:
+        worker.log_event(topic, {"task": key, **what})
+
     def told(value: object) -> None:
         match value:
             case Line(text):
-                worker.log_event(topic, {"line": text})
+                say({"line": text})
             case Bytes(done, total):
-                worker.log_event(topic, {"done": done, "total": total})
+                say({"done": done, "total": total})
 
     with carrier.lock:
         carrier.running += 1
     try:
-        worker.log_event(topic, {"started": worker.address})
+        say({"started": worker.address})
         return carrier.call(
             _in_child,
             task,
@@ -176,7 +180,7 @@ def run_task(task: FleetTask, topic: str) -> Any:
     finally:
         with carrier.lock:
             carrier.running -= 1
-        worker.log_event(topic, {"ended": worker.address})
+        say({"ended": worker.address})
 
 
 def _is_cancelled(worker: Worker, key: Any) -> bool:
@@ -193,6 +197,6 @@ def _in_child(task: FleetTask, call: Call) -> Any:
 
 
 def _check(call: Call) -> None:
-    if _setup is not None:
+    if _setup is not None and _setup.repository is not None:
         with Repository.open(_setup.repository):
             pass

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 import pytest
 
+from pitr.fleet.placement import Wanted, WorkerPlace, places, tiers
 from pitr.lab import Lab
 from tests.support.fleet import fleet_of
 from tests.support.lab import MiB, nothing_open
 from tests.support.lab_host import children_of
-from tests.support.pitr import Pitr, ended, wait_until
+from tests.support.pitr import PATIENCE_S, Pitr, ended, wait_until
 
 
 @pytest.fixture
@@ -53,3 +57,93 @@ def test_a_killed_worker_costs_no_vm_its_point(lab: Lab, pitr: Pitr, vms: list[s
         alone = pitr.json("backup", "web0", "--scheduler", fleet.address)
         assert alone["backups"][0]["kind"] == "incremental"
     assert pitr.json("verify")["ok"]
+
+
+def test_workers_do_the_same_jobs_with_the_same_documents_over_mutual_tls(
+    lab: Lab, pitr: Pitr, vms: list[str], tmp_path: Path
+) -> None:
+    made = pitr.json("fleet", "certificates", tmp_path / "fleet")
+    folders = {role: Path(folder) for role, folder in made["folders"].items()}
+    assert (tmp_path / "fleet/ca-key.pem").stat().st_mode & 0o077 == 0
+    with fleet_of(pitr, "tls") as fleet:
+        fleet.scheduler("--tls", folders["scheduler"])
+        worker = fleet.worker("--tls", folders["worker"], "--slots", "2")
+        secure = pitr.with_environment(PITR_FLEET_TLS=str(folders["caller"]))
+        there = ("--scheduler", fleet.address)
+        point = secure.json("backup", "web0", *there)["backups"][0]
+        assert secure.json("backup", "web0", "--full", *there)["failed"] == []
+        second = secure.json("backup", "web0", *there)["backups"][0]
+        assert (point["kind"], second["kind"]) == ("full", "incremental")
+        for command in (
+            ("verify", "web0"),
+            ("verify",),
+            ("replicate", str(pitr.repository), str(tmp_path / "copy"), "--dry-run"),
+        ):
+            assert secure.json(*command, *there) == pitr.json(*command)
+        consolidated = secure.json("consolidate", "web0", *there)
+        assert consolidated["created"][0]["kind"] == "synthetic"
+        drilled = secure.json("drill", "web0", "--digests-only", *there)
+        assert drilled["drill"]["ok"] and drilled["point"]["proven"] is not None
+        # Who has no certificate of this authority is not heard.
+        other = pitr.json("fleet", "certificates", tmp_path / "other")["folders"]["caller"]
+        stranger = pitr.with_environment(PITR_FLEET_TLS=other)
+        assert "does not answer" in stranger("verify", "web0", *there, code=1).complaint
+        assert worker.stop() == 0
+
+
+def test_wrong_addresses_repositories_and_options_are_refused(pitr: Pitr, tmp_path: Path) -> None:
+    for address, said in (
+        ("tcp://10.0.0.1:8786", "without TLS"),
+        ("http://127.0.0.1", "is not the address"),
+        ("tls://127.0.0.1:8786", "no certificates"),
+    ):
+        assert said in pitr("worker", address, code=2).complaint
+        assert said in pitr("verify", "--scheduler", address, code=2).complaint
+    local = ("--scheduler", "tcp://127.0.0.1:1")
+    assert "--cap" in pitr("backup", "web0", "--cap", "disk=1", *local, code=2).complaint
+    assert "--cap goes with" in pitr("backup", "web0", "--cap", "engine=1", code=2).complaint
+    assert "--limit-rate" in pitr("backup", "web0", "--limit-rate", "1M", *local, code=2).complaint
+    assert "do not go with" in pitr("backup", "web0", "--to", "x", *local, code=2).complaint
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    assert "not empty" in pitr("fleet", "certificates", tmp_path / "full", code=2).complaint
+
+
+def test_the_plan_names_each_vms_host(lab: Lab, pitr: Pitr, vms: list[str]) -> None:
+    lab.vm("web2").stop()
+    planned = {each["vm"]["name"]: each for each in pitr.json("fleet", "plan", *vms)["commands"]}
+    assert list(planned) == vms
+    assert planned["web0"]["host"]["id"] == lab.engine.state.host_id
+    assert planned["web2"]["host"] is None and planned["web2"]["cluster"]["id"]
+    assert planned["web1"]["command"] == ["pitr", "backup", lab.vm("web1").id]
+    assert planned["web0"]["host"]["name"] in pitr("fleet", "plan", *vms).stdout
+
+
+def test_an_interrupted_caller_stops_its_workers_in_order(lab: Lab, pitr: Pitr, vms: list[str]) -> None:
+    with fleet_of(pitr) as fleet:
+        fleet.scheduler()
+        fleet.worker("--slots", "3")
+        lab.engine.phase_lag_s = 0.3
+        with pitr.process("backup", *vms, "--scheduler", fleet.address) as process:
+            wait_until(lambda: len(lab.open_backups()) == 3, "three backups")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
+        lab.engine.phase_lag_s = 0.01
+        # The caller waits for its workers.
+        assert nothing_open(lab)
+        assert pitr.json("list")["points"] == []
+
+
+def test_a_task_goes_home_else_to_the_cluster_else_to_a_machine_that_is_no_host() -> None:
+    home = WorkerPlace("a", 1, "h1", "c1")
+    neighbour = WorkerPlace("b", 1, "h2", "c1")
+    stranger = WorkerPlace("c", 1, "h3", "c2")
+    server = WorkerPlace("d", 4)
+    workers = [server, stranger, neighbour, home]
+    assert tiers(workers, Wanted("h1", "c1")) == [[home], [neighbour], [server]]
+    assert tiers(workers, Wanted("h1", "c1"), {"a"}) == [[neighbour], [server]]
+    assert tiers(workers, Wanted("h9", "c9")) == [[server]]
+    assert tiers([stranger], Wanted("h1", "c1")) == []
+    assert tiers(workers, Wanted()) == [workers]
+    listed = {worker.address: {"resources": worker.resources} for worker in workers}
+    assert places({**listed, "dask": {"resources": {}}}) == [home, neighbour, stranger, server]

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from pitr.cli import point_options
+from pitr.cli.fleet_options import FleetOptions, SchedulerOption, TlsOption
 from pitr.cli.options import AtOption, Common, DryRunOption, OnlyVMArgument, PointOption, with_common
 from pitr.cli.point_options import Asked
 from pitr.jobs import documents
 from pitr.jobs.asked_time import parse
+from pitr.jobs.consolidate.one_point import Consolidated
 from pitr.jobs.consolidate.one_point import consolidate as consolidate_point
+from pitr.model import Backup
+from pitr.repository import Repository
 from pitr.text import printable
 from pitr.times import for_people
 from pitr.units import human_size
@@ -21,6 +25,8 @@ def consolidate(
     at: AtOption = None,
     point: PointOption = None,
     dry_run: DryRunOption = False,
+    scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
 ) -> None:
     """Make a point independent of older points.
 
@@ -32,12 +38,16 @@ def consolidate(
 
     Points whose data is damaged or stored externally cannot be consolidated. The engine is not asked.
 
-    Examples: pitr consolidate web1; pitr consolidate web1 --at 2020-06-30 --dry-run
+    Examples: pitr consolidate web1; pitr consolidate web1 --at 2020-06-30 --dry-run;
+    pitr consolidate web1 --scheduler tls://backup:8786
     """
+    fleet = FleetOptions(scheduler, tls)
+    fleet.check()
     asked = point_options.at_most_one(at, point) or Asked(parse("now"), None)
     with common.repository() as repository:
         chosen = asked.find(repository, vm)
-        done = consolidate_point(repository, chosen.backup, dry_run=dry_run)
+        done = _on_fleet(common, repository, fleet, chosen.backup, dry_run=dry_run)
+        done = done or consolidate_point(repository, chosen.backup, dry_run=dry_run)
     if common.out.json:
         common.out.document(documents.consolidated(done))
         return
@@ -52,3 +62,15 @@ def consolidate(
         f"Point {done.created[0].backup_id} {verb} the place of {chosen.backup.backup_id}, the point of VM {name} at "
         f"{time}. It needs no other point; {human_size(done.freed_bytes)} freed."
     )
+
+
+def _on_fleet(
+    common: Common, repository: Repository, fleet: FleetOptions, backup: Backup, *, dry_run: bool
+) -> Consolidated | None:
+    """Return the result of a worker; None without one."""
+    if fleet.scheduler is None:
+        return None
+    from pitr.fleet.tasks import Consolidation  # noqa: PLC0415 - most commands need no fleet
+
+    done: Consolidated | None = fleet.done(common, repository, Consolidation(backup.backup_id, dry_run), None)
+    return done

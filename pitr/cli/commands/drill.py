@@ -21,6 +21,7 @@ from pitr.cli.boot_options import (
 )
 from pitr.cli.display import tables
 from pitr.cli.display.progress import showing
+from pitr.cli.fleet_options import FleetOptions, SchedulerOption, TlsOption
 from pitr.cli.options import (
     AtOption,
     Common,
@@ -76,6 +77,8 @@ def drill(
     boot_timeout: BootTimeoutOption = None,
     screenshot: ScreenshotOption = None,
     max_workers: MaxWorkersOption = None,
+    scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
 ) -> None:
     """Prove that a point can be restored.
 
@@ -90,7 +93,8 @@ def drill(
     or a prompt for rescue leaves pitr unsure: it exits with 1. Add --digests-only to read all data first.
 
     Examples: pitr drill web1; pitr drill 1c2d3e4f; pitr drill web1 --at 2020-06-30T22:00 --in /var/tmp;
-    pitr drill web1 --boot; pitr drill web1 --boot --expect 'web1 login:' --screenshot web1.png
+    pitr drill web1 --boot; pitr drill web1 --boot --expect 'web1 login:' --screenshot web1.png;
+    pitr drill web1 --scheduler tls://backup:8786
     """
     job = _Job.of(
         digests_only,
@@ -100,6 +104,10 @@ def drill(
     )
     unnamed = at is None and point is None
     given = point_options.exactly_one("a drill", "now" if unnamed else at, point, newest_good=newest_good)
+    fleet = FleetOptions(scheduler, tls)
+    fleet.check()
+    if boot and scheduler is not None:
+        raise UsageError("--boot does not go with --scheduler", "Boot the point on this machine.")
     with common.repository() as repository:
         vm, by_id = named_point.vm_or_point(repository, vm, None if unnamed and not newest_good else given)
         asked = by_id or given
@@ -112,7 +120,9 @@ def drill(
         common.run.about(backup)
         streams = find.some_streams_of(backup, ())
         with showing(common.out, f"drill {printable(backup.vm.name)}") as progress:
-            result = job.drill(repository, backup, streams, common.out.notify, progress)
+            result = _on_fleet(common, repository, fleet, backup, job, progress) or job.drill(
+                repository, backup, streams, common.out.notify, progress
+            )
         stored = _store(common, repository, result)
         common.run.detail = _verdict(result)
         facts = facts_of(repository, backup)
@@ -126,6 +136,24 @@ def drill(
         _show(common, backup, result)
     if not result.ok:
         raise typer.Exit(PitrError.exit_code if result.is_unsure else DamageError.exit_code)
+
+
+def _on_fleet(
+    common: Common,
+    repository: Repository,
+    fleet: FleetOptions,
+    backup: Backup,
+    job: _Job,
+    progress: Progress | None,
+) -> Drill | None:
+    """Return the result of a worker, in a folder of its machine; None without one."""
+    if fleet.scheduler is None:
+        return None
+    from pitr.fleet.tasks import TrialRestore  # noqa: PLC0415 - most commands need no fleet
+
+    trial = TrialRestore(backup.backup_id, job.folder, job.digests_only, job.workers)
+    done: Drill | None = fleet.done(common, repository, trial, progress)
+    return done
 
 
 @dataclass(frozen=True, slots=True)

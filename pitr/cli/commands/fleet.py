@@ -82,7 +82,7 @@ def certificates(common: Common, folder: CertificatesArgument, days: DaysOption 
     FOLDER/scheduler, FOLDER/worker and FOLDER/caller each have ca.pem, cert.pem and key.pem for --tls. Copy each folder
     to its machines, readable by pitr's user only. Keep FOLDER/ca-key.pem offline: whoever has it can join the fleet.
 
-    Examples: pitr fleet certificates fleet-2026; pitr fleet certificates /root/fleet --days 90
+    Examples: pitr fleet certificates fleet-2026; pitr fleet certificates /srv/fleet --days 90
     """
     folders = made_certificates.make(folder, days)
     if common.out.json:

@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from pitr.cli import repository_location
 from pitr.cli.display.progress import showing
+from pitr.cli.fleet_options import FleetOptions, SchedulerOption, TlsOption
 from pitr.cli.options import Common, DryRunOption, MaxWorkersOption, with_common
 from pitr.jobs import documents, find
 from pitr.jobs.asked_time import parse
 from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateWatch
 from pitr.jobs.replicate.run import replicate as replicate_to
 from pitr.model import VMName
+from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.history import StepOutcome
+from pitr.repository.location import Location, full_text, text
 from pitr.text import counted, printable
 from pitr.units import human_size
 
@@ -68,6 +72,8 @@ def replicate(
     repair: RepairOption = False,
     max_workers: MaxWorkersOption = None,
     dry_run: DryRunOption = False,
+    scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
 ) -> None:
     """Copy to another repository what it lacks: a second site.
 
@@ -81,8 +87,11 @@ def replicate(
 
     --repair also works the other way: 'pitr replicate COPY ORIGINAL --repair' mends the original.
 
-    Examples: pitr replicate /srv/backup/pitr s3://second-site/pitr; pitr replicate s3://second-site/pitr /srv/new
+    Examples: pitr replicate /srv/backup/pitr s3://second-site/pitr; pitr replicate s3://second-site/pitr /srv/new;
+    pitr replicate /srv/backup/pitr s3://second-site/pitr --scheduler tls://backup:8786
     """
+    fleet = FleetOptions(scheduler, tls)
+    fleet.check()
     here = common.reachable(source)
     common.run.location = here
     there = common.reachable(target)
@@ -91,17 +100,16 @@ def replicate(
         if chosen is not None:
             common.run.expect(chosen)
         with showing(common.out, "replicate") as progress:
-            done = replicate_to(
-                repository,
-                there,
-                ReplicateOptions(
-                    vms=chosen,
-                    since=parse(since).earliest if since is not None else None,
-                    repair=repair,
-                    dry_run=dry_run,
-                    workers=common.workers(max_workers),
-                ),
-                ReplicateWatch(common.out.notify, progress),
+            options = ReplicateOptions(
+                vms=chosen,
+                since=parse(since).earliest if since is not None else None,
+                repair=repair,
+                dry_run=dry_run,
+                workers=common.workers(max_workers),
+            )
+            on_fleet = _on_fleet(common, repository, fleet, there, options, progress)
+            done = on_fleet or replicate_to(
+                repository, there, options, ReplicateWatch(common.out.notify, progress)
             )
     common.run.detail = _copied(done, dry_run=dry_run)
     if chosen is None:
@@ -112,6 +120,25 @@ def replicate(
         common.out.show(*_in_words(done, dry_run=dry_run))
     if done.exit_code:
         raise typer.Exit(done.exit_code)
+
+
+def _on_fleet(
+    common: Common,
+    repository: Repository,
+    fleet: FleetOptions,
+    target: Location,
+    options: ReplicateOptions,
+    progress: Progress | None,
+) -> Replicated | None:
+    """Return the result of a worker, which reaches both places with its own settings; None without one."""
+    if fleet.scheduler is None:
+        return None
+    from pitr.fleet.tasks import Replication  # noqa: PLC0415 - most commands need no fleet
+
+    source = repository.location
+    job = Replication(full_text(source), full_text(target), options)
+    done: Replicated | None = fleet.done(common, repository, job, progress)
+    return done and replace(done, source=text(source), target=text(target))
 
 
 def _vms(repository: Repository, names: list[str] | None) -> list[VMName] | None:

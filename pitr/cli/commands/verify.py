@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from pitr.cli import named_point, point_options
 from pitr.cli.display import tables
 from pitr.cli.display.progress import showing
+from pitr.cli.fleet_options import FleetOptions, SchedulerOption, TlsOption
 from pitr.cli.options import (
     AnyVMOrPointArgument,
     AtOption,
@@ -21,8 +23,9 @@ from pitr.cli.options import (
 from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
 from pitr.jobs.verify.later_versions import later_versions
-from pitr.jobs.verify.stored_data import Scope, Verified
+from pitr.jobs.verify.stored_data import Level, Scope, Verified
 from pitr.jobs.verify.stored_data import verify as verify_stored_data
+from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.text import counted
 from pitr.times import for_people
@@ -74,6 +77,8 @@ def verify(
     against_engine: AgainstEngineOption = False,
     versions: VersionsOption = False,
     max_workers: MaxWorkersOption = None,
+    scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
 ) -> None:
     """Compare stored data with its recorded digests.
 
@@ -86,7 +91,7 @@ def verify(
     --versions is for repositories with a lock, and looks at all VMs. If it finds something, pitr exits with 3.
 
     Examples: pitr verify; pitr verify web1 --quick; pitr verify web1 --at 2020-06-30T22:00;
-    pitr verify web1 --against-engine; pitr verify --versions
+    pitr verify web1 --against-engine; pitr verify --versions; pitr verify web1 --scheduler tls://backup:8786
     """
     if sum((quick, full, sample is not None, against_engine, versions)) > 1:
         raise UsageError("--quick, --full, --sample, --against-engine and --versions exclude each other")
@@ -97,28 +102,64 @@ def verify(
         return
     if against_engine and (at is not None or point is not None):
         raise UsageError("--against-engine compares the last point", "Leave out --at and --point.")
+    fleet = FleetOptions(scheduler, tls)
+    fleet.check()
     asked = point_options.at_most_one(at, point)
     workers = common.workers(max_workers)
     with common.repository() as repository:
         if against_engine:
+            if scheduler is not None:
+                raise UsageError(
+                    "--against-engine does not go with --scheduler",
+                    "The hosts compute the checksums already.",
+                )
             result = _against_engine(common, repository, vm, workers)
         else:
             scope = _scope(common, repository, vm, asked)
+            how = _How("quick" if quick else "full", sample, workers)
             with showing(common.out, "verify") as progress:
-                result = verify_stored_data(
-                    repository,
-                    scope,
-                    "quick" if quick else "full",
-                    sample_percent=sample,
-                    workers=workers,
-                    progress=progress,
-                    notify=common.out.notify,
-                )
+                result = _verified(common, repository, fleet, scope, how, progress)
     if not result.ok:
         common.run.detail = f"{counted(len(result.damage), 'finding')} of damage"
     _show(common, result)
     if not result.ok:
         raise typer.Exit(DamageError.exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How to verify stored data."""
+
+    level: Level
+    sample_percent: float | None
+    workers: int
+
+
+def _verified(
+    common: Common,
+    repository: Repository,
+    fleet: FleetOptions,
+    scope: Scope,
+    how: _How,
+    progress: Progress | None,
+) -> Verified:
+    if fleet.scheduler is not None:
+        from pitr.fleet.tasks import Verification  # noqa: PLC0415 - most commands need no fleet
+
+        backup_id = scope.backup.backup_id if scope.backup is not None else None
+        job = Verification(scope.vm_id, backup_id, how.level, how.sample_percent, how.workers)
+        done: Verified | None = fleet.done(common, repository, job, progress)
+        if done is not None:
+            return done
+    return verify_stored_data(
+        repository,
+        scope,
+        how.level,
+        sample_percent=how.sample_percent,
+        workers=how.workers,
+        progress=progress,
+        notify=common.out.notify,
+    )
 
 
 def _versions(common: Common) -> None:

@@ -55,7 +55,7 @@ def worker(
     cluster: ClusterOption = None,
     tls: TlsOption = None,
 ) -> None:
-    """Work for a scheduler: do backups and other jobs that callers give it.
+    """Work for a scheduler: do the jobs that callers give it.
 
     The worker takes the repository and the engine from its own options, environment and configuration; callers send no
     passwords and no keys. On a host of the engine, backups of the host's VMs use the unix socket of ovirt-imageio. It
@@ -71,6 +71,7 @@ def worker(
     connections.require_dask()
     security = connections.security(scheduler, tls)
     rate_limit.share()
+    common.repository_location()
     setup = setup_of(common)
     place = _place(common, setup, slots, host_id or this_host(), cluster)
     job.serve(setup, place, security, scheduler, common.out.notify)
