@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from pitr.errors import FormatError, RepositoryError
-from pitr.model import Backup, Stream
+from pitr.model import Backup, Stream, known_name
 from pitr.repository import Repository, names
 from pitr.repository.damage import Damage, StoredDamage, of_stream
 from pitr.repository.index import IndexRow
@@ -33,7 +33,7 @@ def checked_index(
     checked = IndexChecked()
     try:
         _second_copy(repository, backup, stream, checked)
-        if not repository.opens:
+        if not is_opened(stream):
             check_index(repository, backup, stream)
             return checked
         with indexes.opened(backup, stream) as index:
@@ -63,7 +63,7 @@ def _second_copy(repository: Repository, backup: Backup, stream: Stream, checked
     for second in (False, True):
         try:
             check_index(repository, backup, stream, second=second)
-            if repository.opens:
+            if is_opened(stream):
                 repository.open_index_copy(backup, stream, second=second).close()
         except StoredDamage as error:
             harmed.append(error)
@@ -76,3 +76,8 @@ def _second_copy(repository: Repository, backup: Backup, stream: Stream, checked
             f"To repair it, copy {good} to {bad} in the repository"
         )
         checked.harmless.append(replace(harmed[0].damage, message=message))
+
+
+def is_opened(stream: Stream) -> bool:
+    """Return whether the record says what the opened data is: the repository is not sealed, or an identity opens it."""
+    return known_name(stream.name) is not None

@@ -11,33 +11,27 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
 from pitr import times
 from pitr.copier.copy import DEFAULT_WORKERS
-<<<<<<< Updated upstream
-from pitr.errors import FormatError, NoFittingIdentity, RepositoryError
-from pitr.jobs import known_damage, proofs
-from pitr.jobs.verify.blob_check import BlobChecked, check_blob, check_digest, check_head
-from pitr.model import Backup, Stream, VMName, known_name
-=======
-from pitr.errors import RepositoryError
+from pitr.errors import NoFittingIdentity, RepositoryError
 from pitr.jobs import known_damage, proofs
 from pitr.jobs.verify.ahead import read_ahead
 from pitr.jobs.verify.blob_check import check_blob, check_digest, check_head
 from pitr.jobs.verify.chain_links import linked_streams
 from pitr.jobs.verify.checked_ids import CheckedIds
-from pitr.jobs.verify.index_check import IndexChecked, checked_index
+from pitr.jobs.verify.index_check import checked_index, is_opened
+from pitr.jobs.verify.looked import Looked, collecting
 from pitr.model import Backup, Stream, VMName
->>>>>>> Stashed changes
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, configurations, findings, names, removed_points
 from pitr.repository.catalog import totals
 from pitr.repository.catalog.catalog import Known
-from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage, of_stream
+from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage
 from pitr.repository.findings import StoredFinding
 from pitr.repository.index import OWN, IndexRow
 from pitr.repository.layers import blobs_of_others
@@ -120,28 +114,6 @@ def _vms(repository: Repository, scope: Scope) -> list[VMName]:
     return [vm for vm in repository.catalog.vms() if scope.vm_id in (None, vm.id)]
 
 
-@dataclass(slots=True)
-class _Looked:
-    """What a look at a stream found: its index, whether its blob must be here, and damage of the blob."""
-
-    index: IndexChecked
-    here: bool
-    blob: list[StoredDamage] = field(default_factory=list)
-
-
-@contextmanager
-def _collecting(found: list[StoredDamage], backup: Backup, stream: Stream) -> Iterator[None]:
-    """Add the damage that the block raises. A store that does not answer raises ObjectStoreError: it is no damage."""
-    try:
-        yield
-    except StoredDamage as error:
-        found.append(error)
-    except ObjectStoreError:
-        raise
-    except RepositoryError as error:
-        found.append(of_stream(backup.backup_id, stream, "corrupt", "blob", error.message))
-
-
 class _Verification:
     def __init__(
         self,
@@ -187,25 +159,14 @@ class _Verification:
         self._total += sum(stream.stored_bytes for _, stream in used)
         self.result.streams += len(used)
         for backup, stream in used:
-            self._blob_of_part(backup, stream)
+            self.result.unopened += not is_opened(stream)
+            try:
+                self._blob_of_part(backup, stream)
+            except NoFittingIdentity:
+                self._miss(stream)
 
     def _part(self, backups: list[Backup], scope: Scope) -> None:
         self._configurations(backups)
-<<<<<<< Updated upstream
-        streams = self._streams(backups)
-        if scope.streams is not None:
-            streams = [link for link in streams if link[1].stream_id in scope.streams]
-        self._total = sum(stream.stored_bytes for _, stream in streams)
-        self.result.points = len(backups)
-        self.result.streams = len(streams)
-        for backup, stream in streams:
-            try:
-                self._stream(backup, stream)
-            except NoFittingIdentity:
-                # Its record is opened, and an older blob that it uses is sealed to others.
-                self.result.missed += 1
-                self._advance(stream.stored_bytes)
-=======
         streams = self._wanted(self._streams(backups), scope)
         if scope.vm_id is not None or scope.backup is not None or scope.streams is not None:
             self._total += sum(stream.stored_bytes for _, stream in streams)
@@ -213,7 +174,7 @@ class _Verification:
         self.result.streams += len(streams)
         looks = read_ahead(self._look, streams, 1 if self._whole else self._threads)
         for link, looked in zip(streams, looks, strict=True):
-            self._stream(*link, looked)
+            self._add_look(*link, looked)
 
     def _wanted(self, links: list[tuple[Backup, Stream]], scope: Scope) -> list[tuple[Backup, Stream]]:
         return [link for link in links if scope.streams is None or link[1].stream_id in scope.streams]
@@ -236,7 +197,6 @@ class _Verification:
             yield each, set(listed)
         for each in sorted(self._catalog.vm_ids() - done):
             yield each, set()
->>>>>>> Stashed changes
 
     def remember(self, scope: Scope, notify: Notify) -> None:
         """Store what was found, clear what was disproved, and add what is known from earlier checks to the result."""
@@ -297,11 +257,6 @@ class _Verification:
             except RepositoryError as error:
                 self._add_record(Damage(None, None, None, "corrupt", "record", error.message), name)
 
-    def _read_record(self, backup_id: str) -> Backup:
-        backup = self._repository.record_of(backup_id)
-        self._checked.note(self._checked.records, backup_id)
-        return backup
-
     def _compare_with_catalog(self, backups: Sequence[Backup], vm_id: str) -> None:
         in_catalog = {backup.backup_id: backup for backup in self._catalog.points(vm_id)}
         for backup in backups:
@@ -334,7 +289,8 @@ class _Verification:
                 stand_in = (
                     None if self._catalog.known_record(backup_id) else self._catalog.stand_in(backup_id)
                 )
-                chain.append(self._read_record(stand_in.backup_id if stand_in else backup_id))
+                chain.append(self._repository.record_of(stand_in.backup_id if stand_in else backup_id))
+                self._checked.note(self._checked.records, chain[-1].backup_id)
             except StoredDamage as error:
                 self._add_record(error.damage, names.records_of(backup.vm.id) + "/")
                 break
@@ -382,62 +338,44 @@ class _Verification:
             self._found[backup.vm.id].append(lost)
         self.result.damage.append(lost)
 
-<<<<<<< Updated upstream
-    def _stream(self, backup: Backup, stream: Stream) -> None:
-        self.result.unopened += not _is_opened(stream)
-        if stream.stream_id in self._without_index:
-            self._blob_of_part(backup, stream)
-            return
-        rows = self._index(backup, stream)
-        if stream.blob is None:
-            return
-        if stream.parts and rows is not None:
-            # The text of the blob of a stream of parts tells only of its own frames.
-            rows = [row for row in rows if row.blob_offset is not None and row.part == OWN]
-        if not self._repository.is_here(stream):
-            self.result.external += 1
-            self._advance(stream.stored_bytes)
-            return
-        # From here on, a finding about the blob's size is either found again or disproved.
-        self._checked.blobs.add(stream.stream_id)
-        try:
-            with self._repository.open_blob(backup, stream) as blob:
-                if rows is not None and self._whole:
-                    self._count(
-                        check_blob(
-                            backup,
-                            stream,
-                            blob,
-                            rows,
-                            sample_percent=self._sample_percent,
-                            workers=self._workers,
-                            advance=self._advance,
-                        ),
-                        backup,
-                    )
-                    self._checked_whole(backup, stream)
-                    return
-                # Without its index, a blob can still have the digest in its record.
-                if self._whole:
-                    check_digest(backup, stream, blob)
-                    self.result.bytes += blob.size
-                elif _is_opened(stream):
-=======
-    def _look(self, link: tuple[Backup, Stream]) -> _Looked:
-        """Check an index and, at the quick level, the head of the blob. Any number of threads may do so."""
+    def _look(self, link: tuple[Backup, Stream]) -> Looked | None:
+        """Check an index and, at the quick level, the head of the blob. Any number of threads may do so.
+
+        Return None if no identity opens them.
+        """
         backup, stream = link
-        looked = _Looked(
-            checked_index(self._repository, self._indexes, backup, stream, with_rows=self._whole),
-            stream.blob is None or self._repository.is_here(stream),
-        )
-        if stream.blob is not None and looked.here and not self._whole:
-            with _collecting(looked.blob, backup, stream), self._repository.open_blob(backup, stream) as blob:
-                if self._repository.opens:
->>>>>>> Stashed changes
-                    check_head(backup, stream, blob)
+        try:
+            looked = Looked(
+                checked_index(self._repository, self._indexes, backup, stream, with_rows=self._whole),
+                stream.blob is None or self._repository.is_here(stream),
+            )
+            if stream.blob is not None and looked.here and not self._whole:
+                with (
+                    collecting(looked.blob, backup, stream),
+                    self._repository.open_blob(backup, stream) as blob,
+                ):
+                    if is_opened(stream):
+                        check_head(backup, stream, blob)
+        except NoFittingIdentity:
+            return None
         return looked
 
-    def _stream(self, backup: Backup, stream: Stream, looked: _Looked) -> None:
+    def _add_look(self, backup: Backup, stream: Stream, looked: Looked | None) -> None:
+        self.result.unopened += not is_opened(stream)
+        try:
+            if looked is not None:
+                self._stream(backup, stream, looked)
+                return
+        except NoFittingIdentity:
+            pass
+        self._miss(stream)
+
+    def _miss(self, stream: Stream) -> None:
+        """Count a stream whose record is opened, and that uses an older blob which is sealed to others."""
+        self.result.missed += 1
+        self._advance(stream.stored_bytes)
+
+    def _stream(self, backup: Backup, stream: Stream, looked: Looked) -> None:
         """Add what was found of a stream; at the full level, read its blob."""
         self._checked.note(self._checked.indexes, stream.stream_id)
         self.result.damage += looked.index.harmless
@@ -448,7 +386,7 @@ class _Verification:
             # From here on, a finding about the blob's size is either found again or disproved.
             self._checked.note(self._checked.blobs, stream.stream_id)
             if self._whole:
-                with _collecting(found, backup, stream):
+                with collecting(found, backup, stream):
                     found += self._whole_blob(backup, stream, looked.index.rows)
         if stream.blob is not None and (not self._whole or not looked.here or looked.index.rows is None):
             self._advance(stream.stored_bytes)
@@ -463,6 +401,7 @@ class _Verification:
             if rows is None:
                 # Without its index, a blob can still have the digest in its record.
                 check_digest(backup, stream, blob)
+                self.result.bytes += blob.size
                 self._checked_whole(backup, stream)
                 return ()
             if stream.parts:
@@ -489,7 +428,7 @@ class _Verification:
         # Such a blob has no index that tells its frames: a sample takes it as a whole or not at all.
         whole = self._whole and (percent is None or random.uniform(0, 100) < percent)  # noqa: S311
         found: list[StoredDamage] = []
-        with _collecting(found, backup, stream), self._repository.open_blob(backup, stream) as blob:
+        with collecting(found, backup, stream), self._repository.open_blob(backup, stream) as blob:
             if whole:
                 check_digest(backup, stream, blob)
                 self.result.bytes += blob.size
@@ -503,75 +442,7 @@ class _Verification:
             self._checked.note(self._checked.whole_blobs, stream.stream_id)
             self._read[backup.vm.id].add(stream.stream_id)
 
-<<<<<<< Updated upstream
-    def _index(self, backup: Backup, stream: Stream) -> list[IndexRow] | None:
-        """Check the index and return its rows (for the full level); None if it is damaged."""
-        self._checked.indexes.add(stream.stream_id)
-        try:
-            self._second_index(backup, stream)
-            if not _is_opened(stream):
-                check_index(self._repository, backup, stream)
-                return None
-            with self._repository.open_index(backup, stream) as index:
-                extents = index.extents()
-                index.part_numbers()
-                for part in index.parts:
-                    index.frames(part.number)
-                rows = list(index.rows()) if self._whole else []
-        except StoredDamage as error:
-            self._add(error, backup)
-            return None
-        except ObjectStoreError:
-            raise
-        except (FormatError, RepositoryError) as error:
-            self._add(of_stream(backup.backup_id, stream, "corrupt", "index", error.message), backup)
-            return None
-        sums = (len(extents), extents.data_bytes, extents.zero_bytes)
-        if sums != (stream.extents, stream.data_bytes, stream.zero_bytes):
-            message = "its totals do not match the record"
-            self._add(of_stream(backup.backup_id, stream, "inconsistent", "index", message), backup)
-        return rows
-
-    def _second_index(self, backup: Backup, stream: Stream) -> None:
-        """Check both copies of an index that is stored twice. A damaged copy loses nothing while the other is good."""
-        if stream.index_copy is None:
-            return
-        harmed: list[StoredDamage] = []
-        damaged_first = False
-        for second in (False, True):
-            try:
-                self._checked_index_copy(backup, stream, second=second)
-            except StoredDamage as error:
-                harmed.append(error)
-                damaged_first |= not second
-        if len(harmed) == 1:
-            copies = [name(stream.disk_id, stream.stream_id) for name in (names.index, names.index_copy)]
-            bad, good = copies if damaged_first else copies[::-1]
-            message = (
-                f"{harmed[0].damage.message}; its other copy is good, and pitr reads that. "
-                f"To repair it, copy {good} to {bad} in the repository"
-            )
-            self.result.damage.append(replace(harmed[0].damage, message=message))
-
-    def _checked_index_copy(self, backup: Backup, stream: Stream, *, second: bool) -> None:
-        check_index(self._repository, backup, stream, second=second)
-        if _is_opened(stream):
-            self._repository.open_index_copy(backup, stream, second=second).close()
-
-    def _count(self, checked: BlobChecked, backup: Backup) -> None:
-        self.result.frames += checked.frames
-        self.result.bytes += checked.bytes
-        for error in checked.damage:
-            self._add(error, backup)
-
-=======
->>>>>>> Stashed changes
     def _advance(self, stored_bytes: int) -> None:
         self._done += stored_bytes
         if self._progress is not None:
             self._progress(min(self._done, self._total), self._total)
-
-
-def _is_opened(stream: Stream) -> bool:
-    """Return whether the record says what the opened data is: the repository is not sealed, or an identity opens it."""
-    return known_name(stream.name) is not None

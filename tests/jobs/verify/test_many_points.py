@@ -23,6 +23,7 @@ from pitr.repository import Repository, index
 from pitr.repository.blob import BlobWriter
 from pitr.repository.damage import StoredDamage
 from pitr.repository.index import Index
+from pitr.repository.parents import parent_of as real_parent_of
 from pitr.system.closing import Closes
 from tests.support.points import Writer, backup_of, fake_stream, index_path, record_path
 
@@ -50,11 +51,10 @@ def test_each_record_is_read_once_and_each_link_is_followed_once(
 ) -> None:
     _vms(repository, 1, 8)
     followed: list[str] = []
-    real = chain_links.parent_of
 
     def parent_of(backup: Backup, stream: Stream, *others: Any) -> tuple[Backup, Stream]:
         followed.append(stream.stream_id)
-        return real(backup, stream, *others)
+        return real_parent_of(backup, stream, *others)
 
     monkeypatch.setattr(chain_links, "parent_of", parent_of)
     read: Counter[str] = Counter()
