@@ -32,8 +32,8 @@ def hand_over(
     """Store the point of the VM at the time `at`, and return it.
 
     `new_disks` has the streams of `back_to` that the new disks hold, by the ids of these. The VM's other disks are as
-    in `undo`. The next backup compares all disks with it. None, and a line, if the repository cannot store the point: then
-    the next backup stores the new disks in full.
+    in `undo`. The next backup compares all disks with the new point. If the repository cannot store the point, `notify`
+    gets a line, the result is None, and the next backup stores the new disks in full.
     """
     repository, vm_id = context.repository, undo.vm.id
     attached = vm_disks(context.engine, vm_id)
