@@ -6,11 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pitr.errors import NoSuchDisk
+from pitr.jobs.rollback.copies import left_copies
 from pitr.jobs.rollback.result import RollbackContext
 from pitr.model import VMName
 from pitr.ovirt.engine import Disk, delete_disk, get_disk, vm_disks
 from pitr.repository import rollbacks, successions
 from pitr.repository.rollbacks import OldDisk
+from pitr.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,16 @@ class DiscardedDisk:
 def discard_old(context: RollbackContext, vm: VMName) -> list[DiscardedDisk]:
     """Remove the disks that rollbacks of the VM have left, and return them; a dry run only returns them.
 
-    A disk stays if it is attached to the VM, or if no other disk has taken its place. Raises EngineError.
+    A disk stays if it is attached to the VM, or if no other disk has taken its place. Copies that a killed rollback has
+    not put in place go, too. Raises EngineError, BusyError while a rollback or a backup of the VM runs.
     """
+    if context.options.dry_run:
+        return _discard(context, vm)
+    with context.repository.lock_vm(vm):
+        return _discard(context, vm)
+
+
+def _discard(context: RollbackContext, vm: VMName) -> list[DiscardedDisk]:
     attached = {disk.id for disk in vm_disks(context.engine, vm.id)}
     known = successions.of_vm(context.repository.store, vm.id)
     removed: list[DiscardedDisk] = []
@@ -41,6 +51,13 @@ def discard_old(context: RollbackContext, vm: VMName) -> list[DiscardedDisk]:
             removed.append(DiscardedDisk(disk.id, disk.name, disk.size))
         if not context.options.dry_run:
             left.end(context.repository.store)
+    for copy in left_copies(context, vm):
+        if copy.status != "ok":
+            context.watch.notify(f"disk {printable(copy.name)} ({copy.id}) is {copy.status}, so it stays")
+            continue
+        if not context.options.dry_run:
+            delete_disk(context.engine, copy.id)
+        removed.append(DiscardedDisk(copy.id, copy.name, copy.size))
     return removed
 
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -13,6 +15,7 @@ from pitr import times
 from pitr.jobs.disk_settings import settings_of
 from pitr.jobs.restore.swap import DiskSwap, Exchange
 from pitr.jobs.restore.uploading import Uploading, remove_new_disk
+from pitr.jobs.rollback.copies import left_copies, suffixes
 from pitr.jobs.rollback.disks import ReturningDisk
 from pitr.jobs.rollback.handover import hand_over
 from pitr.jobs.rollback.proof import check_disk
@@ -26,21 +29,25 @@ from pitr.repository import rollbacks
 from pitr.repository.rollbacks import OldDisk
 from pitr.text import counted, printable
 
+_OLD_SUFFIX = re.compile(r"_before_rollback_[0-9]{8}T[0-9]{6}Z$")
+
 
 def write_on_copies(
     context: RollbackContext, disks: Sequence[ReturningDisk], undo: Backup, back_to: Backup
 ) -> list[RolledBackDisk]:
     """Take disks back on copies, and swap these in. After an error, only the copies of this run are removed."""
-    # Only the alias tells which disk is the copy, and disks of one VM or of several can have one name.
-    suffix = f"_rollback_{times.now():%Y%m%dT%H%M%SZ}_{undo.backup_id[:8]}"
     began_at = time.monotonic()
     UploadNotes(context.repository).end_left_behind(context.engine, notify=context.watch.notify)
+    for left in left_copies(context, undo.vm):
+        context.watch.notify(
+            f"disk {printable(left.name)} ({left.id}) is a copy that an interrupted rollback has left: "
+            f"'pitr rollback --discard-old {printable(undo.vm.name)}' removes it"
+        )
     with ExitStack() as failure:
         done: list[RolledBackDisk] = []
         exchanges: list[Exchange] = []
-        for number, each in enumerate(disks):
-            of_disk = f"{suffix}_{number}" if number else suffix
-            copy, result = _on_copy(context, each, undo, back_to, of_disk, failure)
+        for each, suffix in zip(disks, suffixes(undo, len(disks)), strict=True):
+            copy, result = _on_copy(context, each, undo, back_to, suffix, failure)
             done.append(result)
             exchanges.append(_exchange(copy.id, each.disk))
         _swap(context, exchanges, undo, back_to)
@@ -70,7 +77,7 @@ def _swap(context: RollbackContext, exchanges: Sequence[Exchange], undo: Backup,
         for each in left:
             each.end(store)
         raise
-    _tell_of_old(context, exchanges, suffix, undo)
+    _tell_of_old(context, exchanges, undo)
 
 
 def finish_swap(context: RollbackContext, left: Sequence[OldDisk], undo: Backup) -> list[RolledBackDisk]:
@@ -81,19 +88,23 @@ def finish_swap(context: RollbackContext, left: Sequence[OldDisk], undo: Backup)
         stream = undo.stream_of(each.disk_id)
         if stream is None:
             raise AssertionError("the undo point holds the disk")
+        old = attached.get(each.disk_id)
+        if old is not None:
+            # The killed run may have renamed it.
+            old = replace(old, name=_OLD_SUFFIX.sub("", old.name))
         exchanges.append(
             Exchange(
                 each.in_place,
                 valid_alias(stream.name),
                 stream.settings,
-                attached.get(each.disk_id),
+                old,
                 each.disk_id,
                 attached=each.in_place in attached,
             )
         )
     suffix = _old_suffix()
     _disk_swap(context, undo.vm.id).carry_out(exchanges, suffix)
-    _tell_of_old(context, exchanges, suffix, undo)
+    _tell_of_old(context, exchanges, undo)
     return [
         RolledBackDisk(each.new_id, each.name, 0, 0, 0, 0.0, verified=True, old_disk_id=each.was_id)
         for each in exchanges
@@ -109,13 +120,15 @@ def _disk_swap(context: RollbackContext, vm_id: str) -> DiskSwap:
     return DiskSwap(uploading, vm_id)
 
 
-def _tell_of_old(context: RollbackContext, exchanges: Sequence[Exchange], suffix: str, undo: Backup) -> None:
-    names = ", ".join(
-        printable(valid_alias(exchange.old.name, suffix)) for exchange in exchanges if exchange.old
-    )
+def _tell_of_old(context: RollbackContext, exchanges: Sequence[Exchange], undo: Backup) -> None:
+    engine = context.engine
+    old = [get_disk(engine, each.was_id) for each in exchanges if disk_exists(engine, each.was_id)]
+    if not old:
+        return
+    names = ", ".join(printable(disk.name) for disk in old)
     context.watch.notify(
-        f"kept {counted(len(exchanges), 'old disk')}: {names}. 'pitr rollback --discard-old "
-        f"{printable(undo.vm.name)}' removes {'it' if len(exchanges) == 1 else 'them'}"
+        f"kept {counted(len(old), 'old disk')}: {names}. 'pitr rollback --discard-old "
+        f"{printable(undo.vm.name)}' removes {'it' if len(old) == 1 else 'them'}"
     )
 
 

@@ -19,7 +19,7 @@ from pitr.ovirt.engine.config import (
     secret_files,
 )
 from pitr.ovirt.engine.connection import Engine
-from pitr.ovirt.engine.disk_copies import copy_disk, disks_with_alias
+from pitr.ovirt.engine.disk_copies import copy_disk, disks_named_like, disks_with_alias
 from pitr.ovirt.engine.disks import (
     AttachmentOptions,
     Disk,
@@ -86,6 +86,7 @@ __all__ = [
     "why_not_vm_name",
     "list_clusters",
     "copy_disk",
+    "disks_named_like",
     "disks_with_alias",
     "get_configuration",
     "create_disk",

@@ -86,18 +86,22 @@ def copy_disk(
 
 def disks_with_alias(engine: Engine, alias: str) -> list[Disk]:
     """Return the disks with exactly this alias, sorted by id. Raises EngineError."""
+    # A search ignores case.
+    return [disk for disk in disks_named_like(engine, alias) if disk.name == alias]
+
+
+def disks_named_like(engine: Engine, alias: str) -> list[Disk]:
+    """Return the disks whose alias matches, sorted by id; `*` matches any text. Raises EngineError."""
     found = engine.call(
         f"searching for disks named {alias!r}",
         lambda system: system.disks_service().list(search=f"alias={alias}"),
     )
     disks = []
     for each in found:
-        # A search ignores case.
-        if (each.alias or each.name) == alias:
-            try:
-                disks.append(get_disk(engine, required(each.id, "a disk's id")))
-            except NoSuchDisk:
-                engine.log.debug("disk %s has just disappeared", each.id)
+        try:
+            disks.append(get_disk(engine, required(each.id, "a disk's id")))
+        except NoSuchDisk:
+            engine.log.debug("disk %s has just disappeared", each.id)
     return sorted(disks, key=lambda disk: disk.id)
 
 

@@ -73,7 +73,10 @@ def test_an_alias_in_use_is_refused_and_its_disk_stays(lab: Lab, engine: Engine,
     assert disks_with_alias(engine, "TAKEN") == []
 
 
-def test_a_copy_that_fails_is_an_error_and_leaves_nothing(lab: Lab, engine: Engine, disk: LabDisk) -> None:
+def test_a_copy_that_fails_is_an_error_and_leaves_nothing(
+    lab: Lab, engine: Engine, disk: LabDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pitr.ovirt.engine.disk_copies._APPEARS_S", 1.0)
     lab.engine.faults.fail("disk copy")
     with pytest.raises(EngineError, match=r"disappeared|no disk 'copy' has appeared"):
         copy_disk(engine, disk.id, alias="copy")
