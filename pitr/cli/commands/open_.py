@@ -95,6 +95,8 @@ def open_(
             document, lines = _announcement(chosen, machine, opened.vnc_address(machine), files or {})
             serve_options.tell(common.out, document, lines)
             opened.wait_for_end(machine, signals, common.out.notify)
+            # Still here: timeout(1) sends each signal twice, and the second one must not end the cleanup.
+            stack.close()
     if files:
         common.out.notify(_kept(chosen, keep or ""))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,40 +14,60 @@ from typing import Final
 
 import orjson
 
+from pitr.system.closing import Closes
+
 #: Older text is forgotten.
 _MOST_TEXT: Final = 1 << 20
 _MOST_AGENT: Final = 64 << 10
 _MOST_PIECES: Final = 64
 _LAST_LINES: Final = 2048
+_END_TIMEOUT_S: Final = 5.0
 _ASK_PAUSE_S: Final = 2.0
 #: Control sequences of terminals (ECMA-48), and other characters that move the cursor.
 _CONTROL: Final = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])|[\x00\x07\x08\r]"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()*+][0-9A-Za-z]|[@-Z\\^_])|[\x00\x07\x08\r]"
 )
 
 
-class Console:
-    """The text on the serial port. It does not own the socket."""
+class Console(Closes):
+    """The text on the serial port, read in a thread of its own. It does not own the socket.
+
+    A guest writes byte by byte, and a socket holds only a few hundred of such pieces: firmware gives up a serial port
+    that does not take its text at once.
+    """
 
     def __init__(self, port: socket.socket) -> None:
         self._port = port
+        self._lock = threading.Lock()
         self._raw = bytearray()
-        self._text: str | None = ""
+        self._is_new = False
+        self._text = ""
         self._heard_at = time.monotonic()
+        port.setblocking(True)
+        self._thread = threading.Thread(target=self._listen, name="console", daemon=True)
+        self._thread.start()
 
-    def receive(self) -> None:
-        """Take what has arrived, without waiting."""
-        for data in _arrived(self._port):
-            self._raw += data
-            del self._raw[:-_MOST_TEXT]
-            self._text = None
-            self._heard_at = time.monotonic()
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while data := self._port.recv(1 << 16):
+                with self._lock:
+                    self._raw += data
+                    del self._raw[:-_MOST_TEXT]
+                    self._is_new = True
+                    self._heard_at = time.monotonic()
+
+    def wait_for_end(self) -> None:
+        """Wait until all is read that a guest has said that has ended."""
+        self._thread.join(_END_TIMEOUT_S)
 
     @property
     def text(self) -> str:
         """The text without control sequences; lines end with a line feed."""
-        if self._text is None:
-            self._text = _CONTROL.sub("", self._raw.decode(errors="replace"))
+        with self._lock:
+            raw = bytes(self._raw) if self._is_new else None
+            self._is_new = False
+        if raw is not None:
+            self._text = _CONTROL.sub("", raw.decode(errors="replace"))
         return self._text
 
     def last_lines(self) -> str:
@@ -55,7 +76,14 @@ class Console:
 
     def silent_s(self) -> float:
         """Return for how long nothing has arrived."""
-        return time.monotonic() - self._heard_at
+        with self._lock:
+            return time.monotonic() - self._heard_at
+
+    def close(self) -> None:
+        """End the thread."""
+        with suppress(OSError):
+            self._port.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
 
 
 class Agent:

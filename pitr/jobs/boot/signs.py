@@ -22,26 +22,24 @@ _FATAL: Final = re.compile(
     """,
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
-#: A guest whose screen no longer changes is lost if one of these is there.
+#: A guest whose screen no longer changes is lost if one of these is in its last lines.
 _RESCUE: Final = re.compile(
     r"""
-    ^grub>
-    | \(initramfs\)
-    | ^dracut:
-    | ^(?:rescue|emergency):/
+    ^grub>\s*\Z
+    | \(initramfs\)\s*\Z
+    | ^dracut:/[^\n]*\#\s*\Z
     | emergency\ mode
     | rescue\ mode
     | Give\ root\ password\ for\ maintenance
     | Press\ Enter\ for\ maintenance
     | the\ root\ account\ is\ locked
-    | UEFI\ Interactive\ Shell
-    | ^Shell>
-    | BdsDxe:\ failed\ to\ load
+    | ^Shell>\s*\Z
     | ^boot:\s*\Z
     | Could\ not\ find\ kernel\ image
     """,
     re.VERBOSE | re.MULTILINE,
 )
+_LAST_LINES: Final = 6
 #: A boot loader that runs says something more.
 _STARTED: Final = re.compile(r"^Booting from Hard Disk[^\n]*\s*\Z", re.MULTILINE)
 
@@ -53,7 +51,8 @@ def fatal(text: str) -> str | None:
 
 def rescue(text: str) -> str | None:
     """Return the line of a prompt for rescue or of a boot loader that waits; None if there is none."""
-    return _line(_RESCUE, text)
+    lines = [line for line in text.splitlines() if line.strip()]
+    return _line(_RESCUE, "\n".join(lines[-_LAST_LINES:]))
 
 
 def only_bios(text: str) -> str | None:

@@ -25,6 +25,8 @@ from pitr.text import printable
 _TICK_S: Final = 0.1
 #: A prompt for rescue that stays for so long is no step of a boot.
 _RESCUE_S: Final = 10.0
+#: What a guest said before it shut down arrives within this time.
+_LAST_WORDS_S: Final = 1.0
 #: A guest may restart once or twice in a boot, after an update or a check of its disks.
 _MOST_RESTARTS: Final = 4
 
@@ -49,17 +51,18 @@ class _Verdict:
 
 def watch(guest: RunningGuest, expected: Expected) -> Boot:
     """Watch a guest that has just started, and return the result. The guest still runs afterwards."""
-    return _Watch(guest, expected).watch()
+    if guest.serial is None or guest.agent is None:
+        raise AssertionError("the guest was started without observers")
+    with Console(guest.serial) as console:
+        return _Watch(guest, console, Agent(guest.agent), expected).watch()
 
 
 class _Watch:
-    def __init__(self, guest: RunningGuest, expected: Expected) -> None:
-        if guest.serial is None or guest.agent is None:
-            raise AssertionError("the guest was started without observers")
+    def __init__(self, guest: RunningGuest, console: Console, agent: Agent, expected: Expected) -> None:
         self._guest = guest
         self._expected = expected
-        self._console = Console(guest.serial)
-        self._agent = Agent(guest.agent)
+        self._console = console
+        self._agent = agent
         self._started_at = time.monotonic()
         self._screen = Screen(guest)
         self._restarts = 0
@@ -76,7 +79,7 @@ class _Watch:
                 verdict = self._verdict()
             except QmpClosed:
                 # What it said last is still there.
-                self._console.receive()
+                self._console.wait_for_end()
                 verdict = self._matched() or _Verdict(
                     "failed", "screen", "qemu exited while the guest booted"
                 )
@@ -108,7 +111,6 @@ class _Watch:
                 raise PitrError(
                     "no space is left for what the guest writes", "Name another folder with --in."
                 )
-        self._console.receive()
         self._agent.ask()
         self._screen.look_if_due()
 
@@ -125,7 +127,7 @@ class _Watch:
             return _Verdict("failed", "console", f"the console says: {line}")
         if (line := signs.fatal(self._screen.text)) is not None:
             return _Verdict("failed", "screen", f"the screen says: {line}")
-        if self._has_shut_down:
+        if self._has_shut_down and self._console.silent_s() >= _LAST_WORDS_S:
             return _Verdict("failed", "screen", "the guest shut itself down")
         if self._stopped in _STOPPED_BY_QEMU:
             return _Verdict("failed", "screen", f"qemu stopped the guest: {self._stopped}")

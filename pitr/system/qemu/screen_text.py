@@ -33,6 +33,12 @@ _FONT: Final = (
     "R%9I=BA@(*Cix}viMoj?hWx@SJ=JQLzi}H7&Oesr&5h&RA?kQM>BnyVp1TFuIEb(Sk^B8=Ssq@g!F^9@zY8e!=;|%vhmYeQ`FEPL"
     ";YTWFN=N$-lb2;e"
 )
+#: The characters of the Linux console that differ: each with its 16 bytes.
+_OF_LINUX: Final = (
+    "c-l>mEe^vl429nT3I+pqh-hFk=oQAM{S*}yd9(|N3U{ypA0cQ*sCtBGc2ZUSkn<^ee)a&dNJ=71P%eNhIqO?7aRsKSbA{H#O@CCF"
+    "4kqqZq?Gc)CLSg@5=E{VPhe2mEu#and>ZHbuVfQFylb#y0FLLA4_*l-UPaGY*Q63U7O@tw@x2NwQhJ0cm`HE5F#>MG#Dwv;--<uH"
+    "3`!C"
+)
 
 
 def text_on(picture: Picture) -> str:
@@ -58,6 +64,9 @@ def text_on(picture: Picture) -> str:
 def _characters() -> dict[bytes, str]:
     font = zlib.decompress(base64.b85decode(_FONT))
     characters = {font[at : at + _HEIGHT]: chr(_FIRST + at // _HEIGHT) for at in range(0, len(font), _HEIGHT)}
+    linux = zlib.decompress(base64.b85decode(_OF_LINUX))
+    for at in range(0, len(linux), 1 + _HEIGHT):
+        characters[linux[at + 1 : at + 1 + _HEIGHT]] = chr(linux[at])
     # Only the cursor is in the cell: the two lines that it has in text mode, or in a console with pictures.
     for lines in ((13, 14), (14, 15)):
         cursor = bytearray(_HEIGHT)

@@ -32,7 +32,7 @@ def test_a_failed_boot(line: str) -> None:
         "dracut:/# ",
         "You are in emergency mode. After logging in, type",
         "Give root password for maintenance",
-        "UEFI Interactive Shell v2.2",
+        "Shell> ",
         "boot: ",
     ],
 )
@@ -51,6 +51,9 @@ def test_a_boot_loader_that_says_nothing() -> None:
     [
         "Booting from Hard Disk...\nGRUB loading.\nWelcome to GRUB!\nDebian GNU/Linux 12 web tty1\nweb login: ",
         "[  OK  ] Reached target rescue.target\nweb login:",
+        "Shell> vmlinuz.efi console=tty0\nEFI stub: Loaded initrd",
+        "(initramfs) mount\nBegin: Running /scripts/init-bottom ... done.",
+        "You are in emergency mode.\n1\n2\n3\n4\n5\nweb login:",
         "Reboot error counters: 0\nsystemd[1]: boot: 3 s",
     ],
 )

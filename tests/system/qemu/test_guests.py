@@ -86,6 +86,19 @@ def test_the_text_on_the_screen_is_read(tmp_path: Path) -> None:
     assert png.startswith(b"\x89PNG") and len(seen.png(limit=1000)) <= 1000
 
 
+def test_the_font_of_the_linux_console_is_read() -> None:
+    # "f0m" in a framebuffer console; these differ from the characters of a BIOS.
+    glyphs = [
+        "00001c36323078303030307800000000",
+        "0000386cc6c6d6d6c6c66c3800000000",
+        "0000000000ecfed6d6d6d6c600000000",
+    ]
+    rows = zip(*(bytes.fromhex(glyph) for glyph in glyphs), strict=True)
+    bits = "".join(f"{byte:08b}" for row in rows for byte in row)
+    pixels = b"".join(b"\xaa\xaa\xaa" if bit == "1" else b"\0\0\0" for bit in bits)
+    assert text_on(picture.from_ppm(b"P6 24 16 255 " + pixels)) == "f0m"
+
+
 @_with_qemu
 def test_a_guest_that_cannot_start_says_why(tmp_path: Path) -> None:
     machine = _machine(tmp_path, b"")
