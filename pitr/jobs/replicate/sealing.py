@@ -53,7 +53,8 @@ def prepare(source: Repository, target: Repository, *, repair: bool) -> None:
         if keys is not None:
             raise UsageError(
                 f"the target {where} is not sealed, and the source is: pitr stores nothing sealed in the open",
-                "Name an empty or a new folder or prefix, or a sealed repository.",
+                "Name an empty or a new folder or prefix, or a sealed repository. To have a point in the open, restore "
+                "it with --identity, or 'pitr export' its disks and 'pitr import' them into the target.",
             )
         return
     of_target.recipients()
