@@ -42,9 +42,9 @@ EncryptOption = Annotated[
     typer.Option(
         "--encrypt",
         metavar="RECIPIENT",
-        help="Seal the repository to this age recipient, age1…; repeatable. 'passphrase': to a new identity, which "
-        "pitr keeps in the repository, protected by a passphrase. With only one, pitr makes a second identity and "
-        "prints it, for you to keep on paper.",
+        help="Seal the repository to this age recipient, age1…; repeatable. 'passphrase', or the recipient of an age "
+        "plugin: to a new identity, which pitr keeps in the repository, protected by it. With only one, pitr makes a "
+        "second identity and prints it, for you to keep on paper.",
     ),
 ]
 

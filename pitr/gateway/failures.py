@@ -12,6 +12,8 @@ from pitr.errors import (
     EngineBusy,
     EngineError,
     FormatError,
+    NamesSealed,
+    NoFittingIdentity,
     NoSuchError,
     PitrError,
     UsageError,
@@ -61,6 +63,9 @@ _STATUSES: tuple[tuple[type[PitrError], HTTPStatus], ...] = (
     (FormatError, HTTPStatus.BAD_REQUEST),
     (UsageError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (NoSuchError, HTTPStatus.NOT_FOUND),
+    # The gateway holds no identity that opens what was asked for.
+    (NoFittingIdentity, HTTPStatus.FORBIDDEN),
+    (NamesSealed, HTTPStatus.FORBIDDEN),
     (BusyError, HTTPStatus.SERVICE_UNAVAILABLE),
     (EngineBusy, HTTPStatus.CONFLICT),
     (CheckpointGone, HTTPStatus.CONFLICT),

@@ -18,7 +18,7 @@ from pitr.repository.store import ObjectExists
 
 if TYPE_CHECKING:
     from pitr.repository.sealing.keyring import KeyEpoch, Keyring
-    from pitr.repository.sealing.keys import Identity, Recipient
+    from pitr.repository.sealing.keys import Recipient
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +46,41 @@ class ListedEpoch:
 
 @dataclass(frozen=True, slots=True)
 class NewRecipients:
-    """Recipients, and the new identities among them that the repository keeps, protected by a passphrase."""
+    """Recipients, and the objects (name, bytes) of new identities among them that the repository keeps protected."""
 
     recipients: tuple[str, ...]
-    protected: tuple[tuple[Identity, str], ...] = ()
+    protected: tuple[tuple[str, bytes], ...] = ()
 
     def keep(self, repository: Repository) -> None:
         """Store the protected identities. Raises RepositoryError."""
-        for identity, passphrase in self.protected:
-            from pitr.repository.sealing import passphrases  # noqa: PLC0415 - the extra may be missing
-
-            passphrases.add(repository.store, identity, passphrase)
+        for name, data in self.protected:
+            repository.store.create(name, data)
 
 
-def with_passphrase(texts: Sequence[str]) -> NewRecipients:
-    """Return the recipients; 'passphrase' stands for a new one, whose passphrase the user gives. Raises UsageError."""
-    if identities.PASSPHRASE not in texts:
-        return NewRecipients(tuple(dict.fromkeys(texts)))
+def new_recipients(texts: Sequence[str]) -> NewRecipients:
+    """Return the recipients. 'passphrase' and the recipients of plugins stand for new ones, which these protect.
+
+    Raises UsageError, and ProgramMissing and ProgramFailed for a plugin.
+    """
+    if not texts:
+        return NewRecipients(())
     with needing_cryptography():
+        from pitr.repository.sealing import passphrases, plugins  # noqa: PLC0415 - the extra may be missing
         from pitr.repository.sealing.keys import Identity  # noqa: PLC0415 - the extra may be missing
-    for text in texts:
-        if text != identities.PASSPHRASE:
-            _parsed(text)
-    identities.keep_out_of_core_dumps()
-    made, passphrase = Identity.generate(), identities.settings().new_passphrase()
-    recipients = (str(made.recipient) if text == identities.PASSPHRASE else text for text in texts)
-    return NewRecipients(tuple(dict.fromkeys(recipients)), ((made, passphrase),))
+    recipients: list[str] = []
+    protected: list[tuple[str, bytes]] = []
+    for text in dict.fromkeys(texts):
+        if text != identities.PASSPHRASE and not plugins.is_recipient(text):
+            recipients.append(str(_parsed(text)))
+            continue
+        identities.keep_out_of_core_dumps()
+        made = Identity.generate()
+        recipients.append(str(made.recipient))
+        if text == identities.PASSPHRASE:
+            protected.append(passphrases.protected(made, identities.settings().new_passphrase()))
+        else:
+            protected.append(plugins.protected(made, text))
+    return NewRecipients(tuple(dict.fromkeys(recipients)), tuple(protected))
 
 
 def keyring_of(repository: Repository) -> Keyring:
@@ -101,7 +110,7 @@ def listed(repository: Repository) -> list[ListedEpoch]:
 def add(repository: Repository, text: str) -> KeyEpoch:
     """Seal to one more recipient from now on. Raises UsageError, RepositoryError."""
     current = keyring_of(repository).recipients()
-    new = with_passphrase([text])
+    new = new_recipients([text])
     added = _parsed(new.recipients[0])
     if added in current:
         raise UsageError(f"{added} is a recipient already", "'pitr key list' shows all.")
@@ -125,7 +134,7 @@ def remove(repository: Repository, named: str) -> KeyEpoch:
 def rotate(repository: Repository, texts: Sequence[str]) -> KeyEpoch:
     """Seal to exactly these recipients from now on. Raises UsageError, RepositoryError."""
     keyring_of(repository).recipients()
-    new = with_passphrase(texts)
+    new = new_recipients(texts)
     recipients = tuple(dict.fromkeys(_parsed(text) for text in new.recipients))
     new.keep(repository)
     return _begin(repository, recipients)

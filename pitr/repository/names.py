@@ -102,14 +102,15 @@ def configuration(digest: str) -> str:
     return f"{CONFIGURATIONS}/{digest}"
 
 
-def protected_identity(fingerprint: str) -> str:
-    """Return the name of an identity that a passphrase protects, of the recipient with this fingerprint."""
-    return f"{KEYS}/identity-{fingerprint}.age"
+def protected_identity(fingerprint: str, *, plugin: bool = False) -> str:
+    """Return the name of an identity that a passphrase or a plugin protects, with its recipient's fingerprint."""
+    return f"{KEYS}/{'plugin' if plugin else 'identity'}-{fingerprint}.age"
 
 
-def is_protected_identity(name: str) -> bool:
-    """Return whether the object with this name is a protected identity."""
-    return re.fullmatch(f"{KEYS}/identity-[0-9a-f]{{16}}\\.age", name) is not None
+def is_protected_identity(name: str, *, plugin: bool = False) -> bool:
+    """Return whether the object with this name is an identity that a passphrase or a plugin protects."""
+    kind = "plugin" if plugin else "identity"
+    return re.fullmatch(f"{KEYS}/{kind}-[0-9a-f]{{16}}\\.age", name) is not None
 
 
 def key_epoch(number: int) -> str:

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from pitr import times
 from pitr.errors import FormatError
-from pitr.model import VMName
-from pitr.repository import canonical, names
+from pitr.model import SealedName, VMName
+from pitr.repository import canonical, names, sealed
 from pitr.repository.store import ObjectExists, Store, is_name
 from pitr.version import __version__
 
@@ -56,4 +56,5 @@ def _read(store: Store, vm_id: str) -> VMName:
         document = canonical.decode(store.read(names.retired(vm_id), limit=canonical.MAX_SIZE), _SCHEMA)
     except FormatError:
         return VMName(vm_id, vm_id)
-    return VMName(vm_id, document["vm_name"])
+    is_hidden = sealed.hides_names(store) and document["vm_name"] == vm_id
+    return VMName(vm_id, SealedName(vm_id) if is_hidden else document["vm_name"])

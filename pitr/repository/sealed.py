@@ -60,12 +60,17 @@ def keyring_of(marker: Marker, store: Store) -> Keyring | None:
             )
         return None
     with needing_cryptography():
-        from pitr.repository.sealing import keyring, passphrases  # noqa: PLC0415 - the extra may be missing
+        from pitr.repository.sealing import keyring, passphrases, plugins  # noqa: PLC0415 - the extra may be missing
     listed = list(store.list(names.KEYS))
     stored = passphrases.stored_in(listed)
-    opened = passphrases.opened(store, stored, settings) if settings.wants_stored else [] if stored else None
+    opened = passphrases.opened(store, stored, settings) if settings.wants_stored else []
+    opened += plugins.opened(store, plugins.stored_in(listed), settings)
     return keyring.Keyring(
-        keyring.epochs_of(store, listed), settings, locations.private_state(marker.id), opened
+        keyring.epochs_of(store, listed),
+        settings,
+        locations.private_state(marker.id),
+        opened,
+        has_passphrase=bool(stored),
     )
 
 

@@ -84,13 +84,13 @@ def init(
     span = parse_span("--grace", grace) if grace is not None else None
     if span is not None and span > MAX_GRACE:
         raise UsageError(f"--grace {grace} is too long", f"Give at most {MAX_GRACE.days}d.")
-    where_sealed = keys.with_passphrase(encrypt or ())
-    recipients, recovery = list(where_sealed.recipients), None
+    sealing = keys.new_recipients(encrypt or ())
+    recipients, recovery = list(sealing.recipients), None
     if len(recipients) == 1:
         recovery = keys.new_identity(recipients)
     chosen = Lock.parse(lock) if lock is not None else None
     with Repository.create(where, grace=span, lock=chosen, recipients=recipients) as repository:
-        where_sealed.keep(repository)
+        sealing.keep(repository)
         if not keeps_modes(repository.location):
             common.out.notify(
                 f"warning: the file system of {path} does not store file modes: its mount options decide who can "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pitr.copier.protocols import Sink, Source
 from pitr.endpoints.points.comparing import ComparedPoint, ComparingSink, open_compared
 from pitr.endpoints.points.sharing import SharedDisk, sharing
-from pitr.errors import CheckpointGone, ImageioError, TransferStopped, UntrackedChange
+from pitr.errors import CheckpointGone, ImageioError, NoFittingIdentity, TransferStopped, UntrackedChange
 from pitr.jobs.backup.base import Base, Bases
 from pitr.jobs.backup.changes import WatchedSource, start_stopped, unlisted, with_events
 from pitr.jobs.backup.new_stream import new_stream
@@ -219,6 +219,9 @@ class DiskBackup:
                 point = open_compared(self._repository, base.stored, stream)
             except StoredDamage as error:
                 damaged = self._run.bases.damage_found(error)
+            except NoFittingIdentity:
+                # It is sealed to recipients of an earlier epoch.
+                reason = f"{reason}; {_SEALED}"
             else:
                 new = new_stream(
                     self._run.started.id,
@@ -270,4 +273,7 @@ class DiskBackup:
             raise
         except StoredDamage as error:
             return self._run.bases.damage_found(error)
+        except NoFittingIdentity:
+            # The stored data is sealed to recipients of an earlier epoch.
+            return None
         return None

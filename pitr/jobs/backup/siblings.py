@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pitr import times
 from pitr.copier.protocols import Source
 from pitr.endpoints.points.sharing import SharedDisk, open_shared
-from pitr.errors import BusyError, EngineError, NoSuchVM
+from pitr.errors import BusyError, EngineError, NoFittingIdentity, NoSuchVM
 from pitr.jobs import find
 from pitr.jobs.backup.chain_present import damaged_chains
 from pitr.jobs.point_order import newest_first
@@ -61,7 +61,7 @@ class Siblings:
         with ExitStack() as stack:
             found: list[tuple[float, SharedDisk]] = []
             for backup, stream in ranked[:_DISKS]:
-                with suppress(StoredDamage):
+                with suppress(StoredDamage, NoFittingIdentity):
                     shared = stack.enter_context(open_shared(self.repository, backup, stream))
                     equal, compared = shared.equal_frames(source, _FRAMES)
                     # The user knows better than a few frames.

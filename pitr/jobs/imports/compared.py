@@ -10,7 +10,7 @@ from pitr import times
 from pitr.jobs.backup.chain_present import damaged_chains
 from pitr.jobs.imports.store_point import DiskToImport, PointToImport
 from pitr.jobs.point_order import newest_first
-from pitr.model import Backup
+from pitr.model import Backup, known_name
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 
@@ -41,7 +41,7 @@ def _why_full(repository: Repository, new: PointToImport, whole: int, points: Se
     """Return why the `whole` disks of a new point are not compared with the first of the points, or None."""
     if new.full:
         return "a full was requested"
-    if not repository.opens:
+    if not repository.opens or known_name(points[0].vm.name) is None:
         return "without an identity, the disk cannot be compared with the last point"
     if whole < len(new.disks):
         return "other disks of this point hold only changes"

@@ -28,7 +28,7 @@ def make_target(source: Repository, location: Location) -> None:
     if keys is None:
         marker.create(location, origin=origin)
         return
-    from pitr.repository.sealing import keyring, passphrases  # noqa: PLC0415 - the extra may be missing
+    from pitr.repository.sealing import keyring, passphrases, plugins  # noqa: PLC0415 - the extra may be missing
 
     current = keys.recipients()
     texts = [str(recipient) for recipient in keys.epochs[0].recipients]
@@ -37,7 +37,8 @@ def make_target(source: Repository, location: Location) -> None:
     try:
         for epoch in keys.epochs[1:]:
             keyring.add_epoch(target, epoch.number, epoch.recipients)
-        for name in passphrases.stored_in(source.store.list(names.KEYS)):
+        listed = list(source.store.list(names.KEYS))
+        for name in (*passphrases.stored_in(listed), *plugins.stored_in(listed)):
             target.create(name, source.store.read(name, limit=canonical.MAX_SIZE))
     finally:
         target.close()
@@ -52,7 +53,8 @@ def prepare(source: Repository, target: Repository, *, repair: bool) -> None:
         if keys is not None:
             raise UsageError(
                 f"the target {where} is not sealed, and the source is: pitr stores nothing sealed in the open",
-                "Name an empty or a new folder or prefix, or a sealed repository.",
+                "Name an empty or a new folder or prefix, or a sealed repository. To have a point in the open, restore "
+                "it with --identity, or 'pitr export' its disks and 'pitr import' them into the target.",
             )
         return
     of_target.recipients()

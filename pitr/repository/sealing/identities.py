@@ -32,6 +32,7 @@ _MAX_FILE = 1 << 16
 #: In characters, of a new passphrase.
 _SHORTEST = 10
 _PREFIX = "AGE-SECRET-KEY-"
+_PLUGIN = b"AGE-PLUGIN-"
 _DUMP_FILTER = Path("/proc/self/coredump_filter")
 
 
@@ -119,19 +120,29 @@ class KeySettings:
         read: list[Identity] = []
         for path in self.identity_files:
             if path != Path(PASSPHRASE):
-                read += self._of(_of_file(path, "identity file"), f"the identity file {path}")
+                data = _of_file(path, "identity file")
+                read += self._of(data, f"the identity file {path}", plugins=True)
         if not self.identity_files and self.identity_command is not None:
             printed = _printed(self.identity_command, "identity_command", "identity")
             read += self._of(printed.encode(), "the output of identity_command")
         return read
 
-    def _of(self, data: bytes, where: str) -> list[Identity]:
+    def plugin_files(self) -> list[Path]:
+        """Return the files with identities of plugins, which the program age opens. Raises UsageError."""
+        files = [path for path in self.identity_files if path != Path(PASSPHRASE)]
+        return [
+            path
+            for path in files
+            if any(line.strip().startswith(_PLUGIN) for line in _of_file(path, "identity file").splitlines())
+        ]
+
+    def _of(self, data: bytes, where: str, *, plugins: bool = False) -> list[Identity]:
         if data.startswith(ENCRYPTED):
             from pitr.repository.sealing import passphrases  # noqa: PLC0415 - the extra may be missing
 
             return passphrases.of_file(data, where, self)
         try:
-            return parsed_identities(data.decode(), where)
+            return parsed_identities(data.decode(), where, plugins=plugins)
         except UnicodeDecodeError:
             raise UsageError(f"{where} is not text") from None
 
@@ -175,14 +186,21 @@ def _printed(command: str, setting: str, what: str) -> str:
         ) from None
 
 
-def parsed_identities(text: str, where: str) -> list[Identity]:
-    """Return the identities in a text. Raises UsageError, which quotes none of them."""
+def parsed_identities(text: str, where: str, *, plugins: bool = False) -> list[Identity]:
+    """Return the X25519 identities in a text, which may also have some of `plugins`.
+
+    Raises UsageError, which quotes none of them.
+    """
     from pitr.repository.sealing.keys import Identity  # noqa: PLC0415 - the extra may be missing
 
     read: list[Identity] = []
+    of_plugins = False
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
+            continue
+        if plugins and stripped.encode().startswith(_PLUGIN):
+            of_plugins = True
             continue
         try:
             if not stripped.startswith(_PREFIX):
@@ -190,7 +208,7 @@ def parsed_identities(text: str, where: str) -> list[Identity]:
             read.append(Identity.parse(stripped))
         except FormatError as error:
             raise UsageError(f"line {number} of {where} is no identity: {error.message}") from None
-    if not read:
+    if not read and not of_plugins:
         raise UsageError(f"{where} holds no identity", "'age-keygen -o FILE' makes one.")
     return read
 

@@ -61,7 +61,11 @@ def epochs_of(store: Store, listed: Iterable[str]) -> list[KeyEpoch]:
 
     `listed` are the names of all objects below `keys`.
     """
-    listed = sorted(name for name in listed if not names.is_protected_identity(name))
+    listed = sorted(
+        name
+        for name in listed
+        if not any(names.is_protected_identity(name, plugin=plugin) for plugin in (False, True))
+    )
     epochs: list[KeyEpoch] = []
     for number, name in enumerate(listed, 1):
         try:
@@ -111,7 +115,8 @@ def pin(folder: Path, recipients: Sequence[Recipient]) -> None:
 class Keyring:
     """The keys of one sealed repository, as this process has them. `folder` is this user's state of the repository.
 
-    `stored` are the identities that were opened with a passphrase; None if the repository has none.
+    `stored` are the identities of the repository that were opened with a passphrase or a plugin. `has_passphrase` tells
+    whether a passphrase protects some.
     """
 
     def __init__(
@@ -119,13 +124,15 @@ class Keyring:
         epochs: Sequence[KeyEpoch],
         settings: KeySettings,
         folder: Path,
-        stored: Sequence[Identity] | None = None,
+        stored: Sequence[Identity] = (),
+        *,
+        has_passphrase: bool = False,
     ) -> None:
         self.epochs = tuple(epochs)
         self.folder = folder
         known = {recipient for epoch in epochs for recipient in epoch.recipients}
-        given = [*settings.identities(), *(stored or ())]
-        self.has_passphrase = stored is not None
+        given = [*settings.identities(), *stored]
+        self.has_passphrase = has_passphrase
         self.identities: tuple[Identity, ...] = tuple(each for each in given if each.recipient in known)
         #: Whether the user has named an identity, which may not fit.
         self.given = settings.names_identity

@@ -21,15 +21,11 @@ from pitr.repository.store.base import Store
 _BEGIN, _END = b"-----BEGIN AGE ENCRYPTED FILE-----", b"-----END AGE ENCRYPTED FILE-----"
 
 
-def protected(identity: Identity, passphrase: str) -> bytes:
-    """Return an age file with the identity, which the passphrase opens."""
+def protected(identity: Identity, passphrase: str) -> tuple[str, bytes]:
+    """Return the name and the bytes of an object with the identity, which the passphrase opens."""
     text = f"# public key: {identity.recipient}\n{identity.secret()}\n"
-    return age.sealed(text.encode(), [Passphrase(passphrase, keys.WORK_FACTOR)])
-
-
-def add(store: Store, identity: Identity, passphrase: str) -> None:
-    """Keep an identity in the repository, under the fingerprint of its recipient. Raises RepositoryError."""
-    store.create(names.protected_identity(identity.recipient.fingerprint), protected(identity, passphrase))
+    sealed = age.sealed(text.encode(), [Passphrase(passphrase, keys.WORK_FACTOR)])
+    return names.protected_identity(identity.recipient.fingerprint), sealed
 
 
 def stored_in(listed: Iterable[str]) -> list[str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from pitr.jobs import documents
+from pitr.model import Backup, Kind
 from pitr.repository import Repository
 from pitr.repository.sealing.keys import Identity
 from tests.support.pitr import Pitr
-from tests.support.sealed import ALICE, VM_NAME, SealedPlace
+from tests.support.sealed import ALICE, EVE, VM_NAME, SealedPlace
 from tests.support.stored_points import change
 
 CAROL, DAVE = (Identity.generate() for _ in range(2))
@@ -82,6 +83,37 @@ def test_points_of_two_epochs_are_consolidated_only_with_both_identities(
         checked = host("verify", *key)
         assert ("NOT checked" in checked.stdout) == (key == new)
         assert ("only stored digests" in checked.stdout) == (key in (old, ()))
+
+
+def test_backups_beside_data_of_an_older_epoch(host: Pitr, sealed: SealedPlace, tmp_path: Path) -> None:
+    def back_up(*held: Identity, lost: bool) -> Backup:
+        if lost:
+            sealed.vm.checkpoints.clear()
+        change(sealed.vm, random.Random(9))
+        sealed.use(*held)
+        return sealed.stored.back_up(sealed.vm)
+
+    # The chain of the newest point begins in the first epoch.
+    full = back_up(CAROL, lost=True)
+    assert {stream.kind for stream in full.streams} == {Kind.FULL}
+    assert all("without an identity" in (stream.reason or "") for stream in full.streams)
+    compared = back_up(CAROL, lost=True)
+    assert {stream.changes for stream in compared.streams} == {"compared"}
+    host("key", "rotate", "--encrypt", str(ALICE.recipient), "--encrypt", str(EVE.recipient))
+    old_and_new = (CAROL, ALICE)
+    beside = back_up(*old_and_new, lost=True)
+    assert {stream.changes for stream in beside.streams} == {"compared"}
+    # The new point uses blobs of the epoch before, which an identity of today does not open.
+    host("prune", "--keep-last", "1", *_key(sealed, *old_and_new))
+    for held in ((EVE,), (), old_and_new):
+        assert {stream.changes for stream in back_up(*held, lost=False).streams} == {"tracked"}
+    full = back_up(EVE, lost=True)
+    assert {stream.kind for stream in full.streams} == {Kind.FULL}
+    both = _key(sealed, *old_and_new)
+    assert host("verify", *both, "-o", "json").json["damage"] == []
+    kept = {point["backup_id"] for point in host("list", "-o", "json").json["points"]}
+    for point in kept & set(sealed.stored.contents):
+        assert _restores(host, sealed, point, tmp_path / point, *both)
 
 
 def test_two_repositories_in_one_process_keep_their_names_apart(sealed: SealedPlace, tmp_path: Path) -> None:

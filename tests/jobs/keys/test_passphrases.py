@@ -114,7 +114,7 @@ def test_a_damaged_or_foreign_protected_identity_is_refused(host: Pitr) -> None:
         kept.write_bytes(changed)
         assert "--identity" in host.run("list").complaint
     # Somebody who can write to the repository puts an identity of his own there: it is no recipient.
-    kept.write_bytes(passphrases.protected(Identity.generate(), WORDS))
+    kept.write_bytes(passphrases.protected(Identity.generate(), WORDS)[1])
     host("key", "check", code=1)
 
 
@@ -122,7 +122,7 @@ def test_an_identity_file_may_be_encrypted(tmp_path: Path) -> None:
     path = tmp_path / "key.age"
     ask: list[str] = []
     for armored in (False, True):
-        data = passphrases.protected(ALICE, WORDS)
+        _, data = passphrases.protected(ALICE, WORDS)
         lines = [
             "-----BEGIN AGE ENCRYPTED FILE-----",
             b64encode(data).decode(),

@@ -38,7 +38,7 @@ def test_a_file_of_age_keygen_may_hold_several_identities_and_comments(tmp_path:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "age1abc", pytest.param(ALICE.secret()[:-1], id="cut"), "AGE-PLUGIN-YUBIKEY-1QQ", "\0"],
+    ["", "age1abc", pytest.param(ALICE.secret()[:-1], id="cut"), "age1yubikey1qqqqqqqqqq", "\0"],
 )
 def test_what_is_no_identity_is_refused_without_quoting_it(tmp_path: Path, line: str) -> None:
     with pytest.raises(UsageError) as refused:
