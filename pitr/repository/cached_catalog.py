@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from functools import partial
 from itertools import groupby
@@ -15,6 +15,7 @@ from pathlib import Path
 from pitr.errors import RepositoryError
 from pitr.model import Backup, StoredObject
 from pitr.repository import catalog_file, hidden, names, tombstones
+from pitr.repository.at_once import each_in_order, reads_at_once
 from pitr.repository.catalog import Catalog, overview
 from pitr.repository.catalog.catalog import Known
 from pitr.repository.catalog.comparison import CatalogDifferences, Comparison
@@ -285,7 +286,7 @@ class CompletedCatalog(Closes):
             return None
         fresh = Catalog.create(None)
         for record_names in _by_vm(self._store):
-            entries, unreadable = _read(record_names, self._read_record)
+            entries, unreadable = _read(self._store, record_names, self._read_record)
             fresh.add(entries)
             self.unreadable += unreadable
         self._whole = True
@@ -293,7 +294,9 @@ class CompletedCatalog(Closes):
 
     def _take_up(self, missing: Iterable[str]) -> None:
         names_to_read = sorted(missing)
-        entries, unreadable = _read(names_to_read, self._read_record) if names_to_read else ([], [])
+        entries, unreadable = (
+            _read(self._store, names_to_read, self._read_record) if names_to_read else ([], [])
+        )
         self.unreadable += unreadable
         if entries:
             # Another host that removes a record does not wait for this file.
@@ -314,17 +317,21 @@ def _is_there(store: Store, name: str) -> bool:
     return True
 
 
-def _read(record_names: Sequence[str], read_record: ReadRecord) -> tuple[list[StoredRecord], list[str]]:
+def _read(
+    store: Store, record_names: Sequence[str], read_record: ReadRecord
+) -> tuple[list[StoredRecord], list[str]]:
     """Read records. Return the readable ones, and messages about the damaged ones."""
     entries: list[StoredRecord] = []
     damage: list[str] = []
-    for name in record_names:
-        try:
-            backup, stored = read_record(name)
-        except StoredDamage as error:
-            damage.append(error.message)
-        else:
-            entries.append((backup, name, stored))
+    workers = reads_at_once(store)
+    with closing(each_in_order(record_names, read_record, workers)) as outcomes:
+        for name, outcome in zip(record_names, outcomes, strict=True):
+            try:
+                backup, stored = outcome()
+            except StoredDamage as error:
+                damage.append(error.message)
+            else:
+                entries.append((backup, name, stored))
     return entries, damage
 
 
@@ -332,7 +339,7 @@ def compare(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
     """Compare the catalog file with the records, without completing it first."""
     with Comparison(path) as comparison:
         for record_names in _by_vm(store):
-            entries, damaged = _read(record_names, read_record)
+            entries, damaged = _read(store, record_names, read_record)
             with Catalog.create(None) as fresh:
                 fresh.add(entries)
                 hidden.bury(fresh, store, _vm_of(record_names))
@@ -356,7 +363,7 @@ def rebuild(path: Path, store: Store, read_record: ReadRecord) -> CatalogDiffere
                     buried = tombstones.of_vm(store, vm_id)
                     batch = len(record_names) if buried else _BATCH
                     for start in range(0, len(record_names), batch):
-                        entries, damaged = _read(record_names[start : start + batch], read_record)
+                        entries, damaged = _read(store, record_names[start : start + batch], read_record)
                         fresh.add(_visible(entries, store, vm_id) if buried else entries)
                         comparison.damaged(damaged)
                     comparison.of_vm(vm_id, fresh)

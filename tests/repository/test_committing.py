@@ -14,6 +14,7 @@ from pitr.errors import BaseRemoved
 from pitr.jobs.upkeep.prune import prune
 from pitr.jobs.upkeep.pruned import Pruned
 from pitr.jobs.upkeep.retention import Retention
+from pitr.jobs.upkeep.undo_prune import undo
 from pitr.model import Backup, VMName
 from pitr.repository import Repository, removed_points, tombstones
 from tests.support.memory_bucket import GRACE, Bucket
@@ -216,3 +217,23 @@ def test_a_host_forgets_a_vm_whose_points_another_host_swept(bucket: Bucket, hos
     assert bucket.requests == {"list": 3}
     with _again(bucket, first) as again:
         assert again.catalog_by_number.points() == [points[1]]
+
+
+def test_nothing_comes_back_shortly_before_a_sweep_may_begin(bucket: Bucket, hosts: list[Repository]) -> None:
+    """A sweep that begins right after the grace time has read the tombstone that an undo is about to remove."""
+    writer = Writer(hosts[0])
+    writer.add("64k:A 64k:B")
+    writer.add("64k:C 64k:D")
+    with _again(bucket, hosts[1]) as keeper:
+        [newest, oldest] = keeper.catalog.points()
+        removed_points.hide(keeper, [newest, oldest])
+    bucket.now += GRACE - timedelta(minutes=10)
+    with _again(bucket, hosts[1]) as keeper:
+        done = undo(keeper, [])
+        assert done.points == [] and done.late == 2
+        assert len(undo(keeper, [newest.backup_id]).failed) == 1
+    assert len(bucket.names("tombstones")) == 2
+    bucket.now -= GRACE / 10
+    with _again(bucket, hosts[1]) as keeper:
+        assert len(undo(keeper, []).points) == 2
+    assert not bucket.names("tombstones")

@@ -48,6 +48,11 @@ def undo_prune(
         common.out.show(f"{said} {counted(len(done.points), 'point')}{':' if done.points else '.'}")
         if done.points:
             common.out.show(tables.points(done.points))
+    if done.late:
+        common.out.notify(
+            f"{counted(done.late, 'removed point')} cannot come back: the grace time has ended. As long as 'pitr list "
+            "--removed' shows a point, 'pitr restore --point' may still restore it."
+        )
     for each in done.failed:
         common.out.notify(f"{each.error.message}. {each.error.advice}".strip())
     if done.exit_code:

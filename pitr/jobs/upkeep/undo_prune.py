@@ -29,10 +29,12 @@ class NotBack:
 
 @dataclass(slots=True)
 class Undone:
-    """The points that are back, each after the point that it is based on, and those that are not."""
+    """The points that are back, each after the point that it is based on, and the named ones that are not."""
 
     points: list[Backup] = field(default_factory=list)
     failed: list[NotBack] = field(default_factory=list)
+    #: How many points that nobody named stay removed, because their grace time or that of a base has ended.
+    late: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -112,11 +114,11 @@ def _take_back(
         if backup_id in replaced if chosen is None else backup_id not in chosen:
             continue
         needed = needed_by([backup_id], parents)
-        if needed <= parents.keys() and all(
-            now < hidden[each].swept_after for each in needed & hidden.keys()
-        ):
+        if needed <= parents.keys() and all(now < last[each] for each in needed & hidden.keys()):
             back |= needed & hidden.keys()
-        elif chosen is not None:
+        elif chosen is None:
+            result.late += 1
+        else:
             result.failed.append(NotBack(backup_id, _too_late(point, now >= last[backup_id])))
     order = _parents_first(back, parents)
     points = [hidden[backup_id].backup for backup_id in order]

@@ -84,6 +84,11 @@ class SealedStore:
         """The store that holds the sealed objects, under their names."""
         return self._inner
 
+    @property
+    def reads_at_once(self) -> int:
+        """How many reads of small objects should be under way at once."""
+        return int(getattr(self._inner, "reads_at_once", 1))
+
     def close(self) -> None:
         self._scratch.close()
         self._inner.close()

@@ -59,6 +59,9 @@ class ObjectStore:
     request is repeated.
     """
 
+    #: How many reads of small objects should be under way at once.
+    reads_at_once = 8
+
     def __init__(self, objects: Objects, once: Objects, state: Path, *, repeat_s: float = REPEAT_S) -> None:
         self._objects = objects
         self._once = once

@@ -120,6 +120,8 @@ def test_a_prune_after_the_grace_time_removes_the_objects(site: Site) -> None:
     assert len(other.json("list")["points"]) == 2
     host("forget", gone["backup_id"])
     time.sleep(4.5)
+    late = host("undo-prune")
+    assert "Took back 0 points" in late.stdout and "1 removed point cannot come back" in late.stderr
     refused = host("undo-prune", gone["backup_id"], code=2)
     assert "cannot come back" in refused.complaint
     planned = host.json("prune", "--keep-last", "1", "--dry-run")
