@@ -156,6 +156,8 @@ def generate(folder: Path, points: int) -> None:
                 record.encode(replace(backup, streams=tuple(streams), configuration=None))
             )
     template.unlink()
+    # In a process of its own, because it takes more memory than a check.
+    measure.run_python(Path(__file__), "--rebuild", folder)
 
 
 def _index(path: Path, kind: str, frame: bytes, digest: bytes):  # type: ignore[no-untyped-def]
@@ -244,13 +246,10 @@ def _in_bucket(*places: Path) -> Iterator[list[str]]:
 def _verify(where: str, level: str) -> None:
     """Verify a repository in this process, and print what it took."""
     from pitr.jobs.verify.stored_data import Scope, verify
+    from pitr.cli import repository_location
     from pitr.repository import Repository
-    from pitr.repository.store import s3
 
-    location = s3.location(where) if where.startswith("s3://") else Path(where)
-    with Repository.open(location) as repository:
-        # It is a cache: the first command completes it.
-        repository.rebuild_catalog() if level == "quick" else repository.catalog
+    location = repository_location.reachable(repository_location.parsed(where), None)
     if os.environ.get("PROFILE"):
         import cProfile
 
@@ -276,9 +275,15 @@ def _main() -> None:
     parser.add_argument("--points", type=int, help="only the quick level, with so many points")
     parser.add_argument("--bucket", action="store_true", help="in a simulated S3 server")
     parser.add_argument("--generate", metavar="FOLDER", type=Path, help="only generate a repository")
+    parser.add_argument("--rebuild", help=argparse.SUPPRESS)
     parser.add_argument("--verify", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.verify:
+    if given.rebuild:
+        from pitr.repository import Repository
+
+        with Repository.open(Path(given.rebuild)) as repository:
+            repository.rebuild_catalog()
+    elif given.verify:
         _verify(*given.verify)
     elif given.generate:
         generate(given.generate, given.points or 1000)

@@ -29,6 +29,7 @@ _CHUNK = 8 << 20
 #: How much is read of a blob to see its meta header with its JSON: nearly always enough, and always.
 _HEADS = (1 << 12, sparse.MAX_META_SIZE)
 _TEXT_LIMIT = 1 << 30
+_local = local()
 
 
 @dataclass(slots=True)
@@ -62,7 +63,10 @@ def check_head(backup: Backup, stream: Stream, blob: StoredFile) -> None:
 
 def _first_text(blob: StoredFile) -> bytes:
     """Return the header text that a blob begins with. Raises FormatError."""
-    decompressor = Decompressor()
+    # A new one costs more than the text.
+    if not hasattr(_local, "decompressor"):
+        _local.decompressor = Decompressor()
+    decompressor: Decompressor = _local.decompressor
     for length in _HEADS:
         head = blob.read_at(0, min(length, blob.size))
         try:
