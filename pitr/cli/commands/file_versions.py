@@ -75,7 +75,9 @@ def _only_match(common: Common, repository: Repository, points: Sequence[Backup]
     with showing(common.out, "match paths") as progress:
         paths = matching_paths(repository, points, wanted, notify=common.out.notify, progress=progress)
     if len(paths) > 1:
-        some = ", ".join([printable(path) for path in paths[:_MOST_NAMED]] + ["…"] * (len(paths) > _MOST_NAMED))
+        some = ", ".join(
+            [printable(path) for path in paths[:_MOST_NAMED]] + ["…"] * (len(paths) > _MOST_NAMED)
+        )
         raise UsageError(
             f"{counted(len(paths), 'file')} match {printable(wanted.path)}: {some}",
             "Name one of them. 'pitr files find --all' lists the states of several files.",
