@@ -31,7 +31,9 @@ CopiedArgument = Annotated[
 ]
 PrintedArgument = Annotated[
     list[str],
-    typer.Argument(metavar="[VM] PATH", help="A file at the point; its path begins with /."),
+    typer.Argument(
+        metavar="[VM] PATH", help="A file at the point; its path begins with /. *, ? and [...] are wildcards."
+    ),
 ]
 ComparedArgument = Annotated[
     list[str] | None,

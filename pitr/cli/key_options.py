@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pitr.errors import NamesSealed, UsageError
-from pitr.repository.sealing import identities
 from pitr.system.target_path import given_path
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ EncryptOption = Annotated[
 
 def use(files: Sequence[Path], configured: Mapping[str, Any], *, trust: bool) -> None:
     """Use these files and the table [encryption] for all repositories that this process opens."""
+    from pitr.repository.sealing import identities  # noqa: PLC0415 - 'pitr --help' needs no repository
+
     identities.use(
         identities.KeySettings(
             identity_files=tuple(files),

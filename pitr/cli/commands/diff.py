@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
-from pitr.cli.display import changed_folders, disk_map
+from pitr.cli.display import disk_map
 from pitr.cli.display.progress import showing
 from pitr.cli.options import Common, DisksOption, MaxWorkersOption, OnlyVMArgument, with_common
 from pitr.errors import PitrError, UsageError
 from pitr.jobs import asked_time, documents, find
 from pitr.jobs.diff import two_points as job
-from pitr.jobs.diff.by_folder import FilesDiff, diff_files
 from pitr.jobs.diff.page import Page
 from pitr.jobs.diff.page.screens import screens
 from pitr.jobs.diff.two_points import DiskDiff
@@ -108,16 +108,16 @@ def diff(
                 "changed_bytes": sum(disk_diff.changed_bytes for disk_diff in disks),
                 "disks": [_document(disk_diff, extents=extents) for disk_diff in disks],
                 "html": str(html) if html is not None else None,
-                "files": changed_folders.document(changed) if changed is not None else None,
+                "files": changed.document if changed is not None else None,
             }
         )
     elif changed is not None:
-        common.out.show(*changed_folders.shown(before, after, changed))
+        common.out.show(*changed.shown)
     else:
         common.out.show(*disk_map.shown(before, after, disks, extents=extents))
         if html is not None:
             common.out.show(f"The page is in {html}.")
-    if changed is not None and changed.problems:
+    if changed is not None and not changed.complete:
         raise typer.Exit(PitrError.exit_code)
 
 
@@ -158,13 +158,27 @@ def _compare(
     return disks
 
 
+@dataclass(frozen=True, slots=True)
+class _ShownFiles:
+    """The files that differ, for scripts and for people; `complete` unless some cannot be compared."""
+
+    document: dict[str, Any]
+    shown: Sequence[RenderableType]
+    complete: bool
+
+
 def _changed_files(
     common: Common, repository: Repository, before: Backup, after: Backup, comparison: _DiffOptions
-) -> FilesDiff:
+) -> _ShownFiles:
+    # The readers of file systems take longer to load than a comparison of digests.
+    from pitr.cli.display import changed_folders  # noqa: PLC0415
+    from pitr.jobs.diff.by_folder import diff_files  # noqa: PLC0415
+
     streams = find.some_streams_of(after, comparison.disks, repository)
     found = diff_files(repository, before, after, streams, notify=common.out.notify)
     changed_folders.tell(common.out, found)
-    return found
+    shown = list(changed_folders.shown(before, after, found))
+    return _ShownFiles(changed_folders.document(found), shown, not found.problems)
 
 
 def _document(disk: DiskDiff, *, extents: bool) -> dict[str, Any]:

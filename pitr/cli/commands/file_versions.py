@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import typer
 
@@ -14,14 +15,19 @@ from pitr.cli.display.progress import showing
 from pitr.cli.options import AtOption, Common, NewestGoodOption, PointOption, with_common
 from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import asked_time, find
+from pitr.jobs.files.globs import has_wildcards
 from pitr.jobs.files.guestfs_reader import FileReader
-from pitr.jobs.files.history import FileHistory, WantedFile, backup_with_version, file_history
+from pitr.jobs.files.history import FileHistory, WantedFile, backup_with_version, file_history, matching_paths
 from pitr.jobs.files.search import WantedFiles, find_files
 from pitr.jobs.files.walk import UnreadPoint
 from pitr.jobs.good_points import GoodPoint
 from pitr.jobs.point_order import newest_first
 from pitr.model import Backup
 from pitr.repository import Repository
+from pitr.text import counted, printable
+
+#: An error names so many paths.
+_MOST_NAMED = 5
 
 
 @with_common(moves_data=True)
@@ -56,10 +62,27 @@ def _history(
     common: Common, repository: Repository, vm: str | None, wanted: WantedFile, digests: bool
 ) -> FileHistory:
     points = _all_points(repository, vm)
+    if has_wildcards(wanted.path):
+        wanted = replace(wanted, path=_only_match(common, repository, points, wanted))
     with showing(common.out, "look at points") as progress:
         return file_history(
             repository, points, wanted, digests=digests, notify=common.out.notify, progress=progress
         )
+
+
+def _only_match(common: Common, repository: Repository, points: Sequence[Backup], wanted: WantedFile) -> str:
+    """Return the only path that matches the wildcards at any point."""
+    with showing(common.out, "match paths") as progress:
+        paths = matching_paths(repository, points, wanted, notify=common.out.notify, progress=progress)
+    if len(paths) > 1:
+        some = ", ".join(
+            [printable(path) for path in paths[:_MOST_NAMED]] + ["…"] * (len(paths) > _MOST_NAMED)
+        )
+        raise UsageError(
+            f"{counted(len(paths), 'file')} match {printable(wanted.path)}: {some}",
+            "Name one of them. 'pitr files find --all' lists the states of several files.",
+        )
+    return paths[0] if paths else wanted.path
 
 
 def point_of_version(common: Common, vm: str | None, wanted: WantedFile, number: int) -> str:
@@ -80,7 +103,7 @@ def find_(
     volume: files_options.VolumeOption = None,
     reader: files_options.ReaderOption = None,
 ) -> None:
-    """Find files by name, at one point or at all points of a VM.
+    """Find files by name, at one point or at all points of a VM. Default: the newest point.
 
     PATTERN is matched with the names of files, or with whole paths if it holds a slash; * stands for any characters,
     also for a slash. With --all a file has a line for each state, with the first and the last point that have it.
@@ -89,7 +112,7 @@ def find_(
     pitr files find web1 '*.docx' --at now --content-newer 2020-06-30T08:00
     """
     if not 1 <= len(words) <= 2:
-        raise UsageError("a pattern is required", "Write: pitr files find VM '*.conf' --at TIME")
+        raise UsageError("a pattern is required", "Write: pitr files find VM '*.conf'")
     vm = words[0] if len(words) == 2 else None
     wanted = WantedFiles(
         words[-1],
@@ -104,16 +127,18 @@ def find_(
         points = (
             _all_points(repository, vm)
             if all_points
-            else [
-                _one_point(
-                    common, repository, vm, files_options.asked(at, point, newest_good=newest_good), disk
-                )
-            ]
+            else [_one_point(common, repository, vm, _asked(at, point, newest_good=newest_good), disk)]
         )
         with showing(common.out, "search points") as progress:
             found = find_files(repository, points, wanted, notify=common.out.notify, progress=progress)
         display.found(common.out, wanted.pattern, found)
     _exit_after_unread(found.unread, failed=bool(found.problems))
+
+
+def _asked(at: str | None, point: str | None, *, newest_good: bool) -> point_options.Asked:
+    """Return the point that the options name, or else the newest one."""
+    at = "now" if at is None and point is None else at
+    return files_options.asked(at, point, newest_good=newest_good)
 
 
 def _all_points(repository: Repository, vm: str | None) -> list[Backup]:

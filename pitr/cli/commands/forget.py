@@ -62,8 +62,11 @@ def forget(
 
     pitr refuses to remove a point that others are based on, and lists them; name them too, or keep the point. As with
     'pitr prune', points that are being read stay (exit code 5), and delete_command deletes data that is stored
-    externally. Try --dry-run first: 'pitr undo-prune' brings points back only in a bucket, or after 'pitr init
-    --grace'.
+    externally.
+
+    In a bucket, and in a folder after 'pitr init --grace', the points are only hidden: 'pitr list --removed' shows
+    them, and 'pitr undo-prune' takes them back. The first prune after the grace time removes their data. In any other
+    folder, the data goes at once: try --dry-run first.
 
     --retire is for VMs that you no longer back up: their points stay, as far as 'pitr prune' keeps them. A
     backup that names a retired VM, on the command line or in the configuration, still backs it up.

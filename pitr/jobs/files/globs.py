@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from pitr.errors import NoSuchFile, UsageError
+from pitr.errors import FileSystemError, NoSuchFile, UsageError
 from pitr.guest.filesystem import EntryKind, FileSystem, Node
 from pitr.guest.filesystem.paths import look_up
 from pitr.jobs.files.volumes import GuestVolume, Place, Volumes
@@ -22,17 +22,22 @@ def places_of(volumes: Volumes, path: str, volume: str | None = None, *, follow:
     A file that has this very name is taken first. `follow`: follow a link at the end of the path. Raises NoSuchFile if
     there is none, UsageError if several volumes have some, FileSystemError, StoredDamage.
     """
-    if not _WILD.search(path):
+    if not has_wildcards(path):
         return [volumes.locate(path, volume, follow=follow)]
-    try:
-        return [volumes.locate(path, volume, follow=follow)]
-    except NoSuchFile:
-        searched = [volumes.volume_named(volume)] if volume is not None else volumes.all
-    found = {
-        (each.disk.disk_id, each.name): places
-        for each in searched
-        if each.readable and (places := _matches(volumes, each, path, follow))
-    }
+    searched = [volumes.volume_named(volume)] if volume is not None else list(volumes.all)
+    unreadable: list[FileSystemError] = []
+    found = _named(volumes, searched, path, follow, unreadable) or _matching(
+        volumes, searched, path, follow, unreadable
+    )
+    if not found and unreadable:
+        raise unreadable[0]
+    if not found and volume is None:
+        # Only now, because it takes long: libguestfs may read more volumes.
+        try:
+            return [volumes.locate(path, follow=follow)]
+        except NoSuchFile:
+            more = [each for each in volumes.all if each not in searched]
+            found = _matching(volumes, more, path, follow, unreadable)
     if len(found) > 1:
         names = ", ".join(name for _, name in found)
         raise UsageError(
@@ -44,6 +49,51 @@ def places_of(volumes: Volumes, path: str, volume: str | None = None, *, follow:
             "Wildcards stand within one name: /var/log/*.log, not /var/*.log",
         )
     return next(iter(found.values()))
+
+
+def has_wildcards(path: str) -> bool:
+    """Return whether a path holds wildcards."""
+    return _WILD.search(path) is not None
+
+
+_Found = dict[tuple[str, str], list[Place]]
+"""Places by disk id and volume."""
+
+
+def _named(
+    volumes: Volumes,
+    searched: Sequence[GuestVolume],
+    path: str,
+    follow: bool,
+    unreadable: list[FileSystemError],
+) -> _Found:
+    """Return the places that have this very name. The errors of volumes that cannot be read go to `unreadable`."""
+    found: _Found = {}
+    for each in searched:
+        try:
+            if each.readable and (node := _node(volumes.open(each), path, follow=follow)) is not None:
+                found[(each.disk.disk_id, each.name)] = [Place(each, path, node)]
+        except FileSystemError as error:
+            unreadable.append(error)
+    return found
+
+
+def _matching(
+    volumes: Volumes,
+    searched: Sequence[GuestVolume],
+    path: str,
+    follow: bool,
+    unreadable: list[FileSystemError],
+) -> _Found:
+    """Return the places that match the path. The errors of volumes that cannot be read go to `unreadable`."""
+    found: _Found = {}
+    for each in searched:
+        try:
+            if each.readable and (places := _matches(volumes, each, path, follow)):
+                found[(each.disk.disk_id, each.name)] = places
+        except FileSystemError as error:
+            unreadable.append(error)
+    return found
 
 
 def _matches(volumes: Volumes, volume: GuestVolume, path: str, follow: bool) -> list[Place]:

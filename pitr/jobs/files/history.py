@@ -11,6 +11,7 @@ import blake3
 from pitr.errors import NoSuchFile, UsageError
 from pitr.guest.filesystem import EntryKind, Node
 from pitr.guest.filesystem.paths import look_up
+from pitr.jobs.files.globs import places_of
 from pitr.jobs.files.guestfs_reader import FileReader
 from pitr.jobs.files.read import read_file
 from pitr.jobs.files.volumes import Place, Volumes
@@ -103,6 +104,31 @@ def file_history(
     if not history.versions and not history.unread:
         raise sight.missing or NoSuchFile(f"no point has {wanted.path}")
     return history
+
+
+def matching_paths(
+    repository: Repository,
+    backups: Sequence[Backup],
+    wanted: WantedFile,
+    *,
+    notify: Notify = lambda line: None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Return the paths that the path with wildcards names at any of these points; oldest first.
+
+    Points that cannot be read are left out: `file_history` reports them. Raises UsageError if several volumes match.
+    """
+
+    def look(volumes: Volumes) -> frozenset[str]:
+        try:
+            return frozenset(place.path for place in places_of(volumes, wanted.path, wanted.volume))
+        except NoSuchFile:
+            return frozenset()
+
+    walk = PointWalk(
+        repository, look, frozenset[str](), disk=wanted.disk, reader=wanted.reader, notify=notify
+    )
+    return sorted({path for _, paths in walk.over(backups, [], progress) for path in paths})
 
 
 def backup_with_version(history: FileHistory, number: int) -> Backup:

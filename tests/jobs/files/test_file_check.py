@@ -155,10 +155,15 @@ def test_the_sample_is_bounded_and_the_same_each_time(guests: Guests, command: P
     assert "a sample of 30 of 90 files" in command("files", "check", "web", "--sample", "30").stdout
 
 
-def test_results_go_with_their_points(guests: Guests, repository: Repository, command: Pitr) -> None:
-    first, second = guests(_nothing, _nothing)
+def test_results_go_with_their_points(
+    guests: Guests, repository: Repository, command: Pitr, tmp_path: Path
+) -> None:
+    first, second = guests(_nothing, lambda folder: _encrypt(folder, share=0.5))
     for backup in (first, second):
         command("files", "check", "web", "--point", backup.backup_id)
+    command("replicate", repository.path, tmp_path / "copy")
+    copy = command.with_environment(PITR_REPO=str(tmp_path / "copy"))
+    assert copy.json("status", code=1)["vms"][0]["unusual"][0]["what"] == "content"
     command("forget", second.backup_id)
     stored = list(repository.store.list(names.contents_of(None)))
     assert len(stored) == 1 and first.backup_id in stored[0]

@@ -121,7 +121,27 @@ def test_files_are_found_by_name_path_and_time(points: list[Backup], command: Pi
         ("/sparse", 6),
     ]
     assert found("nothing*", "--all") == []
-    command("files", "find", "web", "hosts", code=2)
+    assert command.json("files", "find", "web", "hosts")["files"][0]["points"] == [points[-1].backup_id]
     command("files", "find", "web", "hosts", "--all", "--at", "now", code=2)
     shown = command("files", "find", "web", "hosts", "--all").stdout
     assert shown.count("/etc/hosts") == 3
+
+
+def test_wildcards_name_one_file(points: list[Backup], command: Pitr, tmp_path: Path) -> None:
+    assert command.json("files", "history", "web", "/e*/host?")["path"] == "/etc/hosts"
+    command("files", "cp", "web", "/etc/host*", tmp_path / "old", "--version", "2")
+    assert (tmp_path / "old").read_text() == "second\n"
+    refused = command("files", "history", "web", "/many/*", code=2).complaint
+    assert "150 files match" in refused and "/many/file number 000" in refused
+    command("files", "history", "web", "/etc/none*", code=4)
+
+
+def test_wildcards_do_not_start_libguestfs(
+    points: list[Backup], command: Pitr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("libguestfs was asked")
+
+    monkeypatch.setattr(volumes.Volumes, "_found_by_guestfs", fail)
+    listed = command.json("files", "ls", "web", "--at", "now", "/etc/host*")
+    assert [entry["path"] for entry in listed["entries"]] == ["/etc/hosts"]
