@@ -81,7 +81,8 @@ class Killing:
         if self.mode:
             self._check_disks()
         else:
-            # The old disks stay as they are.
+            # The old disks stay as they are. A backup that is open locks them.
+            self.good("engine", "cleanup")
             wait_for(
                 lambda: [self.lab.disk(each).status for each in self.old], lambda all_: set(all_) == {"ok"}
             )
