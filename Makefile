@@ -26,7 +26,7 @@ help:
 	@echo "make demo            run the demo on a local oVirt: backups, a disaster, a restore, the proof"
 	@echo "make test            run all tests (PYTEST='-k name' selects some)"
 	@echo "make test-s3         run the tests of object storage against a real Ceph gateway"
-	@echo "make soak            run the random tests for longer: 1,000 kills, every power failure"
+	@echo "make soak            run the random tests for longer: 1,000 kills, every power failure, a fleet"
 	@echo "make fuzz            fuzz the readers of stored files, guided by coverage (FUZZ=-max_total_time=600)"
 	@echo "make check           check format, lint and types"
 	@echo "make format          format the code"
@@ -53,6 +53,7 @@ test-s3: install-s3 $(VENV)/installed
 # Ten times and more of what the tests sample or draw at random: about half an hour.
 soak: venv
 	@PITR_SOAK=1 PITR_KILLS=1000 $(BIN)/pytest -n $(WORKERS) tests/faults tests/guest tests/jobs/files tests/jobs/rollback tests/ovirt/engine/test_in_place_kills.py $(PYTEST)
+	@$(BIN)/python -m tests.fleet.soak --kills 100
 
 # FUZZ takes libFuzzer's options.
 FUZZ := -max_total_time=600

@@ -94,6 +94,8 @@ class Fleet(Closes):
     ) -> None:
         from distributed import Client  # noqa: PLC0415 - an extra
 
+        # Dask would tell of each lost connection at length. What matters, pitr tells.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self.address = address
         self._setup = setup
         self._notify = notify

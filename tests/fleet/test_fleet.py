@@ -7,10 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
+from pitr.fleet.caps import Cap, Caps, parse
 from pitr.fleet.placement import Wanted, WorkerPlace, places, tiers
 from pitr.lab import Lab
-from tests.support.fleet import fleet_of
+from tests.support.fleet import TestFleet, fleet_of
 from tests.support.lab import MiB, nothing_open
 from tests.support.lab_host import children_of
 from tests.support.pitr import PATIENCE_S, Pitr, ended, wait_until
@@ -84,11 +86,39 @@ def test_workers_do_the_same_jobs_with_the_same_documents_over_mutual_tls(
         assert consolidated["created"][0]["kind"] == "synthetic"
         drilled = secure.json("drill", "web0", "--digests-only", *there)
         assert drilled["drill"]["ok"] and drilled["point"]["proven"] is not None
+        Path(pitr.environment["PITR_CONFIG"]).write_text(
+            f'[policy.night]\nvms = ["web1"]\n[policy.night.hooks]\nafter_vm = "touch {tmp_path}/hook"\n'
+        )
+        steps = secure.json("run", "night", *there)["steps"]
+        assert [(step["step"], step["ok"]) for step in steps] == [("backup", True)]
+        assert (tmp_path / "hook").exists()
         # Who has no certificate of this authority is not heard.
         other = pitr.json("fleet", "certificates", tmp_path / "other")["folders"]["caller"]
         stranger = pitr.with_environment(PITR_FLEET_TLS=other)
         assert "does not answer" in stranger("verify", "web0", *there, code=1).complaint
         assert worker.stop() == 0
+
+
+def test_limits_are_taken_together_or_not_at_all_by_all_callers(pitr: Pitr) -> None:
+    with (
+        fleet_of(pitr) as fleet,
+        Client(_started(fleet), set_as_default=False) as client,
+        Client(fleet.address, set_as_default=False) as other,
+    ):
+        a, b = Cap("a", 1), Cap("b", 1)
+        mine, theirs = Caps(client), Caps(other)
+        assert mine.take([b])
+        assert not theirs.take([a, b])
+        # They have given `a` back.
+        assert mine.take([a])
+        mine.give_back([a, b])
+        assert theirs.take([b, a])
+    assert parse(["engine=3", "storage-domain=8"]) == {"engine": 3, "storage-domain": 8}
+
+
+def _started(fleet: TestFleet) -> str:
+    fleet.scheduler()
+    return fleet.address
 
 
 def test_wrong_addresses_repositories_and_options_are_refused(pitr: Pitr, tmp_path: Path) -> None:
