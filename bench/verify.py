@@ -245,8 +245,8 @@ def _in_bucket(*places: Path) -> Iterator[list[str]]:
 
 def _verify(where: str, level: str) -> None:
     """Verify a repository in this process, and print what it took."""
-    from pitr.jobs.verify.stored_data import Scope, verify
     from pitr.cli import repository_location
+    from pitr.jobs.verify.stored_data import Scope, verify
     from pitr.repository import Repository
 
     location = repository_location.reachable(repository_location.parsed(where), None)
