@@ -49,6 +49,14 @@ def of_vm(store: Store, vm_id: str | None) -> list[UnfinishedDisk]:
     )
 
 
+def unfinished_vms(store: Store, vm_id: str | None) -> set[str]:
+    """Return the ids of the VMs (None: of all) with an unfinished rollback, in place or in the middle of its swap."""
+    begun = {each.vm_id for each in of_vm(store, vm_id)}
+    under = () if vm_id is None else (vm_id,)
+    left = {key[0] for key in OLD_DISKS.open(store, *under)}
+    return begun | {each for each in left if unfinished_swaps(store, each)}
+
+
 def points_of(store: Store, vm_id: str | None) -> frozenset[str]:
     """Return the ids of the points that unfinished rollbacks of a VM (None: of all VMs) need."""
     return frozenset(name for each in of_vm(store, vm_id) for name in (each.undo_id, each.point_id))

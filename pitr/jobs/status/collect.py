@@ -18,7 +18,7 @@ from pitr.jobs.status.vm_status import KnownPoints, LastPoint, PointTime
 from pitr.jobs.unusual import Unusual, median
 from pitr.jobs.unusual_files import NewestChecks
 from pitr.model import Backup, VMName
-from pitr.repository import Repository, drills, retired
+from pitr.repository import Repository, drills, retired, rollbacks
 from pitr.repository.catalog import Catalog, changes, overview
 from pitr.repository.catalog.changes import Change
 from pitr.repository.drills import Proven
@@ -41,6 +41,7 @@ class _Gathered:
     last_drills: dict[str, tuple[str, Proven]] = field(default_factory=dict)
     retired: frozenset[str] = frozenset()
     checks: list[NewestChecks] = field(default_factory=list)
+    rolling_back: set[str] = field(default_factory=set)
 
     def add(self, repository: Repository, catalog: Catalog, vm_id: str | None) -> None:
         """Gather what is known of a VM; of all VMs for None. Raises RepositoryError."""
@@ -53,6 +54,7 @@ class _Gathered:
         self.last_drills |= _last_drills(drilled)
         self.retired = retired.ids(repository.store)
         self.checks.append(NewestChecks(repository, vm_id))
+        self.rolling_back |= rollbacks.unfinished_vms(repository.store, vm_id)
 
 
 def known_points(
@@ -103,6 +105,7 @@ def _of_vm(catalog: Catalog, vm: VMName, everything: _Gathered, now: datetime) -
         incomplete=tuple(incomplete),
         proven_at=everything.proven.get(vm.id),
         failed_drill=_failed_drill(catalog, everything.last_drills.get(vm.id), damaged),
+        unfinished_rollback=vm.id in everything.rolling_back,
         retired=vm.id in everything.retired,
     )
 

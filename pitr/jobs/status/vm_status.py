@@ -69,6 +69,7 @@ class KnownPoints:
     proven_at: datetime | None = None
     failed_drill: datetime | None = None
     unusual_files: tuple[Unusual, ...] = ()
+    unfinished_rollback: bool = False
     retired: bool = False
 
 
@@ -108,6 +109,11 @@ def _reasons(
     points: KnownPoints, age: timedelta | None, max_age: timedelta | None
 ) -> Iterator[tuple[State, str]]:
     last = points.last
+    if points.unfinished_rollback:
+        yield (
+            State.CRITICAL,
+            "a rollback is unfinished: do not start the VM, and run 'pitr rollback --continue'",
+        )
     if points.newest_good is None:
         every = f"all {points.count} points are" if points.count > 1 else "the only point is"
         yield State.CRITICAL, f"no point is whole: {every} damaged"

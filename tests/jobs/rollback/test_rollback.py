@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pitr.lab import Lab, LabVM
+from pitr.repository import Repository, rollbacks
 from tests.support.lab import MiB, make_vm, nothing_open
 from tests.support.pitr import Pitr
 
@@ -121,3 +122,17 @@ def test_the_first_backup_after_a_rollback_stores_only_what_is_new(
     assert {disk["changes"] for disk in after["disks"]} == {"compared"}
     assert after["stored_bytes"] < first["stored_bytes"] / 10
     pitr("verify")
+
+
+def test_an_unfinished_rollback_is_critical_and_its_points_are_held(pitr: Pitr, vm: LabVM) -> None:
+    point = pitr.backup(vm.name)
+    with Repository.open(pitr.repository) as repository:
+        (unfinished,) = rollbacks.begin(
+            repository.store, vm.id, [vm.disks[0].id], point["backup_id"], point["backup_id"]
+        )
+    (status,) = pitr.json("status", code=1)["vms"]
+    assert status["state"] == "critical" and "--continue" in status["reasons"][0]
+    pitr("forget", point["backup_id"], code=2)
+    with Repository.open(pitr.repository) as repository:
+        unfinished.end(repository.store)
+    assert pitr.json("status")["vms"][0]["state"] == "ok"
