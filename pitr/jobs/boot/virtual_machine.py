@@ -27,6 +27,7 @@ from pitr.system.process import require
 from pitr.system.qemu.command import Drive, Machine, boot_order
 from pitr.system.qemu.firmware import Firmware, find_uefi
 from pitr.system.qemu.hardware import Bus, DiskPlace, Hardware
+from pitr.system.qemu.loader_stick import loader_stick
 from pitr.system.qemu.program import accelerator, find_qemu
 from pitr.system.qemu.running import RunningGuest, running
 from pitr.text import printable
@@ -169,10 +170,11 @@ def _machine(
     memory = wanted.memory_bytes
     if memory is None:
         memory = min(built.memory_bytes or _DEFAULT_MEMORY, _DEFAULT_MEMORY, machine.memory_bytes())
-    variables = None
+    variables = stick = None
     if program.firmware is not None:
-        variables = private / "variables"
+        variables, stick = private / "variables", private / "stick"
         shutil.copyfile(program.firmware.variables, variables)
+        stick.write_bytes(loader_stick())
     return Machine(
         hardware=built,
         drives=[Drive(disk_id, path, built.disks[disk_id]) for disk_id, path in paths.items()],
@@ -183,6 +185,7 @@ def _machine(
         vnc=wanted.screen.vnc,
         firmware=program.firmware,
         variables=variables,
+        stick=stick,
         disposable=wanted.keep is None,
         stays=wanted.observed,
     )

@@ -51,7 +51,9 @@ class Channels:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A guest to start. `display` is the value of -display, `vnc` that of -vnc; `variables` is a copy for UEFI.
+    """A guest to start. `display` is the value of -display, `vnc` that of -vnc.
+
+    For UEFI, `variables` is a copy for this guest, and `stick` the image of a USB stick that it tries last.
 
     `disposable` means that nobody keeps the drives, so that qemu need not flush them. With `stays`, a guest that shuts
     down stops with its last picture on the screen, else qemu exits.
@@ -66,6 +68,7 @@ class Machine:
     vnc: str | None = None
     firmware: Firmware | None = None
     variables: Path | None = None
+    stick: Path | None = None
     disposable: bool = True
     stays: bool = True
 
@@ -157,6 +160,9 @@ def _drives(machine: Machine) -> Iterator[str]:
         if drive.disk_id in order:
             device += f",bootindex={order[drive.disk_id]}"
         yield from ("-device", device)
+    if machine.stick is not None:
+        yield from _block_device("stick", "raw", machine.stick, read_only=True)
+        yield from ("-device", f"usb-storage,drive=stick,removable=on,bootindex={len(order) + 1}")
 
 
 class _Places:
