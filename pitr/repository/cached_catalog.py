@@ -42,7 +42,7 @@ class CompletedCatalog(Closes):
     need only one VM complete only that VM.
 
     Points with a tombstone are not in it. `own_state`: the file belongs to one host of several. Unless it `remembers`,
-    a record that is gone is forgotten.
+    a record that is gone is forgotten. `notes_whole`: a file beside the catalog says that it has had all records.
     """
 
     def __init__(
@@ -53,10 +53,12 @@ class CompletedCatalog(Closes):
         *,
         own_state: bool = False,
         remembers: bool = True,
+        notes_whole: bool = False,
     ) -> None:
         self._path = path
         self._own_state = own_state
         self._remembers = remembers
+        self._notes_whole = notes_whole
         self._tombstones = Tombstones(store)
         self._hidden: dict[str, dict[str, HiddenRecord]] = {}
         self._hidden_rows = HiddenRows(
@@ -97,7 +99,7 @@ class CompletedCatalog(Closes):
 
     def _note_whole(self) -> None:
         """Note that the file has had all records, so that this host needs no snapshot."""
-        if self._own_state and self._remembers:
+        if self._notes_whole:
             with suppress(OSError):
                 catalog_file.whole_mark(self._path).touch(mode=0o600)
 

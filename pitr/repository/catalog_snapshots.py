@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _NAME = re.compile(r"catalogs/(\d{8}T\d{6}\.\d{6}Z)-([0-9a-f]{64})\.db\.zst(\.age)?")
-_PIECE = 1 << 26
+#: A slow line takes long for more, and requests have a time limit.
+_PIECE = 1 << 23
 _CHUNK = 1 << 20
 _LEVEL = 3
 #: zstd makes no more of ids and digests. Anything larger is no catalog.
@@ -97,9 +99,12 @@ def store_snapshot(repository: Repository) -> str | None:
         return None
     catalog, _ = repository.completed_again()
     rows, records = repository.opened_catalog().hidden_rows()
-    known = {each.backup_id: each for each in rows.known().values() if each.backup_id in records}
-    of_vms = {each.name.split("/")[1] for each in known.values()}
-    entries = [each for vm_id in sorted(of_vms) for each in hidden.entries(rows, vm_id, sorted(records))]
+    hidden_ids: dict[str, list[str]] = defaultdict(list)
+    for backup_id, each in records.items():
+        hidden_ids[each.name.split("/")[1]].append(backup_id)
+    entries = [
+        entry for vm_id in sorted(hidden_ids) for entry in hidden.entries(rows, vm_id, hidden_ids[vm_id])
+    ]
     plain, packed = store.scratch_file(), store.scratch_file()
     try:
         transfer.write(catalog, plain, repository.id, entries)

@@ -153,7 +153,11 @@ class Repository(Closes):
         """Return the catalog with what completes it, and what tombstones hide."""
         if self._catalog is None:
             self._catalog = CompletedCatalog(
-                self.catalog_path, self.store, self.read_record, own_state=self._has_own_catalog
+                self.catalog_path,
+                self.store,
+                self.read_record,
+                own_state=self._has_own_catalog,
+                notes_whole=self.path != self.location,
             )
         return self._catalog
 

@@ -312,7 +312,9 @@ def test_a_folder_needs_no_snapshot(tmp_path: Path) -> None:
     with Repository.create(tmp_path / "repository", grace=timedelta(days=3)) as repository:
         prune(repository, Retention(last=1), [], notify=lambda text: None)
         assert not list(repository.store.list(names.CATALOGS))
+        assert repository.catalog.points() == []
     assert not os.path.lexists(tmp_path / "repository" / "catalogs")
+    assert not os.path.lexists(tmp_path / "repository" / "catalog.db.whole")
 
 
 def test_who_locks_objects_gets_every_point_in_the_first_list(
