@@ -25,24 +25,25 @@ _ENDINGS: Final = words(
 #: Words that also stand alone: they count only behind another ending, as in `report.docx.locked`.
 _SECOND_ENDINGS: Final = words(
     """
-    locked encrypted crypted crypt encrypt crypto crypto13 cryptz lock64 play royal hive fog cuba monti maze args
-    ransom exx ezz ecc micro zzzzz xxx_encrypted decrypt2017 rip pay payme paymrts decryptme
+    locked encrypted crypted crypt encrypt crypto13 cryptz lock64 play royal fog cuba monti maze ransom exx ezz
+    micro zzzzz xxx_encrypted decrypt2017 payme paymrts decryptme
     """
 )
 #: `report.docx.id-1A2B3C4D.[mail@example.com].xyz`
-_MAIL = re.compile(r"\.[\[{(]?[a-z0-9._+-]+@[a-z0-9.-]+\.[a-z]{2,}[\]})]?(\.[a-z0-9_-]{2,20})$")
+_MAIL = re.compile(r"\.[\[{(][a-z0-9._+-]+@[a-z0-9.-]+\.[a-z]{2,}[\]})]\.[a-z0-9_-]{2,20}$")
+#: The quantifiers are possessive: a guest must not make the search slow.
 _NOTES: Final = re.compile(
     r"(?:"
-    r"[_!@#+. -]*(?:how|help)[_ -]*(?:to|2|me)?[_ -]*(?:decrypt|recover|restore|unlock|back)[_ -]*(?:your|my|all)?"
-    r"[_ -]*(?:files?|data|them)?[_! -]*"
-    r"|[_!@#+. -]*(?:decrypt|recover|restore|unlock)[_ -]*(?:your|my|all|[a-z0-9]{4,12})?[_ -]*files?[_! -]*"
-    r"|[_!@#+. -]*(?:decrypt|recovery|help|unlock)[_ -]*instructions?[_! -]*"
-    r"|[_!@#+. -]*read[_ -]*me[_ -]*(?:for|to)[_ -]*(?:decrypt|recover|restore|unlock)[_! -]*"
-    r"|[_!@#+. -]*(?:decrypt|recover|restore|unlock)[_ -]*(?:info|read[_ -]*me)[_! -]*"
-    r"|[_!@#+. -]*(?:all[_ -]*)?your[_ -]*files[_ -]*(?:are|have[_ -]*been|were)[_ -]*"
-    r"(?:encrypted|locked|stolen)[_! -]*"
-    r"|@please_read_me@|ryukreadme|conti_readme|akira_readme|rans0m_note|ransom[_ -]*note|criticalbreachdetected"
-    r"|!+read[_ -]*me!+|[a-z0-9]{6,12}[_ -]readme|_help_help_help.*"
+    r"[_!@#+. -]*+(?:how|help)[_ -]*+(?:to|2|me)?[_ -]*+(?:decrypt|(?:recover|restore|unlock|back)(?=.*(?:file|data)))"
+    r"[_ -]*+(?:your|my|all)?[_ -]*+(?:files?|data|them)?[_! -]*+"
+    r"|[_!@#+. -]*+(?:decrypt|recover|restore|unlock)[_ -]*+(?:your|my|all|[a-z0-9]{4,12})?[_ -]*+files?[_! -]*+"
+    r"|[_!@#+. -]*+(?:decrypt|recovery|unlock)[_ -]*+instructions?[_! -]*+|_help_instructions?"
+    r"|[_!@#+. -]*+read[_ -]*+me[_ -]*+(?:for|to)[_ -]*+(?:decrypt|recover|restore|unlock)[_! -]*+"
+    r"|[_!@#+. -]*+(?:decrypt|recover|restore|unlock)[_ -]*+(?:info|read[_ -]*+me)[_! -]*+"
+    r"|[_!@#+. -]*+(?:all[_ -]*+)?your[_ -]*+files[_ -]*+(?:are|have[_ -]*+been|were)[_ -]*+"
+    r"(?:encrypted|locked|stolen)[_! -]*+"
+    r"|@please_read_me@|ryukreadme|conti_readme|akira_readme|rans0m_note|ransom[_ -]*+note|criticalbreachdetected"
+    r"|!+read[_ -]*+me!+|_help_help_help.*"
     r")\.(?:txt|html?|hta|rtf|url|png|bmp|pdf)"
 )
 
@@ -55,6 +56,6 @@ def is_ransom_name(name: str) -> bool:
         return False
     if ending in _ENDINGS:
         return True
-    if "." in base.lstrip(".") and (ending in _SECOND_ENDINGS or _MAIL.search(lower)):
+    if "." in base.lstrip(".") and (ending in _SECOND_ENDINGS or ("@" in lower and _MAIL.search(lower))):
         return True
     return _NOTES.fullmatch(lower) is not None

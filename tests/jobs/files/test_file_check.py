@@ -236,6 +236,8 @@ def test_texts_are_texts_in_any_encoding() -> None:
         "RECOVER-abcd123-FILES.txt",
         "akira_readme.txt",
         "Your files are encrypted!.txt",
+        "HOW_TO_RESTORE_FILES.html",
+        "_HELP_INSTRUCTION.html",
     ],
 )
 def test_known_names(name: str) -> None:
@@ -261,6 +263,10 @@ def test_known_names(name: str) -> None:
         "restore.sh",
         "how-to.txt",
         "user.play",
+        "install_readme.txt",
+        "how-to-recover.html",
+        "mails.anna@example.com.eml",
+        "help-instructions.html",
     ],
 )
 def test_harmless_names(name: str) -> None:
