@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pitr.repository import successions
-from pitr.repository.pairs import OLD_DISKS, ROLLBACKS
+from pitr.repository.pairs import OLD_DISKS, ROLLBACKS, Lists
 from pitr.repository.store import Store
 
 
@@ -41,7 +41,7 @@ def begin(
     return begun
 
 
-def of_vm(store: Store, vm_id: str | None) -> list[UnfinishedDisk]:
+def of_vm(store: Lists, vm_id: str | None) -> list[UnfinishedDisk]:
     """Return the unfinished disks of a VM; of all VMs for None."""
     under = () if vm_id is None else (vm_id,)
     return sorted(

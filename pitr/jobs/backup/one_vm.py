@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from pitr import times
 from pitr.copier import copy_all
-from pitr.errors import CheckpointGone, EngineError, IncrementalStopped
+from pitr.errors import BusyError, CheckpointGone, EngineError, IncrementalStopped
 from pitr.jobs.backup.base import Base, Bases
 from pitr.jobs.backup.changes import with_events
 from pitr.jobs.backup.clocks import warn_of_clocks
@@ -39,7 +39,7 @@ from pitr.ovirt.engine import (
     vm_disks,
 )
 from pitr.reporting import Notify, Progress
-from pitr.repository import Repository
+from pitr.repository import Repository, rollbacks
 from pitr.repository.damage import StoredDamage
 from pitr.repository.pairs import SeenStates
 from pitr.text import named, printable
@@ -147,6 +147,7 @@ class _BackupRun:
             self.notify(f"an earlier run of this task has made the point of VM {printable(self.vm.name)}")
             return made
         disks, left_out = self.choose_disks()
+        self._check_no_rollback(disks)
         if self.options.piping_out is not None:
             self.options.piping_out.check(self.vm.name, len(disks))
         for disk in left_out:
@@ -160,6 +161,18 @@ class _BackupRun:
         states = self.states or self.repository.store
         remove_old_checkpoints(self.repository, self.engine, self.vm, backup, states, self.notify)
         return backup
+
+    def _check_no_rollback(self, disks: Sequence[Disk]) -> None:
+        """Raise BusyError if a rollback in place has not ended: a disk can hold a part of two states."""
+        begun = rollbacks.of_vm(self.states or self.repository.store, self.vm.id)
+        unfinished = {each.disk_id for each in begun}
+        names = [printable(disk.name) for disk in disks if disk.id in unfinished]
+        if names:
+            name = printable(self.vm.name)
+            raise BusyError(
+                f"a rollback of VM {name} is unfinished: {', '.join(names)} may hold a part of two states",
+                f"End it with 'pitr rollback --continue {name}', then back up.",
+            )
 
     def _forget_states(self) -> None:
         """Ask for the VM's states again: this run has changed them."""
