@@ -143,12 +143,16 @@ class FleetOptions:
             if fleet is None or not fleet.workers():
                 return None
             from pitr.fleet.placement import Wanted  # noqa: PLC0415
-            from pitr.fleet.tasks import FleetTask  # noqa: PLC0415
+            from pitr.fleet.tasks import FleetTask, Verification  # noqa: PLC0415
             from pitr.jobs.backup.one_task import told_to  # noqa: PLC0415
             from pitr.repository import lock  # noqa: PLC0415
             from pitr.system.forked import Call  # noqa: PLC0415
 
             task = FleetTask(job, repository.id, lock.patience_s())
+            if isinstance(job, Verification):
+                from pitr.fleet.verifications import verify_on  # noqa: PLC0415
+
+                return verify_on(fleet, repository, task, job, progress, common.out.notify)
             call = Call(told_to(progress, common.out.notify), lambda: False)
             return fleet.run(task, Wanted(), (), call)
 

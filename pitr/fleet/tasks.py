@@ -43,13 +43,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A verification of one VM, one point, or everything."""
+    """A verification of one VM, one point, or everything; `share` as in Scope."""
 
     vm_id: str | None
     backup_id: str | None
     level: Level
     sample_percent: float | None
     workers: int
+    share: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def _verify(repository: Repository, job: Verification, call: Call) -> Verified:
     backup = repository.record_of(job.backup_id) if job.backup_id is not None else None
     return verify(
         repository,
-        Scope(vm_id=job.vm_id, backup=backup),
+        Scope(vm_id=job.vm_id, backup=backup, share=job.share),
         job.level,
         sample_percent=job.sample_percent,
         workers=job.workers,

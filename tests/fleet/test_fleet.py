@@ -11,11 +11,15 @@ from distributed import Client
 
 from pitr.fleet.caps import Cap, Caps, parse
 from pitr.fleet.placement import Wanted, WorkerPlace, places, tiers
+from pitr.fleet.verifications import added_up
+from pitr.jobs.verify.stored_data import Scope, Verified
 from pitr.lab import Lab
+from pitr.repository.damage import Damage
 from tests.support.fleet import TestFleet, fleet_of
 from tests.support.lab import MiB, nothing_open
 from tests.support.lab_host import children_of
 from tests.support.pitr import PATIENCE_S, Pitr, ended, wait_until
+from tests.support.points import fake_stream
 
 
 @pytest.fixture
@@ -79,6 +83,7 @@ def test_workers_do_the_same_jobs_with_the_same_documents_over_mutual_tls(
         for command in (
             ("verify", "web0"),
             ("verify",),
+            ("verify", "web0", "--sample", "100"),
             ("replicate", str(pitr.repository), str(tmp_path / "copy"), "--dry-run"),
         ):
             assert secure.json(*command, *there) == pitr.json(*command)
@@ -177,3 +182,19 @@ def test_a_task_goes_home_else_to_the_cluster_else_to_a_machine_that_is_no_host(
     assert tiers(workers, Wanted()) == [workers]
     listed = {worker.address: {"resources": worker.resources} for worker in workers}
     assert places({**listed, "dask": {"resources": {}}}) == [home, neighbour, stranger, server]
+
+
+def test_shares_have_each_stream_once_and_their_results_add_up() -> None:
+    streams = [fake_stream() for _ in range(50)]
+    shares = [[stream for stream in streams if Scope(share=(number, 3)).has(stream)] for number in range(3)]
+    assert sorted(stream.stream_id for share in shares for stream in share) == sorted(
+        stream.stream_id for stream in streams
+    )
+    damage = Damage("b", "d", "s", "corrupt", "blob", "wrong")
+    whole = added_up(
+        [
+            Verified("full", 2, 3, 10, 100, 1, 0, 0, [damage]),
+            Verified("full", 2, 4, 20, 200, 0, 1, 2, [damage]),
+        ]
+    )
+    assert whole == Verified("full", 2, 7, 30, 300, 1, 1, 2, [damage])

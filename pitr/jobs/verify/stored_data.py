@@ -26,6 +26,7 @@ from pitr.jobs.verify.chain_links import linked_streams
 from pitr.jobs.verify.checked_ids import CheckedIds
 from pitr.jobs.verify.index_check import checked_index, is_opened
 from pitr.jobs.verify.looked import Looked, collecting
+from pitr.jobs.verify.scope import Scope
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, configurations, findings, names, removed_points
@@ -40,6 +41,8 @@ from pitr.repository.stored_index import ManyIndexes
 
 #: How many objects of a bucket a check reads at once.
 _THREADS = 16
+
+__all__ = ["Level", "Scope", "Verified", "verify"]
 
 Level = Literal["quick", "full"]
 
@@ -65,18 +68,6 @@ class Verified:
     @property
     def ok(self) -> bool:
         return not self.damage
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What to verify: one VM's points, one point with its chains, or (both None) everything.
-
-    With `streams` (ids), only these streams, and all records in the scope.
-    """
-
-    vm_id: str | None = None
-    backup: Backup | None = None
-    streams: frozenset[str] | None = None
 
 
 def verify(
@@ -151,7 +142,7 @@ class _Verification:
         if scope.backup is not None:
             self._part(self._ancestry(scope.backup), scope)
         else:
-            if scope.vm_id is None and scope.streams is None:
+            if scope.vm_id is None and scope.has_all_streams:
                 self._total = sum(each.stored_bytes for each in totals.of_vms(self._catalog, times.now()))
             for vm_id, listed in self._by_vm(scope.vm_id):
                 self._part(self._records(vm_id, listed), scope)
@@ -168,7 +159,7 @@ class _Verification:
     def _part(self, backups: list[Backup], scope: Scope) -> None:
         self._configurations(backups)
         streams = self._wanted(self._streams(backups), scope)
-        if scope.vm_id is not None or scope.backup is not None or scope.streams is not None:
+        if scope.vm_id is not None or scope.backup is not None or not scope.has_all_streams:
             self._total += sum(stream.stored_bytes for _, stream in streams)
         self.result.points += len(backups)
         self.result.streams += len(streams)
@@ -177,7 +168,7 @@ class _Verification:
             self._add_look(*link, looked)
 
     def _wanted(self, links: list[tuple[Backup, Stream]], scope: Scope) -> list[tuple[Backup, Stream]]:
-        return [link for link in links if scope.streams is None or link[1].stream_id in scope.streams]
+        return [link for link in links if scope.has(link[1])]
 
     def _by_vm(self, vm_id: str | None) -> Iterator[tuple[str, set[str]]]:
         """Yield each VM (or the one with this id) with the names of its records in the store; hold those of one VM."""
