@@ -87,8 +87,8 @@ def test_the_backup_after_an_ended_rollback_compares_once(
 ) -> None:
     made = case(SIZE, MiB)
     _stop_after_one_disk(monkeypatch, made)
-    # This backup ends the distrust of the second disk, which is written later.
-    made.pitr.backup(made.vm.name)
+    refused = made.pitr.json("backup", made.vm.name, code=5)
+    assert "--continue" in refused["error"]["advice"]
     made.rollback("--continue")
     assert {disk["changes"] for disk in made.pitr.backup(made.vm.name)["disks"]} == {"compared"}
     assert {disk["changes"] for disk in made.pitr.backup(made.vm.name)["disks"]} == {"tracked"}
