@@ -75,8 +75,9 @@ def rollback(
     engine copies each disk, pitr writes what differs from the point into the copies, and the copies take the disks'
     places. The old disks stay until --discard-old.
 
-    With --in-place, pitr writes into the disks themselves. This needs no space, and takes minutes for any size. If it
-    is interrupted, the disks hold neither state: do not start the VM, and end the rollback with --continue.
+    With --in-place, pitr writes into the disks themselves. This needs no space, and sends little. If it is
+    interrupted, the disks hold neither state: do not start the VM, and end the rollback with --continue, or take it
+    back with --undo --in-place.
 
     pitr compares each disk with the point by the checksum of the server. The next backup compares the disks with the
     last point, once, and does not trust the engine's changes.

@@ -15,6 +15,7 @@ from pitr import times
 from pitr.jobs.disk_settings import settings_of
 from pitr.jobs.restore.swap import DiskSwap, Exchange
 from pitr.jobs.restore.uploading import Uploading, remove_new_disk
+from pitr.jobs.rollback import undo_point
 from pitr.jobs.rollback.copies import left_copies, suffixes
 from pitr.jobs.rollback.disks import ReturningDisk
 from pitr.jobs.rollback.handover import hand_over
@@ -22,7 +23,7 @@ from pitr.jobs.rollback.proof import check_disk
 from pitr.jobs.rollback.result import RollbackContext, RolledBackDisk
 from pitr.jobs.rollback.way_back import WayBack, open_way_back
 from pitr.jobs.upkeep.uploads import UploadNotes
-from pitr.model import Backup
+from pitr.model import Backup, Stream
 from pitr.ovirt.differences import disk_checksum, send_difference, upload_checksum
 from pitr.ovirt.engine import Disk, copy_disk, disk_exists, get_disk, start_upload, valid_alias, vm_disks
 from pitr.repository import rollbacks
@@ -80,8 +81,10 @@ def _swap(context: RollbackContext, exchanges: Sequence[Exchange], undo: Backup,
     _tell_of_old(context, exchanges, undo)
 
 
-def finish_swap(context: RollbackContext, left: Sequence[OldDisk], undo: Backup) -> list[RolledBackDisk]:
-    """End a swap that was killed: attach the disks that hold the point, and detach those that hold `undo`."""
+def finish_swap(
+    context: RollbackContext, left: Sequence[OldDisk], undo: Backup, back_to: Backup
+) -> list[RolledBackDisk]:
+    """End a swap that was killed: attach the disks that hold `back_to`, and detach those that hold `undo`."""
     attached = {disk.id: disk for disk in vm_disks(context.engine, undo.vm.id)}
     exchanges: list[Exchange] = []
     for each in left:
@@ -105,6 +108,11 @@ def finish_swap(context: RollbackContext, left: Sequence[OldDisk], undo: Backup)
     suffix = _old_suffix()
     _disk_swap(context, undo.vm.id).carry_out(exchanges, suffix)
     _tell_of_old(context, exchanges, undo)
+    streams = {
+        each.in_place: undo_point.stream_in(context.repository, back_to, each.in_place) for each in left
+    }
+    new_disks = {disk_id: stream for disk_id, stream in streams.items() if stream is not None}
+    hand_over(context, back_to, undo, new_disks, max(times.now(), undo.point + timedelta(seconds=1)))
     return [
         RolledBackDisk(each.new_id, each.name, 0, 0, 0, 0.0, verified=True, old_disk_id=each.was_id)
         for each in exchanges
@@ -141,6 +149,8 @@ def swap_back(
     """
     done: list[RolledBackDisk] = []
     exchanges: list[Exchange] = []
+    new_disks: dict[str, Stream] = {}
+    began_at = time.monotonic()
     workers = context.options.workers
     for each, now in zip(left, present, strict=True):
         started_at = time.monotonic()
@@ -158,6 +168,7 @@ def swap_back(
             )
             differing = way.differing_bytes
         exchanges.append(_exchange(each.disk_id, now))
+        new_disks[each.disk_id] = old_stream
         done.append(
             RolledBackDisk(
                 each.disk_id, now.name, differing, 0, 0, time.monotonic() - started_at, True, now.id
@@ -166,6 +177,8 @@ def swap_back(
     _swap(context, exchanges, undo, back_to)
     for each in left:
         each.end(context.repository.store)
+    at = undo.point + timedelta(seconds=time.monotonic() - began_at)
+    hand_over(context, back_to, undo, new_disks, at)
     return done
 
 

@@ -149,7 +149,7 @@ def _go_on_swapping(context: RollbackContext, vm: VMName, left: Sequence[OldDisk
     if not context.options.dry_run:
         with context.repository.lock_vm(vm):
             _check_down(context, vm.id)
-            done = on_copies.finish_swap(context, left, before)
+            done = on_copies.finish_swap(context, left, before, back_to)
     result = RolledBack(back_to, before, done, in_place=False, dry_run=context.options.dry_run)
     return result if context.options.dry_run else _ended(context, result)
 

@@ -128,6 +128,9 @@ def test_a_swap_that_was_killed_is_ended(killing: Killing) -> None:
         assert killing.contents() == killing.then, step
         assert [disk.name for disk in killing.disks()] == ["d0", "d1"]
         assert [name.count("_before_rollback_") for name in killing.detached()] == [1, 1], step
+        if number == 0:
+            document = json.loads(killing.good("backup", killing.vm.name, "--output", "json").out)
+            assert {disk["changes"] for disk in document["backups"][0]["disks"]} == {"compared"}
         # The old disks are still there, and go back without a byte.
         undone = json.loads(killing.rollback("--undo", "--output", "json").out)
         assert {disk["bytes_written"] + disk["bytes_zeroed"] for disk in undone["disks"]} == {0}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,8 @@ def test_the_backup_after_an_ended_rollback_compares_once(
 ) -> None:
     made = case(SIZE, MiB)
     _stop_after_one_disk(monkeypatch, made)
-    # This backup ends the distrust of the second disk, which is written later.
-    made.pitr.backup(made.vm.name)
+    refused = made.pitr.json("backup", made.vm.name, code=5)
+    assert "--continue" in refused["error"]["advice"]
     made.rollback("--continue")
     assert {disk["changes"] for disk in made.pitr.backup(made.vm.name)["disks"]} == {"compared"}
     assert {disk["changes"] for disk in made.pitr.backup(made.vm.name)["disks"]} == {"tracked"}
@@ -143,6 +144,43 @@ def test_an_unfinished_rollback_can_be_undone(case: Cases, lab: Lab, monkeypatch
     assert made.contents() == made.now
     assert nothing_open(lab)
     made.rollback("--continue", code=4)
+
+
+def test_damage_of_the_point_is_found_before_a_byte_is_written(case: Cases, lab: Lab) -> None:
+    made = case()
+    _write(made.vm, lab, MiB, random.Random(7).randbytes(512 * KiB))
+    made.point = str(made.pitr.backup(made.vm.name)["backup_id"])
+    # The disk does not differ from the point there, so only a read of the whole point finds it.
+    blob = max(made.pitr.repository.rglob("*.zst"), key=lambda path: path.stat().st_mtime_ns)
+    data = bytearray(blob.read_bytes())
+    assert len(data) > 512 * KiB
+    data[len(data) // 2] ^= 0xFF
+    blob.chmod(0o600)
+    blob.write_bytes(data)
+    _write(made.vm, lab, 0, b"later")
+    made.now = made.contents()
+    refused = made.to_point("--in-place", code=3)
+    assert refused["error"]["type"] == "StoredDamage"
+    assert made.contents() == made.now and nothing_open(lab)
+    made.rollback("--continue", code=4)
+
+
+@pytest.mark.parametrize("fault", ["disk copy", "upload verification"])
+def test_a_failure_on_a_copy_leaves_the_vm_as_it_was(case: Cases, lab: Lab, fault: Any) -> None:
+    made = case(SIZE, MiB)
+    before = {disk.id for disk in lab.disks}
+    lab.engine.faults.fail(fault)
+    made.to_point(code=6)
+    assert made.contents() == made.now and nothing_open(lab)
+    assert {disk.id for disk in lab.disks} == before
+    assert [disk.name for disk in lab.vm(made.vm.id).disks] == ["d0", "d1"]
+    made.rollback("--continue", code=4)
+    made.to_point("--start")
+    assert lab.vm(made.vm.id).running
+    refused = made.rollback("--undo", code=6)
+    assert "--stop" in refused["error"]["advice"]
+    made.rollback("--undo", "--stop")
+    assert made.contents() == made.now
 
 
 def _stop_after_one_disk(monkeypatch: pytest.MonkeyPatch, made: Case) -> None:
