@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from pitr.copier.copy import DEFAULT_WORKERS, Copied, OrderedSink, OrderedWriter
 from pitr.copier.protocols import WINDOW, Sink
@@ -93,10 +93,11 @@ class _Pouring:
     def _work(self) -> None:
         try:
             with cancelled_by(self._cancellation), self._sink.open_writer() as writer:
+                ordered = isinstance(writer, OrderedWriter)
                 while (taken := self._take()) is not None:
                     number, batch = taken
                     counts = self._write(writer, batch)
-                    made = writer.take() if isinstance(writer, OrderedWriter) else None
+                    made = cast(OrderedWriter, writer).take() if ordered else None
                     self._deliver(number, made, counts)
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             self._end(error)

@@ -55,7 +55,7 @@ class Decompressor:
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdDecompressor()
 
-    def decompress(self, frame: bytes, length: int) -> bytes:
+    def decompress(self, frame: bytes | memoryview, length: int) -> bytes:
         """Decompress `frame`, which must be exactly one frame of `length` bytes.
 
         zstd compares its own checksum. Raises FormatError, without allocating memory for a frame that claims
@@ -74,7 +74,7 @@ class Decompressor:
             raise FormatError(f"a frame holds {len(data)} bytes instead of {length}")
         return data
 
-    def first_text(self, frames: bytes, limit: int) -> bytes:
+    def first_text(self, frames: bytes | memoryview, limit: int) -> bytes:
         """Decompress the first of `frames`, which must be header text of at most `limit` bytes."""
         try:
             if zstandard.get_frame_parameters(frames).content_size > limit:
@@ -83,7 +83,7 @@ class Decompressor:
         except zstandard.ZstdError as error:
             raise FormatError(f"the first frame cannot be decompressed: {error}") from None
 
-    def decompress_text(self, frames: bytes, limit: int) -> bytes:
+    def decompress_text(self, frames: bytes | memoryview, limit: int) -> bytes:
         """Decompress one or more frames of header text, with at most `limit` bytes in all."""
         text = b""
         while frames:

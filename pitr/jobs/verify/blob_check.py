@@ -166,7 +166,9 @@ class _Checker:
         if not hasattr(self._local, "decompressor"):
             self._local.decompressor = Decompressor()
         decompressor: Decompressor = self._local.decompressor
-        stored = self._blob.read_at(part.begin, part.end - part.begin)
+        whole = self._blob.read_at(part.begin, part.end - part.begin)
+        # Slices of it are not copies.
+        stored = memoryview(whole)
         damage: list[StoredDamage] = []
         frames = 0
         at = part.begin
@@ -186,10 +188,10 @@ class _Checker:
             expected, first = sparse.TAIL, False
         if part.last:
             self._text(decompressor, stored[at - part.begin :], expected + sparse.STOP, at, first, damage)
-        return _PartChecked(stored, frames, tuple(damage))
+        return _PartChecked(whole, frames, tuple(damage))
 
     def _frame(
-        self, decompressor: Decompressor, row: IndexRow, frame: bytes, damage: list[StoredDamage]
+        self, decompressor: Decompressor, row: IndexRow, frame: memoryview, damage: list[StoredDamage]
     ) -> None:
         try:
             if digest_of(decompressor.decompress(frame, row.length)) != row.digest:
@@ -200,7 +202,7 @@ class _Checker:
     def _text(
         self,
         decompressor: Decompressor,
-        stored: bytes,
+        stored: memoryview,
         expected: bytes,
         offset: int,
         first: bool,
