@@ -92,8 +92,11 @@ class FleetOptions:
             )
 
     @contextmanager
-    def opened(self, common: Common, alone: int) -> Iterator[Fleet | None]:
-        """Connect to the scheduler while the block runs; None without one. Raises PitrError, UsageError."""
+    def opened(self, common: Common, alone: int, *, engine: bool) -> Iterator[Fleet | None]:
+        """Connect to the scheduler while the block runs; None without one. Raises PitrError, UsageError.
+
+        `engine`: this process may have to do tasks that need the engine.
+        """
         if self.scheduler is None:
             yield None
             return
@@ -103,7 +106,8 @@ class FleetOptions:
 
         address = connections.checked_address(self.scheduler)
         security = connections.security(address, self.tls)
-        with Fleet(address, security, setup_of(common), alone=alone, notify=common.out.notify) as fleet:
+        setup = setup_of(common, engine=engine)
+        with Fleet(address, security, setup, alone=alone, notify=common.out.notify) as fleet:
             if fleet.dashboard is not None:
                 common.out.notify(f"dashboard of the scheduler: {fleet.dashboard}")
             yield fleet
@@ -131,7 +135,7 @@ class FleetOptions:
 
         with Repository.open(location) as repository:
             to = RepositoryOfFleet(repository.id, lock.patience_s())
-        with self.opened(common, common.settings.jobs or 1) as fleet:
+        with self.opened(common, common.settings.jobs or 1, engine=True) as fleet:
             if fleet is None:
                 raise AssertionError("there is a scheduler")
             backups = FleetBackups(fleet, engine, to, caps.parse(self.caps))
@@ -139,7 +143,7 @@ class FleetOptions:
 
     def done(self, common: Common, repository: Repository, job: Job, progress: Progress | None) -> Any:
         """Return the result of the job of a worker; None without a scheduler or a worker: this process does it."""
-        with self.opened(common, 1) as fleet:
+        with self.opened(common, 1, engine=False) as fleet:
             if fleet is None or not fleet.workers():
                 return None
             from pitr.fleet.placement import Wanted  # noqa: PLC0415
@@ -157,13 +161,13 @@ class FleetOptions:
             return fleet.run(task, Wanted(), (), call)
 
 
-def setup_of(common: Common, name: str | None = None) -> Setup:
+def setup_of(common: Common, *, engine: bool) -> Setup:
     """Return what a worker takes from its own settings. Raises UsageError."""
     from pitr.fleet.tasks import Setup  # noqa: PLC0415
 
     return Setup(
         common.location_if_named(),
-        common.engine_config() if common.names_engine else None,
+        common.engine_config() if engine and common.names_engine else None,
         lambda text: common.reachable(repository_location.parsed(text)),
-        name or socket.gethostname(),
+        socket.gethostname(),
     )

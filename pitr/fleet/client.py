@@ -269,18 +269,19 @@ class Fleet(Closes):
     def _answer(self, submitted: _Submitted, call: Call) -> Any:
         future = submitted.future
         while True:
-            self._tell_next(submitted, call)
+            heard = self._tell_next(submitted, call)
             if future.done() and submitted.events.empty():
                 return self._result(future)
             _check(call)
-            self._check_alive(submitted)
+            if not heard:
+                self._check_alive(submitted)
 
-    def _tell_next(self, submitted: _Submitted, call: Call) -> None:
-        """Wait a moment for a line or for progress of the task, and pass it on."""
+    def _tell_next(self, submitted: _Submitted, call: Call) -> bool:
+        """Wait a moment for a line or for progress of the task, and pass it on. Return whether there was one."""
         try:
             event = submitted.events.get(timeout=_POLL_S)
         except Empty:
-            return
+            return False
         match event:
             case {"started": _}:
                 submitted.is_started = True
@@ -290,6 +291,7 @@ class Fleet(Closes):
                 call.tell(Line(line))
             case {"done": int(done), "total": int(total)}:
                 call.tell(Bytes(done, total))
+        return True
 
     def _check_alive(self, submitted: _Submitted) -> None:
         """Raise _Lost if nobody will answer any more."""

@@ -39,6 +39,11 @@ class RateLimit:
         """Let processes that are forked from now on count into the same bucket."""
         self._shared = self._shared or _Shared(self._tokens, self._filled_at)
 
+    @property
+    def tokens(self) -> float:
+        """The bytes that may move at once, as of the last `spend` of this process; negative for a debt."""
+        return self._tokens
+
     def lift(self) -> None:
         """Let all waits end, now and from now on."""
         self._lifted = True

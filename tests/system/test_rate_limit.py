@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
@@ -11,6 +12,7 @@ import pytest
 from pitr.errors import UsageError
 from pitr.system import rate_limit
 from pitr.system.cancellation import Cancellation, Cancelled, cancelled_by
+from pitr.system.rate_limit import RateLimit
 from pitr.units import parse_rate
 
 MiB = 1 << 20
@@ -72,3 +74,18 @@ def test_what_is_no_rate_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as raised:
         parse_rate(text)
     assert "--limit-rate 5M" in raised.value.advice
+
+
+def test_processes_count_into_one_limit() -> None:
+    limit = RateLimit(1)
+    limit.share()
+    child = os.fork()
+    if child == 0:
+        # It does not wait for the debt that it leaves.
+        limit.lift()
+        limit.spend(10_000)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    limit.lift()
+    limit.spend(1)
+    assert -10_001 <= limit.tokens < -9_000

@@ -72,7 +72,7 @@ def worker(
     security = connections.security(scheduler, tls)
     rate_limit.share()
     common.repository_location()
-    setup = setup_of(common)
+    setup = setup_of(common, engine=True)
     place = _place(common, setup, slots, host_id or this_host(), cluster)
     job.serve(setup, place, security, scheduler, common.out.notify)
 

@@ -2,7 +2,7 @@
 """Backups in processes of this machine: one interpreter runs one thread of Python at a time, several run several.
 
 There are no more processes than processors. Each one runs several backups in threads: a backup of a small VM mostly
-waits for the engine, and a process of its own would cost it more than it gains (docs/performance.md).
+waits for the engine, and a process of its own would cost it more than it gains (docs/scale.md).
 """
 
 from __future__ import annotations
