@@ -24,7 +24,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 def key(pair: Pair, name: str = "a") -> tuple[str, ...]:
-    return (*("vm", "disk", "x")[: pair.parts - 1], name)
+    return (*("vm", "disk", "x", "y", "z")[: pair.parts - 1], name)
 
 
 def objects(store: Store) -> list[str]:

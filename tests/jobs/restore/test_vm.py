@@ -166,7 +166,7 @@ def test_replace_that_fails_puts_the_old_disks_back(lab: Lab, pitr: Pitr, tmp_pa
         lab.engine.faults.next("POST", "diskattachments$", status=409, body="<fault/>")
     else:
         # The first two calls rename the old disks.
-        with mock.patch("pitr.jobs.restore.replace_disks.rename_attached_disk", _fails_at_third_call()):
+        with mock.patch("pitr.jobs.restore.swap.rename_attached_disk", _fails_at_third_call()):
             pitr("restore", "--at", "now", "--replace", code=6)
     if fault != "rename":
         pitr("restore", "--at", "now", "--replace", code=6)
