@@ -98,4 +98,6 @@ UPLOADS = Pair("uploads", "done", 1)
 ROLLBACKS = Pair("rollbacks", "rolled-back", 5)
 #: Disks that a rollback leaves detached: VM, old disk, the disk in its place, the undo point, the other point, random.
 OLD_DISKS = Pair("old-disks", "discarded", 6)
-ALL = (PENDING, CHECKPOINTS, DISTRUSTED, UPLOADS, ROLLBACKS, OLD_DISKS)
+#: Swaps of disks by a rollback: VM, the random part of the keys of its OLD_DISKS.
+SWAPS = Pair("swaps", "swapped", 2)
+ALL = (PENDING, CHECKPOINTS, DISTRUSTED, UPLOADS, ROLLBACKS, OLD_DISKS, SWAPS)

@@ -10,8 +10,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pitr.repository import successions
-from pitr.repository.pairs import OLD_DISKS, ROLLBACKS, Lists
+from pitr.repository.pairs import OLD_DISKS, ROLLBACKS, SWAPS, Lists
 from pitr.repository.store import Store
 
 
@@ -51,10 +50,8 @@ def of_vm(store: Lists, vm_id: str | None) -> list[UnfinishedDisk]:
 
 def unfinished_vms(store: Store, vm_id: str | None) -> set[str]:
     """Return the ids of the VMs (None: of all) with an unfinished rollback, in place or in the middle of its swap."""
-    begun = {each.vm_id for each in of_vm(store, vm_id)}
     under = () if vm_id is None else (vm_id,)
-    left = {key[0] for key in OLD_DISKS.open(store, *under)}
-    return begun | {each for each in left if unfinished_swaps(store, each)}
+    return {each.vm_id for each in of_vm(store, vm_id)} | {key[0] for key in SWAPS.open(store, *under)}
 
 
 def points_of(store: Store, vm_id: str | None) -> frozenset[str]:
@@ -91,9 +88,16 @@ def leave(
     """Note disks that a rollback is about to swap: pairs of the old disk's id and that of the disk in its place."""
     token = uuid.uuid4().hex
     left = [OldDisk(vm_id, old_id, new_id, undo_id, point_id, token) for old_id, new_id in replaced]
+    SWAPS.begin(store, vm_id, token)
     for each in left:
         OLD_DISKS.begin(store, *each._key)
     return left
+
+
+def swapped(store: Store, left: Sequence[OldDisk]) -> None:
+    """Note that the swap of these disks has ended: they are detached, or all are in their places again."""
+    for vm_id, token in {(each.vm_id, each.token) for each in left}:
+        SWAPS.end(store, vm_id, token)
 
 
 def old_disks(store: Store, vm_id: str) -> list[OldDisk]:
@@ -102,9 +106,6 @@ def old_disks(store: Store, vm_id: str) -> list[OldDisk]:
 
 
 def unfinished_swaps(store: Store, vm_id: str) -> list[OldDisk]:
-    """Return the disks of the newest swap that has begun and is not complete: only then is the succession noted."""
-    left = old_disks(store, vm_id)
-    if not left:
-        return []
-    complete = successions.of_vm(store, vm_id).pairs
-    return [each for each in left if (each.disk_id, each.in_place) not in complete]
+    """Return the disks of swaps that have begun and not ended."""
+    tokens = {token for _, token in SWAPS.open(store, vm_id)}
+    return [each for each in old_disks(store, vm_id) if each.token in tokens] if tokens else []

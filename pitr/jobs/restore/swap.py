@@ -54,8 +54,8 @@ class DiskSwap:
         for exchange in exchanges:
             note_succession(repository, self._vm_id, exchange.was_id, exchange.new_id, notify)
 
-    def undo(self) -> None:
-        """Put the old disks back, if the swap is not complete; tell if that fails."""
+    def undo(self) -> bool:
+        """Put the old disks back, if the swap is not complete; tell if that fails, and return whether they are back."""
         try:
             self._undo.close()
         except PitrError as error:
@@ -63,6 +63,8 @@ class DiskSwap:
                 f"cannot put the old disks of VM {self._vm_id} back: {error.message}. They still exist: "
                 "attach them by hand"
             )
+            return False
+        return True
 
     def _take_away(self, old: Disk, suffix: str) -> None:
         rename_attached_disk(self._engine, self._vm_id, old.id, valid_alias(old.name, suffix))

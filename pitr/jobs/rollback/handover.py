@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from pitr import times
-from pitr.errors import RepositoryError
+from pitr.errors import Interrupted, PitrError
 from pitr.jobs.disk_settings import settings_of
 from pitr.jobs.holds import marking
 from pitr.jobs.rollback.result import RollbackContext
@@ -32,30 +32,46 @@ def hand_over(
     """Store the point of the VM at the time `at`, and return it.
 
     `new_disks` has the streams of `back_to` that the new disks hold, by the ids of these. The VM's other disks are as
-    in `undo`. The next backup compares all disks with the new point. If the repository cannot store the point, `notify`
+    in `undo`. The next backup compares all disks with the new point. If the point cannot be stored, `notify`
     gets a line, the result is None, and the next backup stores the new disks in full.
     """
     repository, vm_id = context.repository, undo.vm.id
-    attached = vm_disks(context.engine, vm_id)
-    held = [
-        (disk, back_to, new_disks[disk.id]) if disk.id in new_disks else (disk, undo, stream)
-        for disk in attached
-        if (stream := new_disks.get(disk.id) or undo.stream_of(disk.id)) is not None
-    ]
-    configuration = get_configuration(context.engine, vm_id)
     try:
-        made = _store(repository, undo, held, at, configuration)
+        made = _store(
+            repository,
+            undo,
+            _held(context, back_to, undo, new_disks),
+            at,
+            get_configuration(context.engine, vm_id),
+        )
         for disk_id in new_disks:
             # The engine has a checkpoint of the disks before, and no list of changes of these.
             notes.distrust(repository.store, vm_id, disk_id)
         with marking(repository, made):
             marks.note(repository.store, made, f"after rollback to {times.to_text(back_to.point)}")
-    except RepositoryError as error:
+    except Interrupted:
+        raise
+    except PitrError as error:
+        # The rollback itself is complete.
         context.watch.notify(
             f"cannot store the point after the rollback: {error.message}. The next backup stores the new disks in full"
         )
         return None
     return made
+
+
+def _held(
+    context: RollbackContext, back_to: Backup, undo: Backup, new_disks: Mapping[str, Stream]
+) -> list[tuple[Disk, Backup, Stream]]:
+    """Return the VM's disks, each with the point and the stream that it holds; those of no point are left out."""
+    held: list[tuple[Disk, Backup, Stream]] = []
+    for disk in vm_disks(context.engine, undo.vm.id):
+        new, unchanged = new_disks.get(disk.id), undo.stream_of(disk.id)
+        if new is not None:
+            held.append((disk, back_to, new))
+        elif unchanged is not None:
+            held.append((disk, undo, unchanged))
+    return held
 
 
 def _store(

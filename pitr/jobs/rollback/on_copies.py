@@ -51,7 +51,7 @@ def write_on_copies(
             copy, result = _on_copy(context, each, undo, back_to, suffix, failure)
             done.append(result)
             exchanges.append(_exchange(copy.id, each.disk))
-        _swap(context, exchanges, undo, back_to)
+        _swap(context, exchanges, undo, back_to, failure)
         failure.pop_all()
     new_disks = {result.disk_id: each.stream for each, result in zip(disks, done, strict=True)}
     # By the engine's clock, as the undo point.
@@ -60,10 +60,13 @@ def write_on_copies(
     return done
 
 
-def _swap(context: RollbackContext, exchanges: Sequence[Exchange], undo: Backup, back_to: Backup) -> None:
+def _swap(
+    context: RollbackContext, exchanges: Sequence[Exchange], undo: Backup, back_to: Backup, failure: ExitStack
+) -> None:
     """Let disks that hold `back_to` take the places of others, which hold `undo` and get a suffix to their names.
 
-    After an error it puts the others back.
+    After an error it puts the others back. If that fails, too, the swap stays noted for --continue, and all disks stay:
+    what `failure` would remove is needed then.
     """
     store = context.repository.store
     # Before the swap, so that a killed one can go on.
@@ -74,10 +77,15 @@ def _swap(context: RollbackContext, exchanges: Sequence[Exchange], undo: Backup,
     try:
         swapping.carry_out(exchanges, suffix)
     except BaseException:
-        swapping.undo()
-        for each in left:
-            each.end(store)
+        if swapping.undo():
+            rollbacks.swapped(store, left)
+            for each in left:
+                each.end(store)
+        else:
+            failure.pop_all()
+            context.watch.notify(f"'pitr rollback --continue {printable(undo.vm.name)}' ends the rollback")
         raise
+    rollbacks.swapped(store, left)
     _tell_of_old(context, exchanges, undo)
 
 
@@ -107,6 +115,7 @@ def finish_swap(
         )
     suffix = _old_suffix()
     _disk_swap(context, undo.vm.id).carry_out(exchanges, suffix)
+    rollbacks.swapped(context.repository.store, left)
     _tell_of_old(context, exchanges, undo)
     streams = {
         each.in_place: undo_point.stream_in(context.repository, back_to, each.in_place) for each in left
@@ -174,7 +183,8 @@ def swap_back(
                 each.disk_id, now.name, differing, 0, 0, time.monotonic() - started_at, True, now.id
             )
         )
-    _swap(context, exchanges, undo, back_to)
+    with ExitStack() as failure:
+        _swap(context, exchanges, undo, back_to, failure)
     for each in left:
         each.end(context.repository.store)
     at = undo.point + timedelta(seconds=time.monotonic() - began_at)

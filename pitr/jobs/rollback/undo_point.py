@@ -65,8 +65,11 @@ def newest(repository: Repository, vm: VMName) -> Backup:
 
 
 def with_id(repository: Repository, backup_id: str, vm: VMName) -> Backup:
-    """Return the point with this id, or the one that stands for it. Raises NoSuchPoint."""
-    return find.point_with_id(repository, backup_id, vm).backup
+    """Return the point with this id, or the one that stands for it, also a removed one that is still there.
+
+    Raises NoSuchPoint.
+    """
+    return find.point_of(repository, vm.id, backup_id, None).backup
 
 
 def stream_in(repository: Repository, backup: Backup, disk_id: str) -> Stream | None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from pitr.errors import EngineBusy, EngineError
 from pitr.lab import Lab, LabVM
+from pitr.ovirt.engine import rename_attached_disk
 from tests.support.lab import KiB, MiB, make_vm, nothing_open
 from tests.support.pitr import Pitr
 
@@ -201,3 +203,42 @@ def _stop_after_one_disk(monkeypatch: pytest.MonkeyPatch, made: Case) -> None:
         patch.setattr(in_place, "_write", one)
         made.to_point("--in-place", code=6)
     assert made.contents() not in (made.now, made.then)
+
+
+def test_a_swap_that_can_neither_end_nor_be_undone_goes_on_later(
+    case: Cases, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = case(SIZE)
+    # Undone and done again: the second swap is of the same two disks as the first one.
+    own.to_point()
+    own.rollback("--undo")
+    calls: list[str] = []
+
+    def fail_from_the_second_on(*arguments: Any) -> None:
+        calls.append(arguments[-1])
+        if len(calls) > 1:
+            raise EngineBusy("the disk is locked")
+        rename_attached_disk(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pitr.jobs.restore.swap.rename_attached_disk", fail_from_the_second_on)
+        own.rollback("--undo", code=6)
+    assert own.pitr.json("status", code=1)["vms"][0]["state"] == "critical"
+    own.to_point(code=6)
+    own.rollback("--continue")
+    assert own.contents() == own.then and len(lab.vm(own.vm.id).disks) == 1
+    own.rollback("--continue", code=4)
+
+
+def test_a_rollback_is_complete_without_the_point_after_it(
+    case: Cases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = case(SIZE)
+
+    def refuse(*_: Any) -> None:
+        raise EngineError("the engine is away")
+
+    monkeypatch.setattr("pitr.jobs.rollback.handover.get_configuration", refuse)
+    said = own.pitr("rollback", own.vm.name, "--point", own.point)
+    assert "cannot store the point after the rollback: the engine is away" in said.stderr
+    assert own.contents() == own.then
