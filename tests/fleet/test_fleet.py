@@ -16,7 +16,7 @@ from pitr.jobs.verify.stored_data import Scope, Verified
 from pitr.lab import Lab
 from pitr.repository.damage import Damage
 from tests.support.fleet import TestFleet, fleet_of
-from tests.support.lab import MiB, nothing_open
+from tests.support.lab import nothing_open, three_vms
 from tests.support.lab_host import children_of
 from tests.support.pitr import PATIENCE_S, Pitr, ended, wait_until
 from tests.support.points import fake_stream
@@ -24,14 +24,7 @@ from tests.support.points import fake_stream
 
 @pytest.fixture
 def vms(lab: Lab) -> list[str]:
-    names = [f"web{number}" for number in range(3)]
-    for name in names:
-        vm = lab.add_vm(name)
-        vm.add_disk("system", MiB, bootable=True)
-        vm.start()
-        with vm.disks[0].guest() as guest:
-            guest.write(0, name.encode() * 1000)
-    return names
+    return three_vms(lab)
 
 
 def test_a_killed_worker_costs_no_vm_its_point(lab: Lab, pitr: Pitr, vms: list[str]) -> None:

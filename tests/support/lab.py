@@ -58,6 +58,18 @@ def scribble(guest: Guest, chance: random.Random, size: int, writes: int = 24) -
             guest.discard(start, length)
 
 
+def three_vms(lab: Lab) -> list[str]:
+    """Three running VMs with a disk each that holds the VM's name: web0, web1, web2."""
+    names = [f"web{number}" for number in range(3)]
+    for name in names:
+        vm = lab.add_vm(name)
+        vm.add_disk("system", MiB, bootable=True)
+        vm.start()
+        with vm.disks[0].guest() as guest:
+            guest.write(0, name.encode() * 1000)
+    return names
+
+
 @contextmanager
 def oracle_of(lab: Lab, folder: Path, *, then: Callable[[], None] | None = None) -> Iterator[dict[str, Path]]:
     """Copy each disk's content at the very moment at which the host begins a backup; then call `then`.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from pitr.errors import FileSystemError, NoSuchFile, UsageError
@@ -26,9 +26,12 @@ def places_of(volumes: Volumes, path: str, volume: str | None = None, *, follow:
         return [volumes.locate(path, volume, follow=follow)]
     searched = [volumes.volume_named(volume)] if volume is not None else list(volumes.all)
     unreadable: list[FileSystemError] = []
-    found = _named(volumes, searched, path, follow, unreadable) or _matching(
-        volumes, searched, path, follow, unreadable
-    )
+
+    def matching(each: GuestVolume) -> list[Place]:
+        return _matches(volumes, each, path, follow)
+
+    found = _in_each(searched, lambda each: _named(volumes, each, path, follow), unreadable)
+    found = found or _in_each(searched, matching, unreadable)
     if not found and unreadable:
         raise unreadable[0]
     if not found and volume is None:
@@ -37,7 +40,7 @@ def places_of(volumes: Volumes, path: str, volume: str | None = None, *, follow:
             return [volumes.locate(path, follow=follow)]
         except NoSuchFile:
             more = [each for each in volumes.all if each not in searched]
-            found = _matching(volumes, more, path, follow, unreadable)
+            found = _in_each(more, matching, unreadable)
     if len(found) > 1:
         names = ", ".join(name for _, name in found)
         raise UsageError(
@@ -60,40 +63,26 @@ _Found = dict[tuple[str, str], list[Place]]
 """Places by disk id and volume."""
 
 
-def _named(
-    volumes: Volumes,
+def _in_each(
     searched: Sequence[GuestVolume],
-    path: str,
-    follow: bool,
+    look: Callable[[GuestVolume], list[Place]],
     unreadable: list[FileSystemError],
 ) -> _Found:
-    """Return the places that have this very name. The errors of volumes that cannot be read go to `unreadable`."""
+    """Return what `look` finds. The errors of volumes that cannot be read go to `unreadable`."""
     found: _Found = {}
     for each in searched:
         try:
-            if each.readable and (node := _node(volumes.open(each), path, follow=follow)) is not None:
-                found[(each.disk.disk_id, each.name)] = [Place(each, path, node)]
-        except FileSystemError as error:
-            unreadable.append(error)
-    return found
-
-
-def _matching(
-    volumes: Volumes,
-    searched: Sequence[GuestVolume],
-    path: str,
-    follow: bool,
-    unreadable: list[FileSystemError],
-) -> _Found:
-    """Return the places that match the path. The errors of volumes that cannot be read go to `unreadable`."""
-    found: _Found = {}
-    for each in searched:
-        try:
-            if each.readable and (places := _matches(volumes, each, path, follow)):
+            if each.readable and (places := look(each)):
                 found[(each.disk.disk_id, each.name)] = places
         except FileSystemError as error:
             unreadable.append(error)
     return found
+
+
+def _named(volumes: Volumes, volume: GuestVolume, path: str, follow: bool) -> list[Place]:
+    """Return the place that has this very name, if there is one."""
+    node = _node(volumes.open(volume), path, follow=follow)
+    return [Place(volume, path, node)] if node is not None else []
 
 
 def _matches(volumes: Volumes, volume: GuestVolume, path: str, follow: bool) -> list[Place]:

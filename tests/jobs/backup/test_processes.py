@@ -13,7 +13,7 @@ from pitr.jobs.backup.task_ids import committed, new_backup_id
 from pitr.lab import Lab
 from pitr.repository import Repository
 from pitr.system.machine import processors
-from tests.support.lab import MiB, nothing_open
+from tests.support.lab import nothing_open, three_vms
 from tests.support.lab_host import children_of
 from tests.support.pitr import Pitr, ended, wait_until
 
@@ -22,13 +22,7 @@ pytestmark = pytest.mark.skipif(processors() == 1, reason="one processor: pitr u
 
 @pytest.fixture
 def vms(lab: Lab) -> list[str]:
-    names = [f"web{number}" for number in range(3)]
-    for name in names:
-        vm = lab.add_vm(name)
-        vm.add_disk("system", MiB, bootable=True)
-        vm.start()
-        with vm.disks[0].guest() as guest:
-            guest.write(0, name.encode() * 1000)
+    names = three_vms(lab)
     # Readiness takes its time: a signal comes when all wait for it.
     lab.engine.phase_lag_s = 0.3
     return names
