@@ -1,8 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`python -m pitr`."""
+"""The process of a command: `pitr`, and `python -m pitr`.
 
+A signal while pitr is being imported ends the process without a word, as it does with any program that has not begun.
+Once the command has ended and its exit code is known, a signal changes nothing.
+"""
+
+import os
+import signal
 import sys
 
-from pitr.cli.main import main
 
-sys.exit(main())
+def run() -> int:
+    """Run the command of `sys.argv`; return its exit code (docs/cli.md)."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from pitr.cli.main import main  # noqa: PLC0415 - the import is what may be interrupted
+    from pitr.system.signals import ENDING, not_ignored  # noqa: PLC0415
+
+    code = main()
+    for signum in not_ignored(ENDING):
+        signal.signal(signum, lambda *_: os._exit(code))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run())

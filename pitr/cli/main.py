@@ -36,15 +36,16 @@ def main(arguments: list[str] | None = None) -> int:
     _open_closed_streams()
     output = Printer(json=wants(given, "json"), nagios=wants(given, "nagios"))
     take_standard_output(taken=False)
-    interrupt = _Interrupt()
-    for signum in not_ignored(ENDING):
-        signal.signal(signum, interrupt)
-    _allow_many_files()
-    # pitr does not use numpy's linear algebra, which would start a spinning thread for each core.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    malloc.recycle()
     try:
+        _take_signals()
+        _allow_many_files()
+        # pitr does not use numpy's linear algebra, which would start a spinning thread for each core.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        malloc.recycle()
         return _carried_out(given, output)
+    except Interrupted as error:
+        # Before the command began, or after it had failed.
+        return output.failure(error)
     except (BrokenPipeError, SystemExit) as error:
         # On a closed pipe, the command-line library exits the program with code 1.
         broken = error if isinstance(error, BrokenPipeError) else error.__context__
@@ -59,6 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
         output.notify(f"{error.message}.")
         _into_nothing(sys.stdout.fileno())
         return error.exit_code
+
+
+def _take_signals() -> None:
+    interrupt = _Interrupt()
+    for signum in not_ignored(ENDING):
+        signal.signal(signum, interrupt)
 
 
 def _carried_out(given: list[str], output: Printer) -> int:

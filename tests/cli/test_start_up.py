@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -24,3 +25,45 @@ def test_a_command_loads_what_it_needs(module: str, absent: list[str]) -> None:
     script = f"import sys, {module}; print(*(name for name in {absent!r} if name in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert loaded.split() == []
+
+
+_INTERRUPTED_IMPORT = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == "pitr.cli.main":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+from pitr.__main__ import run
+sys.exit(run())
+"""
+
+_INTERRUPTED_BEFORE_THE_COMMAND = """
+import os, signal, sys
+from pitr.system import malloc
+malloc.recycle = lambda: os.kill(os.getpid(), signal.SIGINT)
+from pitr.__main__ import run
+sys.exit(run())
+"""
+
+_INTERRUPTED_AFTER_THE_COMMAND = """
+import atexit, os, signal, sys
+sys.argv = ["pitr", "--version"]
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))
+from pitr.__main__ import run
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "said"),
+    [
+        (_INTERRUPTED_IMPORT, -signal.SIGINT, ""),
+        (_INTERRUPTED_BEFORE_THE_COMMAND, 128 + signal.SIGINT, "pitr: stopped by SIGINT.\n"),
+        (_INTERRUPTED_AFTER_THE_COMMAND, 0, ""),
+    ],
+    ids=["while it is imported", "before the command begins", "after it has ended"],
+)
+def test_a_signal_outside_the_command_prints_no_traceback(program: str, code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, said)

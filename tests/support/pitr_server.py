@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ class PitrServer:
         out.touch()
         _said(out).touch()
         pid = self._ask({"run": arguments, "out": str(out)})
+        while not _takes_signals(pid):
+            time.sleep(0.0005)
         return Running(self, pid, out)
 
     def run(self, *arguments: str) -> Done:
@@ -100,7 +103,21 @@ def _said(out: Path) -> Path:
     return out.with_name(out.name + ".err")
 
 
+def _takes_signals(pid: int) -> bool:
+    """Tell whether the process has ended or has handlers for the signals that a test may send to it."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "State" and value.strip().startswith("Z"):
+            return True
+        if name == "SigCgt":
+            caught = int(value, 16)
+            return all(caught >> (signum - 1) & 1 for signum in (signal.SIGINT, signal.SIGTERM))
+    raise AssertionError("no line SigCgt")
+
+
 def _serve() -> None:
+    # Not Python's own handler, which the forked processes would have until pitr's is in place.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # All that any command needs, once.
     import pitr.cli.main
     import pitr.jobs.restore.to_files
