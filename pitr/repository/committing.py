@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,18 @@ def commit(repository: Repository, new: Record) -> Backup:
         _store(repository, backup, name, stored)
         if configuration is not None and not is_new and repository.removes_later:
             _keep_configuration(repository, backup, configuration)
+        # Here, because who removes configurations next asks the catalog which ones are used.
+        _add_to_catalog(repository, backup, name, stored, buried)
+    if repository.path != repository.location:
+        # A catalog that cannot be read now does not undo the commit.
+        with suppress(RepositoryError):
+            _tell_of(_siblings(repository, backup) - siblings - {backup.backup_id}, backup)
+    return backup
+
+
+def _add_to_catalog(
+    repository: Repository, backup: Backup, name: str, stored: bytes, buried: dict[str, datetime] | None
+) -> None:
     try:
         entry = (backup, StoredObject(len(stored), blake3(stored).hexdigest()))
         if repository.keyring is not None:
@@ -61,11 +74,9 @@ def commit(repository: Repository, new: Record) -> Backup:
         repository.opened_catalog().add(entry[0], name, entry[1])
         if repository.path != repository.location:
             repository.opened_catalog().again(backup.vm.id, buried)
-            _tell_of(_siblings(repository, backup) - siblings - {backup.backup_id}, backup)
     except RepositoryError:
         # The record is the commit. The catalog adds it when it is opened again.
         repository.forget_catalog()
-    return backup
 
 
 class _Check:

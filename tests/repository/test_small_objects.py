@@ -7,6 +7,7 @@ import os
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -14,11 +15,13 @@ from blake3 import blake3
 from pitr import times
 from pitr.errors import RepositoryError
 from pitr.jobs.consolidate.one_point import consolidate
+from pitr.jobs.upkeep import small_objects
 from pitr.jobs.upkeep.prune import Removal, prune
 from pitr.jobs.upkeep.retention import Retention
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.model import Backup, Record, VMName
 from pitr.repository import Repository, configurations, lock, names
+from pitr.repository.catalog import Catalog
 from pitr.repository.damage import StoredDamage
 from tests.support.pitr import Pitr
 from tests.support.points import Writer, backup_of, flip_bit, read_point
@@ -119,6 +122,40 @@ def test_a_commit_waits_while_configurations_are_removed_and_stores_its_own_agai
         repository.store.delete(name)
     running.join()
     assert configurations.read(repository.store, committed[0]) == OVF
+
+
+def test_a_removal_waits_until_the_catalog_knows_what_is_committed(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_other_vm = with_configuration(repository, OVF, VMName("v2", "b"))
+    with repository.removing_from_vm(of_other_vm.vm):
+        repository.remove([of_other_vm])
+    opened, stored = threading.Event(), threading.Event()
+
+    def remove() -> None:
+        with Repository.open(repository.path) as beside:
+            assert beside.catalog.vms() == []
+            opened.set()
+            assert stored.wait(60)
+            small_objects.remove_configurations(
+                beside, [names.configuration(blake3(OVF.encode()).hexdigest())]
+            )
+
+    removing = threading.Thread(target=remove)
+    add = Catalog.add
+
+    def add_later(catalog: Catalog, *entry: Any, **kwargs: Any) -> None:
+        stored.set()
+        removing.join(0.2)
+        add(catalog, *entry, **kwargs)
+
+    removing.start()
+    assert opened.wait(60)
+    monkeypatch.setattr(Catalog, "add", add_later)
+    committed = with_configuration(repository, OVF)
+    monkeypatch.undo()
+    removing.join()
+    assert configurations.read(repository.store, committed) == OVF
 
 
 def test_commits_do_not_wait_for_each_other(repository: Repository) -> None:
