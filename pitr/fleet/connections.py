@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,23 @@ def require_dask() -> None:
         raise ProgramMissing(
             "dask.distributed is not installed", "Install it with: pip install 'pitr[fleet]'"
         ) from None
+
+
+def checked_dashboard(text: str) -> str:
+    """Return HOST:PORT of the page for browsers. Raises UsageError, and ProgramMissing if bokeh is not installed."""
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise UsageError(
+            f"{text!r} is not an address for the dashboard", "Write HOST:PORT, for example 127.0.0.1:8787."
+        )
+    try:
+        import bokeh  # noqa: F401, PLC0415
+    except ImportError:
+        raise ProgramMissing(
+            "the dashboard needs bokeh, which is not installed",
+            "Install it with: pip install 'pitr[dashboard]'",
+        ) from None
+    return text
 
 
 def checked_address(text: str) -> str:

@@ -41,11 +41,20 @@ async def _until_signal(
     )
     try:
         await scheduler
-    except OSError as error:
-        raise BusyError(f"cannot listen at {address}: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:
+        # Dask tells of its own port with a RuntimeError.
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        places = address if dashboard is None else f"{address} or {dashboard}"
+        raise BusyError(f"cannot listen at {places}: {cause.strerror or cause}") from error
     except ValueError as error:
         raise UsageError(f"cannot listen at {address}: {error}") from error
     try:
+        if dashboard is not None:
+            # Dask takes another port if this one is in use.
+            port = scheduler.services["dashboard"].port
+            notify(f"dashboard: http://{dashboard.rpartition(':')[0]}:{port}/status")
         notify(f"scheduling at {scheduler.address}; workers: 'pitr worker {scheduler.address}'")
         await ended.wait()
     finally:

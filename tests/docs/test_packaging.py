@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -37,6 +38,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("hatchling, which builds the wheel, is neither installed nor to be had")
     assert built.returncode == 0, built.stderr
     return next(folder.glob("*.whl"))
+
+
+def test_the_page_of_installation_names_each_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    page = (ROOT / "docs/install.md").read_text()
+    assert [name for name in extras if name not in ("dev", "bench") and f"| `{name}` |" not in page] == []
 
 
 def test_the_wheel_holds_the_schemas_and_no_tests(wheel: Path) -> None:

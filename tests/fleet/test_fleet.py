@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 from distributed import Client
 
+from pitr.errors import BusyError
 from pitr.fleet.caps import Cap, Caps, parse
 from pitr.fleet.placement import Wanted, WorkerPlace, places, tiers
 from pitr.fleet.verifications import added_up
@@ -132,6 +134,13 @@ def test_wrong_addresses_repositories_and_options_are_refused(pitr: Pitr, tmp_pa
     assert "--cap goes with" in pitr("backup", "web0", "--cap", "engine=1", code=2).complaint
     assert "--limit-rate" in pitr("backup", "web0", "--limit-rate", "1M", *local, code=2).complaint
     assert "do not go with" in pitr("backup", "web0", "--to", "x", *local, code=2).complaint
+    for dashboard in ("8787", "127.0.0.1:x", "127.0.0.1:99999"):
+        assert "HOST:PORT" in pitr("fleet", "scheduler", "--dashboard", dashboard, code=2).complaint
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        assert (
+            f"cannot listen at {used}" in pitr("fleet", "scheduler", used, code=BusyError.exit_code).complaint
+        )
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     assert "not empty" in pitr("fleet", "certificates", tmp_path / "full", code=2).complaint

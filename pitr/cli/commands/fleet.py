@@ -71,7 +71,8 @@ def scheduler(
     """
     checked = connections.checked_address(address)
     connections.require_dask()
-    job.serve(checked, connections.security(checked, tls), dashboard, common.out.notify)
+    page = connections.checked_dashboard(dashboard) if dashboard is not None else None
+    job.serve(checked, connections.security(checked, tls), page, common.out.notify)
 
 
 @app.command("certificates")
