@@ -40,13 +40,11 @@ def checked_dashboard(text: str) -> str:
         raise UsageError(
             f"{text!r} is not an address for the dashboard", "Write HOST:PORT, for example 127.0.0.1:8787."
         )
-    try:
-        import bokeh  # noqa: F401, PLC0415
-    except ImportError:
+    if find_spec("bokeh") is None:
         raise ProgramMissing(
             "the dashboard needs bokeh, which is not installed",
             "Install it with: pip install 'pitr[dashboard]'",
-        ) from None
+        )
     return text
 
 
