@@ -24,58 +24,87 @@ class CommandEntry:
     help: str
 
 
-#: In the order of the help and of the README: frequent commands first. A test compares each line of help with the
-#: first sentence of the command's own help.
-ENTRIES = {
-    "init": CommandEntry("init", "init", "Create a repository in an empty folder or a bucket (S3)."),
-    "backup": CommandEntry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
-    "run": CommandEntry("run", "run", "Carry out a policy: back up, prune, copy, verify and drill its VMs."),
-    "status": CommandEntry(
-        "status", "status", "Show for each VM whether its points are fresh, whole and usual."
-    ),
-    "list": CommandEntry("inspect", "list_points", "List the points you can restore, newest first."),
-    "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),
-    "rollback": CommandEntry(
-        "rollback", "rollback", "Take a VM's disks back to a point: only what differs is written."
-    ),
-    "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
-    "serve": CommandEntry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
-    "open": CommandEntry("open_", "open_", "Boot a point on this machine, in a window or for a VNC viewer."),
-    "stats": CommandEntry("stats", "stats", "Show what is stored, how it grows, and when it is full."),
-    "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
-    "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
-    "replicate": CommandEntry(
-        "replicate", "replicate", "Copy to another repository what it lacks: a second site."
-    ),
-    "config": CommandEntry("config", "app", "Show or check the configuration."),
-    "prune": CommandEntry("prune", "prune", "Remove old points."),
-    "undo-prune": CommandEntry(
-        "undo_prune", "undo_prune", "Take back points that 'pitr prune' or 'pitr forget' removed."
-    ),
-    "consolidate": CommandEntry("consolidate", "consolidate", "Make a point independent of older points."),
-    "protect": CommandEntry("protect", "protect", "Extend the protection of points from removal."),
-    "warm": CommandEntry("warm", "warm", "Ask the store to bring back a point's data from a cold class."),
-    "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
-    "hold": CommandEntry("mark", "hold", "Hold a point: neither prune nor forget removes it."),
-    "release": CommandEntry("mark", "release", "Release a held point."),
-    "note": CommandEntry("mark", "note", "Write a note on a point."),
-    "diff": CommandEntry("diff", "diff", "Show what changed on a VM's disks between two points."),
-    "show": CommandEntry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
-    "extents": CommandEntry("extents", "extents", "Show which backup each range of a disk comes from."),
-    "export": CommandEntry("export", "export", "Write a disk at a point as a stream, to a pipe or a file."),
-    "import": CommandEntry("import_", "import_", "Import backups of other programs as points in time."),
-    "gateway": CommandEntry("gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."),
-    "catalog": CommandEntry("catalog", "app", "Query, serve, check or rebuild the catalog of all points."),
-    "schedule": CommandEntry("schedule", "app", "Run a policy every night, by systemd or by cron."),
-    "notice": CommandEntry("notice", "app", "Test the notices of a policy, or tell that no run came."),
-    "history": CommandEntry("history", "history", "List past runs, failed ones included, newest first."),
-    "key": CommandEntry("key", "app", "List, change and check the recipients of a sealed repository."),
-    "worker": CommandEntry("worker", "worker", "Work for a scheduler: do the jobs that callers give it."),
-    "fleet": CommandEntry("fleet", "app", "Let many machines do the work: scheduler, certificates, plan."),
-    "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
-    "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),
-    "demo": CommandEntry("demo", "demo", "Run a demo on a local oVirt: backups, a disaster, a restore."),
+#: Under the titles of the help and of the README. A test compares each line of help with the first sentence of the
+#: command's own help.
+GROUPS = {
+    "Back up and restore": {
+        "init": CommandEntry("init", "init", "Create a repository in an empty folder or a bucket (S3)."),
+        "backup": CommandEntry("backup", "backup", "Back up VMs: all disks of each VM at one point in time."),
+        "list": CommandEntry("inspect", "list_points", "List the points you can restore, newest first."),
+        "show": CommandEntry("inspect", "show", "Show one point: its disks, times, checkpoint and chain."),
+        "restore": CommandEntry("restore", "restore", "Restore disks as they were at a point in time."),
+        "rollback": CommandEntry(
+            "rollback", "rollback", "Take a VM's disks back to a point: only what differs is written."
+        ),
+        "import": CommandEntry("import_", "import_", "Import backups of other programs as points in time."),
+        "export": CommandEntry(
+            "export", "export", "Write a disk at a point as a stream, to a pipe or a file."
+        ),
+    },
+    "Use a point without a restore": {
+        "files": CommandEntry("files", "app", "Take files from a past state, without a restore."),
+        "serve": CommandEntry("serve", "serve", "Serve the disks at a point as read-only NBD exports."),
+        "open": CommandEntry(
+            "open_", "open_", "Boot a point on this machine, in a window or for a VNC viewer."
+        ),
+        "diff": CommandEntry("diff", "diff", "Show what changed on a VM's disks between two points."),
+        "extents": CommandEntry("extents", "extents", "Show which backup each range of a disk comes from."),
+        "gateway": CommandEntry(
+            "gateway", "gateway", "Serve disks and points over HTTP, for any HTTP client."
+        ),
+    },
+    "Every night": {
+        "run": CommandEntry(
+            "run", "run", "Carry out a policy: back up, prune, copy, verify and drill its VMs."
+        ),
+        "schedule": CommandEntry("schedule", "app", "Run a policy every night, by systemd or by cron."),
+        "status": CommandEntry(
+            "status", "status", "Show for each VM whether its points are fresh, whole and usual."
+        ),
+        "history": CommandEntry("history", "history", "List past runs, failed ones included, newest first."),
+        "notice": CommandEntry("notice", "app", "Test the notices of a policy, or tell that no run came."),
+        "config": CommandEntry("config", "app", "Show or check the configuration."),
+    },
+    "Prove": {
+        "verify": CommandEntry("verify", "verify", "Compare stored data with its recorded digests."),
+        "drill": CommandEntry("drill", "drill", "Prove that a point can be restored."),
+        "doctor": CommandEntry("doctor", "doctor", "Check everything that backups and restores need."),
+    },
+    "Keep and remove": {
+        "stats": CommandEntry("stats", "stats", "Show what is stored, how it grows, and when it is full."),
+        "hold": CommandEntry("mark", "hold", "Hold a point: neither prune nor forget removes it."),
+        "release": CommandEntry("mark", "release", "Release a held point."),
+        "note": CommandEntry("mark", "note", "Write a note on a point."),
+        "prune": CommandEntry("prune", "prune", "Remove old points."),
+        "undo-prune": CommandEntry(
+            "undo_prune", "undo_prune", "Take back points that 'pitr prune' or 'pitr forget' removed."
+        ),
+        "forget": CommandEntry("forget", "forget", "Remove the points that you name, or all points of a VM."),
+        "consolidate": CommandEntry(
+            "consolidate", "consolidate", "Make a point independent of older points."
+        ),
+        "protect": CommandEntry("protect", "protect", "Extend the protection of points from removal."),
+        "warm": CommandEntry("warm", "warm", "Ask the store to bring back a point's data from a cold class."),
+    },
+    "More places and machines": {
+        "replicate": CommandEntry(
+            "replicate", "replicate", "Copy to another repository what it lacks: a second site."
+        ),
+        "key": CommandEntry("key", "app", "List, change and check the recipients of a sealed repository."),
+        "worker": CommandEntry("worker", "worker", "Work for a scheduler: do the jobs that callers give it."),
+        "fleet": CommandEntry(
+            "fleet", "app", "Let many machines do the work: scheduler, certificates, plan."
+        ),
+    },
+    "Look inside, clean up, try": {
+        "catalog": CommandEntry(
+            "catalog", "app", "Query, serve, check or rebuild the catalog of all points."
+        ),
+        "engine": CommandEntry("engine", "app", "Clean up pitr's leftovers on the engine."),
+        "demo": CommandEntry("demo", "demo", "Run a demo on a local oVirt: backups, a disaster, a restore."),
+    },
 }
+ENTRIES = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
 convert_quickly()
@@ -90,6 +119,15 @@ class _LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name, help=entry.help) for name, entry in ENTRIES.items()}
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, ENTRIES))
+        limit = formatter.width - 6 - width
+        for title, entries in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name.ljust(width), self.commands[name].get_short_help_str(limit)) for name in entries]
+                )
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)

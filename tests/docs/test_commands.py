@@ -17,7 +17,7 @@ import pytest
 
 from pitr import errors
 from pitr.cli import reference
-from pitr.cli.app import ENTRIES, CommandEntry, load
+from pitr.cli.app import ENTRIES, GROUPS, CommandEntry, load
 from pitr.cli.config import load_settings
 from pitr.jobs.export import Exported
 from pitr.jobs.policy_run.policy import choose_policy
@@ -69,16 +69,18 @@ def test_each_option_and_argument_has_a_help(name: str) -> None:
     assert not without
 
 
-def _readme_groups() -> list[list[str]]:
+def _readme_groups() -> dict[str, list[str]]:
     """Return the commands of each row of the README's table of commands."""
-    rows = README.split("## Commands\n\n")[1].split("\n\n")[0].splitlines()[2:]
-    return [[f"pitr {name}" for name in re.findall(r"`([^`]+)`", row.split("|")[2])] for row in rows]
+    rows = [row.split("|") for row in README.split("## Commands\n\n")[1].split("\n\n")[0].splitlines()[2:]]
+    return {row[1].strip(): [f"pitr {name}" for name in re.findall(r"`([^`]+)`", row[2])] for row in rows}
 
 
-def test_the_readme_has_each_command_once_in_four_groups() -> None:
+def test_the_readme_has_each_command_once_in_the_groups_of_the_help() -> None:
     groups = _readme_groups()
-    assert len(groups) == 4
-    assert sorted(name for group in groups for name in group) == sorted(COMMANDS)
+    assert sorted(name for group in groups.values() for name in group) == sorted(COMMANDS)
+    assert {
+        title: list(dict.fromkeys(name.split()[1] for name in group)) for title, group in groups.items()
+    } == {title[0].lower() + title[1:]: list(entries) for title, entries in GROUPS.items()}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
