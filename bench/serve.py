@@ -31,6 +31,8 @@ from pitr.repository.index import Index
 
 #: 0.8 times the speed of zstd.
 GOAL_SEQUENTIAL = 1 / 0.8
+#: Of the processor time of a cold read without the folder.
+GOAL_FILLED = 0.2
 GOAL_FIRST_BYTE_S = 0.5
 INCREMENTALS = 99
 _READ = 4096
@@ -49,6 +51,7 @@ def benchmark(size: Size) -> list[Result]:
         results = _sequential(repository, full, image, runs)
         results += _long_chain(repository, chain, runs)
         results += _random(repository, full, image, size.disk_bytes, runs)
+        results += _cache_folder(repository, full, image, size.disk_bytes, runs)
         results += _first_byte(repository, chain, runs)
     return results
 
@@ -120,6 +123,45 @@ def _random(repository: Repository, full: Backup, image: Path, disk_bytes: int, 
     return results
 
 
+def _cache_folder(
+    repository: Repository, full: Backup, image: Path, disk_bytes: int, runs: int
+) -> list[Result]:
+    """Compare cold random reads without --cache-dir, while they fill the folder, and when it is filled."""
+    folder = image.parent / "cache"
+    options = (f"--cache-dir={folder}", f"--cache-dir-size={2 * disk_bytes}")
+    count = disk_bytes // measure.MIB
+    results = []
+
+    def empty() -> float:
+        shutil.rmtree(folder, ignore_errors=True)
+        return _cpu_of_random_reads(_pitr(repository, full, *options), count)
+
+    def filled() -> float:
+        _copied(_pitr(repository, full, *options))
+        return _cpu_of_random_reads(_pitr(repository, full, *options), count)
+
+    samples = measure.in_turn(
+        runs,
+        {
+            "without a folder": lambda: _cpu_of_random_reads(_pitr(repository, full), count),
+            "empty": empty,
+            "filled": filled,
+        },
+    )
+    for name in ("empty", "filled"):
+        results.append(
+            measure.compared(
+                f"CPU of random 4 KiB, cold, --cache-dir {name}",
+                samples,
+                name,
+                "without a folder",
+                goal=GOAL_FILLED if name == "filled" else None,
+                unit="us a read",
+            )
+        )
+    return results
+
+
 def _first_byte(repository: Repository, chain: chains.Chain, runs: int) -> list[Result]:
     samples = [_first_byte_s(_pitr(repository, chain.backups[-1])) for _ in range(runs)]
     taken = measure.median(samples)
@@ -153,6 +195,20 @@ def _read_at_random(server: Sequence[str], *, count: int, depth: int, warm: bool
         command = ["qemu-img", "bench", "-f", "raw", "-c", str(count), "-d", str(depth)]
         said = measure.run([*command, "-s", str(_READ), "-S", str(_STEP), uri]).output
     return float(said.partition("completed in ")[2].split()[0]) / count * 1e6
+
+
+def _cpu_of_random_reads(server: Sequence[str], count: int) -> float:
+    """Return the microseconds of the server's CPU time per read of 4 KiB from a cold server."""
+    with _started(server) as (uri, process):
+        before = _cpu_s(process.pid)
+        command = ["qemu-img", "bench", "-f", "raw", "-c", str(count), "-d", "1"]
+        measure.run([*command, "-s", str(_READ), "-S", str(_STEP), uri])
+        return (_cpu_s(process.pid) - before) / count * 1e6
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _first_byte_s(server: Sequence[str]) -> float:
@@ -194,6 +250,12 @@ def _nbdkit(image: Path, measured: Callable[[Sequence[str]], float]) -> dict[str
 @contextmanager
 def _serving(command: Sequence[str]) -> Iterator[str]:
     """Start a server, and yield its URI when it accepts clients."""
+    with _started(command) as (uri, _):
+        yield uri
+
+
+@contextmanager
+def _started(command: Sequence[str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with measure.folder() as folder:
         place = folder / "s"
         uri = f"nbd+unix:///?socket={place}"
@@ -212,7 +274,7 @@ def _serving(command: Sequence[str]) -> Iterator[str]:
                 while not place.exists():
                     assert server.poll() is None
                     time.sleep(0.001)
-                yield uri
+                yield uri, server
             finally:
                 server.terminate()
 

@@ -16,6 +16,7 @@ import typer
 
 from pitr import times
 from pitr.cli import point_options, serve_options
+from pitr.cli.cache_options import CacheDirOption, CacheDirSizeOption, frame_folder
 from pitr.cli.display.output import take_standard_output
 from pitr.cli.options import (
     AtOption,
@@ -96,17 +97,21 @@ def serve(
     overlay: OverlayOption = None,
     run: RunOption = None,
     cache_size: CacheSizeOption = "256m",
+    cache_dir: CacheDirOption = None,
+    cache_dir_size: CacheDirSizeOption = None,
 ) -> None:
     """Serve the disks at a point as read-only NBD exports. You do not need to restore them.
 
     pitr prints the URIs on standard error, or in the JSON document. Each disk has an export with its name and one with
     its id; a single disk is the default export, too. Ctrl-C or SIGTERM stops the command, with exit code 0. With --run
     it exits with the code of COMMAND, or with 128+N if signal N stopped both. Until it exits, no point of the VM can
-    be pruned.
+    be pruned. Small random reads of data that is in the folder of --cache-dir are many times faster, most for a
+    repository in a bucket; 'nbdcopy URI null:' fills the folder in advance.
 
     Examples: pitr serve web1 --at 2020-06-30T22:00;
     pitr serve web1 --at now --disk system --run 'guestfish --ro --format=raw -a "nbd:///?socket=$NBD_SOCKET" -i';
-    pitr serve web1 --at now --disk system --overlay web1.qcow2
+    pitr serve web1 --at now --disk system --overlay web1.qcow2;
+    pitr serve web1 --at now --cache-dir /var/cache/pitr --cache-dir-size 50g
     """
     listen = _ServeAddress(socket_path, port, host)
     listen.check()
@@ -118,9 +123,10 @@ def serve(
         point_options.warn(common.out, chosen, disk or ())
         streams = find.some_streams_of(chosen.backup, disk or (), repository)
         files = overlays.overlay_paths(overlay, streams) if overlay is not None else {}
+        folder = frame_folder(common, stack, repository, cache_dir, cache_dir_size)
         listener = listen.listener(common, stack, files)
         served = stack.enter_context(
-            job.serving(repository, chosen.backup, streams, listener, cache_bytes=cache_bytes)
+            job.serving(repository, chosen.backup, streams, listener, cache_bytes=cache_bytes, folder=folder)
         )
         if overlay is not None:
             overlays.make_overlays(files, served)

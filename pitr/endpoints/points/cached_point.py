@@ -25,6 +25,9 @@ _MAX_REMEMBERED: Final = 1 << 16
 #: Reading further ahead would evict frames that other readers need.
 _MOST_AHEAD: Final = 8 << 20
 
+#: A piece of up to this size comes from the cache's folder by itself, without the rest of its frame.
+_SMALL: Final = 64 << 10
+
 #: A range of the disk, in bytes: start, end; its frame and the start of that frame, or None where it reads as zero.
 _Piece = tuple[int, int, FrameKey | None, int]
 
@@ -99,17 +102,18 @@ class CachedPoint(Closes):
             if key is None:
                 yield end - start, None
             else:
-                frame = memoryview(self._cache.get(key))
-                yield end - start, frame[start - frame_start : end - frame_start]
+                part = self._part(key, start - frame_start, end - frame_start)
+                if part is None:
+                    part = memoryview(self._cache.get(key))[start - frame_start : end - frame_start]
+                yield end - start, part
 
     def is_ready(self, offset: int, length: int) -> bool:
         """Return whether this range can be read without waiting for a frame."""
-        return self._cache.has(key for *_, key, _ in self._pieces(offset, offset + length) if key is not None)
+        return self._cache.has(self._missing(offset, offset + length))
 
     def ask(self, offset: int, length: int) -> None:
         """Load the part of this range that lies inside the disk ahead of its use."""
-        pieces = self._pieces(offset, min(offset + length, self.size))
-        self._cache.ask([key for *_, key, _ in pieces if key is not None])
+        self._cache.ask(self._missing(offset, min(offset + length, self.size)))
 
     def load(self, layer: int, number: int, decompressor: Decompressor) -> bytes:
         """Return a frame, decompressed, read from its blob. Raises PitrError."""
@@ -118,6 +122,11 @@ class CachedPoint(Closes):
         known = self._shared.get(frames.digest(number)) if self._shared is not None else None
         if known is not None and len(known) == int(frames.frame_length[number]):
             return known
+        folder = self._cache.folder
+        if folder is not None:
+            known = folder.whole(frames.digest(number), int(frames.frame_length[number]))
+            if known is not None:
+                return known
         length = int(frames.blob_length[number])
         try:
             frame = stored.blob.read_at(int(frames.blob_offset[number]), length)
@@ -126,6 +135,8 @@ class CachedPoint(Closes):
             self._report(layer, number, error)
             raise
         self._point.count(1, length)
+        if folder is not None:
+            folder.add(frames.digest(number), data)
         if self._shared is not None:
             self._shared.keep(frames.digest(number), data)
         return data
@@ -141,6 +152,29 @@ class CachedPoint(Closes):
         frames = self._point.stored(layer).frames
         start, length = frames.origin(number), int(frames.frame_length[number])
         self._on_damage(f"{human_size(length)} at {start}: {error.message}", error)
+
+    def _part(self, key: FrameKey, begin: int, end: int) -> memoryview | None:
+        """Return a small part of a frame from the cache's folder, without the rest; None if it must be loaded."""
+        folder = self._cache.folder
+        if folder is None or end - begin > _SMALL or self._cache.has((key,)):
+            return None
+        _, layer, number = key
+        frames = self._point.stored(layer).frames
+        return folder.part(frames.digest(number), int(frames.frame_length[number]), begin, end)
+
+    def _missing(self, start: int, end: int) -> list[FrameKey]:
+        """Return the frames that a read of `[start, end)` needs from the cache, which may hold some of them."""
+        folder = self._cache.folder
+        keys = []
+        for piece_start, piece_end, key, _ in self._pieces(start, end):
+            if key is None:
+                continue
+            if folder is not None and piece_end - piece_start <= _SMALL:
+                _, layer, number = key
+                if folder.has(self._point.stored(layer).frames.digest(number)):
+                    continue
+            keys.append(key)
+        return keys
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
         """Return the pieces of `[start, end)`, without gaps."""

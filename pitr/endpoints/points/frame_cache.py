@@ -14,6 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+from pitr.endpoints.points.frame_folder import FrameFolder
 from pitr.errors import PitrError
 from pitr.repository.blob import Decompressor
 from pitr.system.closing import Closes
@@ -50,11 +51,13 @@ class _Load:
 class FrameCache(Closes):
     """Frames of up to `capacity` bytes together, and one more for each thread that loads a frame.
 
-    Any number of threads use it. Closing it stops its own threads.
+    Any number of threads use it. `folder` keeps frames that have no room here. Closing it stops its own threads, and
+    the caller closes the folder afterwards.
     """
 
-    def __init__(self, capacity: int, threads: int | None = None) -> None:
+    def __init__(self, capacity: int, threads: int | None = None, folder: FrameFolder | None = None) -> None:
         self.capacity = capacity
+        self.folder = folder
         self._lock = threading.Lock()
         self._wanted = threading.Condition(self._lock)
         self._frames: OrderedDict[FrameKey, bytes] = OrderedDict()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pitr import times
 from pitr.endpoints.points.cached_point import CachedPoint
 from pitr.endpoints.points.frame_cache import FrameCache
+from pitr.endpoints.points.frame_folder import FrameFolder
 from pitr.endpoints.points.point import PointSource, open_point
 from pitr.errors import PitrError, UsageError
 from pitr.jobs import known_damage
@@ -51,18 +52,19 @@ def serving(
     listener: socket.socket,
     *,
     cache_bytes: int = DEFAULT_CACHE,
+    folder: FrameFolder | None = None,
     on_unreadable: Callable[[PitrError], None] | None = None,
 ) -> Iterator[list[Served]]:
     """Serve these disks on `listener` until the block exits; then close it.
 
-    The point cannot be removed meanwhile. `cache_bytes` limits the cache of decompressed frames. `on_unreadable` gets
-    the damage that clients run into, in one of the server's threads. Raises StoredDamage if a chain is incomplete,
-    UsageError for streams that are stored externally, BusyError.
+    The point cannot be removed meanwhile. `cache_bytes` limits the cache of decompressed frames in memory, and `folder`
+    keeps them on a disk. `on_unreadable` gets the damage that clients run into, in one of the server's threads. Raises
+    StoredDamage if a chain is incomplete, UsageError for streams that are stored externally, BusyError.
     """
     names = export_names(streams)
     with repository.reading_vm(backup.vm), ExitStack() as stack:
         points = [stack.enter_context(_opened(repository, backup, stream)) for stream in streams]
-        cache = stack.enter_context(FrameCache(cache_bytes))
+        cache = stack.enter_context(FrameCache(cache_bytes, folder=folder))
         recorder = known_damage.Recorder(repository, backup.vm.id, "serve", _log.warning)
 
         def on_damage(damage: str, error: PitrError) -> None:

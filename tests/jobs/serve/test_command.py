@@ -262,6 +262,9 @@ def _descriptors(pid: int) -> set[int]:
         (("--at", AT_THE_END, "--cache-size", "1023k"), 2),
         (("--at", AT_THE_END, "--cache-size", "0"), 2),
         (("--at", AT_THE_END, "--cache-size", "64t"), 2),
+        (("--at", AT_THE_END, "--cache-dir-size", "1g"), 2),
+        (("--at", AT_THE_END, "--cache-dir", "cache", "--cache-dir-size", "15m"), 2),
+        (("--at", AT_THE_END, "--cache-dir", "/dev/null"), 2),
         (("--at", AT_THE_END, "--cache-size", "999999999999999999t"), 2),
         (("--at", "1999-01-01T00:00Z"), 4),
         (("--at", AT_THE_END, "--disk", "other"), 4),
@@ -323,6 +326,28 @@ def test_memory_stays_within_the_cache(command: Pitr, repository: Repository) ->
     assert grown["8m"] < 40 * MIB
     # It would be seen.
     assert grown["256m"] > 80 * MIB
+
+
+def test_decompressed_data_stays_for_later_commands(
+    command: Pitr, repository: Repository, tmp_path: Path
+) -> None:
+    _, content = store_chain(repository)
+    cache = tmp_path / "new" / "cache"
+    for is_filled in (False, True):
+        if is_filled:
+            # pitr does not read these frames again: it could not.
+            for backup in repository.catalog.points():
+                blob = blob_path(repository, backup.streams[0])
+                blob.write_bytes(bytes(blob.stat().st_size))
+        with serving_process(command, "--cache-dir", cache, "--cache-dir-size", "1g") as (process, document):
+            uri = document["disks"][0]["uri"]
+            whole = 10 * MIB
+            assert read(uri, 3 * MIB, 100_000) == content[3 * MIB : 3 * MIB + 100_000]
+            assert read(uri, whole - MIB, MIB) == content[whole - MIB : whole]
+            assert not is_filled or read(uri, whole - 5000, 4096) == content[whole - 5000 : whole - 904]
+            process.terminate()
+            assert ended(process).stderr == ""
+    assert cache.stat().st_mode & 0o777 == 0o700
 
 
 def _memory(pid: int, what: str) -> int:
