@@ -23,8 +23,10 @@ from pitr.cli.options import (
 from pitr.errors import DamageError, UsageError
 from pitr.jobs import documents, find
 from pitr.jobs.verify.later_versions import later_versions
+from pitr.jobs.verify.processes import checks_elsewhere, template_for_checks
 from pitr.jobs.verify.stored_data import Level, Scope, Verified
 from pitr.jobs.verify.stored_data import verify as verify_stored_data
+from pitr.jobs.verify.verified import CheckVMs
 from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.text import counted
@@ -106,7 +108,10 @@ def verify(
     fleet.check()
     asked = point_options.at_most_one(at, point)
     workers = common.workers(max_workers)
-    with common.repository() as repository:
+    with (
+        template_for_checks(quick=quick and scheduler is None) as template,
+        common.repository() as repository,
+    ):
         if against_engine:
             if scheduler is not None:
                 raise UsageError(
@@ -116,8 +121,11 @@ def verify(
             result = _against_engine(common, repository, vm, workers)
         else:
             scope = _scope(common, repository, vm, asked)
-            how = _How("quick" if quick else "full", sample, workers)
-            with showing(common.out, "verify") as progress:
+            with (
+                checks_elsewhere(template, repository) as elsewhere,
+                showing(common.out, "verify") as progress,
+            ):
+                how = _How("quick" if quick else "full", sample, workers, elsewhere)
                 result = _verified(common, repository, fleet, scope, how, progress)
     if not result.ok:
         common.run.detail = f"{counted(len(result.damage), 'finding')} of damage"
@@ -133,6 +141,7 @@ class _How:
     level: Level
     sample_percent: float | None
     workers: int
+    elsewhere: CheckVMs | None
 
 
 def _verified(
@@ -159,6 +168,7 @@ def _verified(
         workers=how.workers,
         progress=progress,
         notify=common.out.notify,
+        elsewhere=how.elsewhere,
     )
 
 

@@ -15,10 +15,13 @@ R = TypeVar("R")
 _AHEAD = 2
 
 
-def read_ahead(read: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+def read_ahead(
+    read: Callable[[T], R], items: Iterable[T], threads: int, *, stop: Callable[[], object] | None = None
+) -> Iterator[R]:
     """Yield `read` of each item in order, and call it in so many threads a little ahead; with one, when it is needed.
 
-    Raises what `read` raises, in the place of its result.
+    Raises what `read` raises, in the place of its result. `stop` is called at the end, also after an error: it shortens
+    calls of `read` whose results are not needed any more.
     """
     if threads <= 1:
         yield from map(read, items)
@@ -35,3 +38,5 @@ def read_ahead(read: Callable[[T], R], items: Iterable[T], threads: int) -> Iter
         finally:
             for future in waiting:
                 future.cancel()
+            if stop is not None:
+                stop()

@@ -28,6 +28,14 @@ class CheckedIds:
         if an_id in self.watched:
             read.add(an_id)
 
+    def add(self, other: CheckedIds) -> None:
+        """Add what another run has read."""
+        self.records |= other.records
+        self.chains |= other.chains
+        self.indexes |= other.indexes
+        self.blobs |= other.blobs
+        self.whole_blobs |= other.whole_blobs
+
     def decides(self, finding: StoredFinding) -> bool:
         """Return whether the run has read what the finding is about."""
         if finding.stream_id is None:

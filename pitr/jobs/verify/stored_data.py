@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
 
 from pitr import times
 from pitr.copier.copy import DEFAULT_WORKERS
@@ -27,6 +25,7 @@ from pitr.jobs.verify.checked_ids import CheckedIds
 from pitr.jobs.verify.index_check import checked_index, is_opened
 from pitr.jobs.verify.looked import Looked, collecting
 from pitr.jobs.verify.scope import Scope
+from pitr.jobs.verify.verified import CheckVMs, Level, ListedVM, Verified, VMChecked
 from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, configurations, findings, names, removed_points
@@ -42,32 +41,7 @@ from pitr.repository.stored_index import ManyIndexes
 #: How many objects of a bucket a check reads at once.
 _THREADS = 16
 
-__all__ = ["Level", "Scope", "Verified", "verify"]
-
-Level = Literal["quick", "full"]
-
-
-@dataclass(slots=True)
-class Verified:
-    """How much was checked (`bytes`: stored bytes read), and all damage.
-
-    `external` counts the streams that are stored externally: pitr checked only their record and index. `unopened`
-    counts those that no identity opens: pitr compared only stored digests. Of those in `missed`, it did not even that.
-    """
-
-    level: str
-    points: int = 0
-    streams: int = 0
-    frames: int = 0
-    bytes: int = 0
-    external: int = 0
-    unopened: int = 0
-    missed: int = 0
-    damage: list[Damage] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.damage
+__all__ = ["Level", "Scope", "Verified", "check_vm", "verify"]
 
 
 def verify(
@@ -79,11 +53,12 @@ def verify(
     workers: int = DEFAULT_WORKERS,
     progress: Progress | None = None,
     notify: Notify = lambda line: None,
+    elsewhere: CheckVMs | None = None,
 ) -> Verified:
     """Verify everything in `scope`. `sample_percent` reads only that part of the frames, a new random choice each time.
 
-    Returns damage as a result and does not raise it; stores it as findings, or tells `notify` why it cannot. Raises
-    BusyError while points are being removed.
+    A quick check of all VMs is done `elsewhere`, if that is given. Returns damage as a result and does not raise it;
+    stores it as findings, or tells `notify` why it cannot. Raises BusyError while points are being removed.
     """
     with ExitStack() as stack:
         indexes = stack.enter_context(ManyIndexes(repository))
@@ -92,11 +67,18 @@ def verify(
         for vm in _vms(repository, scope):
             stack.enter_context(repository.reading_vm(vm))
         try:
-            run.verify(scope)
+            run.verify(scope, elsewhere if level == "quick" else None)
         finally:
             # Also after an interrupt: what was found counts.
             run.remember(scope, notify)
     return run.result
+
+
+def check_vm(repository: Repository, vm: ListedVM, watched: Set[str | None], progress: Progress) -> VMChecked:
+    """Check one VM at the quick level for a process that holds its lock; store nothing. Raises what `progress` does."""
+    with ManyIndexes(repository) as indexes:
+        run = _Verification(repository, "quick", None, 1, progress, indexes)
+        return run.check_vm(vm, watched)
 
 
 def _vms(repository: Repository, scope: Scope) -> list[VMName]:
@@ -134,7 +116,7 @@ class _Verification:
         self._read: dict[str, set[str]] = defaultdict(set)
         self.result = Verified(level if sample_percent is None else "sample")
 
-    def verify(self, scope: Scope) -> None:
+    def verify(self, scope: Scope, elsewhere: CheckVMs | None) -> None:
         """Check records, then streams, one VM after the other, and collect the result."""
         self._checked.watched = {
             watched for finding in self._known(scope) for watched in (finding.backup_id, finding.stream_id)
@@ -144,7 +126,10 @@ class _Verification:
         else:
             if scope.vm_id is None and scope.has_all_streams:
                 self._total = sum(each.stored_bytes for each in totals.of_vms(self._catalog, times.now()))
-            for vm_id, listed in self._by_vm(scope.vm_id):
+            vms = self._by_vm(scope.vm_id)
+            if elsewhere is not None and scope == Scope():
+                self._add_all(elsewhere(vms, self._checked.watched), scope)
+            for vm_id, listed in vms:
                 self._part(self._records(vm_id, listed), scope)
         used = self._wanted(self._blobs_of_parts(all_vms=scope.vm_id is None and scope.backup is None), scope)
         self._total += sum(stream.stored_bytes for _, stream in used)
@@ -155,6 +140,28 @@ class _Verification:
                 self._blob_of_part(backup, stream)
             except NoFittingIdentity:
                 self._miss(stream)
+
+    def _add_all(self, parts: Iterable[tuple[ListedVM, VMChecked | None]], scope: Scope) -> None:
+        """Add what was found elsewhere; check what was not checked there."""
+        for vm, part in parts:
+            if part is None:
+                self._part(self._records(*vm), scope)
+                continue
+            self.result.add(part.result)
+            self._checked.add(part.checked)
+            for vm_id, found in part.found.items():
+                self._found[vm_id] += found
+            self._used = {**part.used, **self._used}
+            self._unreadable |= part.unreadable
+            self._advance(part.stored_bytes)
+
+    def check_vm(self, vm: ListedVM, watched: Set[str | None]) -> VMChecked:
+        """Check a VM for `_add_all` of another process."""
+        self._checked.watched = set(watched)
+        self._part(self._records(*vm), Scope())
+        # As a plain dictionary: the other process gets a copy.
+        found = dict(self._found)
+        return VMChecked(self.result, self._checked, found, self._used, self._unreadable, self._done)
 
     def _part(self, backups: list[Backup], scope: Scope) -> None:
         self._configurations(backups)

@@ -35,7 +35,7 @@ def repository(tmp_path: Path) -> Repository:
     return Repository.create(tmp_path / "repository")
 
 
-def _vms(repository: Repository, count: int, points: int) -> list[Writer]:
+def make_vms(repository: Repository, count: int, points: int) -> list[Writer]:
     writers = []
     for number in range(count):
         writer = Writer(repository, VMName(str(uuid.UUID(int=number + 1)), f"web{number}"))
@@ -49,7 +49,7 @@ def _vms(repository: Repository, count: int, points: int) -> list[Writer]:
 def test_each_record_is_read_once_and_each_link_is_followed_once(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, level: stored_data.Level
 ) -> None:
-    _vms(repository, 1, 8)
+    make_vms(repository, 1, 8)
     followed: list[str] = []
 
     def parent_of(backup: Backup, stream: Stream, *others: Any) -> tuple[Backup, Stream]:
@@ -72,7 +72,7 @@ def test_each_record_is_read_once_and_each_link_is_followed_once(
 
 
 def test_only_one_vms_points_are_in_memory(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    writers = _vms(repository, 4, 2)
+    writers = make_vms(repository, 4, 2)
     for writer in writers:
         writer.backups.clear()
     held: list[int] = []
@@ -91,7 +91,7 @@ def test_only_one_vms_points_are_in_memory(repository: Repository, monkeypatch: 
 
 def test_damage_of_every_vm_is_found(repository: Repository) -> None:
     """Also of a VM whose records are all lost, and in a record that the catalog never knew."""
-    first, second, third = _vms(repository, 3, 2)
+    first, second, third = make_vms(repository, 3, 2)
     index_path(repository, first.backups[0].streams[0]).unlink()
     for backup in second.backups:
         record_path(repository, backup).unlink()
@@ -109,7 +109,7 @@ def test_damage_of_every_vm_is_found(repository: Repository) -> None:
 
 
 def test_a_broken_link_is_reported_once_and_spoils_the_chains_above_it(repository: Repository) -> None:
-    (writer,) = _vms(repository, 1, 4)
+    (writer,) = make_vms(repository, 1, 4)
     full, broken, *above = writer.backups
     backups = list(writer.backups)
     stranger = backup_of([fake_stream()], backup_id=full.backup_id, vm=full.vm)
