@@ -166,7 +166,7 @@ class Fleet(Closes):
         with ExitStack() as held:
             worker = self._admitted(wanted, caps, call, excluded, held)
             if worker is None:
-                return self._here(task, call)
+                return self.here(task, call)
             return self._on(worker, task, call, excluded)
 
     # Placement
@@ -203,7 +203,8 @@ class Fleet(Closes):
             _log.info("the scheduler does not answer: %s", error)
             return False
 
-    def _here(self, task: FleetTask, call: Call) -> Any:
+    def here(self, task: FleetTask, call: Call) -> Any:
+        """Carry out the task in this process. Raises PitrError, Interrupted."""
         while not self._alone.acquire(timeout=_POLL_S):
             _check(call)
         try:

@@ -18,8 +18,11 @@ from pitr.jobs.backup.one_task import BackupTask, MadePoint, Teller, carry_out
 from pitr.jobs.consolidate.one_point import consolidate
 from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateWatch
 from pitr.jobs.replicate.run import replicate
+from pitr.jobs.verify.big_blobs import RangeChecked, check_range
+from pitr.jobs.verify.blob_check import BlobRange
 from pitr.jobs.verify.drill import drill
 from pitr.jobs.verify.stored_data import Level, Scope, Verified, verify
+from pitr.model import Backup
 from pitr.ovirt.engine import Engine, EngineConfig
 from pitr.reporting import about_vm
 from pitr.repository import Repository, lock
@@ -43,7 +46,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A verification of one VM, one point, or everything; `share` as in Scope."""
+    """A verification of one VM, one point, or everything; `share` and `spread` as in Scope."""
 
     vm_id: str | None
     backup_id: str | None
@@ -51,6 +54,25 @@ class Verification:
     sample_percent: float | None
     workers: int
     share: tuple[int, int] | None = None
+    spread: frozenset[str] = frozenset()
+
+    def point(self, repository: Repository) -> Backup | None:
+        """Return the point to verify, also if its record is damaged; None for more than one point."""
+        if self.backup_id is None:
+            return None
+        return repository.catalog.get(self.backup_id) or repository.record_of(self.backup_id)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRead:
+    """A check of a range of the blob of a stream; of the digest of the whole blob if `place` is None."""
+
+    name: str
+    backup_id: str
+    stream_id: str
+    place: BlobRange | None
+    sample_percent: float | None
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +102,7 @@ class Replication:
     options: ReplicateOptions
 
 
-Job = BackupTask | Verification | TrialRestore | Consolidation | Replication
+Job = BackupTask | Verification | BlobRead | TrialRestore | Consolidation | Replication
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +142,8 @@ def _performed(setup: Setup, repository: Repository, job: Job, call: Call) -> An
             return _back_up(setup, repository, job, call)
         case Verification():
             return _verify(repository, job, call)
+        case BlobRead():
+            return _read(repository, job, call)
         case TrialRestore():
             return _drill(repository, job, call)
         case Consolidation():
@@ -136,15 +160,27 @@ def _back_up(setup: Setup, repository: Repository, job: BackupTask, call: Call) 
 
 def _verify(repository: Repository, job: Verification, call: Call) -> Verified:
     progress, notify = Teller(call).callbacks()
-    backup = repository.record_of(job.backup_id) if job.backup_id is not None else None
     return verify(
         repository,
-        Scope(vm_id=job.vm_id, backup=backup, share=job.share),
+        Scope(job.vm_id, job.point(repository), share=job.share, spread=job.spread),
         job.level,
         sample_percent=job.sample_percent,
         workers=job.workers,
         progress=progress,
         notify=notify,
+    )
+
+
+def _read(repository: Repository, job: BlobRead, call: Call) -> RangeChecked:
+    progress, _ = Teller(call).callbacks()
+    return check_range(
+        repository,
+        job.backup_id,
+        job.stream_id,
+        job.place,
+        sample_percent=job.sample_percent,
+        workers=job.workers,
+        progress=progress,
     )
 
 

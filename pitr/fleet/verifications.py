@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A verification on several workers: each reads a share of the streams, and the results add up to one."""
+"""A verification on several workers: each reads a share of the streams, and ranges of the large ones. The results add
+up to one.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Final
 
 from pitr.fleet.client import Fleet
 from pitr.fleet.placement import Wanted
-from pitr.fleet.tasks import FleetTask, Verification
-from pitr.jobs.backup.one_task import Bytes, told_to
-from pitr.jobs.verify.stored_data import Verified
+from pitr.fleet.tasks import BlobRead, FleetTask, Verification
+from pitr.fleet.together import Part, run_together
+from pitr.jobs.backup.one_task import told_to
+from pitr.jobs.verify.big_blobs import BigBlob, RangeChecked, big_blobs, join
+from pitr.jobs.verify.stored_data import Scope, Verified
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, findings
 from pitr.system.forked import Call
+from pitr.text import printable
 
 #: Each share reads all records, so many shares would cost more than they gain.
 _MOST_SHARES: Final = 32
@@ -34,28 +37,40 @@ def verify_on(
 
     A quick check, and one that can disprove known damage, is the work of one worker: it needs all streams at once.
     """
-    shares = min(_MOST_SHARES, fleet.slots)
-    if shares < 2 or job.level == "quick" or any(findings.found_in(repository.store, job.vm_id)):
+    slots = fleet.slots
+    if slots < 2 or job.level == "quick" or any(findings.found_in(repository.store, job.vm_id)):
         call = Call(told_to(progress, notify), lambda: False)
         done: Verified = fleet.run(replace(task, job=job), Wanted(), (), call)
         return done
-    stop = threading.Event()
-    sums = _Sums(shares, progress)
+    with big_blobs(repository, Scope(job.vm_id, job.point(repository)), slots) as blobs:
+        shares = min(_MOST_SHARES, slots)
+        spread = frozenset(blob.stream.stream_id for blob in blobs)
+        of_shares = [Part(replace(job, share=(number, shares), spread=spread)) for number in range(shares)]
+        # The digests first: they take the longest.
+        digests = [] if job.sample_percent is not None else [_digest(job, blob) for blob in blobs]
+        ranges = [part for blob in blobs for part in _ranges(job, blob)]
+        results = iter(run_together(fleet, task, [*digests, *of_shares, *ranges], progress, notify))
+        of_digests: list[RangeChecked | None] = [next(results) for _ in digests] or [None] * len(blobs)
+        added = added_up([next(results) for _ in of_shares])
+        for blob, digest in zip(blobs, of_digests, strict=True):
+            parts: list[RangeChecked] = [next(results) for _ in blob.ranges]
+            join(repository, added, blob, digest, parts, notify)
+    return added
 
-    def run(number: int) -> Verified:
-        call = Call(told_to(sums.part(number), notify), stop.is_set)
-        part: Verified = fleet.run(
-            replace(task, job=replace(job, share=(number, shares))), Wanted(), (), call
+
+def _digest(job: Verification, blob: BigBlob) -> Part:
+    name = f"digest of disk {printable(blob.stream.name)}"
+    read = BlobRead(name, blob.backup.backup_id, blob.stream.stream_id, None, None, job.workers)
+    return Part(read, hidden=True)
+
+
+def _ranges(job: Verification, blob: BigBlob) -> Iterator[Part]:
+    for number, place in enumerate(blob.ranges, 1):
+        name = f"range {number} of {len(blob.ranges)} of disk {printable(blob.stream.name)}"
+        read = BlobRead(
+            name, blob.backup.backup_id, blob.stream.stream_id, place, job.sample_percent, job.workers
         )
-        return part
-
-    with ThreadPoolExecutor(shares, thread_name_prefix="share") as pool:
-        futures = [pool.submit(run, number) for number in range(shares)]
-        try:
-            return added_up([future.result() for future in futures])
-        except BaseException:
-            stop.set()
-            raise
+        yield Part(read, place.end - place.begin)
 
 
 def added_up(parts: Sequence[Verified]) -> Verified:
@@ -66,25 +81,3 @@ def added_up(parts: Sequence[Verified]) -> Verified:
             setattr(added, counted.name, sum(getattr(part, counted.name) for part in parts))
     added.damage = list(dict.fromkeys(damage for part in parts for damage in part.damage))
     return added
-
-
-class _Sums:
-    """Adds up the progress of the shares."""
-
-    def __init__(self, shares: int, progress: Progress | None) -> None:
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._parts = [Bytes(0, 0)] * shares
-
-    def part(self, number: int) -> Progress:
-        """Return the progress callback of a share."""
-
-        def progress(done: int, total: int) -> None:
-            with self._lock:
-                self._parts[number] = Bytes(done, total)
-                if self._progress is not None:
-                    self._progress(
-                        sum(part.done for part in self._parts), sum(part.total for part in self._parts)
-                    )
-
-        return progress

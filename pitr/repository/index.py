@@ -221,14 +221,14 @@ class Index(Closes):
         with self._reading():
             return int(self._connection.execute("SELECT count(*) FROM extent").fetchone()[0])
 
-    def rows(self) -> Iterator[IndexRow]:
-        """Yield all rows in the order of the disk."""
+    def rows(self, first: int = 0, last: int = MAX_SIZE) -> Iterator[IndexRow]:
+        """Yield the rows that start in `[first, last)` on the disk, by default all, in the order of the disk."""
         query = (
             "SELECT start, length, blob_offset, blob_length, digest, frame_length, skip, part "
-            "FROM extent ORDER BY start"
+            "FROM extent WHERE start >= ? AND start < ? ORDER BY start"
         )
         with self._reading():
-            for row in self._connection.execute(query):
+            for row in self._connection.execute(query, [first, last]):
                 yield IndexRow(*row) if row[7] is not None else IndexRow(row[0], row[1], None, None, None)
 
     def extents(self) -> ExtentMap:

@@ -42,6 +42,19 @@ class BlobChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobRange:
+    """A range of a blob, between two frames: its stored bytes from `begin` to `end`.
+
+    Its index rows are those that start in `[first, last)` on the disk.
+    """
+
+    begin: int
+    end: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class _BlobPart:
     """The stored bytes from `begin` to `end` with their index rows. Rows before a frame are in the text before it."""
 
@@ -77,12 +90,16 @@ def _first_text(blob: StoredFile) -> bytes:
     raise FormatError("it is empty")
 
 
-def check_digest(backup: Backup, stream: Stream, blob: StoredFile) -> None:
-    """Compare the digest of a whole blob whose index is damaged. Raises StoredDamage."""
+def check_digest(
+    backup: Backup, stream: Stream, blob: StoredFile, advance: Callable[[int], None] = lambda stored: None
+) -> None:
+    """Compare the digest of a whole blob, without its index. `advance` gets the bytes done. Raises StoredDamage."""
     digest = blake3()
     for offset in range(0, blob.size, _CHUNK):
-        rate_limit.spend(min(_CHUNK, blob.size - offset))
+        length = min(_CHUNK, blob.size - offset)
+        rate_limit.spend(length)
         digest.update(blob.read_at(offset, _CHUNK))
+        advance(length)
     if digest.hexdigest() != stream.own_blob.digest:
         raise of_stream(backup.backup_id, stream, "corrupt", "blob", "the digest of its bytes does not match")
 
@@ -96,8 +113,13 @@ def check_blob(
     sample_percent: float | None,
     workers: int,
     advance: Callable[[int], None],
+    within: BlobRange | None = None,
 ) -> BlobChecked:
-    """Read and check the whole blob, or a random `sample_percent` of it. `advance` gets the stored bytes done."""
+    """Read and check the whole blob, or a random `sample_percent` of it. `advance` gets the stored bytes done.
+
+    With `within`, check this range only, of which `rows` has all index rows; then the digest of the whole blob is not
+    compared.
+    """
     checked = BlobChecked()
     digest = blake3()
     checker = _Checker(backup, stream, blob)
@@ -112,7 +134,8 @@ def check_blob(
             checked.damage += part.damage
             advance(len(part.stored))
 
-        for part in _parts(stream, rows):
+        place = within or BlobRange(0, stream.own_blob.size, 0, stream.size)
+        for part in _parts(rows, place, stream.own_blob.size):
             if sample_percent is not None and random.uniform(0, 100) >= sample_percent:  # noqa: S311
                 advance(part.end - part.begin)
                 continue
@@ -123,16 +146,17 @@ def check_blob(
                 take()
         while waiting:
             take()
-    if sample_percent is None and digest.hexdigest() != stream.own_blob.digest and not checked.damage:
+    is_whole = sample_percent is None and within is None
+    if is_whole and digest.hexdigest() != stream.own_blob.digest and not checked.damage:
         checked.damage.append(
             of_stream(backup.backup_id, stream, "corrupt", "blob", "the digest of its bytes does not match")
         )
     return checked
 
 
-def _parts(stream: Stream, rows: Sequence[IndexRow]) -> Iterator[_BlobPart]:
-    """Split the blob after frames, so that each part begins with header text."""
-    begin = 0
+def _parts(rows: Sequence[IndexRow], place: BlobRange, size: int) -> Iterator[_BlobPart]:
+    """Split a range of a blob of `size` bytes after frames, so that each part begins with header text."""
+    begin = place.begin
     gathered: list[IndexRow] = []
     for row in rows:
         gathered.append(row)
@@ -142,7 +166,9 @@ def _parts(stream: Stream, rows: Sequence[IndexRow]) -> Iterator[_BlobPart]:
         if end - begin >= _CHUNK:
             yield _BlobPart(begin, end, tuple(gathered), first=begin == 0, last=False)
             begin, gathered = end, []
-    yield _BlobPart(begin, stream.own_blob.size, tuple(gathered), first=begin == 0, last=True)
+    is_last = place.end == size
+    if is_last or begin < place.end:
+        yield _BlobPart(begin, place.end, tuple(gathered), first=begin == 0, last=is_last)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,15 @@ class Scope:
     """What to verify: one VM's points, one point with its chains, or (both None) everything.
 
     With `streams` (ids), only these streams, and all records in the scope. With `share` (number, shares), only the
-    streams of this share, by their ids: all shares together have each stream once.
+    streams of this share, by their ids: all shares together have each stream once. The blobs of `spread` (stream ids)
+    are not read: others read ranges of them.
     """
 
     vm_id: str | None = None
     backup: Backup | None = None
     streams: frozenset[str] | None = None
     share: tuple[int, int] | None = None
+    spread: frozenset[str] = frozenset()
 
     @property
     def has_all_streams(self) -> bool:

@@ -114,10 +114,12 @@ class _Verification:
         # A folder is read as fast by one thread.
         self._threads = _THREADS if repository.path != repository.location else 1
         self._read: dict[str, set[str]] = defaultdict(set)
+        self._spread: frozenset[str] = frozenset()
         self.result = Verified(level if sample_percent is None else "sample")
 
     def verify(self, scope: Scope, elsewhere: CheckVMs | None) -> None:
         """Check records, then streams, one VM after the other, and collect the result."""
+        self._spread = scope.spread
         self._checked.watched = {
             watched for finding in self._known(scope) for watched in (finding.backup_id, finding.stream_id)
         }
@@ -167,7 +169,7 @@ class _Verification:
         self._configurations(backups)
         streams = self._wanted(self._streams(backups), scope)
         if scope.vm_id is not None or scope.backup is not None or not scope.has_all_streams:
-            self._total += sum(stream.stored_bytes for _, stream in streams)
+            self._total += sum(self._own_bytes(stream) for _, stream in streams)
         self.result.points += len(backups)
         self.result.streams += len(streams)
         looks = read_ahead(self._look, streams, 1 if self._whole else self._threads)
@@ -344,7 +346,7 @@ class _Verification:
         backup, stream = link
         try:
             looked = Looked(
-                checked_index(self._repository, self._indexes, backup, stream, with_rows=self._whole),
+                checked_index(self._repository, self._indexes, backup, stream, with_rows=self._reads(stream)),
                 stream.blob is None or self._repository.is_here(stream),
             )
             if stream.blob is not None and looked.here and not self._whole:
@@ -383,11 +385,13 @@ class _Verification:
         elif stream.blob is not None:
             # From here on, a finding about the blob's size is either found again or disproved.
             self._checked.note(self._checked.blobs, stream.stream_id)
-            if self._whole:
+            if self._reads(stream):
                 with collecting(found, backup, stream):
                     found += self._whole_blob(backup, stream, looked.index.rows)
-        if stream.blob is not None and (not self._whole or not looked.here or looked.index.rows is None):
-            self._advance(stream.stored_bytes)
+        if stream.blob is not None and (
+            not self._reads(stream) or not looked.here or looked.index.rows is None
+        ):
+            self._advance(self._own_bytes(stream))
         for error in found:
             self._add(error, backup)
 
@@ -434,6 +438,12 @@ class _Verification:
         for error in found:
             self._add(error, backup)
         self._advance(stream.stored_bytes)
+
+    def _reads(self, stream: Stream) -> bool:
+        return self._whole and stream.stream_id not in self._spread
+
+    def _own_bytes(self, stream: Stream) -> int:
+        return 0 if stream.stream_id in self._spread else stream.stored_bytes
 
     def _checked_whole(self, backup: Backup, stream: Stream) -> None:
         if self._whole and self._sample_percent is None:
