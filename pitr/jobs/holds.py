@@ -27,9 +27,21 @@ def marks_of(repository: Repository, vm_id: str | None) -> dict[str, Marks]:
         backup_id: each if each.hold is None or each.hold.applies(now) else replace(each, hold=None)
         for backup_id, each in marks.of_vm(repository.store, vm_id).items()
     }
-    for backup_id in rollbacks.points_of(repository.store, vm_id):
-        found[backup_id] = replace(found.get(backup_id, NO_MARKS), hold=Hold(None))
+    for backup_id in _needed_by_rollbacks(repository, vm_id):
+        own = found.get(backup_id, NO_MARKS)
+        found[backup_id] = replace(own, hold=own.hold or Hold(None, by_rollback=True))
     return {backup_id: each for backup_id, each in found.items() if each != NO_MARKS}
+
+
+def _needed_by_rollbacks(repository: Repository, vm_id: str | None) -> set[str]:
+    """Return the ids of the points that unfinished rollbacks need, and of those that stand for them."""
+    named = rollbacks.points_of(repository.store, vm_id)
+    if not named:
+        return set()
+    catalog = repository.catalog_of_vm(vm_id)
+    vms = [vm.id for vm in catalog.vms()] if vm_id is None else [vm_id]
+    points = (point for vm in vms for point in catalog.points(vm))
+    return {*named, *(point.backup_id for point in points if point.known_as in named)}
 
 
 def held_in(repository: Repository, vm_id: str) -> dict[str, str]:
@@ -57,6 +69,8 @@ def marking(repository: Repository, backup: Backup) -> Iterator[None]:
 
 def in_words(hold: Hold) -> str:
     """Return the hold in words."""
+    if hold.by_rollback:
+        return "held by an unfinished rollback"
     return "held" if hold.until is None else f"held until {times.for_people(hold.until)}"
 
 

@@ -46,16 +46,14 @@ def commit(repository: Repository, new: Record) -> Backup:
     of_base = repository.path != repository.location and _has_configuration_of_base(repository, backup)
     with configurations.stored(repository.store, repository.path, configuration, is_known=of_base) as is_new:
         noted = commit_notes.add(repository.store, backup)
-        buried = None
+        check = _Check(repository, backup)
         if repository.removes_later:
-            check = _Check(repository, backup, repository.store.written(noted))
-            check.all()
-            buried = check.buried.get(backup.vm.id)
+            check.all(repository.store.written(noted))
         _store(repository, backup, name, stored)
         if configuration is not None and not is_new and repository.removes_later:
             _keep_configuration(repository, backup, configuration)
         # Here, because who removes configurations next asks the catalog which ones are used.
-        _add_to_catalog(repository, backup, name, stored, buried)
+        _add_to_catalog(repository, backup, name, stored, check)
     if repository.path != repository.location:
         # A catalog that cannot be read now does not undo the commit.
         with suppress(RepositoryError):
@@ -63,39 +61,40 @@ def commit(repository: Repository, new: Record) -> Backup:
     return backup
 
 
-def _add_to_catalog(
-    repository: Repository, backup: Backup, name: str, stored: bytes, buried: dict[str, datetime] | None
-) -> None:
+def _add_to_catalog(repository: Repository, backup: Backup, name: str, stored: bytes, check: _Check) -> None:
     try:
         entry = (backup, StoredObject(len(stored), blake3(stored).hexdigest()))
         if repository.keyring is not None:
             # The catalog of a host that cannot read holds no names either.
             entry = repository.read_record(name)
         repository.opened_catalog().add(entry[0], name, entry[1])
-        if repository.path != repository.location:
-            repository.opened_catalog().again(backup.vm.id, buried)
+        listed = check.listed.get(backup.vm.id)
+        if repository.path != repository.location and listed is not None:
+            # What another host has committed until then.
+            repository.opened_catalog().again(backup.vm.id, check.buried[backup.vm.id], {*listed, name})
     except RepositoryError:
         # The record is the commit. The catalog adds it when it is opened again.
         repository.forget_catalog()
 
 
 class _Check:
-    """The checks right before the record of a backup, at `now` by the store's clock.
+    """The checks right before the record of a backup.
 
     They are enough because no sweep removes what got its tombstone less than the grace time ago.
     """
 
-    def __init__(self, repository: Repository, backup: Backup, now: datetime) -> None:
+    def __init__(self, repository: Repository, backup: Backup) -> None:
         self._repository = repository
         self._store = repository.store
         self._backup = backup
-        self._now = now
-        #: The tombstones that were listed, by VM.
+        self._now = datetime.min
+        #: The tombstones and the names of the records that were listed, by VM.
         self.buried: dict[str, dict[str, datetime]] = {}
-        self._records: dict[str, set[str | None]] = {}
+        self.listed: dict[str, set[str]] = {}
 
-    def all(self) -> None:
-        """Raise BaseRemoved if the backup must not be committed."""
+    def all(self, now: datetime) -> None:
+        """Raise BaseRemoved if the backup must not be committed; it is `now` by the store's clock."""
+        self._now = now
         if self._repository.grace > timedelta():
             self._age()
         if self._backup.parent_id is not None:
@@ -146,7 +145,7 @@ class _Check:
             # A recovered point may be based on one that is lost.
             return
         vm_id = self._backup.vm.id
-        if known.backup_id in self._buried(vm_id) or known.backup_id not in self._stored(vm_id):
+        if known.backup_id in self._buried(vm_id) or not self._is_stored(vm_id, known.backup_id):
             raise self._refused(
                 f"the point that it is based on, {known.backup_id}, is removed",
                 "Run it again: it is then based on another point.",
@@ -155,7 +154,7 @@ class _Check:
     def _part(self, stream_id: str) -> None:
         """Check a stream whose frames the backup uses. Its blob stays until the record of the backup names it, too."""
         if not any(
-            backup_id in self._stored(vm_id)
+            self._is_stored(vm_id, backup_id)
             and (
                 backup_id not in self._buried(vm_id)
                 or self._now - self._buried(vm_id)[backup_id] < self._repository.grace / 2
@@ -173,13 +172,12 @@ class _Check:
             self.buried[vm_id] = tombstones.of_vm(self._store, vm_id)
         return self.buried[vm_id]
 
-    def _stored(self, vm_id: str) -> set[str | None]:
-        if vm_id not in self._records:
+    def _is_stored(self, vm_id: str, backup_id: str) -> bool:
+        if vm_id not in self.listed:
             # After the tombstones: a point that is swept in between has a tombstone or no record.
             self._buried(vm_id)
-            records = self._store.list(names.records_of(vm_id))
-            self._records[vm_id] = {names.backup_of_record(name) for name in records}
-        return self._records[vm_id]
+            self.listed[vm_id] = set(self._store.list(names.records_of(vm_id)))
+        return any(names.backup_of_record(name) == backup_id for name in self.listed[vm_id])
 
     def _refused(self, why: str, advice: str) -> BaseRemoved:
         vm: VMName = self._backup.vm
@@ -206,7 +204,7 @@ def _siblings(repository: Repository, backup: Backup) -> set[str]:
 
 
 def _tell_of(others: Iterable[str], backup: Backup) -> None:
-    """Warn of points that other hosts committed on the same base meanwhile. One of two hosts always sees the other."""
+    """Warn of points that other hosts committed on the same base meanwhile. They were listed just before the commit."""
     for other in sorted(others):
         _log.warning(
             "VM %s: point %s has the same base as the new point %s: two hosts back up this VM. Both points are good",

@@ -73,15 +73,15 @@ def stored(
 ) -> Iterator[bool]:
     """Store a configuration, and keep others from removing it while the block stores its record.
 
-    `is_known`: another record refers to it, so one that is there is not compared. The block gets whether the
-    configuration is new. `state` is the folder of the repository's locks. Raises RepositoryError.
+    `is_known`: a record that stays refers to it, so it is stored. The block gets whether the configuration is new.
+    `state` is the folder of the repository's locks. Raises RepositoryError.
     """
     if configuration is None:
         yield True
         return
     # It may be an old one that no record refers to, and that is about to be removed.
     with lock.wait_to_share(state / names.CONFIGURATIONS_LOCK, _WHAT):
-        yield add(store, configuration, is_known=is_known)
+        yield not is_known and add(store, configuration)
 
 
 def removing(state: Path) -> AbstractContextManager[None]:
@@ -89,17 +89,17 @@ def removing(state: Path) -> AbstractContextManager[None]:
     return lock.wait_for(state / names.CONFIGURATIONS_LOCK, _WHAT)
 
 
-def add(store: Store, stored: bytes, *, is_known: bool = False) -> bool:
+def add(store: Store, stored: bytes) -> bool:
     """Store a configuration unless it is stored already; replace a damaged one. Return whether it is new.
 
-    `is_known`: one that is there is not compared. Raises RepositoryError.
+    Raises RepositoryError.
     """
     name = names.configuration(described(stored).digest)
     try:
         store.create(name, stored)
         return True
     except ObjectExists:
-        if is_known or _is(store, name, stored):
+        if _is(store, name, stored):
             return False
     store.delete(name)
     store.create(name, stored)

@@ -29,9 +29,13 @@ _TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A point that no rule removes, until `until` (UTC), or until it is released if that is None."""
+    """A point that no rule removes, until `until` (UTC), or until it is released if that is None.
+
+    `by_rollback`: nobody has asked for it, and it ends with the unfinished rollback that needs the point.
+    """
 
     until: datetime | None
+    by_rollback: bool = False
 
     def applies(self, now: datetime) -> bool:
         """Return whether the hold still keeps its point."""

@@ -51,11 +51,15 @@ class SeenStates:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A kind of state: the folders of its first and its second objects, and the number of parts of a key."""
+    """A kind of state: the folders of its first and its second objects, and the number of parts of a key.
+
+    `rare`: most VMs have none, which one list shows.
+    """
 
     begun: str
     ended: str
     parts: int
+    rare: bool = False
 
     def begin(self, store: Store, *key: str) -> None:
         """Begin a state; one that has begun stays so."""
@@ -69,6 +73,8 @@ class Pair:
 
     def open(self, store: Lists, *under: str) -> Iterator[tuple[str, ...]]:
         """Yield the keys of the open states whose keys begin with `under`."""
+        if self.rare and next(self._keys(store, self.begun, under), None) is None:
+            return
         # In this order: prune removes first objects first, so none that has ended looks open.
         ended = set(self._keys(store, self.ended, under))
         yield from (key for key in self._keys(store, self.begun, under) if key not in ended)
@@ -91,13 +97,13 @@ PENDING = Pair("pending", "ended", 2)
 #: Checkpoints on the engine that pitr created and has not removed: VM, checkpoint.
 CHECKPOINTS = Pair("checkpoints", "forgotten", 2)
 #: Disks whose change tracking was wrong: VM, disk, a random part, because a disk can be distrusted again.
-DISTRUSTED = Pair("distrusted", "trusted", 3)
+DISTRUSTED = Pair("distrusted", "trusted", 3, rare=True)
 #: New disks on the engine that a restore is writing: disk.
 UPLOADS = Pair("uploads", "done", 1)
 #: Disks that a rollback in place writes into: VM, disk, the undo point, the point to go back to, a random part.
-ROLLBACKS = Pair("rollbacks", "rolled-back", 5)
+ROLLBACKS = Pair("rollbacks", "rolled-back", 5, rare=True)
 #: Disks that a rollback leaves detached: VM, old disk, the disk in its place, the undo point, the other point, random.
-OLD_DISKS = Pair("old-disks", "discarded", 6)
+OLD_DISKS = Pair("old-disks", "discarded", 6, rare=True)
 #: Swaps of disks by a rollback: VM, the random part of the keys of its OLD_DISKS.
-SWAPS = Pair("swaps", "swapped", 2)
+SWAPS = Pair("swaps", "swapped", 2, rare=True)
 ALL = (PENDING, CHECKPOINTS, DISTRUSTED, UPLOADS, ROLLBACKS, OLD_DISKS, SWAPS)

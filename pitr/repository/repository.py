@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pitr.repository.stream_sink import ExternalBlob, NewStream, StreamSink
 
 _log = logging.getLogger(__name__)
-_MAX_RECORDS = 1000
+MAX_RECORDS = 1000
 
 
 class Repository(Closes):
@@ -76,8 +76,9 @@ class Repository(Closes):
         self._shown: CompletedCatalog | None = None
         # Streams that a record names or may name; `drop_stream` keeps them.
         self.recorded: set[str] = set()
-        # Records of a bucket, which this process has read; each costs a request.
-        self._records: dict[str, tuple[Backup, StoredObject]] = {}
+        #: Records of a bucket by name that this process need not read (again), and whether it trusts copies of indexes.
+        self.read_records: dict[str, tuple[Backup, StoredObject]] = {}
+        self.trusts_copies = False
 
     @classmethod
     def create(
@@ -306,7 +307,7 @@ class Repository(Closes):
         """Read a record that the catalog knows, and compare it with the catalog. Raises StoredDamage."""
         backup_id = known.backup_id
         try:
-            backup, stored = self._records.get(known.name) or self.read_record(known.name)
+            backup, stored = self.read_records.get(known.name) or self.read_record(known.name)
         except StoredDamage as error:
             damage = error.damage
             raise of_record(backup_id, damage.kind, damage.message) from None
@@ -314,8 +315,8 @@ class Repository(Closes):
             raise of_record(
                 backup_id, "inconsistent", f"the record {known.name} was changed after it was written"
             )
-        if self.path != self.location and len(self._records) < _MAX_RECORDS:
-            self._records[known.name] = backup, stored
+        if self.path != self.location and len(self.read_records) < MAX_RECORDS:
+            self.read_records[known.name] = backup, stored
         return backup
 
     def chain(

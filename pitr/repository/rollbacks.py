@@ -55,8 +55,13 @@ def unfinished_vms(store: Store, vm_id: str | None) -> set[str]:
 
 
 def points_of(store: Store, vm_id: str | None) -> frozenset[str]:
-    """Return the ids of the points that unfinished rollbacks of a VM (None: of all VMs) need."""
-    return frozenset(name for each in of_vm(store, vm_id) for name in (each.undo_id, each.point_id))
+    """Return the ids by which unfinished rollbacks of a VM (None: of all VMs) name the points that they need.
+
+    A consolidated point that has taken the place of one of them is needed instead of it.
+    """
+    in_place = {name for disk in of_vm(store, vm_id) for name in (disk.undo_id, disk.point_id)}
+    swaps = {name for disk in unfinished_swaps(store, vm_id) for name in (disk.undo_id, disk.point_id)}
+    return frozenset(in_place | swaps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +105,14 @@ def swapped(store: Store, left: Sequence[OldDisk]) -> None:
         SWAPS.end(store, vm_id, token)
 
 
-def old_disks(store: Store, vm_id: str) -> list[OldDisk]:
-    """Return the disks that rollbacks of a VM have left."""
-    return sorted((OldDisk(*key) for key in OLD_DISKS.open(store, vm_id)), key=lambda each: each.disk_id)
+def old_disks(store: Store, vm_id: str | None) -> list[OldDisk]:
+    """Return the disks that rollbacks of a VM (None: of all VMs) have left."""
+    under = () if vm_id is None else (vm_id,)
+    return sorted((OldDisk(*key) for key in OLD_DISKS.open(store, *under)), key=lambda each: each.disk_id)
 
 
-def unfinished_swaps(store: Store, vm_id: str) -> list[OldDisk]:
-    """Return the disks of swaps that have begun and not ended."""
-    tokens = {token for _, token in SWAPS.open(store, vm_id)}
+def unfinished_swaps(store: Store, vm_id: str | None) -> list[OldDisk]:
+    """Return the disks of swaps of a VM (None: of all VMs) that have begun and not ended."""
+    under = () if vm_id is None else (vm_id,)
+    tokens = {token for _, token in SWAPS.open(store, *under)}
     return [each for each in old_disks(store, vm_id) if each.token in tokens] if tokens else []

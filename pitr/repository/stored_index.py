@@ -17,7 +17,7 @@ from pitr.repository import names, sqlite
 from pitr.repository.damage import StoredDamage, compare_size, of_stream
 from pitr.repository.index import Index, StreamRow, parts_of
 from pitr.repository.repository import Repository
-from pitr.repository.store import ObjectMissing
+from pitr.repository.store import KeepsCopies, ObjectMissing
 from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)
@@ -128,18 +128,31 @@ def opened_good_index(repository: Repository, backup: Backup, stream: Stream) ->
 
 
 def _local_copy(repository: Repository, backup: Backup, stream: Stream, *, second: bool) -> Path:
-    """Return the path of a local copy of an index in a bucket, compared with the record. This takes one request."""
+    """Return the path of a local copy of an index in a bucket, compared with the record. This takes one request.
+
+    It takes none for a copy that fits the record if the repository trusts copies.
+    """
     name, recorded = _recorded(stream, second=second)
+    if repository.trusts_copies and isinstance(repository.store, KeepsCopies):
+        known = repository.store.known_copy(name)
+        if known is not None and _is(known, recorded):
+            return known
     try:
         path = repository.store.local_file(name)
     except ObjectMissing:
         raise of_stream(backup.backup_id, stream, "missing", "index", "it is missing") from None
-    if blake3(path.read_bytes()).hexdigest() == recorded.digest:
+    if _is(path, recorded):
         return path
     # Is the copy bad, or the object?
     check_index(repository, backup, stream, second=second)
     path.unlink()
     return repository.store.local_file(name)
+
+
+def _is(path: Path, recorded: StoredObject) -> bool:
+    with suppress(OSError):
+        return blake3(path.read_bytes()).hexdigest() == recorded.digest
+    return False
 
 
 def _recorded(stream: Stream, *, second: bool) -> tuple[str, StoredObject]:

@@ -23,7 +23,7 @@ from pitr.formats.in_order import InOrder
 from pitr.model import DiskSettings, Kind, Part, StoredObject, Stream, VMName
 from pitr.repository import index, names
 from pitr.repository.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
-from pitr.repository.store import NewObject, ObjectExists, Store
+from pitr.repository.store import KeepsCopies, NewObject, ObjectExists, Store
 from pitr.system.closing import Closes
 
 #: The block size for finding zeroes in data. It is the cluster size of qcow2 and the usual granularity of dirty
@@ -31,6 +31,8 @@ from pitr.system.closing import Closes
 ZERO_BLOCK = 1 << 16
 _WORDS = ZERO_BLOCK // 8
 _ROWS_AT_ONCE = 4096
+#: An index of up to this size stays on this machine, too.
+_MOST_COPIED = 64 << 20
 
 #: How the bytes of a stream are stored: as zstd frames, or plain.
 Compression = Literal["none", "zstd"]
@@ -327,6 +329,9 @@ class StreamSink:
         with self._store.new(name) as new:
             stored = written(self._index_path, new)
             self._commit(new, name)
+        if isinstance(self._store, KeepsCopies) and stored.size <= _MOST_COPIED:
+            # The next incremental reads it.
+            self._store.keep_copy(name, self._index_path)
         return stored
 
     def _zero(self, start: int, length: int) -> None:

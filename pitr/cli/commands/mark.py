@@ -66,8 +66,14 @@ def release(
     """
     with common.repository() as repository:
         backup = _chosen(common, repository, name, at, point)
-        if facts_of(repository, backup).marks.hold is None:
+        held = facts_of(repository, backup).marks.hold
+        if held is None:
             common.out.notify("the point is not held")
+        elif held.by_rollback:
+            raise UsageError(
+                f"the point is {holds.in_words(held)}",
+                f"End the rollback: pitr rollback --continue {printable(backup.vm.name)}.",
+            )
         else:
             with holds.marking(repository, backup):
                 marks.hold(repository.store, backup, None)

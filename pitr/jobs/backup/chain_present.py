@@ -13,6 +13,7 @@ from pitr.model import Backup, Stream
 from pitr.reporting import Notify
 from pitr.repository import Repository, findings, names
 from pitr.repository.damage import CatalogDiffers, Damage, StoredDamage
+from pitr.repository.fewer_requests import take_as_read
 
 CHECK = "backup"
 
@@ -74,8 +75,10 @@ def _listed_records(repository: Repository, backup: Backup) -> dict[str, Backup]
     catalog = repository.catalog_of_vm(vm_id)
     sizes = repository.opened_catalog().record_sizes(vm_id)
     known = catalog.known(vm_id).values()
-    there = {each.backup_id for each in known if sizes.get(each.name) == each.record.size}
-    return {each.backup_id: each for each in catalog.points(vm_id) if each.backup_id in there}
+    there = {each.backup_id: each for each in known if sizes.get(each.name) == each.record.size}
+    listed = {each.backup_id: each for each in catalog.points(vm_id) if each.backup_id in there}
+    take_as_read(repository, ((there[backup_id], each) for backup_id, each in listed.items()))
+    return listed
 
 
 def _check_present(

@@ -41,6 +41,7 @@ from pitr.ovirt.engine import (
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, rollbacks
 from pitr.repository.damage import StoredDamage
+from pitr.repository.fewer_requests import trusting_copies
 from pitr.repository.pairs import SeenStates
 from pitr.text import named, printable
 from pitr.version import __version__
@@ -70,7 +71,7 @@ def back_up(
     On every path, no backup stays open on the engine. Without a commit, the repository stays unchanged.
     """
     vm = find_vm(engine, name)
-    with repository.lock_vm(VMName(vm.id, vm.name)):
+    with repository.lock_vm(VMName(vm.id, vm.name)), trusting_copies(repository):
         return _BackupRun(repository, engine, vm, options, progress, notify).run()
 
 

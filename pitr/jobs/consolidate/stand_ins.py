@@ -162,7 +162,8 @@ class _Writer:
         store = self._repository.store
         known = self._facts.get(backup.backup_id, NO_FACTS).marks
         stack.callback(marks.remove_of, store, [new])
-        if known.hold is not None:
+        # The hold of a rollback ends by itself, and covers the new record, too.
+        if known.hold is not None and not known.hold.by_rollback:
             marks.hold(store, new, known.hold)
         if known.note is not None:
             marks.note(store, new, known.note)

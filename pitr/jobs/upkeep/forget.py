@@ -67,10 +67,12 @@ def _keep_others(
     for backup in points:
         hold = facts.get(backup.backup_id, NO_FACTS).marks.hold
         if hold is not None and (ids is None or backup.backup_id in ids):
+            name = printable(backup.vm.name)
             raise UsageError(
-                f"{backup.backup_id}, the point of VM {printable(backup.vm.name)} at {for_people(backup.point)}, is "
-                f"{holds.in_words(hold)}",
-                f"To forget it, release it first: pitr release {backup.backup_id}.",
+                f"{backup.backup_id}, the point of VM {name} at {for_people(backup.point)}, is {holds.in_words(hold)}",
+                f"End the rollback first: pitr rollback --continue {name}."
+                if hold.by_rollback
+                else f"To forget it, release it first: pitr release {backup.backup_id}.",
             )
     return _keep(points, ids)
 

@@ -27,6 +27,7 @@ from pitr.repository import (
     names,
     proofs,
     removed_points,
+    rollbacks,
     tombstones,
 )
 from pitr.repository.hidden import based_on, needed_by
@@ -113,10 +114,13 @@ def _due(repository: Repository, vm_id: str, now: datetime) -> _Due:
     hidden = {each.backup.backup_id: each for each in removed_points.of_vm(repository, vm_id)}
     buried = tombstones.of_vm(repository.store, vm_id)
     passed = {backup_id for backup_id, written in buried.items() if now - written >= repository.grace}
+    rolling_back = rollbacks.points_of(repository.store, vm_id) if passed else frozenset()
     due = {
         backup_id: each
         for backup_id, each in hidden.items()
-        if backup_id in passed and not _is_protected(repository, each.backup)
+        if backup_id in passed
+        and each.backup.known_as not in rolling_back
+        and not _is_protected(repository, each.backup)
     }
     visible = repository.catalog_of_vm(vm_id).points(vm_id)
     every = [*visible, *(each.backup for each in hidden.values())]

@@ -3,6 +3,7 @@
 
 from pitr.repository.store.base import (
     Batch,
+    KeepsCopies,
     ListedObject,
     NewObject,
     ObjectExists,
@@ -21,6 +22,7 @@ from pitr.repository.store.posix import PosixStore
 __all__ = [
     "ColdObject",
     "Batch",
+    "KeepsCopies",
     "LinkInside",
     "ListedObject",
     "NewObject",

@@ -204,6 +204,17 @@ class KeepsState(Protocol):
         """Keep scratch files and copies in this folder from now on."""
 
 
+@runtime_checkable
+class KeepsCopies(Protocol):
+    """A store that is far away, with local copies of objects that libraries need as files."""
+
+    def known_copy(self, name: str) -> Path | None:
+        """Return the path of the local copy of an object, without asking whether it is still like the object."""
+
+    def keep_copy(self, name: str, path: Path) -> None:
+        """Keep a local copy of an object that was just written from this file, if there is room."""
+
+
 def may_be_stored(store: Store, name: str, data: bytes) -> bool:
     """Return whether the store has a small object with these bytes, or cannot tell."""
     # A store that seals knows the bytes that it stored.

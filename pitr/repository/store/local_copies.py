@@ -36,12 +36,20 @@ class LocalCopies:
             return tag
         return None
 
+    def known(self, name: str) -> Path | None:
+        """Return the path of the copy, whose content may not be that of the object; None without a copy."""
+        path = self.path(name)
+        with suppress(OSError):
+            os.utime(path)
+            return path
+        return None
+
     def path(self, name: str) -> Path:
         """Return the path of the copy."""
         return self._folder / f"{_key(name)}.copy"
 
     def keep(self, name: str, tag: str, data: bytes) -> Path:
-        """Keep a copy and return its path. Raises RepositoryError."""
+        """Keep a copy and return its path; without a tag it is not known to the store. Raises RepositoryError."""
         path = self.path(name)
         mine = self._folder / f"{uuid.uuid4().hex}.new"
         try:

@@ -238,6 +238,13 @@ class ObjectStore:
             found = self._run(get)
         return self._copies.path(name) if found is None else self._copies.keep(name, *found)
 
+    def known_copy(self, name: str) -> Path | None:
+        return self._copies.known(check_name(name))
+
+    def keep_copy(self, name: str, path: Path) -> None:
+        with suppress(RepositoryError, OSError):
+            self._copies.keep(check_name(name), "", path.read_bytes())
+
     def scratch_file(self) -> Path:
         try:
             return self._scratch.file()

@@ -225,8 +225,16 @@ def test_a_swap_that_can_neither_end_nor_be_undone_goes_on_later(
         own.rollback("--undo", code=6)
     assert own.pitr.json("status", code=1)["vms"][0]["state"] == "critical"
     own.to_point(code=6)
+    # Both points are needed until then, and each may be replaced by one that needs no other.
+    pruned = own.pitr.json("prune", "--keep-last", "1")
+    held = [point for point in pruned["kept"] if "held by an unfinished rollback" in point["kept_by"]]
+    assert len(held) == 2 and pruned["created"]
+    refused = own.pitr.json("forget", held[0]["backup_id"], code=2)
+    assert "--continue" in refused["error"]["advice"]
     own.rollback("--continue")
     assert own.contents() == own.then and len(lab.vm(own.vm.id).disks) == 1
+    # The hold is gone with the rollback, also that of a point that has taken a place.
+    assert len(own.pitr.json("prune", "--keep-last", "1")["kept"]) == 1
     own.rollback("--continue", code=4)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pitr.repository import Repository, tombstones
+from pitr.repository import Repository, names, rollbacks, tombstones
 from pitr.repository import location as locations
 from pitr.repository.location import Location
 from pitr.repository.store import Store
@@ -223,3 +223,19 @@ def test_the_grace_time_must_be_a_span(tmp_path: Path) -> None:
     site.host("init", "--grace", "soon", code=2)
     site.host("init", "--grace", "9y", code=2)
     assert not (tmp_path / "repository").exists()
+
+
+def test_a_removed_point_that_an_unfinished_rollback_needs_is_not_swept(tmp_path: Path) -> None:
+    site = Site("folder", tmp_path)
+    site.host("init", "--grace", "1d")
+    with Repository.open(site.location) as repository:
+        writer = Writer(repository)
+        back_to, other, undo = (writer.add("64k:A", full=True).backup_id for _ in range(3))
+        left = rollbacks.leave(repository.store, VM.id, [("old", "new")], undo, back_to)
+        for backup_id in (back_to, other):
+            tombstones.add(repository.store, VM.id, backup_id)
+            os.utime(repository.path / names.tombstone(VM.id, backup_id), (0, 0))
+        assert _ids(site.host.json("prune", "--keep-last", "1"), "swept") == [other]
+        site.host("restore", "web", "--point", back_to, "--to-file", site.folder / "out.raw")
+        rollbacks.swapped(repository.store, left)
+        assert _ids(site.host.json("prune", "--keep-last", "1"), "swept") == [back_to]

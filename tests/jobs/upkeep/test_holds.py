@@ -12,7 +12,7 @@ import pytest
 from pitr import times
 from pitr.errors import NoSuchPoint, UsageError
 from pitr.jobs.holds import end_of, marking
-from pitr.repository import Repository, marks, names
+from pitr.repository import Repository, marks, names, rollbacks
 from pitr.repository.marks import Hold
 from tests.support.pitr import Pitr
 from tests.support.points import Writer, flip_bit
@@ -176,3 +176,24 @@ def test_a_list_can_be_shortened(writer: Writer, command: Pitr) -> None:
     table = command("list", "--last", "1").stdout
     assert ids[0][:8] in table and ids[1][:8] not in table
     command("list", "--last", "0", code=2)
+
+
+@pytest.mark.parametrize("state", ["swap", "in place"])
+def test_an_unfinished_rollback_holds_its_two_points_until_it_ends(
+    writer: Writer, repository: Repository, command: Pitr, state: str
+) -> None:
+    before, back_to = writer.backups[-2], writer.backups[0]
+    ids = (before.backup_id, back_to.backup_id)
+    if state == "swap":
+        left = rollbacks.leave(repository.store, before.vm.id, [("old", "new")], *ids)
+    else:
+        begun = rollbacks.begin(repository.store, before.vm.id, ["disk"], *ids)
+    kept = command.json("prune", "--keep-last", "1")["kept"]
+    assert {point["backup_id"] for point in kept if point["hold"] == {"until": None}} == set(ids)
+    assert "--continue" in command("release", back_to.backup_id, code=2).complaint
+    assert "--continue" in command("forget", back_to.backup_id, code=2).complaint
+    if state == "swap":
+        rollbacks.swapped(repository.store, left)
+    else:
+        begun[0].end(repository.store)
+    assert len(command.json("prune", "--keep-last", "1")["removed"]) == 2
