@@ -192,15 +192,13 @@ class CompletedCatalog(Closes):
         self._complete_vm(vm_ids.pop())
         return self._catalog
 
-    def again(
-        self, vm_id: str, buried: Mapping[str, datetime] | None = None, listed: set[str] | None = None
-    ) -> Catalog:
+    def again(self, vm_id: str, buried: Mapping[str, datetime] | None = None) -> Catalog:
         """Return the catalog with the VM's records and tombstones of this moment.
 
-        `buried` has the tombstones, and `listed` the names of the records, if they were just listed.
+        `buried` has the tombstones if they were just listed.
         """
         self._tombstones.forget(vm_id, buried)
-        self._refresh(vm_id, listed)
+        self._refresh(vm_id)
         return self._catalog
 
     def add(self, backup: Backup, name: str, record: StoredObject) -> None:

@@ -68,10 +68,9 @@ def _add_to_catalog(repository: Repository, backup: Backup, name: str, stored: b
             # The catalog of a host that cannot read holds no names either.
             entry = repository.read_record(name)
         repository.opened_catalog().add(entry[0], name, entry[1])
-        listed = check.listed.get(backup.vm.id)
-        if repository.path != repository.location and listed is not None:
-            # What another host has committed until then.
-            repository.opened_catalog().again(backup.vm.id, check.buried[backup.vm.id], {*listed, name})
+        if repository.path != repository.location and backup.parent_id is not None:
+            # After the record: of two hosts that commit at the same time, at least one sees the point of the other.
+            repository.opened_catalog().again(backup.vm.id, check.buried.get(backup.vm.id))
     except RepositoryError:
         # The record is the commit. The catalog adds it when it is opened again.
         repository.forget_catalog()
@@ -88,9 +87,9 @@ class _Check:
         self._store = repository.store
         self._backup = backup
         self._now = datetime.min
-        #: The tombstones and the names of the records that were listed, by VM.
+        #: The tombstones that were listed, by VM.
         self.buried: dict[str, dict[str, datetime]] = {}
-        self.listed: dict[str, set[str]] = {}
+        self._listed: dict[str, set[str]] = {}
 
     def all(self, now: datetime) -> None:
         """Raise BaseRemoved if the backup must not be committed; it is `now` by the store's clock."""
@@ -173,11 +172,11 @@ class _Check:
         return self.buried[vm_id]
 
     def _is_stored(self, vm_id: str, backup_id: str) -> bool:
-        if vm_id not in self.listed:
+        if vm_id not in self._listed:
             # After the tombstones: a point that is swept in between has a tombstone or no record.
             self._buried(vm_id)
-            self.listed[vm_id] = set(self._store.list(names.records_of(vm_id)))
-        return any(names.backup_of_record(name) == backup_id for name in self.listed[vm_id])
+            self._listed[vm_id] = set(self._store.list(names.records_of(vm_id)))
+        return any(names.backup_of_record(name) == backup_id for name in self._listed[vm_id])
 
     def _refused(self, why: str, advice: str) -> BaseRemoved:
         vm: VMName = self._backup.vm
@@ -204,7 +203,7 @@ def _siblings(repository: Repository, backup: Backup) -> set[str]:
 
 
 def _tell_of(others: Iterable[str], backup: Backup) -> None:
-    """Warn of points that other hosts committed on the same base meanwhile. They were listed just before the commit."""
+    """Warn of points that other hosts committed on the same base meanwhile. One of two hosts always sees the other."""
     for other in sorted(others):
         _log.warning(
             "VM %s: point %s has the same base as the new point %s: two hosts back up this VM. Both points are good",

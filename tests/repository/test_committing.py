@@ -141,6 +141,30 @@ def test_two_hosts_that_commit_on_one_base_see_each_other(
             assert list(content(third, backup).values()) == [expected]
 
 
+def test_a_host_sees_the_point_that_another_one_commits_right_before_its_own(
+    bucket: Bucket, hosts: list[Repository], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, _ = hosts
+    writer = Writer(first)
+    base = writer.add("64k:A")
+    other = Writer(second)
+    assert second.catalog.points() == [base]
+    other.backups = [base]
+    mine, theirs = writer.add("64k:C", commit=False), other.add("64k:D", commit=False)
+    committed: list[Backup] = []
+
+    def between(kind: str, name: str) -> None:
+        if kind == "create" and name.startswith("backups/"):
+            bucket.on_request = lambda kind, name: None
+            committed.append(other.commit(theirs))
+            assert caplog.messages == []
+
+    caplog.set_level(logging.WARNING)
+    bucket.on_request = between
+    writer.commit(mine)
+    assert committed[0].backup_id in caplog.text and "two hosts" in caplog.text
+
+
 def test_the_run_after_a_removed_base_compares_with_what_is_left(
     bucket: Bucket, hosts: list[Repository], monkeypatch: pytest.MonkeyPatch
 ) -> None:
