@@ -381,6 +381,6 @@ def _reach(address: ImageioAddress) -> bool | PitrError:
     """Return whether the daemon's unix socket is on this machine, or the error if the daemon is unreachable."""
     try:
         # Do not wait between attempts: a person is waiting for the result.
-        return ask(address, "report its options", ImageioSession.go_local, sleep=lambda pause: None)
+        return ask(address, "report its options", ImageioSession.is_local, sleep=lambda pause: None)
     except ImageioError as error:
         return error

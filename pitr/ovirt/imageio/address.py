@@ -70,6 +70,14 @@ class ImageioAddress:
         return tuple({urlsplit(url).path.rpartition("/")[2] for url in self.urls} - {""})
 
 
+@dataclass(frozen=True, slots=True)
+class LocalSocket:
+    """The unix socket of a server on this machine, and the transfer's path there, which contains the ticket."""
+
+    name: str
+    path: str = field(repr=False)
+
+
 class Connected(NamedTuple):
     """A connection, the transfer's path, and whether both ends have the same IP address."""
 
@@ -78,11 +86,13 @@ class Connected(NamedTuple):
     same_machine: bool
 
 
-def connected(address: ImageioAddress, timeout_s: float) -> Connected:
+def connected(address: ImageioAddress | LocalSocket, timeout_s: float) -> Connected:
     """Connect to the host, or to the proxy if the host is unreachable. Raises OSError.
 
     `timeout_s` limits the requests; connecting has a shorter limit.
     """
+    if isinstance(address, LocalSocket):
+        return Connected(_connected_locally(address.name, timeout_s), address.path, same_machine=True)
     *others, last = address.urls
     for url in others:
         try:
@@ -96,8 +106,7 @@ def connected(address: ImageioAddress, timeout_s: float) -> Connected:
     return _connected_to(urlsplit(last), address, timeout_s)
 
 
-def connected_locally(name: str, timeout_s: float) -> HttpConnection:
-    """Connect to the unix socket `name`. Raises OSError."""
+def _connected_locally(name: str, timeout_s: float) -> HttpConnection:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout_s)

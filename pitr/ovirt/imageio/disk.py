@@ -9,6 +9,8 @@ the connection that lists the extents before a reader opens one, and flushes aft
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -23,12 +25,15 @@ from pitr.ovirt.imageio.session import (
     READ_TIMEOUT_S,
     ImageioAddress,
     ImageioSession,
+    LocalSocket,
     Options,
     ask,
     trying,
 )
 from pitr.system.cancellation import pause
 from pitr.system.closing import Closes
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -69,6 +74,7 @@ class ImageioSource:
         self._engine_size = engine_size
         self._timeout_s = timeout_s
         self._sleep = sleep
+        self._way = _Way(transfer)
         self._known: tuple[Options, int, ExtentMap] | None = None
 
     @property
@@ -84,7 +90,7 @@ class ImageioSource:
         return self._described()[2]
 
     def open_reader(self) -> ImageioReader:
-        return ImageioReader(self._transfer, self._sleep)
+        return ImageioReader(self._transfer, self._sleep, self._way)
 
     def _described(self) -> tuple[Options, int, ExtentMap]:
         if self._known is None:
@@ -110,7 +116,7 @@ class ImageioSource:
         return self._known
 
     def _listed(self, session: ImageioSession) -> tuple[Options, bytes]:
-        options = session.options()
+        options = self._way.learn(session)
         try:
             return options, session.extents(self._context)
         except StatusError as error:
@@ -141,14 +147,13 @@ class ImageioSink:
         self._reads_zero = reads_zero
         self._timeout_s = timeout_s
         self._sleep = sleep
+        self._way = _Way(transfer)
         self._options: Options | None = None
 
     @property
     def max_writers(self) -> int:
         if self._options is None:
-            self._options = ask(
-                self._transfer, "report its options", ImageioSession.options, sleep=self._sleep
-            )
+            self._options = ask(self._transfer, "report its options", self._way.learn, sleep=self._sleep)
         return self._options.max_writers
 
     @property
@@ -156,7 +161,7 @@ class ImageioSink:
         return self._reads_zero
 
     def open_writer(self) -> ImageioWriter:
-        return ImageioWriter(self._transfer, self._timeout_s, self._sleep)
+        return ImageioWriter(self._transfer, self._timeout_s, self._sleep, self._way)
 
     def flush(self) -> None:
         ask(
@@ -171,11 +176,46 @@ class ImageioSink:
         pass
 
 
+class _Way:
+    """How the connections of one source or sink reach the server. The first one learns it for all others.
+
+    Without it, each connection to a server on this machine would begin with TLS and open the disk twice.
+    """
+
+    def __init__(self, transfer: ImageioAddress) -> None:
+        self._transfer = transfer
+        self._local: LocalSocket | None = None
+        self._known = False
+
+    def learn(self, session: ImageioSession) -> Options:
+        """Ask for the server's options and remember its unix socket. Return the options."""
+        options = session.options()
+        self._local = session.local_socket(options)
+        self._known = True
+        if self._local is not None:
+            _log.debug(
+                "this machine is the disk's host: data goes through the unix socket %s", self._local.name
+            )
+        return options
+
+    def open(self) -> ImageioSession:
+        """Open a session for data: through the unix socket if this machine is the host."""
+        if not self._known:
+            with ImageioSession(self._transfer, READ_TIMEOUT_S) as session:
+                self.learn(session)
+        if self._local is not None:
+            # A container has the host's IP address, but another file system.
+            with contextlib.suppress(OSError):
+                return ImageioSession(self._local, READ_TIMEOUT_S)
+        return ImageioSession(self._transfer, READ_TIMEOUT_S)
+
+
 class _OwnConnection(Closes):
     """The connection of a reader or writer. It opens for the first request and closes after a failure."""
 
-    def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
+    def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None], way: _Way) -> None:
         self._transfer = transfer
+        self._way = way
         self._sleep = sleep
         self._session: ImageioSession | None = None
         self._failed = False
@@ -202,24 +242,18 @@ class _OwnConnection(Closes):
 
     def _opened(self) -> ImageioSession:
         if self._session is None:
-            session = ImageioSession(self._transfer, READ_TIMEOUT_S)
-            try:
-                session.go_local()
-            except BaseException:
-                session.close()
-                raise
+            self._session = self._way.open()
             if self._failed:
                 # A proxy may not support requests sent before it has answered the last one.
-                session.requests_ahead = 1
-            self._session = session
+                self._session.requests_ahead = 1
         return self._session
 
 
 class ImageioReader(Closes):
     """A reader of an ImageioSource, with one connection."""
 
-    def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None]) -> None:
-        self._link = _OwnConnection(transfer, sleep)
+    def __init__(self, transfer: ImageioAddress, sleep: Callable[[float], None], way: _Way) -> None:
+        self._link = _OwnConnection(transfer, sleep, way)
         self._limit = FIRST_REQUEST
 
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
@@ -263,9 +297,11 @@ def _read_until_failure(
 class ImageioWriter(Closes):
     """A writer of an ImageioSink, with one connection."""
 
-    def __init__(self, transfer: ImageioAddress, timeout_s: float, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, transfer: ImageioAddress, timeout_s: float, sleep: Callable[[float], None], way: _Way
+    ) -> None:
         self._transfer = transfer
-        self._link = _OwnConnection(transfer, sleep)
+        self._link = _OwnConnection(transfer, sleep, way)
         self._timeout_s = timeout_s
         self._limit = FIRST_REQUEST
         self._slow_zero = False

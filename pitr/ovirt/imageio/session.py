@@ -8,7 +8,6 @@ a millisecond of CPU time for each request. pitr only needs a small part of the 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,7 +17,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import orjson
 
 from pitr.copier.requests import CombinedRequest
-from pitr.ovirt.imageio.address import Connected, ImageioAddress, connected, connected_locally
+from pitr.ovirt.imageio.address import Connected, ImageioAddress, LocalSocket, connected
 from pitr.ovirt.imageio.errors import StatusError, is_expected, is_transient, translated
 from pitr.ovirt.imageio.extents import Context
 from pitr.ovirt.imageio.http import HttpConnection, ResponseHead
@@ -28,9 +27,7 @@ from pitr.system.retry import retrying
 
 T = TypeVar("T")
 
-__all__ = ["ImageioAddress", "ImageioSession", "Options", "ask", "trying"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["ImageioAddress", "ImageioSession", "LocalSocket", "Options", "ask", "trying"]
 
 ANSWER_TIMEOUT_S: Final = 1800.0
 #: pitr requests data again when it has not arrived after this time.
@@ -60,34 +57,32 @@ class ImageioSession(Closes):
     Raises OSError, HTTPException and StatusError; `trying` turns them into ImageioError.
     """
 
-    def __init__(self, address: ImageioAddress, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, address: ImageioAddress | LocalSocket, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self._connect: Callable[[], Connected] = lambda: connected(address, timeout_s)
-        self._timeout_s = timeout_s
         self._connected = self._connect()
         self._gap = memoryview(b"")
         self.requests_ahead = REQUESTS_AHEAD
 
-    def go_local(self) -> bool:
-        """Switch to the server's unix socket if this machine is its host, and return whether it is.
+    def local_socket(self, options: Options) -> LocalSocket | None:
+        """Return the server's unix socket according to its `options` if this machine is its host."""
+        if options.unix_socket is None or not self._connected.same_machine:
+            return None
+        return LocalSocket(options.unix_socket, self._connected.path)
+
+    def is_local(self) -> bool:
+        """Return whether this machine is the server's host, and its unix socket can be used.
 
         The unix socket needs half of the CPU time of TLS.
         """
-        name, remote = self.options().unix_socket, self._connected
-        if name is None or not remote.same_machine:
+        local = self.local_socket(self.options())
+        if local is None:
             return False
-
-        def connect() -> Connected:
-            return remote._replace(connection=connected_locally(name, self._timeout_s))
-
         try:
-            self._connected = connect()
+            with ImageioSession(local):
+                return True
         except OSError:
             # A container has the same IP address, but another file system.
             return False
-        remote.connection.close()
-        self._connect = connect
-        _log.debug("this machine is the disk's host: data goes through the unix socket %s", name)
-        return True
 
     def read(self, spans: Sequence[CombinedRequest], target: memoryview) -> Iterator[None]:
         """Read the pieces of all `spans` in order into `target`, which has the total length of the pieces.

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,9 +25,10 @@ from pitr.errors import CheckpointGone, ImageioError
 from pitr.lab.host.host import Host
 from pitr.ovirt.imageio import disk as imageio
 from pitr.ovirt.imageio.disk import ImageioAddress, ImageioSink, ImageioSource
+from pitr.ovirt.imageio.session import ImageioSession
 from pitr.system.cancellation import Cancellation, cancelled_by
 from tests.support.disk_kinds import add_disk, remove_disk
-from tests.support.proxies import Fault, HttpProxy
+from tests.support.proxies import ByteProxy, Fault, HttpProxy
 
 SIZE = 6 << 20
 MIB = 1 << 20
@@ -277,6 +279,68 @@ def test_never_more_connections_than_the_server_offers(filled: Behind) -> None:
         list(pool.map(write, range(0, MIB, 4096)))
     sink.flush()
     assert filled.proxy.most_open <= readers
+
+
+@contextmanager
+def network_of(host: Host, ticket: str) -> Iterator[tuple[ByteProxy, ImageioAddress]]:
+    """Make a disk with CONTENT. Yield a proxy in front of the daemon's TLS port, and the disk's address there."""
+    address = add_disk(host, ticket, SIZE)
+    port = urlsplit(host.images_url).port
+    assert port is not None
+    try:
+        with ImageioSink(address, reads_zero=True).open_writer() as writer:
+            writer.write(0, memoryview(CONTENT))
+        with ByteProxy(port) as proxy:
+            yield proxy, replace(address, transfer_url=f"https://localhost:{proxy.port}/images/{ticket}")
+    finally:
+        remove_disk(host, ticket)
+
+
+def _read_whole(source: ImageioSource) -> bytes:
+    buffer = bytearray(SIZE)
+    with source.open_reader() as reader:
+        reader.read_ranges([(0, SIZE)], memoryview(buffer))
+    return bytes(buffer)
+
+
+def test_on_the_same_machine_only_one_connection_goes_through_the_network(host: Host) -> None:
+    with network_of(host, "local") as (network, address):
+        source, sink = ImageioSource(address), ImageioSink(address, reads_zero=True)
+        assert source.extents().covers(SIZE)
+        assert sink.max_writers == 8
+        network.refusing = True
+        assert [_read_whole(source) for _ in range(3)] == [CONTENT] * 3
+        with sink.open_writer() as writer:
+            writer.write(MIB, memoryview(CONTENT)[:MIB])
+        assert _read_whole(source)[MIB : 2 * MIB] == CONTENT[:MIB]
+
+
+def test_a_unix_socket_of_another_file_system_is_not_needed(host: Host) -> None:
+    """A container has the host's IP address, but not its files."""
+    with network_of(host, "container") as (_, address):
+        source = ImageioSource(address)
+        assert source.extents().covers(SIZE)
+        with ImageioSession(address) as session:
+            name = session.options().unix_socket
+        assert name is not None
+        socket, elsewhere = Path(name), Path(f"{name}.elsewhere")
+        socket.rename(elsewhere)
+        try:
+            assert _read_whole(source) == CONTENT
+        finally:
+            elsewhere.rename(socket)
+        assert _read_whole(source) == CONTENT
+
+
+def test_only_the_first_connection_asks_for_the_options(filled: Behind) -> None:
+    source, sink = filled.source(), filled.sink()
+    assert source.extents().covers(SIZE)
+    assert sink.max_writers == 8
+    assert [_read_whole(source) for _ in range(3)] == [CONTENT] * 3
+    with sink.open_writer() as writer:
+        writer.write(0, memoryview(CONTENT)[:MIB])
+    methods = [request.split()[0] for request in filled.proxy.requests]
+    assert methods == ["OPTIONS", "GET", "OPTIONS", "GET", "GET", "GET", "PUT"]
 
 
 def test_neighbours_share_a_request_and_far_ranges_do_not(filled: Behind) -> None:
