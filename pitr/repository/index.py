@@ -21,11 +21,14 @@ from pitr.errors import FormatError, RepositoryError
 from pitr.extents import MAX_SIZE, BoolArray, ExtentMap, Int64Array
 from pitr.model import Stream
 from pitr.repository import schema, sqlite
+from pitr.repository.few_rows import totals_of_good_rows
 from pitr.system.closing import Closes
 
 _APPLICATION_ID = 0x70697478
 _VERSION = 2
 _ROWS_AT_ONCE = 1 << 16
+#: Up to so many rows, a loop is as fast as arrays.
+_FEW_ROWS = 64
 _ALL_ROWS = (
     "SELECT start, length, part, blob_offset, blob_length, frame_length, skip, digest "
     "FROM extent ORDER BY start LIMIT ?"
@@ -269,6 +272,8 @@ class Index(Closes):
             for part in self.parts:
                 self.frames(part.number)
             return len(extents), extents.data_bytes, extents.zero_bytes
+        if len(rows) <= _FEW_ROWS and (totals := self._totals_of_few(rows)) is not None:
+            return len(rows), *totals
         with self._reading():
             extents = self._checked(
                 ExtentMap(
@@ -293,6 +298,13 @@ class Index(Closes):
                 frames = Frames(start, length, offset, stored, frame_length, skip, digests)
                 frames.check(self.stream.frame_size, part.blob_size, own=part.number == OWN)
         return len(rows), extents.data_bytes, extents.zero_bytes
+
+    def _totals_of_few(self, rows: Sequence[tuple[Any, ...]]) -> tuple[int, int] | None:
+        stream, blob_sizes = self.stream, {part.number: part.blob_size for part in self.parts}
+        if not 0 < stream.frame_size <= MAX_SIZE or min(blob_sizes, default=OWN) < OWN:
+            return None
+        whole = stream.kind != "incremental"
+        return totals_of_good_rows(rows, stream.size, stream.frame_size, blob_sizes, own=OWN, whole=whole)
 
     def part_numbers(self) -> Int64Array:
         """Return the number of each row's part, -1 for a zero range, in the order of `extents`."""

@@ -56,6 +56,15 @@ class Folders:
         with self.opened(above, to_read=to_read) as handle:
             yield handle, base
 
+    def open_file(self, name: str, flags: int) -> int:
+        """Open the file `name` in its folder. The caller closes it. Raises what `opened` raises."""
+        above, _, base = name.rpartition("/")
+        folder = self._open(above, to_read=False)
+        try:
+            return os.open(base, flags, dir_fd=folder)
+        finally:
+            os.close(folder)
+
     @contextmanager
     def within(self, handle: int, name: str) -> Iterator[int]:
         """Open the folder `name` for reading, in its open parent `handle`."""

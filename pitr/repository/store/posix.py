@@ -35,14 +35,20 @@ def _io_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "Free some space (see 'pitr prune') and run the command again."
-        elif error.errno == errno.EROFS:
-            advice = "The repository's file system is read-only: run only commands that read."
-        elif error.errno == errno.EFBIG:
-            advice = "The repository's file system does not allow files of this size (FAT: 4 GiB). Use another one."
-        raise RepositoryError(f"{what}: {error.strerror or error}", advice) from error
+        raise _failure(what, error) from error
+
+
+def _failure(what: str, error: OSError) -> RepositoryError:
+    advice = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "Free some space (see 'pitr prune') and run the command again."
+    elif error.errno == errno.EROFS:
+        advice = "The repository's file system is read-only: run only commands that read."
+    elif error.errno == errno.EFBIG:
+        advice = (
+            "The repository's file system does not allow files of this size (FAT: 4 GiB). Use another one."
+        )
+    return RepositoryError(f"{what}: {error.strerror or error}", advice)
 
 
 class PosixStore:
@@ -85,20 +91,18 @@ class PosixStore:
                             self._naming.sync(scratch, folder)
 
     def open(self, name: str) -> _OpenFile:
-        with _io_errors(f"cannot read {name}"):
-            try:
-                # A symbolic link would lead reads out of the repository. Without O_NONBLOCK, opening a pipe would wait
-                # for its writer.
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-                with self._folder_of(name) as (folder, base):
-                    handle = os.open(base, flags, dir_fd=folder)
-            except (FileNotFoundError, NotADirectoryError):
-                raise ObjectMissing(name) from None
-            except OSError as error:
-                if error.errno == errno.ELOOP:
-                    raise LinkInside(self._path(name)) from None
-                raise
-            return _OpenFile(name, handle)
+        # A check opens hundreds of thousands, so this needs no context managers.
+        try:
+            # A symbolic link would lead reads out of the repository. Without O_NONBLOCK, opening a pipe would wait
+            # for its writer.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            return _OpenFile(name, self._folders.open_file(check_name(name), flags))
+        except (FileNotFoundError, NotADirectoryError):
+            raise ObjectMissing(name) from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise LinkInside(self._path(name)) from None
+            raise _failure(f"cannot read {name}", error) from error
 
     def read(self, name: str, *, limit: int) -> bytes:
         with self.open(name) as file:
@@ -341,7 +345,11 @@ class _OpenFile(Closes):
     def __init__(self, name: str, handle: int) -> None:
         self._name = name
         self._handle = handle
-        status = os.fstat(handle)
+        try:
+            status = os.fstat(handle)
+        except OSError:
+            os.close(handle)
+            raise
         if not stat.S_ISREG(status.st_mode):
             os.close(handle)
             raise RepositoryError(f"{name} is not a regular file")
@@ -352,7 +360,7 @@ class _OpenFile(Closes):
         return self._size
 
     def read_at(self, offset: int, length: int) -> bytes:
-        with _io_errors(f"cannot read {self._name}"):
+        try:
             data = os.pread(self._handle, length, offset)
             if len(data) == length or not data:
                 return data
@@ -362,6 +370,8 @@ class _OpenFile(Closes):
                 parts.append(data)
                 got += len(data)
             return b"".join(parts)
+        except OSError as error:
+            raise _failure(f"cannot read {self._name}", error) from error
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         with _io_errors(f"cannot read {self._name}"):

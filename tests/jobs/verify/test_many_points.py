@@ -154,14 +154,17 @@ def test_an_index_with_few_rows_is_checked_like_one_with_many(
     path.chmod(0o600)
     _damaged(path, statement)
     said = []
-    for rows_at_once in (index._ROWS_AT_ONCE, 1):
+    for rows_at_once, few_rows in [(index._ROWS_AT_ONCE, 64), (index._ROWS_AT_ONCE, 0), (1, 64)]:
         monkeypatch.setattr(index, "_ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr(index, "_FEW_ROWS", few_rows)
         with Index(path) as opened:
             try:
                 said.append(str(opened.checked_totals()))
             except FormatError as error:
                 said.append("wrong" if error.message else "")
-    assert said[0] == said[1] == ("wrong" if statement != "SELECT 1" else str((3, 3 << 16, 1 << 16)))
+    assert (
+        said[0] == said[1] == said[2] == ("wrong" if statement != "SELECT 1" else str((3, 3 << 16, 1 << 16)))
+    )
 
 
 class _Blob(Closes):
