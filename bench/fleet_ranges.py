@@ -84,7 +84,8 @@ def _cpu_s(pid: int) -> float:
 
 
 def benchmark(size: Size) -> list[Result]:
-    from pitr.fleet.tasks import FleetTask, Verification
+    from pitr.fleet.backups import RepositoryOfFleet
+    from pitr.fleet.tasks import Verification
     from pitr.fleet.verifications import verify_on
     from pitr.repository import Repository
 
@@ -96,8 +97,8 @@ def benchmark(size: Size) -> list[Result]:
         image.unlink()
         workers = {"two": Workers(stack, folder / "r", 2), "one": Workers(stack, folder / "r", 1)}
         verification = Verification(backup.vm.id, None, "full", None, 4)
-        task = FleetTask(verification, repository.id)
-        jobs = {"verify": lambda fleet: verify_on(fleet, repository, task, verification, None, print)}
+        of = RepositoryOfFleet(repository.id)
+        jobs = {"verify": lambda fleet: verify_on(fleet, repository, of, verification, None, print)}
         found = []
         for name, job in jobs.items():
             cpu_s: dict[str, list[float]] = {"two": [], "one": []}

@@ -23,6 +23,7 @@ from pitr.system.target_path import given_path
 
 if TYPE_CHECKING:
     from pitr.fleet.client import Fleet
+    from pitr.fleet.points import Watched
     from pitr.fleet.tasks import Job, Setup
     from pitr.ovirt.engine import Engine
     from pitr.repository import Repository
@@ -141,6 +142,22 @@ class FleetOptions:
             backups = FleetBackups(fleet, engine, to, caps.parse(self.caps))
             yield PlaceOfBackups(backups, jobs or max(1, fleet.slots))
 
+    @contextmanager
+    def watched(
+        self, common: Common, repository: Repository, workers: int, progress: Progress | None
+    ) -> Iterator[Watched | None]:
+        """Return the workers of the fleet for ranges of disks; None without a scheduler or a worker."""
+        with self.opened(common, 1, engine=False) as fleet:
+            if fleet is None or not fleet.workers():
+                yield None
+                return
+            from pitr.fleet.backups import RepositoryOfFleet  # noqa: PLC0415
+            from pitr.fleet.points import Watched  # noqa: PLC0415
+            from pitr.repository import lock  # noqa: PLC0415
+
+            of = RepositoryOfFleet(repository.id, lock.patience_s())
+            yield Watched(fleet, of, workers, progress, common.out.notify)
+
     def done(self, common: Common, repository: Repository, job: Job, progress: Progress | None) -> Any:
         """Return the result of the job of a worker; None without a scheduler or a worker: this process does it."""
         with self.opened(common, 1, engine=False) as fleet:
@@ -152,11 +169,13 @@ class FleetOptions:
             from pitr.repository import lock  # noqa: PLC0415
             from pitr.system.forked import Call  # noqa: PLC0415
 
-            task = FleetTask(job, repository.id, lock.patience_s())
             if isinstance(job, Verification):
+                from pitr.fleet.backups import RepositoryOfFleet  # noqa: PLC0415
                 from pitr.fleet.verifications import verify_on  # noqa: PLC0415
 
-                return verify_on(fleet, repository, task, job, progress, common.out.notify)
+                of = RepositoryOfFleet(repository.id, lock.patience_s())
+                return verify_on(fleet, repository, of, job, progress, common.out.notify)
+            task = FleetTask(job, repository.id, lock.patience_s())
             call = Call(told_to(progress, common.out.notify), lambda: False)
             return fleet.run(task, Wanted(), (), call)
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
+from pitr.endpoints.images.shared_file import SharedFile
 from pitr.errors import RepositoryError, UsageError
 from pitr.jobs.backup.one_task import BackupTask, MadePoint, Teller, carry_out
 from pitr.jobs.consolidate.one_point import consolidate
 from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateWatch
 from pitr.jobs.replicate.run import replicate
+from pitr.jobs.restore.one_range import DiskRange, RangeCopied, copy_range
 from pitr.jobs.verify.big_blobs import RangeChecked, check_range
 from pitr.jobs.verify.blob_check import BlobRange
 from pitr.jobs.verify.drill import drill
@@ -86,6 +88,18 @@ class TrialRestore:
 
 
 @dataclass(frozen=True, slots=True)
+class PointRead:
+    """A range of a disk of a point, to write to `file`, or (None) to compare its digests only."""
+
+    name: str
+    backup_id: str
+    disk_id: str
+    part: DiskRange
+    file: SharedFile | None
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Consolidation:
     """A consolidation of a point."""
 
@@ -102,7 +116,7 @@ class Replication:
     options: ReplicateOptions
 
 
-Job = BackupTask | Verification | BlobRead | TrialRestore | Consolidation | Replication
+Job = BackupTask | Verification | BlobRead | PointRead | TrialRestore | Consolidation | Replication
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +156,8 @@ def _performed(setup: Setup, repository: Repository, job: Job, call: Call) -> An
             return _back_up(setup, repository, job, call)
         case Verification():
             return _verify(repository, job, call)
-        case BlobRead():
-            return _read(repository, job, call)
+        case BlobRead() | PointRead():
+            return _range(repository, job, call)
         case TrialRestore():
             return _drill(repository, job, call)
         case Consolidation():
@@ -171,8 +185,18 @@ def _verify(repository: Repository, job: Verification, call: Call) -> Verified:
     )
 
 
-def _read(repository: Repository, job: BlobRead, call: Call) -> RangeChecked:
+def _range(repository: Repository, job: BlobRead | PointRead, call: Call) -> RangeChecked | RangeCopied:
     progress, _ = Teller(call).callbacks()
+    if isinstance(job, PointRead):
+        return copy_range(
+            repository,
+            repository.record_of(job.backup_id),
+            job.disk_id,
+            job.part,
+            job.file,
+            workers=job.workers,
+            progress=progress,
+        )
     return check_range(
         repository,
         job.backup_id,

@@ -6,10 +6,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from pitr.errors import NoFittingIdentity
+from pitr.fleet.backups import RepositoryOfFleet
 from pitr.fleet.client import Fleet
 from pitr.fleet.placement import Wanted
 from pitr.fleet.tasks import FleetTask, Job
@@ -28,24 +29,24 @@ class Part:
 
 
 def run_together(
-    fleet: Fleet, task: FleetTask, parts: Sequence[Part], progress: Progress | None, notify: Notify
+    fleet: Fleet, of: RepositoryOfFleet, parts: Sequence[Part], progress: Progress | None, notify: Notify
 ) -> list[Any]:
-    """Return the results of the jobs, in their order. They begin in this order, as workers are free.
+    """Return the results of the jobs for the repository `of`, in their order.
 
-    The first error stops the others. A job whose worker lacks the identity for it is done by this process. Raises
-    PitrError, Interrupted.
+    They begin in this order, as workers are free. The first error stops the others. A job whose worker lacks the
+    identity for it is done by this process. Raises PitrError, Interrupted.
     """
     stop = threading.Event()
     sums = _Sums([part.bytes for part in parts], progress)
 
     def run(number: int) -> Any:
         part = parts[number]
-        of_part = replace(task, job=part.job)
+        task = FleetTask(part.job, of.id, of.wait_lock_s)
         call = Call(sums.told(number, notify, hidden=part.hidden), stop.is_set)
         try:
-            return fleet.run(of_part, Wanted(), (), call)
+            return fleet.run(task, Wanted(), (), call)
         except NoFittingIdentity:
-            return fleet.here(of_part, call)
+            return fleet.here(task, call)
 
     places = min(len(parts), max(1, fleet.slots))
     with ThreadPoolExecutor(places, thread_name_prefix="part") as pool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Final
 
+from pitr.fleet.backups import RepositoryOfFleet
 from pitr.fleet.client import Fleet
 from pitr.fleet.placement import Wanted
 from pitr.fleet.tasks import BlobRead, FleetTask, Verification
@@ -28,7 +29,7 @@ _MOST_SHARES: Final = 32
 def verify_on(
     fleet: Fleet,
     repository: Repository,
-    task: FleetTask,
+    of: RepositoryOfFleet,
     job: Verification,
     progress: Progress | None,
     notify: Notify,
@@ -40,7 +41,7 @@ def verify_on(
     slots = fleet.slots
     if slots < 2 or job.level == "quick" or any(findings.found_in(repository.store, job.vm_id)):
         call = Call(told_to(progress, notify), lambda: False)
-        done: Verified = fleet.run(replace(task, job=job), Wanted(), (), call)
+        done: Verified = fleet.run(FleetTask(job, of.id, of.wait_lock_s), Wanted(), (), call)
         return done
     with big_blobs(repository, Scope(job.vm_id, job.point(repository)), slots) as blobs:
         shares = min(_MOST_SHARES, slots)
@@ -49,7 +50,7 @@ def verify_on(
         # The digests first: they take the longest.
         digests = [] if job.sample_percent is not None else [_digest(job, blob) for blob in blobs]
         ranges = [part for blob in blobs for part in _ranges(job, blob)]
-        results = iter(run_together(fleet, task, [*digests, *of_shares, *ranges], progress, notify))
+        results = iter(run_together(fleet, of, [*digests, *of_shares, *ranges], progress, notify))
         of_digests: list[RangeChecked | None] = [next(results) for _ in digests] or [None] * len(blobs)
         added = added_up([next(results) for _ in of_shares])
         for blob, digest in zip(blobs, of_digests, strict=True):

@@ -141,6 +141,14 @@ def test_wrong_addresses_repositories_and_options_are_refused(pitr: Pitr, tmp_pa
         assert (
             f"cannot listen at {used}" in pitr("fleet", "scheduler", used, code=BusyError.exit_code).complaint
         )
+    restore = ("restore", "web1", "--at", "now", *local)
+    assert "new files only" in pitr(*restore, code=2).complaint
+    for options, said in (
+        (("--format", "qcow2"), "only write a raw file"),
+        (("--reuse",), "new files only"),
+        (("--keep-going",), "goes with none of"),
+    ):
+        assert said in pitr(*restore, "--to-file", "x/", *options, code=2).complaint
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     assert "not empty" in pitr("fleet", "certificates", tmp_path / "full", code=2).complaint

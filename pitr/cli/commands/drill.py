@@ -152,6 +152,11 @@ def _on_fleet(
     from pitr.fleet.tasks import TrialRestore  # noqa: PLC0415 - most commands need no fleet
 
     trial = TrialRestore(backup.backup_id, job.folder, job.digests_only, job.workers)
+    if job.digests_only:
+        from pitr.fleet.points import drill_on  # noqa: PLC0415
+
+        with fleet.watched(common, repository, job.workers, progress) as watched:
+            return drill_on(watched, repository, trial) if watched is not None else None
     done: Drill | None = fleet.done(common, repository, trial, progress)
     return done
 

@@ -14,6 +14,7 @@ from pitr.cli import restore_options as options
 from pitr.cli.commands import restore_from
 from pitr.cli.display import places, tables
 from pitr.cli.display.progress import showing
+from pitr.cli.fleet_options import FleetOptions, SchedulerOption, TlsOption
 from pitr.cli.options import (
     AtOption,
     Common,
@@ -31,13 +32,17 @@ from pitr.jobs.complete_points import check_complete
 from pitr.jobs.facts import PointFacts, facts_of
 from pitr.jobs.find import Choice
 from pitr.jobs.good_points import GoodPoint
+from pitr.jobs.restore import from_commands
 from pitr.jobs.restore import run as job
+from pitr.jobs.restore.choice import ImageFormat, TargetChoice, ToFiles
 from pitr.jobs.restore.outcome import TargetOutcome
 from pitr.jobs.restore.restored import Restored
 from pitr.jobs.restore.selection import DiskSelection
 from pitr.jobs.restore.space import short_of_space
-from pitr.jobs.restore.target import open_target
+from pitr.jobs.restore.target import ReportingTarget, open_target
+from pitr.jobs.restore.to_files import FilesTarget
 from pitr.jobs.restore.verifier import Verifier
+from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.text import printable
 
@@ -71,6 +76,8 @@ def restore(
     keep_going: options.KeepGoingOption = False,
     incomplete: options.IncompleteOption = False,
     dry_run: DryRunOption = False,
+    scheduler: SchedulerOption = None,
+    tls: TlsOption = None,
 ) -> None:
     """Restore disks as they were at a point in time.
 
@@ -81,9 +88,12 @@ def restore(
     --at prefers points with all disks of the VM. --as-new-vm and --replace refuse other points without --incomplete.
     If the point that --at names is damaged, pitr writes nothing, names the newest good point, and exits with 3.
 
+    With --scheduler, several workers write ranges of each disk to a raw file in a folder that all of them share.
+
     Examples: pitr restore web1 --at 2020-06-30T22:00; pitr restore --point 1c2d --to-file /var/tmp/web1/;
     pitr restore web1 --at 2020-06-30T22:00 --as-new-vm web1-rescued --start;
     pitr restore web1 --at now --to-file /var/tmp/web1/ --reuse;
+    pitr restore web1 --at now --to-file /mnt/shared/web1/ --scheduler tls://backup:8786;
     vendor-get 1234 | pitr restore --from - --to-file system.raw
     """
     new_disks = options.NewDiskOptions(storage_domain, tuple(disk_map or ()), attach_to, tuple(rename or ()))
@@ -92,10 +102,14 @@ def restore(
         to_new_disks, to_file, image_format, replace, new_vm, new_disks, overwrite_device, reuse
     )
     workers = common.workers(max_workers)
-    plan = _RestoreOptions(verify or replace, keep_going, get_command, dry_run, workers, incomplete)
+    plan = _RestoreOptions(
+        verify or replace, keep_going, get_command, dry_run, workers, incomplete, FleetOptions(scheduler, tls)
+    )
     plan.check()
     if reuse:
         plan.check_for_reuse()
+    if scheduler is not None:
+        plan.check_for_fleet(target.choice(), from_stream)
     if from_stream is not None:
         if vm or at or point or get_command or dry_run or newest_good or reuse:
             raise UsageError(
@@ -118,8 +132,10 @@ class _RestoreOptions:
     dry_run: bool
     workers: int
     incomplete: bool
+    fleet: FleetOptions
 
     def check(self) -> None:
+        self.fleet.check()
         if self.keep_going and self.verify:
             raise UsageError(
                 "--keep-going restores damaged disks: it goes with neither --verify nor --replace"
@@ -128,6 +144,21 @@ class _RestoreOptions:
     def check_for_reuse(self) -> None:
         if self.keep_going or self.get_command:
             raise UsageError("--reuse goes with neither --keep-going nor --get-command")
+
+    def check_for_fleet(self, choice: TargetChoice, from_stream: str | None) -> None:
+        """Raise UsageError for a target that only one machine can write."""
+        if from_stream is not None or self.keep_going or self.get_command:
+            raise UsageError("--scheduler goes with none of --from, --keep-going and --get-command")
+        if not isinstance(choice, ToFiles) or choice.is_nbd or choice.reuse or choice.overwrite_device:
+            raise UsageError(
+                "--scheduler restores to new files only",
+                "Name a folder that all workers share with --to-file.",
+            )
+        if choice.image_format is not ImageFormat.RAW:
+            raise UsageError(
+                "several workers can only write a raw file",
+                "Use --format raw, or leave out --scheduler.",
+            )
 
     def check_for_stream(self) -> None:
         if self.verify:
@@ -170,7 +201,7 @@ def _restore(
                 done = job.plan(selection, target)
             else:
                 with showing(common.out, f"restore {printable(chosen.backup.vm.name)}") as progress:
-                    done = job.run(
+                    done = _on_fleet(common, selection, target, run, progress) or job.run(
                         selection,
                         target,
                         get_command,
@@ -191,6 +222,27 @@ def _restore(
     _show(common, _Done(chosen, facts, done, target.vm_id, outcome, checksums, warnings), run.dry_run)
     if any(disk.damaged for disk in done):
         raise typer.Exit(DamageError.exit_code)
+
+
+def _on_fleet(
+    common: Common,
+    selection: DiskSelection,
+    target: ReportingTarget,
+    run: _RestoreOptions,
+    progress: Progress | None,
+) -> list[Restored] | None:
+    """Return the result of the workers; None without a scheduler or a worker."""
+    if run.fleet.scheduler is None or not isinstance(target, FilesTarget):
+        return None
+    from pitr.fleet.points import restore_on  # noqa: PLC0415 - most commands need no fleet
+
+    if from_commands.needs_external(selection):
+        raise UsageError(
+            "the point's data is stored externally, which only this machine gets",
+            "Leave out --scheduler.",
+        )
+    with run.fleet.watched(common, selection.repository, run.workers, progress) as watched:
+        return restore_on(watched, selection, target) if watched is not None else None
 
 
 def _chosen(

@@ -14,6 +14,7 @@ from pitr.endpoints.images.qcow2_file import Qcow2FileSink, Qcow2FileSource
 from pitr.endpoints.images.raw_file import RawFileSink, RawFileSource
 from pitr.endpoints.images.reused_file import ReusedFileSink, reusable
 from pitr.endpoints.images.reused_qcow2 import ReusedQcow2Sink, check_reusable_qcow2, is_qcow2
+from pitr.endpoints.images.shared_file import SharedFileSink
 from pitr.errors import PitrError, UsageError
 from pitr.jobs.file_names import file_names
 from pitr.jobs.restore.choice import ImageFormat, ToFiles
@@ -130,13 +131,26 @@ class FilesTarget:
 
     @contextmanager
     def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
-        path = self._paths[stream.disk_id]
         self._make_folder()
-        sink, is_new = self._opened(path, source.size)
+        sink, is_new = self._opened(self._paths[stream.disk_id], source.size)
+        with self._writing(stream, source, sink, is_new=is_new) as name:
+            yield name, sink
+
+    @contextmanager
+    def shared_sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, SharedFileSink]]:
+        """Create a raw file that other machines write, too."""
+        self._make_folder()
+        sink = SharedFileSink(self._paths[stream.disk_id], source.size)
+        with self._writing(stream, source, sink, is_new=True) as name:
+            yield name, sink
+
+    @contextmanager
+    def _writing(self, stream: Stream, source: Source, sink: _ImageSink, *, is_new: bool) -> Iterator[str]:
+        path = self._paths[stream.disk_id]
         if isinstance(sink, ReusedQcow2Sink):
             self._open[stream.disk_id] = sink
         try:
-            yield str(path), sink
+            yield str(path)
         except BaseException:
             sink.abort()
             raise

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import orjson
 from pitr import times
 from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.copier.protocols import Reader, Sink, Source
+from pitr.endpoints.images.discarding import DiscardingSink
 from pitr.endpoints.images.qcow2_file import Qcow2FileSource
 from pitr.endpoints.points.point import PointSource, open_point
 from pitr.errors import DamageError, PitrError, ProgramFailed
@@ -36,7 +37,6 @@ from pitr.reporting import Progress
 from pitr.repository import Repository
 from pitr.repository.damage import StoredDamage
 from pitr.repository.drills import DIGESTS, DiskFindings, Drill, Finding
-from pitr.system.closing import Closes
 from pitr.system.process import find_program, require, run
 from pitr.text import counted
 from pitr.units import human_size
@@ -66,11 +66,16 @@ def drill(
         require("qemu-img", "qemu-nbd")
         with tempfile.TemporaryDirectory(prefix="pitr-drill-", dir=folder) as scratch:
             disks = _with_images(repository, backup, streams, Path(scratch), workers, progress)
+    return result_of(backup, disks, started_at, image=not digests_only)
+
+
+def result_of(backup: Backup, disks: Sequence[DiskFindings], started_at: float, *, image: bool) -> Drill:
+    """Return the result of a drill that began at this value of the monotonic clock."""
     return Drill(
         backup_id=backup.backup_id,
         vm_id=backup.vm.id,
         time=times.now(),
-        image=not digests_only,
+        image=image,
         duration_ms=round((time.monotonic() - started_at) * 1000),
         disks=tuple(disks),
     )
@@ -84,13 +89,15 @@ def read_only(
     progress: Progress | None,
 ) -> list[DiskFindings]:
     """Read all data of these disks, compare its digests, and return the findings."""
+    selection = DiskSelection(repository, backup, tuple(streams), check="drill")
+    return findings_of(selection, lambda: restore(selection, _Nowhere(), workers=workers, progress=progress))
+
+
+def findings_of(selection: DiskSelection, read: Callable[[], object]) -> list[DiskFindings]:
+    """Return the findings about these disks after `read` has read all their data, or raised StoredDamage."""
+    repository, backup, streams = selection.repository, selection.backup, selection.streams
     try:
-        restore(
-            DiskSelection(repository, backup, tuple(streams), check="drill"),
-            _Nowhere(),
-            workers=workers,
-            progress=progress,
-        )
+        read()
     except StoredDamage as error:
         return damaged(streams, error)
     disks = []
@@ -277,35 +284,10 @@ class _Nowhere:
 
     @contextmanager
     def sink(self, stream: Stream, source: Source) -> Iterator[tuple[str, Sink]]:
-        yield "", _NowhereSink()
+        yield "", DiscardingSink()
 
     def finish(self) -> None:
         pass
 
     def undo(self) -> None:
-        pass
-
-
-class _NowhereSink(Closes):
-    """A sink that discards all data; it is its own writer."""
-
-    max_writers = 64
-    reads_zero = True
-
-    def open_writer(self) -> _NowhereSink:
-        return self
-
-    def write(self, offset: int, data: memoryview) -> None:
-        pass
-
-    def zero(self, offset: int, length: int) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-    def abort(self) -> None:
-        pass
-
-    def close(self) -> None:
         pass
