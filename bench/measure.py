@@ -139,6 +139,23 @@ def run(command: Sequence[str], environment: dict[str, str] | None = None) -> Ra
     return Ran(wall_s, usage.ru_utime + usage.ru_stime, printed)
 
 
+def running_cpu_s() -> float:
+    """Return the CPU seconds that all running children of this process, and theirs, have used so far."""
+    parents: dict[int, int] = {}
+    used: dict[int, float] = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (place / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(place.name)] = int(fields[1])
+        used[int(place.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    family = {os.getpid()}
+    while children := {child for child, parent in parents.items() if parent in family} - family:
+        family |= children
+    return sum(used.get(child, 0.0) for child in family - {os.getpid()})
+
+
 def peak_bytes() -> int:
     """Return the peak resident memory of this process in bytes.
 

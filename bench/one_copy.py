@@ -118,24 +118,25 @@ def client_upload(image: str, url: str, cafile: str) -> dict[str, object]:
     return {"wall_s": time.perf_counter() - start, "cpu_s": _cpu_s() - before_s}
 
 
-def compress(image: str, level: str) -> dict[str, object]:
-    """Only compress and digest the data of a raw image, in one thread."""
+def compress(image: str, level: str, frame: str = "") -> dict[str, object]:
+    """Only compress and digest the data of a raw image, in one thread, in frames of the usual or of another size."""
     from pitr.repository.blob import FRAME_SIZE, Compressor, digest_of
 
+    frame_size = int(frame or FRAME_SIZE)
     compressor = Compressor(int(level))
     stored = data = 0
     spent = 0.0
     with Path(image).open("rb", buffering=0) as file:
         end = 0
         size = os.fstat(file.fileno()).st_size
-        buffer = bytearray(FRAME_SIZE)
+        buffer = bytearray(frame_size)
         view = memoryview(buffer)
         while end < size:
             try:
                 start = os.lseek(file.fileno(), end, os.SEEK_DATA)
             except OSError:
                 break
-            end = min(os.lseek(file.fileno(), start, os.SEEK_HOLE), (start // FRAME_SIZE + 1) * FRAME_SIZE)
+            end = min(os.lseek(file.fileno(), start, os.SEEK_HOLE), (start // frame_size + 1) * frame_size)
             os.lseek(file.fileno(), start, os.SEEK_SET)
             count = file.readinto(view[: end - start]) or 0
             before = _cpu_s()
