@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pitr.errors import FormatError
 
@@ -32,6 +32,14 @@ class InOrder:
         if zero and self._zero_start is None:
             self._zero_start = start
         self._end = start + length
+
+    def next_data(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Note the next pieces, (start, length) of data. Raises FormatError like `next`."""
+        for start, length in ranges:
+            if start == self._end and self._zero_start is None and start + length <= self._size:
+                self._end = start + length
+            else:
+                self.next(start, length, zero=False)
 
     def finish(self) -> None:
         """End the disk. Raises FormatError if a whole disk is not complete."""

@@ -7,7 +7,7 @@ decompressed in order, are exactly one sparse stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import zstandard
@@ -36,10 +36,8 @@ class Compressor:
     """Compresses frames. Each thread needs its own."""
 
     def __init__(self, level: int = DEFAULT_LEVEL) -> None:
-        self._zstd = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
-
-    def compress(self, data: bytes | bytearray | memoryview) -> bytes:
-        return self._zstd.compress(data)
+        zstd = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+        self.compress: Callable[[bytes | bytearray | memoryview], bytes] = zstd.compress
 
 
 class Plain:
@@ -121,16 +119,32 @@ class BlobWriter:
 
     def add_data(self, start: int, length: int, frame: bytes) -> int:
         """Add a data extent of `length` bytes with its payload as `frame`. Return the frame's offset in the blob."""
-        self._text += sparse.data_header(start, length)
-        text = self._taken_text()
-        offset = self.size + len(text)
-        if len(frame) <= _COPIED:
-            self._put(text + frame)
-        else:
-            self._put(text)
-            self._put(frame)
-        self._text += sparse.TAIL
-        return offset
+        return self.add_frames([(start, length, frame)])[0]
+
+    def add_frames(self, extents: Sequence[tuple[int, int, bytes]]) -> list[int]:
+        """Add data extents (start, length, frame). Return the offset of each frame in the blob.
+
+        The code is in one piece because it holds Python's lock for each frame of a backup.
+        """
+        compress, write, update = self._compressor.compress, self._write, self._digest.update
+        text, size = self._text, self.size
+        offsets: list[int] = []
+        for start, length, frame in extents:
+            text += sparse.data_header(start, length)
+            head = compress(text)
+            size += len(head)
+            offsets.append(size)
+            if len(frame) <= _COPIED:
+                head += frame
+            write(head)
+            update(head)
+            if len(frame) > _COPIED:
+                write(frame)
+                update(frame)
+            size += len(frame)
+            text[:] = sparse.TAIL
+        self.size = size
+        return offsets
 
     def add_zero(self, start: int, length: int) -> None:
         """Add a zero extent."""

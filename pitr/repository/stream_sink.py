@@ -13,23 +13,23 @@ from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from blake3 import blake3
 
 from pitr import times
+from pitr.extents import BoolArray
 from pitr.formats.in_order import InOrder
 from pitr.model import DiskSettings, Kind, Part, StoredObject, Stream, VMName
 from pitr.repository import index, names
-from pitr.repository.blob import FRAME_SIZE, BlobWriter, Compressor, Plain, digest_of
+from pitr.repository.blob import FRAME_SIZE, BlobWriter, Compressor, Plain
 from pitr.repository.store import KeepsCopies, NewObject, ObjectExists, Store
 from pitr.system.closing import Closes
 
 #: The block size for finding zeroes in data. It is the cluster size of qcow2 and the usual granularity of dirty
 #: bitmaps, so a restored qcow2 image needs no clusters for zeroes.
 ZERO_BLOCK = 1 << 16
-_WORDS = ZERO_BLOCK // 8
 _ROWS_AT_ONCE = 4096
 #: An index of up to this size stays on this machine, too.
 _MOST_COPIED = 64 << 20
@@ -68,8 +68,7 @@ class StoredFrame:
     skip: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPiece:
+class StoredPiece(NamedTuple):
     """A data extent with its frame and digest, or a zero extent with None for both.
 
     `used` takes the place of the frame if another stream has stored it.
@@ -87,18 +86,17 @@ class StreamWriter(Closes):
 
     def __init__(self, frame_size: int, level: int | None) -> None:
         self._frame_size = frame_size
-        self._compressor: Compressor | Plain = Plain() if level is None else Compressor(level)
+        self._compress = (Plain() if level is None else Compressor(level)).compress
         self._pieces: list[StoredPiece] = []
 
     def write(self, offset: int, data: memoryview) -> None:
+        compress, add = self._compress, self._pieces.append
         for start, length, zero in cut(offset, data, self._frame_size):
             if zero:
-                self._pieces.append(StoredPiece(start, length))
+                add(StoredPiece(start, length))
             else:
                 view = data[start - offset : start - offset + length]
-                self._pieces.append(
-                    StoredPiece(start, length, self._compressor.compress(view), digest_of(view))
-                )
+                add(StoredPiece(start, length, compress(view), blake3(view).digest()))
 
     def zero(self, offset: int, length: int) -> None:
         self._pieces.append(StoredPiece(offset, length))
@@ -116,29 +114,42 @@ def cut(offset: int, data: memoryview, frame_size: int) -> list[tuple[int, int, 
     """Cut `data` at `offset` of the disk into (start, length, zero) runs that do not cross the frame grid."""
     end = offset + len(data)
     runs: list[tuple[int, int, bool]] = []
+    all_data = _has_no_zero_block(offset, data, frame_size)
     start = offset
     while start < end:
         stop = min(end, (start // frame_size + 1) * frame_size)
-        runs += _zero_runs(start, data[start - offset : stop - offset])
+        if all_data:
+            runs.append((start, stop - start, False))
+        else:
+            runs += _zero_runs(start, data[start - offset : stop - offset])
         start = stop
     return runs
+
+
+def _has_no_zero_block(offset: int, data: memoryview, frame_size: int) -> bool:
+    """Return whether no block of a window on the grids is zero. Most windows are like that, and one call finds out."""
+    if offset % ZERO_BLOCK or len(data) % ZERO_BLOCK or frame_size % ZERO_BLOCK:
+        return False
+    return bool(_any_in_blocks(data, 0, len(data) // ZERO_BLOCK).all())
+
+
+def _any_in_blocks(data: memoryview, head: int, blocks: int) -> BoolArray:
+    """Return for each block behind `head` whether it has a byte that is not zero. numpy stops at the first one."""
+    found = np.frombuffer(data, np.bool_, blocks * ZERO_BLOCK, head).reshape(blocks, ZERO_BLOCK)
+    return np.asarray(found.any(axis=1))
 
 
 def _zero_runs(offset: int, data: memoryview) -> list[tuple[int, int, bool]]:
     """Return the zero and data runs of one frame, in blocks on the disk's grid."""
     head = min(-offset % ZERO_BLOCK, len(data))
     bounds = [head] if head else []
-    zero = [not np.frombuffer(data[:head], np.uint8).any()] if head else []
+    zero = [not np.frombuffer(data[:head], np.bool_).any()] if head else []
     whole = (len(data) - head) // ZERO_BLOCK
     if whole:
-        blocks = np.frombuffer(data, np.uint64, whole * _WORDS, head).reshape(whole, _WORDS)
-        suspects = blocks[:, 0] == 0
-        if suspects.any():
-            suspects[suspects] = ~blocks[suspects].any(axis=1)
-        zero += suspects.tolist()
+        zero += (~_any_in_blocks(data, head, whole)).tolist()
         bounds += range(head + ZERO_BLOCK, head + whole * ZERO_BLOCK + 1, ZERO_BLOCK)
     if (bounds[-1] if bounds else 0) < len(data):
-        zero.append(not np.frombuffer(data[bounds[-1] if bounds else 0 :], np.uint8).any())
+        zero.append(not np.frombuffer(data[bounds[-1] if bounds else 0 :], np.bool_).any())
         bounds.append(len(data))
     runs: list[tuple[int, int, bool]] = []
     start = 0
@@ -235,20 +246,35 @@ class StreamSink:
 
     def append(self, pieces: Sequence[StoredPiece]) -> None:
         """Add the next pieces of the disk to the blob; one caller at a time."""
-        for piece in pieces:
-            zero = piece.digest is None or (piece.frame is None and piece.used is None)
-            self._order.next(piece.start, piece.length, zero=zero)
-            if piece.used is not None and self._parts is not None:
-                used, part = piece.used, self._parts.number_of(piece.used.stream, piece.length)
-                place = (used.offset, used.length, piece.digest, used.data_length, used.skip)
-                self._add_row(index.IndexRow(piece.start, piece.length, *place, part))
-                self._data_bytes += piece.length
-            elif piece.frame is not None and piece.digest is not None:
-                offset = self._blob.add_data(piece.start, piece.length, piece.frame)
-                self._add_row(
-                    index.IndexRow(piece.start, piece.length, offset, len(piece.frame), piece.digest)
-                )
-                self._data_bytes += piece.length
+        own: list[tuple[int, int, bytes]] = []
+        digests: list[bytes] = []
+        for start, length, frame, digest, used in pieces:
+            if digest is not None and frame is not None:
+                own.append((start, length, frame))
+                digests.append(digest)
+                continue
+            self._add_own(own, digests)
+            own, digests = [], []
+            self._order.next(start, length, zero=used is None)
+            if used is not None and self._parts is not None:
+                part = self._parts.number_of(used.stream, length)
+                place = (used.offset, used.length, digest, used.data_length, used.skip)
+                self._add_rows([index.IndexRow(start, length, *place, part)])
+                self._data_bytes += length
+        self._add_own(own, digests)
+
+    def _add_own(self, own: Sequence[tuple[int, int, bytes]], digests: Sequence[bytes]) -> None:
+        """Add frames of the stream's own blob: (start, length, frame) with its digest."""
+        if own:
+            self._order.next_data([(start, length) for start, length, _ in own])
+            offsets = self._blob.add_frames(own)
+            self._add_rows(
+                [
+                    index.IndexRow(start, length, offset, len(frame), digest)
+                    for (start, length, frame), digest, offset in zip(own, digests, offsets, strict=True)
+                ]
+            )
+            self._data_bytes += sum(length for _, length, _ in own)
 
     def flush(self) -> None:
         """Finish the stream: make the blob durable, then its index."""
@@ -337,11 +363,11 @@ class StreamSink:
     def _zero(self, start: int, length: int) -> None:
         if self._parts is None:
             self._blob.add_zero(start, length)
-        self._add_row(index.IndexRow(start, length, None, None, None))
+        self._add_rows([index.IndexRow(start, length, None, None, None)])
         self._zero_bytes += length
 
-    def _add_row(self, row: index.IndexRow) -> None:
-        self._rows.append(row)
+    def _add_rows(self, rows: Sequence[index.IndexRow]) -> None:
+        self._rows += rows
         if len(self._rows) >= _ROWS_AT_ONCE:
             self._index.add(self._rows)
             self._rows.clear()

@@ -227,10 +227,13 @@ class _NewFile:
         set_mode(self._handle, _FILE_MODE)
 
     def write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        with _io_errors(f"cannot write {self._name}"):
-            while view:
-                view = view[os.write(self._handle, view) :]
+        left = len(data)
+        try:
+            while left and (left := left - os.write(self._handle, data)):
+                data = memoryview(data)[-left:]
+        except OSError:
+            with _io_errors(f"cannot write {self._name}"):
+                raise
 
     def commit(self) -> None:
         self.sync()
