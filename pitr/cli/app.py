@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any
@@ -131,7 +132,12 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load(name) if name is not None else command, rest
+        loaded = load(name) if name is not None else command
+        if not gc.isenabled():
+            # All that was imported stays: it is no garbage (pitr/__main__.py).
+            gc.freeze()
+            gc.enable()
+        return name, loaded, rest
 
 
 def load(name: str) -> Any:

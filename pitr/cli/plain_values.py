@@ -62,8 +62,10 @@ class _PlainValues:
             return value if isinstance(value, annotation) else _OTHER
         if isinstance(annotation, type) and issubclass(annotation, Enum):
             return next((member for member in annotation if member.value == value), _OTHER)
-        if annotation is int and isinstance(value, str) and _NUMBER.fullmatch(value):
-            number = int(value)
+        # A default is a number already.
+        is_number = annotation in (int, float) and type(value) is annotation
+        if is_number or (annotation is int and isinstance(value, str) and _NUMBER.fullmatch(value)):
+            number = annotation(value)
             low, high = info.min, info.max
             return number if (low is None or low <= number) and (high is None or number <= high) else _OTHER
         return _OTHER

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
-
-import tenacity
 
 T = TypeVar("T")
 
@@ -35,21 +34,17 @@ def retrying(
     exception, the last one, and all exceptions of `sleep` unchanged.
     """
 
-    def is_transient(error: BaseException) -> bool:
-        return isinstance(error, Exception) and transient(error)
-
-    def report(state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        if on_retry is not None and isinstance(error, Exception):
-            on_retry(error, state.upcoming_sleep)
-
-    growing = tenacity.wait_exponential(multiplier=first_pause_s, max=longest_pause_s)
-    retry = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_transient),
-        stop=tenacity.stop_after_attempt(retries + 1),
-        wait=growing + tenacity.wait_random(0, first_pause_s / 2),
-        sleep=sleep,
-        before_sleep=report,
-        reraise=True,
-    )
-    return retry(operation)
+    pause_s = first_pause_s
+    for _ in range(retries):
+        try:
+            return operation()
+        except Exception as error:
+            if not transient(error):
+                raise
+            wait_s = min(pause_s, longest_pause_s) + random.uniform(0, first_pause_s / 2)  # noqa: S311
+            if on_retry is not None:
+                on_retry(error, wait_s)
+        # Outside of the handler: an exception of `sleep` is not about the failure.
+        sleep(wait_s)
+        pause_s *= 2
+    return operation()
