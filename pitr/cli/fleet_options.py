@@ -15,8 +15,6 @@ import typer
 from pitr.cli import repository_location
 from pitr.cli.options import Common
 from pitr.errors import UsageError
-from pitr.jobs.backup.one_task import PlaceOfBackups
-from pitr.jobs.backup.processes import processes_of
 from pitr.reporting import Progress
 from pitr.system import rate_limit
 from pitr.system.target_path import given_path
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from pitr.fleet.client import Fleet
     from pitr.fleet.points import Watched
     from pitr.fleet.tasks import Job, Setup
+    from pitr.jobs.backup.one_task import PlaceOfBackups
     from pitr.ovirt.engine import Engine
     from pitr.repository import Repository
     from pitr.repository.location import Location
@@ -126,6 +125,10 @@ class FleetOptions:
 
         `jobs`: so many at the same time; by default the slots of all workers, or 1.
         """
+        # Other commands with these options need neither the engine nor arrays.
+        from pitr.jobs.backup.one_task import PlaceOfBackups  # noqa: PLC0415
+        from pitr.jobs.backup.processes import processes_of  # noqa: PLC0415
+
         if self.scheduler is None:
             with processes_of(template, jobs or 1, location, engine) as processes:
                 yield PlaceOfBackups(processes, jobs or 1)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
 
 from pitr.copier.plan import Window, plan
-from pitr.copier.protocols import WINDOW, Reader, Sink, Source, Writer
+from pitr.copier.protocols import WINDOW, AheadReader, Reader, Sink, Source, Writer
 from pitr.copier.workers import Workers
 from pitr.reporting import Progress
 from pitr.system import rate_limit
@@ -119,6 +119,7 @@ class _Task:
     workers: int = 0
     limit: int = 1
     next_number: int = 0
+    taken: int = 0
     storing: bool = False
     made: dict[int, Any] = field(default_factory=dict)
     written: int = 0
@@ -208,7 +209,7 @@ class _Pool:
             buffer = bytearray(0)
             # Asked once: Python takes a tenth of a millisecond to compare an object with a protocol.
             ordered = isinstance(writer, OrderedWriter)
-            while (work := self._next(task)) is not None:
+            for work in self._works(task, reader):
                 if len(buffer) < work.data_bytes:
                     buffer = bytearray(WINDOW)
                 with memoryview(buffer) as view:
@@ -216,14 +217,34 @@ class _Pool:
                 made = cast(OrderedWriter, writer).take() if ordered else None
                 self._deliver(task, work, made, done)
 
-    def _next(self, task: _Task) -> Window | None:
+    def _works(self, task: _Task, reader: Reader) -> Iterator[Window]:
+        """Yield a worker's windows. A reader that reads ahead has begun the next one by then."""
+        if not getattr(reader, "reads_ahead", False):
+            while (work := self._next(task)) is not None:
+                yield work
+            return
+        start = cast(AheadReader, reader).start
+        begun: Window | None = None
+        while (work := begun or self._next(task)) is not None:
+            if begun is None:
+                start(work.data_ranges)
+            # Not if it had to wait: perhaps for this one.
+            begun = self._next(task, waits=False)
+            if begun is not None:
+                start(begun.data_ranges)
+            yield work
+
+    def _next(self, task: _Task, *, waits: bool = True) -> Window | None:
         with self._changed:
+            ahead = _AHEAD * max(1, task.workers)
+            if not waits and task.taken >= task.next_number + ahead:
+                return None
             work = None if self._cancellation.is_cancelled() else next(task.works, None)
             if work is None:
                 task.exhausted = True
                 self._changed.notify_all()
                 return None
-            ahead = _AHEAD * max(1, task.workers)
+            task.taken = work.number + 1
             self._changed.wait_for(
                 lambda: self._cancellation.is_cancelled() or work.number < task.next_number + ahead
             )

@@ -45,6 +45,17 @@ class Reader(Closing, Protocol):
         """
 
 
+class AheadReader(Reader, Protocol):
+    """A reader that can begin to read early."""
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether that pays."""
+
+    def start(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Begin to read what `read_ranges` will soon read. This takes no time."""
+
+
 class Source(Protocol):
     """A disk to copy from."""
 

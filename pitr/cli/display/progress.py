@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bar
 
 from pitr.cli.display.output import Printer
 from pitr.reporting import Progress
@@ -100,14 +97,18 @@ def _json_progress(what: str) -> Progress:
 
 @contextmanager
 def _bar(what: str) -> Iterator[Progress]:
+    # Only a terminal needs it, and most long runs have none.
+    from rich import progress as shown  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        shown.TextColumn("{task.description}", markup=False),
+        shown.BarColumn(),
+        shown.DownloadColumn(binary_units=True),
+        shown.TransferSpeedColumn(),
+        shown.TimeRemainingColumn(),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with shown.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(f"{what}: starting", total=None)
 
         def progress(done: int, total: int) -> None:

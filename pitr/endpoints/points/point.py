@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from pitr.endpoints.points.cold import check_warm
+from pitr.endpoints.points.reads_ahead import ReadsAhead, ReadThreads
 from pitr.errors import FormatError
 from pitr.extents import ExtentMap
 from pitr.model import Backup, Stream
@@ -26,7 +27,7 @@ from pitr.repository.damage import of_stream
 from pitr.repository.index import Frames
 from pitr.repository.resolver import PointMap
 from pitr.repository.store import StoredFile
-from pitr.repository.store.base import gap_of
+from pitr.repository.store.base import gap_of, is_far
 from pitr.system.closing import Closes
 
 #: Below this many bytes, a copy by numpy takes longer than one by a memoryview.
@@ -93,6 +94,7 @@ class PointSource(Closes):
         self._chain = chain
         self._end = point_map.start + point_map.length
         self._lock = threading.Lock()
+        self._threads = ReadThreads() if any(is_far(stored.blob) for stored in chain.values()) else None
         self.frames_read = 0
         self.bytes_read = 0
 
@@ -104,9 +106,11 @@ class PointSource(Closes):
         return self._map.extents()
 
     def open_reader(self) -> PointReader:
-        return PointReader(self)
+        return PointReader(self, None if self._threads is None else ReadsAhead(self._threads))
 
     def close(self) -> None:
+        if self._threads is not None:
+            self._threads.close()
         for stored in self._chain.values():
             stored.blob.close()
 
@@ -147,14 +151,29 @@ class PointSource(Closes):
 
 
 class PointReader(Closes):
-    """One worker's reader of a point."""
+    """One worker's reader of a point. `ahead` is for blobs whose reads are requests."""
 
-    def __init__(self, source: PointSource) -> None:
+    def __init__(self, source: PointSource, ahead: ReadsAhead | None = None) -> None:
         self._source = source
+        self._ahead = ahead
         self._decompressor = Decompressor()
 
+    @property
+    def reads_ahead(self) -> bool:
+        return self._ahead is not None
+
+    def start(self, ranges: Sequence[tuple[int, int]]) -> None:
+        if self._ahead is not None:
+            for layer, pieces in self._wanted(ranges).items():
+                self._start(self._ahead, self._source.stored(layer), pieces)
+
     def read_ranges(self, ranges: Sequence[tuple[int, int]], buffer: memoryview) -> None:
-        # For each layer: (start of the piece, end of the piece, offset in the buffer).
+        self.start(ranges)
+        for layer, pieces in self._wanted(ranges).items():
+            self._read_layer(self._source.stored(layer), pieces, buffer)
+
+    def _wanted(self, ranges: Sequence[tuple[int, int]]) -> dict[int, list[tuple[int, int, int]]]:
+        """Return for each layer: start of the piece, end of the piece, offset in the buffer."""
         wanted: dict[int, list[tuple[int, int, int]]] = {}
         at = 0
         for offset, length in ranges:
@@ -167,8 +186,14 @@ class PointReader(Closes):
             if covered != offset + length:
                 raise ValueError(f"the point has no data at {covered}: ask for data extents only")
             at += length
-        for layer, pieces in wanted.items():
-            self._read_layer(self._source.stored(layer), pieces, buffer)
+        return wanted
+
+    def _start(self, ahead: ReadsAhead, stored: StoredStream, pieces: Sequence[tuple[int, int, int]]) -> None:
+        """Begin to read what `_read_layer` will read."""
+        starts = np.fromiter((piece[0] for piece in pieces), np.int64, len(pieces))
+        needed = list(dict.fromkeys(stored.frames.numbers_of(starts).tolist()))
+        runs = _runs(stored.frames, needed, gap_of(stored.blob))
+        ahead.start((stored.blob, *_place(stored.frames, run)) for run in runs)
 
     def _read_layer(
         self, stored: StoredStream, pieces: Sequence[tuple[int, int, int]], buffer: memoryview
@@ -182,9 +207,12 @@ class PointReader(Closes):
             by_frame.setdefault(number, []).append(piece)
         read = 0
         for run in _runs(frames, list(by_frame), gap_of(stored.blob)):
-            offset = int(frames.blob_offset[run[0]])
-            end = int(frames.blob_offset[run[-1]] + frames.blob_length[run[-1]])
-            stored_bytes = memoryview(stored.blob.read_at(offset, end - offset))
+            offset, size = _place(frames, run)
+            stored_bytes = memoryview(
+                stored.blob.read_at(offset, size)
+                if self._ahead is None
+                else self._ahead.read((stored.blob, offset, size))
+            )
             for number in run:
                 begin, length = int(frames.blob_offset[number]) - offset, int(frames.blob_length[number])
                 read += length
@@ -199,7 +227,8 @@ class PointReader(Closes):
         return read_frame(stored, number, frame, self._decompressor)
 
     def close(self) -> None:
-        pass
+        if self._ahead is not None:
+            self._ahead.close()
 
 
 def read_frame(
@@ -238,6 +267,12 @@ def _copy(part: memoryview, target: memoryview) -> None:
         target[:] = part
     else:
         np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(part, np.uint8))
+
+
+def _place(frames: Frames, run: Sequence[int]) -> tuple[int, int]:
+    """Return offset and length of a run of frames in the blob."""
+    offset = int(frames.blob_offset[run[0]])
+    return offset, int(frames.blob_offset[run[-1]] + frames.blob_length[run[-1]]) - offset
 
 
 def _runs(frames: Frames, needed: Sequence[int], gap: int) -> list[list[int]]:

@@ -36,6 +36,7 @@ from pitr.repository.store.base import (
     Store,
     StoredFile,
     check_name,
+    gap_of,
     may_be_stored,
 )
 from pitr.repository.store.each_at_once import EachAtOnce
@@ -336,6 +337,7 @@ class _OpenedFile(Closes):
     def __init__(self, name: str, file: StoredFile, keyring: Keyring) -> None:
         self._name = name
         self._file = file
+        self.gap = gap_of(file)
         self._reader = AgeReader(file.read_at, file.size, keyring.identities)
 
     @property

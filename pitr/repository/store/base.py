@@ -196,6 +196,11 @@ def gap_of(file: object) -> int:
     return gap if isinstance(gap, int) else _SHORT_GAP
 
 
+def is_far(file: object) -> bool:
+    """Return whether each read of a file is a request, so that several should be under way at once."""
+    return gap_of(file) > _SHORT_GAP
+
+
 @runtime_checkable
 class KeepsState(Protocol):
     """A store with local files, whose folder is known only after its first answers."""
