@@ -20,7 +20,7 @@ from pitr.extents import ExtentMap
 from pitr.model import Stream
 from pitr.repository import Repository
 from pitr.repository.index import Index, IndexRow
-from pitr.repository.stream_sink import StreamSink, cut
+from pitr.repository.stream_sink import ZERO_BLOCK, StreamSink, cut
 from tests.support.layout import stored
 from tests.support.points import (
     Writer,
@@ -160,6 +160,16 @@ def test_zero_blocks_in_data_are_stored_as_zero(repository: Repository) -> None:
     zeroes = [(row.start, row.length) for row in rows if row.blob_offset is None]
     # 8 KiB of zeroes are less than a block, and the last block is not all zero.
     assert zeroes == [(65536, 131072), (size_of("320k"), _MIB)]
+
+
+def test_one_byte_of_any_value_makes_a_block_data() -> None:
+    # A block is compared as truth values, of which only 0 and 1 are usual.
+    places = (0, 1, 63, 64, ZERO_BLOCK // 2 + 7, ZERO_BLOCK - 33, ZERO_BLOCK - 1)
+    for value in range(1, 256):
+        data = bytearray(3 * ZERO_BLOCK)
+        data[ZERO_BLOCK + places[value % len(places)]] = value
+        runs = cut(0, memoryview(data), 1 << 20)
+        assert [zero for _, _, zero in runs] == [True, False, True], value
 
 
 @pytest.mark.parametrize("tail", [1, 511, 512, 65535])
