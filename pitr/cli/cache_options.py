@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -37,24 +39,31 @@ CacheDirSizeOption = Annotated[
 ]
 
 
-def frame_folder(
-    common: Common, stack: ExitStack, repository: Repository, place: Path | None, size: str | None
-) -> FrameFolder | None:
-    """Open the folder of --cache-dir until `stack` closes; None without it. Raises UsageError."""
-    if place is None:
-        if size is not None:
-            raise UsageError("--cache-dir-size goes with --cache-dir", "Name the folder, too.")
-        return None
-    capacity = parse_size(size) if size is not None else DEFAULT_SIZE
-    if capacity < LEAST_SIZE:
-        raise UsageError(
-            f"--cache-dir-size must be at least {human_size(LEAST_SIZE)}, not {size}",
-            "Give a size that holds a good part of the disks, for example 50g.",
-        )
-    folder = stack.enter_context(FrameFolder(place, capacity))
-    if repository.keyring is not None:
-        common.out.notify(
-            f"warning: the repository is sealed, but {place} will hold data that is not: "
-            "delete the folder when you no longer need it"
-        )
-    return folder
+@dataclass(frozen=True, slots=True)
+class CacheDir:
+    """The values of --cache-dir and --cache-dir-size."""
+
+    place: Path | None
+    size: str | None
+
+    @contextmanager
+    def opened(self, common: Common, repository: Repository) -> Iterator[FrameFolder | None]:
+        """Open the folder; None without --cache-dir. Raises UsageError."""
+        if self.place is None:
+            if self.size is not None:
+                raise UsageError("--cache-dir-size goes with --cache-dir", "Name the folder, too.")
+            yield None
+            return
+        capacity = parse_size(self.size) if self.size is not None else DEFAULT_SIZE
+        if capacity < LEAST_SIZE:
+            raise UsageError(
+                f"--cache-dir-size must be at least {human_size(LEAST_SIZE)}, not {self.size}",
+                "Give a size that holds a good part of the disks, for example 50g.",
+            )
+        with FrameFolder(self.place, capacity) as folder:
+            if repository.keyring is not None:
+                common.out.notify(
+                    f"warning: the repository is sealed, but {self.place} will hold data that is not: "
+                    "delete the folder when you no longer need it"
+                )
+            yield folder

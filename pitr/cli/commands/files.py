@@ -13,6 +13,7 @@ from typing import IO, cast
 import typer
 
 from pitr.cli import files_options, point_options
+from pitr.cli.cache_options import CacheDir, CacheDirOption, CacheDirSizeOption
 from pitr.cli.commands import file_check, file_versions
 from pitr.cli.display import files as display
 from pitr.cli.display.output import take_standard_output, write
@@ -26,6 +27,7 @@ from pitr.cli.options import (
     with_common,
 )
 from pitr.endpoints.images.partial_file import PartialFile, file_errors
+from pitr.endpoints.points.frame_folder import FrameFolder
 from pitr.errors import DamageError, PitrError, UsageError
 from pitr.jobs import find
 from pitr.jobs.files.compare import changed_ranges, compare_files
@@ -63,6 +65,8 @@ def ls(
     volume: files_options.VolumeOption = None,
     reader: files_options.ReaderOption = None,
     recursive: files_options.RecursiveOption = False,
+    cache_dir: CacheDirOption = None,
+    cache_dir_size: CacheDirSizeOption = None,
 ) -> None:
     """List a folder as it was at a point in time. Without a path, list the volumes and their file systems.
 
@@ -72,7 +76,9 @@ def ls(
     vm, paths = files_options.split(words)
     if len(paths) > 1:
         raise UsageError("pitr lists one path at a time", "Name a folder, perhaps with --recursive.")
-    with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
+    asked = files_options.asked(at, point, newest_good=newest_good)
+    cache = CacheDir(cache_dir, cache_dir_size)
+    with _opened(common, vm, asked, disk, reader, cache) as opened:
         if not paths:
             opened.volumes.describe()
             shown = opened.volumes.all if volume is None else [opened.volumes.volume_named(volume)]
@@ -101,6 +107,8 @@ def cp(
     overwrite: files_options.OverwriteOption = False,
     tar: files_options.TarOption = None,
     dry_run: DryRunOption = False,
+    cache_dir: CacheDirOption = None,
+    cache_dir_size: CacheDirSizeOption = None,
 ) -> None:
     """Copy files and folders as they were at a point, like 'cp -r'. Existing files stay, unless you say --overwrite.
 
@@ -131,7 +139,9 @@ def cp(
             )
         wanted = WantedFile(paths[0], disk, volume, reader or FileReader.OWN)
         point = file_versions.point_of_version(common, vm, wanted, version)
-    with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
+    asked = files_options.asked(at, point, newest_good=newest_good)
+    cache = CacheDir(cache_dir, cache_dir_size)
+    with _opened(common, vm, asked, disk, reader, cache) as opened:
         # As with 'cp -r', a link is copied as a link.
         places = [place for path in paths for place in places_of(opened.volumes, path, volume, follow=False)]
         _note(common, places)
@@ -194,6 +204,8 @@ def cat(
     disk: files_options.DiskOption = None,
     volume: files_options.VolumeOption = None,
     reader: files_options.ReaderOption = None,
+    cache_dir: CacheDirOption = None,
+    cache_dir_size: CacheDirSizeOption = None,
 ) -> None:
     """Print a file as it was at a point in time.
 
@@ -205,7 +217,9 @@ def cat(
     if len(paths) != 1:
         raise UsageError("one path is required", "Write: pitr files cat VM --at TIME /etc/fstab")
     take_standard_output()
-    with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
+    asked = files_options.asked(at, point, newest_good=newest_good)
+    cache = CacheDir(cache_dir, cache_dir_size)
+    with _opened(common, vm, asked, disk, reader, cache) as opened:
         places = places_of(opened.volumes, paths[0], volume)
         _note(common, places)
         written = sum(_print(read_file(place)) for place in places)
@@ -242,6 +256,8 @@ def diff(
     reader: files_options.ReaderOption = None,
     content: files_options.ContentOption = False,
     exit_code: files_options.ExitCodeOption = False,
+    cache_dir: CacheDirOption = None,
+    cache_dir_size: CacheDirSizeOption = None,
 ) -> None:
     """Show which files differ between two points in time.
 
@@ -259,11 +275,15 @@ def diff(
         )
     if len(paths) > 1:
         raise UsageError("pitr compares one path at a time", "Name a folder that holds them.")
-    with _opened(common, vm, files_options.asked(at, point, newest_good=newest_good), disk, reader) as opened:
+    asked = files_options.asked(at, point, newest_good=newest_good)
+    cache = CacheDir(cache_dir, cache_dir_size)
+    with _opened(common, vm, asked, disk, reader, cache) as opened:
         earlier = point_options.since(opened.repository, since, opened.choice, files_options.named(disk))
         common.out.notify(point_options.in_words(earlier))
         streams = find.some_streams_of(earlier.backup, files_options.named(disk), opened.repository)
-        with open_volumes(opened.repository, earlier.backup, streams, common.out.notify, reader) as before:
+        with open_volumes(
+            opened.repository, earlier.backup, streams, common.out.notify, reader, folder=opened.folder
+        ) as before:
             path = paths[0] if paths else "/"
             old, new = same_place(before, opened.volumes, path, volume)
             places = [place for place in (old, new) if place is not None]
@@ -286,6 +306,7 @@ class _OpenFileSystems:
     choice: Choice
     streams: Sequence[Stream]
     volumes: Volumes
+    folder: FrameFolder | None
 
     @property
     def backup(self) -> Backup:
@@ -294,7 +315,12 @@ class _OpenFileSystems:
 
 @contextmanager
 def _opened(
-    common: Common, vm: str | None, asked: point_options.Asked, disk: str | None, reader: FileReader | None
+    common: Common,
+    vm: str | None,
+    asked: point_options.Asked,
+    disk: str | None,
+    reader: FileReader | None,
+    cache: CacheDir,
 ) -> Iterator[_OpenFileSystems]:
     with common.repository() as repository:
         chosen = asked.find_good(
@@ -306,8 +332,13 @@ def _opened(
         common.out.notify(point_options.in_words(chosen))
         point_options.warn(common.out, chosen, files_options.named(disk))
         streams = find.some_streams_of(chosen.backup, files_options.named(disk), repository)
-        with open_volumes(repository, chosen.backup, streams, common.out.notify, reader) as volumes:
-            yield _OpenFileSystems(repository, chosen, streams, volumes)
+        with (
+            cache.opened(common, repository) as folder,
+            open_volumes(
+                repository, chosen.backup, streams, common.out.notify, reader, folder=folder
+            ) as volumes,
+        ):
+            yield _OpenFileSystems(repository, chosen, streams, volumes, folder)
 
 
 def _note(common: Common, places: Sequence[Place]) -> None:

@@ -13,6 +13,7 @@ import typer
 from pitr import times
 from pitr.cli import boot_options, point_options, serve_options
 from pitr.cli.boot_options import MemoryOption
+from pitr.cli.cache_options import CacheDir, CacheDirOption, CacheDirSizeOption
 from pitr.cli.options import (
     AtOption,
     Common,
@@ -67,6 +68,8 @@ def open_(
     vnc: VncOption = None,
     keep: KeepOption = None,
     memory: MemoryOption = None,
+    cache_dir: CacheDirOption = None,
+    cache_dir_size: CacheDirSizeOption = None,
 ) -> None:
     """Boot a point on this machine, in a window or for a VNC viewer.
 
@@ -76,7 +79,7 @@ def open_(
     Ctrl-C or SIGTERM, with exit code 0. Until then, no point of the VM can be pruned.
 
     Examples: pitr open web1 --at 2020-06-30T22:00; pitr open web1 --at yesterday --headless --vnc 5901;
-    pitr open web1 --point 1c2d3e4f --keep web1.qcow2
+    pitr open web1 --point 1c2d3e4f --keep web1.qcow2; pitr open web1 --at now --cache-dir /var/cache/pitr
     """
     asked = point_options.exactly_one("opening", at, point, newest_good=newest_good)
     memory_bytes = boot_options.memory(memory)
@@ -86,7 +89,8 @@ def open_(
         point_options.warn(common.out, chosen, ())
         streams = find.some_streams_of(chosen.backup, (), repository)
         files = overlays.overlay_paths(keep, streams, "--keep", may_exist=True) if keep is not None else None
-        wanted = Wanted(memory_bytes=memory_bytes, screen=screen, keep=files)
+        folder = stack.enter_context(CacheDir(cache_dir, cache_dir_size).opened(common, repository))
+        wanted = Wanted(memory_bytes=memory_bytes, screen=screen, keep=files, folder=folder)
         machine = stack.enter_context(started(repository, chosen.backup, streams, wanted))
         for note in machine.notes:
             common.out.notify(note)

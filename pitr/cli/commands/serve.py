@@ -16,7 +16,7 @@ import typer
 
 from pitr import times
 from pitr.cli import point_options, serve_options
-from pitr.cli.cache_options import CacheDirOption, CacheDirSizeOption, frame_folder
+from pitr.cli.cache_options import CacheDir, CacheDirOption, CacheDirSizeOption
 from pitr.cli.display.output import take_standard_output
 from pitr.cli.options import (
     AtOption,
@@ -123,7 +123,7 @@ def serve(
         point_options.warn(common.out, chosen, disk or ())
         streams = find.some_streams_of(chosen.backup, disk or (), repository)
         files = overlays.overlay_paths(overlay, streams) if overlay is not None else {}
-        folder = frame_folder(common, stack, repository, cache_dir, cache_dir_size)
+        folder = stack.enter_context(CacheDir(cache_dir, cache_dir_size).opened(common, repository))
         listener = listen.listener(common, stack, files)
         served = stack.enter_context(
             job.serving(repository, chosen.backup, streams, listener, cache_bytes=cache_bytes, folder=folder)

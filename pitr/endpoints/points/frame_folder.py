@@ -42,6 +42,8 @@ _BLOCK: Final = 64 << 10
 _BLOCK_DIGEST: Final = 16
 _DIGEST: Final = 32
 _FRAME_NAME: Final = re.compile(r"[0-9a-f]{64}")
+#: The number of blocks that stay in memory.
+_RECENT: Final = 128
 _NEW: Final = "new-"
 #: A file without its final name is this old when its writer was killed.
 _ABANDONED_S: Final = 3600
@@ -68,6 +70,8 @@ class FrameFolder(Closes):
         self._added = 0
         self._touched: set[str] = set()
         self._is_full = False
+        # Blocks that small reads verified: guests and file systems read on from there.
+        self._recent: OrderedDict[tuple[bytes, int], memoryview] = OrderedDict()
         try:
             self._scan()
         except BaseException:
@@ -98,8 +102,27 @@ class FrameFolder(Closes):
 
     def part(self, digest: bytes, length: int, begin: int, end: int) -> memoryview | None:
         """Return the bytes from `begin` to `end` of a frame of `length` bytes, all verified; None without it."""
-        name = digest.hex()
         first, last = begin // _BLOCK, (end - 1) // _BLOCK + 1
+        start = first * _BLOCK
+        is_one = last == first + 1
+        data = self._recent.get((digest, first)) if is_one else None
+        if data is None:
+            data = self._blocks(digest, length, first, last)
+            if data is None:
+                return None
+            if is_one:
+                self._remember((digest, first), data)
+        return data[begin - start : end - start]
+
+    def _remember(self, block: tuple[bytes, int], data: memoryview) -> None:
+        with self._lock:
+            self._recent[block] = data
+            if len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+
+    def _blocks(self, digest: bytes, length: int, first: int, last: int) -> memoryview | None:
+        """Read the blocks from `first` up to `last` and verify them; None if the folder does not hold them."""
+        name = digest.hex()
         start, stop = first * _BLOCK, min(last * _BLOCK, length)
         parts = self._read(name, [(start, stop - start), (length, _trailer_size(length))])
         if parts is None:
@@ -110,7 +133,7 @@ class FrameFolder(Closes):
             self._drop_wrong(name)
             return None
         self._note_use(name)
-        return data[begin - start : end - start]
+        return data
 
     def add(self, digest: bytes, data: bytes) -> None:
         """Keep a frame whose digest was verified."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from pitr.endpoints.points.frame_folder import FrameFolder
 from pitr.errors import FormatError, PitrError, UsageError
 from pitr.jobs.serve import overlays
 from pitr.jobs.serve.over_nbd import Served, serving
@@ -53,7 +54,7 @@ class Wanted:
     `memory_bytes` None means as in the configuration, at most 2 GiB. `keep` has the overlays to keep, by disk id:
     new ones, or all of those that an earlier guest at this point wrote to. Without it they are in a temporary folder in
     `scratch` (None: the system's), and removed. `observed` connects the serial port and the agent's channel, and
-    keeps a guest that shuts down for a look at its screen.
+    keeps a guest that shuts down for a look at its screen. `folder` keeps decompressed data on a disk.
     """
 
     memory_bytes: int | None = None
@@ -62,6 +63,7 @@ class Wanted:
     scratch: Path | None = None
     observed: bool = False
     cache_bytes: int = 256 * MIB
+    folder: FrameFolder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ def started(
                 streams,
                 listener,
                 cache_bytes=wanted.cache_bytes,
+                folder=wanted.folder,
                 on_unreadable=on_unreadable,
             )
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from pitr.endpoints.points.frame_folder import FrameFolder
 from pitr.errors import FileSystemError, ProgramMissing
 from pitr.guest import guestfish
 from pitr.guest.filesystem import FileSystem
@@ -58,12 +59,18 @@ class GuestfsReader:
     """libguestfs over the disks of a point. It starts when it is first used; leaving the context ends it."""
 
     def __init__(
-        self, repository: Repository, backup: Backup, streams: Sequence[Stream], notify: Notify
+        self,
+        repository: Repository,
+        backup: Backup,
+        streams: Sequence[Stream],
+        notify: Notify,
+        cache_folder: FrameFolder | None = None,
     ) -> None:
         self._repository = repository
         self._backup = backup
         self._streams = list(streams)
         self.notify = notify
+        self._cache_folder = cache_folder
         self._stack = ExitStack()
         self._shell: Guestfish | None = None
         self._mounted = 0
@@ -133,7 +140,14 @@ class GuestfsReader:
                 self._folder = folder
                 listener = self._stack.enter_context(unix_listener(folder / "nbd"))
                 self._stack.enter_context(
-                    serving(self._repository, self._backup, self._streams, listener, cache_bytes=_CACHE_BYTES)
+                    serving(
+                        self._repository,
+                        self._backup,
+                        self._streams,
+                        listener,
+                        cache_bytes=_CACHE_BYTES,
+                        folder=self._cache_folder,
+                    )
                 )
                 shell = Guestfish(folder / "nbd", [stream.disk_id for stream in self._streams])
                 self._stack.callback(shell.close)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pitr.endpoints.points.cached_point import CachedPoint
 from pitr.endpoints.points.frame_cache import FrameCache
+from pitr.endpoints.points.frame_folder import FrameFolder
 from pitr.endpoints.points.point import open_point
 from pitr.endpoints.points.point_file import PointFile
 from pitr.errors import FileSystemError, NoSuchFile, PitrError, ProgramFailed, UsageError
@@ -317,25 +318,25 @@ def open_volumes(
     notify: Notify,
     reader: FileReader | None = None,
     views: Views | None = None,
+    folder: FrameFolder | None = None,
 ) -> Iterator[Volumes]:
     """Open these disks of a point and find their volumes. The memory is limited until the block exits.
 
     `reader` is the only one to use; None takes libguestfs where pitr's own reader cannot read everything. `views` goes
-    with several points that are opened one after the other. Raises
+    with several points that are opened one after the other. `folder` keeps decompressed data on a disk. Raises
     StoredDamage if a chain is incomplete, ProgramMissing if the libraries are not installed.
     """
     if reader is FileReader.GUESTFS:
-        with GuestfsReader(repository, backup, streams, notify) as guestfs:
+        with GuestfsReader(repository, backup, streams, notify, folder) as guestfs:
             yield Volumes([_of_found(found) for found in guestfs.volumes()], guestfs, reader)
         return
     check_installed()
     with ExitStack() as stack:
         stack.enter_context(repository.reading_vm(backup.vm))
-        disks: list[tuple[Stream, PointFile]] = []
-        met: list[PitrError] = []
+        disks, met = list[tuple[Stream, PointFile]](), list[PitrError]()
         # At the end, because memory and time are limited while guest data is read.
         stack.callback(_record, repository, backup, met)
-        cache = FrameCache(_CACHE, _AHEAD)
+        cache = FrameCache(_CACHE, _AHEAD, folder)
         stack.callback(cache.close)
         # The maps of a chain grow with the disk; a guest cannot inflate them.
         with unbounded_memory():
@@ -350,9 +351,9 @@ def open_volumes(
         # First of all, so that its thread does not read from a closed blob.
         stack.callback(cache.close)
         stack.enter_context(bounded_memory())
-        hidden = [stream for stream in backup.streams if stream not in streams]
-        guestfs = stack.enter_context(GuestfsReader(repository, backup, streams, notify))
-        yield Volumes(_find(disks, _where_the_rest_is(hidden)), guestfs, reader)
+        rest = _where_the_rest_is([stream for stream in backup.streams if stream not in streams])
+        guestfs = stack.enter_context(GuestfsReader(repository, backup, streams, notify, folder))
+        yield Volumes(_find(disks, rest), guestfs, reader)
 
 
 def _record(repository: Repository, backup: Backup, met: Sequence[PitrError]) -> None:

@@ -102,9 +102,12 @@ def test_a_guest_that_shuts_down_ends_it_and_its_writes_are_kept(
     guest = tiny_guests.saying("", then=tiny_guests.WRITE_SECOND_SECTOR + tiny_guests.POWER_OFF)
     backup = _store(repository, guest)
     kept = tmp_path / "kept.qcow2"
-    with _opened(command, "--keep", kept) as (process, document):
+    cache = tmp_path / "cache"
+    with _opened(command, "--keep", kept, "--cache-dir", cache) as (process, document):
         assert [disk["overlay"] for disk in document["disks"]] == [str(kept)]
         assert "--keep" in ended(process).stderr
+    # The only frame with data stays there for the next time.
+    assert sum(len(path.name) == 64 for path in cache.glob("*/*")) == 1
     # Only the sectors that the guest wrote differ from the point.
     command(
         "serve", "--at", "now", "--socket", f"{kept}.socket", "--run", f"qemu-img convert {kept} {kept}.raw"

@@ -413,3 +413,20 @@ def test_a_tar_archive_goes_to_standard_output_without_damaged_files(
     flip_bit(blob_path(repository, backups[0].streams[0]), -2000)
     left = archived(3)
     assert left.items() < whole.items()
+
+
+def test_a_later_command_takes_the_data_from_the_folder_of_the_cache(
+    guest: Any, command: Pitr, repository: Repository, tmp_path: Path
+) -> None:
+    cached = ("--cache-dir", tmp_path / "cache")
+    copied = ("files", "cp", "--at", AT[1], "--volume", "2", *cached, "/")
+    command(*copied, tmp_path / "one")
+    difference = ("files", "diff", "--at", AT[1], "--since", AT[0], "--volume", "2", *cached, "--content")
+    differs = command(*difference).stdout
+    for backup in guest[0]:
+        for stream in backup.streams:
+            blob = blob_path(repository, stream)
+            blob.write_bytes(bytes(blob.stat().st_size))
+    command(*copied, tmp_path / "two")
+    same_files(tmp_path / "two", tmp_path / "one")
+    assert command(*difference).stdout == differs

@@ -68,6 +68,18 @@ def test_restore_needs_an_identity_and_writes_nothing_without_one(host: Pitr, se
     assert restored == sorted(list(sealed.stored.contents.values())[-1].values())
 
 
+def test_a_folder_with_data_that_is_not_sealed_is_never_a_surprise(host: Pitr, sealed: SealedPlace) -> None:
+    cache = sealed.folder / "cache"
+    serve = ("serve", "--at", "now", "--cache-dir", str(cache), "--run", "nbdcopy ${NBD_URIS%% *} null:")
+    host(*serve, code=1)
+    assert [path.name for path in cache.glob("*/*")] == ["CACHEDIR.TAG"]
+    served = host(*serve, "--identity", str(sealed.key(ALICE)))
+    assert f"warning: the repository is sealed, but {cache} will hold data that is not" in served.stderr
+    kept = {path.read_bytes()[:4096] for path in cache.glob("*/*") if len(path.name) == 64}
+    disks = list(sealed.stored.contents.values())[-1].values()
+    assert kept and all(any(data in content for content in disks) for data in kept)
+
+
 def test_another_host_writes_only_after_it_trusted_the_recipients(sealed: SealedPlace) -> None:
     other = _host(sealed, "other")
     assert len(other("list", "-o", "json").json["points"]) == 2
