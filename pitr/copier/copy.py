@@ -237,7 +237,7 @@ class _Pool:
     def _next(self, task: _Task, *, waits: bool = True) -> Window | None:
         with self._changed:
             ahead = _AHEAD * max(1, task.workers)
-            if not waits and task.taken >= task.next_number + ahead:
+            if task.ordered is not None and not waits and task.taken >= task.next_number + ahead:
                 return None
             work = None if self._cancellation.is_cancelled() else next(task.works, None)
             if work is None:
@@ -245,6 +245,8 @@ class _Pool:
                 self._changed.notify_all()
                 return None
             task.taken = work.number + 1
+            if task.ordered is None:
+                return work
             self._changed.wait_for(
                 lambda: self._cancellation.is_cancelled() or work.number < task.next_number + ahead
             )
@@ -257,10 +259,12 @@ class _Pool:
             task.written += done[0]
             task.zeroed += done[1]
             task.skipped += done[2]
-            task.made[work.number] = made
             self._done_bytes += sum(done)
             if self._progress is not None:
                 self._progress(self._done_bytes, self._total_bytes)
+            if task.ordered is None:
+                return
+            task.made[work.number] = made
             if task.storing or task.next_number not in task.made:
                 return
             task.storing = True
@@ -268,15 +272,14 @@ class _Pool:
 
     def _store(self, task: _Task) -> None:
         """Store the results that are next in the order of the disk. One worker at a time; the others keep copying."""
-        sink = task.ordered
+        sink = cast(OrderedSink, task.ordered)
         while True:
             with self._changed:
                 if self._cancellation.is_cancelled() or task.next_number not in task.made:
                     task.storing = False
                     return
                 ready = task.made.pop(task.next_number)
-            if sink is not None:
-                sink.append(ready)
+            sink.append(ready)
             with self._changed:
                 task.next_number += 1
                 self._changed.notify_all()

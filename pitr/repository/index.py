@@ -374,8 +374,8 @@ class Frames:
 
     def numbers_of(self, starts: Int64Array) -> Int64Array:
         """Return for each range that begins in a piece the number of the first piece of that frame."""
-        numbers = np.searchsorted(self.start, starts, side="right") - 1
-        return np.searchsorted(self.blob_offset, self.blob_offset[numbers], side="left")
+        numbers = self.start.searchsorted(starts, side="right") - 1
+        return self.blob_offset.searchsorted(self.blob_offset[numbers], side="left")
 
     def check(self, frame_size: int, blob_size: int, *, own: bool) -> None:
         """Raise FormatError if a frame cannot be in a blob of this size. An `own` blob holds only whole frames."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from blake3 import blake3
 
 from pitr.endpoints.points.cold import check_warm
 from pitr.endpoints.points.reads_ahead import ReadsAhead, ReadThreads
@@ -24,6 +25,7 @@ from pitr.repository import Repository
 from pitr.repository.blob import Decompressor, digest_of
 from pitr.repository.chain import KnownLayers, ResolvedChain, frames_of, resolve_chain
 from pitr.repository.damage import of_stream
+from pitr.repository.frame_places import FramePlace, places_of
 from pitr.repository.index import Frames
 from pitr.repository.resolver import PointMap
 from pitr.repository.store import StoredFile
@@ -116,8 +118,8 @@ class PointSource(Closes):
 
     def pieces(self, start: int, end: int) -> list[tuple[int, int, int]]:
         """Return the data pieces in `[start, end)`, cut at its bounds: (start, end, layer)."""
-        first = int(np.searchsorted(self._end, start, side="right"))
-        last = int(np.searchsorted(self._map.start, end, side="left"))
+        first = int(self._end.searchsorted(start, side="right"))
+        last = int(self._map.start.searchsorted(end, side="left"))
         window = slice(first, last)
         return [
             (max(piece_start, start), min(piece_end, end), layer)
@@ -190,40 +192,48 @@ class PointReader(Closes):
 
     def _start(self, ahead: ReadsAhead, stored: StoredStream, pieces: Sequence[tuple[int, int, int]]) -> None:
         """Begin to read what `_read_layer` will read."""
-        starts = np.fromiter((piece[0] for piece in pieces), np.int64, len(pieces))
-        needed = list(dict.fromkeys(stored.frames.numbers_of(starts).tolist()))
-        runs = _runs(stored.frames, needed, gap_of(stored.blob))
-        ahead.start((stored.blob, *_place(stored.frames, run)) for run in runs)
+        for run in _runs(places_of(stored.frames, pieces), gap_of(stored.blob)):
+            ahead.start([(stored.blob, run[0].offset, run[-1].end - run[0].offset)])
 
     def _read_layer(
         self, stored: StoredStream, pieces: Sequence[tuple[int, int, int]], buffer: memoryview
     ) -> None:
-        """Copy the pieces of one stream into the buffer, after the digest of each frame is verified."""
-        frames = stored.frames
-        starts = np.fromiter((piece[0] for piece in pieces), np.int64, len(pieces))
-        by_frame: dict[int, list[tuple[int, int, int]]] = {}
-        numbers = frames.numbers_of(starts).tolist()
-        for number, piece in zip(numbers, pieces, strict=True):
-            by_frame.setdefault(number, []).append(piece)
-        read = 0
-        for run in _runs(frames, list(by_frame), gap_of(stored.blob)):
-            offset, size = _place(frames, run)
-            stored_bytes = memoryview(
-                stored.blob.read_at(offset, size)
-                if self._ahead is None
-                else self._ahead.read((stored.blob, offset, size))
-            )
-            for number in run:
-                begin, length = int(frames.blob_offset[number]) - offset, int(frames.blob_length[number])
-                read += length
-                data = memoryview(self._checked(stored, number, stored_bytes[begin : begin + length]))
-                frame_start = frames.origin(number)
-                for piece_start, piece_end, target in by_frame[number]:
-                    part = data[piece_start - frame_start : piece_end - frame_start]
-                    _copy(part, buffer[target : target + len(part)])
-        self._source.count(len(by_frame), read)
+        """Copy the pieces of one stream into the buffer, after the digest of each frame is verified.
 
-    def _checked(self, stored: StoredStream, number: int, frame: bytes | memoryview) -> bytes:
+        The loop calls little, because it holds Python's lock for each frame of a restore.
+        """
+        places = places_of(stored.frames, pieces)
+        target = np.frombuffer(buffer, np.uint8)
+        read = 0
+        for run in _runs(places, gap_of(stored.blob)):
+            begin, size = run[0].offset, run[-1].end - run[0].offset
+            stored_bytes = memoryview(
+                stored.blob.read_at(begin, size)
+                if self._ahead is None
+                else self._ahead.read((stored.blob, begin, size))
+            )
+            for number, offset, end, origin, length, digest, inside in run:
+                read += end - offset
+                frame = stored_bytes[offset - begin : end - begin]
+                data = self._data_of(stored, number, frame, length, digest)
+                for piece_start, piece_end, at in inside:
+                    count = piece_end - piece_start
+                    # A large copy by numpy lets other threads run, and one by a memoryview does not.
+                    if count < _LARGE:
+                        buffer[at : at + count] = data[piece_start - origin : piece_end - origin]
+                    else:
+                        part = np.frombuffer(data, np.uint8, count, piece_start - origin)
+                        np.copyto(target[at : at + count], part)
+        self._source.count(len(places), read)
+
+    def _data_of(
+        self, stored: StoredStream, number: int, frame: memoryview, length: int, digest: bytes
+    ) -> bytes:
+        with suppress(FormatError):
+            data = self._decompressor.decompress(frame, length)
+            if blake3(data).digest() == digest:
+                return data
+        # This fails, too, and tells what is damaged.
         return read_frame(stored, number, frame, self._decompressor)
 
     def close(self) -> None:
@@ -261,27 +271,12 @@ def verified_frame(
     return data
 
 
-def _copy(part: memoryview, target: memoryview) -> None:
-    """Copy bytes. A large copy by numpy lets other threads run, and one by a memoryview does not."""
-    if len(part) < _LARGE:
-        target[:] = part
-    else:
-        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(part, np.uint8))
-
-
-def _place(frames: Frames, run: Sequence[int]) -> tuple[int, int]:
-    """Return offset and length of a run of frames in the blob."""
-    offset = int(frames.blob_offset[run[0]])
-    return offset, int(frames.blob_offset[run[-1]] + frames.blob_length[run[-1]]) - offset
-
-
-def _runs(frames: Frames, needed: Sequence[int], gap: int) -> list[list[int]]:
+def _runs(places: Sequence[FramePlace], gap: int) -> list[list[FramePlace]]:
     """Group frames that lie side by side in the blob, at most `gap` bytes apart."""
-    runs = [[needed[0]]]
-    for before, number in pairwise(needed):
-        end = int(frames.blob_offset[before] + frames.blob_length[before])
-        if int(frames.blob_offset[number]) - end <= gap:
-            runs[-1].append(number)
+    runs = [[places[0]]]
+    for before, place in pairwise(places):
+        if place.offset - before.end <= gap:
+            runs[-1].append(place)
         else:
-            runs.append([number])
+            runs.append([place])
     return runs
