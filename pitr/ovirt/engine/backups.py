@@ -21,7 +21,7 @@ from pitr.ovirt.engine.faults import EngineFault
 from pitr.ovirt.engine.finalizing import Finalizing
 from pitr.ovirt.engine.started_backup import BackupDisk, StartedBackup, point_interval
 from pitr.ovirt.engine.values import enum_text, required, utc
-from pitr.ovirt.engine.vms import VM, get_vm
+from pitr.ovirt.engine.vms import VM, same_vm_now
 from pitr.ovirt.engine.wait import pauses
 
 #: The states of a VM in which no backup can start until somebody acts.
@@ -110,7 +110,7 @@ class RunningBackup(Finalizing):
     # -- starting
 
     def _prepare(self) -> None:
-        vm = get_vm(self._engine, self.vm.id)
+        vm = same_vm_now(self._engine, self.vm)
         if vm.hosts_engine:
             raise self._is_hosted_engine()
         self._running = vm.running

@@ -9,7 +9,7 @@ from typing import Any
 from ovirtsdk4 import types
 
 from pitr.ovirt.engine.connection import Engine
-from pitr.ovirt.engine.disks import Disk
+from pitr.ovirt.engine.disks import get_disk
 from pitr.ovirt.engine.faults import EngineFault
 from pitr.ovirt.engine.storage import list_storage_domains
 from pitr.ovirt.engine.values import is_uuid
@@ -18,10 +18,10 @@ from pitr.ovirt.engine.values import is_uuid
 VDSM_ID_FILE = Path("/etc/vdsm/vdsm.id")
 
 
-def local_host_id(engine: Engine, disk: Disk, vdsm_id_file: Path = VDSM_ID_FILE) -> str | None:
-    """Return the id of this machine as a host of the engine, None if it is not a host or cannot serve `disk`.
+def local_host_id(engine: Engine, disk_id: str, vdsm_id_file: Path = VDSM_ID_FILE) -> str | None:
+    """Return the id of this machine as a host of the engine, None if it is not a host or cannot serve the disk.
 
-    The host must be up, and its data center must contain the disk's storage domain. Raises EngineError.
+    The host must be up, and its data center must contain the disk's storage domain. Raises NoSuchDisk, EngineError.
     """
     try:
         host_id = vdsm_id_file.read_text(encoding="ascii").strip()
@@ -46,7 +46,7 @@ def local_host_id(engine: Engine, disk: Disk, vdsm_id_file: Path = VDSM_ID_FILE)
         for domain in list_storage_domains(engine)
         if center_id is not None and center_id in domain.data_center_ids
     }
-    return host_id if reachable.intersection(disk.storage_domain_ids) else None
+    return host_id if reachable.intersection(get_disk(engine, disk_id).storage_domain_ids) else None
 
 
 def _data_center_id(engine: Engine, cluster_id: str) -> Any:

@@ -13,7 +13,7 @@ from ovirtsdk4 import types
 from pitr.errors import EngineError, TransferStopped
 from pitr.ovirt.engine import faults
 from pitr.ovirt.engine.connection import Engine
-from pitr.ovirt.engine.disks import disk_exists, get_disk, wait_until_ok
+from pitr.ovirt.engine.disks import disk_exists, wait_until_ok
 from pitr.ovirt.engine.faults import EngineFault
 from pitr.ovirt.engine.finalizing import Finalizing
 from pitr.ovirt.engine.local_host import VDSM_ID_FILE, local_host_id
@@ -186,7 +186,7 @@ class Transfer(Finalizing):
         self._wait_until_transferring()
 
     def _post(self) -> None:
-        host_id = local_host_id(self._engine, get_disk(self._engine, self.disk_id), self._vdsm_id_file)
+        host_id = local_host_id(self._engine, self.disk_id, self._vdsm_id_file)
         new = types.ImageTransfer(
             disk=types.Disk(id=self.disk_id),
             backup=None if self._backup_id is None else types.Backup(id=self._backup_id),

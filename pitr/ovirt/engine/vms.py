@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pitr.errors import NoSuchVM, UsageError
@@ -77,6 +77,12 @@ def get_vm(engine: Engine, vm_id: str) -> VM:
     """Return the VM with this id. Raises NoSuchVM, EngineError."""
     vm = _get(engine, vm_id)
     return _read(vm, _clusters(engine, vm))
+
+
+def same_vm_now(engine: Engine, vm: VM) -> VM:
+    """Return the VM as it is now, without asking for its cluster again. Raises NoSuchVM, EngineError."""
+    now = _read(_get(engine, vm.id), {})
+    return replace(now, cluster_name=vm.cluster_name, compatibility=now.compatibility or vm.compatibility)
 
 
 def list_vms(engine: Engine) -> list[VM]:

@@ -5,6 +5,7 @@ import pytest
 
 from pitr.errors import EngineError, NoSuchVM, UsageError
 from pitr.ovirt.engine import VM, Engine, find_vm, get_configuration, list_vms
+from pitr.ovirt.engine.vms import same_vm_now
 from tests.support.scripted_engine import MISSING, Answer, Script, fault
 
 ID_1 = "11111111-1111-1111-1111-111111111111"
@@ -26,6 +27,19 @@ def test_a_vm_is_found_by_its_name(engine: Engine, script: Script) -> None:
     )
     script.on("GET", "/clusters/c1", CLUSTER)
     assert find_vm(engine, "web1") == VM(ID_1, "web1", True, "up", "c1", "Default", "4.6")
+
+
+def test_a_vm_is_read_again_without_its_cluster(engine: Engine, script: Script) -> None:
+    script.on(
+        "GET",
+        f"/vms/{ID_1}",
+        vm(ID_1, "web1", IN_CLUSTER),
+        vm(ID_1, "web2", IN_CLUSTER.replace("up", "down")),
+    )
+    script.on("GET", "/clusters/c1", CLUSTER)
+    first = find_vm(engine, ID_1)
+    assert same_vm_now(engine, first) == VM(ID_1, "web2", False, "down", "c1", "Default", "4.6")
+    assert script.asked("GET", "/clusters/c1") == 1
 
 
 def test_a_vm_is_found_by_its_id_and_can_have_its_own_compatibility(engine: Engine, script: Script) -> None:
