@@ -15,7 +15,7 @@ from pitr.fleet.placement import Wanted
 from pitr.fleet.tasks import BlobRead, FleetTask, Verification
 from pitr.fleet.together import Part, run_together
 from pitr.jobs.backup.one_task import told_to
-from pitr.jobs.verify.big_blobs import BigBlob, RangeChecked, big_blobs, join
+from pitr.jobs.verify.big_blobs import BigBlob, RangeChecked, divided, join
 from pitr.jobs.verify.stored_data import Scope, Verified
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, findings
@@ -43,8 +43,8 @@ def verify_on(
         call = Call(told_to(progress, notify), lambda: False)
         done: Verified = fleet.run(FleetTask(job, of.id, of.wait_lock_s), Wanted(), (), call)
         return done
-    with big_blobs(repository, Scope(job.vm_id, job.point(repository)), slots) as blobs:
-        shares = min(_MOST_SHARES, slots)
+    with divided(repository, Scope(job.vm_id, job.point(repository)), slots) as division:
+        blobs, shares = division.blobs, min(_MOST_SHARES, division.shares)
         spread = frozenset(blob.stream.stream_id for blob in blobs)
         of_shares = [Part(replace(job, share=(number, shares), spread=spread)) for number in range(shares)]
         # The digests first: they take the longest.

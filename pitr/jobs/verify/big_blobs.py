@@ -26,11 +26,14 @@ from pitr.model import Backup, Stream, VMName
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository
 from pitr.repository.catalog import totals
+from pitr.repository.catalog.totals import Totals
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.index import OWN, Frames, IndexRow
 
 #: A range has at least so many stored bytes: each one costs a task and a look into the index.
 SMALLEST: Final = 32 << 20
+#: A share of small streams is worth a task with so many points, or with the bytes of a range.
+_POINTS_OF_A_SHARE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,14 @@ class BigBlob:
 
 
 @dataclass(frozen=True, slots=True)
+class Division:
+    """A check by several places: the blobs to check in ranges, and the number of shares of all other streams."""
+
+    blobs: tuple[BigBlob, ...]
+    shares: int
+
+
+@dataclass(frozen=True, slots=True)
 class RangeChecked:
     """What was read of a blob (frames; stored bytes), and its damage."""
 
@@ -52,32 +63,31 @@ class RangeChecked:
 
 
 @contextmanager
-def big_blobs(repository: Repository, scope: Scope, places: int) -> Iterator[list[BigBlob]]:
-    """Return the blobs that are too large for one of so many places. Their points stay protected from removal.
+def divided(repository: Repository, scope: Scope, places: int) -> Iterator[Division]:
+    """Divide a check between so many places. The points of blobs in ranges stay protected from removal.
 
     Raises BusyError while points are being removed.
     """
     with ExitStack() as stack:
         found = {}
-        stored_bytes, vms = _vms(repository, scope)
+        of_vms = _of_vms(repository, scope)
+        stored_bytes = sum(each.stored_bytes for each in of_vms)
         least = max(2 * SMALLEST, stored_bytes // (2 * places))
-        for vm in vms:
+        for vm in (each.vm for each in of_vms if each.stored_bytes >= least):
             stack.enter_context(repository.reading_vm(vm))
             for backup, stream in _streams(repository, scope, vm):
                 if stream.blob is not None and stream.own_blob.size >= least and is_opened(stream):
                     found[stream.stream_id] = backup, stream
-        blobs = [_divided(repository, backup, stream, places) for backup, stream in found.values()]
-        yield [blob for blob in blobs if blob is not None]
+        tried = [_in_ranges(repository, backup, stream, places) for backup, stream in found.values()]
+        blobs = tuple(blob for blob in tried if blob is not None)
+        others = stored_bytes - sum(blob.stream.own_blob.size for blob in blobs)
+        points = sum(each.points for each in of_vms)
+        yield Division(blobs, max(1, min(places, max(others // SMALLEST, points // _POINTS_OF_A_SHARE))))
 
 
-def _vms(repository: Repository, scope: Scope) -> tuple[int, list[VMName]]:
-    """Return the stored bytes of all VMs in the scope, and the VMs."""
-    of_vms = totals.of_vms(repository.catalog, times.now())
+def _of_vms(repository: Repository, scope: Scope) -> list[Totals]:
     vm_id = scope.backup.vm.id if scope.backup is not None else scope.vm_id
-    chosen = [each for each in of_vms if vm_id in (None, each.vm.id)]
-    return sum(each.stored_bytes for each in chosen), [
-        each.vm for each in chosen if each.stored_bytes >= 2 * SMALLEST
-    ]
+    return [each for each in totals.of_vms(repository.catalog, times.now()) if vm_id in (None, each.vm.id)]
 
 
 def _streams(repository: Repository, scope: Scope, vm: VMName) -> Iterator[tuple[Backup, Stream]]:
@@ -94,7 +104,7 @@ def _streams(repository: Repository, scope: Scope, vm: VMName) -> Iterator[tuple
         yield from ((backup, link) for backup, link in chain if repository.is_here(link))
 
 
-def _divided(repository: Repository, backup: Backup, stream: Stream, places: int) -> BigBlob | None:
+def _in_ranges(repository: Repository, backup: Backup, stream: Stream, places: int) -> BigBlob | None:
     """Divide a blob into ranges for so many places; None if its index is damaged."""
     try:
         with repository.open_index(backup, stream) as index:

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from pitr.errors import NoFittingIdentity
 from pitr.jobs.verify import big_blobs
-from pitr.jobs.verify.big_blobs import check_range, join
+from pitr.jobs.verify.big_blobs import check_range, divided, join
 from pitr.jobs.verify.stored_data import Scope, Verified, verify
 from pitr.repository import Repository, findings
 from tests.support.points import VM, blob_path, flip_bit, record_path, written
+from tests.support.sealed import ALICE, SealedPlace
 
 _STORY = [
     ("64k:A 64k:0 64k:B 128k:0 64k:C 64k:D 192k:0 64k:E 64k:F 64k:0", True),
@@ -28,11 +30,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def in_ranges(repository: Repository, scope: Scope, places: int) -> Verified:
     """Verify as the workers of a fleet do."""
-    with big_blobs.big_blobs(repository, scope, places) as blobs:
-        assert blobs
-        spread = frozenset(blob.stream.stream_id for blob in blobs)
+    with divided(repository, scope, places) as division:
+        assert division.blobs
+        spread = frozenset(blob.stream.stream_id for blob in division.blobs)
         result = verify(repository, replace(scope, spread=spread), "full")
-        for blob in blobs:
+        for blob in division.blobs:
             digest, *parts = (
                 check_range(
                     repository,
@@ -54,9 +56,9 @@ def test_ranges_cover_a_blob_without_gap_and_overlap(
     repository: Repository, small: None, places: int
 ) -> None:
     written(repository, _STORY)
-    with big_blobs.big_blobs(repository, Scope(VM.id), places) as blobs:
-        assert len(blobs) == (1 if places == 1 else 2)
-        for blob in blobs:
+    with divided(repository, Scope(VM.id), places) as division:
+        assert len(division.blobs) == (1 if places == 1 else 2)
+        for blob in division.blobs:
             assert len(blob.ranges) > 1
             begin = first = 0
             for place in blob.ranges:
@@ -118,5 +120,23 @@ def test_a_point_whose_ranges_were_all_read_is_proven(repository: Repository) ->
 
 def test_small_blobs_are_not_divided(repository: Repository) -> None:
     written(repository, _STORY)
-    with big_blobs.big_blobs(repository, Scope(), 2) as blobs:
-        assert blobs == []
+    with divided(repository, Scope(), 2) as division:
+        assert (division.blobs, division.shares) == ((), 1)
+
+
+def test_ranges_of_sealed_blobs_need_an_identity(
+    sealed: SealedPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(big_blobs, "SMALLEST", 100_000)
+    sealed.use(ALICE)
+    with Repository.open(sealed.path) as repository:
+        assert in_ranges(repository, Scope(), 4) == verify(repository, Scope(), "full")
+        with divided(repository, Scope(), 4) as division:
+            blob = division.blobs[0]
+    sealed.use()
+    with Repository.open(sealed.path) as repository:
+        with divided(repository, Scope(), 4) as division:
+            assert division.blobs == ()
+        backup_id, stream_id = blob.backup.backup_id, blob.stream.stream_id
+        with pytest.raises(NoFittingIdentity):
+            check_range(repository, backup_id, stream_id, None, sample_percent=None, workers=1, progress=None)
