@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from pitr.errors import FileSystemError, NoSuchFile
 from pitr.guest import partitions
 from pitr.guest.filesystem import EntryKind
+from pitr.guest.filesystem.base import kind_of
+from pitr.guest.filesystem.ext import Ext
 from pitr.guest.filesystem.paths import look_up
 from tests.support.guest_images import (
     MAKERS,
@@ -122,6 +125,34 @@ def test_a_journal_that_was_not_replayed_is_told(tmp_path: Path) -> None:
     (tmp_path / "image0").rename(path)
     run("debugfs", "-w", "-R", "feature needs_recovery", path)
     assert "in use" in str(opened(path.read_bytes(), "ext").note)
+
+
+@pytest.mark.parametrize(("old", "size"), [("ext2", 128), ("ext4", 256)])
+def test_inodes_are_read_as_the_library_reads_them(old: str, size: int, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    run("truncate", "-s", "8M", path)
+    run("mke2fs", "-q", "-F", "-t", old, "-I", str(size), path)
+    chance = random.Random(size)
+    for _ in range(40):
+        raw = chance.randbytes(size)
+        # The root folder has the second inode of the table.
+        clean = opened(path.read_bytes(), "ext")
+        assert isinstance(clean, Ext)
+        table = clean._fs._read_group_desc(0).bg_inode_table_lo * clean._block
+        file_system = opened(path.read_bytes(), "ext", [(table + size, raw)])
+        assert isinstance(file_system, Ext)
+        node = file_system.root()
+        inode = node.handle.inode
+        early = inode.i_mtime & 1 << 31
+        assert (node.mode, node.uid, node.gid) == (
+            inode.i_mode & 0o7777,
+            inode.i_uid | inode.i_uid_high << 16,
+            inode.i_gid | inode.i_gid_high << 16,
+        )
+        assert node.mtime_ns == node.handle.mtime_ns - (early and 1 << 32) * 10**9
+        assert node.kind is kind_of(inode.i_mode)
+        assert node.size == (node.handle.size if node.kind in (EntryKind.FILE, EntryKind.LINK) else 0)
+        assert (node.unreadable is not None) == bool(inode.i_flags & 0x800)
 
 
 @pytest.mark.parametrize("feature", ["bigalloc", "meta_bg,^resize_inode"])

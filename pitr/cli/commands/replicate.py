@@ -157,6 +157,8 @@ def _in_words(done: Replicated, *, dry_run: bool) -> Iterator[str]:
         yield f"BUSY: {printable(busy.vm.name)}: {busy.message}"
     if done.cold:
         yield f"COLD: {counted(done.cold, 'object')} could not be read: bring them back with 'pitr warm' first."
+    if done.unopened:
+        yield f"SEALED: no given identity opens {counted(done.unopened, 'point')}, so they are not copied."
     if done.repaired:
         verb = "Would replace" if dry_run else "Replaced"
         size = sum(each.size for each in done.repaired)

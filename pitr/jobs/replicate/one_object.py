@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from blake3 import blake3
 
-from pitr.errors import RepositoryError
+from pitr.errors import NoFittingIdentity, RepositoryError
 from pitr.jobs.replicate.pieces import Piece
 from pitr.jobs.replicate.team import CHUNK, Team
+from pitr.repository import sealed
 from pitr.repository.damage import DamageKind, StoredDamage
 from pitr.repository.store import Batch, NewObject, ObjectMissing, Store, StoredFile
 from pitr.repository.store.object_errors import ObjectStoreError
@@ -79,9 +80,7 @@ Place = Store | Batch | Replacing
 
 def _copy(source: Store, name: str, target: Place, piece: Piece, team: Team, advance: Advance) -> None:
     if piece.expected.size <= CHUNK:
-        with _reading(piece):
-            # One request, and enough room for an object that has grown a little.
-            data = source.read(name, limit=2 * CHUNK)
+        data = _small(source, name, piece)
         _compare_sizes(len(data), piece)
         _compare(blake3(data).hexdigest(), piece)
         rate_limit.spend(len(data))
@@ -108,11 +107,25 @@ def _copy(source: Store, name: str, target: Place, piece: Piece, team: Team, adv
             new.commit()
 
 
+def _small(source: Store, name: str, piece: Piece) -> bytes:
+    # Enough room for an object that has grown a little.
+    limit = 2 * CHUNK
+    if not sealed.hides_names(source):
+        with _reading(piece):
+            # One request.
+            return source.read(name, limit=limit)
+    with _opened(source, name, piece) as file, _reading(piece):
+        return file.read_at(0, limit)
+
+
 @contextmanager
 def _opened(store: Store, name: str, piece: Piece) -> Iterator[StoredFile]:
+    """Open an object. Raises StoredDamage, and NoFittingIdentity if its record is opened and it is sealed to others."""
     with _reading(piece):
         file = store.open(name)
     with file:
+        if getattr(file, "is_sealed", False):
+            raise NoFittingIdentity(f"no given identity opens {name}")
         yield file
 
 

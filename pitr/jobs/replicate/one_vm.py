@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pitr import times
-from pitr.errors import BusyError, RepositoryError
+from pitr.errors import BusyError, NoFittingIdentity, RepositoryError
 from pitr.jobs import known_damage
 from pitr.jobs.replicate.one_object import (
     Advance,
@@ -28,12 +28,12 @@ from pitr.jobs.replicate.one_object import (
 from pitr.jobs.replicate.outcome import BusyVMOfTarget, Replicated, ReplicateWatch
 from pitr.jobs.replicate.pieces import Piece, pieces_of
 from pitr.jobs.replicate.plan import Missing, Plan
-from pitr.jobs.replicate.sealing import sealed_again
+from pitr.jobs.replicate.sealing import sealed_again, translates
 from pitr.jobs.replicate.sizes import TargetSizes
 from pitr.jobs.replicate.target_streams import HiddenStreams, NamedStreams
 from pitr.jobs.replicate.team import Team
 from pitr.model import Backup, VMName
-from pitr.repository import Repository, configurations, lock, names, sealed
+from pitr.repository import Repository, configurations, lock, names
 from pitr.repository.cached_catalog import StoredRecord
 from pitr.repository.damage import Damage, StoredDamage
 from pitr.repository.store import Batch, ColdObject, ObjectExists, ObjectMissing
@@ -236,6 +236,10 @@ class VMCopy:
             except ColdObject as error:
                 whole = False
                 self._note_cold(error, piece)
+            except NoFittingIdentity:
+                whole = False
+                self.result.unopened += work.missing.backup.backup_id not in self._lost
+                self._lost.add(work.missing.backup.backup_id)
             else:
                 self._count(piece, done)
         work.note.result()
@@ -295,16 +299,11 @@ class VMCopy:
         if not all(has(piece) for piece, _ in work.copies) or not self._has_base(backup):
             self.is_outdated = True
             return False
-        configuration = None
-        if sealed.seals_copies(self.target.store):
-            try:
-                stored, configuration = sealed_again(self.source, self.target, backup, stored)
-            except StoredDamage as error:
-                # The target's record could not say where its configuration is.
-                self.result.note(error.damage)
-                return False
-        else:
-            configuration = self._configuration(backup)
+        is_translated = translates(self.source, self.target)
+        translated = self._translated(missing) if is_translated else (stored, self._configuration(backup))
+        if translated is None:
+            return False
+        stored, configuration = translated
         try:
             with configurations.stored(self.target.store, self.target.path, configuration):
                 self.target.store.create(missing.name, stored)
@@ -313,14 +312,25 @@ class VMCopy:
         self._stored[backup.backup_id] = (backup, missing.name, missing.record)
         if backup.configuration is not None:
             self._configured.add(backup.configuration.digest)
-        if sealed.seals_copies(self.target.store):
-            # The target's catalog holds no names.
+        if is_translated:
+            # The target's record has other digests, and a sealed target's catalog holds no names.
             in_target, record = self.target.read_record(missing.name)
             self._stored[backup.backup_id] = (in_target, missing.name, record)
         self.named.add(backup)
         self.result.objects += 1 + (configuration is not None)
         self.result.bytes += len(stored) + len(configuration or b"")
         return True
+
+    def _translated(self, missing: Missing) -> tuple[bytes, bytes | None] | None:
+        """Return the target's record, and the bytes of its configuration to store; None if that is impossible."""
+        try:
+            return sealed_again(self.source, self.target, missing.backup, missing.stored)
+        except NoFittingIdentity:
+            self.result.unopened += 1
+        except StoredDamage as error:
+            # The target's record could not say where its configuration is.
+            self.result.note(error.damage)
+        return None
 
     def _has_base(self, backup: Backup) -> bool:
         """Return whether the target still has the point that this one is based on, or one that stands for it."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pitr.errors import BusyError, DamageError
+from pitr.errors import BusyError, DamageError, NoFittingIdentity
 from pitr.model import VMName
 from pitr.reporting import Notify, Progress
 from pitr.repository.damage import Damage
@@ -58,7 +58,8 @@ class Replicated:
     """What was copied (or would be), and what was not.
 
     `damage` was found in the source, `unrepaired` in the target. `behind` counts the points that the target still
-    lacks, `cold` the objects that were not read because they are in a cold storage class.
+    lacks, `cold` the objects that were not read because they are in a cold storage class, `unopened` the points that no
+    given identity opens.
     """
 
     source: str
@@ -73,6 +74,7 @@ class Replicated:
     unrepaired: list[Damage] = field(default_factory=list)
     busy: list[BusyVMOfTarget] = field(default_factory=list)
     cold: int = 0
+    unopened: int = 0
 
     def note(self, damage: Damage) -> None:
         """Add damage of the source, once."""
@@ -81,9 +83,11 @@ class Replicated:
 
     @property
     def exit_code(self) -> int:
-        """3 for damage, 6 for objects in a cold storage class, 5 if only VMs were busy, else 0."""
+        """3 for damage, 6 for cold objects, 1 for points that no identity opens, 5 if only VMs were busy, else 0."""
         if self.damage or self.unrepaired:
             return DamageError.exit_code
         if self.cold:
             return ColdObject.exit_code
+        if self.unopened:
+            return NoFittingIdentity.exit_code
         return BusyError.exit_code if self.busy else 0

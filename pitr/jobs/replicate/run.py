@@ -11,7 +11,7 @@ from typing import Final
 
 from pitr import times
 from pitr.errors import RepositoryError
-from pitr.jobs.replicate import small_objects
+from pitr.jobs.replicate import sealing, small_objects
 from pitr.jobs.replicate.one_object import has_size
 from pitr.jobs.replicate.one_vm import VMCopy
 from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateWatch
@@ -89,6 +89,7 @@ class _Replication:
         self._result = result
         self._done = _Done(watch.progress)
         self._planned: set[str] = set()
+        self._unopened: dict[str, int] = {}
         self._complete: dict[str, datetime] = {}
 
     def run(self) -> None:
@@ -110,7 +111,11 @@ class _Replication:
         return sorted(self._source.store.folders(names.BACKUPS))
 
     def _plan(self, vm_id: str) -> Plan:
-        return plan_of(self._source, self._target, vm_id, self._options.since, self._team)
+        plan = plan_of(self._source, self._target, vm_id, self._options.since, self._team)
+        if self._target is not None and sealing.translates(self._source, self._target):
+            self._unopened[vm_id] = sealing.drop_unopened(plan)
+            self._result.unopened = sum(self._unopened.values())
+        return plan
 
     def _copy(self, vm_id: str, target: Repository, named: NamedStreams, hidden: HiddenStreams) -> None:
         if self._options.repair:

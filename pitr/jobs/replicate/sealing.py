@@ -2,7 +2,8 @@
 """How a replication treats keys: it copies sealed objects as they are, or seals what it copies.
 
 Copies for the same recipients need no identity. For other recipients, and from a repository in the open, all content is
-sealed on the way. Nothing sealed is ever stored in the open.
+sealed on the way. Content is opened on the way only with an identity, and only into a repository in the open that
+somebody has made with `init`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pitr.errors import UsageError
+from pitr.model import known_name
 from pitr.repository import Repository, canonical, configurations, marker, names, sealed
 from pitr.repository import location as locations
 from pitr.repository.location import Location
 
 if TYPE_CHECKING:
+    from pitr.jobs.replicate.plan import Missing, Plan
     from pitr.model import Backup
     from pitr.repository.sealing.keyring import Keyring
 
@@ -51,11 +54,7 @@ def prepare(source: Repository, target: Repository, *, repair: bool) -> None:
     where = locations.text(target.location)
     if of_target is None:
         if keys is not None:
-            raise UsageError(
-                f"the target {where} is not sealed, and the source is: pitr stores nothing sealed in the open",
-                "Name an empty or a new folder or prefix, or a sealed repository. To have a point in the open, restore "
-                "it with --identity, or 'pitr export' its disks and 'pitr import' them into the target.",
-            )
+            _check_opened(keys, where, repair=repair)
         return
     of_target.recipients()
     if keys is not None and _same(keys, of_target):
@@ -74,10 +73,45 @@ def prepare(source: Repository, target: Repository, *, repair: bool) -> None:
     sealed.seal_copies(target)
 
 
+def _check_opened(keys: Keyring, where: str, *, repair: bool) -> None:
+    """Check that content may be opened on the way into a target in the open. Raises UsageError, NoFittingIdentity."""
+    if repair:
+        raise UsageError(
+            f"the target {where} is not sealed, and the source is: its objects have other bytes, and cannot be "
+            "repaired from the source",
+            "Repair it from a copy that is not sealed.",
+        )
+    if not keys.opens:
+        raise keys.refusal(f"the target {where} is not sealed, so the copy needs an identity of the source")
+
+
+def translates(source: Repository, target: Repository) -> bool:
+    """Return whether the target's objects have other bytes than the source's: sealed, or opened, on the way."""
+    return sealed.seals_copies(target.store) or (source.keyring is not None and target.keyring is None)
+
+
+def drop_unopened(plan: Plan) -> int:
+    """Drop the points of a plan whose records no identity opens, and those based on them. Return how many."""
+    lost: set[str | None] = set()
+    kept: list[Missing] = []
+    for missing in plan.points:
+        backup = missing.backup
+        if known_name(backup.vm.name) is None or backup.parent_id in lost:
+            lost |= {backup.backup_id, backup.known_as}
+        else:
+            kept.append(missing)
+    dropped = len(plan.points) - len(kept)
+    plan.points[:] = kept
+    return dropped
+
+
 def sealed_again(
     source: Repository, target: Repository, backup: Backup, record: bytes
 ) -> tuple[bytes, bytes | None]:
-    """Return a plain record for the target, and the bytes of its configuration to store. Raises StoredDamage."""
+    """Return a plain record for the target, and the bytes of its configuration to store.
+
+    Raises StoredDamage, NoFittingIdentity.
+    """
     text = configurations.read(source.store, backup)
     if text is None:
         return record, None

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from pitr.errors import NoFittingIdentity, RepositoryError, UsageError
+from pitr.jobs import keys
 from pitr.jobs.replicate.outcome import Replicated, ReplicateOptions, ReplicateWatch
 from pitr.jobs.replicate.run import replicate
 from pitr.jobs.verify.stored_data import Scope, verify
 from pitr.repository import Repository, configurations
+from pitr.repository.sealing.keys import Identity
 from tests.support.memory_engine import MemoryEngine
 from tests.support.sealed import ALICE, BOB, EVE, OVF, VM_NAME, SealedPlace
 from tests.support.stored_points import Stored, chain_of_three, content
@@ -106,14 +108,64 @@ def test_other_recipients_need_an_identity_of_the_source(sealed: SealedPlace, tm
         assert {backup.vm.name for backup in repository.catalog.points()} == {VM_NAME}
 
 
-def test_nothing_sealed_is_stored_in_the_open(sealed: SealedPlace, tmp_path: Path) -> None:
+def test_only_an_identity_opens_a_repository_on_the_way(sealed: SealedPlace, tmp_path: Path) -> None:
     target = tmp_path / "target"
     with Repository.create(target):
         pass
+    for held in ((), (EVE,)):
+        sealed.use(*held)
+        with pytest.raises(NoFittingIdentity, match="is not sealed, so the copy needs an identity"):
+            _copied(sealed.path, target)
+    assert not any((target / folder).exists() for folder in ("blobs", "indexes", "configurations"))
     sealed.use(ALICE)
-    with pytest.raises(UsageError):
-        _copied(sealed.path, target)
-    assert not list((target / "blobs").rglob("*"))
+    with pytest.raises(UsageError, match="cannot be repaired"):
+        _copied(sealed.path, target, repair=True)
+    assert _copied(sealed.path, target).behind == 0
+    assert _copied(sealed.path, target).objects == 0
+    sealed.stored.back_up(sealed.vm)
+    assert _copied(sealed.path, target).points == 1
+    sealed.use()
+    with Repository.open(target) as repository:
+        assert verify(repository, Scope(), "full", workers=1).damage == []
+        points = repository.catalog.points()
+        assert len(points) == len(sealed.stored.contents)
+        for backup in points:
+            assert backup.vm.name == VM_NAME
+            assert content(repository, backup) == sealed.stored.contents[backup.backup_id]
+            assert configurations.read(repository.store, backup) == OVF
+        assert repository.check_catalog().differences == ()
+    assert not list(target.rglob("*.age"))
+
+
+@pytest.mark.parametrize("recipients", [(), (EVE, ALICE)], ids=["open", "sealed to others"])
+def test_points_that_an_identity_does_not_open_are_counted_and_not_copied(
+    sealed: SealedPlace, tmp_path: Path, recipients: tuple[Identity, ...]
+) -> None:
+    target = tmp_path / "target"
+    with Repository.create(target, recipients=[str(each.recipient) for each in recipients]):
+        pass
+    sealed.use(trust=True)
+    with Repository.open(sealed.path) as repository:
+        keys.rotate(repository, [str(EVE.recipient), str(BOB.recipient)])
+    sealed.stored.back_up(sealed.vm)
+    sealed.stored.back_up(sealed.vm, full=True)
+    # The first two points are sealed to Alice and Bob, and the third one is based on them.
+    sealed.use(EVE)
+    done = _copied(sealed.path, target)
+    assert (done.points, done.unopened, done.behind, done.damage, done.exit_code) == (1, 3, 3, [], 1)
+    sealed.use(BOB)
+    done = _copied(sealed.path, target)
+    assert (done.points, done.unopened, done.behind, done.exit_code) == (3, 0, 0, 0)
+    with Repository.open(target) as repository:
+        assert verify(repository, Scope(), "full", workers=1).damage == []
+        assert len(repository.catalog.points()) == 4
+
+
+def test_a_new_target_of_a_sealed_source_is_sealed(sealed: SealedPlace, tmp_path: Path) -> None:
+    sealed.use(ALICE)
+    _copied(sealed.path, tmp_path / "copy")
+    with Repository.open(tmp_path / "copy") as repository:
+        assert repository.keyring is not None
 
 
 def test_a_host_that_does_not_trust_the_recipients_copies_nothing(
