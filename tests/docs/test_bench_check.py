@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 BENCH = Path(__file__).parents[2] / "bench"
-_OWN = {"check", "counters", "measure"}
+_OWN = {"check", "counted_work", "counters", "measure"}
 
 
 @pytest.fixture
