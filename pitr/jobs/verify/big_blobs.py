@@ -167,7 +167,8 @@ def check_range(
         repository.open_blob(backup, stream) as blob,
     ):
         if place is None:
-            check_digest(backup, stream, blob, advance)
+            threads = workers if repository.path != repository.location else 1
+            check_digest(backup, stream, blob, threads, advance)
         else:
             checked = check_blob(
                 backup,

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from zlib import crc32
 
-from pitr.model import Backup, Stream
+from pitr.model import Backup, Stream, VMName
+from pitr.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,12 @@ class Scope:
     def has_all_streams(self) -> bool:
         """Whether all streams of the points are in the scope."""
         return self.streams is None and self.share is None
+
+    def vms(self, repository: Repository) -> list[VMName]:
+        """Return the VMs whose points are in the scope."""
+        if self.backup is not None:
+            return [self.backup.vm]
+        return [vm for vm in repository.catalog.vms() if self.vm_id in (None, vm.id)]
 
     def has(self, stream: Stream) -> bool:
         """Return whether the stream is in the scope, if its point is."""

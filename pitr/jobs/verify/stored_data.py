@@ -26,7 +26,7 @@ from pitr.jobs.verify.index_check import checked_index, is_opened
 from pitr.jobs.verify.looked import Looked, collecting
 from pitr.jobs.verify.scope import Scope
 from pitr.jobs.verify.verified import CheckVMs, Level, ListedVM, Verified, VMChecked
-from pitr.model import Backup, Stream, VMName
+from pitr.model import Backup, Stream
 from pitr.reporting import Notify, Progress
 from pitr.repository import Repository, configurations, findings, names, removed_points
 from pitr.repository.catalog import totals
@@ -64,7 +64,7 @@ def verify(
         indexes = stack.enter_context(ManyIndexes(repository))
         run = _Verification(repository, level, sample_percent, workers, progress, indexes)
         # An object that is removed during the check would look lost.
-        for vm in _vms(repository, scope):
+        for vm in scope.vms(repository):
             stack.enter_context(repository.reading_vm(vm))
         try:
             run.verify(scope, elsewhere if level == "quick" else None)
@@ -79,12 +79,6 @@ def check_vm(repository: Repository, vm: ListedVM, watched: Set[str | None], pro
     with ManyIndexes(repository) as indexes:
         run = _Verification(repository, "quick", None, 1, progress, indexes)
         return run.check_vm(vm, watched)
-
-
-def _vms(repository: Repository, scope: Scope) -> list[VMName]:
-    if scope.backup is not None:
-        return [scope.backup.vm]
-    return [vm for vm in repository.catalog.vms() if scope.vm_id in (None, vm.id)]
 
 
 class _Verification:
@@ -402,7 +396,7 @@ class _Verification:
         with self._repository.open_blob(backup, stream) as blob:
             if rows is None:
                 # Without its index, a blob can still have the digest in its record.
-                check_digest(backup, stream, blob)
+                check_digest(backup, stream, blob, min(self._workers, self._threads))
                 self.result.bytes += blob.size
                 self._checked_whole(backup, stream)
                 return ()
@@ -432,7 +426,7 @@ class _Verification:
         found: list[StoredDamage] = []
         with collecting(found, backup, stream), self._repository.open_blob(backup, stream) as blob:
             if whole:
-                check_digest(backup, stream, blob)
+                check_digest(backup, stream, blob, min(self._workers, self._threads))
                 self.result.bytes += blob.size
                 self._checked_whole(backup, stream)
         for error in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from pitr.jobs.verify import big_blobs
 from pitr.jobs.verify.big_blobs import check_range, divided, join
 from pitr.jobs.verify.stored_data import Scope, Verified, verify
 from pitr.repository import Repository, findings
+from tests.support.memory_bucket import Bucket
 from tests.support.points import VM, blob_path, flip_bit, record_path, written
 from tests.support.sealed import ALICE, SealedPlace
 
@@ -116,6 +118,13 @@ def test_a_point_whose_ranges_were_all_read_is_proven(repository: Repository) ->
     flip_bit(blob_path(repository, full.streams[0]), 200)
     in_ranges(repository, Scope(VM.id), 4)
     assert full.streams[0].stream_id not in last_read(repository, VM.id)
+
+
+@pytest.mark.usefixtures("small")
+def test_ranges_of_a_blob_in_a_bucket_are_those_of_a_folder(tmp_path: Path) -> None:
+    with Bucket().host(tmp_path) as repository:
+        written(repository, _STORY)
+        assert in_ranges(repository, Scope(), 4) == verify(repository, Scope(), "full")
 
 
 def test_small_blobs_are_not_divided(repository: Repository) -> None:
