@@ -17,6 +17,7 @@ class ReadAhead:
         self._end = -1
         self._read = 0
         self._asked = 0
+        self._proposed = (0, 0)
 
     def after(self, offset: int, length: int) -> tuple[int, int] | None:
         """Note a read. Return the range to read ahead now as (offset, length); None for none."""
@@ -32,4 +33,11 @@ class ReadAhead:
         if ahead - self._asked < self._most // 4:
             return None
         asked, self._asked = self._asked, ahead
+        start, end = self._proposed
+        self._proposed = (start if end == asked else asked, ahead)
         return asked, ahead - asked
+
+    def covers(self, offset: int, length: int) -> bool:
+        """Return whether this range is part of those that were proposed last, one after the other."""
+        start, end = self._proposed
+        return start <= offset and offset + length <= end

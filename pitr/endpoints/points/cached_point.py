@@ -179,7 +179,13 @@ class CachedPoint(Closes):
     def _pieces(self, start: int, end: int) -> list[_Piece]:
         """Return the pieces of `[start, end)`, without gaps."""
         pieces: list[_Piece] = []
-        for window in range(start // _WINDOW, (end - 1) // _WINDOW + 1) if start < end else ():
+        first = start // _WINDOW
+        known = self._windows.get(first)
+        if known is not None and len(known) == 1 and start < end <= (first + 1) * _WINDOW:
+            # Most requests.
+            _, _, key, frame_start = known[0]
+            return [(start, end, key, frame_start)]
+        for window in range(first, (end - 1) // _WINDOW + 1) if start < end else ():
             for piece_start, piece_end, key, frame_start in self._windows.get(window) or self._look_up(
                 window
             ):

@@ -146,7 +146,7 @@ class Transmission:
         if not self._is_possible(request):
             return
         ahead = self._read_ahead.after(request.offset, request.length)
-        if len(self._pending) > 1:
+        if len(self._pending) > 1 and not self._read_ahead.covers(request.offset, request.length):
             self._content.ask(request.offset, min(request.length, self._content.read_ahead))
         if ahead is not None:
             self._content.ask(*ahead)
