@@ -273,6 +273,24 @@ def test_the_timeout_limits_answers_and_requests() -> None:
             connection.send("PUT", "/images/x", {}, bytes(8 << 20))
 
 
+def test_the_timeout_limits_answers_and_requests_over_tls(pki: Pki) -> None:
+    silent = threading.Event()
+
+    def failure(work: Callable[[HttpConnection], object]) -> None:
+        with tls_server(pki, lambda secure: silent.wait(20)) as connected:
+            way = TlsSocket(connected, _trusting(pki), "localhost")
+            way.set_timeout(0.2)
+            try:
+                with HttpConnection(way, "localhost") as connection, pytest.raises(TimeoutError):
+                    work(connection)
+            finally:
+                silent.set()
+
+    failure(lambda connection: connection.receive())
+    silent.clear()
+    failure(lambda connection: connection.send("PUT", "/images/x", {}, bytes(16 << 20)))
+
+
 def test_slow_data_arrives_completely() -> None:
     """A timeout after a part of the data has arrived is not a failure."""
     near, far = socket.socketpair()
