@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pitr.errors import FormatError
 from pitr.model import Backup, Stream
 from pitr.repository.damage import of_stream
-from pitr.repository.index import Frames
+from pitr.repository.index import Frames, Index
 from pitr.repository.layers import LayerSource, layers_of
 from pitr.repository.repository import Repository
 from pitr.repository.resolver import Layer, PointMap, resolve
+from pitr.repository.stored_index import ManyIndexes
 
 #: How many frames of a chain, at 64 bytes each, are kept while it is resolved. That is little memory beside millions
 #: of extents. It holds all frames of many small incrementals, where opening the indexes is most of the work.
 _MOST_KEPT = 1 << 17
+#: An index of up to so many rows is read in one pass, which takes 400 bytes for each. With many parts, one pass for
+#: each would take much longer.
+_AT_ONCE = 1 << 13
+_AT_ONCE_OF_PARTS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,35 +93,45 @@ def resolve_chain(
     layers: list[Layer] = []
     kept: dict[int, Frames] = {}
     room = _MOST_KEPT if with_frames else 0
-    for owner, link in repository.chain(backup, stream, known.records):
-        known.records[owner.backup_id] = owner
-        of_link = known.layers.get(link.stream_id)
-        if of_link is None:
-            of_link = _read_layers(repository, owner, link, room)
-            known.keep(link, of_link)
-        for read in of_link:
-            if read.frames is not None and len(read.layer.extents) <= room:
-                kept[len(layers)] = read.frames
-                room -= len(read.layer.extents)
-            sources.append(read.source)
-            layers.append(read.layer)
+    with ManyIndexes(repository) as indexes:
+        # The indexes of a bucket have copies on this machine.
+        in_folder = repository.path == repository.location
+        open_index = indexes.opened if in_folder else repository.open_index
+        for owner, link in repository.chain(backup, stream, known.records):
+            known.records[owner.backup_id] = owner
+            of_link = known.layers.get(link.stream_id)
+            if of_link is None:
+                of_link = _read_layers(open_index, owner, link, room)
+                known.keep(link, of_link)
+            for read in of_link:
+                if read.frames is not None and len(read.layer.extents) <= room:
+                    kept[len(layers)] = read.frames
+                    room -= len(read.layer.extents)
+                sources.append(read.source)
+                layers.append(read.layer)
     return ResolvedChain(resolve(layers), tuple(sources), kept)
 
 
-def _read_layers(repository: Repository, owner: Backup, link: Stream, room: int) -> list[_ReadLayer]:
+def _read_layers(
+    open_index: Callable[[Backup, Stream], Index], owner: Backup, link: Stream, room: int
+) -> list[_ReadLayer]:
     """Read the layers of one stream, with the frames of at most `room` extents. Raises StoredDamage."""
-    with repository.open_index(owner, link) as index:
+    with open_index(owner, link) as index:
+        # A damaged frame may be in no visible range. A reader of the frames gets the error later.
+        maps = None
+        limit = min(room, _AT_ONCE if len(index.parts) == 1 else _AT_ONCE_OF_PARTS)
+        with suppress(FormatError):
+            maps = index.maps(limit) if limit else None
         try:
-            of_link = list(layers_of(owner, link, index))
+            of_link = list(layers_of(owner, link, index, maps))
         except FormatError as error:
             raise of_stream(owner.backup_id, link, "corrupt", "index", error.message) from None
         read: list[_ReadLayer] = []
         for source, layer in of_link:
             frames = None
             if 0 < len(layer.extents) <= room:
-                # A damaged layer may hold no visible range. A reader of its frames gets the error later.
                 with suppress(FormatError):
-                    frames = index.frames(source.number)
+                    frames = index.frames(source.number) if maps is None else maps.frames.get(source.number)
                     room -= len(layer.extents)
             read.append(_ReadLayer(source, layer, frames))
         return read

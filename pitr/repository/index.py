@@ -274,6 +274,16 @@ class Index(Closes):
             return len(extents), extents.data_bytes, extents.zero_bytes
         if len(rows) <= _FEW_ROWS and (totals := self._totals_of_few(rows)) is not None:
             return len(rows), *totals
+        extents = self._maps_of(rows).extents
+        return len(rows), extents.data_bytes, extents.zero_bytes
+
+    def maps(self, limit: int) -> IndexMaps | None:
+        """Return what the index holds, read in one pass; None if there are more rows than `limit`."""
+        with self._reading():
+            rows = self._connection.execute(_ALL_ROWS, [limit + 1]).fetchall()
+        return None if len(rows) > limit else self._maps_of(rows)
+
+    def _maps_of(self, rows: Sequence[tuple[Any, ...]]) -> IndexMaps:
         with self._reading():
             extents = self._checked(
                 ExtentMap(
@@ -282,22 +292,24 @@ class Index(Closes):
                     np.fromiter((row[2] is None for row in rows), np.bool_, len(rows)),
                 )
             )
-            by_part: dict[int, list[tuple[Any, ...]]] = {part.number: [] for part in self.parts}
+            by_part: dict[int, list[tuple[Any, ...]]] = {each.number: [] for each in self.parts}
             for row in rows:
                 if row[2] is not None:
                     if row[2] not in by_part:
                         raise self._in_unknown_part()
                     by_part[row[2]].append(row)
-            for part in self.parts:
-                of_part = by_part[part.number]
-                start, length, _, offset, stored, frame_length, skip = (
-                    np.fromiter((row[column] for row in of_part), np.int64, len(of_part))
-                    for column in range(7)
+            frames: dict[int, Frames] = {}
+            for each in self.parts:
+                columns = list(zip(*by_part[each.number], strict=True)) or [()] * 8
+                start, length, offset, stored, frame_length, skip = (
+                    np.fromiter(columns[at], np.int64, len(columns[at])) for at in (0, 1, 3, 4, 5, 6)
                 )
-                digests = np.frombuffer(b"".join(row[7] for row in of_part), np.uint8)
-                frames = Frames(start, length, offset, stored, frame_length, skip, digests)
-                frames.check(self.stream.frame_size, part.blob_size, own=part.number == OWN)
-        return len(rows), extents.data_bytes, extents.zero_bytes
+                digests = np.frombuffer(b"".join(columns[7]), np.uint8)
+                of_part = Frames(start, length, offset, stored, frame_length, skip, digests)
+                of_part.check(self.stream.frame_size, each.blob_size, own=each.number == OWN)
+                frames[each.number] = of_part
+            parts = np.fromiter((-1 if row[2] is None else row[2] for row in rows), np.int64, len(rows))
+        return IndexMaps(extents, parts, frames)
 
     def _totals_of_few(self, rows: Sequence[tuple[Any, ...]]) -> tuple[int, int] | None:
         stream, blob_sizes = self.stream, {part.number: part.blob_size for part in self.parts}
@@ -343,6 +355,15 @@ class Index(Closes):
                 table = np.fromiter(cells, np.int64, rows * width).reshape(rows, width)
                 for number, column in enumerate(columns):
                     column[at : at + rows] = table[:, number]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexMaps:
+    """What an index holds: its extents, the number of each extent's part (-1: zero range), the frames of each part."""
+
+    extents: ExtentMap
+    parts: Int64Array
+    frames: dict[int, Frames]
 
 
 @dataclass(frozen=True, slots=True)

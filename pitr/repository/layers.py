@@ -14,7 +14,7 @@ import numpy as np
 
 from pitr.extents import ExtentMap
 from pitr.model import Backup, Stream
-from pitr.repository.index import OWN, Index
+from pitr.repository.index import OWN, Index, IndexMaps
 from pitr.repository.resolver import Layer
 
 if TYPE_CHECKING:
@@ -35,11 +35,15 @@ class LayerSource:
     number: int = OWN
 
 
-def layers_of(backup: Backup, stream: Stream, index: Index) -> Iterator[tuple[LayerSource, Layer]]:
+def layers_of(
+    backup: Backup, stream: Stream, index: Index, maps: IndexMaps | None = None
+) -> Iterator[tuple[LayerSource, Layer]]:
     """Yield the layers of a stream: the zero ranges and its own frames first. Raises FormatError."""
-    extents = index.extents()
+    extents = index.extents() if maps is None else maps.extents
     others = [part for part in index.parts if part.number != OWN]
-    numbers = index.part_numbers() if others else None
+    numbers = None
+    if others:
+        numbers = index.part_numbers() if maps is None else maps.parts
     if numbers is None:
         yield LayerSource(backup, stream, stream), Layer(extents, stream.size)
         return

@@ -155,7 +155,7 @@ def _stored_twice(repository: Repository, stream: Stream, path: Path) -> StoredO
 
 
 def _live_layers(resolved: ResolvedChain) -> list[int]:
-    return [int(layer) for layer in np.unique(resolved.map.layer[~resolved.map.zero])]
+    return resolved.map.layers_of_data()
 
 
 def _parts(resolved: ResolvedChain, live: list[int], compaction: Compaction) -> dict[PartKey, Part]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from pitr.model import Backup, Stream
 from pitr.repository import Repository
 from pitr.repository.chain import ResolvedChain, resolve_chain
@@ -61,7 +59,7 @@ def check_warm_point(repository: Repository, backup: Backup, stream: Stream) -> 
 
 def needed_blobs(resolved: ResolvedChain) -> list[tuple[Backup, Stream]]:
     """Return the streams whose blobs hold live data, once each."""
-    layers = sorted(set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist()))
+    layers = resolved.map.layers_of_data()
     sources = [resolved.sources[layer] for layer in layers]
     return list({source.stream.stream_id: (source.backup, source.stream) for source in sources}.values())
 

@@ -132,7 +132,7 @@ def open_compared(repository: Repository, backup: Backup, stream: Stream) -> Com
     Data that is stored externally or in a cold storage class has only its digests. Raises StoredDamage.
     """
     resolved = resolve_chain(repository, backup, stream, with_frames=True)
-    needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
+    needed = set(resolved.map.layers_of_data())
     cold = {used.stream_id for used in cold_streams(repository, resolved)}
     all_frames: dict[int, Frames] = {}
     readable: dict[int, StoredStream] = {}

@@ -96,7 +96,7 @@ def _contents(
     for content, resolved in pairs:
         if resolved is None:
             continue
-        for layer in np.unique(resolved.map.layer[~resolved.map.zero]).tolist():
+        for layer in resolved.map.layers_of_data():
             source = resolved.sources[layer]
             of_index = needed.setdefault((source.indexed.stream_id, source.number), [])
             of_index.append((content, resolved, layer))

@@ -49,7 +49,7 @@ def open_point(
 def open_resolved(repository: Repository, resolved: ResolvedChain) -> PointSource:
     """Open the disk of a resolved chain. The caller closes it. Raises StoredDamage."""
     check_warm(repository, resolved)
-    needed = set(np.unique(resolved.map.layer[~resolved.map.zero]).tolist())
+    needed = set(resolved.map.layers_of_data())
     with ExitStack() as stack:
         chain: dict[int, StoredStream] = {}
         for layer, source in enumerate(resolved.sources):

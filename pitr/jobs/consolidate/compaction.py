@@ -118,7 +118,7 @@ def _look(
 
 def _layers_by_blob(resolved: ResolvedChain) -> dict[PartKey, list[int]]:
     found: dict[PartKey, list[int]] = {}
-    for layer in np.unique(resolved.map.layer[~resolved.map.zero]).tolist():
+    for layer in resolved.map.layers_of_data():
         found.setdefault(key_of(resolved.sources[layer].stream), []).append(layer)
     return found
 
