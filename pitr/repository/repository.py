@@ -33,6 +33,7 @@ from pitr.repository.store import (
     LinkInside,
     ObjectMissing,
     ObjectStoreError,
+    ReadsHeads,
     Store,
     StoredFile,
     check_name,
@@ -386,8 +387,8 @@ class Repository(Closes):
             return False
         return True
 
-    def open_blob(self, backup: Backup, stream: Stream) -> StoredFile:
-        """Open a blob after comparing its size with the record.
+    def open_blob(self, backup: Backup, stream: Stream, *, head: int = 0) -> StoredFile:
+        """Open a blob after comparing its size with the record. `head`: the first bytes that you read, if any.
 
         Raises StoredDamage, and UsageError for a blob that is stored externally.
         """
@@ -397,7 +398,8 @@ class Repository(Closes):
                 "Restore with --get-command, a command that writes the blob to its standard output, or bring the blob "
                 "back with 'pitr import'.",
             )
-        file = self.open_object(backup, stream, "blob", names.blob(stream.disk_id, stream.stream_id))
+        name = names.blob(stream.disk_id, stream.stream_id)
+        file = self.open_object(backup, stream, "blob", name, head=head)
         try:
             compare_size(backup, stream, "blob", file.size, stream.own_blob.size)
         except BaseException:
@@ -423,9 +425,13 @@ class Repository(Closes):
 
         return opened_index(self, backup, stream, second=second)
 
-    def open_object(self, backup: Backup, stream: Stream, what: What, name: str) -> StoredFile:
-        """Open an object of a stream. Raises StoredDamage."""
+    def open_object(
+        self, backup: Backup, stream: Stream, what: What, name: str, *, head: int = 0
+    ) -> StoredFile:
+        """Open an object of a stream; `head` as for `open_blob`. Raises StoredDamage."""
         try:
+            if head and self.keyring is None and isinstance(self.store, ReadsHeads):
+                return self.store.open_with_head(name, head)
             return sealed.open_as_recorded(self.store, self.keyring, stream, name)
         except ObjectMissing:
             raise of_stream(backup.backup_id, stream, "missing", what, "it is missing") from None

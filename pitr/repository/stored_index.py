@@ -11,13 +11,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from pitr.errors import FormatError
+from pitr.errors import FormatError, RepositoryError
 from pitr.model import Backup, StoredObject, Stream
 from pitr.repository import names, sqlite
 from pitr.repository.damage import StoredDamage, compare_size, of_stream
 from pitr.repository.index import Index, StreamRow, parts_of
 from pitr.repository.repository import Repository
-from pitr.repository.store import KeepsCopies, ObjectMissing
+from pitr.repository.store import KeepsCopies, ObjectMissing, ObjectStoreError
 from pitr.system.closing import Closes
 
 _log = logging.getLogger(__name__)
@@ -85,14 +85,13 @@ class ManyIndexes(Closes):
         name, recorded = _recorded(stream, second=False)
         # Sealed ones are files of their own, which are removed when they are closed.
         if recorded.size <= _SMALL and self._repository.keyring is None:
-            with suppress(StoredDamage):
-                content = _checked_content(self._repository, backup, stream, name, recorded)
-                connection = self._connection()
-                try:
+            content = _good_content(self._repository, name, recorded)
+            if content is not None:
+                with suppress(StoredDamage, sqlite3.Error):
+                    connection = self._connection()
                     connection.deserialize(content)
-                except sqlite3.Error as error:
-                    raise of_stream(backup.backup_id, stream, "corrupt", "index", str(error)) from None
-                return _fitting(backup, stream, Path(name), connection)
+                    return _fitting(backup, stream, Path(name), connection)
+        # It says what is wrong.
         return opened_good_index(self._repository, backup, stream)
 
     def close(self) -> None:
@@ -100,16 +99,15 @@ class ManyIndexes(Closes):
             self._connections.pop().close()
 
 
-def _checked_content(
-    repository: Repository, backup: Backup, stream: Stream, name: str, recorded: StoredObject
-) -> bytes:
-    """Return the bytes of a small index, compared with the record. Raises StoredDamage."""
-    with repository.open_object(backup, stream, "index", name) as file:
-        compare_size(backup, stream, "index", file.size, recorded.size)
-        content = file.read_at(0, recorded.size)
-    if blake3(content).hexdigest() != recorded.digest:
-        raise of_stream(backup.backup_id, stream, "corrupt", "index", "its digest does not match")
-    return content
+def _good_content(repository: Repository, name: str, recorded: StoredObject) -> bytes | None:
+    """Return the bytes of a small index, which is one request; None unless they are as recorded."""
+    try:
+        content = repository.store.read(name, limit=recorded.size)
+    except ObjectStoreError:
+        raise
+    except RepositoryError:
+        return None
+    return content if blake3(content).hexdigest() == recorded.digest else None
 
 
 def opened_good_index(repository: Repository, backup: Backup, stream: Stream) -> Index:

@@ -28,7 +28,8 @@ from pitr.system import rate_limit
 #: About how many stored bytes are read and checked at a time.
 _CHUNK = 8 << 20
 #: How much is read of a blob to see its meta header with its JSON: nearly always enough, and always.
-_HEADS = (1 << 12, sparse.MAX_META_SIZE)
+HEAD = 1 << 12
+_HEADS = (HEAD, sparse.MAX_META_SIZE)
 _TEXT_LIMIT = 1 << 30
 _local = local()
 

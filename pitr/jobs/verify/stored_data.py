@@ -19,7 +19,7 @@ from pitr.copier.copy import DEFAULT_WORKERS
 from pitr.errors import NoFittingIdentity, RepositoryError
 from pitr.jobs import known_damage, proofs
 from pitr.jobs.verify.ahead import read_ahead
-from pitr.jobs.verify.blob_check import check_blob, check_digest, check_head
+from pitr.jobs.verify.blob_check import HEAD, check_blob, check_digest, check_head
 from pitr.jobs.verify.chain_links import linked_streams
 from pitr.jobs.verify.checked_ids import CheckedIds
 from pitr.jobs.verify.index_check import checked_index, is_opened
@@ -346,7 +346,7 @@ class _Verification:
             if stream.blob is not None and looked.here and not self._whole:
                 with (
                     collecting(looked.blob, backup, stream),
-                    self._repository.open_blob(backup, stream) as blob,
+                    self._repository.open_blob(backup, stream, head=HEAD) as blob,
                 ):
                     if is_opened(stream):
                         check_head(backup, stream, blob)

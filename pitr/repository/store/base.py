@@ -210,6 +210,14 @@ class KeepsState(Protocol):
 
 
 @runtime_checkable
+class ReadsHeads(Protocol):
+    """A store that is far away: the first bytes of an object and its size are one request."""
+
+    def open_with_head(self, name: str, length: int) -> StoredFile:
+        """Open an object and read its first `length` bytes. Raises what `open` and `read_at` raise."""
+
+
+@runtime_checkable
 class KeepsCopies(Protocol):
     """A store that is far away, with local copies of objects that libraries need as files."""
 

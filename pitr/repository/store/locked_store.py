@@ -100,6 +100,10 @@ class LockedStore(ObjectStore):
             raise RepositoryError(f"{name} has {size} bytes; pitr accepts at most {limit} bytes")
         return self.read_range(name, 0, size) if size else b""
 
+    def open_with_head(self, name: str, length: int) -> Any:
+        # The oldest version is the true one.
+        return self.open(name) if _oldest_is_true(check_name(name)) else super().open_with_head(name, length)
+
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         if not _oldest_is_true(name):
             return super().read_range(name, offset, length)

@@ -29,10 +29,10 @@ from pitr.repository.store import object_errors
 from pitr.repository.store.base import ListedObject, ObjectExists, ObjectMissing, check_name, is_name
 from pitr.repository.store.each_at_once import EachAtOnce
 from pitr.repository.store.local_copies import LocalCopies
+from pitr.repository.store.remote_file import RemoteFile
 from pitr.repository.store.requests import Requests
 from pitr.repository.store.scratch import Scratch
 from pitr.system.cancellation import pause
-from pitr.system.closing import Closes
 
 T = TypeVar("T")
 
@@ -128,8 +128,22 @@ class ObjectStore:
             pause(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             seconds = min(2 * seconds, _LONGEST_PAUSE_S)
 
-    def open(self, name: str) -> _RemoteFile:
-        return _RemoteFile(self, name, self.size(name))
+    def open(self, name: str) -> RemoteFile:
+        return RemoteFile(self.read_range, name, self.size(name))
+
+    def open_with_head(self, name: str, length: int) -> RemoteFile:
+        check_name(name)
+
+        async def get() -> tuple[int, bytes]:
+            answer = await obstore.get_async(self._objects, name, options={"range": (0, length)})
+            return int(answer.meta["size"]), bytes(await answer.bytes_async())
+
+        try:
+            size, head = self._run(get)
+        except (BaseError, FileNotFoundError):
+            # It is missing, empty or cold. To open it says that, and costs less than to find out here.
+            return self.open(name)
+        return RemoteFile(self.read_range, name, size, head)
 
     def read(self, name: str, *, limit: int) -> bytes:
         return self.read_with_version(name, limit=limit)[0]
@@ -422,25 +436,3 @@ class _NewUpload:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
         self._end()
-
-
-class _RemoteFile(Closes):
-    """An object of known size. Each read is one request."""
-
-    gap = 256 << 10
-
-    def __init__(self, store: ObjectStore, name: str, size: int) -> None:
-        self._store = store
-        self._name = name
-        self._size = size
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        length = min(length, self._size - offset)
-        return self._store.read_range(self._name, offset, length) if length > 0 else b""
-
-    def close(self) -> None:
-        """Do nothing: no connection belongs to the file."""
