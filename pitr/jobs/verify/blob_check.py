@@ -27,6 +27,8 @@ from pitr.system import rate_limit
 
 #: About how many stored bytes are read and checked at a time.
 _CHUNK = 8 << 20
+#: One thread alone computes a digest faster from bytes that the processor's cache still holds.
+_SMALL_CHUNK = 1 << 20
 #: How much is read of a blob to see its meta header with its JSON: nearly always enough, and always.
 HEAD = 1 << 12
 _HEADS = (HEAD, sparse.MAX_META_SIZE)
@@ -104,17 +106,18 @@ def check_digest(
     So many `threads` read ahead: a bucket answers several requests at once, and a folder is read as fast by one.
     """
     digest = blake3()
-    for stored in read_ahead(lambda offset: blob.read_at(offset, _CHUNK), _offsets(blob.size), threads):
+    chunk = _CHUNK if threads > 1 else _SMALL_CHUNK
+    for stored in read_ahead(lambda offset: blob.read_at(offset, chunk), _offsets(blob.size, chunk), threads):
         digest.update(stored)
         advance(len(stored))
     if digest.hexdigest() != stream.own_blob.digest:
         raise of_stream(backup.backup_id, stream, "corrupt", "blob", "the digest of its bytes does not match")
 
 
-def _offsets(size: int) -> Iterator[int]:
-    for offset in range(0, size, _CHUNK):
+def _offsets(size: int, chunk: int) -> Iterator[int]:
+    for offset in range(0, size, chunk):
         # Here, and not in the threads: a signal ends the wait of this thread at once.
-        rate_limit.spend(min(_CHUNK, size - offset))
+        rate_limit.spend(min(chunk, size - offset))
         yield offset
 
 
