@@ -16,6 +16,7 @@ from pitr.guest.filesystem import EntryKind
 from pitr.guest.filesystem.base import kind_of
 from pitr.guest.filesystem.ext import Ext
 from pitr.guest.filesystem.paths import look_up
+from pitr.guest.filesystem.xfs import Xfs
 from tests.support.guest_images import (
     MAKERS,
     MTIME_NS,
@@ -153,6 +154,29 @@ def test_inodes_are_read_as_the_library_reads_them(old: str, size: int, tmp_path
         assert node.kind is kind_of(inode.i_mode)
         assert node.size == (node.handle.size if node.kind in (EntryKind.FILE, EntryKind.LINK) else 0)
         assert (node.unreadable is not None) == bool(inode.i_flags & 0x800)
+
+
+def test_inodes_of_xfs_are_read_as_the_library_reads_them(tmp_path: Path) -> None:
+    image, _ = make_image("xfs", tmp_path)
+    clean = opened(image, "xfs")
+    assert isinstance(clean, Xfs)
+    root, size = clean._root(), int(clean._fs.sb.sb_inodesize)
+    at = root.relative_inum * size
+    assert image[at : at + 2] == b"IN"
+    chance = random.Random(5)
+    for _ in range(40):
+        raw = b"IN" + chance.randbytes(2) + bytes([chance.choice([2, 3])]) + chance.randbytes(size - 5)
+        file_system = opened(image, "xfs", [(at, raw)])
+        node = file_system.root()
+        inode = node.handle.inode
+        assert (node.mode, node.uid, node.gid) == (inode.di_mode & 0o7777, inode.di_uid, inode.di_gid)
+        early = not node.handle._has_bigtime() and inode.di_mtime >> 63
+        assert node.mtime_ns == node.handle.mtime_ns - (early << 32) * 10**9
+        assert node.kind is kind_of(inode.di_mode)
+        assert node.size == (inode.di_size if node.kind in (EntryKind.FILE, EntryKind.LINK) else 0)
+        assert (node.unreadable is not None) == (node.kind is EntryKind.FILE and bool(inode.di_flags & 1))
+    with pytest.raises(FileSystemError, match="magic"):
+        opened(image, "xfs", [(at, b"no")]).root()
 
 
 @pytest.mark.parametrize("feature", ["bigalloc", "meta_bg,^resize_inode"])

@@ -7,6 +7,7 @@ and skips damaged blocks of a folder.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,13 @@ _FOLDER_INDEX_AT = 32 << 30
 _VERSION_WITH_FEATURES = 5
 #: sb_features_incompat: ftype, sparse inodes, meta_uuid, bigtime, nrext64, exchrange, parent.
 _KNOWN = 0x1 | 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80
+# Of the inode: magic number, mode, version, uid, gid, mtime, size and flags.
+_INODE = struct.Struct(">HHB3xII24xQ8xQ26xH")
+_FLAGS2 = struct.Struct(">Q")
+_FLAGS2_AT = 120
+_BIGTIME = 1 << 3
+_VERSION_WITH_FLAGS2 = 3
+_MAGIC = 0x494E
 _LOCAL = 1
 _REALTIME = 1
 
@@ -85,24 +93,30 @@ class Xfs(FileSystem):
         return self._fs.root
 
     def _look(self, handle: Any) -> Node:
-        inode = handle.inode
-        kind = kind_of(inode.di_mode)
-        realtime = (
-            "it is stored on a realtime device"
-            if inode.di_flags & _REALTIME and kind is EntryKind.FILE
-            else None
-        )
+        # The library parses whole inodes, which takes long. It does so only for the files that are read.
+        raw = self._raw_inode(handle)
+        magic, mode, version, uid, gid, mtime, size, flags = _INODE.unpack_from(raw)
+        if magic != _MAGIC:
+            raise ValueError("an inode without its magic number")
+        kind = kind_of(mode)
+        is_on_realtime = flags & _REALTIME and kind is EntryKind.FILE
         return Node(
             key=handle.inum,
             kind=kind,
-            size=handle.size if kind in (EntryKind.FILE, EntryKind.LINK) else 0,
-            mode=inode.di_mode & 0o7777,
-            mtime_ns=handle.mtime_ns,
-            uid=inode.di_uid,
-            gid=inode.di_gid,
+            size=size if kind in (EntryKind.FILE, EntryKind.LINK) else 0,
+            mode=mode & 0o7777,
+            mtime_ns=_mtime_ns(mtime, version, raw),
+            uid=uid,
+            gid=gid,
             handle=handle,
-            unreadable=realtime,
+            unreadable="it is stored on a realtime device" if is_on_realtime else None,
         )
+
+    def _raw_inode(self, handle: Any) -> bytes:
+        size = self._fs.sb.sb_inodesize
+        handle.ag.fh.seek(handle.relative_inum * size)
+        raw: bytes = handle.ag.fh.read(size)
+        return raw
 
     def _list(self, folder: Node) -> Iterator[tuple[str, Any]]:
         handle = folder.handle
@@ -138,3 +152,12 @@ class Xfs(FileSystem):
             group, inside = divmod(block, 1 << superblock.sb_agblklog)
             at = group * superblock.sb_agblocks + inside
             yield first * self._block, count * self._block, at * self._block
+
+
+def _mtime_ns(stored: int, version: int, raw: bytes) -> int:
+    """Return a time in nanoseconds since 1970: two numbers, or one that counts from 1901 on."""
+    if version >= _VERSION_WITH_FLAGS2 and _FLAGS2.unpack_from(raw, _FLAGS2_AT)[0] & _BIGTIME:
+        return int(stored - (10**9 << 31))
+    # The library takes a time before 1970 for one after 2038.
+    seconds = stored >> 32
+    return (seconds - ((seconds >> 31) << 32)) * 10**9 + (stored & 0xFFFFFFFF)
