@@ -138,16 +138,10 @@ class FrameFolder(Closes):
     def add(self, digest: bytes, data: bytes) -> None:
         """Keep a frame whose digest was verified."""
         name, size = digest.hex(), len(data) + _trailer_size(len(data))
-        with self._lock:
-            if len(data) < LEAST_FRAME or name in self._sizes or self._is_full:
-                return
-            if self._added > self._capacity // 8:
-                # Other commands may have filled the folder meanwhile.
-                self._scan()
-            if not self._make_room(size):
-                return
-        table = _table(memoryview(data))
         try:
+            if len(data) < LEAST_FRAME or not self._has_room(name, size):
+                return
+            table = _table(memoryview(data))
             self._write(name, [data, table, _seal(digest, len(data), table)])
         except OSError as error:
             self._stop_adding(error.strerror or str(error))
@@ -220,6 +214,16 @@ class FrameFolder(Closes):
     def _forget(self, name: str) -> None:
         with self._lock:
             self._used -= self._sizes.pop(name, 0)
+
+    def _has_room(self, name: str, size: int) -> bool:
+        """Return whether a new file of this name and size may be added."""
+        with self._lock:
+            if name in self._sizes or self._is_full:
+                return False
+            if self._added > self._capacity // 8:
+                # Other commands may have filled the folder meanwhile.
+                self._scan()
+            return self._make_room(size)
 
     def _make_room(self, size: int) -> bool:
         """Remove frames until there is room for `size` bytes; return whether there is. The caller holds the lock."""

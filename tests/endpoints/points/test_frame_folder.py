@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from collections.abc import Iterator
@@ -188,6 +189,19 @@ def test_an_error_of_the_disk_only_stops_adding(
     ]
     assert folder.whole(DIGEST, LENGTH) == DATA and not folder.has(frame(1)[0])
     assert {path.name for path in (place / "pitr-frames-1").iterdir()} == {DIGEST.hex(), "CACHEDIR.TAG"}
+
+
+def test_a_disk_that_cannot_be_asked_for_room_only_stops_adding(
+    folder: FrameFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost(_: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    folder.add(DIGEST, DATA)
+    monkeypatch.setattr(frame_folder, "_free_bytes", lost)
+    folder.add(*frame(1))
+    assert "Input/output error. pitr goes on without adding" in caplog.text
+    assert folder.whole(DIGEST, LENGTH) == DATA and not folder.has(frame(1)[0])
 
 
 def test_what_a_killed_command_left_is_removed(place: Path) -> None:
