@@ -29,8 +29,7 @@ from pitr.nbd.client import Client, parse_url
 from pitr.repository import Repository, names
 from pitr.repository.index import Index
 
-#: 0.8 times the speed of zstd.
-GOAL_SEQUENTIAL = 1 / 0.8
+GOAL_SEQUENTIAL = 1.2
 #: Of the processor time of a cold read without the folder.
 GOAL_FILLED = 0.2
 GOAL_FIRST_BYTE_S = 0.5
