@@ -16,7 +16,7 @@ from pitr.endpoints.points.point import PointSource, open_point
 from pitr.fleet.backups import RepositoryOfFleet
 from pitr.fleet.client import Fleet
 from pitr.fleet.tasks import PointRead, TrialRestore
-from pitr.fleet.together import Part, run_together
+from pitr.fleet.together import Part, places_of, run_together
 from pitr.jobs.clean_reads import forget_what_was_read
 from pitr.jobs.restore.one_range import RangeCopied, disk_ranges
 from pitr.jobs.restore.restored import Restored
@@ -52,7 +52,7 @@ class Watched:
     def _parts(
         self, selection: DiskSelection, stream: Stream, point: PointSource, file: SharedFile | None
     ) -> Iterator[Part]:
-        found = list(disk_ranges(point.extents(), point.size, self.fleet.slots))
+        found = list(disk_ranges(point.extents(), point.size, places_of(self.fleet)))
         for number, part in enumerate(found, 1):
             name = f"range {number} of {len(found)} of disk {printable(stream.name)}"
             read = PointRead(name, selection.backup.backup_id, stream.disk_id, part, file, self.workers)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pitr.errors import NoFittingIdentity
 from pitr.fleet.backups import RepositoryOfFleet
@@ -18,6 +18,9 @@ from pitr.jobs.backup.one_task import Bytes, Line
 from pitr.reporting import Notify, Progress
 from pitr.system.forked import Call
 
+#: Each job at the same time takes a thread of the caller.
+_MOST: Final = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -26,6 +29,11 @@ class Part:
     job: Job
     bytes: int = 0
     hidden: bool = False
+
+
+def places_of(fleet: Fleet) -> int:
+    """Return how many jobs of one command run at the same time."""
+    return max(1, min(_MOST, fleet.slots))
 
 
 def run_together(
@@ -48,8 +56,7 @@ def run_together(
         except NoFittingIdentity:
             return fleet.here(task, call)
 
-    places = min(len(parts), max(1, fleet.slots))
-    with ThreadPoolExecutor(places, thread_name_prefix="part") as pool:
+    with ThreadPoolExecutor(max(1, min(len(parts), places_of(fleet))), thread_name_prefix="part") as pool:
         futures = [pool.submit(run, number) for number in range(len(parts))]
         try:
             ended, _ = wait(futures, return_when=FIRST_EXCEPTION)

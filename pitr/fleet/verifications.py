@@ -13,7 +13,7 @@ from pitr.fleet.backups import RepositoryOfFleet
 from pitr.fleet.client import Fleet
 from pitr.fleet.placement import Wanted
 from pitr.fleet.tasks import BlobRead, FleetTask, Verification
-from pitr.fleet.together import Part, run_together
+from pitr.fleet.together import Part, places_of, run_together
 from pitr.jobs.backup.one_task import told_to
 from pitr.jobs.verify.big_blobs import BigBlob, RangeChecked, divided, join
 from pitr.jobs.verify.stored_data import Scope, Verified
@@ -38,12 +38,12 @@ def verify_on(
 
     A quick check, and one that can disprove known damage, is the work of one worker: it needs all streams at once.
     """
-    slots = fleet.slots
-    if slots < 2 or job.level == "quick" or any(findings.found_in(repository.store, job.vm_id)):
+    places = places_of(fleet)
+    if places < 2 or job.level == "quick" or any(findings.found_in(repository.store, job.vm_id)):
         call = Call(told_to(progress, notify), lambda: False)
         done: Verified = fleet.run(FleetTask(job, of.id, of.wait_lock_s), Wanted(), (), call)
         return done
-    with divided(repository, Scope(job.vm_id, job.point(repository)), slots) as division:
+    with divided(repository, Scope(job.vm_id, job.point(repository)), places) as division:
         blobs, shares = division.blobs, min(_MOST_SHARES, division.shares)
         spread = frozenset(blob.stream.stream_id for blob in blobs)
         of_shares = [Part(replace(job, share=(number, shares), spread=spread)) for number in range(shares)]
