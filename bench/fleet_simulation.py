@@ -42,14 +42,14 @@ class Site:
     host_mb_s: float = 600.0
     domain_mb_s: float = 500.0
     repository_mb_s: float = 5000.0
-    #: Measured: 32 requests to the engine for each backup, one more for each 2 s that it waits.
-    engine_requests: int = 32
+    #: Measured: 30 requests to the engine for each backup, one more for each 2 s that it waits.
+    engine_requests: int = 30
     #: Assumption: what an engine answers beside its other work.
     engine_per_s: float = 50.0
     #: Assumption: until a backup is ready, and until it has ended.
     phases_s: float = 20.0
-    #: Measured: 33 requests to the store for each point of one disk, most of them reads. Assumption: what it takes.
-    store_requests: int = 33
+    #: Measured: 19 requests to the store for each point of one disk. Assumption: what it takes.
+    store_requests: int = 19
     store_per_s: float = 3500.0
     #: Measured: CPU of the scheduler for each task and its progress.
     task_ms: float = 4.7
