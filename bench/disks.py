@@ -92,10 +92,10 @@ def real_disk(path: Path, size: int) -> None:
 
 
 @contextmanager
-def host(place: Path, *, unix_socket: bool) -> Iterator[Host]:
+def host(place: Path, *, unix_socket: bool, tls: bool = True) -> Iterator[Host]:
     """Run a real imageio daemon and real qemu in the folder `place`."""
     place.mkdir()
-    with Host(place, unix_socket=unix_socket) as running:
+    with Host(place, unix_socket=unix_socket, tls=tls) as running:
         yield running
 
 
