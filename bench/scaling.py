@@ -201,7 +201,7 @@ def _child(what: str, workers: int, data: int) -> dict[str, float]:
 
     malloc.recycle()
     import chains
-    import check
+    from counted_work import content as files
 
     from pitr.copier import copy
     from pitr.endpoints.points.point import open_point
@@ -210,7 +210,7 @@ def _child(what: str, workers: int, data: int) -> dict[str, float]:
     from pitr.repository import Repository
     from pitr.system.sockets import unix_listener
 
-    content = np.frombuffer(check.content(1, 48 * MIB), np.uint8)
+    content = np.frombuffer(files(1, 48 * MIB), np.uint8)
     place = _SHM / f"pitr-scaling-{uuid.uuid4().hex}"
     try:
         with Repository.create(place) as repository:
