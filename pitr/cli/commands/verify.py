@@ -108,10 +108,8 @@ def verify(
     fleet.check()
     asked = point_options.at_most_one(at, point)
     workers = common.workers(max_workers)
-    with (
-        template_for_checks(quick=quick and scheduler is None) as template,
-        common.repository() as repository,
-    ):
+    all_here = scheduler is None and (vm, at, point) == (None, None, None)
+    with template_for_checks(quick=quick and all_here) as template, common.repository() as repository:
         if against_engine:
             if scheduler is not None:
                 raise UsageError(
