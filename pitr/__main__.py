@@ -5,10 +5,12 @@ A signal while pitr is being imported ends the process without a word, as it doe
 Once the command has ended and its exit code is known, a signal changes nothing.
 """
 
+import atexit
 import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 
 
 def run() -> int:
@@ -23,7 +25,22 @@ def run() -> int:
     code = main()
     for signum in not_ignored(ENDING):
         signal.signal(signum, lambda *_: os._exit(code))
+    if "obstore" in sys.modules:
+        _end(code)
     return code
+
+
+def _end(code: int) -> None:
+    """End the process without taking Python down.
+
+    The threads of obstore may still need Python for a moment after their last request. They abort the process if it is
+    gone, and the exit code is wrong then.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pytest
             ["pitr.repository", "numpy", "rich", "ovirtsdk4", "sqlite3", "pycurl", "pitr.jobs"],
         ),
         ("pitr.cli.commands.status", ["numpy", "ovirtsdk4", "pycurl", "pitr.guest", "puremagic"]),
+        ("pitr.cli.commands.replicate", ["numpy", "ovirtsdk4", "pycurl", "rich"]),
         ("pitr.cli.commands.diff", ["pitr.guest", "pitr.jobs.files", "ovirtsdk4", "pycurl"]),
     ],
 )
@@ -67,3 +68,26 @@ sys.exit(run())
 def test_a_signal_outside_the_command_prints_no_traceback(program: str, code: int, said: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+_AFTER_REQUESTS_TO_A_BUCKET = """
+import atexit, sys, types
+sys.modules["obstore"] = types.ModuleType("obstore")
+import pitr.cli.main
+from pitr.__main__ import run
+
+class TakenDown:
+    def __del__(self):
+        print("Python was taken down")
+
+kept = TakenDown()
+atexit.register(print, "cleaned up")
+pitr.cli.main.main = lambda: print("done") or 3
+sys.exit(run())
+"""
+
+
+def test_threads_of_obstore_cannot_change_the_exit_code() -> None:
+    command = [sys.executable, "-c", _AFTER_REQUESTS_TO_A_BUCKET]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\ncleaned up\n", "")
