@@ -14,6 +14,7 @@ from pitr.model import Backup, Record, StoredObject, Stream
 from pitr.repository import Repository, chain
 from pitr.repository.damage import StoredDamage
 from pitr.repository.index import Index
+from pitr.repository.stored_index import ManyIndexes
 from tests.support.points import Writer, applied, disk, index_path, read_point
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -23,13 +24,18 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The streams whose indexes are opened."""
     streams: list[str] = []
-    really = Repository.open_index
+    alone, many = Repository.open_index, ManyIndexes.opened
 
     def open_index(self: Repository, backup: Backup, stream: Stream) -> Index:
         streams.append(stream.stream_id)
-        return really(self, backup, stream)
+        return alone(self, backup, stream)
+
+    def open_one_of_many(self: ManyIndexes, backup: Backup, stream: Stream) -> Index:
+        streams.append(stream.stream_id)
+        return many(self, backup, stream)
 
     monkeypatch.setattr(Repository, "open_index", open_index)
+    monkeypatch.setattr(ManyIndexes, "opened", open_one_of_many)
     return streams
 
 
