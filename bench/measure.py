@@ -19,6 +19,9 @@ from pathlib import Path
 MIB = 1 << 20
 GIB = 1 << 30
 
+# As pitr's own start does, also for the programs that a benchmark starts: pitr does not use the threads of numpy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 @dataclass(frozen=True, slots=True)
 class Size:

@@ -245,8 +245,6 @@ def _in_bucket(*places: Path) -> Iterator[list[str]]:
 
 def _verify(where: str, level: str) -> None:
     """Verify a repository as the command does, and print what it took."""
-    # As in pitr's own start: threads of a library that pitr does not use.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from pitr.cli import repository_location
     from pitr.jobs.verify.processes import checks_elsewhere, template_for_checks
     from pitr.jobs.verify.stored_data import Scope, verify
