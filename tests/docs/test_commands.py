@@ -69,18 +69,21 @@ def test_each_option_and_argument_has_a_help(name: str) -> None:
     assert not without
 
 
-def _readme_groups() -> dict[str, list[str]]:
+def _readme_groups() -> list[list[str]]:
     """Return the commands of each row of the README's table of commands."""
-    rows = [row.split("|") for row in README.split("## Commands\n\n")[1].split("\n\n")[0].splitlines()[2:]]
-    return {row[1].strip(): [f"pitr {name}" for name in re.findall(r"`([^`]+)`", row[2])] for row in rows}
+    rows = README.split("## Commands\n\n")[1].split("\n\n")[0].splitlines()[2:]
+    return [[f"pitr {name}" for name in re.findall(r"`([^`]+)`", row.split("|")[2])] for row in rows]
 
 
-def test_the_readme_has_each_command_once_in_the_groups_of_the_help() -> None:
+def test_the_readme_has_each_command_once_in_four_groups_and_in_the_order_of_the_help() -> None:
     groups = _readme_groups()
-    assert sorted(name for group in groups.values() for name in group) == sorted(COMMANDS)
-    assert {
-        title: list(dict.fromkeys(name.split()[1] for name in group)) for title, group in groups.items()
-    } == {title[0].lower() + title[1:]: list(entries) for title, entries in GROUPS.items()}
+    assert len(groups) == 4
+    names = [name for group in groups for name in group]
+    assert sorted(names) == sorted(COMMANDS)
+    assert list(dict.fromkeys(name.split()[1] for name in names)) == list(ENTRIES)
+    # Each row has whole groups of the help.
+    ends = {list(entries)[-1] for entries in GROUPS.values()}
+    assert {group[-1].split()[1] for group in groups} <= ends
 
 
 @pytest.mark.parametrize("name", COMMANDS)
