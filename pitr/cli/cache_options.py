@@ -41,26 +41,31 @@ CacheDirSizeOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class CacheDir:
-    """The values of --cache-dir and --cache-dir-size."""
+    """The values of --cache-dir and --cache-dir-size. Raises UsageError."""
 
     place: Path | None
     size: str | None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.place is None:
+            raise UsageError("--cache-dir-size goes with --cache-dir", "Name the folder, too.")
+        if self._capacity < LEAST_SIZE:
+            raise UsageError(
+                f"--cache-dir-size must be at least {human_size(LEAST_SIZE)}, not {self.size}",
+                "Give a size that holds a good part of the disks, for example 50g.",
+            )
+
+    @property
+    def _capacity(self) -> int:
+        return DEFAULT_SIZE if self.size is None else parse_size(self.size)
 
     @contextmanager
     def opened(self, common: Common, repository: Repository) -> Iterator[FrameFolder | None]:
         """Open the folder; None without --cache-dir. Raises UsageError."""
         if self.place is None:
-            if self.size is not None:
-                raise UsageError("--cache-dir-size goes with --cache-dir", "Name the folder, too.")
             yield None
             return
-        capacity = parse_size(self.size) if self.size is not None else DEFAULT_SIZE
-        if capacity < LEAST_SIZE:
-            raise UsageError(
-                f"--cache-dir-size must be at least {human_size(LEAST_SIZE)}, not {self.size}",
-                "Give a size that holds a good part of the disks, for example 50g.",
-            )
-        with FrameFolder(self.place, capacity) as folder:
+        with FrameFolder(self.place, self._capacity) as folder:
             if repository.keyring is not None:
                 common.out.notify(
                     f"warning: the repository is sealed, but {self.place} will hold data that is not: "

@@ -82,6 +82,7 @@ def open_(
     pitr open web1 --point 1c2d3e4f --keep web1.qcow2; pitr open web1 --at now --cache-dir /var/cache/pitr
     """
     asked = point_options.exactly_one("opening", at, point, newest_good=newest_good)
+    cache = CacheDir(cache_dir, cache_dir_size)
     memory_bytes = boot_options.memory(memory)
     screen = opened.screen_for(vnc, headless=headless)
     with common.repository() as repository, ExitStack() as stack:
@@ -89,7 +90,7 @@ def open_(
         point_options.warn(common.out, chosen, ())
         streams = find.some_streams_of(chosen.backup, (), repository)
         files = overlays.overlay_paths(keep, streams, "--keep", may_exist=True) if keep is not None else None
-        folder = stack.enter_context(CacheDir(cache_dir, cache_dir_size).opened(common, repository))
+        folder = stack.enter_context(cache.opened(common, repository))
         wanted = Wanted(memory_bytes=memory_bytes, screen=screen, keep=files, folder=folder)
         machine = stack.enter_context(started(repository, chosen.backup, streams, wanted))
         for note in machine.notes:

@@ -116,6 +116,7 @@ def serve(
     listen = _ServeAddress(socket_path, port, host)
     listen.check()
     cache_bytes = _cache_bytes(cache_size)
+    cache = CacheDir(cache_dir, cache_dir_size)
     asked = point_options.exactly_one("serving", at, point, newest_good=newest_good)
     with common.repository() as repository, ExitStack() as stack:
         wanted = GoodPoint(disk or (), check="serve")
@@ -123,7 +124,7 @@ def serve(
         point_options.warn(common.out, chosen, disk or ())
         streams = find.some_streams_of(chosen.backup, disk or (), repository)
         files = overlays.overlay_paths(overlay, streams) if overlay is not None else {}
-        folder = stack.enter_context(CacheDir(cache_dir, cache_dir_size).opened(common, repository))
+        folder = stack.enter_context(cache.opened(common, repository))
         listener = listen.listener(common, stack, files)
         served = stack.enter_context(
             job.serving(repository, chosen.backup, streams, listener, cache_bytes=cache_bytes, folder=folder)
